@@ -1,0 +1,3 @@
+//! Starts mcp-server-v6.
+
+fn main() {}

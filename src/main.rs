@@ -1,0 +1,3 @@
+//! Starts the router.
+
+fn main() {}

@@ -1,0 +1,104 @@
+//! The session id: 128 random bits, and a secret.
+//!
+//! Whoever knows it can speak for the session, so neither `Debug` nor `Display` shows it (SEC-2): both print a short
+//! prefix. [`SessionId::reveal`] is the only way to the full text and is for the wire and the store alone.
+
+use std::{fmt, str::FromStr};
+
+/// A session id. 32 lower-case hex digits on the wire.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId([u8; 16]);
+
+/// The text is not 32 hex digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a session id is 32 hexadecimal digits")]
+pub struct InvalidSessionId;
+
+impl SessionId {
+    /// A fresh id from the operating system's random source.
+    pub fn random() -> Self {
+        Self(random_bytes())
+    }
+
+    /// The whole id, for the wire and the store. Never for logs, metrics or errors.
+    pub fn reveal(&self) -> String {
+        self.reveal_bytes().iter().map(|b| char::from(*b)).collect()
+    }
+
+    /// As [`Self::reveal`], without an allocation.
+    pub fn reveal_bytes(&self) -> [u8; 32] {
+        const HEX: &[u8; 16] = b"0123456789abcdef";
+        let mut text = [0u8; 32];
+        for (i, byte) in self.0.iter().enumerate() {
+            text[2 * i] = HEX[usize::from(byte >> 4)];
+            text[2 * i + 1] = HEX[usize::from(byte & 15)];
+        }
+        text
+    }
+}
+
+/// 16 bytes from the operating system, by way of `uuid`'s own source.
+fn random_bytes() -> [u8; 16] {
+    // A version-4 UUID fixes 6 of its bits; two of them folded together give 128 free bits.
+    let (a, b) = (uuid::Uuid::new_v4().into_bytes(), uuid::Uuid::new_v4().into_bytes());
+    let mut bytes = [0u8; 16];
+    bytes[..6].copy_from_slice(&a[..6]);
+    bytes[6..12].copy_from_slice(&a[10..]);
+    bytes[12..].copy_from_slice(&b[..4]);
+    bytes
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:02x}{:02x}{:02x}…", self.0[0], self.0[1], self.0[2])
+    }
+}
+
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for SessionId {
+    type Err = InvalidSessionId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let digits = text.as_bytes();
+        if digits.len() != 32 {
+            return Err(InvalidSessionId);
+        }
+        let mut bytes = [0u8; 16];
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+            let high = hex_digit(pair[0])?;
+            let low = hex_digit(pair[1])?;
+            *byte = high << 4 | low;
+        }
+        Ok(Self(bytes))
+    }
+}
+
+fn hex_digit(digit: u8) -> Result<u8, InvalidSessionId> {
+    match digit {
+        b'0'..=b'9' => Ok(digit - b'0'),
+        b'a'..=b'f' => Ok(digit - b'a' + 10),
+        _ => Err(InvalidSessionId),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_id_survives_the_wire_and_hides_in_logs() {
+        let id = SessionId::random();
+        let wire = id.reveal();
+        assert_eq!(wire.parse::<SessionId>(), Ok(id));
+        assert!(!format!("{id} {id:?}").contains(&wire[..10]));
+        assert_ne!(SessionId::random(), id);
+        for bad in ["", "abc", &"g".repeat(32), &"A".repeat(32)] {
+            assert_eq!(bad.parse::<SessionId>(), Err(InvalidSessionId));
+        }
+    }
+}
