@@ -4,4 +4,6 @@
 
 pub mod mcp_server_v6;
 pub mod protocol;
+pub mod settings;
 pub mod store;
+pub mod telemetry;
