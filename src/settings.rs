@@ -90,6 +90,8 @@ fn listed(problems: &[Problem]) -> String {
 /// What there is to know about one setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SettingDoc {
+    /// Heading under which the help lists it, such as `Server`.
+    pub group: &'static str,
     /// Environment variable, such as `SERVER_PORT`.
     pub env: &'static str,
     /// Flag, such as `--server-port`.
@@ -105,6 +107,7 @@ pub struct SettingDoc {
 /// Every setting, in the order of the help.
 pub fn all() -> Vec<SettingDoc> {
     let doc = |row: &table::Row| SettingDoc {
+        group: row.group,
         env: row.env,
         flag: format!("--{}", row.env.to_ascii_lowercase().replace('_', "-")),
         default: row.default,
@@ -244,7 +247,8 @@ impl Settings {
 fn finish(mut reader: Reader, mut warnings: Vec<String>) -> Result<Settings, SettingsError> {
     let mut settings = Settings::read(&mut reader);
     check_relations(&settings, &mut reader);
-    if settings.server.address.is_unspecified() && !reader.is_given("MCP_SESSION_INSTANCE_ID") {
+    let shares_redis = settings.redis.url.is_some();
+    if shares_redis && settings.server.address.is_unspecified() && !reader.is_given("MCP_SESSION_INSTANCE_ID") {
         warnings.push(format!(
             "MCP_SESSION_INSTANCE_ID is not set and SERVER_ADDRESS is {}: instances on other hosts would have the \
              same id; set it when they share this Redis",

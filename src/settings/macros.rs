@@ -103,6 +103,7 @@ macro_rules! settings {
         pub(super) const TABLE: &[Row] = &[
             $($(
                 Row {
+                    group: $heading,
                     env: stringify!($env),
                     default: $default,
                     unit: $unit,

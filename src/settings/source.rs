@@ -166,13 +166,14 @@ pub(super) fn read_env_file(path: &Path) -> io::Result<Option<EnvFile>> {
         Err(fault) => return Err(fault),
     };
     let content = content.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&content);
-    std::str::from_utf8(content).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text"))?;
+    let not_text = |_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text");
+    let content = std::str::from_utf8(content).map_err(not_text)?;
 
     let mut file = EnvFile { values: Layer::new(), warnings: Vec::new(), problems: Vec::new() };
-    for line in dotenvy::from_read_iter(content) {
+    for line in dotenvy::from_read_iter(content.as_bytes()) {
         match line {
             Ok((name, value)) => file.add(path, name, value),
-            Err(dotenvy::Error::LineParse(line, _)) => file.problems.push(malformed(path, &line)),
+            Err(dotenvy::Error::LineParse(line, _)) => file.problems.push(malformed(path, content, &line)),
             Err(fault) => return Err(io::Error::other(fault)),
         }
     }
@@ -195,14 +196,22 @@ impl EnvFile {
     }
 }
 
-/// A line that dotenvy does not understand. Only its name is shown: the rest may be a secret.
-fn malformed(path: &Path, line: &str) -> Problem {
-    let name = line.split_once('=').map_or("a line", |(name, _)| name.trim());
+/// A line that dotenvy does not understand. Of its text only what is plainly a name is shown: the rest may be a secret.
+fn malformed(path: &Path, content: &str, line: &str) -> Problem {
+    // dotenvy tells no number, and of some lines only the value; a quote may have made it join several.
+    let rest = line.lines().next().unwrap_or_default().trim_end();
+    let is_it = |(_, candidate): &(usize, &str)| {
+        !candidate.trim_start().starts_with('#') && candidate.trim_end().ends_with(rest)
+    };
+    let found = content.lines().enumerate().find(is_it);
+    let place = found.map(|(index, _)| format!(" (line {})", index + 1)).unwrap_or_default();
+    let name = found.and_then(|(_, text)| text.split_once('=')).map_or("", |(name, _)| name.trim());
+    let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     Problem {
-        name: name.to_owned(),
+        name: if is_name { name } else { "a line" }.to_owned(),
         value: MASK.to_owned(),
         origin: Origin::EnvFile(path.to_owned()),
-        expected: "NAME=value, with single quotes around a value that holds spaces, quotes, # or $".to_owned(),
+        expected: format!("NAME=value, with single quotes around a value that holds spaces, quotes, # or ${place}"),
     }
 }
 

@@ -23,6 +23,7 @@ Wrong settings are reported all together, with exit code 64.";
 
 /// One row of the table.
 pub(super) struct Row {
+    pub(super) group: &'static str,
     pub(super) env: &'static str,
     pub(super) default: &'static str,
     pub(super) unit: &'static str,
@@ -42,7 +43,7 @@ settings! {
         /// nginx.conf balances over.
         SERVER_PORT = "8051", "port, 0 to 65535" => port: u16, whole(0..=65535);
 
-        /// IP address to listen on. Loopback, because nginx in front is what faces the network; 0.0.0.0 or [::] opens
+        /// IP address to listen on. Loopback, because nginx in front is what faces the network; 0.0.0.0 (or ::) opens
         /// the router to it.
         SERVER_ADDRESS = "127.0.0.1", "IP address" => address: IpAddr, parse::address;
 
@@ -100,8 +101,8 @@ settings! {
 
     /// The shared store.
     "Redis", RedisFlags => redis: RedisSettings {
-        /// Redis that the instances share: redis://[user:password@]host[:port][/db] or redis+unix:///path. Unset keeps
-        /// sessions in memory: one instance, and a restart loses them.
+        /// Redis that the instances share: redis://user:password@host:port/db, of which only the host is needed, or
+        /// redis+unix:///path/of/the/socket. Unset keeps sessions in memory: one instance, and a restart loses them.
         REDIS_URL = "", "URL" => url: Option<RedisUrl>, optional(parse::redis_url);
 
         /// Connections to Redis. Commands are pipelined, so few are enough; more only help when scripts queue behind
@@ -168,6 +169,7 @@ settings! {
         MCP_UPSTREAM_BREAKER_FAILURES = "3", "failures" => breaker_failures: u32, whole(1..=1_000_000);
 
         /// First pause before an endpoint is tried again; it doubles, with jitter, up to MCP_UPSTREAM_BACKOFF_MAX.
+        /// Short, because most faults are a restart that is soon over.
         MCP_UPSTREAM_BACKOFF_MIN = "100ms", "duration" => backoff_min: Duration, duration(MILLI..=HOUR);
 
         /// Longest pause before an endpoint is tried again, so that one that returns is in use soon.
@@ -203,8 +205,8 @@ settings! {
         /// tool reports progress.
         MCP_RESUME_EVENTS = "1000", "events" => resume_events: usize, whole(1..=10_000_000);
 
-        /// Bytes of events kept for each stream; the newest event stays whatever its size. As large as the largest
-        /// message, so that one big result does not push out its neighbours' whole history.
+        /// Bytes of events kept for each stream; the newest event stays whatever its size. As large as the
+        /// largest message that an upstream may send; streams of usual ones stay far below it.
         MCP_RESUME_BYTES = "16MiB", "bytes" => resume_bytes: usize, size(KIB..=GIB);
 
         /// Events that a replay reads from the store at a time: memory stays flat however long the backlog.
@@ -232,14 +234,15 @@ settings! {
 
     /// How much the router takes on before it says no.
     "Limits", LimitFlags => limits: LimitSettings {
-        /// Sessions on this instance; a new one beyond it gets 503. At some tens of kilobytes each they fit a small
-        /// machine.
+        /// Sessions on this instance; a new one beyond it gets 503. Each holds memory here, a connection upstream
+        /// and keys in Redis, so a number is better than the kernel's out-of-memory killer.
         MCP_MAX_SESSIONS = "10000", "sessions" => max_sessions: usize, whole(1..=10_000_000);
 
         /// Requests of one session without an answer. Clients run a handful at a time; more is a runaway.
         MCP_MAX_INFLIGHT = "64", "requests per session" => max_inflight: usize, whole(1..=1_000_000);
 
         /// Messages of one session that the upstream has not had yet: what may pile up while no endpoint works.
+        /// Four times MCP_MAX_INFLIGHT leaves room for notifications.
         MCP_MAX_INBOX = "256", "messages per session" => max_inbox: usize, whole(1..=1_000_000);
 
         /// Largest body of a client's POST; a larger one gets 413. What an upstream answers is bounded by
@@ -285,8 +288,8 @@ settings! {
 
     /// How the router ends.
     "Lifecycle", LifecycleFlags => lifecycle: LifecycleSettings {
-        /// Time from SIGTERM to the end of the process, come what may. It fits the 30 s that container platforms wait
-        /// before they kill.
+        /// Time from SIGTERM to the end of the process, come what may. Equal to the 30 s that Kubernetes waits before
+        /// it kills; raise both together.
         SHUTDOWN_TIMEOUT = "30s", "duration" => shutdown_timeout: Duration, duration(MILLI..=DAY);
 
         /// How long calls in flight may finish after SIGTERM; what is left is handed over by the journal. Below
