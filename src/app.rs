@@ -16,7 +16,7 @@ use crate::{
     lifecycle::Lifecycle,
     metrics::Metrics,
     protocol::session_id::SessionId,
-    registry::{limiter::RateLimiter, actor::Registry},
+    registry::{actor::Registry, limiter::RateLimiter},
     session::directory::Directory,
     settings::Settings,
     store::{LogLimits, Owner, SessionStore, StoreError},

@@ -75,14 +75,17 @@ pub async fn readiness(worker: WorkerData) -> HttpResponse {
 /// `GET /actuator/info`
 pub async fn info(worker: WorkerData) -> HttpResponse {
     let app = &worker.app;
-    answer(true, &json!({
-        "app": { "name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION") },
-        "instance": {
-            "id": *app.me.instance_id, "incarnation": *app.me.incarnation,
-            "address": app.address, "startedMs": app.started_ms,
-        },
-        "store": app.store.kind(),
-    }))
+    answer(
+        true,
+        &json!({
+            "app": { "name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION") },
+            "instance": {
+                "id": *app.me.instance_id, "incarnation": *app.me.incarnation,
+                "address": app.address, "startedMs": app.started_ms,
+            },
+            "store": app.store.kind(),
+        }),
+    )
 }
 
 /// `GET /actuator/prometheus`

@@ -146,7 +146,8 @@ impl ApiError {
         let Shape { status, code, reason, retry_after } = self.shape();
         let details = serde_json::json!({ "reason": reason, "retry": retry_after.is_some() });
         let body = jsonrpc::error_response(id.unwrap_or("null"), code, &self.to_string(), Some(&details));
-        let mut response = HttpResponse::build(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR));
+        let mut response =
+            HttpResponse::build(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR));
         response.content_type("application/json");
         if let Some(seconds) = retry_after {
             response.insert_header((header::RETRY_AFTER, seconds.to_string()));

@@ -72,11 +72,7 @@ async fn not_found() -> HttpResponse {
 }
 
 /// Reads a JSON-RPC body: content type, size.
-pub(crate) async fn read_body(
-    request: &HttpRequest,
-    payload: web::Payload,
-    limit: usize,
-) -> Result<Bytes, ApiError> {
+pub(crate) async fn read_body(request: &HttpRequest, payload: web::Payload, limit: usize) -> Result<Bytes, ApiError> {
     let is_json = request
         .headers()
         .get(header::CONTENT_TYPE)
@@ -98,5 +94,28 @@ pub(crate) fn id_text(head: &Head<'_>) -> Option<String> {
     match &head.kind {
         crate::protocol::jsonrpc::Kind::Request { id, .. } => Some(id.as_json().to_owned()),
         _ => None,
+    }
+}
+
+/// Request spans without the query, which may hold a session id, and without bodies or tokens. SEC-2
+#[derive(Debug)]
+pub struct MaskedSpans;
+
+impl tracing_actix_web::RootSpanBuilder for MaskedSpans {
+    fn on_request_start(request: &ServiceRequest) -> tracing::Span {
+        tracing::debug_span!(
+            "request",
+            method = %request.method(),
+            route = request.match_pattern().unwrap_or_default(),
+            status = tracing::field::Empty,
+        )
+    }
+
+    fn on_request_end<B: MessageBody>(span: tracing::Span, outcome: &Result<ServiceResponse<B>, actix_web::Error>) {
+        let status = match outcome {
+            Ok(response) => response.response().status(),
+            Err(error) => error.as_response_error().status_code(),
+        };
+        span.record("status", status.as_u16());
     }
 }

@@ -33,10 +33,11 @@ pub async fn post(
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
     let app = &worker.app;
-    let service = app.pool.service(&service).cloned().ok_or_else(|| ApiError::UnknownService {
-        name: service.into_inner(),
-        known: app.pool.names(),
-    })?;
+    let service = app
+        .pool
+        .service(&service)
+        .cloned()
+        .ok_or_else(|| ApiError::UnknownService { name: service.into_inner(), known: app.pool.names() })?;
     let body = read_body(&request, payload, app.settings.limits.max_body).await?;
     let head = Head::parse(&body)?;
     let _slot = Slot::take(&app.rest_in_flight, app.settings.limits.rest_max_inflight)?;
@@ -58,12 +59,7 @@ pub async fn post(
 }
 
 /// Runs one request, and gives its response the caller's id.
-async fn answer(
-    worker: &Rc<Worker>,
-    service: &Arc<Service>,
-    head: &Head<'_>,
-    body: &Bytes,
-) -> Result<Bytes, ApiError> {
+async fn answer(worker: &Rc<Worker>, service: &Arc<Service>, head: &Head<'_>, body: &Bytes) -> Result<Bytes, ApiError> {
     let timeout = worker.app.settings.upstream.request_timeout;
     let response = if head.method() == Some(mcp::INITIALIZE) {
         // The shared session is initialised already; a second time would change it for everybody.
@@ -81,7 +77,8 @@ async fn answer(
         }
     };
     let Kind::Request { id, .. } = &head.kind else { return Ok(response) };
-    let answer = Head::parse(&response).map_err(|_| ApiError::Upstream(CallError::Lost("it answered nonsense".into())))?;
+    let answer =
+        Head::parse(&response).map_err(|_| ApiError::Upstream(CallError::Lost("it answered nonsense".into())))?;
     if let (Some(mcp::LIST_TOOLS), Some(result)) = (head.method(), answer.result)
         && head.params.is_none()
         && !service.knows_tools()

@@ -216,14 +216,12 @@ impl Opening {
             Created::Created | Created::AlreadyExists => {}
         }
         let fence = Fence { session, epoch, generation: 1, incarnation: Arc::clone(&app.me.incarnation) };
-        let mut first =
-            sse::opening(&session, MAIN_STREAM, epoch, 0, self.retry(), &self.endpoint(&session)).to_vec();
+        let mut first = sse::opening(&session, MAIN_STREAM, epoch, 0, self.retry(), &self.endpoint(&session)).to_vec();
         if let Some(reason) = lost {
             first.extend_from_slice(&resume_failed(reason, 0, 1));
         }
         let pump = Pump::new(Arc::clone(app), Arc::clone(&attachment), epoch, 0, Bytes::from(first));
-        let actor =
-            SessionActor::start_new(Rc::clone(&self.worker), Arc::clone(&self.service), fence, attachment);
+        let actor = SessionActor::start_new(Rc::clone(&self.worker), Arc::clone(&self.service), fence, attachment);
         app.directory.insert_session(session, actor);
         Ok(Ready { session, pump })
     }

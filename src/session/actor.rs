@@ -25,7 +25,10 @@ use crate::{
     app::{App, Worker},
     protocol::jsonrpc::IdKey,
     store::{Fence, InboxEntry, Rehydration, StoreError},
-    upstream::{Endpoint, Service, transport::{Gate, LinkHandle}},
+    upstream::{
+        Endpoint, Service,
+        transport::{Gate, LinkHandle},
+    },
 };
 
 /// Unwritten bytes of events per session before the upstream is no longer read. One event larger than this passes
@@ -205,7 +208,12 @@ pub enum Exit {
 
 impl SessionActor {
     /// Starts the actor of a session that was just created, on the current thread.
-    pub fn start_new(worker: Rc<Worker>, service: Arc<Service>, fence: Fence, attachment: Arc<Attachment>) -> Addr<Self> {
+    pub fn start_new(
+        worker: Rc<Worker>,
+        service: Arc<Service>,
+        fence: Fence,
+        attachment: Arc<Attachment>,
+    ) -> Addr<Self> {
         let session = Self::new(worker, service, fence, Some(attachment));
         session.launch()
     }

@@ -13,9 +13,10 @@ use bytes::Bytes;
 use futures_util::future::{Either, select};
 
 use super::{
+    MAIN_STREAM,
     actor::{Deliver, DeliverError, Delivered, Exit, SessionActor},
     attachment::End,
-    MAIN_STREAM, field, link,
+    field, link,
     outbound::Outgoing,
     recovery::Progress,
 };
@@ -293,8 +294,7 @@ impl SessionActor {
                     self.fill_holes(pending, entries.first().map(|entry| entry.seq), ctx);
                 }
                 let holder = attachments.iter().find(|attachment| attachment.stream == MAIN_STREAM);
-                let superseded =
-                    self.attachment.take_if(|mine| holder.is_some_and(|holder| holder.id != mine.id));
+                let superseded = self.attachment.take_if(|mine| holder.is_some_and(|holder| holder.id != mine.id));
                 if let Some(superseded) = superseded {
                     superseded.end(End::Superseded);
                 }
@@ -571,7 +571,8 @@ impl SessionActor {
                 "reason": "the router's time limit",
             }});
             self.post_internal(Bytes::from(cancel.to_string()), ctx);
-            let why = format!("the upstream did not answer within {limit:?}; whether the request was executed is unknown");
+            let why =
+                format!("the upstream did not answer within {limit:?}; whether the request was executed is unknown");
             let details = serde_json::json!({ "reason": "timeout", "outcome": "unknown", "retry": false });
             self.fail_request(&id, jsonrpc::OUTCOME_UNKNOWN, &why, "timeout", details, ctx);
         }

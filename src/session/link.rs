@@ -124,11 +124,7 @@ impl SessionActor {
         };
         self.link_number += 1;
         self.link = Link::Opening;
-        let open = OpenLink {
-            link: self.link_number,
-            to: ctx.address().recipient(),
-            gate: Arc::clone(&self.gate),
-        };
+        let open = OpenLink { link: self.link_number, to: ctx.address().recipient(), gate: Arc::clone(&self.gate) };
         let number = self.link_number;
         let opened = self.worker.upstream(&endpoint).send(open);
         self.endpoint = Some(endpoint);

@@ -7,8 +7,9 @@ use actix::prelude::*;
 use bytes::Bytes;
 
 use super::{
+    MAIN_STREAM,
     actor::{Exit, SessionActor},
-    MAIN_STREAM, field,
+    field,
     inbound::{Effect, RETRY_MAX, RETRY_MIN, jittered},
 };
 use crate::{
@@ -236,8 +237,7 @@ impl SessionActor {
             self.last_seq = seq;
             self.app().metrics.appended.inc();
             if let Some(attachment) = &self.attachment {
-                let frame =
-                    sse::message(&self.fence.session, MAIN_STREAM, self.fence.epoch, seq, &event.body);
+                let frame = sse::message(&self.fence.session, MAIN_STREAM, self.fence.epoch, seq, &event.body);
                 attachment.push(seq, frame);
             }
         }

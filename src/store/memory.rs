@@ -210,6 +210,16 @@ impl SessionStore for MemoryStore {
         Ok(self.with(&session, |session| session.pending()).unwrap_or_default())
     }
 
+    async fn forget_requests(&self, fence: &Fence, id_keys: &[String]) -> StoreResult<Fenceable> {
+        let forgotten = self.as_owner(fence, |session| id_keys.iter().for_each(|id_key| session.forget(id_key)));
+        Ok(forgotten.fenceable())
+    }
+
+    async fn hint(&self, session: SessionId, field: &str, value: &str) -> StoreResult<bool> {
+        let set = vec![(field.to_owned(), value.to_owned())];
+        Ok(self.with(&session, |session| session.change(set, Vec::new())).is_some())
+    }
+
     async fn update(&self, fence: &Fence, set: &[(String, String)], delete: &[String]) -> StoreResult<Fenceable> {
         Ok(self.as_owner(fence, |session| session.change(set.to_vec(), delete.to_vec())).fenceable())
     }

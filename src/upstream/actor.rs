@@ -234,14 +234,8 @@ impl Handler<OpenLink> for UpstreamActor {
     type Result = MessageResult<OpenLink>;
 
     fn handle(&mut self, open: OpenLink, _ctx: &mut Self::Context) -> Self::Result {
-        let link = sse::run(
-            self.client.clone(),
-            self.endpoint.url.clone(),
-            self.link_limits(),
-            open.link,
-            open.to,
-            open.gate,
-        );
+        let link =
+            sse::run(self.client.clone(), self.endpoint.url.clone(), self.link_limits(), open.link, open.to, open.gate);
         let task = actix_rt::spawn(link);
         MessageResult(LinkHandle::new(task.abort_handle(), Some(Arc::clone(&self.endpoint))))
     }
@@ -518,13 +512,7 @@ impl From<PostError> for CallError {
     }
 }
 
-async fn post(
-    client: &Client,
-    endpoint: &Endpoint,
-    url: Uri,
-    body: Bytes,
-    timeout: Duration,
-) -> Result<(), PostError> {
+async fn post(client: &Client, endpoint: &Endpoint, url: Uri, body: Bytes, timeout: Duration) -> Result<(), PostError> {
     endpoint.in_flight.fetch_add(1, Ordering::Relaxed);
     let request = client.post(url).insert_header(("Content-Type", "application/json")).send_body(body);
     let outcome = tokio::time::timeout(timeout, request).await;

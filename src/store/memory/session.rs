@@ -186,6 +186,15 @@ impl Session {
         }
     }
 
+    /// Takes a pending request off the table, and out of the inbox if it is still there.
+    pub(super) fn forget(&mut self, id_key: &str) {
+        if let Some(request) = self.requests.remove(id_key)
+            && request.forwarded.is_none()
+        {
+            self.inbox.remove(&request.seq);
+        }
+    }
+
     /// Drops what has reached the upstream. After an adoption that may be a request which nobody has marked forwarded
     /// yet; that it was must not be forgotten (REQ-3).
     fn acknowledge(&mut self, acked: u64) {

@@ -99,6 +99,14 @@ impl SessionStore for RedisStore {
         self.do_pending(session).await
     }
 
+    async fn forget_requests(&self, fence: &Fence, id_keys: &[String]) -> StoreResult<Fenceable> {
+        self.do_forget_requests(fence, id_keys).await
+    }
+
+    async fn hint(&self, session: SessionId, field: &str, value: &str) -> StoreResult<bool> {
+        self.do_hint(session, field, value).await
+    }
+
     async fn update(&self, fence: &Fence, set: &[(String, String)], delete: &[String]) -> StoreResult<Fenceable> {
         self.do_update(fence, set, delete).await
     }

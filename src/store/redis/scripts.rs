@@ -28,6 +28,8 @@ scripts! {
     MarkForwarded = ["fence", "mark_forwarded"];
     Append = ["fence", "ack", "append"];
     Pending = ["pending"];
+    ForgetRequests = ["fence", "forget_requests"];
+    Hint = ["hint"];
     Update = ["fence", "update"];
     ReadPage = ["read_page"];
     Attach = ["attach"];

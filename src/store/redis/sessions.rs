@@ -101,6 +101,17 @@ impl RedisStore {
         read_fenceable(self.lanes.call(call.fence(fence).args(id_keys)).await?, "mark_forwarded")
     }
 
+    pub(super) async fn do_forget_requests(&self, fence: &Fence, id_keys: &[String]) -> StoreResult<Fenceable> {
+        let mut keys = self.keys.session(&fence.session);
+        let call = Call::script(Script::ForgetRequests, 3).arg(keys.plain()).arg(keys.inbox()).arg(keys.requests());
+        read_fenceable(self.lanes.call(call.fence(fence).args(id_keys)).await?, "forget_requests")
+    }
+
+    pub(super) async fn do_hint(&self, session: SessionId, field: &str, value: &str) -> StoreResult<bool> {
+        let call = Call::script(Script::Hint, 1).arg(self.keys.session(&session).plain()).arg(field).arg(value);
+        Ok(reply::number::<u64>(self.lanes.call(call).await?, "hint")? == 1)
+    }
+
     pub(super) async fn do_append(&self, append: Append) -> StoreResult<Appended> {
         let mut keys = self.keys.session(&append.fence.session);
         let length = append.events.iter().map(|event| event.body.len() + pairs_len(&event.set)).sum();
