@@ -50,7 +50,7 @@ export async function basics(report, options) {
     await session.ping();
     await session.call('list_servers');
   });
-  report.check('session stayed open', !session.closed);
+  report.check('session stayed open', session.alive);
   report.facts.notices = session.notices;
   await session.close();
 }

@@ -73,7 +73,7 @@ export async function hold(report, options) {
   report.check('calls were made and answered', totals.ok > 0, `${totals.ok} of ${totals.calls}`);
   report.check('no errors', totals.errors === 0, totals.byText);
   report.check('no start skipped', totals.skipped === 0, `${totals.skipped}`);
-  report.facts.sessionsKept = sessions.filter((session, s) => !session.closed && session.sessionId === ids[s]).length;
+  report.facts.sessionsKept = sessions.filter((session, s) => session.alive && session.sessionId === ids[s]).length;
   report.facts.notices = sessions.flatMap(({ notices }) => notices).slice(0, 20);
   await Promise.all(sessions.map((session) => session.close()));
 }

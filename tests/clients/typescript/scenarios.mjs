@@ -15,7 +15,7 @@ async function withSession(report, options, body) {
   report.facts.sessionIds = [session.sessionId];
   try {
     await body(session);
-    report.check('session stayed open', !session.closed);
+    report.check('session stayed open', session.alive);
   } finally {
     report.facts.notices = session.notices;
     await session.close();
@@ -164,7 +164,7 @@ async function many(report, options) {
   report.facts.latencyMs = latencies(samples);
   report.check('every call answered', samples.length === wanted, `${samples.length} of ${wanted} ${tally(failures)}`);
   report.check('every answer carries its own marker', foreign.length === 0, foreign.slice(0, 3).join('; '));
-  report.check('all sessions stayed open', sessions.every(({ closed }) => !closed));
+  report.check('all sessions stayed open', sessions.every(({ alive }) => alive));
   await Promise.all(sessions.map((session) => session.close()));
 }
 

@@ -7,6 +7,7 @@ import { CreateMessageRequestSchema } from '@modelcontextprotocol/sdk/types.js';
 import { errorText, expect, within } from './report.mjs';
 
 const NOTICE_LIMIT = 20;
+const EVENT_SOURCE_CLOSED = 2;
 
 /** What the sampling handler answers: derived from the prompt, so that an echo of the prompt does not pass for it. */
 export function sampledAnswer(prompt) {
@@ -59,6 +60,11 @@ export class Session {
   listen(listener) {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
+  }
+
+  /** False once the SDK has ended the session, or has given up its stream for good (it does so silently). */
+  get alive() {
+    return !this.closed && this.transport._eventSource?.readyState !== EVENT_SOURCE_CLOSED;
   }
 
   /** Where the SDK posts to now, or undefined before the first endpoint event. */
