@@ -151,16 +151,19 @@ async def _wait(session: Session) -> None:
 
 
 async def _increment(session: Session) -> None:
-    key = f"basics-{uuid.uuid4()}"
-    for _ in range(3):
-        await session.call("increment", {"key": key})
-    counted = content_of(await session.call_raw("counts"))
-    counted = counted.get("counts", counted).get(key, 0)
-    expect(counted == 3, f"3 calls counted as {counted}")
+    """Each call must have run once, by the values it gave and by the server's own count."""
+    key, times = f"basics-{uuid.uuid4()}", 3
+    for i in range(1, times + 1):
+        value = content_of(await session.call_raw("increment", {"key": key}))["value"]
+        expect(value == i, f"call {i} made it {value}")
+    counts = content_of(await session.call_raw("counts"))
+    expect(counts["counters"].get(key) == times, f"{times} calls counted as {counts['counters'].get(key)}")
+    expect(all(call["key"] != key for call in counts["repeatedCalls"]), "a call ran more than once")
 
 
 async def _counts(session: Session) -> None:
-    expect(isinstance(content_of(await session.call_raw("counts")), dict), "not an object")
+    counts = content_of(await session.call_raw("counts"))
+    expect({"counters", "distinctCalls", "repeatedCalls"} <= set(counts), "a member is missing")
 
 
 async def _ask_client(session: Session) -> None:

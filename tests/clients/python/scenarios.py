@@ -92,72 +92,89 @@ async def progress(report: Report, options: Any) -> None:
     await with_session(report, options, body)
 
 
+# Long enough for progress to be due while the scenario watches.
+CANCEL_WATCH_MS = 4000
+
+
+class WatchedCall:
+    """A `wait` call with its progress, its outcome, and the request id that it went out with."""
+
+    def __init__(self, session: Session, ms: int, text: str) -> None:
+        self.session, self.ms, self.text = session, ms, text
+        self.request_id: int | None = None
+        self.progress_at: list[float] = []
+        self.answer: str | None = None
+        self.outcome = "no answer"
+
+    async def run(self) -> None:
+        self.request_id = self.session.next_request_id
+        try:
+            self.answer = await self.session.call(
+                "wait", {"ms": self.ms, "text": self.text}, progress_callback=self._ignore
+            )
+            self.outcome = self.answer
+        except Exception as error:
+            self.outcome = error_text(error)
+
+    async def _ignore(self, _value: float, _total: float | None, _message: str | None) -> None:
+        """Asked for only so that the request has a progress token; `listen` sees what comes, also after the end."""
+
+    def listen(self, notification: types.ServerNotification) -> None:
+        root = notification.root
+        # The SDK's progress token is the request's id.
+        if isinstance(root, types.ProgressNotification) and root.params.progressToken == self.request_id:
+            self.progress_at.append(time.monotonic())
+
+
 async def cancel(report: Report, options: Any) -> None:
     async def body(session: Session) -> None:
-        request_id = session.next_request_id
-        ended = anyio.Event()
-        outcome: dict[str, Any] = {"result": False, "text": "no answer"}
-        last_progress = 0.0
+        long = WatchedCall(session, 30_000, "never")
+        # Two alike, one cancelled: progress of the one and not of the other shows that the tool itself was stopped.
+        stopped = WatchedCall(session, CANCEL_WATCH_MS, "never")
+        control = WatchedCall(session, CANCEL_WATCH_MS, "not cancelled")
+        watched = [long, stopped, control]
+        session.on_notification = lambda notification: [call.listen(notification) for call in watched]
 
-        def listen(notification: types.ServerNotification) -> None:
-            nonlocal last_progress
-            root = notification.root
-            # The SDK's progress token is the request's id.
-            if isinstance(root, types.ProgressNotification) and root.params.progressToken == request_id:
-                last_progress = time.monotonic()
-
-        async def on_progress(_value: float, _total: float | None, _message: str | None) -> None:
-            pass
-
-        async def call() -> None:
-            try:
-                text = await session.client.call_tool(
-                    "wait", {"ms": 30_000, "text": "never"}, progress_callback=on_progress
-                )
-                outcome.update(result=not text.isError, text=str(text))
-            except Exception as error:
-                outcome["text"] = error_text(error)
-            ended.set()
-
-        session.on_notification = listen
-        async with anyio.create_task_group() as group:
-            group.start_soon(call)
-            await anyio.sleep(0.2)
-            # Progress that was seen before and not after shows that the tool itself has stopped.
-            with anyio.move_on_after(3):
-                while not last_progress:
-                    await anyio.sleep(0.01)
-            ticking = last_progress > 0
-
-            async def send_cancelled() -> str:
-                params = types.CancelledNotificationParams(requestId=request_id, reason="the test cancels")
+        async def send_cancelled() -> None:
+            # The SDK has no call for it.
+            for call in (long, stopped):
+                params = types.CancelledNotificationParams(requestId=call.request_id, reason="the test cancels")
                 notification = types.ClientNotification(types.CancelledNotification(params=params))
                 await session.bounded("notifications/cancelled", session.client.send_notification(notification))
-                return f"request {request_id}"
 
-            cancelled_at = time.monotonic()
-            await report.step("the cancellation is sent", send_cancelled)
+        async def answers() -> str:
+            started = time.monotonic()
+            await session.ping()
+            expect(await session.call("echo", {"text": "after"}) == "after", "wrong echo")
+            elapsed = milliseconds(started)
+            expect(elapsed < 3000, f"after {elapsed} ms")
+            return f"{elapsed} ms"
 
-            async def answers() -> str:
-                started = time.monotonic()
-                await session.ping()
-                expect(await session.call("echo", {"text": "after"}) == "after", "wrong echo")
-                elapsed = milliseconds(started)
-                expect(elapsed < 3000, f"after {elapsed} ms")
-                return f"{elapsed} ms"
-
-            await report.step("ping and echo are answered promptly", answers)
-            cancel_seen_by = time.monotonic()
-            await anyio.sleep(2)
-            report.check("progress came before the cancellation", ticking)
-            report.check(
-                "no progress after it",
-                last_progress <= cancel_seen_by,
-                f"last {round((last_progress - cancelled_at) * 1000)} ms after the cancellation",
-            )
+        async with anyio.create_task_group() as cancelled:
+            cancelled.start_soon(long.run)
+            cancelled.start_soon(stopped.run)
+            async with anyio.create_task_group() as others:
+                others.start_soon(control.run)
+                await anyio.sleep(0.2)
+                await report.step("the cancellations are sent", send_cancelled)
+                await report.step("ping and echo are answered promptly", answers)
+                # What was sent before the cancellation arrived is no fault; by now it has arrived.
+                settled_at = time.monotonic()
             # A server may answer a cancelled request with an error or not at all.
-            report.check("no result for the cancelled call", not outcome["result"], outcome["text"])
-            group.cancel_scope.cancel()
+            cancelled.cancel_scope.cancel()
+
+        report.check("a call beside them is not cancelled", control.answer == "not cancelled", control.outcome)
+        late = {call: sum(at > settled_at for at in call.progress_at) for call in watched}
+        report.check(
+            "a cancelled call tells no more progress",
+            late[control] > 0 and late[stopped] + late[long] == 0,
+            f"{late[stopped] + late[long]} notifications, {late[control]} of the call that goes on",
+        )
+        report.check(
+            "a cancelled call gives no result",
+            long.answer is None and stopped.answer is None,
+            f"{long.outcome}; {stopped.outcome}",
+        )
 
     await with_session(report, options, body)
 

@@ -138,14 +138,11 @@ const CALLS = {
     expect(elapsed >= 115, `answered after ${elapsed} ms`);
   },
   async increment(session) {
-    const key = `basics-${crypto.randomUUID()}`;
-    for (let i = 0; i < 3; i += 1) await session.call('increment', { key });
-    const counted = await countOf(session, key);
-    expect(counted === 3, `3 calls counted as ${counted}`);
+    await incrementExactly(session, `basics-${crypto.randomUUID()}`, 3);
   },
   async counts(session) {
-    const counted = contentOf(await session.callRaw('counts'));
-    expect(counted && typeof counted === 'object', 'not an object');
+    const { counters, distinctCalls, repeatedCalls } = contentOf(await session.callRaw('counts'));
+    expect(counters && distinctCalls && Array.isArray(repeatedCalls), 'a member is missing');
   },
   async ask_client(session) {
     const prompt = 'what is written on the wall?';
@@ -164,10 +161,15 @@ const CALLS = {
   },
 };
 
-/** How often `increment` ran for `key`, by the server's own count. */
-export async function countOf(session, key) {
-  const counted = contentOf(await session.callRaw('counts'));
-  return (counted.counts ?? counted)[key] ?? 0;
+/** Counts `key`, which is new to the server, `times` times, and checks that the server ran each call once. */
+export async function incrementExactly(session, key, times) {
+  for (let i = 1; i <= times; i += 1) {
+    const { value } = contentOf(await session.callRaw('increment', { key }));
+    expect(value === i, `call ${i} made it ${value}`);
+  }
+  const { counters, repeatedCalls } = contentOf(await session.callRaw('counts'));
+  expect(counters[key] === times, `${times} calls counted as ${counters[key]}`);
+  expect(!repeatedCalls.some((call) => call.key === key), 'a call ran more than once');
 }
 
 async function readResources(session) {
