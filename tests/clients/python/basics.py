@@ -86,12 +86,12 @@ def check_base_tools(report: Report, tools: list[types.Tool]) -> None:
             and all(argument in properties and argument in schema.get("required", []) for argument in required)
         )
         report.check(
-            f"tool {name} has a description and a schema", complete, {"properties": properties} if tool else "not listed"
+            f"tool {name} has a description and a schema",
+            complete,
+            {"properties": properties} if tool else "not listed",
         )
         read_only = tool.annotations.readOnlyHint if tool and tool.annotations else None
-        report.check(
-            f"tool {name} is marked right", read_only is (name != WRITING_TOOL), {"readOnlyHint": read_only}
-        )
+        report.check(f"tool {name} is marked right", read_only is (name != WRITING_TOOL), {"readOnlyHint": read_only})
 
 
 async def call_tool(session: Session, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The scenario `hold`: a steady load for tests that kill something. Prints READY on stderr when the sessions are open."""
+"""The scenario `hold`: a steady load for tests that kill something. READY on stderr says that all sessions are open."""
 
 import asyncio
 import signal

@@ -66,7 +66,9 @@ class Session:
         """The JSON-RPC id that the next request will carry."""
         return self.client._request_id
 
-    async def call_raw(self, name: str, arguments: dict[str, Any] | None = None, **options: Any) -> types.CallToolResult:
+    async def call_raw(
+        self, name: str, arguments: dict[str, Any] | None = None, **options: Any
+    ) -> types.CallToolResult:
         """Calls a tool and returns its result, also when it is marked as an error."""
         return await self.bounded(name, self.client.call_tool(name, arguments or {}, **options))
 

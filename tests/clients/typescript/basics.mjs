@@ -45,7 +45,8 @@ export async function basics(report, options) {
   await report.step('an unknown tool gives an error', () => expectError(session, 'no_such_tool', {}));
   await report.step('a missing argument gives an error', () => expectError(session, 'getPersonById', {}));
   await report.step('a person that is not there gives an error', () =>
-    expectError(session, 'getPersonById', { id: 99_999_999 }));
+    expectError(session, 'getPersonById', { id: 99_999_999 }),
+  );
   await report.step('the session lives on after errors', async () => {
     await session.ping();
     await session.call('list_servers');
@@ -181,7 +182,10 @@ async function readResources(session) {
   for (const { uri } of resources) {
     const { contents } = await session.client.readResource({ uri }, { timeout: session.callMs });
     expect(contents.length > 0 && contents.every((part) => part.uri === uri), `${uri}: contents of another resource`);
-    expect(contents.every(({ text, blob }) => (text ?? blob ?? '').length > 0), `${uri}: empty`);
+    expect(
+      contents.every(({ text, blob }) => (text ?? blob ?? '').length > 0),
+      `${uri}: empty`,
+    );
   }
   return resources.map(({ uri }) => uri).join(' ');
 }

@@ -4,7 +4,7 @@ import { randomUUID } from 'node:crypto';
 import { errorText, latencies, sleep } from './report.mjs';
 import { Session } from './session.mjs';
 
-/** Calls without an answer yet, per session; at this number a start is skipped and counted, so that memory stays flat. */
+/** Calls without an answer yet, per session; at this number a start is skipped and counted: memory stays flat. */
 const PENDING_LIMIT = 500;
 const ERROR_TEXT_LIMIT = 50;
 
@@ -13,7 +13,17 @@ export async function hold(report, options) {
     Array.from({ length: options.sessions }, () => Session.open(options.url, options)),
   );
   const ids = sessions.map(({ sessionId }) => sessionId);
-  const totals = { calls: 0, ok: 0, errors: 0, skipped: 0, byText: {}, firstErrorMs: null, lastErrorMs: null, longestSilenceMs: 0, latencyMs: null };
+  const totals = {
+    calls: 0,
+    ok: 0,
+    errors: 0,
+    skipped: 0,
+    byText: {},
+    firstErrorMs: null,
+    lastErrorMs: null,
+    longestSilenceMs: 0,
+    latencyMs: null,
+  };
   const samples = [];
   // Shared with the report from the start, so that the totals are printed even when the time limit strikes.
   Object.assign(report.facts, { sessionIds: ids, totals });

@@ -37,7 +37,8 @@ export async function reconnect(report, options) {
       expect(seen > 0, 'none seen');
     });
     await report.step('side effects afterwards happen once', () =>
-      incrementExactly(session, `reconnect-${randomUUID()}`, 5));
+      incrementExactly(session, `reconnect-${randomUUID()}`, 5),
+    );
     report.check('the session is the same', session.sessionId === before, `${before} then ${session.sessionId}`);
     report.check('session stayed open', session.alive);
     // Allowed by the protocol, since clients drop them; worth knowing all the same.
@@ -58,12 +59,16 @@ async function cutOnce(report, options, proxy, session, round) {
   const startedAt = performance.now();
   const call = session
     .call('wait', { ms: options.ms, text })
-    .then((answer) => ({ answer }), (error) => ({ error }))
+    .then(
+      (answer) => ({ answer }),
+      (error) => ({ error }),
+    )
     .finally(() => (settled = true));
   const lead = Math.min(LEAD_MS, options.ms / 2);
-  const kept = session
-    .call('wait', { ms: lead + OUTAGE_ANSWER_MS, text: `${text}/kept` })
-    .then((answer) => ({ answer }), (error) => ({ error }));
+  const kept = session.call('wait', { ms: lead + OUTAGE_ANSWER_MS, text: `${text}/kept` }).then(
+    (answer) => ({ answer }),
+    (error) => ({ error }),
+  );
   await sleep(lead);
   const pending = !settled;
   const cutAt = performance.now();
@@ -80,9 +85,16 @@ async function cutOnce(report, options, proxy, session, round) {
   const { answer, error } = await call;
   const answeredMs = Math.round(performance.now() - startedAt);
   const early = await kept;
-  report.check(named('the call in flight got its answer'), answer === text, error ? errorText(error) : `${answer} after ${answeredMs} ms`);
-  report.check(named('the call that ended while the stream was away got its answer'), early.answer === `${text}/kept`,
-    early.error ? errorText(early.error) : early.answer);
+  report.check(
+    named('the call in flight got its answer'),
+    answer === text,
+    error ? errorText(error) : `${answer} after ${answeredMs} ms`,
+  );
+  report.check(
+    named('the call that ended while the stream was away got its answer'),
+    early.answer === `${text}/kept`,
+    early.error ? errorText(early.error) : early.answer,
+  );
   const miscounted = await counted;
   report.check(named('a call posted while the stream is away runs once'), !miscounted, miscounted);
   report.facts.cuts.push({ reconnectedMs: backMs, answeredMs });

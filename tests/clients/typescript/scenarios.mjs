@@ -41,10 +41,17 @@ function progress(report, options) {
     const watch = async (ms) => {
       const seen = [];
       const text = `finished-${randomUUID()}`;
-      const answer = await session.call('wait', { ms, text }, { onprogress: ({ progress: value }) => seen.push(value) });
+      const answer = await session.call(
+        'wait',
+        { ms, text },
+        { onprogress: ({ progress: value }) => seen.push(value) },
+      );
       expect(answer === text, `answer: ${answer}`);
       expect(seen.length >= 1, 'no progress before the result');
-      expect(seen.every((value, i) => i === 0 || value > seen[i - 1]), `not increasing: ${seen}`);
+      expect(
+        seen.every((value, i) => i === 0 || value > seen[i - 1]),
+        `not increasing: ${seen}`,
+      );
       return `${seen.length} notifications`;
     };
     await report.step('progress, then the result', () => watch(options.ms));
@@ -77,9 +84,10 @@ function cancel(report, options) {
     const start = (ms, text, signal) => {
       const call = { progressAt: [], results: 0 };
       watched.set(session.nextRequestId, call);
-      call.done = session
-        .call('wait', { ms, text }, { signal, onprogress: () => {} })
-        .then((answer) => ({ answer }), (error) => ({ error }));
+      call.done = session.call('wait', { ms, text }, { signal, onprogress: () => {} }).then(
+        (answer) => ({ answer }),
+        (error) => ({ error }),
+      );
       return call;
     };
     const abort = new AbortController();
@@ -92,8 +100,11 @@ function cancel(report, options) {
     abort.abort('the test cancels');
     const outcomes = await Promise.all([long.done, stopped.done]);
     const endedMs = performance.now() - cancelledAt;
-    report.check('the cancelled calls end at once', outcomes.every(({ error }) => error) && endedMs < 1_000,
-      outcomes.map(({ answer, error }) => answer ?? errorText(error)).join('; '));
+    report.check(
+      'the cancelled calls end at once',
+      outcomes.every(({ error }) => error) && endedMs < 1_000,
+      outcomes.map(({ answer, error }) => answer ?? errorText(error)).join('; '),
+    );
     await report.step('ping and echo are answered promptly', async () => {
       const from = performance.now();
       await session.ping();
@@ -107,9 +118,16 @@ function cancel(report, options) {
     const { answer, error } = await control.done;
     report.check('a call beside them is not cancelled', answer === 'not cancelled', answer ?? errorText(error));
     const late = (call) => call.progressAt.filter((at) => at > settledAt).length;
-    report.check('a cancelled call tells no more progress', late(control) > 0 && late(stopped) + late(long) === 0,
-      `${late(stopped) + late(long)} notifications, ${late(control)} of the call that goes on`);
-    report.check('a cancelled call gives no result', long.results + stopped.results === 0, `${long.results + stopped.results}`);
+    report.check(
+      'a cancelled call tells no more progress',
+      late(control) > 0 && late(stopped) + late(long) === 0,
+      `${late(stopped) + late(long)} notifications, ${late(control)} of the call that goes on`,
+    );
+    report.check(
+      'a cancelled call gives no result',
+      long.results + stopped.results === 0,
+      `${long.results + stopped.results}`,
+    );
   });
 }
 
@@ -125,7 +143,10 @@ function big(report, options) {
       const from = performance.now();
       const text = variedText(options.uploadBytes);
       const answer = await session.call('echo', { text });
-      expect(answer === text, `${Buffer.byteLength(answer)} bytes came back, or others than the ${options.uploadBytes} sent`);
+      expect(
+        answer === text,
+        `${Buffer.byteLength(answer)} bytes came back, or others than the ${options.uploadBytes} sent`,
+      );
       return `${options.uploadBytes} bytes in ${Math.round(performance.now() - from)} ms`;
     });
     await report.step('small calls still work', async () => {
@@ -138,14 +159,19 @@ function big(report, options) {
 function variedText(bytes) {
   let text = '';
   for (let i = 0; text.length < bytes; i += 1) text += `${i} é漢😀 `;
-  const cut = Buffer.from(text).subarray(0, bytes).toString('utf8').replace(/\uFFFD+$/, '');
+  const cut = Buffer.from(text)
+    .subarray(0, bytes)
+    .toString('utf8')
+    .replace(/\uFFFD+$/, '');
   return cut + '.'.repeat(bytes - Buffer.byteLength(cut));
 }
 
 async function many(report, options) {
   const { sessions: sessionCount, calls } = options;
   const run = randomUUID();
-  const opened = await Promise.allSettled(Array.from({ length: sessionCount }, () => Session.open(options.url, options)));
+  const opened = await Promise.allSettled(
+    Array.from({ length: sessionCount }, () => Session.open(options.url, options)),
+  );
   const sessions = opened.filter(({ status }) => status === 'fulfilled').map(({ value }) => value);
   const refused = opened.filter(({ status }) => status === 'rejected').map(({ reason }) => errorText(reason));
   report.facts.sessionIds = sessions.map(({ sessionId }) => sessionId);
@@ -174,7 +200,10 @@ async function many(report, options) {
   report.facts.latencyMs = latencies(samples);
   report.check('every call answered', samples.length === wanted, `${samples.length} of ${wanted} ${tally(failures)}`);
   report.check('every answer carries its own marker', foreign.length === 0, foreign.slice(0, 3).join('; '));
-  report.check('all sessions stayed open', sessions.every(({ alive }) => alive));
+  report.check(
+    'all sessions stayed open',
+    sessions.every(({ alive }) => alive),
+  );
   await Promise.all(sessions.map((session) => session.close()));
 }
 
@@ -201,10 +230,18 @@ function parallel(report, options) {
     );
     const elapsed = performance.now() - from;
     const waits = Math.floor(options.calls / 2);
-    report.check('every call answered', failures.length === 0, `${options.calls - failures.length} of ${options.calls} ${tally(failures)}`);
+    report.check(
+      'every call answered',
+      failures.length === 0,
+      `${options.calls - failures.length} of ${options.calls} ${tally(failures)}`,
+    );
     report.check('every answer carries its own marker', foreign.length === 0, foreign.slice(0, 3).join('; '));
     // One after the other the waits alone would need their sum.
-    report.check('the calls ran side by side', waits < 4 || elapsed < waits * PARALLEL_WAIT_MS, `${Math.round(elapsed)} ms for ${waits} waits of ${PARALLEL_WAIT_MS} ms`);
+    report.check(
+      'the calls ran side by side',
+      waits < 4 || elapsed < waits * PARALLEL_WAIT_MS,
+      `${Math.round(elapsed)} ms for ${waits} waits of ${PARALLEL_WAIT_MS} ms`,
+    );
   });
 }
 
@@ -212,5 +249,9 @@ function parallel(report, options) {
 function tally(texts) {
   const counted = new Map();
   for (const text of texts) counted.set(text, (counted.get(text) ?? 0) + 1);
-  return [...counted].sort((a, b) => b[1] - a[1]).slice(0, 3).map(([text, times]) => `${times}x ${text}`).join('; ');
+  return [...counted]
+    .sort((a, b) => b[1] - a[1])
+    .slice(0, 3)
+    .map(([text, times]) => `${times}x ${text}`)
+    .join('; ');
 }
