@@ -88,6 +88,20 @@ async fn messages_for_no_session_and_messages_that_are_none_are_refused() {
 }
 
 #[actix_web::test]
+async fn a_server_on_loopback_answers_to_loopback_names_only() {
+    let addr = drill_server();
+    for (header, value, status) in [
+        ("Host", format!("localhost:{}", addr.port()), 200),
+        ("Host", format!("evil.example:{}", addr.port()), 421),
+        ("Origin", "http://localhost:6274".to_owned(), 200),
+        ("Origin", "http://evil.example".to_owned(), 403),
+    ] {
+        let request = http().get(format!("http://{addr}/actuator/health")).insert_header((header, value.clone()));
+        assert_eq!(request.send().await.unwrap().status().as_u16(), status, "{header}: {value}");
+    }
+}
+
+#[actix_web::test]
 async fn a_silent_stream_carries_heartbeats_and_never_starts_with_one() {
     let (addr, _server) = start(ServerOptions { heartbeat: Duration::from_millis(20), ..options() });
     let mut stream = EventReader::open(addr).await;

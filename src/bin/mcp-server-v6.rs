@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::{
-    io::{self, Write as _},
+    io::{self, IsTerminal as _, Write as _},
     net::IpAddr,
     path::PathBuf,
     process::ExitCode,
@@ -64,7 +64,11 @@ fn workers(text: &str) -> Result<usize, String> {
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // Standard output is for the one line that says where the server listens.
-    tracing_subscriber::fmt().with_max_level(arguments.log_level).with_writer(io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_max_level(arguments.log_level)
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr)
+        .init();
     let (address, port) = (arguments.address, arguments.port);
     let options = ServerOptions {
         address,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use actix_web::{
     HttpRequest, HttpResponse, Responder,
+    body::MessageBody as _,
     http::{StatusCode, header},
     web,
 };
@@ -15,6 +16,7 @@ use serde_json::json;
 
 use super::{
     ServerState, dispatch,
+    pieces::Pieces,
     rpc::{self, Incoming, NO_SESSION, RpcError},
     sessions::EventStream,
 };
@@ -34,7 +36,7 @@ pub(super) fn routes(app: &mut web::ServiceConfig) {
 async fn open_stream(request: HttpRequest, state: web::Data<ServerState>) -> HttpResponse {
     let options = &state.options;
     let stream = EventStream::open(Arc::clone(&state.sessions), ENDPOINT, options.queue_capacity, options.heartbeat);
-    let mut response = Sse::from_stream(stream).respond_to(&request);
+    let mut response = Sse::from_stream(stream).respond_to(&request).map_body(|_, body| Pieces::of(body).boxed());
     // Tells nginx not to collect the stream in its buffers.
     response
         .headers_mut()

@@ -11,9 +11,11 @@
 
 mod counters;
 mod dispatch;
+mod guard;
 mod http;
 mod initialize;
 mod persons;
+mod pieces;
 mod prompts;
 mod resources;
 mod rpc;
@@ -32,6 +34,7 @@ use std::{
 use actix_web::{
     App, HttpServer,
     dev::{Server, ServerHandle},
+    middleware::from_fn,
     web,
 };
 use serde_json::value::RawValue;
@@ -179,7 +182,11 @@ pub fn bind(options: ServerOptions) -> io::Result<RunningServer> {
 
     let body_limit = web::PayloadConfig::new(options.body_limit);
     let mut server = HttpServer::new(move || {
-        App::new().app_data(state.clone()).app_data(body_limit.clone()).configure(http::routes)
+        App::new()
+            .wrap(from_fn(guard::loopback_names_only))
+            .app_data(state.clone())
+            .app_data(body_limit.clone())
+            .configure(http::routes)
     })
     .workers(options.workers)
     .backlog(LISTEN_BACKLOG)

@@ -116,9 +116,11 @@ impl EventReader {
         let size = usize::from_str_radix(size.trim(), 16).unwrap();
         let mut chunk = vec![0; size + 2];
         self.socket.read_exact(&mut chunk).await.ok()?;
+        // Only the new bytes are searched: a message of megabytes comes in hundreds of chunks.
+        let searched = self.rest.len();
         self.rest.extend_from_slice(&chunk[..size]);
-        if let Some(end) = self.rest.iter().rposition(|byte| *byte == b'\n') {
-            let whole = self.rest.drain(..=end).collect();
+        if let Some(end) = chunk[..size].iter().rposition(|byte| *byte == b'\n') {
+            let whole = self.rest.drain(..=searched + end).collect();
             self.lines.extend(String::from_utf8(whole).unwrap().lines().map(str::to_owned));
         }
         Some(size)
