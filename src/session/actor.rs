@@ -434,8 +434,9 @@ impl Handler<Tick> for SessionActor {
     type Result = MessageResult<Tick>;
 
     fn handle(&mut self, _tick: Tick, ctx: &mut Self::Context) -> Self::Result {
-        let settings = &self.app().settings.session;
-        let held_here = !self.app().directory.attachments(&self.fence.session).is_empty();
+        let app = Arc::clone(self.app());
+        let settings = &app.settings.session;
+        let held_here = !app.directory.attachments(&self.fence.session).is_empty();
         if held_here {
             self.detached_since = None;
         } else if self.detached_since.is_none() {

@@ -153,7 +153,8 @@ impl SessionActor {
 
     /// Plans the next attempt, or gives up for now. STM-2
     fn link_failed(&mut self, error: &dyn std::fmt::Display, ctx: &mut Context<Self>) {
-        let settings = &self.app().settings.upstream;
+        let app = Arc::clone(self.app());
+        let settings = &app.settings.upstream;
         let since = *self.unlinked_since.get_or_insert_with(Instant::now);
         if since.elapsed() >= settings.relink_timeout {
             self.give_up(&error.to_string(), ctx);

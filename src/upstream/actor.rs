@@ -41,7 +41,6 @@ const MAILBOX: usize = 1024;
 const KEEP_ALIVE: Duration = Duration::from_secs(4);
 
 /// See the module's text.
-#[derive(Debug)]
 pub struct UpstreamActor {
     service: Arc<Service>,
     endpoint: Arc<Endpoint>,
@@ -49,6 +48,12 @@ pub struct UpstreamActor {
     limits: UpstreamSettings,
     shared: Rc<RefCell<Shared>>,
     probes: bool,
+}
+
+impl std::fmt::Debug for UpstreamActor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UpstreamActor").field("endpoint", &self.endpoint).finish_non_exhaustive()
+    }
 }
 
 /// The router's own session with the endpoint.
@@ -208,7 +213,7 @@ impl UpstreamActor {
             let checked = tokio::time::timeout(timeout, caller.call(ping, timeout)).await;
             match checked {
                 Ok(Ok(_)) => endpoint.succeeded(),
-                Ok(Err(error)) => endpoint.failed(&error),
+                Ok(Err(ref error)) => endpoint.failed(error),
                 Err(_) => endpoint.failed(&"the health check timed out"),
             }
             // The next check starts from a fresh session, unless callers still wait for answers on this one.
