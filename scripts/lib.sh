@@ -20,12 +20,29 @@ find_command() { # NAME
     PATH="$PATH:/usr/sbin:/usr/local/sbin:/opt/homebrew/bin" command -v "$1"
 }
 
+absolute() { # PATH
+    case $1 in /*) printf '%s' "$1" ;; *) printf '%s/%s' "$PWD" "$1" ;; esac
+}
+
 # curl for this machine: no ~/.curlrc, and no proxy from the environment between us and loopback.
 local_curl() { curl -q --silent --noproxy '*' "$@"; }
 
 # Prints the status code that URL answers with, 000 when it does not answer.
 http_code() { # URL
     local_curl --output /dev/null --max-time 5 --header 'Host: localhost' --write-out '%{http_code}' "$1" || true
+}
+
+# Prints UP, DEGRADED or DOWN from an answer of /actuator/health. Its components have a status, too, and may come first:
+# they are taken out.
+health_status() { # BODY
+    local body=$1
+    body=${body#"{"} body=${body%"}"}
+    while [[ $body =~ ^(.*)\{[^{}]*\}(.*)$ ]]; do body=${BASH_REMATCH[1]}${BASH_REMATCH[2]}; done
+    if [[ $body =~ \"status\"[[:space:]]*:[[:space:]]*\"([A-Z_]+)\" ]]; then
+        printf '%s' "${BASH_REMATCH[1]}"
+    else
+        printf '?'
+    fi
 }
 
 # Whether something listens on PORT of this machine.
