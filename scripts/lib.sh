@@ -1,0 +1,183 @@
+# shellcheck shell=bash
+# What the scripts share. It is sourced, not run, and keeps to what bash 3.2 (macOS) knows.
+
+# shellcheck disable=SC2034  # used by the scripts that source this file
+project_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck disable=SC2034  # as above
+default_router_ports="8051 8052 8053"
+
+say() { printf '%s\n' "$*"; }
+warn() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
+die() {
+    warn "$*"
+    exit 1
+}
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# Prints a command's path. Debian keeps daemons in /usr/sbin, which is not on everybody's PATH.
+find_command() { # NAME
+    PATH="$PATH:/usr/sbin:/usr/local/sbin:/opt/homebrew/bin" command -v "$1"
+}
+
+absolute() { # PATH
+    case $1 in /*) printf '%s' "$1" ;; *) printf '%s/%s' "$PWD" "$1" ;; esac
+}
+
+# curl for this machine: no ~/.curlrc, and no proxy from the environment between us and loopback.
+local_curl() { curl -q --silent --noproxy '*' "$@"; }
+
+# Prints the status code that URL answers with, 000 when it does not answer.
+http_code() { # URL
+    local_curl --output /dev/null --max-time 5 --header 'Host: localhost' --write-out '%{http_code}' "$1" || true
+}
+
+# Prints UP, DEGRADED or DOWN from an answer of /actuator/health. Its components have a status, too, and may come first:
+# they are taken out.
+health_status() { # BODY
+    local body=$1
+    body=${body#"{"} body=${body%"}"}
+    while [[ $body =~ ^(.*)\{[^{}]*\}(.*)$ ]]; do body=${BASH_REMATCH[1]}${BASH_REMATCH[2]}; done
+    if [[ $body =~ \"status\"[[:space:]]*:[[:space:]]*\"([A-Z_]+)\" ]]; then
+        printf '%s' "${BASH_REMATCH[1]}"
+    else
+        printf '?'
+    fi
+}
+
+# Whether something listens on PORT of this machine.
+port_taken() { # PORT
+    (: <>"/dev/tcp/127.0.0.1/$1") 2>/dev/null
+}
+
+# Says in a few words who listens on PORT, as far as this user may know.
+port_holder() { # PORT
+    local line=""
+    if have lsof; then
+        line=$(lsof -nP -iTCP:"$1" -sTCP:LISTEN 2>/dev/null | awk 'NR == 2 { print $1 ", pid " $2 }') || true
+    elif have ss; then
+        line=$(ss -ltnpH "sport = :$1" 2>/dev/null | sed -n 's/.*users:(("\([^"]*\)",pid=\([0-9]*\).*/\1, pid \2/p' | head -n 1) || true
+    fi
+    printf '%s' "${line:-unknown; try: sudo lsof -i :$1}"
+}
+
+# Prints what FILE (KEY=value lines, as in .env) says of NAME; fails when it says nothing.
+env_file_value() { # FILE NAME
+    [ -f "$1" ] || return 1
+    local line value
+    line=$(sed -n "s/^[[:space:]]*\(export[[:space:]][[:space:]]*\)\{0,1\}$2[[:space:]]*=[[:space:]]*//p" "$1" | tail -n 1)
+    line=${line%$'\r'}
+    case $line in
+        \"*) value=${line#\"} value=${value%%\"*} ;;
+        \'*) value=${line#\'} value=${value%%\'*} ;;
+        *) value=${line%%[[:space:]]#*} value=${value%"${value##*[![:space:]]}"} ;;
+    esac
+    [ -n "$value" ] && printf '%s' "$value"
+}
+
+# --- Redis ---------------------------------------------------------------------------------------------------------
+# Spoken directly over TCP, so that no redis-cli is needed and neither password nor session id shows in `ps`.
+
+url_decode() {
+    local text=${1//\\/\\\\}
+    printf '%b' "${text//%/\\x}"
+}
+
+# Splits redis://[user[:password]@]host[:port][/db] into redis_host, redis_port, redis_user, redis_password, redis_db.
+redis_parse() { # URL
+    local rest=${1#redis://} authority
+    [ "$rest" != "$1" ] || return 1
+    rest=${rest%%\?*}
+    redis_user="" redis_password="" redis_db=""
+    case $rest in
+        *@*)
+            authority=${rest%@*} rest=${rest##*@}
+            redis_user=$(url_decode "${authority%%:*}")
+            case $authority in *:*) redis_password=$(url_decode "${authority#*:}") ;; esac
+            ;;
+    esac
+    case $rest in */*) redis_db=${rest#*/} rest=${rest%%/*} ;; esac
+    case $rest in
+        \[*\]*) redis_host=${rest%%\]*} redis_host=${redis_host#\[} rest=${rest#*\]} ;;
+        *) redis_host=${rest%%:*} ;;
+    esac
+    case $rest in *:*) redis_port=${rest##*:} ;; *) redis_port=6379 ;; esac
+    [ -n "$redis_host" ] || redis_host=127.0.0.1
+}
+
+# The address of a Redis URL without its credentials, to be shown.
+redis_shown() { # URL
+    if redis_parse "$1"; then
+        printf '%s:%s' "$redis_host" "$redis_port"
+    else
+        local path=${1##*@}
+        printf '%s' "${path%%\?*}"
+    fi
+}
+
+# Sends one command and prints its reply, an array one element a line. Status: 0 reply, 1 no answer, 2 refused (the
+# reply is the reason).
+redis_query() ( # URL COMMAND [ARG…]
+    LC_ALL=C
+    url=$1
+    shift
+    redis_send() {
+        printf '*%d\r\n' $#
+        local arg
+        for arg; do printf '$%d\r\n%s\r\n' "${#arg}" "$arg"; done
+    }
+    redis_reply() {
+        local line count
+        IFS= read -r -t 5 line || return 1
+        line=${line%$'\r'}
+        case $line in
+            +* | :*) printf '%s\n' "${line#?}" ;;
+            -*)
+                printf '%s\n' "${line#-}"
+                return 2
+                ;;
+            '$-1' | '*-1') ;;
+            '$'*)
+                IFS= read -r -t 5 line || return 1
+                printf '%s\n' "${line%$'\r'}"
+                ;;
+            '*'*)
+                count=${line#?}
+                while [ "$count" -gt 0 ]; do
+                    redis_reply || return
+                    count=$((count - 1))
+                done
+                ;;
+            *) return 1 ;;
+        esac
+    }
+    case $url in
+        redis+unix://*)
+            socket=${url#redis+unix://}
+            have redis-cli || return 1
+            answer=$(printf '%s ' "$@" | redis-cli -s "${socket%%\?*}" 2>/dev/null) && [ -n "$answer" ] || return 1
+            printf '%s\n' "$answer"
+            return
+            ;;
+    esac
+    redis_parse "$url" || return 1
+    { exec 9<>"/dev/tcp/$redis_host/$redis_port"; } 2>/dev/null || return 1
+    redis_fail() { # STATUS REASON
+        [ -z "$2" ] || printf '%s\n' "$2"
+        return "$1"
+    }
+    redis_ask() {
+        local answer status=0
+        redis_send "$@" >&9
+        answer=$(redis_reply <&9) || status=$?
+        [ -z "$answer" ] || printf '%s\n' "$answer"
+        return "$status"
+    }
+    if [ -n "$redis_password" ]; then
+        refusal=$(redis_ask AUTH ${redis_user:+"$redis_user"} "$redis_password") || redis_fail $? "$refusal" || return
+    fi
+    if [ -n "$redis_db" ]; then
+        refusal=$(redis_ask SELECT "$redis_db") || redis_fail $? "$refusal" || return
+    fi
+    redis_ask "$@"
+)

@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# Installs what a full deployment needs: redis-server, nginx and curl. Does nothing for what is there.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+usage() {
+    cat <<'END'
+Usage: scripts/setup.sh [--tests]
+
+Installs redis-server, nginx and curl with apt (Debian, Ubuntu); for other systems it prints the command and exits
+with 1. What is installed already is left alone, and no service is stopped or reconfigured.
+
+  --tests   also what the tests need: Node.js with npm, Python 3.10 or newer with venv
+END
+}
+
+tests=0
+for argument; do
+    case $argument in
+        --tests) tests=1 ;;
+        -h | --help)
+            usage
+            exit
+            ;;
+        *)
+            usage >&2
+            exit 64
+            ;;
+    esac
+done
+
+node_fits() { have node && have npm; }
+python_fits() { have python3 && python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; }
+
+missing() { # prints the names of what is missing
+    find_command redis-server >/dev/null || printf 'redis-server '
+    find_command nginx >/dev/null || printf 'nginx '
+    have curl || printf 'curl '
+    [ "$tests" = 1 ] || return 0
+    node_fits || printf 'node '
+    python_fits || printf 'python '
+}
+
+packages_for() { # MANAGER NAME…: the packages that bring them
+    local manager=$1 name
+    shift
+    for name; do
+        case $manager:$name in
+            apt:node) printf 'nodejs npm ' ;;
+            apt:python) printf 'python3 python3-venv ' ;;
+            dnf:redis-server | brew:redis-server) printf 'redis ' ;;
+            dnf:node) printf 'nodejs npm ' ;;
+            dnf:python) printf 'python3 ' ;;
+            *) printf '%s ' "$name" ;;
+        esac
+    done
+}
+
+read -r -a names <<<"$(missing)"
+if [ ${#names[@]} = 0 ]; then
+    say "Everything is installed."
+    exit
+fi
+
+if ! have apt-get; then
+    warn "missing: ${names[*]}. Install them with one of"
+    warn "  sudo dnf install $(packages_for dnf "${names[@]}")"
+    warn "  brew install $(packages_for brew "${names[@]}")"
+    exit 1
+fi
+
+as_root=()
+if [ "$(id -u)" != 0 ]; then
+    have sudo || die "missing: ${names[*]}. Run this as root, or install sudo"
+    # Without a terminal nobody could type a password.
+    if [ -t 0 ]; then as_root=(sudo); else as_root=(sudo -n); fi
+fi
+read -r -a packages <<<"$(packages_for apt "${names[@]}")"
+apt() { "${as_root[@]+"${as_root[@]}"}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y "$@"; }
+say "Installing ${packages[*]}"
+apt update
+apt install --no-install-recommends "${packages[@]}"
+
+read -r -a names <<<"$(missing)"
+[ ${#names[@]} = 0 ] || die "still missing after the installation: ${names[*]}"
+say "Installed."
