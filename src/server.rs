@@ -3,7 +3,7 @@
 use std::{
     net::{SocketAddr, TcpListener},
     process::ExitCode,
-    sync::{Arc, OnceLock, atomic::AtomicUsize},
+    sync::{Arc, Mutex, OnceLock, atomic::AtomicUsize},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use url::Url;
 
 use crate::{
-    app::{App, Rebinds, Worker},
+    app::{App, LeaseClock, Rebinds, Worker},
     http,
     lifecycle::{Lifecycle, Phase},
     mcp_server_v6,
@@ -21,6 +21,7 @@ use crate::{
     registry::{
         actor::{DrainAll, Registry, WAKE_CAPACITY, instance_info},
         limiter::RateLimiter,
+        sweep::Sightings,
     },
     session::{attachment::End, directory::Directory},
     settings::Settings,
@@ -252,6 +253,9 @@ fn build_app(settings: Settings, store: Arc<dyn SessionStore>, address: SocketAd
         openings: RateLimiter::new(settings.limits.new_session_rate),
         rest_in_flight: AtomicUsize::new(0),
         workers_started: AtomicUsize::new(0),
+        sightings: Sightings::default(),
+        lease: LeaseClock::default(),
+        hosts: Mutex::default(),
         registry: OnceLock::new(),
         settings,
     }
@@ -263,8 +267,12 @@ async fn acquire_lease(app: &App) -> Result<(), Fatal> {
     let patience = Instant::now() + lease + lease / 2;
     let mut told = false;
     loop {
+        let asked = Instant::now();
         match app.store.lease_acquire(&instance_info(app), lease).await {
-            Ok(LeaseAcquired::Acquired) => return Ok(()),
+            Ok(LeaseAcquired::Acquired) => {
+                app.lease.renewed(asked, lease);
+                return Ok(());
+            }
             Ok(LeaseAcquired::HeldBy(other)) if Instant::now() >= patience => {
                 let started = UNIX_EPOCH + Duration::from_millis(other.started_ms);
                 return Err(Fatal::InstanceId {

@@ -20,7 +20,10 @@ use crate::{
         jsonrpc::{Head, Kind},
         session_id::SessionId,
     },
-    registry::adopt::{Adoption, adopt},
+    registry::{
+        adopt::{Adoption, adopt},
+        sweep::is_gone,
+    },
     session::{
         actor::{Deliver, DeliverError, Delivered, Look},
         field, inbound_view,
@@ -180,7 +183,9 @@ async fn deliver_by_store(
         Accepted::Queued { owner, generation, listeners, .. } => {
             count("queued");
             let ours = owner.incarnation == app.me.incarnation && app.directory.session(&session).is_none();
-            if listeners == 0 || ours {
+            // A hung owner still listens; its lease tells.
+            let gone = listeners == 0 || ours || matches!(is_gone(app, &owner).await, Ok(true));
+            if gone {
                 // Nobody will look: this instance becomes the owner. The message is safe either way.
                 take_over(worker, session, &owner.incarnation, generation).await;
             }

@@ -27,7 +27,7 @@ use crate::{
     app::Worker,
     lifecycle::Phase,
     protocol::{event_id::EventId, mcp, session_id::SessionId, sse},
-    registry::adopt::adopt,
+    registry::{adopt::adopt, sweep::is_gone},
     session::{
         MAIN_STREAM,
         actor::{AttachLocal, SessionActor},
@@ -291,7 +291,9 @@ impl Opening {
         {
             return;
         }
-        let orphaned = joined.listeners == 0 || joined.owner.incarnation == app.me.incarnation;
+        let orphaned = joined.listeners == 0
+            || joined.owner.incarnation == app.me.incarnation
+            || matches!(is_gone(app, &joined.owner).await, Ok(true));
         if orphaned {
             let (from, generation) = (&joined.owner.incarnation, joined.generation);
             let adopted = adopt(&self.worker, session, from, generation, Some(&joined.service), "attach").await;

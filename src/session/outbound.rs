@@ -152,11 +152,13 @@ impl SessionActor {
         self.appending = true;
         let mut batch = Vec::new();
         let mut bytes = 0;
-        while let Some(event) = self.outbox.pop_front_if(|event| {
-            batch.is_empty() || (batch.len() < APPEND_EVENTS && bytes + event.body.len() <= APPEND_BYTES)
-        }) {
-            bytes += event.body.len();
-            batch.push(event);
+        while let Some(next) = self.outbox.front() {
+            let fits = batch.len() < APPEND_EVENTS && bytes + next.body.len() <= APPEND_BYTES;
+            if !batch.is_empty() && !fits {
+                break;
+            }
+            bytes += next.body.len();
+            batch.extend(self.outbox.pop_front());
         }
         self.persist_sent(&mut batch);
         self.op += 1;
