@@ -20,6 +20,7 @@ pub struct RedisServer {
     child: Option<Child>,
     port: u16,
     dir: TempDir,
+    args: Vec<String>,
 }
 
 impl RedisServer {
@@ -28,9 +29,18 @@ impl RedisServer {
     /// # Panics
     /// If there is no `redis-server`: without it these tests prove nothing, so they fail instead of being skipped.
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// As [`Self::start`], with more arguments.
+    pub fn start_with(args: &[&str]) -> Self {
         for _ in 0..ATTEMPTS {
-            let mut server =
-                Self { child: None, port: free_port(), dir: tempfile::tempdir().expect("a temporary directory") };
+            let mut server = Self {
+                child: None,
+                port: free_port(),
+                dir: tempfile::tempdir().expect("a temporary directory"),
+                args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+            };
             if server.try_resume() {
                 return server;
             }
@@ -88,6 +98,7 @@ impl RedisServer {
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
             .args(["--save", "", "--appendonly", "no", "--dir"])
             .arg(self.dir.path())
+            .args(&self.args)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
