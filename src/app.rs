@@ -54,6 +54,8 @@ pub struct App {
     pub rest_in_flight: AtomicUsize,
     /// Worker threads that have started; the first does the health checks.
     pub workers_started: AtomicUsize,
+    /// Id of the data that the store holds, and since when.
+    pub data: Mutex<(Arc<str>, Instant)>,
     /// Which instances the last sweep saw alive.
     pub sightings: Sightings,
     /// Until when this process may believe that it owns what it owned; see [`App::lease_holds`].
@@ -89,6 +91,31 @@ impl App {
         self.lease.holds()
     }
 
+    /// Id of the data that the store holds.
+    pub fn dataset(&self) -> Arc<str> {
+        Arc::clone(&self.data.lock().unwrap_or_else(PoisonError::into_inner).0)
+    }
+
+    /// The store holds other data now: it came back without its own.
+    pub fn remember_dataset(&self, id: &str) {
+        let mut data = self.data.lock().unwrap_or_else(PoisonError::into_inner);
+        if *data.0 != *id {
+            tracing::error!("the session store has lost its data; this instance writes the sessions it owns again");
+            *data = (id.into(), Instant::now());
+        }
+    }
+
+    /// The store has lost its data, so recently that owners may still be writing their sessions again. Asked when a
+    /// session is not found: it need not be over.
+    pub async fn data_lost(&self) -> bool {
+        match self.store.dataset(&fresh_dataset_id()).await {
+            Ok(dataset) => self.remember_dataset(&dataset),
+            Err(error) => self.count_store_error(&error),
+        }
+        let data = self.data.lock().unwrap_or_else(PoisonError::into_inner);
+        data.1.elapsed() < self.settings.session.lease
+    }
+
     /// The next worker thread's host, in turn.
     pub fn next_host(&self) -> Option<Addr<Host>> {
         let hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -100,6 +127,11 @@ impl App {
         let stream = &self.settings.stream;
         LogLimits { max_age: stream.resume_window, max_events: stream.resume_events, max_bytes: stream.resume_bytes }
     }
+}
+
+/// A candidate for the id of a store's data. Never the same twice: an old id on new data would hide the loss.
+pub fn fresh_dataset_id() -> String {
+    uuid::Uuid::new_v4().simple().to_string()
 }
 
 /// Client streams whose session is being asked for: nonce → where the answer goes. Bounded by the streams that may be

@@ -218,8 +218,8 @@ impl SessionActor {
             }
             Ok(Accepted::WrongService) => Err(DeliverError::WrongService),
             Ok(Accepted::NotFound) => {
-                self.exit(Exit::Gone, ctx);
-                Err(DeliverError::Gone)
+                self.vanished(ctx);
+                Err(DeliverError::Vanished)
             }
             Ok(Accepted::Fenced) => {
                 self.exit(Exit::Fenced, ctx);
@@ -309,7 +309,7 @@ impl SessionActor {
                 }
                 self.release_if_quiet(false, ctx);
             }
-            Ok((Claimed::NotFound, _)) => self.exit(Exit::Gone, ctx),
+            Ok((Claimed::NotFound, _)) => self.vanished(ctx),
             Ok((Claimed::Fenced, _)) => self.exit(Exit::Fenced, ctx),
             Err(error) => {
                 if self.note_store_error(&error) {
@@ -491,7 +491,7 @@ impl SessionActor {
             actor.rechecking = false;
             match confirmed {
                 Ok(Fenceable::Done) => actor.pump_posts(ctx),
-                Ok(Fenceable::NotFound) => actor.exit(Exit::Gone, ctx),
+                Ok(Fenceable::NotFound) => actor.vanished(ctx),
                 Ok(Fenceable::Fenced) => actor.exit(Exit::Fenced, ctx),
                 Err(error) => {
                     actor.note_store_error(&error);
