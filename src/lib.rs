@@ -1,7 +1,31 @@
 //! mcp-router: a gateway for the Model Context Protocol whose sessions survive the death of any instance.
+//!
+//! The map of the house; imports point downwards only:
+//!
+//! | module | role |
+//! |---|---|
+//! | [`server`] | one process from settings to exit code |
+//! | [`http`] | the surfaces: parse, check, send messages; the only place that maps errors to HTTP |
+//! | [`registry`] | this process among the others: lease, wake-ups, adoption |
+//! | [`session`] | one actor per owned session; client streams |
+//! | [`upstream`] | services, endpoints, connections |
+//! | [`store`] | the truth about sessions: in memory or in Redis |
+//! | [`protocol`] | JSON-RPC, MCP, SSE: pure |
+//! | [`settings`], [`telemetry`], [`metrics`], [`lifecycle`], [`app`] | what all of them share |
+//! | [`mcp_server_v6`] | the reference upstream |
 
 #![forbid(unsafe_code)]
 
+pub mod app;
+pub mod http;
+pub mod lifecycle;
 pub mod mcp_server_v6;
+pub mod metrics;
 pub mod protocol;
+pub mod registry;
+pub mod server;
+pub mod session;
+pub mod settings;
 pub mod store;
+pub mod telemetry;
+pub mod upstream;

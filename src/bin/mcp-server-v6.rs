@@ -1,3 +1,114 @@
-//! Starts mcp-server-v6.
+//! Starts `mcp-server-v6`: reads the command line, binds, says where, serves.
 
-fn main() {}
+#![forbid(unsafe_code)]
+
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    net::IpAddr,
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
+
+use clap::Parser;
+use mcp_router::mcp_server_v6::{DEFAULT_PORT, ServerOptions, bind};
+use tracing_subscriber::filter::LevelFilter;
+
+/// The reference MCP server, over the 2024-11-05 HTTP+SSE transport.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// TCP port to listen on; 0 lets the system choose one
+    #[arg(long, default_value_t = DEFAULT_PORT)]
+    port: u16,
+
+    /// Address to listen on
+    #[arg(long, default_value = "127.0.0.1")]
+    address: IpAddr,
+
+    /// Also offer the drill tools: wait, increment, counts, ask_client, payload, echo
+    #[arg(long)]
+    drill_tools: bool,
+
+    /// Append the key of every increment to this file, one a line
+    #[arg(long, value_name = "PATH")]
+    counts_file: Option<PathBuf>,
+
+    /// Interval of the comments that keep an idle stream alive
+    #[arg(long, default_value = "15s", value_parser = interval)]
+    heartbeat: Duration,
+
+    /// Threads that serve connections
+    #[arg(long, default_value_t = 1, value_parser = workers)]
+    workers: usize,
+
+    /// Least severity of the log on stderr: off, error, warn, info, debug or trace
+    #[arg(long, default_value = "info")]
+    log_level: LevelFilter,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = humantime::parse_duration(text).map_err(|reason| reason.to_string())?;
+    if interval.is_zero() { Err("must be above zero".to_owned()) } else { Ok(interval) }
+}
+
+fn workers(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".to_owned()),
+        Ok(workers) => Ok(workers),
+        Err(reason) => Err(format!("{reason}")),
+    }
+}
+
+#[actix_web::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    // Standard output is for the one line that says where the server listens.
+    tracing_subscriber::fmt()
+        .with_max_level(arguments.log_level)
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr)
+        .init();
+    let (address, port) = (arguments.address, arguments.port);
+    let options = ServerOptions {
+        address,
+        port,
+        drill_tools: arguments.drill_tools,
+        counts_file: arguments.counts_file,
+        heartbeat: arguments.heartbeat,
+        workers: arguments.workers,
+        handle_signals: true,
+        ..ServerOptions::default()
+    };
+    match serve(options).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("mcp-server-v6: {}", complaint(&reason, address, port));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(options: ServerOptions) -> io::Result<()> {
+    let server = bind(options)?;
+    let addr = server.addr();
+    let serving = actix_web::rt::spawn(server.into_server());
+    // A closed standard output is no reason not to serve.
+    let mut stdout = io::stdout().lock();
+    let _ = writeln!(stdout, "mcp-server-v6 listening on http://{addr}").and_then(|()| stdout.flush());
+    drop(stdout);
+    serving.await.map_err(io::Error::other)?
+}
+
+fn complaint(reason: &io::Error, address: IpAddr, port: u16) -> String {
+    match reason.kind() {
+        io::ErrorKind::AddrInUse => format!(
+            "port {port} on {address} is taken. `ss -ltnp 'sport = :{port}'` (or `lsof -iTCP:{port} -sTCP:LISTEN`) \
+             shows by whom; --port chooses another one."
+        ),
+        io::ErrorKind::PermissionDenied if port != 0 && port < 1024 => {
+            format!("port {port} on {address} needs privileges (ports below 1024 do); --port chooses another one.")
+        }
+        _ => reason.to_string(),
+    }
+}

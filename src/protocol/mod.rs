@@ -1,3 +1,7 @@
 //! Pure protocol code: no I/O, no actors, imports nothing else of this crate.
 
+pub mod event_id;
+pub mod jsonrpc;
+pub mod mcp;
 pub mod session_id;
+pub mod sse;

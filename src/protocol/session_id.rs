@@ -25,6 +25,11 @@ impl SessionId {
         self.reveal_bytes().iter().map(|b| char::from(*b)).collect()
     }
 
+    /// One of its random bytes, to spread sessions over shards.
+    pub fn shard_byte(&self) -> u8 {
+        self.0[15]
+    }
+
     /// As [`Self::reveal`], without an allocation.
     pub fn reveal_bytes(&self) -> [u8; 32] {
         const HEX: &[u8; 16] = b"0123456789abcdef";

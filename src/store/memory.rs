@@ -1,1 +1,401 @@
-//! The embedded store.
+//! The embedded store: sessions in the memory of one process.
+//!
+//! Role: the default when no Redis is configured, and the model that the Redis store is tested against. Owns all
+//! sessions, in shards by id, so that threads rarely wait for each other. Several routers of one process (in tests)
+//! may share it.
+//!
+//! Never: awaits while it holds a lock. Survives nothing.
+
+mod leases;
+mod session;
+mod stream;
+mod wakes;
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+
+use self::{
+    leases::Leases,
+    session::{OldOp, Session},
+    wakes::Wakes,
+};
+use crate::{
+    protocol::session_id::SessionId,
+    store::{
+        Accept, Accepted, Adopted, Append, Appended, Attach, Attached, AttachedTo, Claim, Claimed, Created, Fence,
+        Fenceable, InstanceInfo, LeaseAcquired, LeaseRenewed, NewSession, Owner, Page, PendingRequest, SessionRecord,
+        SessionStore, StoreError, StoreResult, Wake,
+    },
+};
+
+/// Enough that a dozen threads rarely meet in one.
+const SHARDS: usize = 64;
+
+/// Longer lives are cut to this, so that no time overflows.
+const MAX_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+/// See module documentation.
+pub struct MemoryStore {
+    shards: Vec<Mutex<Shard>>,
+    hasher: RandomState,
+    leases: Leases,
+    wakes: Wakes,
+}
+
+#[derive(Default)]
+struct Shard {
+    sessions: HashMap<SessionId, Session>,
+    /// Sessions created since the expired ones were last looked for.
+    created: usize,
+}
+
+impl Shard {
+    /// Expired sessions leave when they are asked for, or here: a search through the shard once for so many creations
+    /// that each of them pays for a few sessions.
+    fn sweep(&mut self, now: Instant) {
+        self.created += 1;
+        if self.created > 8 + self.sessions.len() / 4 {
+            self.created = 0;
+            self.sessions.retain(|_, session| !session.expired(now));
+        }
+    }
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            hasher: RandomState::new(),
+            leases: Leases::default(),
+            wakes: Wakes::default(),
+        }
+    }
+
+    fn shard(&self, session: &SessionId) -> MutexGuard<'_, Shard> {
+        let shard = self.hasher.hash_one(session) as usize % SHARDS;
+        self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One step on a session; `None` if it does not exist.
+    fn with<R>(&self, session: &SessionId, step: impl FnOnce(&mut Session) -> R) -> Option<R> {
+        let mut shard = self.shard(session);
+        let entry = shard.sessions.get_mut(session)?;
+        if entry.expired(Instant::now()) {
+            shard.sessions.remove(session);
+            return None;
+        }
+        Some(step(entry))
+    }
+
+    /// One step of the owner.
+    fn as_owner<R>(&self, fence: &Fence, step: impl FnOnce(&mut Session) -> R) -> Owned<R> {
+        let outcome = self.with(&fence.session, |session| (!session.fenced(fence)).then(|| step(session)));
+        match outcome {
+            None => Owned::NotFound,
+            Some(None) => Owned::Fenced,
+            Some(Some(result)) => Owned::Done(result),
+        }
+    }
+
+    /// The living sessions of one shard after the other.
+    fn each_session(&self, mut visit: impl FnMut(&SessionId, &Session)) {
+        let now = Instant::now();
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.sessions.iter().filter(|(_, session)| !session.expired(now)).for_each(|(id, s)| visit(id, s));
+        }
+    }
+}
+
+/// What became of an owner's step.
+enum Owned<R> {
+    Done(R),
+    NotFound,
+    Fenced,
+}
+
+impl Owned<()> {
+    fn fenceable(self) -> Fenceable {
+        match self {
+            Self::Done(()) => Fenceable::Done,
+            Self::NotFound => Fenceable::NotFound,
+            Self::Fenced => Fenceable::Fenced,
+        }
+    }
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}
+
+#[async_trait]
+impl SessionStore for MemoryStore {
+    async fn create(&self, mut new: NewSession) -> StoreResult<Created> {
+        let id = new.session;
+        let now = Instant::now();
+        new.ttl = new.ttl.min(MAX_TTL);
+        let mut shard = self.shard(&id);
+        shard.sweep(now);
+        if shard.sessions.get(&id).is_some_and(|session| !session.expired(now)) {
+            return Ok(Created::AlreadyExists);
+        }
+        shard.sessions.insert(id, Session::new(new, now, now_ms()));
+        Ok(Created::Created)
+    }
+
+    async fn accept(&self, accept: Accept) -> StoreResult<Accepted> {
+        let (id, by_owner) = (accept.session, accept.fence.is_some());
+        let mut accepted = self.with(&id, |session| session.accept(accept)).unwrap_or(Accepted::NotFound);
+        if let Accepted::Queued { owner, listeners, .. } = &mut accepted
+            && !by_owner
+        {
+            *listeners = self.wakes.wake(&owner.incarnation, id);
+        }
+        Ok(accepted)
+    }
+
+    async fn claim(&self, claim: Claim) -> StoreResult<Claimed> {
+        let claimed = self.as_owner(&claim.fence, |session| (session.claim(&claim), session.attachments()));
+        Ok(match claimed {
+            Owned::Done(((entries, more), attachments)) => Claimed::Entries { entries, more, attachments },
+            Owned::NotFound => Claimed::NotFound,
+            Owned::Fenced => Claimed::Fenced,
+        })
+    }
+
+    async fn mark_forwarded(&self, fence: &Fence, id_keys: &[String]) -> StoreResult<Fenceable> {
+        let marked = self.as_owner(fence, |session| id_keys.iter().for_each(|id_key| session.mark_forwarded(id_key)));
+        Ok(marked.fenceable())
+    }
+
+    async fn append(&self, append: Append) -> StoreResult<Appended> {
+        let fence = append.fence.clone();
+        let appended = self.as_owner(&fence, |session| {
+            let holder = session.streams.get(&append.stream).and_then(|stream| stream.holder.clone());
+            (session.append(append, Instant::now()), holder)
+        });
+        Ok(match appended {
+            Owned::Done((Ok(results), holder)) => {
+                if let Some((holder, _)) = holder
+                    && holder != fence.incarnation
+                    && results.iter().any(Option::is_some)
+                {
+                    self.wakes.wake(&holder, fence.session);
+                }
+                Appended::Done(results)
+            }
+            Owned::Done((Err(OldOp), _)) => {
+                return Err(StoreError::Corrupt("an append with a number below the last one's".to_owned()));
+            }
+            Owned::NotFound => Appended::NotFound,
+            Owned::Fenced => Appended::Fenced,
+        })
+    }
+
+    async fn pending(&self, session: SessionId) -> StoreResult<Vec<PendingRequest>> {
+        Ok(self.with(&session, |session| session.pending()).unwrap_or_default())
+    }
+
+    async fn forget_requests(&self, fence: &Fence, id_keys: &[String]) -> StoreResult<Fenceable> {
+        let forgotten = self.as_owner(fence, |session| id_keys.iter().for_each(|id_key| session.forget(id_key)));
+        Ok(forgotten.fenceable())
+    }
+
+    async fn hint(&self, session: SessionId, field: &str, value: &str) -> StoreResult<bool> {
+        let set = vec![(field.to_owned(), value.to_owned())];
+        Ok(self.with(&session, |session| session.change(set, Vec::new())).is_some())
+    }
+
+    async fn update(&self, fence: &Fence, set: &[(String, String)], delete: &[String]) -> StoreResult<Fenceable> {
+        Ok(self.as_owner(fence, |session| session.change(set.to_vec(), delete.to_vec())).fenceable())
+    }
+
+    async fn read_page(
+        &self,
+        session: SessionId,
+        stream: &str,
+        after: u64,
+        max_events: usize,
+        max_bytes: usize,
+    ) -> StoreResult<Option<Page>> {
+        Ok(self.with(&session, |session| match session.streams.get(stream) {
+            Some(stream) => stream.page(session.epoch, after, max_events, max_bytes),
+            None => Page { events: Vec::new(), last_seq: 0, first_seq: 1, epoch: session.epoch, holder: None },
+        }))
+    }
+
+    async fn attach(&self, attach: Attach) -> StoreResult<Attached> {
+        let Attach { session: id, attachment } = attach;
+        let caller = attachment.incarnation.clone();
+        let attached = self.with(&id, |session| {
+            let stream = session.streams.entry(attachment.stream).or_default();
+            let holder = (attachment.incarnation, attachment.id);
+            // The same attachment again is a repeated call.
+            let mut former = None;
+            if stream.holder.as_ref() != Some(&holder) {
+                former = stream.holder.replace(holder);
+                stream.attach_count += 1;
+            }
+            let attach_count = stream.attach_count;
+            let joined = AttachedTo {
+                owner: session.owner.clone(),
+                generation: session.generation,
+                epoch: session.epoch,
+                service: session.field("service").to_owned(),
+                principal: session.field("principal").to_owned(),
+                listeners: u64::from(session.owner.incarnation == caller),
+                attach_count,
+            };
+            (joined, former)
+        });
+        let Some((mut joined, former)) = attached else { return Ok(Attached::NotFound) };
+        let owner = joined.owner.incarnation.clone();
+        if owner != caller {
+            joined.listeners = self.wakes.wake(&owner, id);
+        }
+        // The owner of another process has just been woken.
+        if let Some((former, _)) = former
+            && (former != owner || owner == caller)
+        {
+            self.wakes.wake(&former, id);
+        }
+        Ok(Attached::Attached(joined))
+    }
+
+    async fn detach(&self, session: SessionId, stream: &str, attachment_id: u64) -> StoreResult<bool> {
+        // OWN-8: only the attachment that holds the stream can end it.
+        let ended = self.with(&session, |session| {
+            let stream = session.streams.get_mut(stream)?;
+            stream.holder.take_if(|(_, id)| *id == attachment_id)
+        });
+        Ok(ended.flatten().is_some())
+    }
+
+    async fn adopt(
+        &self,
+        session: SessionId,
+        from_incarnation: &str,
+        from_generation: u64,
+        new_owner: &Owner,
+    ) -> StoreResult<Adopted> {
+        let adopted = self.with(&session, |entry| {
+            if *entry.owner.incarnation == *from_incarnation && entry.generation == from_generation {
+                return Adopted::Adopted(Box::new(entry.adopt(session, new_owner)));
+            }
+            Adopted::Lost { owner: entry.owner.clone(), generation: entry.generation }
+        });
+        Ok(adopted.unwrap_or(Adopted::NotFound))
+    }
+
+    async fn release(&self, fence: &Fence) -> StoreResult<Fenceable> {
+        let mut holders = Vec::new();
+        let released = self.as_owner(fence, |session| {
+            holders = session.holders();
+            session.release();
+        });
+        for holder in holders.into_iter().filter(|holder| *holder != fence.incarnation) {
+            self.wakes.wake(&holder, fence.session);
+        }
+        Ok(released.fenceable())
+    }
+
+    async fn touch(&self, sessions: &[SessionId], ttl: Duration) -> StoreResult<Vec<SessionId>> {
+        let (now, ttl) = (Instant::now(), ttl.min(MAX_TTL));
+        let gone = |id: &&SessionId| self.with(id, |session| session.touch(ttl, now, now_ms())).is_none();
+        Ok(sessions.iter().filter(gone).copied().collect())
+    }
+
+    async fn purge(&self, session: SessionId) -> StoreResult<bool> {
+        let Some(purged) = self.shard(&session).sessions.remove(&session) else { return Ok(false) };
+        if purged.expired(Instant::now()) {
+            return Ok(false);
+        }
+        let mut concerned = purged.holders();
+        concerned.retain(|holder| *holder != purged.owner.incarnation);
+        concerned.push(purged.owner.incarnation);
+        for incarnation in concerned {
+            self.wakes.wake(&incarnation, session);
+        }
+        Ok(true)
+    }
+
+    async fn load(&self, session: SessionId) -> StoreResult<Option<SessionRecord>> {
+        Ok(self.with(&session, |session| session.record()))
+    }
+
+    async fn list(&self, limit: usize) -> StoreResult<Vec<(SessionId, SessionRecord)>> {
+        let mut listed = Vec::new();
+        self.each_session(|id, session| {
+            if listed.len() < limit {
+                listed.push((*id, session.record()));
+            }
+        });
+        Ok(listed)
+    }
+
+    async fn owned_by(&self, instance_id: &str) -> StoreResult<Vec<SessionId>> {
+        let mut owned = Vec::new();
+        self.each_session(|id, session| {
+            if *session.owner.instance_id == *instance_id {
+                owned.push(*id);
+            }
+        });
+        Ok(owned)
+    }
+
+    async fn lease_acquire(&self, info: &InstanceInfo, ttl: Duration) -> StoreResult<LeaseAcquired> {
+        Ok(self.leases.acquire(info, ttl.min(MAX_TTL)))
+    }
+
+    async fn lease_renew(&self, info: &InstanceInfo, ttl: Duration) -> StoreResult<LeaseRenewed> {
+        Ok(self.leases.renew(info, ttl.min(MAX_TTL)))
+    }
+
+    async fn lease_release(&self, owner: &Owner) -> StoreResult<()> {
+        self.leases.release(owner);
+        Ok(())
+    }
+
+    async fn instances(&self) -> StoreResult<Vec<InstanceInfo>> {
+        Ok(self.leases.instances())
+    }
+
+    async fn known_instances(&self) -> StoreResult<Vec<String>> {
+        Ok(self.leases.known())
+    }
+
+    async fn forget_instance(&self, instance_id: &str) -> StoreResult<()> {
+        self.leases.forget(instance_id);
+        Ok(())
+    }
+
+    async fn wake(&self, incarnation: &str, session: SessionId) -> StoreResult<u64> {
+        Ok(self.wakes.wake(incarnation, session))
+    }
+
+    async fn subscribe(&self, incarnation: &str, capacity: usize) -> StoreResult<mpsc::Receiver<Wake>> {
+        Ok(self.wakes.subscribe(incarnation, capacity))
+    }
+
+    async fn ping(&self) -> StoreResult<()> {
+        Ok(())
+    }
+
+    fn kind(&self) -> &'static str {
+        "memory"
+    }
+}

@@ -481,6 +481,12 @@ pub trait SessionStore: Send + Sync + 'static {
     /// Requests without an answer, by `seq`.
     async fn pending(&self, session: SessionId) -> StoreResult<Vec<PendingRequest>>;
 
+    /// Takes requests off the request table without an answer (cancelled ones): ids that are not pending are ignored.
+    async fn forget_requests(&self, fence: &Fence, id_keys: &[String]) -> StoreResult<Fenceable>;
+
+    /// Sets one field without proof of ownership: for hints between instances, never for truth. `false`: no session.
+    async fn hint(&self, session: SessionId, field: &str, value: &str) -> StoreResult<bool>;
+
     /// Sets and deletes session fields, as owner.
     async fn update(&self, fence: &Fence, set: &[(String, String)], delete: &[String]) -> StoreResult<Fenceable>;
 

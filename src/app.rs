@@ -1,0 +1,153 @@
+//! What the threads of one process share ([`App`]), and what each worker thread has of its own ([`Worker`]).
+
+use std::{
+    collections::HashMap,
+    rc::Rc,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use actix::Addr;
+use tokio::sync::oneshot;
+
+use crate::{
+    lifecycle::Lifecycle,
+    metrics::Metrics,
+    protocol::session_id::SessionId,
+    registry::{actor::Registry, limiter::RateLimiter},
+    session::directory::Directory,
+    settings::Settings,
+    store::{LogLimits, Owner, SessionStore, StoreError},
+    upstream::{Endpoint, Pool, actor::UpstreamActor},
+};
+
+/// Shared by all threads.
+pub struct App {
+    /// As read at start.
+    pub settings: Settings,
+    /// The truth about sessions.
+    pub store: Arc<dyn SessionStore>,
+    /// This process.
+    pub me: Owner,
+    /// `host:port` that it listens on.
+    pub address: String,
+    /// Milliseconds since the Unix epoch.
+    pub started_ms: u64,
+    /// Who is where in this process.
+    pub directory: Directory,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Services and endpoints.
+    pub pool: Pool,
+    /// Phase of the process.
+    pub lifecycle: Lifecycle,
+    /// Client streams that wait for the answer to a ping-rebind, by nonce.
+    pub rebinds: Rebinds,
+    /// Bounds adoptions per second. STM-1
+    pub adoptions: RateLimiter,
+    /// Bounds new sessions per second.
+    pub openings: RateLimiter,
+    /// REST calls under way.
+    pub rest_in_flight: AtomicUsize,
+    /// Worker threads that have started; the first does the health checks.
+    pub workers_started: AtomicUsize,
+    /// The registry, once it runs.
+    pub registry: OnceLock<Addr<Registry>>,
+}
+
+impl std::fmt::Debug for App {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("App").field("me", &self.me).field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl App {
+    /// Counts a failed store operation.
+    pub fn count_store_error(&self, error: &StoreError) {
+        let kind = match error {
+            StoreError::Unavailable(_) => "unavailable",
+            StoreError::Full(_) => "full",
+            StoreError::Overloaded => "overloaded",
+            StoreError::Corrupt(_) => "corrupt",
+        };
+        self.metrics.store_errors.with_label_values(&[kind]).inc();
+        tracing::debug!(kind, %error, "store operation failed");
+    }
+
+    /// How much of each stream's log is kept.
+    pub fn log_limits(&self) -> LogLimits {
+        let stream = &self.settings.stream;
+        LogLimits { max_age: stream.resume_window, max_events: stream.resume_events, max_bytes: stream.resume_bytes }
+    }
+}
+
+/// Client streams whose session is being asked for: nonce → where the answer goes. Bounded by the streams that may be
+/// open and by [`MCP_REBIND_TIMEOUT`](crate::settings::defaults::MCP_REBIND_TIMEOUT).
+#[derive(Debug, Default)]
+pub struct Rebinds {
+    waiting: Mutex<HashMap<u64, oneshot::Sender<SessionId>>>,
+}
+
+impl Rebinds {
+    /// A stream asks.
+    pub fn register(&self) -> (u64, oneshot::Receiver<SessionId>) {
+        let (sender, receiver) = oneshot::channel();
+        let nonce = fastrand::u64(..);
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(nonce, sender);
+        (nonce, receiver)
+    }
+
+    /// The client has answered at the endpoint of `session`. `false`: nobody waits (here).
+    pub fn complete(&self, nonce: u64, session: SessionId) -> bool {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&nonce);
+        waiting.is_some_and(|waiting| waiting.send(session).is_ok())
+    }
+
+    /// The stream gives up.
+    pub fn forget(&self, nonce: u64) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&nonce);
+    }
+
+    /// Nobody waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+}
+
+/// One worker thread's own.
+#[derive(Debug)]
+pub struct Worker {
+    /// Shared by all threads.
+    pub app: Arc<App>,
+    upstreams: HashMap<(String, usize), Addr<UpstreamActor>>,
+}
+
+impl Worker {
+    /// Starts the thread's UpstreamActors. To be called on the worker thread.
+    pub fn start(app: Arc<App>) -> Rc<Self> {
+        let is_first = app.workers_started.fetch_add(1, Ordering::Relaxed) == 0;
+        let mut upstreams = HashMap::new();
+        for service in app.pool.services() {
+            for endpoint in &service.endpoints {
+                let actor = UpstreamActor::launch(
+                    Arc::clone(service),
+                    Arc::clone(endpoint),
+                    app.settings.upstream.clone(),
+                    is_first,
+                );
+                upstreams.insert((service.name.clone(), endpoint.index), actor);
+            }
+        }
+        Rc::new(Self { app, upstreams })
+    }
+
+    /// The actor of an endpoint on this thread.
+    pub fn upstream(&self, endpoint: &Endpoint) -> Addr<UpstreamActor> {
+        self.upstreams
+            .get(&(endpoint.service.clone(), endpoint.index))
+            .expect("an actor is started for every endpoint of the pool")
+            .clone()
+    }
+}

@@ -1,0 +1,212 @@
+//! What is configured and what is going on: services, endpoints, tools, sessions. Sessions are read from the store, so
+//! they are the same on every instance; they are for operators only, since a session's id is its secret.
+
+use std::{collections::BTreeMap, sync::atomic::Ordering};
+
+use actix_web::{HttpRequest, HttpResponse, http::header, web};
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use subtle::ConstantTimeEq as _;
+
+use super::{WorkerData, error::ApiError, forwarded, route::on_some_endpoint};
+use crate::{
+    app::App,
+    protocol::{jsonrpc::Head, session_id::SessionId},
+    session::actor::TakeSnapshot,
+    store::SessionRecord,
+    upstream::{
+        Endpoint, Service,
+        actor::{Call, CallError},
+        breaker::BreakerState,
+    },
+};
+
+/// Sessions listed unless `?limit=` says otherwise.
+const LIST_LIMIT: usize = 100;
+/// Most sessions listed at a time: the store is scanned for them.
+const LIST_LIMIT_MAX: usize = 10_000;
+/// Pages of a tool list that are followed.
+const TOOL_PAGES: usize = 100;
+
+/// `GET /mcp/router/services`
+pub async fn services(worker: WorkerData) -> HttpResponse {
+    let services: Vec<Value> = worker
+        .app
+        .pool
+        .services()
+        .map(|service| {
+            let up = service.endpoints.iter().filter(|endpoint| endpoint.state() == BreakerState::Closed).count();
+            json!({ "name": service.name, "instances": service.endpoints.len(), "healthy": up, "sse": format!("/sse/{}", service.name) })
+        })
+        .collect();
+    HttpResponse::Ok().json(json!({ "services": services }))
+}
+
+/// `GET /mcp/router/services/{service}/instances`
+pub async fn instances(worker: WorkerData, service: web::Path<String>) -> Result<HttpResponse, ApiError> {
+    let service = find(&worker.app, &service)?;
+    let instances: Vec<Value> = service.endpoints.iter().map(|endpoint| describe(endpoint)).collect();
+    Ok(HttpResponse::Ok().json(json!({ "service": service.name, "instances": instances })))
+}
+
+/// An endpoint for people.
+pub(super) fn describe(endpoint: &Endpoint) -> Value {
+    json!({
+        "url": endpoint.url.as_str(),
+        "status": status(endpoint.state()),
+        "sessions": endpoint.sessions.load(Ordering::Relaxed),
+        "inFlight": endpoint.in_flight.load(Ordering::Relaxed),
+        "lastError": endpoint.last_error(),
+    })
+}
+
+/// Spring's words.
+pub(super) fn status(state: BreakerState) -> &'static str {
+    match state {
+        BreakerState::Closed => "UP",
+        BreakerState::HalfOpen => "UNKNOWN",
+        BreakerState::Open => "DOWN",
+    }
+}
+
+fn find<'a>(app: &'a App, name: &str) -> Result<&'a std::sync::Arc<Service>, ApiError> {
+    let known = || ApiError::UnknownService { name: name.to_owned(), known: app.pool.names() };
+    app.pool.service(name).ok_or_else(known)
+}
+
+/// `GET /mcp/router/tools/{service}`: all pages of the service's own `tools/list`.
+pub async fn tools(worker: WorkerData, service: web::Path<String>) -> Result<HttpResponse, ApiError> {
+    let service = find(&worker.app, &service)?.clone();
+    let timeout = worker.app.settings.upstream.post_timeout;
+    let mut tools: Vec<Value> = Vec::new();
+    let mut cursor: Option<String> = None;
+    for _ in 0..TOOL_PAGES {
+        let params = cursor.as_ref().map_or_else(|| json!({}), |cursor| json!({ "cursor": cursor }));
+        let request = json!({ "jsonrpc": "2.0", "id": 0, "method": "tools/list", "params": params });
+        let body = Bytes::from(request.to_string());
+        let answer = on_some_endpoint(&worker, &service, |upstream| {
+            let body = body.clone();
+            async move {
+                let answer = upstream.send(Call { body, timeout }).await;
+                answer.unwrap_or_else(|_| Err(CallError::Lost("the router is stopping".to_owned())))
+            }
+        })
+        .await?;
+        let head = Head::parse(&answer)?;
+        let nonsense = || ApiError::Upstream(CallError::Lost("the upstream did not list its tools".to_owned()));
+        let mut result: Value =
+            serde_json::from_str(head.result.ok_or_else(nonsense)?.get()).map_err(|_| nonsense())?;
+        if let Value::Array(page) = result["tools"].take() {
+            tools.extend(page);
+        }
+        cursor = result["nextCursor"].as_str().map(str::to_owned);
+        if cursor.is_none() {
+            break;
+        }
+    }
+    Ok(HttpResponse::Ok().json(json!({ "service": service.name, "tools": tools })))
+}
+
+/// `?limit=`
+#[derive(Debug, Deserialize)]
+pub struct ListQuery {
+    limit: Option<usize>,
+}
+
+/// `GET /mcp/router/sessions`
+pub async fn sessions(
+    worker: WorkerData,
+    request: HttpRequest,
+    query: web::Query<ListQuery>,
+) -> Result<HttpResponse, ApiError> {
+    check_admin(&worker.app, &request)?;
+    let limit = query.limit.unwrap_or(LIST_LIMIT).min(LIST_LIMIT_MAX);
+    // One more tells whether there are more.
+    let mut found = worker.app.store.list(limit + 1).await?;
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let sessions: Vec<Value> = found.iter().map(|(id, record)| describe_session(id, record, false)).collect();
+    Ok(HttpResponse::Ok().json(json!({ "sessions": sessions, "count": sessions.len(), "more": more })))
+}
+
+/// `GET /mcp/router/sessions/{id}`
+pub async fn session(
+    worker: WorkerData,
+    request: HttpRequest,
+    id: web::Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    check_admin(&worker.app, &request)?;
+    let id: SessionId = id.parse().map_err(|_| ApiError::UnknownSession)?;
+    let record = worker.app.store.load(id).await?.ok_or(ApiError::UnknownSession)?;
+    let mut session = describe_session(&id, &record, true);
+    if let Some(owner) = worker.app.directory.session(&id)
+        && let Ok(snapshot) = owner.send(TakeSnapshot).await
+    {
+        session["here"] = serde_json::to_value(snapshot).unwrap_or_default();
+    }
+    Ok(HttpResponse::Ok().json(session))
+}
+
+/// `DELETE /mcp/router/sessions/{id}`
+pub async fn delete_session(
+    worker: WorkerData,
+    request: HttpRequest,
+    id: web::Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    check_admin(&worker.app, &request)?;
+    let id: SessionId = id.parse().map_err(|_| ApiError::UnknownSession)?;
+    if worker.app.store.purge(id).await? {
+        tracing::info!(session = %id, "session deleted by an operator");
+        Ok(HttpResponse::NoContent().finish())
+    } else {
+        Err(ApiError::UnknownSession)
+    }
+}
+
+/// What clients said (payloads) stays out of it. SEC-2
+fn describe_session(id: &SessionId, record: &SessionRecord, whole: bool) -> Value {
+    let field = |name: &str| record.fields.get(name).map(String::as_str).unwrap_or_default();
+    let number = |name: &str| field(name).parse::<u64>().unwrap_or(0);
+    let streams: BTreeMap<&str, &str> = record
+        .fields
+        .iter()
+        .filter_map(|(name, value)| Some((name.strip_prefix("a:")?, value.split(' ').next()?)))
+        .collect();
+    let mut session = json!({
+        "sessionId": id.reveal(),
+        "service": field("service"),
+        "transport": field("transport"),
+        "owner": field("owner"),
+        "generation": number("generation"),
+        "createdMs": number("created_ms"),
+        "lastActiveMs": number("last_active_ms"),
+        "initialized": record.fields.contains_key(crate::session::field::INITIALIZED),
+        "endpoint": field(crate::session::field::ENDPOINT),
+        "streams": streams,
+    });
+    if whole {
+        session["incarnation"] = json!(field("incarnation"));
+        session["accepted"] = json!(number("in_seq"));
+        session["claimed"] = json!(number("in_claimed"));
+    }
+    session
+}
+
+/// Loopback, or the admin token. A client behind a trusted proxy is judged by its own address.
+fn check_admin(app: &App, request: &HttpRequest) -> Result<(), ApiError> {
+    let security = &app.settings.security;
+    if let Some(token) = &security.admin_token {
+        let given = request
+            .headers()
+            .get(header::AUTHORIZATION)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.strip_prefix("Bearer "))
+            .unwrap_or("");
+        if bool::from(given.as_bytes().ct_eq(token.expose().as_bytes())) {
+            return Ok(());
+        }
+    }
+    let client = forwarded::client_address(request, &security.trusted_proxies);
+    if client.is_some_and(|address| address.to_canonical().is_loopback()) { Ok(()) } else { Err(ApiError::NotAdmin) }
+}

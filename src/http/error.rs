@@ -1,0 +1,197 @@
+//! The only place that maps errors to HTTP. Every error answer is a JSON-RPC error object, so that a client which reads
+//! bodies learns the same as one that reads statuses.
+
+use actix_web::{
+    HttpResponse,
+    http::{StatusCode, header},
+};
+
+use crate::{
+    protocol::jsonrpc::{self, InvalidMessage},
+    session::actor::DeliverError,
+    store::StoreError,
+    upstream::actor::CallError,
+};
+
+/// What can go wrong on the HTTP side.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ApiError {
+    /// The body is no JSON-RPC message.
+    #[error(transparent)]
+    Invalid(#[from] InvalidMessage),
+    /// A JSON-RPC message, but of a kind that does not belong here.
+    #[error("{0}")]
+    Unexpected(&'static str),
+    /// Unknown service.
+    #[error("unknown service {name:?}; known: {known}")]
+    UnknownService {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+    /// The URL names no service and there are several.
+    #[error("name a service: GET /sse/{{service}}; known: {known}")]
+    AmbiguousService {
+        /// What there is.
+        known: String,
+    },
+    /// `sessionId` is missing.
+    #[error("the query parameter sessionId is missing")]
+    MissingSession,
+    /// Unknown or expired session.
+    #[error("no such session: it has expired, was closed, or never existed")]
+    UnknownSession,
+    /// Body too large.
+    #[error("the body is larger than {limit} bytes (MCP_MAX_BODY)")]
+    TooLarge {
+        /// The limit.
+        limit: usize,
+    },
+    /// The body could not be read.
+    #[error("the body could not be read")]
+    BrokenBody,
+    /// Wrong content type.
+    #[error("the content type must be application/json")]
+    ContentType,
+    /// DNS rebinding protection.
+    #[error("this Host is not allowed (MCP_ALLOWED_HOSTS)")]
+    Host,
+    /// Browsers of other origins.
+    #[error("this Origin is not allowed (MCP_ALLOWED_ORIGINS)")]
+    Origin,
+    /// Admin surface.
+    #[error("only from loopback, or with the admin token as bearer (MCP_ADMIN_TOKEN)")]
+    NotAdmin,
+    /// A cap is reached.
+    #[error("too many {what}; try again later")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+    },
+    /// This instance goes down.
+    #[error("this instance is draining; try again, another one will answer")]
+    Draining,
+    /// The store does not answer.
+    #[error("the session store does not answer; the message is not known to be accepted")]
+    StoreUnavailable,
+    /// REST: the upstream failed.
+    #[error("{0}")]
+    Upstream(#[from] CallError),
+    /// REST: every breaker of the service is open.
+    #[error("no server of service {service} is healthy; the request was not executed")]
+    NoEndpoint {
+        /// The service.
+        service: String,
+    },
+}
+
+impl From<DeliverError> for ApiError {
+    fn from(error: DeliverError) -> Self {
+        match error {
+            DeliverError::Gone | DeliverError::WrongService => Self::UnknownSession,
+            DeliverError::TooMany => Self::TooMany { what: "requests of this session without an answer" },
+            DeliverError::StoreUnavailable | DeliverError::NotOwner => Self::StoreUnavailable,
+        }
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(_error: StoreError) -> Self {
+        Self::StoreUnavailable
+    }
+}
+
+/// How an error looks on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Shape {
+    status: u16,
+    code: i64,
+    reason: &'static str,
+    /// Seconds for `Retry-After`; set where a retry helps.
+    retry_after: Option<u32>,
+}
+
+impl ApiError {
+    fn shape(&self) -> Shape {
+        let shape = |status, code, reason, retry_after| Shape { status, code, reason, retry_after };
+        match self {
+            Self::Invalid(invalid) => shape(400, invalid.code(), "invalid_message", None),
+            Self::Unexpected(_) => shape(400, jsonrpc::INVALID_REQUEST, "unexpected_message", None),
+            Self::UnknownService { .. } => shape(404, jsonrpc::INVALID_REQUEST, "unknown_service", None),
+            Self::AmbiguousService { .. } => shape(400, jsonrpc::INVALID_REQUEST, "ambiguous_service", None),
+            Self::MissingSession => shape(400, jsonrpc::INVALID_REQUEST, "missing_session", None),
+            Self::UnknownSession => shape(404, jsonrpc::INVALID_REQUEST, "unknown_session", None),
+            Self::TooLarge { .. } => shape(413, jsonrpc::INVALID_REQUEST, "too_large", None),
+            Self::BrokenBody => shape(400, jsonrpc::PARSE_ERROR, "broken_body", None),
+            Self::ContentType => shape(415, jsonrpc::INVALID_REQUEST, "content_type", None),
+            Self::Host => shape(403, jsonrpc::INVALID_REQUEST, "forbidden_host", None),
+            Self::Origin => shape(403, jsonrpc::INVALID_REQUEST, "forbidden_origin", None),
+            Self::NotAdmin => shape(403, jsonrpc::INVALID_REQUEST, "forbidden", None),
+            Self::TooMany { .. } => shape(503, jsonrpc::INTERNAL_ERROR, "too_many", Some(1)),
+            Self::Draining => shape(503, jsonrpc::INTERNAL_ERROR, "draining", Some(1)),
+            Self::StoreUnavailable => shape(503, jsonrpc::INTERNAL_ERROR, "store_unavailable", Some(1)),
+            Self::Upstream(CallError::Unreachable(_)) => {
+                shape(502, jsonrpc::UPSTREAM_UNAVAILABLE, "upstream_unreachable", Some(1))
+            }
+            Self::Upstream(CallError::Lost(_)) => shape(502, jsonrpc::OUTCOME_UNKNOWN, "upstream_lost", None),
+            Self::Upstream(CallError::Refused(_)) => shape(502, jsonrpc::INTERNAL_ERROR, "upstream_refused", None),
+            Self::Upstream(CallError::TimedOut(_)) => shape(504, jsonrpc::OUTCOME_UNKNOWN, "upstream_timeout", None),
+            Self::NoEndpoint { .. } => shape(503, jsonrpc::UPSTREAM_UNAVAILABLE, "upstream_unavailable", Some(1)),
+        }
+    }
+
+    /// The response. `id`: JSON text of the request's id, where it is known.
+    pub fn response(&self, id: Option<&str>) -> HttpResponse {
+        let Shape { status, code, reason, retry_after } = self.shape();
+        let details = serde_json::json!({ "reason": reason, "retry": retry_after.is_some() });
+        let body = jsonrpc::error_response(id.unwrap_or("null"), code, &self.to_string(), Some(&details));
+        let mut response =
+            HttpResponse::build(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR));
+        response.content_type("application/json");
+        if let Some(seconds) = retry_after {
+            response.insert_header((header::RETRY_AFTER, seconds.to_string()));
+        }
+        response.body(body)
+    }
+}
+
+impl actix_web::ResponseError for ApiError {
+    fn status_code(&self) -> StatusCode {
+        StatusCode::from_u16(self.shape().status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        self.response(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn every_error_has_its_status_and_says_whether_a_retry_helps() {
+        for (error, status, retry) in [
+            (ApiError::Invalid(InvalidMessage::NotJson(String::new())), 400, false),
+            (ApiError::UnknownService { name: "x".into(), known: "y".into() }, 404, false),
+            (ApiError::UnknownSession, 404, false),
+            (ApiError::TooLarge { limit: 1 }, 413, false),
+            (ApiError::ContentType, 415, false),
+            (ApiError::Host, 403, false),
+            (ApiError::Origin, 403, false),
+            (ApiError::TooMany { what: "sessions" }, 503, true),
+            (ApiError::StoreUnavailable, 503, true),
+            (ApiError::Upstream(CallError::Unreachable(String::new())), 502, true),
+            (ApiError::Upstream(CallError::Lost(String::new())), 502, false),
+            (ApiError::Upstream(CallError::TimedOut(Duration::ZERO)), 504, false),
+            (ApiError::NoEndpoint { service: "x".into() }, 503, true),
+        ] {
+            let response = error.response(None);
+            assert_eq!(response.status().as_u16(), status, "{error}");
+            assert_eq!(response.headers().contains_key(header::RETRY_AFTER), retry, "{error}");
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! `POST /mcp/{service}/message?sessionId=…`: one message of the client. Any instance takes it for any session: the
+//! owner by its actor, others by the store, which wakes the owner (OWN-6).
+
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    rc::Rc,
+    sync::Arc,
+    time::Instant,
+};
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use bytes::Bytes;
+use serde::Deserialize;
+
+use super::{WorkerData, error::ApiError, forwarded, id_text, read_body};
+use crate::{
+    app::Worker,
+    lifecycle::Phase,
+    protocol::{
+        jsonrpc::{Head, Kind},
+        session_id::SessionId,
+    },
+    registry::adopt::{Adoption, adopt},
+    session::{
+        actor::{Deliver, DeliverError, Delivered, Look},
+        field, inbound_view,
+    },
+    store::{Accept, Accepted, StoreError},
+};
+
+/// How often a message looks for its session's owner anew before the client is told to try again: the owner may change
+/// between two looks, but not for ever.
+const OWNER_ATTEMPTS: usize = 5;
+
+/// `?sessionId=`
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Query {
+    session_id: Option<String>,
+}
+
+/// `POST /mcp/{service}/message`
+pub async fn post_to_service(
+    worker: WorkerData,
+    request: HttpRequest,
+    service: web::Path<String>,
+    query: web::Query<Query>,
+    payload: web::Payload,
+) -> Result<HttpResponse, ApiError> {
+    let service = service.into_inner();
+    if worker.app.pool.service(&service).is_none() {
+        return Err(ApiError::UnknownService { name: service, known: worker.app.pool.names() });
+    }
+    take(&worker, &request, Some(service), &query, payload).await
+}
+
+/// `POST /mcp/message`
+pub async fn post(
+    worker: WorkerData,
+    request: HttpRequest,
+    query: web::Query<Query>,
+    payload: web::Payload,
+) -> Result<HttpResponse, ApiError> {
+    take(&worker, &request, None, &query, payload).await
+}
+
+async fn take(
+    worker: &Rc<Worker>,
+    request: &HttpRequest,
+    service: Option<String>,
+    query: &Query,
+    payload: web::Payload,
+) -> Result<HttpResponse, ApiError> {
+    let app = &worker.app;
+    let body = read_body(request, payload, app.settings.limits.max_body).await?;
+    let session = query.session_id.as_deref().ok_or(ApiError::MissingSession)?;
+    let session: SessionId = session.parse().map_err(|_| ApiError::UnknownSession)?;
+    let head = Head::parse(&body)?;
+    if let Some(answer) = rebind_answer(&head) {
+        return complete_rebind(worker, session, answer).await;
+    }
+    let id = id_text(&head);
+    let request_id = identity(request, &body, &app.settings.security.trusted_proxies);
+    match deliver(worker, session, service, body.clone(), request_id).await {
+        // Only here, after the journal has it. REQ-1
+        Ok(Delivered::Accepted | Delivered::Duplicate) => {
+            Ok(HttpResponse::Accepted().content_type("text/plain").body("Accepted"))
+        }
+        Err(Failure::Deliver(error)) => Ok(ApiError::from(error).response(id.as_deref())),
+        Err(Failure::Draining) => Ok(ApiError::Draining.response(id.as_deref())),
+    }
+}
+
+/// The identity of a POST: nginx gives all its tries of one request the same `X-Request-ID`. The body is part of it,
+/// so that a client which sends a constant header loses nothing. REQ-6
+fn identity(request: &HttpRequest, body: &[u8], trusted: &[ipnet::IpNet]) -> String {
+    let given = request
+        .headers()
+        .get("x-request-id")
+        .filter(|_| forwarded::from_trusted_proxy(request, trusted))
+        .and_then(|value| value.to_str().ok())
+        .filter(|value| (1..=128).contains(&value.len()));
+    match given {
+        Some(given) => {
+            let mut hasher = DefaultHasher::new();
+            body.hash(&mut hasher);
+            format!("{given}:{:016x}", hasher.finish())
+        }
+        None => uuid::Uuid::new_v4().simple().to_string(),
+    }
+}
+
+enum Failure {
+    Deliver(DeliverError),
+    /// This instance goes down and does not own the session: nginx tries the next one.
+    Draining,
+}
+
+impl From<DeliverError> for Failure {
+    fn from(error: DeliverError) -> Self {
+        Self::Deliver(error)
+    }
+}
+
+async fn deliver(
+    worker: &Rc<Worker>,
+    session: SessionId,
+    service: Option<String>,
+    body: Bytes,
+    request_id: String,
+) -> Result<Delivered, Failure> {
+    let app = &worker.app;
+    for _ in 0..OWNER_ATTEMPTS {
+        let Some(owner) = app.directory.session(&session) else {
+            return deliver_by_store(worker, session, service, body, request_id).await;
+        };
+        let message = Deliver { body: body.clone(), service: service.clone(), request_id: request_id.clone() };
+        match owner.send(message).await {
+            Ok(Ok(delivered)) => return Ok(delivered),
+            Ok(Err(DeliverError::NotOwner)) => {}
+            Ok(Err(error)) => return Err(error.into()),
+            // The actor has ended between look-up and message; whatever it did is in the store.
+            Err(_) => app.directory.remove_session(&session, &owner),
+        }
+    }
+    Err(DeliverError::StoreUnavailable.into())
+}
+
+/// The owner is elsewhere, or nowhere.
+async fn deliver_by_store(
+    worker: &Rc<Worker>,
+    session: SessionId,
+    service: Option<String>,
+    body: Bytes,
+    request_id: String,
+) -> Result<Delivered, Failure> {
+    let app = &worker.app;
+    if app.lifecycle.phase() != Phase::Ready {
+        return Err(Failure::Draining);
+    }
+    let Ok(head) = Head::parse(&body) else { return Err(DeliverError::Gone.into()) };
+    let (message, set, delete) = inbound_view(&head);
+    let limits = &app.settings.limits;
+    let accept = Accept {
+        session,
+        service,
+        request_id,
+        message,
+        body: body.clone(),
+        fence: None,
+        forward_now: false,
+        acked: 0,
+        set,
+        delete,
+        max_pending: limits.max_inflight,
+        max_inbox: limits.max_inbox,
+    };
+    let count = |outcome: &str| app.metrics.accepted.with_label_values(&[outcome]).inc();
+    match patiently(worker, || app.store.accept(accept.clone())).await? {
+        Accepted::Queued { owner, generation, listeners, .. } => {
+            count("queued");
+            let ours = owner.incarnation == app.me.incarnation && app.directory.session(&session).is_none();
+            if listeners == 0 || ours {
+                // Nobody will look: this instance becomes the owner. The message is safe either way.
+                take_over(worker, session, &owner.incarnation, generation).await;
+            }
+            Ok(Delivered::Accepted)
+        }
+        Accepted::Duplicate { claimed, .. } => {
+            count("duplicate");
+            if !claimed {
+                wake_or_adopt(worker, session).await;
+            }
+            Ok(Delivered::Duplicate)
+        }
+        Accepted::TooManyPending => {
+            count("refused");
+            Err(DeliverError::TooMany.into())
+        }
+        Accepted::WrongService => Err(DeliverError::WrongService.into()),
+        Accepted::NotFound => Err(DeliverError::Gone.into()),
+        // Not for a caller without a fence.
+        Accepted::Forward { .. } | Accepted::Fenced => Err(DeliverError::NotOwner.into()),
+    }
+}
+
+/// Repeats a store operation for as long as a POST may wait for the store. DUR-2
+pub(super) async fn patiently<T, F, Fut>(worker: &Worker, mut operation: F) -> Result<T, DeliverError>
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<T, StoreError>>,
+{
+    let deadline = Instant::now() + worker.app.settings.redis.wait;
+    let mut pause = std::time::Duration::from_millis(20);
+    loop {
+        match operation().await {
+            Ok(done) => return Ok(done),
+            Err(error) => {
+                worker.app.count_store_error(&error);
+                if Instant::now() >= deadline || matches!(error, StoreError::Corrupt(_)) {
+                    return Err(DeliverError::StoreUnavailable);
+                }
+            }
+        }
+        tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+        pause = (pause * 2).min(std::time::Duration::from_secs(1));
+    }
+}
+
+async fn take_over(worker: &Rc<Worker>, session: SessionId, incarnation: &str, generation: u64) {
+    match adopt(worker, session, incarnation, generation, None, "post").await {
+        Ok(Adoption::Adopted(_) | Adoption::NotFound | Adoption::UnknownService | Adoption::Refused) => {}
+        Ok(Adoption::OwnedBy(owner)) => {
+            // Somebody was faster, but may have read the inbox before our message.
+            if let Err(error) = worker.app.store.wake(&owner.incarnation, session).await {
+                worker.app.count_store_error(&error);
+            }
+        }
+        Err(error) => worker.app.count_store_error(&error),
+    }
+}
+
+/// A duplicate that nobody has claimed: its owner may have died since.
+async fn wake_or_adopt(worker: &Rc<Worker>, session: SessionId) {
+    if let Some(owner) = worker.app.directory.session(&session) {
+        // Already awake if its mailbox is full.
+        let _ = owner.try_send(Look);
+        return;
+    }
+    let Ok(Some(record)) = worker.app.store.load(session).await else { return };
+    let incarnation = record.fields.get("incarnation").cloned().unwrap_or_default();
+    let generation = record.fields.get("generation").and_then(|text| text.parse().ok()).unwrap_or(0);
+    let listeners = if incarnation.is_empty() { Ok(0) } else { worker.app.store.wake(&incarnation, session).await };
+    if matches!(listeners, Ok(0)) {
+        take_over(worker, session, &incarnation, generation).await;
+    }
+}
+
+/// Which waiting stream a client's answer to our `ping` is about: (incarnation, nonce).
+fn rebind_answer(head: &Head<'_>) -> Option<(String, u64)> {
+    let Kind::Response { id: Some(id), .. } = &head.kind else { return None };
+    let text = id.as_json().strip_prefix("\"rebind.")?.strip_suffix('"')?;
+    let (incarnation, nonce) = text.split_once('.')?;
+    Some((incarnation.to_owned(), nonce.parse().ok()?))
+}
+
+/// The id of the `ping` that asks a reconnected client who it is.
+pub(super) fn rebind_id(incarnation: &str, nonce: u64) -> String {
+    format!("\"rebind.{incarnation}.{nonce}\"")
+}
+
+/// Tells the stream that waits, on whichever instance, that its client speaks for `session`.
+async fn complete_rebind(
+    worker: &Rc<Worker>,
+    session: SessionId,
+    (incarnation, nonce): (String, u64),
+) -> Result<HttpResponse, ApiError> {
+    let app = &worker.app;
+    let known = if incarnation == *app.me.incarnation {
+        app.rebinds.complete(nonce, session);
+        true
+    } else {
+        let store = Arc::clone(&app.store);
+        let nonce = nonce.to_string();
+        let hinted = patiently(worker, || store.hint(session, field::REBIND, &nonce)).await?;
+        if hinted {
+            patiently(worker, || store.wake(&incarnation, session)).await?;
+        }
+        hinted
+    };
+    if known { Ok(HttpResponse::Accepted().finish()) } else { Err(ApiError::UnknownSession) }
+}

@@ -1,0 +1,121 @@
+//! The HTTP surfaces, one file each. Handlers parse, check and send messages; they hold no state.
+
+pub mod actuator;
+pub mod admin;
+pub mod error;
+pub mod forwarded;
+pub mod message;
+pub mod route;
+pub mod sse;
+
+use std::rc::Rc;
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    body::MessageBody,
+    dev::{ServiceRequest, ServiceResponse},
+    http::header,
+    middleware::{self, Next},
+    web,
+};
+use bytes::Bytes;
+
+use self::error::ApiError;
+use crate::{app::Worker, protocol::jsonrpc::Head};
+
+/// The worker thread's own state, as handlers get it.
+pub type WorkerData = web::Data<Rc<Worker>>;
+
+/// Mounts every surface below `base`.
+pub fn configure(config: &mut web::ServiceConfig, base: &str) {
+    let guarded = web::scope("")
+        .wrap(middleware::from_fn(guard))
+        .route("/sse", web::get().to(sse::open_by_query))
+        .route("/sse/{service}", web::get().to(sse::open))
+        .route("/mcp/message", web::post().to(message::post))
+        .route("/mcp/{service}/message", web::post().to(message::post_to_service))
+        .route("/mcp/router/route/{service}", web::post().to(route::post))
+        .route("/mcp/router/services", web::get().to(admin::services))
+        .route("/mcp/router/services/{service}/instances", web::get().to(admin::instances))
+        .route("/mcp/router/tools/{service}", web::get().to(admin::tools))
+        .route("/mcp/router/sessions", web::get().to(admin::sessions))
+        .route("/mcp/router/sessions/{id}", web::get().to(admin::session))
+        .route("/mcp/router/sessions/{id}", web::delete().to(admin::delete_session))
+        .route("/actuator/info", web::get().to(actuator::info))
+        .route("/actuator/prometheus", web::get().to(actuator::prometheus))
+        .default_service(web::to(not_found));
+    // Probes come with whatever Host the platform likes.
+    let probes = web::scope(&format!("{base}/actuator/health"))
+        .route("", web::get().to(actuator::health))
+        .route("/liveness", web::get().to(actuator::liveness))
+        .route("/readiness", web::get().to(actuator::readiness));
+    config.service(probes);
+    if base.is_empty() {
+        config.service(guarded);
+    } else {
+        config.service(web::scope(base).service(guarded));
+    }
+}
+
+/// SEC-3, before any handler.
+async fn guard(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
+    let worker = request.app_data::<WorkerData>().expect("every app is built with its worker");
+    forwarded::check_host_and_origin(request.request(), &worker.app.settings.security)?;
+    next.call(request).await
+}
+
+async fn not_found() -> HttpResponse {
+    HttpResponse::NotFound().json(serde_json::json!({ "status": 404, "error": "Not Found" }))
+}
+
+/// Reads a JSON-RPC body: content type, size.
+pub(crate) async fn read_body(request: &HttpRequest, payload: web::Payload, limit: usize) -> Result<Bytes, ApiError> {
+    let is_json = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .map(|value| value.split(';').next().unwrap_or("").trim())
+        .is_some_and(|value| value.eq_ignore_ascii_case("application/json"));
+    if !is_json {
+        return Err(ApiError::ContentType);
+    }
+    match payload.to_bytes_limited(limit).await {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(_)) => Err(ApiError::BrokenBody),
+        Err(_) => Err(ApiError::TooLarge { limit }),
+    }
+}
+
+/// The id of a request as JSON text, for the error that answers it.
+pub(crate) fn id_text(head: &Head<'_>) -> Option<String> {
+    match &head.kind {
+        crate::protocol::jsonrpc::Kind::Request { id, .. } => Some(id.as_json().to_owned()),
+        _ => None,
+    }
+}
+
+/// Request spans without the query, which may hold a session id, and without bodies or tokens. SEC-2
+#[derive(Debug)]
+pub struct MaskedSpans;
+
+impl tracing_actix_web::RootSpanBuilder for MaskedSpans {
+    fn on_request_start(request: &ServiceRequest) -> tracing::Span {
+        tracing::debug_span!(
+            "request",
+            method = %request.method(),
+            route = request.match_pattern().unwrap_or_default(),
+            status = tracing::field::Empty,
+        )
+    }
+
+    fn on_request_end<B: MessageBody>(span: tracing::Span, outcome: &Result<ServiceResponse<B>, actix_web::Error>) {
+        let status = match outcome {
+            Ok(response) => response.response().status(),
+            Err(error) => error.as_response_error().status_code(),
+        };
+        span.record("status", status.as_u16());
+    }
+}

@@ -1,0 +1,225 @@
+//! The live sessions, and the stream that keeps each of them alive.
+//!
+//! A session lives exactly as long as the body of its `GET /sse` response. [`EventStream`] is that body; when it is
+//! dropped (the client is gone, or the server stops), the session leaves the registry, its running calls are aborted
+//! and its questions to the client are forgotten. There is no task, timer or lock that would keep it longer.
+
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use actix_web_lab::sse;
+use futures_util::Stream;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, Interval, MissedTickBehavior, interval_at},
+};
+
+use super::{
+    rpc::Outgoing,
+    session::{ClientGone, Session},
+};
+use crate::protocol::session_id::SessionId;
+
+/// The live sessions of a server, and who watches which resource.
+#[derive(Default)]
+pub(super) struct Sessions(Mutex<Registry>);
+
+#[derive(Default)]
+struct Registry {
+    live: HashMap<SessionId, Arc<Session>>,
+    /// By resource. Only resources that can change are ever in here, so it stays tiny.
+    watchers: HashMap<&'static str, Vec<SessionId>>,
+}
+
+impl Sessions {
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a session: the receiving end of its queue goes into its [`EventStream`].
+    pub fn open(&self, queue_capacity: usize) -> (Arc<Session>, mpsc::Receiver<Outgoing>) {
+        let (session, queue) = Session::new(queue_capacity);
+        self.registry().live.insert(session.id(), Arc::clone(&session));
+        (session, queue)
+    }
+
+    /// The live session with this id.
+    pub fn find(&self, id: &SessionId) -> Option<Arc<Session>> {
+        self.registry().live.get(id).cloned()
+    }
+
+    /// How many sessions are live.
+    pub fn len(&self) -> usize {
+        self.registry().live.len()
+    }
+
+    /// Ends a session.
+    pub fn close(&self, session: &Session) {
+        let mut registry = self.registry();
+        registry.live.remove(&session.id());
+        for watchers in registry.watchers.values_mut() {
+            watchers.retain(|watcher| *watcher != session.id());
+        }
+        drop(registry);
+        session.close();
+    }
+
+    /// Tells the session from now on when the resource changes.
+    pub fn watch(&self, session: &Session, uri: &'static str) {
+        let mut registry = self.registry();
+        // A subscription that overlaps the end of its session would stay for ever.
+        if !registry.live.contains_key(&session.id()) {
+            return;
+        }
+        let watchers = registry.watchers.entry(uri).or_default();
+        if !watchers.contains(&session.id()) {
+            watchers.push(session.id());
+        }
+    }
+
+    /// Ends [`Self::watch`].
+    pub fn unwatch(&self, session: &Session, uri: &str) {
+        if let Some(watchers) = self.registry().watchers.get_mut(uri) {
+            watchers.retain(|watcher| *watcher != session.id());
+        }
+    }
+
+    /// The sessions that watch a resource.
+    pub fn watchers(&self, uri: &str) -> Vec<Arc<Session>> {
+        let registry = self.registry();
+        let Some(watchers) = registry.watchers.get(uri) else { return Vec::new() };
+        watchers.iter().filter_map(|watcher| registry.live.get(watcher).cloned()).collect()
+    }
+}
+
+/// The body of a `GET /sse` response: the endpoint, then messages as they come, and comments so that it is never silent
+/// for long. It does not end by itself. Dropping it ends the session.
+pub(super) struct EventStream {
+    sessions: Arc<Sessions>,
+    session: Arc<Session>,
+    endpoint: Option<String>,
+    queue: mpsc::Receiver<Outgoing>,
+    heartbeat: Interval,
+}
+
+impl EventStream {
+    /// Begins a session whose first event names `endpoint` followed by its id.
+    pub fn open(sessions: Arc<Sessions>, endpoint: &str, queue_capacity: usize, heartbeat: Duration) -> Self {
+        let (session, queue) = sessions.open(queue_capacity);
+        let endpoint = Some(format!("{endpoint}{}", session.id().reveal()));
+        let mut heartbeat = interval_at(Instant::now() + heartbeat, heartbeat);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        tracing::debug!(session = %session.id(), "session begins");
+        Self { sessions, session, endpoint, queue, heartbeat }
+    }
+}
+
+impl Stream for EventStream {
+    type Item = Result<sse::Event, ClientGone>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(endpoint) = self.endpoint.take() {
+            return Poll::Ready(Some(Ok(sse::Data::new(endpoint).event("endpoint").into())));
+        }
+        // The session holds a sender, so the queue cannot end while its stream lives.
+        if let Poll::Ready(Some(message)) = self.queue.poll_recv(cx) {
+            return Poll::Ready(Some(Ok(sse::Data::new(message).event("message").into())));
+        }
+        if self.heartbeat.poll_tick(cx).is_ready() {
+            return Poll::Ready(Some(Ok(sse::Event::Comment("heartbeat".into()))));
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for EventStream {
+    fn drop(&mut self) {
+        self.sessions.close(&self.session);
+        tracing::debug!(session = %self.session.id(), "session ends");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use futures_util::StreamExt as _;
+
+    use super::*;
+    use crate::mcp_server_v6::rpc::RequestId;
+
+    const HEARTBEAT: Duration = Duration::from_secs(15);
+
+    fn open(sessions: &Arc<Sessions>) -> (EventStream, Arc<Session>) {
+        let stream = EventStream::open(Arc::clone(sessions), "/?", 4, HEARTBEAT);
+        let session = Arc::clone(&stream.session);
+        (stream, session)
+    }
+
+    fn id(number: u32) -> RequestId {
+        serde_json::from_str(&number.to_string()).unwrap()
+    }
+
+    /// Resolves its receiver when it is dropped.
+    fn drop_witness() -> (tokio::sync::oneshot::Sender<()>, tokio::sync::oneshot::Receiver<()>) {
+        tokio::sync::oneshot::channel()
+    }
+
+    #[actix_web::test]
+    async fn running_calls_and_questions_end_with_the_stream() {
+        let sessions = Arc::new(Sessions::default());
+        let (stream, session) = open(&sessions);
+        let (held, witness) = drop_witness();
+        let call = async move {
+            let _held = held;
+            pending::<String>().await
+        };
+        session.start(id(1), call, 1).unwrap();
+        let mut question = session.ask();
+        sessions.watch(&session, "persons://stats");
+
+        drop(stream);
+
+        assert!(witness.await.is_err(), "the call was dropped");
+        assert!((&mut question.answer).await.is_err(), "the question was closed");
+        assert!(sessions.find(&session.id()).is_none());
+        assert!(sessions.watchers("persons://stats").is_empty());
+        assert_eq!(sessions.len(), 0);
+        // What comes late finds nothing to hold on to.
+        sessions.watch(&session, "persons://stats");
+        assert!(sessions.watchers("persons://stats").is_empty());
+        session.start(id(2), pending(), 1).unwrap();
+        assert_eq!(session.cancel(&id(2)), 0);
+        assert!((&mut session.ask().answer).await.is_err());
+    }
+
+    #[actix_web::test]
+    async fn a_call_cancelled_while_its_answer_waits_for_room_sends_none() {
+        let sessions = Arc::new(Sessions::default());
+        let (mut stream, session) = open(&sessions);
+        for _ in 0..4 {
+            session.send_if_room("filler".to_owned());
+        }
+        let (held, witness) = drop_witness();
+        let call = async move {
+            drop(held);
+            "cancelled".to_owned()
+        };
+        session.start(id(1), call, 2).unwrap();
+        session.start(id(2), std::future::ready("kept".to_owned()), 2).unwrap();
+        assert!(witness.await.is_err(), "the call has run to its end");
+        assert_eq!(session.cancel(&id(1)), 1);
+
+        let mut events = Vec::new();
+        for _ in 0..6 {
+            events.push(format!("{:?}", stream.next().await.unwrap().unwrap()));
+        }
+        assert!(events[5].contains("kept"), "{events:?}");
+        assert!(!events.iter().any(|event| event.contains("cancelled")), "{events:?}");
+    }
+}

@@ -1,0 +1,96 @@
+//! Counters and gauges, in the Prometheus text format under `/actuator/prometheus`.
+//!
+//! Every drop is counted with its reason; `mcp_router_invariant_violations_total{id}` counts broken guarantees by the
+//! number they have in `docs/guarantees.md` and stays 0. No label ever holds a session id (SEC-2).
+
+use prometheus::{Encoder as _, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+
+/// All metrics of one process.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    registry: Registry,
+    /// POSTs of clients by outcome: `forwarded`, `queued`, `duplicate`, `refused`.
+    pub accepted: IntCounterVec,
+    /// Events appended to logs.
+    pub appended: IntCounter,
+    /// Answers sent to clients by the router itself, by reason.
+    pub router_errors: IntCounterVec,
+    /// Messages that were not passed on, by reason.
+    pub dropped: IntCounterVec,
+    /// Store operations that failed, by kind (`unavailable`, `full`, `overloaded`, `corrupt`).
+    pub store_errors: IntCounterVec,
+    /// Sessions taken over from another process, by cause.
+    pub adoptions: IntCounterVec,
+    /// Sessions given up because another process owns them by now.
+    pub fenced: IntCounter,
+    /// Client streams resumed, by how the session was found.
+    pub resumed: IntCounterVec,
+    /// Cursors that could not be served, by reason (EVT-6).
+    pub resume_failed: IntCounterVec,
+    /// Upstream links opened, lost or failed.
+    pub upstream_links: IntCounterVec,
+    /// Broken guarantees by id.
+    pub violations: IntCounterVec,
+    /// Sessions this process owns.
+    pub sessions: IntGauge,
+    /// Client streams open on this process.
+    pub streams: IntGauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// Registers everything.
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let counters = |name: &str, help: &str, label: &str| {
+            let counters = IntCounterVec::new(Opts::new(name, help), &[label]).expect("names are constant and valid");
+            registry.register(Box::new(counters.clone())).expect("each name is registered once");
+            counters
+        };
+        let counter = |name: &str, help: &str| {
+            let counter = IntCounter::new(name, help).expect("names are constant and valid");
+            registry.register(Box::new(counter.clone())).expect("each name is registered once");
+            counter
+        };
+        let gauge = |name: &str, help: &str| {
+            let gauge = IntGauge::new(name, help).expect("names are constant and valid");
+            registry.register(Box::new(gauge.clone())).expect("each name is registered once");
+            gauge
+        };
+        let metrics = Self {
+            accepted: counters("mcp_router_accepted_total", "Client messages by outcome", "outcome"),
+            appended: counter("mcp_router_events_appended_total", "Events appended to stream logs"),
+            router_errors: counters("mcp_router_errors_total", "JSON-RPC errors made by the router", "reason"),
+            dropped: counters("mcp_router_dropped_total", "Messages not passed on", "reason"),
+            store_errors: counters("mcp_router_store_errors_total", "Failed store operations", "kind"),
+            adoptions: counters("mcp_router_adoptions_total", "Sessions taken over", "cause"),
+            fenced: counter("mcp_router_fenced_total", "Sessions given up to a newer owner"),
+            resumed: counters("mcp_router_resumed_total", "Client streams resumed", "by"),
+            resume_failed: counters("mcp_router_resume_failed_total", "Cursors that could not be served", "reason"),
+            upstream_links: counters("mcp_router_upstream_links_total", "Upstream links by event", "event"),
+            violations: counters("mcp_router_invariant_violations_total", "Broken guarantees; stays 0", "id"),
+            sessions: gauge("mcp_router_sessions", "Sessions owned by this process"),
+            streams: gauge("mcp_router_streams", "Client streams open on this process"),
+            registry,
+        };
+        // Rows exist from the start, so that "stays 0" can be seen.
+        for id in ["REQ-2", "EVT-1", "EVT-2", "EVT-5", "OWN-1", "OWN-8"] {
+            metrics.violations.with_label_values(&[id]).inc_by(0);
+        }
+        metrics
+    }
+
+    /// The Prometheus text.
+    pub fn render(&self) -> String {
+        let mut text = Vec::new();
+        match TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            Ok(()) => String::from_utf8_lossy(&text).into_owned(),
+            Err(error) => format!("# {error}\n"),
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! The SSE event id `<session>.<stream>.<epoch>.<seq>`: opaque to clients, made and parsed here alone.
+//!
+//! It carries the session because `Last-Event-ID` is all that an `EventSource` client sends when it comes back, and the
+//! epoch so that a cursor from before a loss of data is recognised and never silently matched (EVT-6).
+
+use std::{fmt::Write as _, str::FromStr};
+
+use super::session_id::SessionId;
+
+/// A client's place in one stream. Not `Display`: it holds the session's secret (SEC-2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventId {
+    /// The session.
+    pub session: SessionId,
+    /// The stream within it: 1 to 32 characters of `[A-Za-z0-9_-]`.
+    pub stream: String,
+    /// The session's epoch.
+    pub epoch: u32,
+    /// Sequence of the last event seen; 0 before the first.
+    pub seq: u64,
+}
+
+/// The text is no event id of this router.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not an event id of this router")]
+pub struct InvalidEventId;
+
+impl EventId {
+    /// Appends the wire form to `out`.
+    pub fn write(out: &mut String, session: &SessionId, stream: &str, epoch: u32, seq: u64) {
+        let digits = session.reveal_bytes();
+        out.extend(digits.iter().map(|digit| char::from(*digit)));
+        // Writing to a String cannot fail.
+        let _ = write!(out, ".{stream}.{epoch:08x}.{seq}");
+    }
+
+    /// The wire form.
+    pub fn reveal(&self) -> String {
+        let mut text = String::with_capacity(64);
+        Self::write(&mut text, &self.session, &self.stream, self.epoch, self.seq);
+        text
+    }
+}
+
+impl FromStr for EventId {
+    type Err = InvalidEventId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut parts = text.split('.');
+        let (Some(session), Some(stream), Some(epoch), Some(seq), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(InvalidEventId);
+        };
+        let stream_is_sound = (1..=32).contains(&stream.len())
+            && stream.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
+        let all_digits = !seq.is_empty() && seq.bytes().all(|byte| byte.is_ascii_digit());
+        if !stream_is_sound || epoch.len() != 8 || !all_digits {
+            return Err(InvalidEventId);
+        }
+        Ok(Self {
+            session: session.parse().map_err(|_| InvalidEventId)?,
+            stream: stream.to_owned(),
+            epoch: u32::from_str_radix(epoch, 16).map_err(|_| InvalidEventId)?,
+            seq: seq.parse().map_err(|_| InvalidEventId)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_id_survives_the_wire() {
+        let id = EventId { session: SessionId::random(), stream: "g".into(), epoch: 0xbeef, seq: 42 };
+        assert_eq!(id.reveal().parse(), Ok(id));
+    }
+
+    #[test]
+    fn foreign_ids_are_refused() {
+        let sid = SessionId::random().reveal();
+        for bad in [
+            "",
+            "7",
+            &sid,
+            &format!("{sid}.g.0000beef"),
+            &format!("{sid}.g.0000beef.1.2"),
+            &format!("{sid}..0000beef.1"),
+            &format!("{sid}.g.beef.1"),
+            &format!("{sid}.g.0000beef.-1"),
+            &format!("{sid}.g.0000beef.+1"),
+            &format!("{sid}.g/x.0000beef.1"),
+            &format!("{sid}.g.0000beef.99999999999999999999999"),
+        ] {
+            assert_eq!(bad.parse::<EventId>(), Err(InvalidEventId), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! JSON-RPC 2.0, as far as a router must understand it: the head of a message (kind, id, method), never its payload.
+//!
+//! A body is validated once and then passed on byte for byte; `params` and `result` stay [`RawValue`]s that borrow
+//! from it. Source: JSON-RPC 2.0 specification; MCP forbids `null` ids for requests and (since 2025-06-18) batches.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+/// Invalid JSON.
+pub const PARSE_ERROR: i64 = -32700;
+/// JSON, but no JSON-RPC request; also batches.
+pub const INVALID_REQUEST: i64 = -32600;
+/// Unknown method.
+pub const METHOD_NOT_FOUND: i64 = -32601;
+/// The router or its upstream failed.
+pub const INTERNAL_ERROR: i64 = -32603;
+/// The upstream could not be reached or closed the connection (the SDKs' `ConnectionClosed`). Not executed.
+pub const UPSTREAM_UNAVAILABLE: i64 = -32000;
+/// No answer in time, or the outcome is unknown (the SDKs' `RequestTimeout`).
+pub const OUTCOME_UNKNOWN: i64 = -32001;
+
+/// What is wrong with a body.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidMessage {
+    /// Not JSON (or not UTF-8).
+    #[error("the body is not valid JSON: {0}")]
+    NotJson(String),
+    /// JSON, but not one JSON-RPC 2.0 message.
+    #[error("the body is not a JSON-RPC 2.0 message: {0}")]
+    NotJsonRpc(&'static str),
+}
+
+impl InvalidMessage {
+    /// The JSON-RPC error code that says so.
+    pub fn code(&self) -> i64 {
+        match self {
+            Self::NotJson(_) => PARSE_ERROR,
+            Self::NotJsonRpc(_) => INVALID_REQUEST,
+        }
+    }
+}
+
+/// The id of a request: canonical JSON text, which keeps the type apart (`1` is not `"1"`).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct IdKey(String);
+
+impl IdKey {
+    /// As JSON text, to be spliced into a message.
+    pub fn as_json(&self) -> &str {
+        &self.0
+    }
+
+    /// Takes the text of an id that was made by this type before (the store's copy).
+    pub fn from_stored(text: String) -> Self {
+        Self(text)
+    }
+
+    fn parse(raw: &RawValue) -> Result<Self, InvalidMessage> {
+        let text = raw.get();
+        match text.as_bytes().first() {
+            // Two spellings of one string are one id.
+            Some(b'"') if text.contains('\\') => {
+                let value: String =
+                    serde_json::from_str(text).map_err(|_| InvalidMessage::NotJsonRpc("the id is no string"))?;
+                Ok(Self(serde_json::Value::String(value).to_string()))
+            }
+            Some(b'"' | b'-' | b'0'..=b'9') => Ok(Self(text.to_owned())),
+            _ => Err(InvalidMessage::NotJsonRpc("an id is a string or a number")),
+        }
+    }
+}
+
+/// Kind of a message, with its id and method.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind<'a> {
+    /// Has an id and a method.
+    Request {
+        /// Its id.
+        id: IdKey,
+        /// Its method.
+        method: Cow<'a, str>,
+    },
+    /// Has a method and no id.
+    Notification {
+        /// Its method.
+        method: Cow<'a, str>,
+    },
+    /// Has an id and a result or an error.
+    Response {
+        /// The id it answers; `None` for an error about a message whose id could not be read.
+        id: Option<IdKey>,
+        /// It carries `result` (else `error`).
+        success: bool,
+    },
+}
+
+/// The head of a message; borrows from the body.
+#[derive(Debug, Clone)]
+pub struct Head<'a> {
+    /// Kind, id and method.
+    pub kind: Kind<'a>,
+    /// `params`, unparsed.
+    pub params: Option<&'a RawValue>,
+    /// `result`, unparsed.
+    pub result: Option<&'a RawValue>,
+    /// Where the text of the id stands in the body.
+    id_text: Option<&'a str>,
+}
+
+#[derive(Deserialize)]
+struct RawHead<'a> {
+    #[serde(borrow, default)]
+    jsonrpc: Option<Cow<'a, str>>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    id: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    method: Option<Cow<'a, str>>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    params: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    result: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    error: Option<&'a RawValue>,
+}
+
+/// A field that is there, even as `null` (serde's `Option` would not tell).
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&'de RawValue>::deserialize(deserializer).map(Some)
+}
+
+impl<'a> Head<'a> {
+    /// Reads the head of `body`.
+    ///
+    /// # Errors
+    /// [`InvalidMessage`] when it is not exactly one JSON-RPC 2.0 message.
+    pub fn parse(body: &'a [u8]) -> Result<Self, InvalidMessage> {
+        let text = std::str::from_utf8(body).map_err(|error| InvalidMessage::NotJson(error.to_string()))?;
+        match text.trim_ascii_start().as_bytes().first() {
+            Some(b'{') => {}
+            // serde would read an array as a struct, field by field.
+            _ => {
+                return Err(match serde_json::from_str::<serde::de::IgnoredAny>(text) {
+                    Ok(_) if text.trim_ascii_start().starts_with('[') => {
+                        InvalidMessage::NotJsonRpc("batches are not supported, send one message at a time")
+                    }
+                    Ok(_) => InvalidMessage::NotJsonRpc("it is not an object"),
+                    Err(error) => InvalidMessage::NotJson(error.to_string()),
+                });
+            }
+        }
+        let raw: RawHead<'a> = serde_json::from_str(text).map_err(|error| match error.classify() {
+            serde_json::error::Category::Data => InvalidMessage::NotJsonRpc("a field has the wrong type or is doubled"),
+            _ => InvalidMessage::NotJson(error.to_string()),
+        })?;
+        if raw.jsonrpc.as_deref() != Some("2.0") {
+            return Err(InvalidMessage::NotJsonRpc("\"jsonrpc\" is not \"2.0\""));
+        }
+        let answers = raw.result.is_some() || raw.error.is_some();
+        let kind = match (raw.id, raw.method) {
+            (Some(_), Some(_)) | (None, Some(_)) if answers => {
+                return Err(InvalidMessage::NotJsonRpc("it has a method and a result or error"));
+            }
+            (Some(id), Some(method)) => Kind::Request { id: IdKey::parse(id)?, method },
+            (None, Some(method)) => Kind::Notification { method },
+            (_, None) if raw.result.is_some() && raw.error.is_some() => {
+                return Err(InvalidMessage::NotJsonRpc("it has a result and an error"));
+            }
+            (Some(id), None) if answers => Kind::Response {
+                id: if id.get() == "null" { None } else { Some(IdKey::parse(id)?) },
+                success: raw.result.is_some(),
+            },
+            _ => return Err(InvalidMessage::NotJsonRpc("it is neither request, notification nor response")),
+        };
+        Ok(Self { kind, params: raw.params, result: raw.result, id_text: raw.id.map(RawValue::get) })
+    }
+
+    /// The method of a request or notification.
+    pub fn method(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Request { method, .. } | Kind::Notification { method } => Some(method),
+            Kind::Response { .. } => None,
+        }
+    }
+
+    /// A copy of `body` (the text this head was read from) with another id; all other bytes stay.
+    pub fn with_id(&self, body: &[u8], id: &str) -> Bytes {
+        let Some(old) = self.id_text else { return Bytes::copy_from_slice(body) };
+        // `id_text` borrows from `body`, so the distance of the two starts is its place in it.
+        let start = (old.as_ptr() as usize).wrapping_sub(body.as_ptr() as usize);
+        let mut copy = Vec::with_capacity(body.len() + id.len());
+        copy.extend_from_slice(&body[..start]);
+        copy.extend_from_slice(id.as_bytes());
+        copy.extend_from_slice(&body[start + old.len()..]);
+        Bytes::from(copy)
+    }
+}
+
+/// Makes the text of an error response. `id` is JSON text (`null` when it could not be read).
+pub fn error_response(id: &str, code: i64, message: &str, details: Option<&serde_json::Value>) -> Bytes {
+    let mut error = serde_json::json!({ "code": code, "message": message });
+    if let Some(details) = details {
+        error["data"] = details.clone();
+    }
+    Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{error}}}"#))
+}
+
+/// Makes the text of a success response around a result that is JSON text already.
+pub fn result_response(id: &str, result: &str) -> Bytes {
+    Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_of_message_is_told_apart() {
+        let request = Head::parse(br#"{"jsonrpc":"2.0","id":"a\u0062","method":"x","params":{"deep":[1]}}"#).unwrap();
+        assert_eq!(request.kind, Kind::Request { id: IdKey("\"ab\"".into()), method: "x".into() });
+        assert_eq!(request.params.unwrap().get(), r#"{"deep":[1]}"#);
+        let notification = Head::parse(br#"{"jsonrpc":"2.0","method":"n"}"#).unwrap();
+        assert_eq!(notification.kind, Kind::Notification { method: "n".into() });
+        let answer = Head::parse(br#"{"jsonrpc":"2.0","id":1,"result":null}"#).unwrap();
+        assert_eq!(answer.kind, Kind::Response { id: Some(IdKey("1".into())), success: true });
+        let lost = Head::parse(br#"{"jsonrpc":"2.0","id":null,"error":{"code":1,"message":""}}"#).unwrap();
+        assert_eq!(lost.kind, Kind::Response { id: None, success: false });
+    }
+
+    #[test]
+    fn an_id_keeps_its_json_type() {
+        let key = |text: &str| match Head::parse(text.as_bytes()).unwrap().kind {
+            Kind::Request { id, .. } => id,
+            other => panic!("{other:?}"),
+        };
+        let number = key(r#"{"jsonrpc":"2.0","id":1,"method":"x"}"#);
+        let string = key(r#"{"jsonrpc":"2.0","id":"1","method":"x"}"#);
+        assert_ne!(number, string);
+    }
+
+    #[test]
+    fn bad_bodies_get_the_code_that_says_what_is_wrong() {
+        for (body, code) in [
+            ("", PARSE_ERROR),
+            ("{", PARSE_ERROR),
+            ("nonsense", PARSE_ERROR),
+            ("{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"x\"} trailing", PARSE_ERROR),
+            ("[]", INVALID_REQUEST),
+            (r#"[{"jsonrpc":"2.0","id":1,"method":"x"}]"#, INVALID_REQUEST),
+            ("3", INVALID_REQUEST),
+            ("{}", INVALID_REQUEST),
+            (r#"{"jsonrpc":"1.0","id":1,"method":"x"}"#, INVALID_REQUEST),
+            (r#"{"jsonrpc":"2.0","id":null,"method":"x"}"#, INVALID_REQUEST),
+            (r#"{"jsonrpc":"2.0","id":{},"method":"x"}"#, INVALID_REQUEST),
+            (r#"{"jsonrpc":"2.0","id":1}"#, INVALID_REQUEST),
+            (r#"{"jsonrpc":"2.0","id":1,"id":2,"method":"x"}"#, INVALID_REQUEST),
+            (r#"{"jsonrpc":"2.0","id":1,"method":3}"#, INVALID_REQUEST),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"x","result":1}"#, INVALID_REQUEST),
+        ] {
+            assert_eq!(Head::parse(body.as_bytes()).unwrap_err().code(), code, "{body}");
+        }
+        assert_eq!(Head::parse(b"{\"a\":\"\xff\"}").unwrap_err().code(), PARSE_ERROR);
+    }
+
+    #[test]
+    fn only_the_id_changes_when_it_is_rewritten() {
+        let body = br#" { "params": {"id": 7}, "id" : 7, "jsonrpc":"2.0", "method":"x" } "#;
+        let rewritten = Head::parse(body).unwrap().with_id(body, "\"r-1\"");
+        assert_eq!(rewritten, &br#" { "params": {"id": 7}, "id" : "r-1", "jsonrpc":"2.0", "method":"x" } "#[..]);
+    }
+}

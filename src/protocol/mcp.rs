@@ -1,0 +1,138 @@
+//! What the router knows of MCP itself: method names, and which requests may safely be sent again.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+/// The client's first request.
+pub const INITIALIZE: &str = "initialize";
+/// The client's word that it has the answer to `initialize`.
+pub const INITIALIZED: &str = "notifications/initialized";
+/// Either side gives up a request.
+pub const CANCELLED: &str = "notifications/cancelled";
+/// Liveness, both ways.
+pub const PING: &str = "ping";
+/// Sets the level of log notifications.
+pub const SET_LEVEL: &str = "logging/setLevel";
+/// Subscribes to one resource.
+pub const SUBSCRIBE: &str = "resources/subscribe";
+/// Ends a subscription.
+pub const UNSUBSCRIBE: &str = "resources/unsubscribe";
+/// Runs a tool: the only request of the protocol that may have side effects of its own.
+pub const CALL_TOOL: &str = "tools/call";
+/// Lists the tools.
+pub const LIST_TOOLS: &str = "tools/list";
+/// 2026-07-28's stateless opening. Refused, so that such clients fall back to a version that has sessions.
+pub const DISCOVER: &str = "server/discover";
+/// Newest protocol version that the router itself speaks when it is the client.
+pub const NEWEST_VERSION: &str = "2025-11-25";
+
+/// May this request run twice without harm?
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Repeatable {
+    /// By the protocol: the method only reads, or sets a value.
+    Yes,
+    /// It calls the tool of this name: the tool's annotations decide.
+    IfToolSays(String),
+    /// Unknown method: assume the worst.
+    No,
+}
+
+/// Decides for a request. REQ-3.
+pub fn repeatable(method: &str, params: Option<&RawValue>) -> Repeatable {
+    match method {
+        INITIALIZE
+        | PING
+        | SET_LEVEL
+        | SUBSCRIBE
+        | UNSUBSCRIBE
+        | LIST_TOOLS
+        | "resources/list"
+        | "resources/templates/list"
+        | "resources/read"
+        | "prompts/list"
+        | "prompts/get"
+        | "completion/complete"
+        | "tasks/get"
+        | "tasks/list"
+        | "tasks/result" => Repeatable::Yes,
+        CALL_TOOL => tool_name(params).map_or(Repeatable::No, Repeatable::IfToolSays),
+        _ => Repeatable::No,
+    }
+}
+
+fn tool_name(params: Option<&RawValue>) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Call {
+        name: String,
+    }
+    serde_json::from_str::<Call>(params?.get()).ok().map(|call| call.name)
+}
+
+/// The request id that a `notifications/cancelled` names, as JSON text.
+pub fn cancelled_request_id(params: Option<&RawValue>) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Cancelled<'a> {
+        #[serde(borrow, rename = "requestId")]
+        request_id: &'a RawValue,
+    }
+    serde_json::from_str::<Cancelled<'_>>(params?.get()).ok().map(|cancelled| cancelled.request_id.get().to_owned())
+}
+
+/// The `uri` of a subscription request.
+pub fn subscription_uri(params: Option<&RawValue>) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Subscription {
+        uri: String,
+    }
+    serde_json::from_str::<Subscription>(params?.get()).ok().map(|subscription| subscription.uri)
+}
+
+/// A tool of a `tools/list` result, as far as the router needs it.
+#[derive(Debug, Deserialize)]
+pub struct ListedTool {
+    /// Name to call it by.
+    pub name: String,
+    /// What the server says of its effects.
+    #[serde(default)]
+    pub annotations: Option<ToolAnnotations>,
+}
+
+/// MCP `ToolAnnotations`: hints; absent ones mean the worst.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ToolAnnotations {
+    /// Changes nothing.
+    #[serde(default)]
+    pub read_only_hint: bool,
+    /// A second call with the same arguments changes nothing more.
+    #[serde(default)]
+    pub idempotent_hint: bool,
+}
+
+impl ListedTool {
+    /// A call of it may be sent again when its outcome is unknown.
+    pub fn repeatable(&self) -> bool {
+        self.annotations.as_ref().is_some_and(|hints| hints.read_only_hint || hints.idempotent_hint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_reading_requests_are_repeatable() {
+        let raw = |text: &str| RawValue::from_string(text.to_owned()).unwrap();
+        assert_eq!(repeatable(LIST_TOOLS, None), Repeatable::Yes);
+        assert_eq!(
+            repeatable(CALL_TOOL, Some(&raw(r#"{"name":"addPerson","arguments":{}}"#))),
+            Repeatable::IfToolSays("addPerson".into())
+        );
+        assert_eq!(repeatable(CALL_TOOL, None), Repeatable::No);
+        assert_eq!(repeatable("vendor/doIt", None), Repeatable::No);
+        let tool: ListedTool = serde_json::from_str(r#"{"name":"a","annotations":{"readOnlyHint":true}}"#).unwrap();
+        assert!(tool.repeatable());
+        let silent: ListedTool = serde_json::from_str(r#"{"name":"a"}"#).unwrap();
+        assert!(!silent.repeatable());
+    }
+}

@@ -1,0 +1,222 @@
+//! [`Registry`]: one actor a process.
+//!
+//! Owns the lease and the subscription to wake-ups; hands wake-ups to the session or client stream they are for; looks
+//! after the lives of sessions in the store (one grouped `touch`, no timer per session); lets sessions of dead instances
+//! be adopted. It holds no truth about sessions and never waits in a handler.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use actix::prelude::*;
+use futures_util::{StreamExt as _, stream};
+use tokio::sync::mpsc;
+
+use crate::{
+    app::App,
+    lifecycle::Phase,
+    protocol::session_id::SessionId,
+    session::{
+        actor::{Drain, Look, Tick, Upkeep},
+        field,
+    },
+    store::{InstanceInfo, LeaseRenewed, StoreError, Wake},
+};
+
+/// Wake-ups that may wait; more become one "look at everything".
+pub const WAKE_CAPACITY: usize = 4096;
+
+/// Sessions asked at a time by a round over all of them.
+const ROUND_CONCURRENCY: usize = 64;
+
+/// Sessions touched in one store operation.
+const TOUCH_BATCH: usize = 256;
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Registry {
+    app: Arc<App>,
+    upkeep_running: bool,
+    lease_running: bool,
+}
+
+/// Lets every owned session go: `now` even when calls are in flight. Reply: how many are still owned.
+#[derive(Debug, Message)]
+#[rtype(result = "usize")]
+pub struct DrainAll {
+    /// Hand over whatever is in flight.
+    pub now: bool,
+}
+
+impl Registry {
+    /// Starts the actor on the current thread with the wake-ups of this process.
+    pub fn launch(app: Arc<App>, wakes: mpsc::Receiver<Wake>) -> Addr<Self> {
+        Self::create(|ctx| {
+            ctx.set_mailbox_capacity(1024);
+            let waiting = Arc::clone(&app);
+            ctx.spawn(dispatch(waiting, wakes).into_actor(&Self::idle(&app)));
+            Self::idle(&app)
+        })
+    }
+
+    fn idle(app: &Arc<App>) -> Self {
+        Self { app: Arc::clone(app), upkeep_running: false, lease_running: false }
+    }
+
+    fn renew_lease(&mut self, ctx: &mut Context<Self>) {
+        if std::mem::replace(&mut self.lease_running, true) {
+            return;
+        }
+        let app = Arc::clone(&self.app);
+        let renewed = async move {
+            let ttl = app.settings.session.lease;
+            app.store.lease_renew(&instance_info(&app), ttl).await
+        };
+        ctx.spawn(renewed.into_actor(self).map(|renewed, actor, _ctx| {
+            actor.lease_running = false;
+            match renewed {
+                Ok(LeaseRenewed::Renewed) => {}
+                Ok(LeaseRenewed::Reacquired) => {
+                    tracing::warn!("the lease had run out; sessions may have new owners");
+                    look_at_everything(&actor.app);
+                }
+                Ok(LeaseRenewed::Lost) => {
+                    tracing::error!(
+                        instance = %actor.app.me.instance_id,
+                        "another process runs with this instance id; draining. Give each instance its own MCP_SESSION_INSTANCE_ID"
+                    );
+                    actor.app.lifecycle.advance(Phase::Draining);
+                }
+                Err(error) => actor.app.count_store_error(&error),
+            }
+        }));
+    }
+
+    /// One round over all sessions and streams of this process.
+    fn upkeep(&mut self, ctx: &mut Context<Self>) {
+        if std::mem::replace(&mut self.upkeep_running, true) {
+            return;
+        }
+        let app = Arc::clone(&self.app);
+        let round = async move {
+            if let Err(error) = upkeep(&app).await {
+                app.count_store_error(&error);
+            }
+        };
+        ctx.spawn(round.into_actor(self).map(|(), actor, _ctx| actor.upkeep_running = false));
+    }
+}
+
+impl Actor for Registry {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        let session = &self.app.settings.session;
+        ctx.run_interval(session.lease_renew, |actor, ctx| actor.renew_lease(ctx));
+        // Often enough that neither lifetime is overshot by much.
+        let period = (session.ttl / 8).min(session.uninitialized_ttl / 2).min(Duration::from_secs(60));
+        ctx.run_interval(period.max(Duration::from_millis(100)), |actor, ctx| actor.upkeep(ctx));
+    }
+}
+
+impl Handler<DrainAll> for Registry {
+    type Result = ResponseFuture<usize>;
+
+    fn handle(&mut self, drain: DrainAll, _ctx: &mut Self::Context) -> Self::Result {
+        let app = Arc::clone(&self.app);
+        Box::pin(async move {
+            stream::iter(app.directory.sessions())
+                .for_each_concurrent(ROUND_CONCURRENCY, |(_, actor)| async move {
+                    // An actor that is gone has nothing to hand over.
+                    let _ = actor.send(Drain { now: drain.now }).await;
+                })
+                .await;
+            app.directory.session_count()
+        })
+    }
+}
+
+/// What the lease says of this process.
+pub fn instance_info(app: &App) -> InstanceInfo {
+    InstanceInfo {
+        owner: app.me.clone(),
+        address: app.address.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started_ms: app.started_ms,
+        sessions: u64::try_from(app.directory.session_count()).unwrap_or(u64::MAX),
+    }
+}
+
+/// Hands wake-ups on until the store's subscription ends (with the process).
+async fn dispatch(app: Arc<App>, mut wakes: mpsc::Receiver<Wake>) {
+    while let Some(wake) = wakes.recv().await {
+        match wake {
+            Wake::Session(session) => wake_session(&app, session),
+            Wake::All => look_at_everything(&app),
+        }
+    }
+}
+
+fn wake_session(app: &Arc<App>, session: SessionId) {
+    let actor = app.directory.session(&session);
+    let attachments = app.directory.attachments(&session);
+    for attachment in &attachments {
+        attachment.look();
+    }
+    if !app.rebinds.is_empty() {
+        let app = Arc::clone(app);
+        actix_rt::spawn(async move { find_rebind(&app, session).await });
+    }
+    if let Some(actor) = actor {
+        // Not `try_send` alone: with a full mailbox the look would be lost until the next one.
+        if actor.try_send(Look).is_err() {
+            actix_rt::spawn(async move {
+                let _ = actor.send(Look).await;
+            });
+        }
+    }
+}
+
+fn look_at_everything(app: &Arc<App>) {
+    for (session, _) in app.directory.sessions() {
+        wake_session(app, session);
+    }
+    for attachment in app.directory.all_attachments() {
+        attachment.look();
+    }
+}
+
+/// A client may have answered another instance's question "who are you": the session's hint tells.
+async fn find_rebind(app: &App, session: SessionId) {
+    let Ok(Some(record)) = app.store.load(session).await else { return };
+    if let Some(nonce) = record.fields.get(field::REBIND).and_then(|nonce| nonce.parse().ok()) {
+        app.rebinds.complete(nonce, session);
+    }
+}
+
+async fn upkeep(app: &Arc<App>) -> Result<(), StoreError> {
+    let asked: Vec<(SessionId, Upkeep)> = stream::iter(app.directory.sessions())
+        .map(|(session, actor)| async move { Some((session, actor.send(Tick).await.ok()?)) })
+        .buffer_unordered(ROUND_CONCURRENCY)
+        .filter_map(|asked| async move { asked })
+        .collect()
+        .await;
+    for (session, _) in asked.iter().filter(|(_, upkeep)| *upkeep == Upkeep::Purge) {
+        tracing::debug!(%session, "session was never used");
+        app.store.purge(*session).await?;
+    }
+    // An open stream keeps its session alive, wherever the owner is.
+    let mut alive: HashSet<SessionId> =
+        app.directory.all_attachments().iter().map(|attachment| attachment.session).collect();
+    alive.extend(asked.iter().filter(|(_, upkeep)| *upkeep == Upkeep::Touch).map(|(session, _)| *session));
+    let alive: Vec<SessionId> = alive.into_iter().collect();
+    for batch in alive.chunks(TOUCH_BATCH) {
+        for gone in app.store.touch(batch, app.settings.session.ttl).await? {
+            // Its actor and its streams find out by looking.
+            wake_session(app, gone);
+        }
+    }
+    // Sessions that ran out in the store while nobody touched them must not stay in memory.
+    for (session, _) in asked.iter().filter(|(_, upkeep)| *upkeep == Upkeep::Leave) {
+        wake_session(app, *session);
+    }
+    Ok(())
+}

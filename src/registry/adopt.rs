@@ -1,0 +1,69 @@
+//! Adoption: this process becomes the owner of a session whose owner is gone. One compare-and-set decides (OWN-4); the
+//! rest is starting a [`SessionActor`] from what the store returned.
+
+use std::{rc::Rc, sync::Arc};
+
+use actix::Addr;
+
+use crate::{
+    app::Worker,
+    lifecycle::Phase,
+    protocol::session_id::SessionId,
+    session::actor::SessionActor,
+    store::{Adopted, Owner, StoreResult},
+};
+
+/// What came of it.
+#[derive(Debug)]
+pub enum Adoption {
+    /// This process owns the session now.
+    Adopted(Addr<SessionActor>),
+    /// Another process does.
+    OwnedBy(Owner),
+    /// No such session.
+    NotFound,
+    /// Not now: too many adoptions per second, or this process is draining.
+    Refused,
+    /// The session is for a service that this process does not know. It is left to those that do.
+    UnknownService,
+}
+
+/// Takes the session over from the process that had it with this generation. To be called on a worker thread, which
+/// will host the actor.
+pub async fn adopt(
+    worker: &Rc<Worker>,
+    session: SessionId,
+    from_incarnation: &str,
+    from_generation: u64,
+    service: Option<&str>,
+    cause: &'static str,
+) -> StoreResult<Adoption> {
+    let app = &worker.app;
+    if app.lifecycle.phase() != Phase::Ready || !app.adoptions.try_acquire() {
+        return Ok(Adoption::Refused);
+    }
+    // Looked at before the store is changed: an owner that cannot serve would hold the session hostage.
+    let name = match service {
+        Some(name) => Some(name.to_owned()),
+        None => app.store.load(session).await?.and_then(|record| record.fields.get("service").cloned()),
+    };
+    let Some(name) = name else { return Ok(Adoption::NotFound) };
+    let Some(service) = app.pool.service(&name) else {
+        tracing::warn!(%session, service = name, "a session of an unknown service cannot be adopted");
+        return Ok(Adoption::UnknownService);
+    };
+    match app.store.adopt(session, from_incarnation, from_generation, &app.me).await? {
+        Adopted::Adopted(found) => {
+            app.metrics.adoptions.with_label_values(&[cause]).inc();
+            tracing::info!(%session, generation = found.fence.generation, cause, pending = found.pending.len(), "session adopted");
+            let actor = SessionActor::start_adopted(Rc::clone(worker), Arc::clone(service), *found);
+            app.directory.insert_session(session, actor.clone());
+            Ok(Adoption::Adopted(actor))
+        }
+        Adopted::Lost { owner, .. } => Ok(match app.directory.session(&session) {
+            Some(actor) if owner.incarnation == app.me.incarnation => Adoption::Adopted(actor),
+            _ => Adoption::OwnedBy(owner),
+        }),
+        Adopted::NotFound => Ok(Adoption::NotFound),
+    }
+}

@@ -1,0 +1,388 @@
+//! One router process from settings to exit code: store → lease → wake-ups → HTTP → drain.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    process::ExitCode,
+    sync::{Arc, OnceLock, atomic::AtomicUsize},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use actix_web::{HttpServer, dev::ServerHandle, web};
+use socket2::{Domain, SockRef, Socket, Type};
+use tokio::signal::unix::{SignalKind, signal};
+use url::Url;
+
+use crate::{
+    app::{App, Rebinds, Worker},
+    http,
+    lifecycle::{Lifecycle, Phase},
+    mcp_server_v6,
+    metrics::Metrics,
+    registry::{
+        actor::{DrainAll, Registry, WAKE_CAPACITY, instance_info},
+        limiter::RateLimiter,
+    },
+    session::{attachment::End, directory::Directory},
+    settings::Settings,
+    store::{
+        LeaseAcquired, Owner, SessionStore, StoreError,
+        memory::MemoryStore,
+        redis::{RedisConfig, RedisStore},
+    },
+    upstream::Pool,
+};
+
+/// A needed service does not answer (sysexits `EX_UNAVAILABLE`).
+pub const EXIT_UNAVAILABLE: u8 = 69;
+/// The operating system refuses: the port is taken (`EX_OSERR`).
+pub const EXIT_OS: u8 = 71;
+/// The deployment is configured wrongly: the instance id is in use (`EX_CONFIG`).
+pub const EXIT_CONFIG: u8 = 78;
+
+/// Name of the service that is served when none is configured.
+const BUILT_IN_SERVICE: &str = "mcp-server-v6";
+
+/// Connections that may wait for `accept`: a reconnect storm must not meet a closed door.
+const BACKLOG: i32 = 4096;
+
+/// How often the drain looks whether sessions have finished.
+const DRAIN_STEP: Duration = Duration::from_millis(50);
+
+/// Why the process cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum Fatal {
+    /// The port is taken.
+    #[error(
+        "cannot listen on {address}: {source}. See who has the port with: ss -ltnp 'sport = :{}' (or lsof -i :{0}), \
+         or choose another by SERVER_PORT", address.port()
+    )]
+    Listen {
+        /// What was asked for.
+        address: SocketAddr,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// Redis does not answer.
+    #[error(
+        "Redis at {url} does not answer for {waited:?}: {source}. Check REDIS_URL, or unset it for one instance with an embedded store"
+    )]
+    Redis {
+        /// Without its password.
+        url: String,
+        /// How long was waited.
+        waited: Duration,
+        /// The last failure.
+        source: StoreError,
+    },
+    /// OWN-11.
+    #[error(
+        "instance id {id:?} is in use by a running router at {address} (started {started}); \
+         give each instance its own MCP_SESSION_INSTANCE_ID"
+    )]
+    InstanceId {
+        /// The id.
+        id: String,
+        /// Where the other listens.
+        address: String,
+        /// When it started.
+        started: String,
+    },
+    /// The HTTP server failed.
+    #[error("the HTTP server failed: {0}")]
+    Http(#[from] std::io::Error),
+}
+
+impl Fatal {
+    /// The exit code that says it to scripts.
+    pub fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Listen { .. } | Self::Http(_) => EXIT_OS,
+            Self::Redis { .. } => EXIT_UNAVAILABLE,
+            Self::InstanceId { .. } => EXIT_CONFIG,
+        })
+    }
+}
+
+/// Runs until a signal ends it. Must be called inside an actix system.
+///
+/// # Errors
+/// [`Fatal`], before anything was served.
+pub async fn run(mut settings: Settings) -> Result<(), Fatal> {
+    for warning in &settings.warnings {
+        tracing::warn!("{warning}");
+    }
+    // First of all: a taken port is the most common mistake, and nothing else should be touched then.
+    let wanted = SocketAddr::new(settings.server.address, settings.server.port);
+    let socket = bind(wanted).map_err(|source| Fatal::Listen { address: wanted, source })?;
+    let address = socket.local_addr().ok().and_then(|bound| bound.as_socket()).unwrap_or(wanted);
+    settings.set_bound_port(address.port());
+    raise_file_limit();
+
+    let _built_in = if settings.upstream.services.is_empty() { Some(start_built_in(&mut settings)?) } else { None };
+    let store = open_store(&settings).await?;
+    let app = Arc::new(build_app(settings, store, address));
+    acquire_lease(&app).await?;
+    let wakes = loop {
+        match app.store.subscribe(&app.me.incarnation, WAKE_CAPACITY).await {
+            Ok(wakes) => break wakes,
+            Err(error) => {
+                app.count_store_error(&error);
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+    };
+    let registry = Registry::launch(Arc::clone(&app), wakes);
+    let _ = app.registry.set(registry);
+
+    socket.listen(BACKLOG)?;
+    let server = serve(&app, TcpListener::from(socket))?;
+    let handle = server.handle();
+    let serving = actix_rt::spawn(server);
+    app.lifecycle.advance(Phase::Ready);
+    tracing::info!(
+        %address, instance = %app.me.instance_id, store = app.store.kind(), services = app.pool.names(),
+        "mcp-router is ready: http://{address}/sse/{}",
+        app.pool.services().next().map_or("", |service| service.name.as_str())
+    );
+    wait_for_end(&app).await;
+    // A second signal does not wait.
+    tokio::select! {
+        () = shut_down(&app, &handle) => {}
+        () = any_signal() => tracing::warn!("second signal: exiting now, the journal hands over what is open"),
+    }
+    serving.abort();
+    Ok(())
+}
+
+fn bind(address: SocketAddr) -> std::io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    // A restart must not wait for the last connections' TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    // Bound sockets may share an address until one listens: this is the check that the port is free.
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+/// Streams need descriptors: one for the client, one for the upstream.
+fn raise_file_limit() {
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(limit) if limit < 20_000 => {
+            tracing::warn!(limit, "few open files are allowed: each session needs two. Raise it with ulimit -n");
+        }
+        Ok(limit) => tracing::debug!(limit, "open files"),
+        Err(error) => tracing::warn!(%error, "the limit of open files cannot be raised"),
+    }
+}
+
+/// `cargo run` alone must work: without upstreams there is one in this process.
+fn start_built_in(settings: &mut Settings) -> Result<ServerHandle, Fatal> {
+    let options = mcp_server_v6::ServerOptions { port: 0, ..Default::default() };
+    let server = mcp_server_v6::bind(options)?;
+    let address = server.addr();
+    tracing::info!(
+        "MCP_UPSTREAMS is not set: serving a built-in {BUILT_IN_SERVICE} at http://{address}/sse. \
+         Set MCP_UPSTREAMS=name=http://host:port/sse to route to your own servers"
+    );
+    let url = Url::parse(&format!("http://{address}/sse")).expect("a socket address makes a valid URL");
+    settings
+        .upstream
+        .services
+        .push(crate::settings::UpstreamService { name: BUILT_IN_SERVICE.to_owned(), endpoints: vec![url] });
+    let handle = server.handle();
+    actix_rt::spawn(server.into_server());
+    Ok(handle)
+}
+
+async fn open_store(settings: &Settings) -> Result<Arc<dyn SessionStore>, Fatal> {
+    let redis = &settings.redis;
+    let Some(url) = &redis.url else {
+        tracing::info!("REDIS_URL is not set: sessions are kept in memory, for this one instance");
+        return Ok(Arc::new(MemoryStore::new()));
+    };
+    let config = RedisConfig {
+        prefix: settings.session.redis_prefix.clone(),
+        pool_size: redis.pool_size,
+        timeout: redis.timeout,
+        batch: redis.batch,
+        queue: redis.queue,
+        ..RedisConfig::new(url.expose())
+    };
+    let start = Instant::now();
+    let mut pause = Duration::from_millis(100);
+    loop {
+        let connected = async {
+            let store = RedisStore::connect(config.clone()).await?;
+            store.ping().await?;
+            Ok::<_, StoreError>(store)
+        };
+        match connected.await {
+            Ok(store) => return Ok(Arc::new(store)),
+            Err(source) if start.elapsed() >= redis.start_timeout => {
+                return Err(Fatal::Redis { url: url.to_string(), waited: redis.start_timeout, source });
+            }
+            Err(error) => tracing::warn!(redis = %url, %error, "Redis does not answer, trying again"),
+        }
+        tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+        pause = (pause * 2).min(Duration::from_secs(2));
+    }
+}
+
+fn build_app(settings: Settings, store: Arc<dyn SessionStore>, address: SocketAddr) -> App {
+    let me = Owner {
+        instance_id: settings.session.instance_id.as_str().into(),
+        incarnation: uuid::Uuid::new_v4().simple().to_string().into(),
+    };
+    let upstream = &settings.upstream;
+    let services = upstream.services.iter().map(|service| (service.name.clone(), service.endpoints.clone()));
+    let pool = Pool::new(services, upstream.breaker_failures, upstream.backoff_min, upstream.backoff_max);
+    let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    App {
+        store,
+        me,
+        address: address.to_string(),
+        started_ms: u64::try_from(started.as_millis()).unwrap_or(0),
+        directory: Directory::default(),
+        metrics: Metrics::new(),
+        pool,
+        lifecycle: Lifecycle::default(),
+        rebinds: Rebinds::default(),
+        adoptions: RateLimiter::new(settings.session.adopt_rate),
+        openings: RateLimiter::new(settings.limits.new_session_rate),
+        rest_in_flight: AtomicUsize::new(0),
+        workers_started: AtomicUsize::new(0),
+        registry: OnceLock::new(),
+        settings,
+    }
+}
+
+/// OWN-11. A process that was killed leaves its lease behind: its end is waited for.
+async fn acquire_lease(app: &App) -> Result<(), Fatal> {
+    let lease = app.settings.session.lease;
+    let patience = Instant::now() + lease + lease / 2;
+    let mut told = false;
+    loop {
+        match app.store.lease_acquire(&instance_info(app), lease).await {
+            Ok(LeaseAcquired::Acquired) => return Ok(()),
+            Ok(LeaseAcquired::HeldBy(other)) if Instant::now() >= patience => {
+                let started = UNIX_EPOCH + Duration::from_millis(other.started_ms);
+                return Err(Fatal::InstanceId {
+                    id: other.owner.instance_id.to_string(),
+                    address: other.address,
+                    started: humantime::format_rfc3339_seconds(started).to_string(),
+                });
+            }
+            Ok(LeaseAcquired::HeldBy(_)) => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::info!("the lease of this instance id is still held; waiting for it to run out");
+                }
+            }
+            Err(error) => app.count_store_error(&error),
+        }
+        tokio::time::sleep((lease / 10).max(Duration::from_millis(10))).await;
+    }
+}
+
+fn serve(app: &Arc<App>, listener: TcpListener) -> Result<actix_web::dev::Server, Fatal> {
+    let settings = &app.settings;
+    let workers = match settings.server.workers {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        workers => workers,
+    };
+    let flush = settings.stream.client_flush_timeout;
+    let factory = {
+        let app = Arc::clone(app);
+        move || {
+            let worker = Worker::start(Arc::clone(&app));
+            let base = app.settings.server.base_path.clone();
+            actix_web::App::new()
+                .app_data(web::Data::new(worker))
+                .wrap(tracing_actix_web::TracingLogger::<http::MaskedSpans>::new())
+                .configure(|config| http::configure(config, &base))
+        }
+    };
+    let server = HttpServer::new(factory)
+        .workers(workers)
+        .max_connections(settings.server.max_connections)
+        .keep_alive(Duration::from_secs(75))
+        // A client that closes its side is gone: its stream ends at once and not at the next heartbeat.
+        .h1_allow_half_closed(false)
+        .on_connect(move |connection, _| {
+            if let Some(stream) = connection.downcast_ref::<actix_web::rt::net::TcpStream>() {
+                let socket = SockRef::from(stream);
+                // MEM-3: the kernel ends a connection whose client takes nothing for so long.
+                let limited = socket.set_tcp_user_timeout(Some(flush)).and_then(|()| socket.set_tcp_nodelay(true));
+                if let Err(error) = limited {
+                    tracing::debug!(%error, "socket options");
+                }
+            }
+        })
+        .disable_signals()
+        .listen(listener)?
+        .run();
+    Ok(server)
+}
+
+async fn wait_for_end(app: &App) {
+    let mut phase = app.lifecycle.subscribe();
+    tokio::select! {
+        () = any_signal() => {}
+        // The registry ends the process when its instance id was taken.
+        _ = phase.wait_for(|phase| *phase >= Phase::Draining) => {}
+    }
+}
+
+async fn any_signal() {
+    let (terminate, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    match (terminate, interrupt) {
+        (Ok(mut terminate), Ok(mut interrupt)) => {
+            tokio::select! {
+                _ = terminate.recv() => tracing::info!("SIGTERM"),
+                _ = interrupt.recv() => tracing::info!("SIGINT"),
+            }
+        }
+        (Err(error), _) | (_, Err(error)) => {
+            tracing::error!(%error, "signals cannot be received");
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// DRN-3: ends within `SHUTDOWN_TIMEOUT`, whatever is open.
+async fn shut_down(app: &Arc<App>, handle: &ServerHandle) {
+    let limit = app.settings.lifecycle.shutdown_timeout;
+    if tokio::time::timeout(limit.mul_f64(0.9), drain(app, handle)).await.is_err() {
+        tracing::warn!(?limit, "draining took too long; the journal hands over what is open");
+    }
+    app.lifecycle.advance(Phase::Stopped);
+}
+
+async fn drain(app: &Arc<App>, handle: &ServerHandle) {
+    app.lifecycle.advance(Phase::Draining);
+    let settings = &app.settings.lifecycle;
+    let deadline = Instant::now() + settings.drain_deadline;
+    let per_step = (f64::from(settings.drain_streams_per_second) * DRAIN_STEP.as_secs_f64()).ceil() as usize;
+    let Some(registry) = app.registry.get() else { return };
+    loop {
+        let now = Instant::now() >= deadline;
+        // The registry lives as long as the process.
+        let owned = registry.send(DrainAll { now }).await.unwrap_or(0);
+        // A stream goes when its session is in other hands (or nobody's): its client will find it there.
+        let attachments = app.directory.all_attachments();
+        let free = attachments.iter().filter(|held| app.directory.session(&held.session).is_none());
+        for attachment in free.take(per_step) {
+            attachment.end(End::Abort("draining"));
+        }
+        if owned == 0 && attachments.is_empty() {
+            break;
+        }
+        tokio::time::sleep(DRAIN_STEP).await;
+    }
+    if let Err(error) = app.store.lease_release(&app.me).await {
+        app.count_store_error(&error);
+    }
+    // Nothing is under way any more; idle connections need no patience.
+    let _ = tokio::time::timeout(Duration::from_secs(1), handle.stop(false)).await;
+    tracing::info!("drained");
+}

@@ -1,0 +1,493 @@
+//! [`SessionActor`]: one per session that this process owns.
+//!
+//! Owns the upstream link, the order of what goes up, the table of requests in flight, and the queue of events on their
+//! way into the log. It never blocks its mailbox: store operations and upstream calls are futures beside it. It lives on
+//! one worker thread and dies for good when the store says that another process owns the session (OWN-3); the client's
+//! stream stays open then and reads the log.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    rc::Rc,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use actix::prelude::*;
+use bytes::Bytes;
+
+use super::{
+    MAIN_STREAM,
+    attachment::{Attachment, End},
+    field, inbound, link,
+    outbound::Outgoing,
+};
+use crate::{
+    app::{App, Worker},
+    protocol::jsonrpc::IdKey,
+    store::{Fence, InboxEntry, Rehydration, StoreError},
+    upstream::{
+        Endpoint, Service,
+        transport::{Gate, LinkHandle},
+    },
+};
+
+/// Unwritten bytes of events per session before the upstream is no longer read. One event larger than this passes
+/// alone. MEM-1
+const OUTBOX_BYTES: usize = 1 << 20;
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct SessionActor {
+    pub(super) worker: Rc<Worker>,
+    pub(super) service: Arc<Service>,
+    pub(super) fence: Fence,
+
+    // --- the upstream (link.rs)
+    pub(super) link: link::Link,
+    /// Number of the current link; notices of older ones are ignored.
+    pub(super) link_number: u64,
+    pub(super) link_handle: Option<LinkHandle>,
+    pub(super) endpoint: Option<Arc<Endpoint>>,
+    pub(super) gate: Arc<Gate>,
+    pub(super) last_heard: Instant,
+    /// Since when there has been no working link although one is wanted.
+    pub(super) unlinked_since: Option<Instant>,
+    pub(super) link_failures: u32,
+    pub(super) next_internal_id: u64,
+
+    // --- client → upstream (inbound.rs)
+    pub(super) next_seq: u64,
+    pub(super) arrived: BTreeMap<u64, Bytes>,
+    pub(super) to_send: BTreeMap<u64, inbound::Outbound>,
+    pub(super) posting: bool,
+    pub(super) outstanding: BTreeSet<u64>,
+    pub(super) claiming: bool,
+    pub(super) claim_again: bool,
+    pub(super) resync: bool,
+    pub(super) in_flight: HashMap<IdKey, inbound::InFlight>,
+    pub(super) deadline_timer: bool,
+    pub(super) server_requests: HashMap<IdKey, ()>,
+
+    // --- upstream → client (outbound.rs)
+    pub(super) outbox: VecDeque<Outgoing>,
+    pub(super) appending: bool,
+    pub(super) op: u64,
+    pub(super) last_seq: u64,
+    pub(super) attachment: Option<Arc<Attachment>>,
+    pub(super) detached_since: Option<Instant>,
+    pub(super) persisted_sent: u64,
+
+    // --- what the client has set up, to be set up again on a new link
+    pub(super) initialize_request: Option<Bytes>,
+    pub(super) initialize_result: Option<String>,
+    pub(super) initialized: bool,
+    pub(super) log_level: Option<String>,
+    pub(super) subscriptions: BTreeMap<String, String>,
+
+    /// The inbox as an adopter found it; taken by the first recovery.
+    pub(super) inherited: Option<Vec<InboxEntry>>,
+    pub(super) draining: bool,
+    pub(super) last_active: Instant,
+}
+
+/// A POST of the client arrived on this process. Effect: journaled, then forwarded in order. Reply: what to answer.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Delivered, DeliverError>")]
+pub struct Deliver {
+    /// The message.
+    pub body: Bytes,
+    /// Service that the URL names.
+    pub service: Option<String>,
+    /// Identity of the POST.
+    pub request_id: String,
+}
+
+/// The message is journaled (REQ-1): answer 202.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivered {
+    /// Journaled now.
+    Accepted,
+    /// Journaled before; nothing happened (REQ-6).
+    Duplicate,
+}
+
+/// Why a message was not journaled (or is not known to be).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeliverError {
+    /// This process does not own the session (any more): take the way by the store.
+    NotOwner,
+    /// The session is gone: 404.
+    Gone,
+    /// The URL names another service: 404.
+    WrongService,
+    /// A cap is reached: 503.
+    TooMany,
+    /// The store does not answer: 503. The message may have been journaled.
+    StoreUnavailable,
+}
+
+/// "Look at the store": the inbox or the attachments may have changed.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Look;
+
+/// A client stream of this session was opened on this process; it is the holder in the store already.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct AttachLocal {
+    /// The stream.
+    pub attachment: Arc<Attachment>,
+}
+
+/// A client stream of this process has ended.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Detached {
+    /// Its attachment id.
+    pub attachment: u64,
+}
+
+/// The registry's periodic look: time for idle work. Reply: what the registry should do about the session.
+#[derive(Debug, Message)]
+#[rtype(result = "Upkeep")]
+pub struct Tick;
+
+/// Reply to [`Tick`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Upkeep {
+    /// In use: its life in the store should be extended.
+    Touch,
+    /// Nothing.
+    Leave,
+    /// Nobody needs it any more: delete it.
+    Purge,
+}
+
+/// The process is draining: hand the session over as soon as nothing is in flight. Reply at once; the actor stops later.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Drain {
+    /// Hand over now, whatever is in flight.
+    pub now: bool,
+}
+
+/// For tests and the admin surface.
+#[derive(Debug, Message)]
+#[rtype(result = "Snapshot")]
+pub struct TakeSnapshot;
+
+/// What an owner knows of a session beyond the store.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Snapshot {
+    /// Generation of its ownership.
+    pub generation: u64,
+    /// `idle`, `opening`, `handshake`, `open`.
+    pub link: &'static str,
+    /// URL of the endpoint.
+    pub endpoint: Option<String>,
+    /// Requests in flight.
+    pub in_flight: usize,
+    /// Requests of the server that the client has not answered.
+    pub server_requests: usize,
+    /// Last appended sequence.
+    pub last_seq: u64,
+    /// The client's stream is on this process.
+    pub attached: bool,
+}
+
+/// Why an actor ended; logged, and the label of its last metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Another process owns the session.
+    Fenced,
+    /// The session is gone from the store.
+    Gone,
+    /// Handed over while draining.
+    Released,
+}
+
+impl SessionActor {
+    /// Starts the actor of a session that was just created, on the current thread.
+    pub fn start_new(
+        worker: Rc<Worker>,
+        service: Arc<Service>,
+        fence: Fence,
+        attachment: Arc<Attachment>,
+    ) -> Addr<Self> {
+        let session = Self::new(worker, service, fence, Some(attachment));
+        session.launch()
+    }
+
+    /// Starts the actor of an adopted session, on the current thread.
+    pub fn start_adopted(worker: Rc<Worker>, service: Arc<Service>, found: Rehydration) -> Addr<Self> {
+        let mut session = Self::new(worker, service, found.fence, None);
+        let fields = found.record.fields;
+        let number = |name: &str| fields.get(name).and_then(|value| value.parse::<u64>().ok()).unwrap_or(0);
+        session.next_seq = number("in_seq") + 1;
+        session.last_seq =
+            found.streams.iter().find(|(stream, _)| stream == MAIN_STREAM).map_or(0, |(_, last_seq)| *last_seq);
+        session.initialize_request = fields.get(field::INITIALIZE_REQUEST).map(|text| Bytes::from(text.clone()));
+        session.initialize_result = fields.get(field::INITIALIZE_RESULT).cloned();
+        session.initialized = fields.contains_key(field::INITIALIZED);
+        session.log_level = fields.get(field::LOG_LEVEL).cloned();
+        for (name, value) in &fields {
+            if let Some(uri) = name.strip_prefix(field::SUBSCRIPTION) {
+                session.subscriptions.insert(uri.to_owned(), value.clone());
+            } else if let Some(id) = name.strip_prefix(field::SERVER_REQUEST) {
+                session.server_requests.insert(IdKey::from_stored(id.to_owned()), ());
+            }
+        }
+        session.outstanding = found.inbox.iter().map(|entry| entry.seq).collect();
+        for request in found.pending {
+            session.outstanding.insert(request.seq);
+            let id = IdKey::from_stored(request.id_key);
+            session.in_flight.insert(id, inbound::InFlight::inherited(request.seq, request.forwarded, &request.body));
+        }
+        session.inherited = Some(found.inbox);
+        // A stream of the session that is held here gets its events by the short way from now on.
+        let holder = found.attachments.iter().find(|attachment| attachment.stream == MAIN_STREAM).map(|held| held.id);
+        session.attachment = session
+            .app()
+            .directory
+            .attachments(&session.fence.session)
+            .into_iter()
+            .find(|attachment| Some(attachment.id) == holder);
+        session.detached_since = session.attachment.is_none().then(Instant::now);
+        session.launch()
+    }
+
+    fn new(worker: Rc<Worker>, service: Arc<Service>, fence: Fence, attachment: Option<Arc<Attachment>>) -> Self {
+        let now = Instant::now();
+        Self {
+            worker,
+            service,
+            fence,
+            link: link::Link::Idle,
+            link_number: 0,
+            link_handle: None,
+            endpoint: None,
+            gate: Gate::new(OUTBOX_BYTES),
+            last_heard: now,
+            unlinked_since: None,
+            link_failures: 0,
+            next_internal_id: 0,
+            next_seq: 1,
+            arrived: BTreeMap::new(),
+            to_send: BTreeMap::new(),
+            posting: false,
+            outstanding: BTreeSet::new(),
+            claiming: false,
+            claim_again: false,
+            resync: false,
+            in_flight: HashMap::new(),
+            deadline_timer: false,
+            server_requests: HashMap::new(),
+            outbox: VecDeque::new(),
+            appending: false,
+            op: 0,
+            last_seq: 0,
+            attachment,
+            detached_since: None,
+            persisted_sent: 0,
+            initialize_request: None,
+            initialize_result: None,
+            initialized: false,
+            log_level: None,
+            subscriptions: BTreeMap::new(),
+            inherited: None,
+            draining: false,
+            last_active: now,
+        }
+    }
+
+    fn launch(self) -> Addr<Self> {
+        let capacity = self.app().settings.session.mailbox;
+        Self::create(|ctx| {
+            // actix's default of 16 would make a burst of POSTs wait for nothing.
+            ctx.set_mailbox_capacity(capacity);
+            self
+        })
+    }
+
+    pub(super) fn app(&self) -> &Arc<App> {
+        &self.worker.app
+    }
+
+    /// Ends the actor. Its client stream is told only what it must know.
+    pub(super) fn exit(&mut self, exit: Exit, ctx: &mut Context<Self>) {
+        let app = Arc::clone(self.app());
+        match exit {
+            Exit::Fenced => {
+                app.metrics.fenced.inc();
+                tracing::info!(session = %self.fence.session, generation = self.fence.generation, "session has a new owner");
+                // OWN-3: the stream goes on, fed from the log by whoever owns the session now.
+                if let Some(attachment) = &self.attachment {
+                    attachment.look();
+                }
+            }
+            Exit::Gone => {
+                for attachment in app.directory.attachments(&self.fence.session) {
+                    attachment.end(End::Finished);
+                }
+            }
+            Exit::Released => {
+                tracing::debug!(session = %self.fence.session, "session released");
+            }
+        }
+        app.directory.remove_session(&self.fence.session, &ctx.address());
+        self.link = link::Link::Idle;
+        ctx.stop();
+    }
+
+    /// What every failed store operation has in common. `true`: worth a retry.
+    pub(super) fn note_store_error(&self, error: &StoreError) -> bool {
+        self.app().count_store_error(error);
+        if let StoreError::Corrupt(why) = error {
+            tracing::error!(session = %self.fence.session, why, "the store answered nonsense");
+        }
+        !matches!(error, StoreError::Corrupt(_))
+    }
+
+    /// Nothing of this session is under way.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.in_flight.is_empty()
+            && self.to_send.is_empty()
+            && self.arrived.is_empty()
+            && self.outbox.is_empty()
+            && !self.appending
+            && !self.claiming
+            && !self.posting
+    }
+
+    /// While draining: hands the session over once nothing is under way.
+    pub(super) fn release_if_quiet(&mut self, now: bool, ctx: &mut Context<Self>) {
+        if !self.draining || !(now || self.is_quiet()) {
+            return;
+        }
+        let (app, fence) = (Arc::clone(self.app()), self.fence.clone());
+        let released = async move {
+            let outcome = app.store.release(&fence).await;
+            if let Err(error) = outcome {
+                // The lease's end says it then.
+                app.count_store_error(&error);
+            }
+        };
+        ctx.spawn(released.into_actor(self).map(|(), actor, ctx| actor.exit(Exit::Released, ctx)));
+    }
+}
+
+impl Actor for SessionActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.app().metrics.sessions.inc();
+        self.app().directory.insert_session(self.fence.session, ctx.address());
+        if self.inherited.is_some() && self.wants_link() {
+            self.ensure_link(ctx);
+        }
+    }
+
+    fn stopped(&mut self, ctx: &mut Self::Context) {
+        self.app().metrics.sessions.dec();
+        self.app().directory.remove_session(&self.fence.session, &ctx.address());
+    }
+}
+
+impl Handler<Look> for SessionActor {
+    type Result = ();
+
+    fn handle(&mut self, _look: Look, ctx: &mut Self::Context) {
+        self.claim(ctx);
+    }
+}
+
+impl Handler<AttachLocal> for SessionActor {
+    type Result = ();
+
+    fn handle(&mut self, attach: AttachLocal, _ctx: &mut Self::Context) {
+        self.last_active = Instant::now();
+        self.detached_since = None;
+        let before = self.attachment.replace(attach.attachment);
+        if let Some(before) = before {
+            before.end(End::Superseded);
+        }
+        // Events between its first page and this moment were not pushed to it.
+        if let Some(attachment) = &self.attachment {
+            attachment.look();
+        }
+    }
+}
+
+impl Handler<Detached> for SessionActor {
+    type Result = ();
+
+    fn handle(&mut self, detached: Detached, _ctx: &mut Self::Context) {
+        // OWN-8: only the stream that has ended, not its successor.
+        if self.attachment.as_ref().is_some_and(|attachment| attachment.id == detached.attachment) {
+            self.attachment = None;
+            self.detached_since = Some(Instant::now());
+        }
+    }
+}
+
+impl Handler<Tick> for SessionActor {
+    type Result = MessageResult<Tick>;
+
+    fn handle(&mut self, _tick: Tick, ctx: &mut Self::Context) -> Self::Result {
+        let app = Arc::clone(self.app());
+        let settings = &app.settings.session;
+        let held_here = !app.directory.attachments(&self.fence.session).is_empty();
+        if held_here {
+            self.detached_since = None;
+        } else if self.detached_since.is_none() {
+            // The stream is on another instance, or its end was missed.
+            self.detached_since = Some(Instant::now());
+        }
+        let detached = self.detached_since.map_or(Duration::ZERO, |since| since.elapsed());
+        let never_used = self.initialize_request.is_none() && self.next_seq == 1;
+        let idle = self.last_active.elapsed().min(detached);
+        self.check_link(ctx);
+        MessageResult(if never_used && detached > settings.uninitialized_ttl {
+            Upkeep::Purge
+        } else if held_here || !self.is_quiet() {
+            Upkeep::Touch
+        } else if idle > settings.ttl {
+            // The store lets it go by itself, unless a stream on another instance keeps it alive.
+            Upkeep::Leave
+        } else if self.last_active.elapsed() < settings.ttl / 4 {
+            Upkeep::Touch
+        } else {
+            Upkeep::Leave
+        })
+    }
+}
+
+impl Handler<Drain> for SessionActor {
+    type Result = ();
+
+    fn handle(&mut self, drain: Drain, ctx: &mut Self::Context) {
+        self.draining = true;
+        self.release_if_quiet(drain.now, ctx);
+    }
+}
+
+impl Handler<TakeSnapshot> for SessionActor {
+    type Result = MessageResult<TakeSnapshot>;
+
+    fn handle(&mut self, _take: TakeSnapshot, _ctx: &mut Self::Context) -> Self::Result {
+        MessageResult(Snapshot {
+            generation: self.fence.generation,
+            link: self.link.name(),
+            endpoint: self.endpoint.as_ref().map(|endpoint| endpoint.url.to_string()),
+            in_flight: self.in_flight.len(),
+            server_requests: self.server_requests.len(),
+            last_seq: self.last_seq,
+            attached: self.attachment.is_some(),
+        })
+    }
+}
+
+/// The number of sessions on an endpoint, for people.
+pub fn sessions_on(endpoint: &Endpoint) -> usize {
+    endpoint.sessions.load(Ordering::Relaxed)
+}

@@ -1,0 +1,421 @@
+//! A client stream (SSE body), on whatever instance the client happens to be.
+//!
+//! [`Attachment`] is its mailbox: the owner, if it is in this process, pushes fresh events; anybody may ask it to look
+//! at the log. [`Pump`] is the body: it keeps the client's cursor, takes a pushed event only if it is the next one, and
+//! reads the log otherwise. So replay joins live without gap or duplicate (EVT-3) by construction, a full queue costs a
+//! read and never an event (MEM-1), and it makes no difference where the session's owner is (OWN-6).
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, stream};
+use tokio::{
+    sync::Notify,
+    time::{Instant, MissedTickBehavior},
+};
+
+use super::actor::Detached;
+use crate::{
+    app::App,
+    protocol::{
+        jsonrpc::{Head, Kind},
+        session_id::SessionId,
+        sse,
+    },
+    store::{Page, StoreError},
+};
+
+/// The mailbox of one client stream.
+#[derive(Debug)]
+pub struct Attachment {
+    /// Random id; the store knows the stream's holder by it.
+    pub id: u64,
+    /// The session.
+    pub session: SessionId,
+    /// The stream within the session.
+    pub stream: Arc<str>,
+    queue: Mutex<Queue>,
+    queue_limit: usize,
+    woken: Notify,
+    sent: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    frames: VecDeque<(u64, Bytes)>,
+    bytes: usize,
+    look: bool,
+    end: Option<End>,
+}
+
+/// How a client stream ends by the router's will.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The client should come back: the connection is aborted, without a last chunk (some clients give up after a
+    /// clean end).
+    Abort(&'static str),
+    /// The session is over: a clean end.
+    Finished,
+    /// Another connection shows this stream now. This one stays open and silent, so that its client does not reconnect
+    /// and take the stream back (OWN-7).
+    Superseded,
+}
+
+impl Attachment {
+    /// A mailbox that holds up to `queue_limit` bytes.
+    pub fn new(session: SessionId, stream: &str, queue_limit: usize) -> Arc<Self> {
+        Arc::new(Self {
+            id: fastrand::u64(1..u64::MAX),
+            session,
+            stream: stream.into(),
+            queue: Mutex::default(),
+            queue_limit,
+            woken: Notify::new(),
+            sent: AtomicU64::new(0),
+        })
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The owner has appended event `seq`. When the queue is full the pump will read it from the log instead. MEM-1.
+    pub fn push(&self, seq: u64, frame: Bytes) {
+        let mut queue = self.queue();
+        if queue.look {
+            // It will read the log anyway.
+            return;
+        }
+        if queue.bytes + frame.len() > self.queue_limit && !queue.frames.is_empty() {
+            queue.frames.clear();
+            queue.bytes = 0;
+            queue.look = true;
+        } else {
+            queue.bytes += frame.len();
+            queue.frames.push_back((seq, frame));
+        }
+        drop(queue);
+        self.woken.notify_one();
+    }
+
+    /// Something about the log may have changed.
+    pub fn look(&self) {
+        self.queue().look = true;
+        self.woken.notify_one();
+    }
+
+    /// Ends the stream; the first reason counts, but a superseded stream can still be ended.
+    pub fn end(&self, end: End) {
+        let mut queue = self.queue();
+        if matches!(queue.end, None | Some(End::Superseded)) {
+            queue.end = Some(end);
+        }
+        drop(queue);
+        self.woken.notify_one();
+    }
+
+    /// Sequence up to which events were handed to the connection.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Acquire)
+    }
+}
+
+/// The body of a client stream.
+#[derive(Debug)]
+pub struct Pump {
+    app: Arc<App>,
+    attachment: Arc<Attachment>,
+    epoch: u32,
+    cursor: u64,
+    /// Sent before anything else.
+    first: Option<Bytes>,
+    /// Up to here only what a client needs at least is sent again; see [`Pump::resume_without_cursor`].
+    only_needed_until: u64,
+    /// Resumed, and no page has been read yet: a hole right behind the cursor is said aloud instead of closing the stream again.
+    fresh: bool,
+    parked: bool,
+    heartbeat: tokio::time::Interval,
+    next_poll: Instant,
+    retry_read: Duration,
+}
+
+/// The client stream was aborted on purpose, so that the client comes back.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("stream aborted: {0}")]
+pub struct Aborted(pub &'static str);
+
+/// First wait before a page that could not be read is tried again; doubled up to the store's own time-out.
+const READ_RETRY: Duration = Duration::from_millis(50);
+
+enum Read {
+    Frames(Bytes),
+    Nothing,
+    End(End),
+}
+
+impl Pump {
+    /// A body that starts with `first` and goes on after `cursor`.
+    pub fn new(app: Arc<App>, attachment: Arc<Attachment>, epoch: u32, cursor: u64, first: Bytes) -> Self {
+        let period = app.settings.stream.heartbeat;
+        let mut heartbeat = tokio::time::interval_at(Instant::now() + period, period);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        attachment.sent.store(cursor, Ordering::Release);
+        app.directory.insert_attachment(Arc::clone(&attachment));
+        app.metrics.streams.inc();
+        let next_poll = Instant::now() + app.settings.session.poll_interval;
+        Self {
+            app,
+            attachment,
+            epoch,
+            cursor,
+            first: Some(first),
+            only_needed_until: 0,
+            fresh: false,
+            parked: false,
+            heartbeat,
+            next_poll,
+            retry_read: READ_RETRY,
+        }
+    }
+
+    /// The stream is a resumed one: it starts by reading the log, and a cursor that cannot be served is said aloud.
+    pub fn resumed(mut self) -> Self {
+        self.fresh = true;
+        self.attachment.look();
+        self
+    }
+
+    /// The client came back without a cursor (the TypeScript SDK sends none). Everything after `sent` is new to it;
+    /// before that only `cursor..=sent` may have been lost on the way, and of it answers and open requests of the
+    /// server are sent again, which clients tell apart by id; notifications are not.
+    pub fn resume_without_cursor(mut self, cursor: u64, sent: u64) -> Self {
+        self.cursor = cursor;
+        self.only_needed_until = sent;
+        self
+    }
+
+    /// The stream for the HTTP response. An `Err` item closes the connection without a last chunk.
+    pub fn into_stream(self) -> impl Stream<Item = Result<Bytes, Aborted>> {
+        stream::unfold(Some(self), |pump| async move {
+            let mut pump = pump?;
+            match pump.next().await {
+                Ok(Some(bytes)) => Some((Ok(bytes), Some(pump))),
+                Ok(None) => None,
+                Err(aborted) => Some((Err(aborted), None)),
+            }
+        })
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, Aborted> {
+        if let Some(first) = self.first.take() {
+            return Ok(Some(first));
+        }
+        loop {
+            let (frames, look, end) = {
+                let mut queue = self.attachment.queue();
+                queue.bytes = 0;
+                (std::mem::take(&mut queue.frames), std::mem::take(&mut queue.look), queue.end)
+            };
+            match end {
+                Some(End::Abort(reason)) => return Err(Aborted(reason)),
+                Some(End::Finished) => return Ok(None),
+                Some(End::Superseded) => self.parked = true,
+                None => {}
+            }
+            if !self.parked {
+                let (fresh, behind) = self.take_next(frames);
+                if behind || look {
+                    // Read the log in the next turn, after what is ready has gone out.
+                    self.attachment.queue().look = true;
+                }
+                if !fresh.is_empty() {
+                    return Ok(Some(fresh));
+                }
+                if behind || look {
+                    self.attachment.queue().look = false;
+                    match self.read().await {
+                        Read::Frames(bytes) => return Ok(Some(bytes)),
+                        Read::Nothing => continue,
+                        Read::End(End::Abort(reason)) => return Err(Aborted(reason)),
+                        Read::End(End::Finished) => return Ok(None),
+                        Read::End(End::Superseded) => self.parked = true,
+                    }
+                }
+            }
+            tokio::select! {
+                () = self.attachment.woken.notified() => {}
+                _ = self.heartbeat.tick() => return Ok(Some(Bytes::from_static(sse::HEARTBEAT))),
+                () = tokio::time::sleep_until(self.next_poll), if !self.parked => {
+                    self.next_poll = Instant::now() + self.app.settings.session.poll_interval;
+                    // Finds what a lost wake-up missed; the owner in this process needs no wake-ups.
+                    if self.app.directory.session(&self.attachment.session).is_none() {
+                        self.attachment.queue().look = true;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes those pushed frames that follow the cursor. The flag says that some are further ahead.
+    fn take_next(&mut self, frames: VecDeque<(u64, Bytes)>) -> (Bytes, bool) {
+        let mut ready = Vec::new();
+        let mut behind = false;
+        for (seq, frame) in frames {
+            if seq == self.cursor + 1 && seq > self.only_needed_until {
+                self.cursor = seq;
+                ready.push(frame);
+            } else if seq > self.cursor {
+                behind = true;
+                break;
+            }
+        }
+        self.attachment.sent.store(self.cursor, Ordering::Release);
+        (join(ready), behind)
+    }
+
+    async fn read(&mut self) -> Read {
+        let stream = &self.app.settings.stream;
+        let page = self
+            .app
+            .store
+            .read_page(
+                self.attachment.session,
+                &self.attachment.stream,
+                self.cursor,
+                stream.replay_page_events,
+                stream.replay_page_bytes,
+            )
+            .await;
+        match page {
+            Ok(Some(page)) => {
+                self.retry_read = READ_RETRY;
+                self.take_page(page)
+            }
+            Ok(None) => Read::End(End::Finished),
+            Err(error) => {
+                self.app.count_store_error(&error);
+                if matches!(error, StoreError::Corrupt(_)) {
+                    tracing::error!(session = %self.attachment.session, %error, "cannot read the event log");
+                    return Read::End(End::Abort("the event log cannot be read"));
+                }
+                // DUR-2: nothing with an id goes out that cannot be read; the stream waits for the store.
+                tokio::time::sleep(self.retry_read.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+                self.retry_read = (self.retry_read * 2).min(self.app.settings.redis.timeout);
+                self.attachment.look();
+                Read::Nothing
+            }
+        }
+    }
+
+    fn take_page(&mut self, page: Page) -> Read {
+        if page.epoch != self.epoch {
+            // The session was made again after a loss of data: the client must come back and be told. EVT-6
+            return Read::End(End::Abort("the session was made again"));
+        }
+        if page.holder != Some(self.attachment.id) {
+            return Read::End(End::Superseded);
+        }
+        let fresh = std::mem::take(&mut self.fresh);
+        let mut frames = Vec::with_capacity(page.events.len());
+        let next = page.events.first().map_or(page.last_seq + 1, |event| event.seq);
+        if next != self.cursor + 1 {
+            if !fresh {
+                return self.gap();
+            }
+            let reason = if next <= self.cursor { "cursor_unknown" } else { "events_expired" };
+            self.app.metrics.resume_failed.with_label_values(&[reason]).inc();
+            tracing::warn!(session = %self.attachment.session, reason, cursor = self.cursor, next,
+                "a client's cursor cannot be served");
+            frames.push(resume_failed(reason, self.cursor, next));
+            self.cursor = next - 1;
+        }
+        for event in page.events {
+            if event.seq != self.cursor + 1 {
+                // What stands before the hole goes out; the hole itself is met again by the next read.
+                if frames.is_empty() {
+                    return self.gap();
+                }
+                self.attachment.look();
+                break;
+            }
+            self.cursor = event.seq;
+            if event.seq > self.only_needed_until || is_needed(&event.body) {
+                let id = &self.attachment;
+                frames.push(sse::message(&id.session, &id.stream, self.epoch, event.seq, &event.body));
+            }
+        }
+        self.attachment.sent.store(self.cursor, Ordering::Release);
+        if self.cursor < page.last_seq {
+            self.attachment.look();
+        }
+        if frames.is_empty() { Read::Nothing } else { Read::Frames(join(frames)) }
+    }
+
+    /// EVT-5: a hole in the log is never skipped silently. The client comes back with its cursor and is told.
+    fn gap(&self) -> Read {
+        self.app.metrics.violations.with_label_values(&["EVT-5"]).inc();
+        tracing::error!(session = %self.attachment.session, after = self.cursor, "events are missing in the log");
+        Read::End(End::Abort("events are missing in the log"))
+    }
+}
+
+/// EVT-6, in the words of MCP: a log message of level error, which moves no cursor.
+pub fn resume_failed(reason: &str, cursor: u64, next: u64) -> Bytes {
+    let notification = serde_json::json!({
+        "jsonrpc": "2.0", "method": "notifications/message",
+        "params": { "level": "error", "logger": "mcp-router", "data": {
+            "reason": reason, "lastSeen": cursor, "next": next,
+            "message": "events between lastSeen and next cannot be delivered any more",
+        }},
+    });
+    sse::unnumbered("message", notification.to_string().as_bytes())
+}
+
+/// Answers and requests of the server; not notifications.
+fn is_needed(body: &[u8]) -> bool {
+    !matches!(Head::parse(body).map(|head| head.kind), Ok(Kind::Notification { .. }))
+}
+
+/// One write for many events; a single one is not copied.
+fn join(mut frames: Vec<Bytes>) -> Bytes {
+    match frames.len() {
+        0 => Bytes::new(),
+        1 => frames.remove(0),
+        _ => {
+            let mut joined = BytesMut::with_capacity(frames.iter().map(Bytes::len).sum());
+            for frame in &frames {
+                joined.extend_from_slice(frame);
+            }
+            joined.freeze()
+        }
+    }
+}
+
+impl Drop for Pump {
+    fn drop(&mut self) {
+        let attachment = Arc::clone(&self.attachment);
+        let app = Arc::clone(&self.app);
+        app.metrics.streams.dec();
+        app.directory.remove_attachment(&attachment);
+        if let Some(owner) = app.directory.session(&attachment.session) {
+            // A full mailbox only delays the owner's clean-up: its sweep looks again.
+            let _ = owner.try_send(Detached { attachment: attachment.id });
+        }
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                let detached = app.store.detach(attachment.session, &attachment.stream, attachment.id).await;
+                if let Err(error) = detached {
+                    // The holder field stays until the next attach replaces it; nothing depends on its absence.
+                    app.count_store_error(&error);
+                }
+            });
+        }
+    }
+}

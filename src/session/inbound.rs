@@ -1,0 +1,607 @@
+//! Client → upstream: journal first (REQ-1), then forward in the order the store accepted (REQ-5).
+//!
+//! A message has three stations here: `arrived` (journaled, waits until every earlier sequence has been seen), `to_send`
+//! (decided to be forwarded, in order), and for requests `in_flight` (until the answer is in the log).
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use actix::prelude::*;
+use bytes::Bytes;
+use futures_util::future::{Either, select};
+
+use super::{
+    MAIN_STREAM,
+    actor::{Deliver, DeliverError, Delivered, Exit, SessionActor},
+    attachment::End,
+    field, link,
+    outbound::Outgoing,
+    recovery::Progress,
+};
+use crate::{
+    protocol::{
+        jsonrpc::{self, Head, IdKey, Kind},
+        mcp::{self, Repeatable},
+    },
+    store::{Accept, Accepted, Claim, Claimed, ClientMessage, PendingRequest, StoreError},
+    upstream::actor::{Post, PostError},
+};
+
+/// Inbox entries claimed at a time.
+const CLAIM_BATCH: usize = 64;
+
+/// First wait before a failed store operation is repeated; doubled, with jitter, up to [`RETRY_MAX`]. STM-2
+pub(super) const RETRY_MIN: Duration = Duration::from_millis(20);
+/// Longest wait before a failed store operation is repeated.
+pub(super) const RETRY_MAX: Duration = Duration::from_secs(1);
+
+/// How long a cancelled request may still be answered before it is forgotten.
+const CANCEL_GRACE: Duration = Duration::from_secs(5);
+
+/// A message on its way to the upstream.
+#[derive(Debug)]
+pub struct Outbound {
+    pub(super) body: Bytes,
+    /// Set for requests.
+    pub(super) id: Option<IdKey>,
+}
+
+/// A request without an answer.
+#[derive(Debug)]
+pub struct InFlight {
+    pub(super) seq: u64,
+    pub(super) progress: Progress,
+    pub(super) repeatable: Repeatable,
+    pub(super) attempts: u32,
+    pub(super) since: Instant,
+    pub(super) cancelled: Option<Instant>,
+    pub(super) effect: Effect,
+}
+
+/// What a successful answer means for the session's own state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing.
+    None,
+    /// The upstream session is initialised: the request that did it.
+    Initialize(Bytes),
+    /// The log level is set: the request that did it.
+    LogLevel(String),
+    /// A resource is subscribed: URI and request.
+    Subscribe(String, String),
+    /// It is not any more: URI.
+    Unsubscribe(String),
+    /// The server's tools are known.
+    Tools,
+}
+
+impl InFlight {
+    pub(super) fn inherited(seq: u64, forwarded: bool, body: &[u8]) -> Self {
+        let (repeatable, effect) = match Head::parse(body) {
+            Ok(head) => classify(&head, body),
+            Err(_) => (Repeatable::No, Effect::None),
+        };
+        let progress = if forwarded { Progress::MaybeSent } else { Progress::Accepted };
+        // An earlier owner's attempts are not recorded; one is what is sure.
+        Self {
+            seq,
+            progress,
+            repeatable,
+            attempts: u32::from(forwarded),
+            since: Instant::now(),
+            cancelled: None,
+            effect,
+        }
+    }
+}
+
+fn classify(head: &Head<'_>, body: &[u8]) -> (Repeatable, Effect) {
+    let Some(method) = head.method() else { return (Repeatable::No, Effect::None) };
+    let text = || String::from_utf8_lossy(body).into_owned();
+    let effect = match method {
+        mcp::INITIALIZE => Effect::Initialize(Bytes::copy_from_slice(body)),
+        mcp::SET_LEVEL => Effect::LogLevel(text()),
+        mcp::SUBSCRIBE => mcp::subscription_uri(head.params).map_or(Effect::None, |uri| Effect::Subscribe(uri, text())),
+        mcp::UNSUBSCRIBE => mcp::subscription_uri(head.params).map_or(Effect::None, Effect::Unsubscribe),
+        mcp::LIST_TOOLS => Effect::Tools,
+        _ => Effect::None,
+    };
+    (mcp::repeatable(method, head.params), effect)
+}
+
+/// The store's view of a message: kind, and the fields that its journaling sets or clears in the same step.
+pub fn journal_view(head: &Head<'_>) -> (ClientMessage, Vec<(String, String)>, Vec<String>) {
+    match &head.kind {
+        Kind::Request { id, .. } => {
+            (ClientMessage::Request { id_key: id.as_json().to_owned() }, Vec::new(), Vec::new())
+        }
+        Kind::Notification { method } if method == mcp::INITIALIZED => {
+            (ClientMessage::Notification, vec![(field::INITIALIZED.to_owned(), "1".to_owned())], Vec::new())
+        }
+        Kind::Notification { .. } => (ClientMessage::Notification, Vec::new(), Vec::new()),
+        Kind::Response { id, .. } => {
+            let answered = id.iter().map(|id| format!("{}{}", field::SERVER_REQUEST, id.as_json())).collect();
+            (ClientMessage::Response, Vec::new(), answered)
+        }
+    }
+}
+
+impl Handler<Deliver> for SessionActor {
+    type Result = ResponseActFuture<Self, Result<Delivered, DeliverError>>;
+
+    fn handle(&mut self, message: Deliver, _ctx: &mut Self::Context) -> Self::Result {
+        self.last_active = Instant::now();
+        let Ok(head) = Head::parse(&message.body) else {
+            // The HTTP layer has checked it.
+            return Box::pin(actix::fut::ready(Err(DeliverError::Gone)));
+        };
+        let (kind, set, delete) = journal_view(&head);
+        let settings = &self.app().settings;
+        let accept = Accept {
+            session: self.fence.session,
+            service: message.service,
+            request_id: message.request_id,
+            message: kind,
+            body: message.body.clone(),
+            fence: Some(self.fence.clone()),
+            forward_now: self.link.is_open() && !self.draining,
+            acked: self.acked(),
+            set,
+            delete,
+            max_pending: settings.limits.max_inflight,
+            max_inbox: settings.limits.max_inbox,
+        };
+        let (store, wait) = (Arc::clone(&self.app().store), settings.redis.wait);
+        let app = Arc::clone(self.app());
+        let accepted = async move {
+            let deadline = Instant::now() + wait;
+            let mut pause = RETRY_MIN;
+            loop {
+                // Safe to repeat: the request id makes it idempotent (REQ-6).
+                match store.accept(accept.clone()).await {
+                    Err(error) if Instant::now() < deadline && !matches!(error, StoreError::Corrupt(_)) => {
+                        app.count_store_error(&error);
+                        tokio::time::sleep(jittered(pause)).await;
+                        pause = (pause * 2).min(RETRY_MAX);
+                    }
+                    outcome => return outcome,
+                }
+            }
+        };
+        let body = message.body;
+        Box::pin(accepted.into_actor(self).map(move |outcome, actor, ctx| actor.accepted(outcome, body, ctx)))
+    }
+}
+
+/// Between half of `pause` and all of it.
+pub(super) fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(0.5 + fastrand::f64() / 2.0)
+}
+
+impl SessionActor {
+    /// Inbox entries up to here need not be kept: the upstream has had them, or the request table has them.
+    pub(super) fn acked(&self) -> u64 {
+        self.outstanding.first().map_or(self.next_seq, |first| *first).min(self.next_seq).saturating_sub(1)
+    }
+
+    fn accepted(
+        &mut self,
+        outcome: Result<Accepted, StoreError>,
+        body: Bytes,
+        ctx: &mut Context<Self>,
+    ) -> Result<Delivered, DeliverError> {
+        let count = |outcome: &str| self.app().metrics.accepted.with_label_values(&[outcome]).inc();
+        match outcome {
+            Ok(Accepted::Forward { seq }) => {
+                count("forwarded");
+                self.arrive(seq, body, ctx);
+                Ok(Delivered::Accepted)
+            }
+            Ok(Accepted::Queued { .. }) => {
+                count("queued");
+                self.claim(ctx);
+                Ok(Delivered::Accepted)
+            }
+            Ok(Accepted::Duplicate { seq, claimed }) => {
+                count("duplicate");
+                // Ours, when an earlier try of this very POST was written but its answer was lost on the way.
+                if claimed && seq >= self.next_seq && !self.arrived.contains_key(&seq) {
+                    self.arrive(seq, body, ctx);
+                }
+                Ok(Delivered::Duplicate)
+            }
+            Ok(Accepted::TooManyPending) => {
+                count("refused");
+                Err(DeliverError::TooMany)
+            }
+            Ok(Accepted::WrongService) => Err(DeliverError::WrongService),
+            Ok(Accepted::NotFound) => {
+                self.exit(Exit::Gone, ctx);
+                Err(DeliverError::Gone)
+            }
+            Ok(Accepted::Fenced) => {
+                self.exit(Exit::Fenced, ctx);
+                Err(DeliverError::NotOwner)
+            }
+            Err(error) => {
+                count("refused");
+                self.note_store_error(&error);
+                // It may have been written and marked forwarded: found again by the next claim.
+                self.resync = true;
+                self.schedule_claim(RETRY_MAX, ctx);
+                Err(DeliverError::StoreUnavailable)
+            }
+        }
+    }
+
+    fn schedule_claim(&self, after: Duration, ctx: &mut Context<Self>) {
+        ctx.run_later(after, |actor, ctx| actor.claim(ctx));
+    }
+
+    /// A journaled message is known here; it is handled when every earlier one has been.
+    fn arrive(&mut self, seq: u64, body: Bytes, ctx: &mut Context<Self>) {
+        if seq < self.next_seq {
+            return;
+        }
+        self.arrived.insert(seq, body);
+        while let Some(body) = self.arrived.remove(&self.next_seq) {
+            let seq = self.next_seq;
+            self.next_seq += 1;
+            self.take(seq, body, ctx);
+        }
+        self.pump_posts(ctx);
+    }
+
+    /// Asks the store for unclaimed inbox entries and for who holds the client stream.
+    pub(super) fn claim(&mut self, ctx: &mut Context<Self>) {
+        if self.claiming {
+            self.claim_again = true;
+            return;
+        }
+        self.claiming = true;
+        self.claim_again = false;
+        let may_take = self.link.is_open() && !self.draining;
+        let claim = Claim {
+            fence: self.fence.clone(),
+            acked: self.acked(),
+            // Without a link nothing is claimed: what is claimed counts as forwarded.
+            max_entries: if may_take { CLAIM_BATCH } else { 0 },
+        };
+        let store = Arc::clone(&self.app().store);
+        let (resync, session) = (self.resync && may_take, self.fence.session);
+        let claimed = async move {
+            let claimed = store.claim(claim).await?;
+            let pending = if resync { Some(store.pending(session).await?) } else { None };
+            Ok((claimed, pending))
+        };
+        ctx.spawn(claimed.into_actor(self).map(|outcome, actor, ctx| {
+            actor.claiming = false;
+            actor.claimed(outcome, ctx);
+        }));
+    }
+
+    fn claimed(
+        &mut self,
+        outcome: Result<(Claimed, Option<Vec<PendingRequest>>), StoreError>,
+        ctx: &mut Context<Self>,
+    ) {
+        match outcome {
+            Ok((Claimed::Entries { entries, more, attachments }, pending)) => {
+                if let Some(pending) = pending {
+                    self.resync = false;
+                    self.fill_holes(pending, entries.first().map(|entry| entry.seq), ctx);
+                }
+                let holder = attachments.iter().find(|attachment| attachment.stream == MAIN_STREAM);
+                let superseded = self.attachment.take_if(|mine| holder.is_some_and(|holder| holder.id != mine.id));
+                if let Some(superseded) = superseded {
+                    superseded.end(End::Superseded);
+                }
+                let took = !entries.is_empty();
+                for entry in entries {
+                    self.arrive(entry.seq, entry.body, ctx);
+                }
+                if more && !self.link.is_open() {
+                    self.ensure_link(ctx);
+                } else if (more && took) || self.claim_again {
+                    self.claim(ctx);
+                }
+                self.release_if_quiet(false, ctx);
+            }
+            Ok((Claimed::NotFound, _)) => self.exit(Exit::Gone, ctx),
+            Ok((Claimed::Fenced, _)) => self.exit(Exit::Fenced, ctx),
+            Err(error) => {
+                if self.note_store_error(&error) {
+                    self.schedule_claim(jittered(RETRY_MAX), ctx);
+                }
+            }
+        }
+    }
+
+    /// After an `accept` of unknown outcome: what the store marked forwarded and this actor never saw is forwarded now
+    /// (for the first time: only this actor forwards).
+    fn fill_holes(&mut self, pending: Vec<PendingRequest>, first_claimed: Option<u64>, ctx: &mut Context<Self>) {
+        for request in pending {
+            let unseen = request.forwarded && request.seq >= self.next_seq;
+            if unseen && !self.arrived.contains_key(&request.seq) {
+                self.arrived.insert(request.seq, request.body);
+            }
+        }
+        // What is still missing was a notification whose POST was answered 503: the client knows.
+        while let Some(first) = self.arrived.keys().next().copied().or(first_claimed) {
+            if first < self.next_seq {
+                break;
+            }
+            self.next_seq = first;
+            let Some(body) = self.arrived.remove(&first) else { break };
+            self.next_seq = first + 1;
+            self.take(first, body, ctx);
+        }
+        self.pump_posts(ctx);
+    }
+
+    /// Decides what becomes of a journaled message, in order.
+    pub(super) fn take(&mut self, seq: u64, body: Bytes, ctx: &mut Context<Self>) {
+        let Ok(head) = Head::parse(&body) else { return };
+        match &head.kind {
+            Kind::Request { id, method } => match method.as_ref() {
+                // A second one (mcp-remote sends it after a reconnect) is answered from the store: some upstreams
+                // refuse it.
+                mcp::INITIALIZE if self.initialize_result.is_some() => {
+                    let result = self.initialize_result.clone().unwrap_or_default();
+                    let answer = jsonrpc::result_response(id.as_json(), &result);
+                    self.answer(id.clone(), answer, ctx);
+                }
+                // Refused, so that clients of 2026-07-28 fall back to a version with sessions.
+                mcp::DISCOVER => {
+                    let why = "this router speaks MCP versions with sessions, up to 2025-11-25";
+                    let error = jsonrpc::error_response(id.as_json(), jsonrpc::METHOD_NOT_FOUND, why, None);
+                    self.answer(id.clone(), error, ctx);
+                }
+                _ => {
+                    let (repeatable, effect) = classify(&head, &body);
+                    let id = id.clone();
+                    self.in_flight.insert(
+                        id.clone(),
+                        InFlight {
+                            seq,
+                            progress: Progress::NotSent,
+                            repeatable,
+                            attempts: 0,
+                            since: Instant::now(),
+                            cancelled: None,
+                            effect,
+                        },
+                    );
+                    self.arm_deadline(ctx);
+                    self.send_up(seq, body.clone(), Some(id));
+                }
+            },
+            Kind::Notification { method } => match method.as_ref() {
+                // Only the first: after a repeated `initialize` the upstream has had it.
+                mcp::INITIALIZED if self.initialized => {}
+                mcp::INITIALIZED => {
+                    self.initialized = true;
+                    self.send_up(seq, body.clone(), None);
+                }
+                mcp::CANCELLED => self.take_cancel(seq, &head, body.clone()),
+                _ => self.send_up(seq, body.clone(), None),
+            },
+            Kind::Response { id, .. } => {
+                let asked = id.as_ref().is_some_and(|id| self.server_requests.remove(id).is_some());
+                if asked {
+                    self.send_up(seq, body.clone(), None);
+                } else {
+                    self.app().metrics.dropped.with_label_values(&["answer_to_nothing"]).inc();
+                }
+            }
+        }
+    }
+
+    /// REQ-4: an explicit cancel goes up once; the request may stay without an answer, as MCP has it.
+    fn take_cancel(&mut self, seq: u64, head: &Head<'_>, body: Bytes) {
+        let target = mcp::cancelled_request_id(head.params).map(IdKey::from_stored);
+        match target.and_then(|id| self.in_flight.get_mut(&id)) {
+            Some(request) => {
+                request.cancelled = Some(Instant::now());
+                self.send_up(seq, body, None);
+            }
+            // Answered meanwhile.
+            None => self.app().metrics.dropped.with_label_values(&["cancel_of_nothing"]).inc(),
+        }
+    }
+
+    pub(super) fn send_up(&mut self, seq: u64, body: Bytes, id: Option<IdKey>) {
+        self.outstanding.insert(seq);
+        self.to_send.insert(seq, Outbound { body, id });
+    }
+
+    /// Answers a request from here: through the log, like any answer.
+    pub(super) fn answer(&mut self, id: IdKey, body: Bytes, ctx: &mut Context<Self>) {
+        self.push_event(Outgoing::answer(id, body), ctx);
+    }
+
+    /// POSTs the next message, one after the other: each waits for the one before it, but not for long.
+    pub(super) fn pump_posts(&mut self, ctx: &mut Context<Self>) {
+        if self.posting {
+            return;
+        }
+        let link::Link::Open { post, .. } = &self.link else {
+            if !self.to_send.is_empty() {
+                self.ensure_link(ctx);
+            }
+            return;
+        };
+        let Some((seq, outbound)) = self.to_send.pop_first() else {
+            return;
+        };
+        let Some(endpoint) = &self.endpoint else { return };
+        self.posting = true;
+        if let Some(request) = outbound.id.as_ref().and_then(|id| self.in_flight.get_mut(id)) {
+            request.progress = Progress::MaybeSent;
+            request.attempts += 1;
+        }
+        let sent = self.worker.upstream(endpoint).send(Post { url: post.clone(), body: outbound.body.clone() });
+        let link_number = self.link_number;
+        let patience = self.app().settings.upstream.order_wait;
+        let raced = async move {
+            match select(Box::pin(sent), Box::pin(tokio::time::sleep(patience))).await {
+                Either::Left((outcome, _)) => Either::Left(outcome),
+                Either::Right(((), sent)) => Either::Right(sent),
+            }
+        };
+        ctx.spawn(raced.into_actor(self).map(move |raced, actor, ctx| {
+            actor.posting = false;
+            match raced {
+                Either::Left(outcome) => actor.posted(link_number, seq, outbound, outcome, ctx),
+                // A server that answers a POST only when the work is done must not hold up a cancel behind it.
+                Either::Right(sent) => {
+                    ctx.spawn(sent.into_actor(actor).map(move |outcome, actor, ctx| {
+                        actor.posted(link_number, seq, outbound, outcome, ctx);
+                    }));
+                }
+            }
+            actor.pump_posts(ctx);
+        }));
+    }
+
+    fn posted(
+        &mut self,
+        link_number: u64,
+        seq: u64,
+        outbound: Outbound,
+        outcome: Result<Result<(), PostError>, MailboxError>,
+        ctx: &mut Context<Self>,
+    ) {
+        let outcome = outcome.unwrap_or_else(|_| Err(PostError::NotSent("the upstream's actor is gone".to_owned())));
+        let error = match outcome {
+            Ok(()) => {
+                self.outstanding.remove(&seq);
+                return;
+            }
+            Err(error) => error,
+        };
+        tracing::debug!(session = %self.fence.session, %error, "POST to the upstream failed");
+        if let PostError::Refused(status) = error {
+            self.outstanding.remove(&seq);
+            match outbound.id {
+                Some(id) => {
+                    let why = format!("the upstream refused the request with status {status}");
+                    let details = serde_json::json!({ "reason": "upstream_refused", "retry": false });
+                    self.fail_request(&id, jsonrpc::INTERNAL_ERROR, &why, "upstream_refused", details, ctx);
+                }
+                None => self.app().metrics.dropped.with_label_values(&["upstream_refused"]).inc(),
+            }
+            return;
+        }
+        let not_executed = matches!(error, PostError::NotSent(_) | PostError::SessionGone);
+        match &outbound.id {
+            Some(id) => {
+                if let Some(request) = self.in_flight.get_mut(id)
+                    && not_executed
+                {
+                    request.progress = Progress::NotSent;
+                    self.to_send.insert(seq, outbound);
+                }
+            }
+            // At least once: the session that may have had it is given up.
+            None => {
+                self.to_send.insert(seq, outbound);
+            }
+        }
+        if link_number == self.link_number {
+            self.lose_link(&error, ctx);
+        }
+    }
+
+    /// One error for a request in flight, through the log. REQ-2
+    pub(super) fn fail_request(
+        &mut self,
+        id: &IdKey,
+        code: i64,
+        message: &str,
+        reason: &'static str,
+        details: serde_json::Value,
+        ctx: &mut Context<Self>,
+    ) {
+        self.app().metrics.router_errors.with_label_values(&[reason]).inc();
+        if let Some(request) = self.in_flight.remove(id) {
+            self.to_send.remove(&request.seq);
+            self.outstanding.remove(&request.seq);
+        }
+        let body = jsonrpc::error_response(id.as_json(), code, message, Some(&details));
+        self.answer(id.clone(), body, ctx);
+    }
+
+    /// One timer a session, and only while something is in flight.
+    pub(super) fn arm_deadline(&mut self, ctx: &mut Context<Self>) {
+        if self.deadline_timer || self.in_flight.is_empty() {
+            return;
+        }
+        let limit = self.app().settings.upstream.request_timeout;
+        let now = Instant::now();
+        let next = self
+            .in_flight
+            .values()
+            .map(|request| request.cancelled.map_or(request.since + limit, |at| at + CANCEL_GRACE))
+            .min()
+            .map_or(limit, |at| at.saturating_duration_since(now));
+        // A cancel that comes meanwhile is seen at the next round.
+        let next = next.clamp(Duration::from_millis(10), CANCEL_GRACE);
+        self.deadline_timer = true;
+        ctx.run_later(next, |actor, ctx| {
+            actor.deadline_timer = false;
+            actor.check_deadlines(ctx);
+            actor.arm_deadline(ctx);
+        });
+    }
+
+    fn check_deadlines(&mut self, ctx: &mut Context<Self>) {
+        let limit = self.app().settings.upstream.request_timeout;
+        let late: Vec<IdKey> = self
+            .in_flight
+            .iter()
+            .filter(|(_, request)| request.cancelled.is_none() && request.since.elapsed() >= limit)
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in late {
+            let cancel = serde_json::json!({ "jsonrpc": "2.0", "method": mcp::CANCELLED, "params": {
+                "requestId": serde_json::from_str::<serde_json::Value>(id.as_json()).unwrap_or_default(),
+                "reason": "the router's time limit",
+            }});
+            self.post_internal(Bytes::from(cancel.to_string()), ctx);
+            let why =
+                format!("the upstream did not answer within {limit:?}; whether the request was executed is unknown");
+            let details = serde_json::json!({ "reason": "timeout", "outcome": "unknown", "retry": false });
+            self.fail_request(&id, jsonrpc::OUTCOME_UNKNOWN, &why, "timeout", details, ctx);
+        }
+        let forgotten: Vec<IdKey> = self
+            .in_flight
+            .iter()
+            .filter(|(_, request)| request.cancelled.is_some_and(|at| at.elapsed() >= CANCEL_GRACE))
+            .map(|(id, _)| id.clone())
+            .collect();
+        if !forgotten.is_empty() {
+            self.forget_cancelled(forgotten, ctx);
+        }
+    }
+
+    /// Cancelled and unanswered, as MCP allows: off the books, without an event.
+    fn forget_cancelled(&mut self, ids: Vec<IdKey>, ctx: &mut Context<Self>) {
+        for id in &ids {
+            if let Some(request) = self.in_flight.remove(id) {
+                self.outstanding.remove(&request.seq);
+            }
+        }
+        let keys: Vec<String> = ids.iter().map(|id| id.as_json().to_owned()).collect();
+        let (app, fence) = (Arc::clone(self.app()), self.fence.clone());
+        let forgotten = async move {
+            if let Err(error) = app.store.forget_requests(&fence, &keys).await {
+                // They stay in the table until the session ends, and count towards its cap.
+                app.count_store_error(&error);
+            }
+        };
+        ctx.spawn(forgotten.into_actor(self).map(|(), actor, ctx| actor.release_if_quiet(false, ctx)));
+    }
+}

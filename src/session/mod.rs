@@ -1,0 +1,47 @@
+//! Sessions: one [`SessionActor`](actor::SessionActor) for each session that this process owns, and the client streams
+//! ([`attachment`]) that this process holds, whoever owns their session.
+//!
+//! | file | what stands there |
+//! |---|---|
+//! | `actor` | state, start, stop, handlers |
+//! | `inbound` | client → upstream: journal, order, POSTs |
+//! | `outbound` | upstream → client: append, deliver |
+//! | `link` | the upstream link: open, replay the handshake, recover what was open |
+//! | `recovery` | pure decisions |
+//! | `attachment` | a client stream: replay and live events without gap or duplicate |
+//! | `directory` | who is where in this process |
+
+pub mod actor;
+pub mod attachment;
+pub mod directory;
+mod inbound;
+mod link;
+mod outbound;
+pub mod recovery;
+
+pub use inbound::journal_view as inbound_view;
+
+/// Name of the one stream of a 2024-11-05 session (and of the GET stream of later transports).
+pub const MAIN_STREAM: &str = "g";
+
+/// Fields of the session's record that this layer writes.
+pub mod field {
+    /// The client's `initialize` request, as it came.
+    pub const INITIALIZE_REQUEST: &str = "initialize_request";
+    /// The upstream's `result` of it (JSON text).
+    pub const INITIALIZE_RESULT: &str = "initialize_result";
+    /// `1` once the client has sent `notifications/initialized`.
+    pub const INITIALIZED: &str = "initialized";
+    /// The last successful `logging/setLevel` request.
+    pub const LOG_LEVEL: &str = "log_level";
+    /// The upstream endpoint's URL.
+    pub const ENDPOINT: &str = "upstream_endpoint";
+    /// Prefix + resource URI → the `resources/subscribe` request.
+    pub const SUBSCRIPTION: &str = "sub:";
+    /// Prefix + id of a server request that the client has not answered.
+    pub const SERVER_REQUEST: &str = "sr:";
+    /// Prefix + stream → sequence up to which events were handed to the client's connection.
+    pub const SENT: &str = "sent:";
+    /// Nonce of a ping-rebind that found this session.
+    pub const REBIND: &str = "rebind";
+}

@@ -1,0 +1,276 @@
+//! Upstream → client: append to the log first, then deliver (EVT-2). One append is under way at a time and takes all
+//! that has gathered meanwhile, so order is kept and a burst costs one round trip.
+
+use std::{sync::Arc, time::Instant};
+
+use actix::prelude::*;
+use bytes::Bytes;
+
+use super::{
+    MAIN_STREAM,
+    actor::{Exit, SessionActor},
+    field,
+    inbound::{Effect, RETRY_MAX, RETRY_MIN, jittered},
+};
+use crate::{
+    protocol::{
+        jsonrpc::{Head, IdKey, Kind},
+        mcp, sse,
+    },
+    store::{Append, Appended, NewEvent, StoreError},
+};
+
+/// Events in one append: bounds how long one script runs in the store.
+const APPEND_EVENTS: usize = 64;
+/// Bytes in one append (a single larger event goes alone).
+const APPEND_BYTES: usize = 1 << 20;
+
+/// An event on its way into the log.
+#[derive(Debug)]
+pub struct Outgoing {
+    answers: Option<IdKey>,
+    body: Bytes,
+    set: Vec<(String, String)>,
+    delete: Vec<String>,
+}
+
+impl Outgoing {
+    /// The answer to a request of the client.
+    pub fn answer(id: IdKey, body: Bytes) -> Self {
+        Self { answers: Some(id), body, set: Vec::new(), delete: Vec::new() }
+    }
+
+    /// A notification or a request of the server.
+    pub fn message(body: Bytes) -> Self {
+        Self { answers: None, body, set: Vec::new(), delete: Vec::new() }
+    }
+
+    /// Sets a session field in the same step.
+    pub fn setting(mut self, field: String, value: String) -> Self {
+        self.set.push((field, value));
+        self
+    }
+
+    /// Clears a session field in the same step.
+    pub fn clearing(mut self, field: String) -> Self {
+        self.delete.push(field);
+        self
+    }
+}
+
+impl SessionActor {
+    /// A message from the upstream.
+    pub(super) fn take_upstream_message(&mut self, body: Bytes, ctx: &mut Context<Self>) {
+        let head = match Head::parse(&body) {
+            Ok(head) => head,
+            Err(error) => {
+                self.app().metrics.dropped.with_label_values(&["upstream_nonsense"]).inc();
+                tracing::warn!(session = %self.fence.session, %error, "the upstream sent no JSON-RPC message");
+                return;
+            }
+        };
+        match &head.kind {
+            Kind::Response { id: Some(id), .. } if self.is_internal(id) => {
+                let id = id.clone();
+                self.take_internal_answer(&id, &head, ctx);
+            }
+            Kind::Response { id: Some(id), success } => match self.in_flight.remove(id) {
+                Some(request) => {
+                    self.outstanding.remove(&request.seq);
+                    let event = Outgoing::answer(id.clone(), body.clone());
+                    let event = if *success { self.apply(request.effect, &head, event) } else { event };
+                    self.push_event(event, ctx);
+                }
+                None => self.app().metrics.dropped.with_label_values(&["upstream_unknown_answer"]).inc(),
+            },
+            Kind::Response { id: None, .. } => {
+                self.app().metrics.dropped.with_label_values(&["upstream_answer_without_id"]).inc();
+            }
+            Kind::Request { id, method } => {
+                self.server_requests.insert(id.clone(), ());
+                let field = format!("{}{}", field::SERVER_REQUEST, id.as_json());
+                let event = Outgoing::message(body.clone()).setting(field, method.clone().into_owned());
+                self.push_event(event, ctx);
+            }
+            Kind::Notification { method } => {
+                if method == "notifications/tools/list_changed" {
+                    self.service.forget_tools();
+                }
+                self.push_event(Outgoing::message(body.clone()), ctx);
+            }
+        }
+    }
+
+    /// What the answer changes in the session's own state; written in the same step as the answer.
+    fn apply(&mut self, effect: Effect, head: &Head<'_>, event: Outgoing) -> Outgoing {
+        match effect {
+            Effect::None => event,
+            Effect::Initialize(request) => {
+                let result = head.result.map_or("{}", |result| result.get()).to_owned();
+                self.initialize_result = Some(result.clone());
+                self.initialize_request = Some(request.clone());
+                let endpoint = self.endpoint.as_ref().map(|endpoint| endpoint.url.to_string()).unwrap_or_default();
+                event
+                    .setting(field::INITIALIZE_REQUEST.to_owned(), String::from_utf8_lossy(&request).into_owned())
+                    .setting(field::INITIALIZE_RESULT.to_owned(), result)
+                    .setting(field::ENDPOINT.to_owned(), endpoint)
+            }
+            Effect::LogLevel(request) => {
+                self.log_level = Some(request.clone());
+                event.setting(field::LOG_LEVEL.to_owned(), request)
+            }
+            Effect::Subscribe(uri, request) => {
+                self.subscriptions.insert(uri.clone(), request.clone());
+                event.setting(format!("{}{uri}", field::SUBSCRIPTION), request)
+            }
+            Effect::Unsubscribe(uri) => {
+                self.subscriptions.remove(&uri);
+                event.clearing(format!("{}{uri}", field::SUBSCRIPTION))
+            }
+            Effect::Tools => {
+                if let Some(result) = head.result
+                    && !self.service.knows_tools()
+                {
+                    self.service.remember_tool_list(result.get());
+                }
+                event
+            }
+        }
+    }
+
+    /// Queues an event for the log.
+    pub(super) fn push_event(&mut self, event: Outgoing, ctx: &mut Context<Self>) {
+        self.gate.add(event.body.len());
+        self.outbox.push_back(event);
+        self.pump_outbox(ctx);
+    }
+
+    fn pump_outbox(&mut self, ctx: &mut Context<Self>) {
+        if self.appending || self.outbox.is_empty() {
+            return;
+        }
+        self.appending = true;
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        while let Some(event) = self.outbox.pop_front_if(|event| {
+            batch.is_empty() || (batch.len() < APPEND_EVENTS && bytes + event.body.len() <= APPEND_BYTES)
+        }) {
+            bytes += event.body.len();
+            batch.push(event);
+        }
+        self.persist_sent(&mut batch);
+        self.op += 1;
+        let append = Append {
+            fence: self.fence.clone(),
+            stream: MAIN_STREAM.to_owned(),
+            op: self.op,
+            events: batch
+                .iter()
+                .map(|event| NewEvent {
+                    answers: event.answers.as_ref().map(|id| id.as_json().to_owned()),
+                    body: event.body.clone(),
+                    set: event.set.clone(),
+                    delete: event.delete.clone(),
+                })
+                .collect(),
+            acked: self.acked(),
+            limits: self.app().log_limits(),
+        };
+        let app = Arc::clone(self.app());
+        let appended = async move {
+            let mut pause = RETRY_MIN;
+            loop {
+                match app.store.append(append.clone()).await {
+                    // Tried until the store answers: the number of the append makes that safe, the gate bounds what
+                    // gathers meanwhile, and nothing goes out before (EVT-2).
+                    Err(error @ (StoreError::Unavailable(_) | StoreError::Full(_) | StoreError::Overloaded)) => {
+                        app.count_store_error(&error);
+                        tokio::time::sleep(jittered(pause)).await;
+                        pause = (pause * 2).min(RETRY_MAX);
+                    }
+                    outcome => return outcome,
+                }
+            }
+        };
+        ctx.spawn(appended.into_actor(self).map(move |outcome, actor, ctx| {
+            actor.appending = false;
+            actor.gate.sub(bytes);
+            actor.appended(batch, outcome, ctx);
+        }));
+    }
+
+    /// Lets an adopter know how far the connection had come, for clients that come back without a cursor. Rides on an
+    /// append that is made anyway.
+    fn persist_sent(&mut self, batch: &mut [Outgoing]) {
+        let Some(attachment) = &self.attachment else { return };
+        let sent = attachment.sent();
+        if sent > self.persisted_sent
+            && let Some(first) = batch.first_mut()
+        {
+            self.persisted_sent = sent;
+            first.set.push((format!("{}{MAIN_STREAM}", field::SENT), sent.to_string()));
+        }
+    }
+
+    fn appended(&mut self, batch: Vec<Outgoing>, outcome: Result<Appended, StoreError>, ctx: &mut Context<Self>) {
+        let seqs = match outcome {
+            Ok(Appended::Done(seqs)) => seqs,
+            Ok(Appended::NotFound) => return self.exit(Exit::Gone, ctx),
+            Ok(Appended::Fenced) => return self.exit(Exit::Fenced, ctx),
+            Err(error) => {
+                // Nonsense in the store: this session cannot go on here, and silence would be worse.
+                self.note_store_error(&error);
+                return self.exit(Exit::Fenced, ctx);
+            }
+        };
+        self.last_active = Instant::now();
+        for (event, seq) in batch.into_iter().zip(seqs) {
+            let Some(seq) = seq else {
+                // Answered before (or cancelled and forgotten): the first answer stands. REQ-2
+                self.app().metrics.dropped.with_label_values(&["second_answer"]).inc();
+                continue;
+            };
+            if seq != self.last_seq + 1 {
+                self.app().metrics.violations.with_label_values(&["EVT-1"]).inc();
+                tracing::error!(session = %self.fence.session, seq, expected = self.last_seq + 1, "sequence is not contiguous");
+            }
+            self.last_seq = seq;
+            self.app().metrics.appended.inc();
+            if let Some(attachment) = &self.attachment {
+                let frame = sse::message(&self.fence.session, MAIN_STREAM, self.fence.epoch, seq, &event.body);
+                attachment.push(seq, frame);
+            }
+        }
+        self.pump_outbox(ctx);
+        self.release_if_quiet(false, ctx);
+    }
+
+    /// `method` names a list that the server says may change.
+    pub(super) fn tell_lists_changed(&mut self, ctx: &mut Context<Self>) {
+        for list in ["tools", "resources", "prompts"] {
+            let offered = self
+                .initialize_result
+                .as_deref()
+                .and_then(|result| serde_json::from_str::<serde_json::Value>(result).ok())
+                .is_some_and(|result| result["capabilities"][list]["listChanged"] == true);
+            if offered {
+                let body = format!(r#"{{"jsonrpc":"2.0","method":"notifications/{list}/list_changed"}}"#);
+                self.push_event(Outgoing::message(Bytes::from(body)), ctx);
+            }
+        }
+    }
+
+    /// Requests of the dead upstream session cannot be answered any more: the client is told.
+    pub(super) fn cancel_server_requests(&mut self, ctx: &mut Context<Self>) {
+        let ids: Vec<IdKey> = self.server_requests.drain().map(|(id, ())| id).collect();
+        for id in ids {
+            let body = format!(
+                r#"{{"jsonrpc":"2.0","method":"{}","params":{{"requestId":{},"reason":"the server that asked is gone"}}}}"#,
+                mcp::CANCELLED,
+                id.as_json()
+            );
+            let field = format!("{}{}", field::SERVER_REQUEST, id.as_json());
+            self.push_event(Outgoing::message(Bytes::from(body)).clearing(field), ctx);
+        }
+    }
+}

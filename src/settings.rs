@@ -1,0 +1,285 @@
+//! Every setting of the router once: environment variable, flag, default, unit and reason.
+//!
+//! [`load`] reads them at the start of the process; [`Settings::from_pairs`] serves tests and programs that embed the
+//! router. Both read everything before they judge, and report *all* that is wrong together. A value is taken from the
+//! flag, else the process environment, else the env file (`.env`, or what `--env-file` or `ENV_FILE` names), else the
+//! default; an empty value is unset. Secrets appear in no error and no `Debug` output.
+//!
+//! The settings themselves stand in `table`; this file owns how they come together. It starts nothing and logs nothing.
+
+#[macro_use]
+mod macros;
+mod parse;
+mod source;
+mod table;
+mod upstreams;
+mod value;
+
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    path::Path,
+    process::ExitCode,
+};
+
+use clap::{CommandFactory, parser::ValueSource};
+
+use source::{Layer, Reader};
+use table::{CommandLine, TABLE};
+
+pub use source::{Origin, Problem};
+pub use table::{
+    LifecycleSettings, LimitSettings, LogSettings, RedisSettings, SecuritySettings, ServerSettings, SessionSettings,
+    Settings, StreamSettings, UpstreamSettings, defaults,
+};
+pub use value::{Allowed, LogFormat, RedisUrl, Secret, UpstreamService};
+
+/// Exit code for wrong settings: `EX_USAGE` of sysexits.h.
+pub const EXIT_USAGE: u8 = 64;
+
+/// Read when no other env file is named, and may be missing.
+const DEFAULT_ENV_FILE: &str = ".env";
+
+/// Names the env file; not a setting itself, as it cannot stand in that file.
+const ENV_FILE: &str = "ENV_FILE";
+
+/// Why there are no settings.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The command line itself is not understood; or it asked for help or the version, which is no failure.
+    #[error(transparent)]
+    CommandLine(#[from] clap::Error),
+    /// These settings are wrong; at least one.
+    #[error("{}", listed(.0))]
+    Invalid(Vec<Problem>),
+}
+
+impl SettingsError {
+    /// With what the process should exit: 64, or 0 after help or version.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::CommandLine(text) if !text.use_stderr() => 0,
+            _ => EXIT_USAGE,
+        }
+    }
+
+    /// What is wrong, one entry a setting; empty when the command line was not understood.
+    pub fn problems(&self) -> &[Problem] {
+        match self {
+            Self::CommandLine(_) => &[],
+            Self::Invalid(problems) => problems,
+        }
+    }
+}
+
+impl From<&SettingsError> for ExitCode {
+    fn from(error: &SettingsError) -> Self {
+        Self::from(error.exit_code())
+    }
+}
+
+fn listed(problems: &[Problem]) -> String {
+    let count = match problems.len() {
+        1 => "1 setting is wrong:".to_owned(),
+        many => format!("{many} settings are wrong:"),
+    };
+    let lines = problems.iter().map(|problem| format!("\n  {problem}"));
+    std::iter::once(count).chain(lines).chain(["\n`mcp-router --help` explains each setting.".to_owned()]).collect()
+}
+
+/// What there is to know about one setting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SettingDoc {
+    /// Heading under which the help lists it, such as `Server`.
+    pub group: &'static str,
+    /// Environment variable, such as `SERVER_PORT`.
+    pub env: &'static str,
+    /// Flag, such as `--server-port`.
+    pub flag: String,
+    /// Default as one would write it; empty: unset.
+    pub default: &'static str,
+    /// Unit or form of the value.
+    pub unit: &'static str,
+    /// What it does and why its default is what it is.
+    pub help: &'static str,
+}
+
+/// Every setting, in the order of the help.
+pub fn all() -> Vec<SettingDoc> {
+    let doc = |row: &table::Row| SettingDoc {
+        group: row.group,
+        env: row.env,
+        flag: format!("--{}", row.env.to_ascii_lowercase().replace('_', "-")),
+        default: row.default,
+        unit: row.unit,
+        help: row.help,
+    };
+    TABLE.iter().map(doc).collect()
+}
+
+/// What `mcp-router --help` prints.
+pub fn help() -> String {
+    CommandLine::command().render_long_help().to_string()
+}
+
+/// The settings of this process. `--help` and `--version` print their text and end it with code 0.
+///
+/// # Errors
+/// All that is wrong with the settings, or an unknown flag; to be printed, and the process to exit with
+/// [`SettingsError::exit_code`].
+pub fn load() -> Result<Settings, SettingsError> {
+    match load_from(env::args_os(), env::vars_os(), Path::new("")) {
+        Err(SettingsError::CommandLine(text)) if !text.use_stderr() => text.exit(),
+        result => result,
+    }
+}
+
+/// [`load`] with its inputs named: the command line (program name first), the process environment, and the directory
+/// in which `.env` and relative names of env files are looked for.
+///
+/// # Errors
+/// As [`load`]; help and version come back as [`SettingsError::CommandLine`].
+pub fn load_from<A, E>(args: A, environment: E, directory: &Path) -> Result<Settings, SettingsError>
+where
+    A: IntoIterator<Item = OsString>,
+    E: IntoIterator<Item = (OsString, OsString)>,
+{
+    let flags = flags(args)?;
+    let environment: Layer =
+        environment.into_iter().filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect();
+
+    let mut reader = Reader::default();
+    let mut warnings = Vec::new();
+    let env_file = env_file(&flags, &environment);
+    reader.add(Origin::Flag, flags);
+    reader.add(Origin::Environment, environment);
+    add_env_file(&mut reader, &mut warnings, env_file, directory);
+    finish(reader, warnings)
+}
+
+/// The flags given, by variable. The command also declares the variables, for its help; the values that clap has found
+/// in them are left to the environment's own layer.
+fn flags(args: impl IntoIterator<Item = OsString>) -> Result<Layer, clap::Error> {
+    let matches = CommandLine::command().try_get_matches_from(args)?;
+    let mut flags = Layer::new();
+    for id in matches.ids() {
+        let name = id.as_str();
+        if matches.value_source(name) != Some(ValueSource::CommandLine) {
+            continue;
+        }
+        // Groups have ids, too, but no value.
+        if let Ok(Some(value)) = matches.try_get_one::<OsString>(name) {
+            flags.insert(name.to_ascii_uppercase(), value.clone());
+        }
+    }
+    Ok(flags)
+}
+
+/// The env file that was asked for, and where.
+fn env_file(flags: &Layer, environment: &Layer) -> Option<(Origin, OsString)> {
+    let named = |origin: Origin, layer: &Layer| {
+        let name = layer.get(ENV_FILE).filter(|name| !source::is_blank(name))?;
+        Some((origin, name.clone()))
+    };
+    named(Origin::Flag, flags).or_else(|| named(Origin::Environment, environment))
+}
+
+/// Adds the env file as the lowest layer. A named one must be there; the default one may be missing.
+fn add_env_file(reader: &mut Reader, warnings: &mut Vec<String>, named: Option<(Origin, OsString)>, directory: &Path) {
+    let must_exist = named.is_some();
+    let (origin, name) = named.unwrap_or_else(|| (Origin::Default, DEFAULT_ENV_FILE.into()));
+    let expected = match source::read_env_file(&directory.join(&name)) {
+        Ok(Some(file)) => {
+            warnings.extend(file.warnings);
+            file.problems.into_iter().for_each(|problem| reader.report(problem));
+            reader.add(Origin::EnvFile(name.into()), file.values);
+            return;
+        }
+        Ok(None) if !must_exist => return,
+        Ok(None) => "the name of an env file; there is no such file".to_owned(),
+        Err(fault) => format!("a readable env file ({fault})"),
+    };
+    let value = name.to_string_lossy().into_owned();
+    reader.report(Problem { name: ENV_FILE.to_owned(), value, origin, expected });
+}
+
+impl Settings {
+    /// Settings from pairs of variable and value over the defaults; neither the environment nor a file is read. For
+    /// tests, and for programs that embed the router.
+    ///
+    /// # Errors
+    /// As [`load`]; here a name that is no setting is an error, too.
+    pub fn from_pairs<P, N, V>(pairs: P) -> Result<Self, SettingsError>
+    where
+        P: IntoIterator<Item = (N, V)>,
+        N: Into<String>,
+        V: AsRef<OsStr>,
+    {
+        let mut reader = Reader::default();
+        let mut given = Layer::new();
+        for (name, value) in pairs {
+            let name: String = name.into();
+            if TABLE.iter().any(|row| row.env == name) {
+                given.insert(name, value.as_ref().to_owned());
+            } else {
+                reader.report(Problem {
+                    name,
+                    value: value::MASK.to_owned(),
+                    origin: Origin::Program,
+                    expected: "the variable of a setting".to_owned(),
+                });
+            }
+        }
+        reader.add(Origin::Program, given);
+        finish(reader, Vec::new())
+    }
+
+    /// Tells the settings which port was bound when `SERVER_PORT` is 0, so that the port and an instance id that holds
+    /// it are true from then on. To be called before anything uses either.
+    pub fn set_bound_port(&mut self, port: u16) {
+        self.server.port = port;
+        self.session.instance_id =
+            parse::expand_instance_id(&self.instance_id_template, &self.server.address.to_string(), port);
+    }
+}
+
+/// Reads all settings, checks how they go together, and decides.
+fn finish(mut reader: Reader, mut warnings: Vec<String>) -> Result<Settings, SettingsError> {
+    let mut settings = Settings::read(&mut reader);
+    check_relations(&settings, &mut reader);
+    let shares_redis = settings.redis.url.is_some();
+    if shares_redis && settings.server.address.is_unspecified() && !reader.is_given("MCP_SESSION_INSTANCE_ID") {
+        warnings.push(format!(
+            "MCP_SESSION_INSTANCE_ID is not set and SERVER_ADDRESS is {}: instances on other hosts would have the \
+             same id; set it when they share this Redis",
+            settings.server.address,
+        ));
+    }
+    let problems = reader.into_problems();
+    if !problems.is_empty() {
+        return Err(SettingsError::Invalid(problems));
+    }
+    settings.instance_id_template = settings.session.instance_id.clone();
+    settings.set_bound_port(settings.server.port);
+    settings.warnings = warnings;
+    Ok(settings)
+}
+
+/// What no single setting can tell.
+fn check_relations(settings: &Settings, reader: &mut Reader) {
+    let Settings { session, upstream, stream, lifecycle, .. } = settings;
+    reader.check("MCP_LEASE_RENEW", "MCP_LEASE", session.lease_renew <= session.lease / 2, "at most half of");
+    reader.check(
+        "MCP_UPSTREAM_BACKOFF_MIN",
+        "MCP_UPSTREAM_BACKOFF_MAX",
+        upstream.backoff_min <= upstream.backoff_max,
+        "at most",
+    );
+    reader.check("MCP_RETRY_MIN", "MCP_RETRY_MAX", stream.retry_min <= stream.retry_max, "at most");
+    reader.check(
+        "DRAIN_DEADLINE",
+        "SHUTDOWN_TIMEOUT",
+        lifecycle.drain_deadline < lifecycle.shutdown_timeout,
+        "less than",
+    );
+}

@@ -1,0 +1,226 @@
+//! From the text of one setting to its value. Pure; an error says what would have been right, and never repeats the
+//! value, which may be a secret.
+
+use std::{fmt::Display, net::IpAddr, ops::RangeInclusive, time::Duration};
+
+use ipnet::IpNet;
+use redis::IntoConnectionInfo;
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
+use url::{Host, Url};
+
+use super::value::{Allowed, LogFormat, RedisUrl, Secret};
+
+/// The value, or what was expected instead.
+pub(super) type Parsed<T> = Result<T, String>;
+
+pub(super) const MILLI: Duration = Duration::from_millis(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const HOUR: Duration = Duration::from_secs(60 * 60);
+pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+pub(super) const KIB: usize = 1024;
+pub(super) const MIB: usize = 1024 * KIB;
+pub(super) const GIB: usize = 1024 * MIB;
+
+/// A parser whose setting may be unset.
+pub(super) fn optional<T>(parse: impl Fn(&str) -> Parsed<T>) -> impl Fn(&str) -> Parsed<Option<T>> {
+    move |text| if text.is_empty() { Ok(None) } else { parse(text).map(Some) }
+}
+
+/// A whole number within `range`.
+pub(super) fn whole<T>(range: RangeInclusive<T>) -> impl Fn(&str) -> Parsed<T>
+where
+    T: std::str::FromStr + PartialOrd + Display,
+{
+    move |text| {
+        let in_range = text.parse::<T>().ok().filter(|number| range.contains(number));
+        in_range.ok_or_else(|| format!("a whole number from {} to {}", range.start(), range.end()))
+    }
+}
+
+/// A duration within `range`, with its unit.
+pub(super) fn duration(range: RangeInclusive<Duration>) -> impl Fn(&str) -> Parsed<Duration> {
+    move |text| {
+        let in_range = humantime::parse_duration(text).ok().filter(|duration| range.contains(duration));
+        in_range.ok_or_else(|| {
+            let [least, most] = [*range.start(), *range.end()].map(humantime::format_duration);
+            format!("a duration with its unit, such as 500ms, 30s or 1h30m, from {least} to {most}")
+        })
+    }
+}
+
+/// A number of bytes within `range`: `4MiB`, `512KiB`, `1GiB`, `1000`, `1000B`. Units are binary and any case; `MB`,
+/// of which nobody knows whether it is meant to be decimal, is refused.
+pub(super) fn size(range: RangeInclusive<usize>) -> impl Fn(&str) -> Parsed<usize> {
+    move |text| {
+        bytes(text).filter(|bytes| range.contains(bytes)).ok_or_else(|| {
+            format!(
+                "a size such as 4MiB, 512KiB or 1000 (bytes), from {} to {}",
+                shown(*range.start()),
+                shown(*range.end())
+            )
+        })
+    }
+}
+
+fn bytes(text: &str) -> Option<usize> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit.trim_start().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kib" => KIB,
+        "mib" => MIB,
+        "gib" => GIB,
+        _ => return None,
+    };
+    number.parse::<usize>().ok()?.checked_mul(factor)
+}
+
+fn shown(bytes: usize) -> String {
+    match bytes {
+        _ if bytes.is_multiple_of(GIB) => format!("{}GiB", bytes / GIB),
+        _ if bytes.is_multiple_of(MIB) => format!("{}MiB", bytes / MIB),
+        _ if bytes.is_multiple_of(KIB) => format!("{}KiB", bytes / KIB),
+        _ => bytes.to_string(),
+    }
+}
+
+/// An IP address, an IPv6 one with or without brackets.
+pub(super) fn address(text: &str) -> Parsed<IpAddr> {
+    let unbracketed = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    unbracketed.unwrap_or(text).parse().map_err(|_| "an IP address such as 127.0.0.1, 0.0.0.0 or [::]".to_owned())
+}
+
+/// A path prefix, in the form `/a/b`; a slash at the end is dropped, `/` alone is no prefix.
+pub(super) fn base_path(text: &str) -> Parsed<String> {
+    let path = text.strip_suffix('/').unwrap_or(text);
+    let plain_segment = |segment: &str| {
+        !segment.is_empty() && segment != "." && segment != ".." && segment.chars().all(|c| is_plain(c) || c == '~')
+    };
+    let well_formed = path.is_empty() || path.strip_prefix('/').is_some_and(|rest| rest.split('/').all(plain_segment));
+    if well_formed {
+        Ok(path.to_owned())
+    } else {
+        Err("a path that begins with / and has segments of A-Z a-z 0-9 . _ ~ : -, such as /mcp-bridge".to_owned())
+    }
+}
+
+/// The characters of names that stand in keys, headers and paths without any escape.
+fn is_plain(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | ':' | '-')
+}
+
+/// Whether `text` is 1 to `most` plain characters.
+pub(super) fn is_name(text: &str, most: usize) -> bool {
+    (1..=most).contains(&text.len()) && text.chars().all(is_plain)
+}
+
+/// An instance id that may still hold `{address}` and `{port}`.
+pub(super) fn instance_id(text: &str) -> Parsed<String> {
+    // The longest address and port, so that the filled-in id keeps within its bounds, too.
+    let longest = expand_instance_id(text, &"f".repeat(39), u16::MAX);
+    if is_name(&longest, 128) {
+        Ok(text.to_owned())
+    } else {
+        Err("1 to 128 characters of A-Z a-z 0-9 . _ : -, where {address} and {port} may stand for those listened on"
+            .to_owned())
+    }
+}
+
+/// Fills in the places of an instance id.
+pub(super) fn expand_instance_id(template: &str, address: &str, port: u16) -> String {
+    template.replace("{address}", address).replace("{port}", &port.to_string())
+}
+
+pub(super) fn redis_prefix(text: &str) -> Parsed<String> {
+    if is_name(text, 64) {
+        Ok(text.to_owned())
+    } else {
+        Err("1 to 64 characters of A-Z a-z 0-9 . _ : - (no spaces or braces)".to_owned())
+    }
+}
+
+pub(super) fn redis_url(text: &str) -> Parsed<RedisUrl> {
+    const FORM: &str = "redis://[user:password@]host[:port][/db] or redis+unix:///path/of/the/socket";
+    match text.split_once("://").map(|(scheme, _)| scheme) {
+        Some("redis" | "redis+unix") => {}
+        Some("rediss") => return Err(format!("{FORM}; TLS (rediss) is not supported yet")),
+        _ => return Err(FORM.to_owned()),
+    }
+    // The client's own parser has the last word, so that what passes here is sure to open. Its error is not shown: it
+    // may quote the URL.
+    text.into_connection_info().map(|_| RedisUrl::new(text)).map_err(|_| FORM.to_owned())
+}
+
+/// Host names without ports, or `*`.
+pub(super) fn allowed_hosts(text: &str) -> Parsed<Allowed> {
+    allowed(text, "host names or addresses without port, such as localhost,[::1], or * alone", |entry| {
+        // A port or a bare IPv6 address fails in `Host::parse`; `*.example.com` would pass as a name that never matches.
+        Host::parse(entry).ok().map(|host| host.to_string()).filter(|host| !host.contains('*'))
+    })
+}
+
+/// Origins as browsers send them, or `*`.
+pub(super) fn allowed_origins(text: &str) -> Parsed<Allowed> {
+    allowed(text, "origins such as https://app.example.com or http://localhost:3000, or * alone", |entry| {
+        let url = Url::parse(entry).ok()?;
+        let origin_alone = url.path().trim_matches('/').is_empty()
+            && url.query().is_none()
+            && url.fragment().is_none()
+            && url.username().is_empty()
+            && url.password().is_none();
+        let host = url.host_str().filter(|host| origin_alone && !host.is_empty() && !host.contains('*'))?;
+        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        Some(format!("{}://{host}{port}", url.scheme()).to_ascii_lowercase())
+    })
+}
+
+fn allowed(text: &str, expected: &str, canonical: impl Fn(&str) -> Option<String>) -> Parsed<Allowed> {
+    match text {
+        "" => Ok(Allowed::Listed(Vec::new())),
+        "*" => Ok(Allowed::Any),
+        _ => list(text, canonical).map(Allowed::Listed).ok_or_else(|| expected.to_owned()),
+    }
+}
+
+fn list<T>(text: &str, parse: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
+    text.split(',').map(|entry| parse(entry.trim())).collect()
+}
+
+/// Networks; an address alone is a network of one; `none` is no network.
+pub(super) fn networks(text: &str) -> Parsed<Vec<IpNet>> {
+    if text == "none" {
+        return Ok(Vec::new());
+    }
+    let network = |entry: &str| entry.parse().or_else(|_| entry.parse::<IpAddr>().map(IpNet::from)).ok();
+    list(text, network).ok_or_else(|| "networks such as 127.0.0.0/8,10.1.2.3,::1/128, or none".to_owned())
+}
+
+pub(super) fn token(text: &str) -> Parsed<Secret> {
+    if text.chars().all(|c| c.is_ascii_graphic()) {
+        Ok(Secret::new(text))
+    } else {
+        Err("visible ASCII characters without spaces, since it travels in a header".to_owned())
+    }
+}
+
+pub(super) fn log_format(text: &str) -> Parsed<LogFormat> {
+    match text.to_ascii_lowercase().as_str() {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("text or json".to_owned()),
+    }
+}
+
+/// A level or directives of `EnvFilter`. A lone word must be a level: `EnvFilter` would take a misspelt one for the name
+/// of a module, and log nothing else.
+pub(super) fn log_level(text: &str) -> Parsed<String> {
+    let has_span_filter = text.contains('[');
+    let is_directive = |entry: &str| entry.contains('=') || entry.trim().parse::<LevelFilter>().is_ok();
+    if (has_span_filter || text.split(',').all(is_directive)) && EnvFilter::try_new(text).is_ok() {
+        Ok(text.to_owned())
+    } else {
+        Err("off, error, warn, info, debug or trace, or directives such as info,mcp_router=debug".to_owned())
+    }
+}

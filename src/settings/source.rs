@@ -1,0 +1,290 @@
+//! Where raw values come from, and the reader that turns them into settings and gathers what is wrong.
+//!
+//! Three layers lie over the defaults: flags, the process environment, the env file. The first that has a value wins;
+//! an empty value is none. The process environment is only read: the env file is parsed by dotenvy and kept beside it,
+//! so nothing depends on which threads run already, and an error can tell where a value stands.
+
+use std::{
+    collections::HashMap,
+    ffi::{OsStr, OsString},
+    fmt, fs, io,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    parse::Parsed,
+    table::TABLE,
+    value::{MASK, masked},
+};
+
+/// Where a value was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// On the command line.
+    Flag,
+    /// In the process environment.
+    Environment,
+    /// In the env file of this name.
+    EnvFile(PathBuf),
+    /// By the program that embeds the router ([`super::Settings::from_pairs`]).
+    Program,
+    /// Nowhere: the default.
+    Default,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag => f.write_str("flag"),
+            Self::Environment => f.write_str("environment"),
+            Self::EnvFile(path) => write!(f, "{}", path.display()),
+            Self::Program => f.write_str("given by the program"),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The variable.
+    pub name: String,
+    /// Its value, with secrets masked.
+    pub value: String,
+    /// Where the value was given.
+    pub origin: Origin,
+    /// What would be right.
+    pub expected: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, value, origin, expected } = self;
+        write!(f, "{name}={value:?} ({origin}): expected {expected}")
+    }
+}
+
+/// Values of one layer by variable.
+pub(super) type Layer = HashMap<String, OsString>;
+
+/// All layers, first to last.
+#[derive(Default)]
+pub(super) struct Reader {
+    layers: Vec<(Origin, Layer)>,
+    problems: Vec<Problem>,
+}
+
+impl Reader {
+    /// Adds a layer below those that are there.
+    pub(super) fn add(&mut self, origin: Origin, layer: Layer) {
+        self.layers.push((origin, layer));
+    }
+
+    pub(super) fn report(&mut self, problem: Problem) {
+        self.problems.push(problem);
+    }
+
+    /// The setting's value. If what is given is wrong that is noted, and the default stands in so that the rest can be
+    /// read.
+    pub(super) fn read<T>(&mut self, env: &'static str, parse: impl Fn(&str) -> Parsed<T>) -> T {
+        if let Some((origin, value)) = self.given(env) {
+            let parsed = match value.to_str() {
+                Some(text) => parse(text.trim()),
+                None => Err("UTF-8 text".to_owned()),
+            };
+            match parsed {
+                Ok(value) => return value,
+                Err(expected) => {
+                    let value = masked(env, value.to_string_lossy().trim());
+                    let problem = Problem { name: env.to_owned(), value, origin: origin.clone(), expected };
+                    self.problems.push(problem);
+                }
+            }
+        }
+        parse(default_of(env)).expect("every default is valid: a test parses them all")
+    }
+
+    /// Notes a problem with how `env` goes together with `other`, unless one of them is wrong by itself already.
+    pub(super) fn check(&mut self, env: &'static str, other: &'static str, agrees: bool, relation: &str) {
+        let reported = |name: &str| self.problems.iter().any(|problem| problem.name == name);
+        if agrees || reported(env) || reported(other) {
+            return;
+        }
+        let (origin, value) = self.shown(env);
+        let (other_origin, other_value) = self.shown(other);
+        let expected = format!("{relation} {other}, which is {other_value:?} ({other_origin})");
+        self.problems.push(Problem { name: env.to_owned(), value, origin, expected });
+    }
+
+    /// Whether the setting is given at all.
+    pub(super) fn is_given(&self, env: &str) -> bool {
+        self.given(env).is_some()
+    }
+
+    /// What was wrong, if anything.
+    pub(super) fn into_problems(self) -> Vec<Problem> {
+        self.problems
+    }
+
+    fn given(&self, env: &str) -> Option<(&Origin, &OsStr)> {
+        self.layers.iter().find_map(|(origin, layer)| {
+            let value = layer.get(env).filter(|value| !is_blank(value))?;
+            Some((origin, value.as_os_str()))
+        })
+    }
+
+    fn shown(&self, env: &str) -> (Origin, String) {
+        match self.given(env) {
+            Some((origin, value)) => (origin.clone(), masked(env, value.to_string_lossy().trim())),
+            None => (Origin::Default, default_of(env).to_owned()),
+        }
+    }
+}
+
+/// Whether a value counts as unset.
+pub(super) fn is_blank(value: &OsStr) -> bool {
+    value.to_str().is_some_and(|text| text.trim().is_empty())
+}
+
+fn default_of(env: &str) -> &'static str {
+    TABLE.iter().find(|row| row.env == env).expect("only settings of the table are read").default
+}
+
+/// What an env file holds.
+#[derive(Debug)]
+pub(super) struct EnvFile {
+    pub(super) values: Layer,
+    pub(super) warnings: Vec<String>,
+    pub(super) problems: Vec<Problem>,
+}
+
+/// Reads the env file `path` as dotenvy understands it. `None`: there is no such file.
+pub(super) fn read_env_file(path: &Path) -> io::Result<Option<EnvFile>> {
+    let content = match fs::read(path) {
+        Ok(content) => content,
+        Err(fault) if fault.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(fault) => return Err(fault),
+    };
+    let content = content.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&content);
+    let not_text = |_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text");
+    let content = std::str::from_utf8(content).map_err(not_text)?;
+
+    let mut file = EnvFile { values: Layer::new(), warnings: Vec::new(), problems: Vec::new() };
+    for line in dotenvy::from_read_iter(content.as_bytes()) {
+        match line {
+            Ok((name, value)) => file.add(path, name, value),
+            Err(dotenvy::Error::LineParse(line, _)) => file.problems.push(malformed(path, content, &line)),
+            Err(fault) => return Err(io::Error::other(fault)),
+        }
+    }
+    Ok(Some(file))
+}
+
+impl EnvFile {
+    fn add(&mut self, path: &Path, name: String, value: String) {
+        let path = path.display();
+        if !is_setting(&name)
+            && let Some(meant) = probably_meant(&name)
+        {
+            self.warnings.push(format!("{path}: {name} is not a setting and has no effect; is {meant} meant?"));
+        }
+        if self.values.contains_key(&name) {
+            self.warnings.push(format!("{path}: {name} stands there twice; the first value counts"));
+            return;
+        }
+        self.values.insert(name, value.into());
+    }
+}
+
+/// A line that dotenvy does not understand. Of its text only what is plainly a name is shown: the rest may be a secret.
+fn malformed(path: &Path, content: &str, line: &str) -> Problem {
+    // dotenvy tells no number, and of some lines only the value; a quote may have made it join several.
+    let rest = line.lines().next().unwrap_or_default().trim_end();
+    let is_it = |(_, candidate): &(usize, &str)| {
+        !candidate.trim_start().starts_with('#') && candidate.trim_end().ends_with(rest)
+    };
+    let found = content.lines().enumerate().find(is_it);
+    let place = found.map(|(index, _)| format!(" (line {})", index + 1)).unwrap_or_default();
+    let name = found.and_then(|(_, text)| text.split_once('=')).map_or("", |(name, _)| name.trim());
+    let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    Problem {
+        name: if is_name { name } else { "a line" }.to_owned(),
+        value: MASK.to_owned(),
+        origin: Origin::EnvFile(path.to_owned()),
+        expected: format!("NAME=value, with single quotes around a value that holds spaces, quotes, # or ${place}"),
+    }
+}
+
+fn is_setting(name: &str) -> bool {
+    TABLE.iter().any(|row| row.env == name)
+}
+
+/// The setting of which `name` looks like a misspelling: other case, a few letters off, or the prefix missing or too
+/// much. Names that begin unlike ours are other programs' business.
+fn probably_meant(name: &str) -> Option<&'static str> {
+    const PREFIXES: [&str; 3] = ["MCP_", "REDIS_", "SERVER_"];
+    let upper = name.to_ascii_uppercase().replace(['.', '-'], "_");
+    if !PREFIXES.iter().any(|prefix| upper.starts_with(prefix)) {
+        return None;
+    }
+    let same_but_prefix = |row: &&super::table::Row| {
+        PREFIXES.iter().any(|prefix| {
+            upper.strip_prefix(prefix) == Some(row.env) || row.env.strip_prefix(prefix) == Some(upper.as_str())
+        })
+    };
+    let (nearest, edits) = TABLE.iter().map(|row| (row, edit_distance(&upper, row.env))).min_by_key(|(_, d)| *d)?;
+    // One edit in five letters is a slip; more is another word.
+    if edits <= upper.len().div_ceil(5).min(3) {
+        return Some(nearest.env);
+    }
+    TABLE.iter().find(same_but_prefix).map(|row| row.env)
+}
+
+/// Levenshtein's distance: the fewest letters to insert, delete or replace.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, left) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, right) in b.bytes().enumerate() {
+            let replaced = diagonal + usize::from(left != right);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_name_is_recognised_and_a_foreign_one_is_not() {
+        for (name, meant) in [
+            ("MCP_SESION_TTL", Some("MCP_SESSION_TTL")),
+            ("MCP_SESSION_TLL", Some("MCP_SESSION_TTL")),
+            ("mcp_session_ttl", Some("MCP_SESSION_TTL")),
+            ("mcp.session.ttl", Some("MCP_SESSION_TTL")),
+            ("MCP_UPSTREAM", Some("MCP_UPSTREAMS")),
+            ("MCP_SERVER_PORT", Some("SERVER_PORT")),
+            ("SERVER_PROT", Some("SERVER_PORT")),
+            ("SERVER_LOG_LEVEL", Some("LOG_LEVEL")),
+            ("REDIS_URI", Some("REDIS_URL")),
+            ("REDIS_HOST", None),
+            ("REDIS_PASSWORD", None),
+            ("MCP_INSPECTOR_PROXY_PORT", None),
+            ("PATH", None),
+            ("LOGLEVEL", None),
+        ] {
+            assert_eq!(probably_meant(name), meant, "{name}");
+        }
+    }
+
+    #[test]
+    fn every_default_parses() {
+        let mut reader = Reader::default();
+        let _ = super::super::Settings::read(&mut reader);
+        assert_eq!(reader.into_problems(), []);
+    }
+}

@@ -1,0 +1,303 @@
+//! Every setting of the router, once: variable, default, unit, field, parser, and the reason.
+//!
+//! The flag of a setting is its variable in kebab case (`SERVER_PORT` is `--server-port`). An empty default means
+//! unset. The text above a row is the documentation of the field *and* what `--help` prints.
+
+use std::{ffi::OsString, net::IpAddr, time::Duration};
+
+use ipnet::IpNet;
+
+use super::{
+    parse::{self, DAY, GIB, HOUR, KIB, MILLI, MINUTE, SECOND, duration, optional, size, whole},
+    source::Reader,
+    upstreams::upstreams,
+    value::{Allowed, LogFormat, RedisUrl, Secret, UpstreamService},
+};
+
+const ABOUT: &str = "A gateway for the Model Context Protocol whose sessions survive the death of any instance.";
+
+const AFTER_HELP: &str = "\
+A setting is looked for in this order: flag, process environment, env file, default. An empty value means unset. \
+Durations are written like 500ms, 30s or 1h30m; sizes like 4MiB, 512KiB or 1000 (bytes). \
+Wrong settings are reported all together, with exit code 64.";
+
+/// One row of the table.
+pub(super) struct Row {
+    pub(super) group: &'static str,
+    pub(super) env: &'static str,
+    pub(super) default: &'static str,
+    pub(super) unit: &'static str,
+    pub(super) help: &'static str,
+}
+
+/// A setting's lines in `--help`.
+fn help_text(text: &str, unit: &str, default: &str) -> String {
+    let default = if default.is_empty() { "unset" } else { default };
+    format!("{} [unit: {unit}] [default: {default}]", text.trim())
+}
+
+settings! {
+    /// Where the router listens, and how much it takes on.
+    "Server", ServerFlags => server: ServerSettings {
+        /// TCP port to listen on; 0 takes a free one, which tests need. 8051 is the first of the ports that
+        /// nginx.conf balances over.
+        SERVER_PORT = "8051", "port, 0 to 65535" => port: u16, whole(0..=65535);
+
+        /// IP address to listen on. Loopback, because nginx in front is what faces the network; 0.0.0.0 (or ::) opens
+        /// the router to it.
+        SERVER_ADDRESS = "127.0.0.1", "IP address" => address: IpAddr, parse::address;
+
+        /// Worker threads; 0 starts one for each core, which is what work that never blocks wants.
+        SERVER_WORKERS = "0", "threads" => workers: usize, whole(0..=1024);
+
+        /// Connections that one worker keeps open. Each client stream holds one for hours, so this is far above what
+        /// a server of short requests needs; keep the process's limit of open files above workers times this.
+        SERVER_MAX_CONNECTIONS = "25000", "connections per worker" => max_connections: usize, whole(1..=1_000_000);
+
+        /// Path prefix that the router itself serves, such as /mcp-bridge. Unset, because nginx strips the prefix and
+        /// names it in X-Forwarded-Prefix.
+        SERVER_BASE_PATH = "", "path" => base_path: String, parse::base_path;
+    }
+
+    /// Sessions: identity of this instance, lifetimes, and the lease that tells the others it lives.
+    "Session", SessionFlags => session: SessionSettings {
+        /// Name of this instance among those that share a Redis; no two may have the same. {address} and {port} stand
+        /// for those listened on, which are unique on one host; set it when instances run on several.
+        MCP_SESSION_INSTANCE_ID = "{address}:{port}", "1 to 128 of A-Z a-z 0-9 . _ : -"
+            => instance_id: String, parse::instance_id;
+
+        /// Idle time after which a session is forgotten. Long enough for a laptop that sleeps through a meeting, short
+        /// enough for abandoned sessions not to pile up.
+        MCP_SESSION_TTL = "30m", "duration" => ttl: Duration, duration(SECOND..=30 * DAY);
+
+        /// Lifetime of a session whose client went away without ever sending initialize. Such are probes (health
+        /// checks, a transport being guessed): a minute lets a slow client begin.
+        MCP_SESSION_UNINITIALIZED_TTL = "60s", "duration"
+            => uninitialized_ttl: Duration, duration(100 * MILLI..=DAY);
+
+        /// First part of every key in Redis; change it to let two routers share one. Braces would move the keys of a
+        /// session to different cluster slots.
+        MCP_SESSION_REDIS_PREFIX = "mcp", "1 to 64 of A-Z a-z 0-9 . _ : -" => redis_prefix: String, parse::redis_prefix;
+
+        /// How long an instance counts as alive after its last sign of life. It bounds how long the sessions of a hung
+        /// instance wait; below a second, a pause of the machine looks like death.
+        MCP_LEASE = "3s", "duration" => lease: Duration, duration(10 * MILLI..=HOUR);
+
+        /// How often the sign of life is given. At most half of MCP_LEASE, so that one lost renewal costs nothing.
+        MCP_LEASE_RENEW = "1s", "duration" => lease_renew: Duration, duration(MILLI..=HOUR);
+
+        /// How often an instance looks for work that a lost wake-up left behind. Wake-ups do the usual work, so this
+        /// may be slow; it bounds the delay when one is lost.
+        MCP_POLL_INTERVAL = "5s", "duration" => poll_interval: Duration, duration(10 * MILLI..=HOUR);
+
+        /// Messages that the mailbox of a session's actor holds. One session rarely has more than its
+        /// MCP_MAX_INFLIGHT under way; a full mailbox pushes back instead of growing.
+        MCP_MAILBOX = "256", "messages" => mailbox: usize, whole(1..=1_000_000);
+
+        /// Sessions of a dead instance that this one takes over per second. Each costs the upstream an initialize; the
+        /// bound keeps a takeover from becoming a storm.
+        MCP_ADOPT_RATE = "500", "sessions per second" => adopt_rate: u32, whole(1..=1_000_000);
+    }
+
+    /// The shared store.
+    "Redis", RedisFlags => redis: RedisSettings {
+        /// Redis that the instances share: redis://user:password@host:port/db, of which only the host is needed, or
+        /// redis+unix:///path/of/the/socket. Unset keeps sessions in memory: one instance, and a restart loses them.
+        REDIS_URL = "", "URL" => url: Option<RedisUrl>, optional(parse::redis_url);
+
+        /// Connections to Redis. Commands are pipelined, so few are enough; more only help when scripts queue behind
+        /// large replays.
+        REDIS_POOL_SIZE = "8", "connections" => pool_size: usize, whole(1..=10_000);
+
+        /// Longest wait for one answer of Redis. Scripts take well under a millisecond: after two seconds the link is
+        /// half-dead rather than slow.
+        REDIS_TIMEOUT = "2s", "duration" => timeout: Duration, duration(10 * MILLI..=HOUR);
+
+        /// How long a start waits for Redis before it gives up: containers started together come up in any order.
+        REDIS_START_TIMEOUT = "30s", "duration" => start_timeout: Duration, duration(MILLI..=DAY);
+
+        /// Commands put into one pipeline. Enough to share a round trip among many sessions, few enough for one
+        /// pipeline not to hold up the next.
+        REDIS_BATCH = "128", "commands" => batch: usize, whole(1..=100_000);
+
+        /// Commands that may wait for a pipeline. Beyond it callers are refused at once, which is kinder than a queue
+        /// that outlives their patience.
+        REDIS_QUEUE = "8192", "commands" => queue: usize, whole(1..=10_000_000);
+
+        /// How long a POST waits for an unavailable Redis before it is answered 503. It spans a restart or failover of
+        /// Redis, and stays below nginx's and the clients' own limits.
+        REDIS_WAIT = "5s", "duration" => wait: Duration, duration(Duration::ZERO..=HOUR);
+    }
+
+    /// The MCP servers behind the router.
+    "Upstream", UpstreamFlags => upstream: UpstreamSettings {
+        /// Services and their equal endpoints: name=url,url;name2=url. A service is reached at /sse/NAME and the like.
+        /// Unset: the router starts and answers 404 for every service.
+        MCP_UPSTREAMS = "", "name=url,url;name2=url" => services: Vec<UpstreamService>, upstreams;
+
+        /// Longest wait for a TCP connection to an endpoint. A lost SYN is sent again after 1 s, so 3 s forgives one.
+        MCP_UPSTREAM_CONNECT_TIMEOUT = "3s", "duration" => connect_timeout: Duration, duration(MILLI..=HOUR);
+
+        /// Longest a request may run before it is answered with an error. Tools may work for minutes; most clients
+        /// give up earlier.
+        MCP_UPSTREAM_REQUEST_TIMEOUT = "5m", "duration" => request_timeout: Duration, duration(MILLI..=30 * DAY);
+
+        /// Longest wait for the head of the answer to one POST. Servers acknowledge at once and answer on a stream;
+        /// some never answer a POST to a session they have forgotten.
+        MCP_UPSTREAM_POST_TIMEOUT = "10s", "duration" => post_timeout: Duration, duration(MILLI..=HOUR);
+
+        /// How long a message waits for the POST before it to be acknowledged. It keeps the order of a session's
+        /// messages without letting one slow POST hold up the rest.
+        MCP_UPSTREAM_ORDER_WAIT = "500ms", "duration" => order_wait: Duration, duration(Duration::ZERO..=HOUR);
+
+        /// Silence on an upstream stream after which the router pings it. A half-open connection shows no other sign.
+        MCP_UPSTREAM_IDLE_TIMEOUT = "5m", "duration" => idle_timeout: Duration, duration(10 * MILLI..=DAY);
+
+        /// Connections to upstreams that one worker keeps. Every session with an HTTP+SSE upstream holds one; the
+        /// client library's own limit of 100 would starve the 101st.
+        MCP_UPSTREAM_MAX_CONNECTIONS = "20000", "connections per worker"
+            => max_connections: usize, whole(1..=1_000_000);
+
+        /// How often each endpoint's health is checked, and so how soon an idle endpoint's death or return is noticed.
+        MCP_UPSTREAM_HEALTH_INTERVAL = "5s", "duration" => health_interval: Duration, duration(10 * MILLI..=DAY);
+
+        /// Longest wait for the answer to a health check. A server that needs longer for it is no use for work.
+        MCP_UPSTREAM_HEALTH_TIMEOUT = "2s", "duration" => health_timeout: Duration, duration(MILLI..=HOUR);
+
+        /// Failures in a row after which an endpoint gets no new work until it proves itself. One may be chance, three
+        /// are not.
+        MCP_UPSTREAM_BREAKER_FAILURES = "3", "failures" => breaker_failures: u32, whole(1..=1_000_000);
+
+        /// First pause before an endpoint is tried again; it doubles, with jitter, up to MCP_UPSTREAM_BACKOFF_MAX.
+        /// Short, because most faults are a restart that is soon over.
+        MCP_UPSTREAM_BACKOFF_MIN = "100ms", "duration" => backoff_min: Duration, duration(MILLI..=HOUR);
+
+        /// Longest pause before an endpoint is tried again, so that one that returns is in use soon.
+        MCP_UPSTREAM_BACKOFF_MAX = "10s", "duration" => backoff_max: Duration, duration(MILLI..=HOUR);
+
+        /// How long a session looks for a working endpoint before its requests are answered with an error. It spans
+        /// the restart of a service, and stays below the 60 s after which clients give up.
+        MCP_UPSTREAM_RELINK_TIMEOUT = "30s", "duration" => relink_timeout: Duration, duration(MILLI..=DAY);
+
+        /// Largest message accepted from an upstream. Tool results carry images and files; beyond this one message
+        /// would crowd out the rest.
+        MCP_UPSTREAM_MAX_MESSAGE = "16MiB", "bytes" => max_message: usize, size(KIB..=GIB);
+    }
+
+    /// Streams towards clients: heartbeats, what is kept for a resume, and how much may be under way.
+    "Stream", StreamFlags => stream: StreamSettings {
+        /// How often a quiet stream gets a comment line. Common proxies cut a connection after 60 s of silence.
+        MCP_HEARTBEAT = "15s", "duration" => heartbeat: Duration, duration(10 * MILLI..=HOUR);
+
+        /// Shortest reconnect delay that a client is told. Each gets a random one, so that the clients of a dead
+        /// instance do not all come back at the same moment.
+        MCP_RETRY_MIN = "300ms", "duration" => retry_min: Duration, duration(MILLI..=HOUR);
+
+        /// Longest reconnect delay that a client is told. Many clients make only two attempts, which must span a
+        /// takeover; above a second people notice.
+        MCP_RETRY_MAX = "800ms", "duration" => retry_max: Duration, duration(MILLI..=HOUR);
+
+        /// How long events are kept for a client that comes back. It spans a suspended laptop or a lost network; the
+        /// store pays for every minute.
+        MCP_RESUME_WINDOW = "10m", "duration" => resume_window: Duration, duration(MILLI..=30 * DAY);
+
+        /// Events kept for each stream; the oldest go first. More than a client falls behind in a reconnect, even while a
+        /// tool reports progress.
+        MCP_RESUME_EVENTS = "1000", "events" => resume_events: usize, whole(1..=10_000_000);
+
+        /// Bytes of events kept for each stream; the newest event stays whatever its size. As large as the
+        /// largest message that an upstream may send; streams of usual ones stay far below it.
+        MCP_RESUME_BYTES = "16MiB", "bytes" => resume_bytes: usize, size(KIB..=GIB);
+
+        /// Events that a replay reads from the store at a time: memory stays flat however long the backlog.
+        MCP_REPLAY_PAGE_EVENTS = "128", "events" => replay_page_events: usize, whole(1..=100_000);
+
+        /// Bytes that a replay reads from the store at a time (at least one event), for the same reason.
+        MCP_REPLAY_PAGE_BYTES = "1MiB", "bytes" => replay_page_bytes: usize, size(KIB..=GIB);
+
+        /// Bytes that may wait for a client that reads slowly. Beyond it the stream is closed; the events stay in the
+        /// store, and the client resumes.
+        MCP_CLIENT_QUEUE_BYTES = "1MiB", "bytes" => client_queue_bytes: usize, size(KIB..=GIB);
+
+        /// How long a client may take nothing of what is sent before its stream is closed: a slow network recovers
+        /// sooner, a stuck client holds memory for nothing.
+        MCP_CLIENT_FLUSH_TIMEOUT = "30s", "duration" => client_flush_timeout: Duration, duration(10 * MILLI..=HOUR);
+
+        /// How long the router waits for the answer to the ping that finds a reconnected client's session. Clients
+        /// answer within milliseconds; one that does not is new.
+        MCP_REBIND_TIMEOUT = "1500ms", "duration" => rebind_timeout: Duration, duration(MILLI..=MINUTE);
+
+        /// How far back events are replayed to a client found that way: it has told no cursor, and takes an answer
+        /// sent twice without harm.
+        MCP_REBIND_REPLAY = "60s", "duration" => rebind_replay: Duration, duration(Duration::ZERO..=DAY);
+    }
+
+    /// How much the router takes on before it says no.
+    "Limits", LimitFlags => limits: LimitSettings {
+        /// Sessions on this instance; a new one beyond it gets 503. Each holds memory here, a connection upstream
+        /// and keys in Redis, so a number is better than the kernel's out-of-memory killer.
+        MCP_MAX_SESSIONS = "10000", "sessions" => max_sessions: usize, whole(1..=10_000_000);
+
+        /// Requests of one session without an answer. Clients run a handful at a time; more is a runaway.
+        MCP_MAX_INFLIGHT = "64", "requests per session" => max_inflight: usize, whole(1..=1_000_000);
+
+        /// Messages of one session that the upstream has not had yet: what may pile up while no endpoint works.
+        /// Four times MCP_MAX_INFLIGHT leaves room for notifications.
+        MCP_MAX_INBOX = "256", "messages per session" => max_inbox: usize, whole(1..=1_000_000);
+
+        /// Largest body of a client's POST; a larger one gets 413. What an upstream answers is bounded by
+        /// MCP_UPSTREAM_MAX_MESSAGE instead, so results of this size pass with their envelope.
+        MCP_MAX_BODY = "4MiB", "bytes" => max_body: usize, size(KIB..=GIB);
+
+        /// Plain REST calls under way on this instance. They wait in memory for their answer, without a session.
+        MCP_REST_MAX_INFLIGHT = "1024", "requests" => rest_max_inflight: usize, whole(1..=1_000_000);
+
+        /// New sessions per second on this instance; 0 is no limit. It keeps a reconnect storm of clients that lost
+        /// their session from drowning those that did not.
+        MCP_NEW_SESSION_RATE = "1000", "sessions per second" => new_session_rate: u32, whole(0..=1_000_000);
+    }
+
+    /// Who may talk to the router.
+    "Security", SecurityFlags => security: SecuritySettings {
+        /// Host names, without port, that requests may be addressed to; * allows any. It stops a web page that lets
+        /// its own name point at this machine (DNS rebinding).
+        MCP_ALLOWED_HOSTS = "localhost,127.0.0.1,[::1],mcp-bridge.local", "host,host or *"
+            => allowed_hosts: Allowed, parse::allowed_hosts;
+
+        /// Origins of web pages that may call the router, besides loopback ones; * allows any. Programs send no
+        /// Origin, so none is needed unless a browser is the client.
+        MCP_ALLOWED_ORIGINS = "", "scheme://host[:port],... or *" => allowed_origins: Allowed, parse::allowed_origins;
+
+        /// Networks whose X-Forwarded-* headers are believed; none trusts nobody. Loopback, where nginx runs.
+        MCP_TRUSTED_PROXIES = "127.0.0.0/8,::1/128", "network,network or none"
+            => trusted_proxies: Vec<IpNet>, parse::networks;
+
+        /// Bearer token that the administrative endpoints ask for. Unset, because a token that everybody knows is none.
+        MCP_ADMIN_TOKEN = "", "visible ASCII" => admin_token: Option<Secret>, optional(parse::token);
+    }
+
+    /// What is logged, to standard error.
+    "Log", LogFlags => log: LogSettings {
+        /// Form of the lines: text for people, who come first, or json for collectors.
+        LOG_FORMAT = "text", "text or json" => format: LogFormat, parse::log_format;
+
+        /// Least severe level that is logged, or directives of tracing's EnvFilter such as info,mcp_router=debug. info
+        /// tells what changed, not each message.
+        LOG_LEVEL = "info", "level or directives" => level: String, parse::log_level;
+    }
+
+    /// How the router ends.
+    "Lifecycle", LifecycleFlags => lifecycle: LifecycleSettings {
+        /// Time from SIGTERM to the end of the process, come what may. Equal to the 30 s that Kubernetes waits before
+        /// it kills; raise both together.
+        SHUTDOWN_TIMEOUT = "30s", "duration" => shutdown_timeout: Duration, duration(MILLI..=DAY);
+
+        /// How long calls in flight may finish after SIGTERM; what is left is handed over by the journal. Below
+        /// SHUTDOWN_TIMEOUT, so that time remains to release sessions and streams.
+        DRAIN_DEADLINE = "20s", "duration" => drain_deadline: Duration, duration(Duration::ZERO..=DAY);
+
+        /// Client streams let go per second while draining, so that the other instances get their clients at a rate
+        /// they can take.
+        DRAIN_STREAMS_PER_SECOND = "500", "streams per second" => drain_streams_per_second: u32, whole(1..=1_000_000);
+    }
+}

@@ -1,0 +1,19 @@
+-- Compare-and-set of the owner (OWN-4); hands the whole inbox to the new one.
+-- KEYS: 1 session hash, 2 inbox, 3 request table
+-- ARGV: 1 incarnation and 2 generation it must have now, 3 new owner, 4 new incarnation
+-- Reply: 0 not found; {2, owner, incarnation, generation} lost; {1, former owner, session hash, inbox, request table}
+local h = redis.call('HMGET', KEYS[1], 'incarnation', 'generation', 'owner', 'in_seq')
+if not h[2] then return 0 end
+if h[1] ~= ARGV[1] or h[2] ~= ARGV[2] then return { 2, h[3], h[1], h[2] } end
+-- HDEL before HSET: adoption must work when Redis is full (a script is refused only before its first write).
+redis.call('HDEL', KEYS[1], 'op', 'op_result', 'claim', 'claim_from', 'claim_to')
+redis.call('HSET', KEYS[1], 'owner', ARGV[3], 'incarnation', ARGV[4], 'generation', string.format('%d', h[2] + 1),
+  'in_claimed', h[4])
+local inbox = redis.call('XRANGE', KEYS[2], '-', '+')
+for _, entry in ipairs(inbox) do
+  if entry[2][2] == 'q' then
+    redis.call('HSET', KEYS[1], 'in_adopted', h[4])
+    break
+  end
+end
+return { 1, h[3], redis.call('HGETALL', KEYS[1]), inbox, redis.call('HGETALL', KEYS[3]) }

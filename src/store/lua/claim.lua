@@ -1,0 +1,68 @@
+-- Hands the owner the next inbox entries.
+-- KEYS: 1 session hash, 2 inbox, 3 request table
+-- ARGV: 1..3 fence, 4 acked, 5 max entries, 6 name of this claim
+-- Reply: 0 not found; -1 fenced; {more, attachments (stream, holder, ...), seq, kind, id key, body, ...}
+-- The same name again means that the answer was lost: the same entries are handed out again (they may be repeated
+-- after a broken connection without loss).
+local h = redis.call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch', 'in_seq', 'in_claimed', 'in_adopted',
+  'claim', 'claim_from', 'claim_to')
+if not h[4] then return 0 end
+if fenced(h) then return -1 end
+local in_seq, in_claimed = tonumber(h[4]), tonumber(h[5])
+if ARGV[4] ~= '0' then ack(KEYS[1], KEYS[2], KEYS[3], tonumber(ARGV[4]), in_claimed, tonumber(h[6])) end
+
+local out = { 0, {} }
+local function hand_out(seq, kind, id, body)
+  local n = #out
+  out[n + 1], out[n + 2], out[n + 3], out[n + 4] = seq, kind, id, body
+end
+
+if h[7] == ARGV[6] then
+  local from, to = tonumber(h[8]), tonumber(h[9])
+  local again = {}
+  for _, entry in ipairs(redis.call('XRANGE', KEYS[2], from + 1, to)) do
+    local e = entry[2]
+    again[#again + 1] = { tonumber(string.match(entry[1], '^%d+')), e[2], e[6], e[4] }
+  end
+  local table_ = redis.call('HGETALL', KEYS[3])
+  for i = 1, #table_, 2 do
+    local seq, forwarded, at = string.match(table_[i + 1], '^(%d+) (%d) ()')
+    seq = tonumber(seq)
+    if forwarded == '1' and seq > from and seq <= to then
+      again[#again + 1] = { seq, 'q', table_[i], string.sub(table_[i + 1], at) }
+    end
+  end
+  table.sort(again, function(a, b) return a[1] < b[1] end)
+  for _, e in ipairs(again) do hand_out(e[1], e[2], e[3], e[4]) end
+  if in_claimed < in_seq then out[1] = 1 end
+elseif in_claimed < in_seq then
+  local max = tonumber(ARGV[5])
+  local entries = redis.call('XRANGE', KEYS[2], in_claimed + 1, '+', 'COUNT', max)
+  local gone, last = {}, in_seq
+  -- Not HSET first: a claim frees more than it takes and must work when Redis is full. A script is refused only
+  -- before its first write.
+  redis.call('HDEL', KEYS[1], 'claim')
+  for _, entry in ipairs(entries) do
+    local e = entry[2]
+    local seq = string.match(entry[1], '^%d+')
+    last = tonumber(seq)
+    if e[2] == 'q' then
+      redis.call('HSET', KEYS[3], e[6], seq .. ' 1 ' .. e[4])
+      gone[#gone + 1] = entry[1]
+    end
+    hand_out(last, e[2], e[6], e[4])
+  end
+  if #gone > 0 then redis.call('XDEL', KEYS[2], unpack(gone)) end
+  if #entries < max then last = in_seq end
+  if last < in_seq then out[1] = 1 end
+  redis.call('HSET', KEYS[1], 'in_claimed', last, 'claim', ARGV[6], 'claim_from', in_claimed, 'claim_to', last)
+end
+
+local attachments = out[2]
+for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
+  if string.sub(field, 1, 2) == 'a:' then
+    attachments[#attachments + 1] = string.sub(field, 3)
+    attachments[#attachments + 1] = redis.call('HGET', KEYS[1], field)
+  end
+end
+return out

@@ -1,0 +1,17 @@
+-- Creates a session.
+-- KEYS: 1 session hash
+-- ARGV: 1 epoch, 2 service, 3 transport, 4 principal, 5 owner, 6 incarnation, 7 ttl ms, 8 stream or '', 9 attachment id
+-- Reply: 1 created, 2 the id is taken
+if redis.call('EXISTS', KEYS[1]) == 1 then return 2 end
+local time = redis.call('TIME')
+local now = time[1] .. string.format('%03d', math.floor(time[2] / 1000))
+redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'service', ARGV[2], 'transport', ARGV[3], 'principal', ARGV[4],
+  'owner', ARGV[5], 'incarnation', ARGV[6], 'ttl_ms', ARGV[7], 'generation', 1, 'in_seq', 0, 'in_claimed', 0,
+  'created_ms', now, 'last_active_ms', now)
+local stream = ARGV[8]
+if stream ~= '' then
+  redis.call('HSET', KEYS[1], 's:' .. stream .. ':seq', 0, 's:' .. stream .. ':first', 1, 's:' .. stream .. ':bytes', 0,
+    'a:' .. stream, ARGV[6] .. ' ' .. ARGV[9], 'ac:' .. stream, 1)
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[7])
+return 1

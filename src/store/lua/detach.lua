@@ -1,0 +1,8 @@
+-- Ends an attachment, unless another one holds the stream by now (OWN-8).
+-- KEYS: 1 session hash
+-- ARGV: 1 stream, 2 attachment id
+-- Reply: 1 it was the holder, 0 it was not
+local field = 'a:' .. ARGV[1]
+local holder = redis.call('HGET', KEYS[1], field)
+if not holder or string.match(holder, '%S+$') ~= ARGV[2] then return 0 end
+return redis.call('HDEL', KEYS[1], field)

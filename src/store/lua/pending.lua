@@ -1,0 +1,12 @@
+-- Requests without an answer.
+-- KEYS: 1 request table, 2 inbox
+-- Reply: id key, state, ... where state is '<seq> <forwarded> <body>'
+local out = redis.call('HGETALL', KEYS[1])
+for i = 2, #out, 2 do
+  local seq = string.match(out[i], '^(%d+) 0 ')
+  if seq then
+    local entry = redis.call('XRANGE', KEYS[2], seq, seq)[1]
+    if entry then out[i] = out[i] .. entry[2][4] end
+  end
+end
+return out

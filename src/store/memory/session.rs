@@ -1,0 +1,334 @@
+//! One session in memory: every operation as one step on plain values.
+//!
+//! No locks, no wake-ups, no clock of its own; the caller holds the lock and does the waking.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+
+use super::stream::Stream;
+use crate::{
+    protocol::session_id::SessionId,
+    store::{
+        Accept, Accepted, Append, Attachment, Claim, ClientMessage, Fence, InboxEntry, NewEvent, NewSession, Owner,
+        PendingRequest, Rehydration, SessionRecord,
+    },
+};
+
+/// How many request ids of POSTs are remembered (REQ-6): far more than nginx can have tries on their way at once.
+const SEEN_REQUEST_IDS: usize = 256;
+
+/// See module documentation.
+pub(super) struct Session {
+    pub(super) owner: Owner,
+    pub(super) generation: u64,
+    pub(super) epoch: u32,
+    ttl: Duration,
+    expires: Instant,
+    /// `service`, `transport`, `principal`, the times, and what was `set`.
+    fields: BTreeMap<String, String>,
+    in_seq: u64,
+    in_claimed: u64,
+    inbox: BTreeMap<u64, InboxEntry>,
+    requests: HashMap<String, Request>,
+    seen: HashMap<String, u64>,
+    seen_order: VecDeque<String>,
+    last_append: Option<(u64, Vec<Option<u64>>)>,
+    pub(super) streams: BTreeMap<String, Stream>,
+}
+
+/// A request without an answer. Its body is here or, until it is marked forwarded, in the inbox.
+struct Request {
+    seq: u64,
+    forwarded: Option<Bytes>,
+}
+
+/// An append whose number is below the last one's: neither a retry nor a new one.
+pub(super) struct OldOp;
+
+impl Session {
+    pub(super) fn new(new: NewSession, now: Instant, now_ms: u64) -> Self {
+        let now_ms = now_ms.to_string();
+        let fields = [
+            ("service", new.service),
+            ("transport", new.transport),
+            ("principal", new.principal),
+            ("created_ms", now_ms.clone()),
+            ("last_active_ms", now_ms),
+        ];
+        let mut streams = BTreeMap::new();
+        if let Some((stream, id)) = new.attachment {
+            streams.insert(stream, Stream::attached(new.owner.incarnation.clone(), id));
+        }
+        Self {
+            owner: new.owner,
+            generation: 1,
+            epoch: new.epoch,
+            ttl: new.ttl,
+            expires: now + new.ttl,
+            fields: fields.into_iter().map(|(field, value)| (field.to_owned(), value)).collect(),
+            in_seq: 0,
+            in_claimed: 0,
+            inbox: BTreeMap::new(),
+            requests: HashMap::new(),
+            seen: HashMap::new(),
+            seen_order: VecDeque::new(),
+            last_append: None,
+            streams,
+        }
+    }
+
+    pub(super) fn expired(&self, now: Instant) -> bool {
+        self.expires <= now
+    }
+
+    pub(super) fn touch(&mut self, ttl: Duration, now: Instant, now_ms: u64) {
+        self.ttl = ttl;
+        self.expires = now + ttl;
+        self.fields.insert("last_active_ms".to_owned(), now_ms.to_string());
+    }
+
+    /// OWN-1: all three must match. A released session has no owner, so nobody can show its fence.
+    pub(super) fn fenced(&self, fence: &Fence) -> bool {
+        self.owner.incarnation.is_empty()
+            || self.owner.incarnation != fence.incarnation
+            || self.generation != fence.generation
+            || self.epoch != fence.epoch
+    }
+
+    pub(super) fn field(&self, field: &str) -> &str {
+        self.fields.get(field).map_or("", String::as_str)
+    }
+
+    /// `listeners` of a queued message is 1 for the owner and 0 for others: the caller does the waking.
+    pub(super) fn accept(&mut self, accept: Accept) -> Accepted {
+        if accept.service.is_some_and(|service| service != self.field("service")) {
+            return Accepted::WrongService;
+        }
+        let by_owner = accept.fence.is_some();
+        if accept.fence.is_some_and(|fence| self.fenced(&fence)) {
+            return Accepted::Fenced;
+        }
+        let pending = match &accept.message {
+            ClientMessage::Request { id_key } => self.requests.get(id_key).map(|request| request.seq),
+            _ => None,
+        };
+        if let Some(seq) = self.seen.get(&accept.request_id).copied().or(pending) {
+            return Accepted::Duplicate { seq, claimed: seq <= self.in_claimed };
+        }
+        let direct = by_owner && accept.forward_now && self.in_claimed == self.in_seq;
+        let is_request = matches!(accept.message, ClientMessage::Request { .. });
+        let unclaimed = self.in_seq - self.in_claimed;
+        if is_request && self.requests.len() >= accept.max_pending || !direct && unclaimed >= accept.max_inbox as u64 {
+            return Accepted::TooManyPending;
+        }
+
+        self.in_seq += 1;
+        let seq = self.in_seq;
+        self.remember(accept.request_id, seq);
+        if direct {
+            self.in_claimed = seq;
+        }
+        if let ClientMessage::Request { id_key } = &accept.message {
+            let forwarded = direct.then(|| accept.body.clone());
+            self.requests.insert(id_key.clone(), Request { seq, forwarded });
+        }
+        if !(is_request && direct) {
+            self.inbox.insert(seq, InboxEntry { seq, message: accept.message, body: accept.body });
+        }
+        self.change(accept.set, accept.delete);
+        if by_owner {
+            self.acknowledge(accept.acked);
+        }
+        if direct {
+            return Accepted::Forward { seq };
+        }
+        let (owner, generation) = (self.owner.clone(), self.generation);
+        Accepted::Queued { seq, owner, generation, listeners: u64::from(by_owner) }
+    }
+
+    fn remember(&mut self, request_id: String, seq: u64) {
+        if self.seen_order.len() >= SEEN_REQUEST_IDS
+            && let Some(oldest) = self.seen_order.pop_front()
+        {
+            self.seen.remove(&oldest);
+        }
+        self.seen.insert(request_id.clone(), seq);
+        self.seen_order.push_back(request_id);
+    }
+
+    /// Entries, and whether there are more. The fence has been checked.
+    pub(super) fn claim(&mut self, claim: &Claim) -> (Vec<InboxEntry>, bool) {
+        self.acknowledge(claim.acked);
+        let entries: Vec<InboxEntry> =
+            self.inbox.range(self.in_claimed + 1..).take(claim.max_entries.max(1)).map(|(_, e)| e.clone()).collect();
+        let last = entries.last().map_or(self.in_seq, |entry| entry.seq);
+        // What was answered before it was claimed has left a hole behind the last entry.
+        self.in_claimed = if self.inbox.range(last + 1..).next().is_none() { self.in_seq } else { last };
+        for entry in &entries {
+            if let ClientMessage::Request { id_key } = &entry.message {
+                self.mark_forwarded(id_key);
+            }
+        }
+        (entries, self.in_claimed < self.in_seq)
+    }
+
+    /// Moves the body of a pending request from the inbox to the request table.
+    pub(super) fn mark_forwarded(&mut self, id_key: &str) {
+        if let Some(request) = self.requests.get_mut(id_key)
+            && request.forwarded.is_none()
+        {
+            request.forwarded = Some(self.inbox.remove(&request.seq).map(|entry| entry.body).unwrap_or_default());
+        }
+    }
+
+    /// Takes a pending request off the table, and out of the inbox if it is still there.
+    pub(super) fn forget(&mut self, id_key: &str) {
+        if let Some(request) = self.requests.remove(id_key)
+            && request.forwarded.is_none()
+        {
+            self.inbox.remove(&request.seq);
+        }
+    }
+
+    /// Drops what has reached the upstream. After an adoption that may be a request which nobody has marked forwarded
+    /// yet; that it was must not be forgotten (REQ-3).
+    fn acknowledge(&mut self, acked: u64) {
+        let acked = acked.min(self.in_claimed);
+        while let Some(entry) = self.inbox.first_entry().filter(|entry| *entry.key() <= acked) {
+            let entry = entry.remove();
+            if let ClientMessage::Request { id_key } = &entry.message
+                && let Some(request) = self.requests.get_mut(id_key)
+                && request.seq == entry.seq
+            {
+                request.forwarded = Some(entry.body);
+            }
+        }
+    }
+
+    /// The sequences, as in [`crate::store::Appended::Done`]. The fence has been checked.
+    pub(super) fn append(&mut self, append: Append, now: Instant) -> Result<Vec<Option<u64>>, OldOp> {
+        match &self.last_append {
+            Some((op, results)) if *op == append.op => return Ok(results.clone()),
+            Some((op, _)) if *op > append.op => return Err(OldOp),
+            _ => {}
+        }
+        let results: Vec<_> =
+            append.events.into_iter().map(|event| self.append_one(&append.stream, event, now)).collect();
+        if let Some(stream) = self.streams.get_mut(&append.stream) {
+            stream.trim(&append.limits, now);
+        }
+        self.acknowledge(append.acked);
+        self.last_append = Some((append.op, results.clone()));
+        Ok(results)
+    }
+
+    fn append_one(&mut self, stream: &str, event: NewEvent, now: Instant) -> Option<u64> {
+        if let Some(id_key) = &event.answers {
+            let request = self.requests.remove(id_key)?;
+            // Answered without having been forwarded: nobody must forward it any more.
+            self.inbox.remove(&request.seq);
+        }
+        self.change(event.set, event.delete);
+        if !self.streams.contains_key(stream) {
+            self.streams.insert(stream.to_owned(), Stream::default());
+        }
+        self.streams.get_mut(stream).map(|stream| stream.push(event.body, now))
+    }
+
+    pub(super) fn change(&mut self, set: Vec<(String, String)>, delete: Vec<String>) {
+        self.fields.extend(set);
+        for field in delete {
+            self.fields.remove(&field);
+        }
+    }
+
+    pub(super) fn pending(&self) -> Vec<PendingRequest> {
+        let body = |request: &Request| {
+            request.forwarded.clone().or_else(|| self.inbox.get(&request.seq).map(|entry| entry.body.clone()))
+        };
+        let mut requests: Vec<_> = self
+            .requests
+            .iter()
+            .map(|(id_key, request)| PendingRequest {
+                seq: request.seq,
+                id_key: id_key.clone(),
+                forwarded: request.forwarded.is_some(),
+                body: body(request).unwrap_or_default(),
+            })
+            .collect();
+        requests.sort_unstable_by_key(|request| request.seq);
+        requests
+    }
+
+    /// The compare has been made.
+    pub(super) fn adopt(&mut self, session: SessionId, new_owner: &Owner) -> Rehydration {
+        self.owner = new_owner.clone();
+        self.generation += 1;
+        self.in_claimed = self.in_seq;
+        self.last_append = None;
+        Rehydration {
+            record: self.record(),
+            fence: Fence {
+                session,
+                epoch: self.epoch,
+                generation: self.generation,
+                incarnation: new_owner.incarnation.clone(),
+            },
+            inbox: self.inbox.values().cloned().collect(),
+            pending: self.pending(),
+            streams: self.streams.iter().map(|(name, stream)| (name.clone(), stream.last_seq)).collect(),
+            attachments: self.attachments(),
+        }
+    }
+
+    pub(super) fn release(&mut self) {
+        self.owner = Owner { instance_id: "".into(), incarnation: "".into() };
+        self.last_append = None;
+    }
+
+    pub(super) fn attachments(&self) -> Vec<Attachment> {
+        let attachment = |(name, stream): (&String, &Stream)| {
+            let (incarnation, id) = stream.holder.clone()?;
+            Some(Attachment { stream: name.clone(), incarnation, id })
+        };
+        self.streams.iter().filter_map(attachment).collect()
+    }
+
+    /// Processes that hold a stream, each once.
+    pub(super) fn holders(&self) -> Vec<Arc<str>> {
+        let mut holders: Vec<_> = self.attachments().into_iter().map(|attachment| attachment.incarnation).collect();
+        holders.sort_unstable();
+        holders.dedup();
+        holders
+    }
+
+    /// The same fields under the same names as in Redis.
+    pub(super) fn record(&self) -> SessionRecord {
+        let mut fields = self.fields.clone();
+        let mut put = |field: &str, value: String| fields.insert(field.to_owned(), value);
+        put("owner", self.owner.instance_id.to_string());
+        put("incarnation", self.owner.incarnation.to_string());
+        put("generation", self.generation.to_string());
+        put("epoch", self.epoch.to_string());
+        put("ttl_ms", self.ttl.as_millis().to_string());
+        put("in_seq", self.in_seq.to_string());
+        put("in_claimed", self.in_claimed.to_string());
+        for (name, stream) in &self.streams {
+            put(&format!("s:{name}:seq"), stream.last_seq.to_string());
+            put(&format!("s:{name}:first"), stream.first_seq().to_string());
+            put(&format!("s:{name}:bytes"), stream.bytes().to_string());
+            if stream.attach_count > 0 {
+                put(&format!("ac:{name}"), stream.attach_count.to_string());
+            }
+            if let Some((incarnation, id)) = &stream.holder {
+                put(&format!("a:{name}"), format!("{incarnation} {id}"));
+            }
+        }
+        SessionRecord { fields }
+    }
+}

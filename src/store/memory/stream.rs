@@ -1,0 +1,88 @@
+//! One stream of a session in memory: its event log and who shows it.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+
+use crate::store::{LogLimits, LoggedEvent, Page};
+
+/// See module documentation.
+#[derive(Default)]
+pub(super) struct Stream {
+    log: VecDeque<Logged>,
+    /// Bodies in the log.
+    bytes: usize,
+    pub(super) last_seq: u64,
+    /// Incarnation and attachment id.
+    pub(super) holder: Option<(Arc<str>, u64)>,
+    pub(super) attach_count: u64,
+}
+
+struct Logged {
+    seq: u64,
+    at: Instant,
+    body: Bytes,
+}
+
+impl Stream {
+    /// An empty stream that is shown already.
+    pub(super) fn attached(incarnation: Arc<str>, id: u64) -> Self {
+        Self { holder: Some((incarnation, id)), attach_count: 1, ..Self::default() }
+    }
+
+    pub(super) fn first_seq(&self) -> u64 {
+        self.log.front().map_or(self.last_seq + 1, |oldest| oldest.seq)
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn push(&mut self, body: Bytes, now: Instant) -> u64 {
+        self.last_seq += 1;
+        self.bytes += body.len();
+        self.log.push_back(Logged { seq: self.last_seq, at: now, body });
+        self.last_seq
+    }
+
+    /// Drops what the limits do not keep; the newest event always stays.
+    pub(super) fn trim(&mut self, limits: &LogLimits, now: Instant) {
+        while self.log.len() > 1 {
+            let old = self.log.front().is_some_and(|oldest| age(oldest, now) > limits.max_age);
+            if !old && self.log.len() <= limits.max_events && self.bytes <= limits.max_bytes {
+                return;
+            }
+            if let Some(dropped) = self.log.pop_front() {
+                self.bytes -= dropped.body.len();
+            }
+        }
+    }
+
+    pub(super) fn page(&self, epoch: u32, after: u64, max_events: usize, max_bytes: usize) -> Page {
+        let mut events = Vec::new();
+        let mut bytes = 0;
+        let start = self.log.partition_point(|logged| logged.seq <= after);
+        for logged in self.log.range(start..).take(max_events) {
+            bytes += logged.body.len();
+            events.push(LoggedEvent { seq: logged.seq, body: logged.body.clone() });
+            if bytes >= max_bytes {
+                break;
+            }
+        }
+        Page {
+            events,
+            last_seq: self.last_seq,
+            first_seq: self.first_seq(),
+            epoch,
+            holder: self.holder.as_ref().map(|(_, id)| *id),
+        }
+    }
+}
+
+fn age(logged: &Logged, now: Instant) -> Duration {
+    now.saturating_duration_since(logged.at)
+}

@@ -1,0 +1,59 @@
+//! Settings of the Redis store.
+
+use std::{fmt, time::Duration};
+
+/// Where Redis is and how it is used. [`RedisConfig::new`] gives the defaults.
+#[derive(Clone)]
+pub struct RedisConfig {
+    /// `redis://[user[:password]@]host[:port][/db]` or `redis+unix:///path`.
+    pub url: String,
+    /// First part of every key. Several routers may share one Redis under different prefixes.
+    pub prefix: String,
+    /// Connections for bulk work (touch, list, leases) at most. Besides these each thread that uses the store keeps one
+    /// for itself, and the subscription has its own.
+    pub pool_size: usize,
+    /// How long an operation waits for its turn, and then again for its answer (DUR-2).
+    pub timeout: Duration,
+    /// Operations at most in one pipeline.
+    pub batch: usize,
+    /// Operations of one thread that may wait for their turn; one more is `Overloaded` (MEM-2).
+    pub queue: usize,
+    /// Bounds of the pause after a failed connection; it doubles from the first to the second, with jitter (STM-2).
+    pub backoff: (Duration, Duration),
+    /// How often the idle subscription is probed. A link that is dead without a reset is noticed within this and
+    /// `timeout` (OWN-10).
+    pub probe: Duration,
+}
+
+impl RedisConfig {
+    /// The defaults for a Redis at `url`.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            prefix: "mcp".to_owned(),
+            pool_size: 4,
+            // Long enough for a fork or a slow script of a neighbour, short enough for a client that waits for a 202.
+            timeout: Duration::from_secs(2),
+            // Beyond this a pipeline gains little and its first answer waits for its last.
+            batch: 64,
+            queue: 4096,
+            backoff: (Duration::from_millis(50), Duration::from_secs(2)),
+            probe: Duration::from_secs(3),
+        }
+    }
+}
+
+/// Without the URL, which may hold a password (SEC-2).
+impl fmt::Debug for RedisConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisConfig")
+            .field("prefix", &self.prefix)
+            .field("pool_size", &self.pool_size)
+            .field("timeout", &self.timeout)
+            .field("batch", &self.batch)
+            .field("queue", &self.queue)
+            .field("backoff", &self.backoff)
+            .field("probe", &self.probe)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,139 @@
+//! Names of keys and channels.
+//!
+//! All keys of one session share a slot of a Redis Cluster: the plain key is hashed whole, the others by what stands
+//! in their braces, and that is the plain key.
+
+use crate::protocol::session_id::SessionId;
+
+/// Makes the names for one prefix.
+#[derive(Debug, Clone)]
+pub(super) struct Keys {
+    prefix: String,
+}
+
+/// The names that belong to one session. Writes into one buffer, since every operation needs several names for the
+/// time of a copy only.
+pub(super) struct SessionKeys {
+    buffer: String,
+    /// Length of `{<plain key>}:`.
+    stem: usize,
+}
+
+impl Keys {
+    pub(super) fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned() }
+    }
+
+    pub(super) fn session(&self, session: &SessionId) -> SessionKeys {
+        let mut buffer = String::with_capacity(self.prefix.len() + 64);
+        buffer.push('{');
+        buffer.push_str(&self.prefix);
+        buffer.push_str(":sessions:");
+        buffer.extend(session.reveal_bytes().iter().map(|digit| char::from(*digit)));
+        buffer.push_str("}:");
+        SessionKeys { stem: buffer.len(), buffer }
+    }
+
+    /// Pattern for `SCAN` that the plain session keys match and no other key does.
+    pub(super) fn session_pattern(&self) -> String {
+        let mut pattern = String::new();
+        for c in self.prefix.chars() {
+            if matches!(c, '*' | '?' | '[' | ']' | '\\' | '^') {
+                pattern.push('\\');
+            }
+            pattern.push(c);
+        }
+        pattern + ":sessions:*"
+    }
+
+    /// The session whose plain key this is.
+    pub(super) fn session_of(&self, key: &str) -> Option<SessionId> {
+        key.strip_prefix(self.prefix.as_str())?.strip_prefix(":sessions:")?.parse().ok()
+    }
+
+    pub(super) fn lease(&self, instance_id: &str) -> String {
+        format!("{}:instance:{instance_id}", self.prefix)
+    }
+
+    pub(super) fn index(&self, instance_id: &str) -> String {
+        format!("{{{}:instance:{instance_id}}}:sessions", self.prefix)
+    }
+
+    pub(super) fn instances(&self) -> String {
+        format!("{}:instances", self.prefix)
+    }
+
+    /// What comes before the incarnation in the name of a wake-up channel.
+    pub(super) fn wake_prefix(&self) -> String {
+        format!("{}:wake:", self.prefix)
+    }
+}
+
+impl SessionKeys {
+    /// The session hash, `mcp:sessions:ID`.
+    pub(super) fn plain(&self) -> &str {
+        &self.buffer[1..self.stem - 2]
+    }
+
+    /// The 32 digits.
+    pub(super) fn id(&self) -> &str {
+        &self.buffer[self.stem - 34..self.stem - 2]
+    }
+
+    /// The inbox.
+    pub(super) fn inbox(&mut self) -> &str {
+        self.with("in", "")
+    }
+
+    /// The request table.
+    pub(super) fn requests(&mut self) -> &str {
+        self.with("req", "")
+    }
+
+    /// The record of seen request ids.
+    pub(super) fn seen(&mut self) -> &str {
+        self.with("rid", "")
+    }
+
+    /// The event log of a stream.
+    pub(super) fn log(&mut self, stream: &str) -> &str {
+        self.with("ev:", stream)
+    }
+
+    fn with(&mut self, kind: &str, name: &str) -> &str {
+        self.buffer.truncate(self.stem);
+        self.buffer.push_str(kind);
+        self.buffer.push_str(name);
+        &self.buffer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_are_the_documented_ones() {
+        let keys = Keys::new("mcp");
+        let id: SessionId = "00112233445566778899aabbccddeeff".parse().unwrap();
+        let mut names = keys.session(&id);
+        assert_eq!(names.plain(), "mcp:sessions:00112233445566778899aabbccddeeff");
+        assert_eq!(names.id(), id.reveal());
+        assert_eq!(names.inbox(), "{mcp:sessions:00112233445566778899aabbccddeeff}:in");
+        assert_eq!(names.requests(), "{mcp:sessions:00112233445566778899aabbccddeeff}:req");
+        assert_eq!(names.seen(), "{mcp:sessions:00112233445566778899aabbccddeeff}:rid");
+        assert_eq!(names.log("g"), "{mcp:sessions:00112233445566778899aabbccddeeff}:ev:g");
+        assert_eq!(names.plain(), "mcp:sessions:00112233445566778899aabbccddeeff");
+        assert_eq!(keys.session_of(names.plain()), Some(id));
+        assert_eq!(keys.session_of("other:sessions:00112233445566778899aabbccddeeff"), None);
+        assert_eq!(keys.lease("router-instance-1"), "mcp:instance:router-instance-1");
+        assert_eq!(keys.index("router-instance-1"), "{mcp:instance:router-instance-1}:sessions");
+        assert_eq!(keys.instances(), "mcp:instances");
+        assert_eq!(keys.wake_prefix(), "mcp:wake:");
+    }
+
+    #[test]
+    fn the_scan_pattern_takes_the_prefix_literally() {
+        assert_eq!(Keys::new("a*[b]").session_pattern(), "a\\*\\[b\\]:sessions:*");
+    }
+}

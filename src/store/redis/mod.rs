@@ -1,0 +1,214 @@
+//! The shared store: Redis 7 or later, standalone.
+//!
+//! Role: [`SessionStore`] over Lua scripts, one a job. Owns the connections. Key names: `keys.rs`. Scripts and what
+//! they promise: `src/store/lua/`. How operations of many sessions share a round trip: `pipeline.rs`.
+//!
+//! Never: keeps a copy of anything; what it says was in Redis when it was asked.
+
+mod config;
+mod doubt;
+mod instances;
+mod keys;
+mod link;
+mod pipeline;
+mod pubsub;
+mod reply;
+mod scripts;
+mod sessions;
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+
+pub use self::config::RedisConfig;
+use self::{doubt::Doubts, keys::Keys, link::Link, pipeline::Lanes, pubsub::Subscription, scripts::Call};
+use crate::{
+    protocol::session_id::SessionId,
+    store::{
+        Accept, Accepted, Adopted, Append, Appended, Attach, Attached, Claim, Claimed, Created, Fence, Fenceable,
+        InstanceInfo, LeaseAcquired, LeaseRenewed, NewSession, Owner, Page, PendingRequest, SessionRecord,
+        SessionStore, StoreResult, Wake,
+    },
+};
+
+/// An index of sessions that nobody has written for so long names nothing that is still wanted; an instance that lives
+/// renews it with its lease.
+const INDEX_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Longer lives are cut to this: ten years in milliseconds, which every command takes.
+const MAX_MILLIS: u128 = 10 * 365 * 24 * 60 * 60 * 1000;
+
+/// See module documentation.
+pub struct RedisStore {
+    config: RedisConfig,
+    keys: Keys,
+    wake_prefix: String,
+    link: Arc<Link>,
+    lanes: Lanes,
+    doubts: Doubts,
+}
+
+impl RedisStore {
+    /// Connects, and teaches Redis the scripts.
+    ///
+    /// # Errors
+    /// `Unavailable` when the URL cannot be read or Redis does not answer within the time-out.
+    pub async fn connect(config: RedisConfig) -> StoreResult<Self> {
+        let link = Arc::new(Link::new(&config)?);
+        link.prepare().await?;
+        let keys = Keys::new(&config.prefix);
+        let wake_prefix = keys.wake_prefix();
+        let lanes = Lanes::new(link.clone(), config.queue);
+        Ok(Self { config, keys, wake_prefix, link, lanes, doubts: Doubts::default() })
+    }
+
+    fn wake_channel(&self, incarnation: &str) -> String {
+        format!("{}{incarnation}", self.wake_prefix)
+    }
+}
+
+/// At least one, since Redis takes 0 as "delete now".
+fn millis(duration: Duration) -> u64 {
+    duration.as_millis().clamp(1, MAX_MILLIS) as u64
+}
+
+#[async_trait]
+impl SessionStore for RedisStore {
+    async fn create(&self, new: NewSession) -> StoreResult<Created> {
+        self.do_create(new).await
+    }
+
+    async fn accept(&self, accept: Accept) -> StoreResult<Accepted> {
+        self.do_accept(accept).await
+    }
+
+    async fn claim(&self, claim: Claim) -> StoreResult<Claimed> {
+        self.do_claim(claim).await
+    }
+
+    async fn mark_forwarded(&self, fence: &Fence, id_keys: &[String]) -> StoreResult<Fenceable> {
+        self.do_mark_forwarded(fence, id_keys).await
+    }
+
+    async fn append(&self, append: Append) -> StoreResult<Appended> {
+        self.do_append(append).await
+    }
+
+    async fn pending(&self, session: SessionId) -> StoreResult<Vec<PendingRequest>> {
+        self.do_pending(session).await
+    }
+
+    async fn forget_requests(&self, fence: &Fence, id_keys: &[String]) -> StoreResult<Fenceable> {
+        self.do_forget_requests(fence, id_keys).await
+    }
+
+    async fn hint(&self, session: SessionId, field: &str, value: &str) -> StoreResult<bool> {
+        self.do_hint(session, field, value).await
+    }
+
+    async fn update(&self, fence: &Fence, set: &[(String, String)], delete: &[String]) -> StoreResult<Fenceable> {
+        self.do_update(fence, set, delete).await
+    }
+
+    async fn read_page(
+        &self,
+        session: SessionId,
+        stream: &str,
+        after: u64,
+        max_events: usize,
+        max_bytes: usize,
+    ) -> StoreResult<Option<Page>> {
+        self.do_read_page(session, stream, after, max_events, max_bytes).await
+    }
+
+    async fn attach(&self, attach: Attach) -> StoreResult<Attached> {
+        self.do_attach(attach).await
+    }
+
+    async fn detach(&self, session: SessionId, stream: &str, attachment_id: u64) -> StoreResult<bool> {
+        self.do_detach(session, stream, attachment_id).await
+    }
+
+    async fn adopt(
+        &self,
+        session: SessionId,
+        from_incarnation: &str,
+        from_generation: u64,
+        new_owner: &Owner,
+    ) -> StoreResult<Adopted> {
+        self.do_adopt(session, from_incarnation, from_generation, new_owner).await
+    }
+
+    async fn release(&self, fence: &Fence) -> StoreResult<Fenceable> {
+        self.do_release(fence).await
+    }
+
+    async fn touch(&self, sessions: &[SessionId], ttl: Duration) -> StoreResult<Vec<SessionId>> {
+        self.do_touch(sessions, ttl).await
+    }
+
+    async fn purge(&self, session: SessionId) -> StoreResult<bool> {
+        self.do_purge(session).await
+    }
+
+    async fn load(&self, session: SessionId) -> StoreResult<Option<SessionRecord>> {
+        self.do_load(session).await
+    }
+
+    async fn list(&self, limit: usize) -> StoreResult<Vec<(SessionId, SessionRecord)>> {
+        self.do_list(limit).await
+    }
+
+    async fn owned_by(&self, instance_id: &str) -> StoreResult<Vec<SessionId>> {
+        self.do_owned_by(instance_id).await
+    }
+
+    async fn lease_acquire(&self, info: &InstanceInfo, ttl: Duration) -> StoreResult<LeaseAcquired> {
+        self.do_lease_acquire(info, ttl).await
+    }
+
+    async fn lease_renew(&self, info: &InstanceInfo, ttl: Duration) -> StoreResult<LeaseRenewed> {
+        self.do_lease_renew(info, ttl).await
+    }
+
+    async fn lease_release(&self, owner: &Owner) -> StoreResult<()> {
+        self.do_lease_release(owner).await
+    }
+
+    async fn instances(&self) -> StoreResult<Vec<InstanceInfo>> {
+        self.do_instances().await
+    }
+
+    async fn known_instances(&self) -> StoreResult<Vec<String>> {
+        self.do_known_instances().await
+    }
+
+    async fn forget_instance(&self, instance_id: &str) -> StoreResult<()> {
+        self.do_forget_instance(instance_id).await
+    }
+
+    async fn wake(&self, incarnation: &str, session: SessionId) -> StoreResult<u64> {
+        let channel = self.wake_channel(incarnation);
+        let call = Call::command("PUBLISH").arg(&channel).arg(self.keys.session(&session).id());
+        reply::number(self.lanes.call(call).await?, "wake")
+    }
+
+    async fn subscribe(&self, incarnation: &str, capacity: usize) -> StoreResult<mpsc::Receiver<Wake>> {
+        let subscription = Subscription {
+            link: self.link.clone(),
+            channel: self.wake_channel(incarnation),
+            backoff: self.config.backoff,
+            probe: self.config.probe,
+        };
+        subscription.start(capacity).await
+    }
+
+    async fn ping(&self) -> StoreResult<()> {
+        self.lanes.call(Call::command("PING")).await.map(drop)
+    }
+
+    fn kind(&self) -> &'static str {
+        "redis"
+    }
+}

@@ -1,0 +1,188 @@
+//! Grouping: what many sessions write at the same time goes to Redis in one pipeline.
+//!
+//! Each thread that uses a store has one *lane*: a bounded queue and a task that takes what waits in it, sends it as
+//! one pipeline on a connection it keeps, and hands out the answers. Only one pipeline of a lane is on its way at a
+//! time, so the operations of one thread reach Redis in the order of their calls; what arrives meanwhile is the next
+//! pipeline.
+//!
+//! Never: one operation's error is another's.
+
+use std::{
+    cell::RefCell,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use deadpool_redis::Connection;
+use redis::{Cmd, Pipeline, Value, aio::MultiplexedConnection};
+use tokio::{
+    sync::{
+        mpsc::{self, error::TrySendError},
+        oneshot,
+    },
+    time::Instant,
+};
+
+use super::{
+    link::{Link, MAX_WEIGHT},
+    scripts::Call,
+};
+use crate::store::{StoreError, StoreResult};
+
+/// One operation in a lane.
+struct Op {
+    call: Call,
+    /// Sent right after the call; their answers are of no interest.
+    followers: Vec<Cmd>,
+    deadline: Instant,
+    reply: oneshot::Sender<StoreResult<Value>>,
+}
+
+/// All lanes of one store. The queues end with it, and with them the tasks.
+pub(super) struct Lanes {
+    /// Tells the stores of one process apart.
+    id: u64,
+    link: Arc<Link>,
+    queue: usize,
+    senders: Mutex<Vec<mpsc::Sender<Op>>>,
+}
+
+thread_local! {
+    /// This thread's lane of each store. Weak, so that a store that is dropped ends its lanes in all threads.
+    static LANES: RefCell<Vec<(u64, mpsc::WeakSender<Op>)>> = const { RefCell::new(Vec::new()) };
+}
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+
+impl Lanes {
+    pub(super) fn new(link: Arc<Link>, queue: usize) -> Self {
+        Self { id: NEXT_ID.fetch_add(1, Ordering::Relaxed), link, queue: queue.max(1), senders: Mutex::default() }
+    }
+
+    /// Sends one call and waits for its answer.
+    pub(super) async fn call(&self, call: Call) -> StoreResult<Value> {
+        self.call_with(call, Vec::new()).await
+    }
+
+    /// As [`Self::call`]; the followers go in the same pipeline, after it.
+    pub(super) async fn call_with(&self, call: Call, followers: Vec<Cmd>) -> StoreResult<Value> {
+        let (reply, answer) = oneshot::channel();
+        let op = Op { call, followers, deadline: Instant::now() + self.link.timeout, reply };
+        match self.sender().try_send(op) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => return Err(StoreError::Overloaded),
+            Err(TrySendError::Closed(_)) => return Err(StoreError::Unavailable("the store is closed".to_owned())),
+        }
+        answer.await.unwrap_or_else(|_| Err(StoreError::Unavailable("the store is closed".to_owned())))
+    }
+
+    fn sender(&self) -> mpsc::Sender<Op> {
+        LANES.with_borrow_mut(|lanes| {
+            let known = lanes.iter().find(|(id, _)| *id == self.id).and_then(|(_, lane)| lane.upgrade());
+            // A lane is closed when the runtime in which its task ran has ended.
+            if let Some(sender) = known.filter(|sender| !sender.is_closed()) {
+                return sender;
+            }
+            let (sender, queue) = mpsc::channel(self.queue);
+            tokio::spawn(run(self.link.clone(), queue));
+            lanes.retain(|(id, lane)| *id != self.id && lane.strong_count() > 0);
+            lanes.push((self.id, sender.downgrade()));
+            let mut senders = self.senders.lock().unwrap_or_else(PoisonError::into_inner);
+            senders.retain(|sender| !sender.is_closed());
+            senders.push(sender.clone());
+            sender
+        })
+    }
+}
+
+/// What is sent together.
+#[derive(Default)]
+struct Batch {
+    pipeline: Pipeline,
+    /// Of each operation: whom to answer, and how many commands it is.
+    replies: Vec<(oneshot::Sender<StoreResult<Value>>, usize)>,
+    weight: usize,
+}
+
+impl Batch {
+    fn push(&mut self, op: Op, now: Instant) {
+        // DUR-2: what has waited too long is not sent any more, since its caller is about to say so.
+        if op.deadline < now {
+            let _ = op.reply.send(Err(StoreError::Unavailable("waited too long for its turn".to_owned())));
+            return;
+        }
+        self.weight += op.call.weight;
+        self.replies.push((op.reply, 1 + op.followers.len()));
+        self.pipeline.add_command(op.call.cmd);
+        for follower in op.followers {
+            self.pipeline.add_command(follower);
+        }
+    }
+
+    fn has_room(&self, batch: usize) -> bool {
+        self.replies.len() < batch && self.weight < MAX_WEIGHT
+    }
+
+    fn finish(&mut self, results: StoreResult<Vec<StoreResult<Value>>>) {
+        // An operation whose caller is gone has nobody to tell; its effect stands.
+        match results {
+            Ok(results) => {
+                let mut results = results.into_iter();
+                for (reply, commands) in self.replies.drain(..) {
+                    if let Some(result) = results.next() {
+                        let _ = reply.send(result);
+                    }
+                    for follower in results.by_ref().take(commands - 1) {
+                        if let Err(error) = follower {
+                            tracing::warn!(%error, "the index of sessions by instance was not written");
+                        }
+                    }
+                }
+            }
+            Err(error) => {
+                for (reply, _) in self.replies.drain(..) {
+                    let _ = reply.send(Err(error.clone()));
+                }
+            }
+        }
+        self.pipeline.clear();
+        self.weight = 0;
+    }
+}
+
+/// The task of one lane.
+async fn run(link: Arc<Link>, mut queue: mpsc::Receiver<Op>) {
+    let mut kept: Option<MultiplexedConnection> = None;
+    let mut batch = Batch::default();
+    while let Some(op) = queue.recv().await {
+        let mut connection = match kept.take() {
+            Some(connection) => connection,
+            // Taken out of the pool for good, so that the number of threads is not bounded by the size of the pool.
+            None => match link.connect(op.deadline).await {
+                Ok(connection) => Connection::take(connection),
+                Err(error) => {
+                    let _ = op.reply.send(Err(error));
+                    continue;
+                }
+            },
+        };
+        let now = Instant::now();
+        batch.push(op, now);
+        while batch.has_room(link.batch) {
+            match queue.try_recv() {
+                Ok(op) => batch.push(op, now),
+                Err(_) => break,
+            }
+        }
+        if batch.replies.is_empty() {
+            kept = Some(connection);
+            continue;
+        }
+        let results = link.exchange(&mut connection, &batch.pipeline).await;
+        // After an error nobody knows which answer would come next on this connection: it is dropped.
+        kept = results.is_ok().then_some(connection);
+        batch.finish(results);
+    }
+}

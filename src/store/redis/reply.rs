@@ -1,0 +1,200 @@
+//! Reads what Redis answered. Whatever has another form than the script promises is `Corrupt`.
+
+use std::{collections::BTreeMap, str::FromStr, sync::Arc};
+
+use bytes::Bytes;
+use redis::{ServerError, Value};
+
+use crate::store::{Attachment, ClientMessage, InboxEntry, Owner, PendingRequest, StoreError, StoreResult};
+
+/// Codes that scripts answer instead of a result.
+pub(super) mod code {
+    /// No such session.
+    pub(in crate::store::redis) const NOT_FOUND: i64 = 0;
+    /// The fence does not hold.
+    pub(in crate::store::redis) const FENCED: i64 = -1;
+    /// A cap is reached.
+    pub(in crate::store::redis) const TOO_MANY: i64 = -2;
+    /// Another service.
+    pub(in crate::store::redis) const WRONG_SERVICE: i64 = -3;
+    /// An append with a number below the last one's.
+    pub(in crate::store::redis) const OLD_OP: i64 = -4;
+}
+
+/// An answer that makes no sense. `what` names the operation, never a value (SEC-2).
+pub(super) fn corrupt(what: &str) -> StoreError {
+    StoreError::Corrupt(format!("unexpected answer to {what}"))
+}
+
+/// What an error of the server means to the caller.
+pub(super) fn server_error(error: &ServerError) -> StoreError {
+    let text = || match error.details() {
+        Some(details) => format!("{}: {details}", error.code()),
+        None => error.code().to_owned(),
+    };
+    match error.code() {
+        "OOM" => StoreError::Full(text()),
+        // The server is there but cannot serve now, or not us: starting, failing over, misconfigured.
+        "LOADING" | "BUSY" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "NOREPLICAS" | "MISCONF"
+        | "NOAUTH" | "WRONGPASS" | "NOPERM" | "MOVED" | "ASK" | "NOSCRIPT" => StoreError::Unavailable(text()),
+        _ => StoreError::Corrupt(text()),
+    }
+}
+
+/// The values of one array, taken one by one.
+pub(super) struct Fields {
+    values: std::vec::IntoIter<Value>,
+    what: &'static str,
+}
+
+impl Fields {
+    pub(super) fn new(values: Vec<Value>, what: &'static str) -> Self {
+        Self { values: values.into_iter(), what }
+    }
+
+    pub(super) fn of(value: Value, what: &'static str) -> StoreResult<Self> {
+        match value {
+            Value::Array(values) => Ok(Self::new(values, what)),
+            _ => Err(corrupt(what)),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.values.len() == 0
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    pub(super) fn value(&mut self) -> StoreResult<Value> {
+        self.values.next().ok_or_else(|| corrupt(self.what))
+    }
+
+    pub(super) fn fields(&mut self) -> StoreResult<Self> {
+        Self::of(self.value()?, self.what)
+    }
+
+    pub(super) fn number<T: FromStr + TryFrom<i64>>(&mut self) -> StoreResult<T> {
+        number(self.value()?, self.what)
+    }
+
+    pub(super) fn text(&mut self) -> StoreResult<String> {
+        text(self.value()?, self.what)
+    }
+
+    pub(super) fn shared(&mut self) -> StoreResult<Arc<str>> {
+        Ok(self.text()?.into())
+    }
+
+    pub(super) fn bytes(&mut self) -> StoreResult<Bytes> {
+        match self.value()? {
+            Value::BulkString(bytes) => Ok(bytes.into()),
+            _ => Err(corrupt(self.what)),
+        }
+    }
+
+    /// Instance id and incarnation.
+    pub(super) fn owner(&mut self) -> StoreResult<Owner> {
+        Ok(Owner { instance_id: self.shared()?, incarnation: self.shared()? })
+    }
+
+    /// All that is left: field, value, field, value.
+    pub(super) fn map(mut self) -> StoreResult<BTreeMap<String, String>> {
+        let mut map = BTreeMap::new();
+        while !self.is_empty() {
+            let field = self.text()?;
+            map.insert(field, self.text()?);
+        }
+        Ok(map)
+    }
+
+    /// All that is left, as texts.
+    pub(super) fn texts(mut self) -> StoreResult<Vec<String>> {
+        let mut texts = Vec::with_capacity(self.len());
+        while !self.is_empty() {
+            texts.push(self.text()?);
+        }
+        Ok(texts)
+    }
+}
+
+pub(super) fn number<T: FromStr + TryFrom<i64>>(value: Value, what: &'static str) -> StoreResult<T> {
+    match value {
+        Value::Int(number) => T::try_from(number).map_err(|_| corrupt(what)),
+        Value::BulkString(digits) => parse(&digits, what),
+        _ => Err(corrupt(what)),
+    }
+}
+
+pub(super) fn text(value: Value, what: &'static str) -> StoreResult<String> {
+    match value {
+        Value::BulkString(bytes) => String::from_utf8(bytes).map_err(|_| corrupt(what)),
+        Value::SimpleString(text) => Ok(text),
+        _ => Err(corrupt(what)),
+    }
+}
+
+fn parse<T: FromStr>(digits: &[u8], what: &'static str) -> StoreResult<T> {
+    std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).ok_or_else(|| corrupt(what))
+}
+
+/// The sequence in a stream id `<seq>-0`.
+pub(super) fn stream_seq(value: Value, what: &'static str) -> StoreResult<u64> {
+    let Value::BulkString(id) = value else { return Err(corrupt(what)) };
+    parse(id.strip_suffix(b"-0").ok_or_else(|| corrupt(what))?, what)
+}
+
+/// Kind letter and id key of an inbox entry, as the scripts write them.
+pub(super) fn client_message(kind: &str, id_key: String, what: &'static str) -> StoreResult<ClientMessage> {
+    match kind {
+        "q" => Ok(ClientMessage::Request { id_key }),
+        "n" => Ok(ClientMessage::Notification),
+        "r" => Ok(ClientMessage::Response),
+        _ => Err(corrupt(what)),
+    }
+}
+
+/// Entries of the inbox stream as `XRANGE` returns them: `[id, [k, kind, b, body, i, id key]]`.
+pub(super) fn inbox(mut entries: Fields) -> StoreResult<Vec<InboxEntry>> {
+    let what = entries.what;
+    let mut inbox = Vec::with_capacity(entries.len());
+    while !entries.is_empty() {
+        let mut entry = entries.fields()?;
+        let seq = stream_seq(entry.value()?, what)?;
+        let mut parts = entry.fields()?;
+        parts.value()?;
+        let kind = parts.text()?;
+        parts.value()?;
+        let body = parts.bytes()?;
+        parts.value()?;
+        inbox.push(InboxEntry { seq, message: client_message(&kind, parts.text()?, what)?, body });
+    }
+    Ok(inbox)
+}
+
+/// The request table: id key, `<seq> <forwarded> <body>`, ...; sorted by seq.
+pub(super) fn pending(mut table: Fields) -> StoreResult<Vec<PendingRequest>> {
+    let what = table.what;
+    let mut requests = Vec::with_capacity(table.len() / 2);
+    while !table.is_empty() {
+        let id_key = table.text()?;
+        let state = table.bytes()?;
+        let digits = state.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let [b' ', flag @ (b'0' | b'1'), b' ', ..] = state[digits..] else { return Err(corrupt(what)) };
+        let seq = parse(&state[..digits], what)?;
+        requests.push(PendingRequest { seq, id_key, forwarded: flag == b'1', body: state.slice(digits + 3..) });
+    }
+    requests.sort_unstable_by_key(|request| request.seq);
+    Ok(requests)
+}
+
+/// The value of a field `a:<stream>`: `<incarnation> <attachment id>`.
+pub(super) fn attachment(stream: &str, holder: &str, what: &'static str) -> StoreResult<Attachment> {
+    let (incarnation, id) = holder.split_once(' ').ok_or_else(|| corrupt(what))?;
+    Ok(Attachment {
+        stream: stream.to_owned(),
+        incarnation: incarnation.into(),
+        id: id.parse().map_err(|_| corrupt(what))?,
+    })
+}

@@ -1,0 +1,137 @@
+//! The Lua scripts: one a job, each atomic, every key it touches declared.
+//!
+//! A [`Call`] is one command on its way to Redis; for a script it knows which, so that a Redis that has forgotten the
+//! scripts (restart, `SCRIPT FLUSH`, failover) can be taught again.
+
+use std::sync::LazyLock;
+
+use bytes::Bytes;
+use redis::{Cmd, RedisWrite, ToRedisArgs};
+
+use crate::store::Fence;
+
+macro_rules! scripts {
+    ($($name:ident = [$($file:literal),+];)+) => {
+        /// One script.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(super) enum Script { $($name),+ }
+
+        /// Source of each script, in the order of [`Script`].
+        const SOURCES: &[&str] = &[$(concat!($(include_str!(concat!("../lua/", $file, ".lua"))),+)),+];
+    };
+}
+
+scripts! {
+    Create = ["create"];
+    Accept = ["fence", "ack", "accept"];
+    Claim = ["fence", "ack", "claim"];
+    MarkForwarded = ["fence", "mark_forwarded"];
+    Append = ["fence", "ack", "append"];
+    Pending = ["pending"];
+    ForgetRequests = ["fence", "forget_requests"];
+    Hint = ["hint"];
+    Update = ["fence", "update"];
+    ReadPage = ["read_page"];
+    Attach = ["attach"];
+    Detach = ["detach"];
+    Adopt = ["adopt"];
+    Release = ["fence", "release"];
+    Touch = ["touch"];
+    Purge = ["purge"];
+    LeaseAcquire = ["lease_acquire"];
+    LeaseRenew = ["lease_renew"];
+    LeaseRelease = ["lease_release"];
+    ForgetInstance = ["forget_instance"];
+}
+
+static HASHES: LazyLock<Vec<String>> =
+    LazyLock::new(|| SOURCES.iter().map(|source| redis::Script::new(source).get_hash().to_owned()).collect());
+
+/// Commands that teach Redis every script.
+pub(super) fn load_all() -> redis::Pipeline {
+    let mut pipeline = redis::Pipeline::with_capacity(SOURCES.len());
+    for source in SOURCES {
+        pipeline.cmd("SCRIPT").arg("LOAD").arg(*source);
+    }
+    pipeline
+}
+
+/// One command on its way to Redis.
+pub(super) struct Call {
+    pub(super) cmd: Cmd,
+    /// Bytes of its bodies, by which pipelines are bounded.
+    pub(super) weight: usize,
+}
+
+impl Call {
+    /// A plain command.
+    pub(super) fn command(name: &str) -> Self {
+        Self::new(name, 4, 128)
+    }
+
+    /// A script with `keys` keys; they are the next arguments.
+    pub(super) fn script(script: Script, keys: usize) -> Self {
+        Self::script_with_body(script, keys, 0)
+    }
+
+    /// A script whose arguments hold about `body` bytes besides the usual short ones.
+    pub(super) fn script_with_body(script: Script, keys: usize, body: usize) -> Self {
+        // 24 arguments and 640 bytes hold what `accept` and `append` need without growing.
+        Self::new("EVALSHA", 24, 640 + body).arg(HASHES[script as usize].as_str()).number(keys as u64)
+    }
+
+    fn new(name: &str, args: usize, bytes: usize) -> Self {
+        let mut cmd = Cmd::with_capacity(args, bytes);
+        cmd.write_arg(name.as_bytes());
+        Self { cmd, weight: 0 }
+    }
+
+    pub(super) fn arg(mut self, text: &str) -> Self {
+        self.cmd.write_arg(text.as_bytes());
+        self
+    }
+
+    pub(super) fn number(mut self, number: u64) -> Self {
+        number.write_redis_args(&mut self.cmd);
+        self
+    }
+
+    pub(super) fn body(mut self, body: &Bytes) -> Self {
+        self.weight += body.len();
+        self.cmd.write_arg(body);
+        self
+    }
+
+    /// ARGV 1 to 3 of an owner script.
+    pub(super) fn fence(self, fence: &Fence) -> Self {
+        self.arg(&fence.incarnation).number(fence.generation).number(u64::from(fence.epoch))
+    }
+
+    pub(super) fn pairs(mut self, pairs: &[(String, String)]) -> Self {
+        for (field, value) in pairs {
+            self = self.arg(field).arg(value);
+        }
+        self
+    }
+
+    pub(super) fn args<T: AsRef<str>>(mut self, texts: &[T]) -> Self {
+        for text in texts {
+            self = self.arg(text.as_ref());
+        }
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_script_has_its_own_hash() {
+        let mut hashes = HASHES.clone();
+        hashes.sort();
+        hashes.dedup();
+        assert_eq!(hashes.len(), SOURCES.len());
+        assert_eq!(SOURCES.len(), Script::ForgetInstance as usize + 1);
+    }
+}

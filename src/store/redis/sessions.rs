@@ -1,0 +1,437 @@
+//! Operations on one session: builds the call, reads the answer.
+//!
+//! The meaning of each operation stands at the trait; how it is done, in its script.
+
+use redis::{Cmd, Value};
+
+use super::{
+    INDEX_TTL, RedisStore,
+    keys::SessionKeys,
+    millis,
+    reply::{self, Fields, code, corrupt},
+    scripts::{Call, Script},
+};
+use crate::{
+    protocol::session_id::SessionId,
+    store::{
+        Accept, Accepted, Adopted, Append, Appended, Attach, Attached, AttachedTo, Attachment, Claim, Claimed,
+        ClientMessage, Created, Fence, Fenceable, InboxEntry, LoggedEvent, NewSession, Owner, Page, PendingRequest,
+        Rehydration, SessionRecord, StoreResult,
+    },
+};
+
+/// Entries at most that one claim hands out; Lua cannot pass many more to one command.
+const MAX_CLAIM: usize = 1000;
+
+/// How often a purge may find that the session has got new streams meanwhile.
+const PURGE_ATTEMPTS: usize = 8;
+
+impl RedisStore {
+    pub(super) async fn do_create(&self, new: NewSession) -> StoreResult<Created> {
+        let keys = self.keys.session(&new.session);
+        let (stream, attachment) = match &new.attachment {
+            Some((stream, id)) => (stream.as_str(), *id),
+            None => ("", 0),
+        };
+        let call = Call::script(Script::Create, 1)
+            .arg(keys.plain())
+            .number(u64::from(new.epoch))
+            .args(&[new.service.as_str(), &new.transport, &new.principal])
+            .args(&[&new.owner.instance_id, &new.owner.incarnation])
+            .number(millis(new.ttl))
+            .arg(stream)
+            .number(attachment);
+        let index = self.index_add(&new.owner.instance_id, keys.id());
+        match self.lanes.call_with(call, index).await? {
+            Value::Int(1) => Ok(Created::Created),
+            Value::Int(2) => Ok(Created::AlreadyExists),
+            _ => Err(corrupt("create")),
+        }
+    }
+
+    pub(super) async fn do_accept(&self, accept: Accept) -> StoreResult<Accepted> {
+        let mut keys = self.keys.session(&accept.session);
+        let (kind, id_key) = match &accept.message {
+            ClientMessage::Request { id_key } => ("q", id_key.as_str()),
+            ClientMessage::Notification => ("n", ""),
+            ClientMessage::Response => ("r", ""),
+        };
+        let call = Call::script_with_body(Script::Accept, 4, accept.body.len() + pairs_len(&accept.set));
+        let call = call.arg(keys.plain()).arg(keys.inbox()).arg(keys.requests()).arg(keys.seen());
+        let call = match &accept.fence {
+            Some(fence) => call.fence(fence),
+            None => call.arg("").arg("").arg(""),
+        };
+        let call = call
+            .arg(&self.wake_prefix)
+            .arg(keys.id())
+            .arg(accept.service.as_deref().unwrap_or_default())
+            .arg(&accept.request_id)
+            .arg(kind)
+            .arg(id_key)
+            .body(&accept.body)
+            .number(u64::from(accept.forward_now))
+            .number(accept.acked)
+            .number(accept.max_pending as u64)
+            .number(accept.max_inbox as u64)
+            .number(accept.set.len() as u64)
+            .pairs(&accept.set)
+            .args(&accept.delete);
+        read_accepted(self.lanes.call(call).await?)
+    }
+
+    pub(super) async fn do_claim(&self, claim: Claim) -> StoreResult<Claimed> {
+        let session = claim.fence.session;
+        let doubt = self.doubts.begin(session);
+        let mut keys = self.keys.session(&session);
+        let call = Call::script(Script::Claim, 3).arg(keys.plain()).arg(keys.inbox()).arg(keys.requests());
+        let call = call
+            .fence(&claim.fence)
+            .number(claim.acked)
+            .number(claim.max_entries.clamp(1, MAX_CLAIM) as u64)
+            .number(doubt.name());
+        let claimed = read_claimed(self.lanes.call(call).await?)?;
+        doubt.settle();
+        Ok(claimed)
+    }
+
+    pub(super) async fn do_mark_forwarded(&self, fence: &Fence, id_keys: &[String]) -> StoreResult<Fenceable> {
+        let mut keys = self.keys.session(&fence.session);
+        let call = Call::script(Script::MarkForwarded, 3).arg(keys.plain()).arg(keys.inbox()).arg(keys.requests());
+        read_fenceable(self.lanes.call(call.fence(fence).args(id_keys)).await?, "mark_forwarded")
+    }
+
+    pub(super) async fn do_forget_requests(&self, fence: &Fence, id_keys: &[String]) -> StoreResult<Fenceable> {
+        let mut keys = self.keys.session(&fence.session);
+        let call = Call::script(Script::ForgetRequests, 3).arg(keys.plain()).arg(keys.inbox()).arg(keys.requests());
+        read_fenceable(self.lanes.call(call.fence(fence).args(id_keys)).await?, "forget_requests")
+    }
+
+    pub(super) async fn do_hint(&self, session: SessionId, field: &str, value: &str) -> StoreResult<bool> {
+        let call = Call::script(Script::Hint, 1).arg(self.keys.session(&session).plain()).arg(field).arg(value);
+        Ok(reply::number::<u64>(self.lanes.call(call).await?, "hint")? == 1)
+    }
+
+    pub(super) async fn do_append(&self, append: Append) -> StoreResult<Appended> {
+        let mut keys = self.keys.session(&append.fence.session);
+        let length = append.events.iter().map(|event| event.body.len() + pairs_len(&event.set)).sum();
+        let call = Call::script_with_body(Script::Append, 4, length);
+        let call = call.arg(keys.plain()).arg(keys.inbox()).arg(keys.requests()).arg(keys.log(&append.stream));
+        let mut call = call
+            .fence(&append.fence)
+            .arg(&self.wake_prefix)
+            .arg(keys.id())
+            .arg(&append.stream)
+            .number(append.op)
+            .number(append.acked)
+            .number(millis(append.limits.max_age))
+            .number(append.limits.max_events as u64)
+            .number(append.limits.max_bytes as u64)
+            .number(append.events.len() as u64);
+        for event in &append.events {
+            call = call
+                .arg(event.answers.as_deref().unwrap_or_default())
+                .body(&event.body)
+                .number(event.set.len() as u64)
+                .number(event.delete.len() as u64)
+                .pairs(&event.set)
+                .args(&event.delete);
+        }
+        read_appended(self.lanes.call(call).await?)
+    }
+
+    pub(super) async fn do_pending(&self, session: SessionId) -> StoreResult<Vec<PendingRequest>> {
+        let mut keys = self.keys.session(&session);
+        let call = Call::script(Script::Pending, 2).arg(keys.requests()).arg(keys.inbox());
+        reply::pending(Fields::of(self.lanes.call(call).await?, "pending")?)
+    }
+
+    pub(super) async fn do_update(
+        &self,
+        fence: &Fence,
+        set: &[(String, String)],
+        delete: &[String],
+    ) -> StoreResult<Fenceable> {
+        let call = Call::script_with_body(Script::Update, 1, pairs_len(set))
+            .arg(self.keys.session(&fence.session).plain())
+            .fence(fence)
+            .number(set.len() as u64)
+            .pairs(set)
+            .args(delete);
+        read_fenceable(self.lanes.call(call).await?, "update")
+    }
+
+    pub(super) async fn do_read_page(
+        &self,
+        session: SessionId,
+        stream: &str,
+        after: u64,
+        max_events: usize,
+        max_bytes: usize,
+    ) -> StoreResult<Option<Page>> {
+        let mut keys = self.keys.session(&session);
+        let call = Call::script(Script::ReadPage, 2)
+            .arg(keys.plain())
+            .arg(keys.log(stream))
+            .arg(stream)
+            .number(after)
+            .number(max_events as u64)
+            .number(max_bytes as u64);
+        read_page(self.lanes.call(call).await?)
+    }
+
+    pub(super) async fn do_attach(&self, attach: Attach) -> StoreResult<Attached> {
+        let keys = self.keys.session(&attach.session);
+        let call = Call::script(Script::Attach, 1)
+            .arg(keys.plain())
+            .arg(&self.wake_prefix)
+            .arg(keys.id())
+            .arg(&attach.attachment.stream)
+            .arg(&attach.attachment.incarnation)
+            .number(attach.attachment.id);
+        read_attached(self.lanes.call(call).await?)
+    }
+
+    pub(super) async fn do_detach(&self, session: SessionId, stream: &str, id: u64) -> StoreResult<bool> {
+        let call = Call::script(Script::Detach, 1).arg(self.keys.session(&session).plain()).arg(stream).number(id);
+        Ok(reply::number::<u64>(self.lanes.call(call).await?, "detach")? == 1)
+    }
+
+    pub(super) async fn do_adopt(
+        &self,
+        session: SessionId,
+        from_incarnation: &str,
+        from_generation: u64,
+        new_owner: &Owner,
+    ) -> StoreResult<Adopted> {
+        let mut keys = self.keys.session(&session);
+        let call = Call::script(Script::Adopt, 3).arg(keys.plain()).arg(keys.inbox()).arg(keys.requests());
+        let call = call.arg(from_incarnation).number(from_generation);
+        let call = call.arg(&new_owner.instance_id).arg(&new_owner.incarnation);
+        // Into the new owner's index before it is known whether it will be the owner: an id too many there is harmless
+        // and taken out again, an id too few would hide the session from those who look for its owner's remains.
+        let index = self.index_add(&new_owner.instance_id, keys.id());
+        let answer = self.lanes.call_with(call, index).await?;
+        let (adopted, not_in) = read_adopted(answer, session, new_owner)?;
+        if let Some(instance_id) = not_in.filter(|id| !id.is_empty()) {
+            self.index_remove(&instance_id, &keys).await;
+        }
+        Ok(adopted)
+    }
+
+    pub(super) async fn do_release(&self, fence: &Fence) -> StoreResult<Fenceable> {
+        let keys = self.keys.session(&fence.session);
+        let call = Call::script(Script::Release, 1).arg(keys.plain());
+        let call = call.fence(fence).arg(&self.wake_prefix).arg(keys.id());
+        match self.lanes.call(call).await? {
+            Value::Array(values) => {
+                let mut fields = Fields::new(values, "release");
+                fields.value()?;
+                self.index_remove(&fields.text()?, &keys).await;
+                Ok(Fenceable::Done)
+            }
+            code => read_fenceable(code, "release"),
+        }
+    }
+
+    pub(super) async fn do_purge(&self, session: SessionId) -> StoreResult<bool> {
+        let mut keys = self.keys.session(&session);
+        let mut streams: Vec<String> = Vec::new();
+        for _ in 0..PURGE_ATTEMPTS {
+            let call = Call::script(Script::Purge, 4 + streams.len());
+            let mut call = call.arg(keys.plain()).arg(keys.inbox()).arg(keys.requests()).arg(keys.seen());
+            for stream in &streams {
+                call = call.arg(keys.log(stream));
+            }
+            let call = call.arg(&self.wake_prefix).arg(keys.id()).args(&streams);
+            let mut fields = match self.lanes.call(call).await? {
+                Value::Int(code::NOT_FOUND) => return Ok(false),
+                answer => Fields::of(answer, "purge")?,
+            };
+            if fields.number::<u64>()? == 1 {
+                self.index_remove(&fields.text()?, &keys).await;
+                return Ok(true);
+            }
+            streams = fields.texts()?;
+        }
+        Err(corrupt("purge"))
+    }
+
+    pub(super) async fn do_load(&self, session: SessionId) -> StoreResult<Option<SessionRecord>> {
+        let call = Call::command("HGETALL").arg(self.keys.session(&session).plain());
+        read_record(self.lanes.call(call).await?, "load")
+    }
+
+    fn index_add(&self, instance_id: &str, id: &str) -> Vec<Cmd> {
+        let index = self.keys.index(instance_id);
+        vec![
+            Call::command("SADD").arg(&index).arg(id).cmd,
+            Call::command("PEXPIRE").arg(&index).number(millis(INDEX_TTL)).cmd,
+        ]
+    }
+
+    /// Best effort: an index may name sessions that are gone or belong to others, its readers know that.
+    async fn index_remove(&self, instance_id: &str, keys: &SessionKeys) {
+        let call = Call::command("SREM").arg(&self.keys.index(instance_id)).arg(keys.id());
+        if let Err(error) = self.lanes.call(call).await {
+            tracing::debug!(%error, "a session stays in the index of its former owner");
+        }
+    }
+}
+
+fn pairs_len(pairs: &[(String, String)]) -> usize {
+    pairs.iter().map(|(field, value)| field.len() + value.len()).sum()
+}
+
+pub(super) fn read_record(value: Value, what: &'static str) -> StoreResult<Option<SessionRecord>> {
+    let fields = Fields::of(value, what)?.map()?;
+    Ok((!fields.is_empty()).then_some(SessionRecord { fields }))
+}
+
+fn read_fenceable(value: Value, what: &'static str) -> StoreResult<Fenceable> {
+    match value {
+        Value::Int(1) => Ok(Fenceable::Done),
+        Value::Int(code::NOT_FOUND) => Ok(Fenceable::NotFound),
+        Value::Int(code::FENCED) => Ok(Fenceable::Fenced),
+        _ => Err(corrupt(what)),
+    }
+}
+
+fn read_accepted(value: Value) -> StoreResult<Accepted> {
+    let mut fields = match value {
+        Value::Int(code::NOT_FOUND) => return Ok(Accepted::NotFound),
+        Value::Int(code::FENCED) => return Ok(Accepted::Fenced),
+        Value::Int(code::TOO_MANY) => return Ok(Accepted::TooManyPending),
+        Value::Int(code::WRONG_SERVICE) => return Ok(Accepted::WrongService),
+        Value::Int(seq @ 1..) => return Ok(Accepted::Forward { seq: seq.unsigned_abs() }),
+        value => Fields::of(value, "accept")?,
+    };
+    match fields.number::<u64>()? {
+        2 => Ok(Accepted::Queued {
+            seq: fields.number()?,
+            owner: fields.owner()?,
+            generation: fields.number()?,
+            listeners: fields.number()?,
+        }),
+        3 => Ok(Accepted::Duplicate { seq: fields.number()?, claimed: fields.number::<u64>()? == 1 }),
+        _ => Err(corrupt("accept")),
+    }
+}
+
+fn read_claimed(value: Value) -> StoreResult<Claimed> {
+    const WHAT: &str = "claim";
+    let mut fields = match value {
+        Value::Int(code::NOT_FOUND) => return Ok(Claimed::NotFound),
+        Value::Int(code::FENCED) => return Ok(Claimed::Fenced),
+        value => Fields::of(value, WHAT)?,
+    };
+    let more = fields.number::<u64>()? == 1;
+    let mut holders = fields.fields()?;
+    let mut attachments = Vec::with_capacity(holders.len() / 2);
+    while !holders.is_empty() {
+        let stream = holders.text()?;
+        attachments.push(reply::attachment(&stream, &holders.text()?, WHAT)?);
+    }
+    let mut entries = Vec::with_capacity(fields.len() / 4);
+    while !fields.is_empty() {
+        let seq = fields.number()?;
+        let kind = fields.text()?;
+        let message = reply::client_message(&kind, fields.text()?, WHAT)?;
+        entries.push(InboxEntry { seq, message, body: fields.bytes()? });
+    }
+    Ok(Claimed::Entries { entries, more, attachments })
+}
+
+fn read_appended(value: Value) -> StoreResult<Appended> {
+    let results = match value {
+        Value::Int(code::NOT_FOUND) => return Ok(Appended::NotFound),
+        Value::Int(code::FENCED) => return Ok(Appended::Fenced),
+        Value::Int(code::OLD_OP) => return Err(corrupt("an append with a number below the last one's")),
+        value => reply::text(value, "append")?,
+    };
+    let seq = |text: &str| match text {
+        "-" => Ok(None),
+        seq => seq.parse().map(Some).map_err(|_| corrupt("append")),
+    };
+    Ok(Appended::Done(results.split(' ').map(seq).collect::<StoreResult<_>>()?))
+}
+
+fn read_page(value: Value) -> StoreResult<Option<Page>> {
+    const WHAT: &str = "read_page";
+    let mut fields = match value {
+        Value::Int(code::NOT_FOUND) => return Ok(None),
+        value => Fields::of(value, WHAT)?,
+    };
+    let epoch = fields.number()?;
+    let last_seq = fields.number()?;
+    let first_seq = fields.number()?;
+    let holder = match fields.value()? {
+        Value::Nil => None,
+        id => Some(reply::number(id, WHAT)?),
+    };
+    let mut events = Vec::with_capacity(fields.len() / 2);
+    while !fields.is_empty() {
+        let seq = reply::stream_seq(fields.value()?, WHAT)?;
+        events.push(LoggedEvent { seq, body: fields.bytes()? });
+    }
+    Ok(Some(Page { events, last_seq, first_seq, epoch, holder }))
+}
+
+fn read_attached(value: Value) -> StoreResult<Attached> {
+    let mut fields = match value {
+        Value::Int(code::NOT_FOUND) => return Ok(Attached::NotFound),
+        value => Fields::of(value, "attach")?,
+    };
+    Ok(Attached::Attached(AttachedTo {
+        owner: fields.owner()?,
+        generation: fields.number()?,
+        epoch: fields.number()?,
+        service: fields.text()?,
+        principal: fields.text()?,
+        listeners: fields.number()?,
+        attach_count: fields.number()?,
+    }))
+}
+
+/// Also: the instance in whose index the session has no business.
+fn read_adopted(value: Value, session: SessionId, new_owner: &Owner) -> StoreResult<(Adopted, Option<String>)> {
+    const WHAT: &str = "adopt";
+    let new_index = || Some(new_owner.instance_id.to_string());
+    let mut fields = match value {
+        Value::Int(code::NOT_FOUND) => return Ok((Adopted::NotFound, new_index())),
+        value => Fields::of(value, WHAT)?,
+    };
+    if fields.number::<u64>()? == 2 {
+        let owner = fields.owner()?;
+        let not_in = new_index().filter(|id| **id != *owner.instance_id);
+        return Ok((Adopted::Lost { owner, generation: fields.number()? }, not_in));
+    }
+    let former = fields.text()?;
+    let record = SessionRecord { fields: fields.fields()?.map()? };
+    let inbox = reply::inbox(fields.fields()?)?;
+    let mut pending = reply::pending(fields.fields()?)?;
+    for request in pending.iter_mut().filter(|request| !request.forwarded) {
+        if let Ok(i) = inbox.binary_search_by_key(&request.seq, |entry| entry.seq) {
+            request.body = inbox[i].body.clone();
+        }
+    }
+    let number = |field: &str| record.fields.get(field).and_then(|text| text.parse().ok());
+    let fence = Fence {
+        session,
+        epoch: number("epoch").and_then(|epoch| u32::try_from(epoch).ok()).ok_or_else(|| corrupt(WHAT))?,
+        generation: number("generation").ok_or_else(|| corrupt(WHAT))?,
+        incarnation: new_owner.incarnation.clone(),
+    };
+    let mut streams: Vec<(String, u64)> = Vec::new();
+    let mut attachments: Vec<Attachment> = Vec::new();
+    for (field, value) in &record.fields {
+        if let Some(stream) = field.strip_prefix("s:").and_then(|rest| rest.strip_suffix(":seq")) {
+            streams.push((stream.to_owned(), value.parse().map_err(|_| corrupt(WHAT))?));
+        } else if let Some(stream) = field.strip_prefix("a:") {
+            attachments.push(reply::attachment(stream, value, WHAT)?);
+        }
+    }
+    let not_in = Some(former).filter(|former| **former != *new_owner.instance_id);
+    let adopted = Rehydration { record, fence, inbox, pending, streams, attachments };
+    Ok((Adopted::Adopted(Box::new(adopted)), not_in))
+}

@@ -1,0 +1,30 @@
+//! Logs: one subscriber for the process, to standard error.
+//!
+//! Session ids are secrets. They are masked by type, not by filter: `Debug` and `Display` of
+//! [`SessionId`](crate::protocol::session_id::SessionId) show a short prefix only, so no log line can hold a whole one
+//! (SEC-2). Tokens and the password of Redis are kept out in the same way ([`crate::settings::Secret`],
+//! [`crate::settings::RedisUrl`]).
+
+use std::{env, io, io::IsTerminal};
+
+use tracing_subscriber::{EnvFilter, util::SubscriberInitExt};
+
+use crate::settings::{LogFormat, LogSettings, defaults};
+
+/// Starts to log as `log` says: text (coloured only on a terminal, and not if `NO_COLOR` is set) or one JSON object a
+/// line. To be called once, by `main`; a subscriber that is set already stays, so that tests may call it, too.
+pub fn init(log: &LogSettings) {
+    // Checked when the settings were read; settings changed by a program since then fall back rather than fail.
+    let filter = EnvFilter::try_new(&log.level).unwrap_or_else(|_| EnvFilter::new(defaults::LOG_LEVEL));
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let outcome = match log.format {
+        LogFormat::Text => {
+            let coloured = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+            subscriber.with_ansi(coloured).finish().try_init()
+        }
+        LogFormat::Json => subscriber.json().flatten_event(true).with_ansi(false).finish().try_init(),
+    };
+    if outcome.is_err() {
+        tracing::debug!("a subscriber is set already; it stays");
+    }
+}

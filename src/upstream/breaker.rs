@@ -1,0 +1,117 @@
+//! The circuit breaker of one endpoint: a pure state machine, driven by the caller's clock.
+//!
+//! Closed → (several failures in a row) → open for a growing, jittered time → half-open: one attempt is let through; its
+//! success closes the breaker, its failure opens it again for longer. STM-2.
+
+use std::time::{Duration, Instant};
+
+/// What the breaker lets through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BreakerState {
+    /// Everything.
+    Closed,
+    /// Nothing until its time is over.
+    Open,
+    /// One attempt.
+    HalfOpen,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Breaker {
+    threshold: u32,
+    backoff_min: Duration,
+    backoff_max: Duration,
+    failures: u32,
+    open_until: Option<Instant>,
+    /// When the half-open attempt was handed out; a lost one is handed out again after `backoff_max`.
+    probe_since: Option<Instant>,
+}
+
+impl Breaker {
+    /// `threshold`: failures in a row that open it (at least 1).
+    pub fn new(threshold: u32, backoff_min: Duration, backoff_max: Duration) -> Self {
+        Self { threshold: threshold.max(1), backoff_min, backoff_max, failures: 0, open_until: None, probe_since: None }
+    }
+
+    /// Where it stands at `now`.
+    pub fn state(&self, now: Instant) -> BreakerState {
+        match self.open_until {
+            None => BreakerState::Closed,
+            Some(until) if now < until => BreakerState::Open,
+            Some(_) => BreakerState::HalfOpen,
+        }
+    }
+
+    /// May one attempt be made at `now`?
+    pub fn try_acquire(&mut self, now: Instant) -> bool {
+        match self.state(now) {
+            BreakerState::Closed => true,
+            BreakerState::Open => false,
+            BreakerState::HalfOpen => {
+                let taken = self.probe_since.is_some_and(|since| now.duration_since(since) < self.backoff_max);
+                if !taken {
+                    self.probe_since = Some(now);
+                }
+                !taken
+            }
+        }
+    }
+
+    /// An attempt worked.
+    pub fn succeeded(&mut self) {
+        self.failures = 0;
+        self.open_until = None;
+        self.probe_since = None;
+    }
+
+    /// An attempt failed at `now`.
+    pub fn failed(&mut self, now: Instant) {
+        self.failures = self.failures.saturating_add(1);
+        self.probe_since = None;
+        if self.failures >= self.threshold {
+            let doublings = (self.failures - self.threshold).min(16);
+            let wait = self.backoff_min.saturating_mul(1 << doublings).min(self.backoff_max);
+            // Full jitter over the upper half: instances that saw the same death do not come back in step.
+            self.open_until = Some(now + wait.mul_f64(0.5 + fastrand::f64() / 2.0));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_breaker_opens_after_failures_and_lets_one_probe_through() {
+        let (min, max) = (Duration::from_millis(100), Duration::from_secs(10));
+        let mut breaker = Breaker::new(3, min, max);
+        let now = Instant::now();
+        breaker.failed(now);
+        breaker.failed(now);
+        assert_eq!(breaker.state(now), BreakerState::Closed);
+        breaker.failed(now);
+        assert_eq!(breaker.state(now), BreakerState::Open);
+        assert!(!breaker.try_acquire(now));
+        let later = now + min;
+        assert_eq!(breaker.state(later), BreakerState::HalfOpen);
+        assert!(breaker.try_acquire(later));
+        assert!(!breaker.try_acquire(later), "only one probe at a time");
+        breaker.failed(later);
+        assert!(!breaker.try_acquire(later));
+        breaker.succeeded();
+        assert_eq!(breaker.state(later), BreakerState::Closed);
+    }
+
+    #[test]
+    fn the_wait_grows_and_is_capped() {
+        let (min, max) = (Duration::from_millis(100), Duration::from_secs(1));
+        let mut breaker = Breaker::new(1, min, max);
+        let now = Instant::now();
+        for _ in 0..100 {
+            breaker.failed(now);
+        }
+        assert_eq!(breaker.state(now + max), BreakerState::HalfOpen);
+        assert_eq!(breaker.state(now + max.mul_f64(0.49)), BreakerState::Open);
+    }
+}

@@ -1,0 +1,203 @@
+//! Upstreams: the services, their endpoints, and the connections to them.
+//!
+//! Role: [`Pool`] is the process-wide picture (which endpoints there are, how many sessions each has, whether its
+//! breaker lets anything through). An [`actor::UpstreamActor`] per endpoint and worker thread holds the HTTP client and
+//! the router's own shared session there. Knows nothing of client streams.
+
+pub mod actor;
+pub mod breaker;
+pub mod transport;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use breaker::{Breaker, BreakerState};
+
+use crate::protocol::mcp;
+
+/// One server of a service.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// Service it belongs to.
+    pub service: String,
+    /// Position in the configuration.
+    pub index: usize,
+    /// URL of its event stream, e.g. `http://127.0.0.1:8071/sse`.
+    pub url: url::Url,
+    /// Sessions (of all worker threads of this process) that are pinned to it.
+    pub sessions: AtomicUsize,
+    /// POSTs under way.
+    pub in_flight: AtomicUsize,
+    breaker: Mutex<Breaker>,
+    last_error: Mutex<Option<String>>,
+}
+
+impl Endpoint {
+    /// Where it stands, for people.
+    pub fn state(&self) -> BreakerState {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner).state(Instant::now())
+    }
+
+    /// Last failure seen, for people.
+    pub fn last_error(&self) -> Option<String> {
+        self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// May a connection be tried now? Takes the one probe of a half-open breaker.
+    pub fn try_acquire(&self) -> bool {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner).try_acquire(Instant::now())
+    }
+
+    /// A connection or health check worked.
+    pub fn succeeded(&self) {
+        let mut breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
+        if breaker.state(Instant::now()) != BreakerState::Closed {
+            tracing::info!(service = self.service, endpoint = %self.url, "upstream endpoint is healthy again");
+        }
+        breaker.succeeded();
+        drop(breaker);
+        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// A connection or health check failed.
+    pub fn failed(&self, error: &dyn std::fmt::Display) {
+        let mut breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
+        let was = breaker.state(Instant::now());
+        breaker.failed(Instant::now());
+        if was == BreakerState::Closed && breaker.state(Instant::now()) != BreakerState::Closed {
+            tracing::warn!(service = self.service, endpoint = %self.url, %error, "upstream endpoint is taken out of use");
+        }
+        drop(breaker);
+        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+    }
+}
+
+/// A named group of equal endpoints.
+#[derive(Debug)]
+pub struct Service {
+    /// Its name in URLs.
+    pub name: String,
+    /// Its endpoints, in configured order; never empty.
+    pub endpoints: Vec<Arc<Endpoint>>,
+    tools: Mutex<Option<(Instant, HashMap<String, bool>)>>,
+}
+
+/// How long a list of tool annotations is believed.
+const TOOL_CACHE: Duration = Duration::from_secs(60);
+
+impl Service {
+    /// The endpoint to use next: usable, not `avoid` if there is another, with the fewest sessions. `None`: every
+    /// breaker is open.
+    pub fn pick(&self, avoid: Option<usize>) -> Option<Arc<Endpoint>> {
+        let mut order: Vec<&Arc<Endpoint>> = self.endpoints.iter().collect();
+        // Random among equals, so that several router instances do not all start with the first one.
+        fastrand::shuffle(&mut order);
+        order.sort_by_key(|endpoint| {
+            (
+                Some(endpoint.index) == avoid,
+                endpoint.state() != BreakerState::Closed,
+                endpoint.sessions.load(Ordering::Relaxed),
+            )
+        });
+        order.into_iter().find(|endpoint| endpoint.try_acquire()).map(Arc::clone)
+    }
+
+    /// Whether calls of `tool` may be repeated; `None` when the annotations are not known (any more).
+    pub fn tool_repeatable(&self, tool: &str) -> Option<bool> {
+        let tools = self.tools.lock().unwrap_or_else(PoisonError::into_inner);
+        let (at, known) = tools.as_ref()?;
+        // A tool that the list does not have cannot be vouched for.
+        (at.elapsed() < TOOL_CACHE).then(|| known.get(tool).copied().unwrap_or(false))
+    }
+
+    /// The tools may have changed.
+    pub fn forget_tools(&self) {
+        *self.tools.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// The annotations are known and fresh.
+    pub fn knows_tools(&self) -> bool {
+        let tools = self.tools.lock().unwrap_or_else(PoisonError::into_inner);
+        tools.as_ref().is_some_and(|(at, _)| at.elapsed() < TOOL_CACHE)
+    }
+
+    /// Remembers the annotations of a `tools/list` result (JSON text). One page of many is not remembered: a tool that
+    /// is missing in it may exist.
+    pub fn remember_tool_list(&self, result: &str) {
+        #[derive(serde::Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct List {
+            tools: Vec<mcp::ListedTool>,
+            #[serde(default)]
+            next_cursor: Option<String>,
+        }
+        let Ok(List { tools, next_cursor: None }) = serde_json::from_str(result) else { return };
+        let known = tools.into_iter().map(|tool| (tool.name.clone(), tool.repeatable())).collect();
+        *self.tools.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), known));
+    }
+}
+
+/// All services.
+#[derive(Debug)]
+pub struct Pool {
+    services: BTreeMap<String, Arc<Service>>,
+}
+
+impl Pool {
+    /// Builds the pool from (service, endpoint URLs).
+    pub fn new(
+        services: impl IntoIterator<Item = (String, Vec<url::Url>)>,
+        breaker_failures: u32,
+        backoff_min: Duration,
+        backoff_max: Duration,
+    ) -> Self {
+        let services = services
+            .into_iter()
+            .map(|(name, urls)| {
+                let endpoints = urls
+                    .into_iter()
+                    .enumerate()
+                    .map(|(index, url)| {
+                        Arc::new(Endpoint {
+                            service: name.clone(),
+                            index,
+                            url,
+                            sessions: AtomicUsize::new(0),
+                            in_flight: AtomicUsize::new(0),
+                            breaker: Mutex::new(Breaker::new(breaker_failures, backoff_min, backoff_max)),
+                            last_error: Mutex::new(None),
+                        })
+                    })
+                    .collect();
+                (name.clone(), Arc::new(Service { name, endpoints, tools: Mutex::new(None) }))
+            })
+            .collect();
+        Self { services }
+    }
+
+    /// The service of this name.
+    pub fn service(&self, name: &str) -> Option<&Arc<Service>> {
+        self.services.get(name)
+    }
+
+    /// The only service, when there is one.
+    pub fn only_service(&self) -> Option<&Arc<Service>> {
+        self.services.values().next().filter(|_| self.services.len() == 1)
+    }
+
+    /// All services, by name.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.services.values()
+    }
+
+    /// Names, for error texts.
+    pub fn names(&self) -> String {
+        self.services.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
+    }
+}

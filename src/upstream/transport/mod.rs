@@ -1,0 +1,106 @@
+//! How an upstream is talked to. One file per MCP transport; today HTTP+SSE (2024-11-05).
+
+pub mod sse;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use actix::prelude::*;
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+/// What a link reports to the actor that asked for it.
+#[derive(Debug)]
+pub enum LinkEvent {
+    /// The upstream's session is open; POSTs go to this URL.
+    Opened(awc::http::Uri),
+    /// A JSON-RPC message from the upstream.
+    Message(Bytes),
+    /// The link is gone; nothing follows.
+    Closed(LinkError),
+}
+
+/// [`LinkEvent`] of the link with this number. Precondition: none; a receiver ignores links it has given up.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct LinkNotice {
+    /// Number that the opener gave.
+    pub link: u64,
+    /// What happened.
+    pub event: LinkEvent,
+}
+
+/// Why a link could not be opened, or ended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LinkError {
+    /// No connection, or not within the time limit.
+    #[error("cannot connect: {0}")]
+    Connect(String),
+    /// It answered, but not with an MCP event stream.
+    #[error("not an MCP event stream: {0}")]
+    Protocol(String),
+    /// It was open and has ended.
+    #[error("the upstream closed the stream: {0}")]
+    Lost(String),
+}
+
+/// Back-pressure between a link and the actor behind it: the link stops reading while too much is unwritten. MEM-1.
+#[derive(Debug)]
+pub struct Gate {
+    used: AtomicUsize,
+    limit: usize,
+    opened: Notify,
+}
+
+impl Gate {
+    /// `limit`: bytes that may wait.
+    pub fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { used: AtomicUsize::new(0), limit, opened: Notify::new() })
+    }
+
+    /// `bytes` more are waiting.
+    pub fn add(&self, bytes: usize) {
+        self.used.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    /// `bytes` are waiting no more.
+    pub fn sub(&self, bytes: usize) {
+        self.used.fetch_sub(bytes, Ordering::AcqRel);
+        self.opened.notify_one();
+    }
+
+    /// Resolves when there is room.
+    pub async fn wait(&self) {
+        while self.used.load(Ordering::Acquire) >= self.limit {
+            self.opened.notified().await;
+        }
+    }
+}
+
+/// Keeps a link open; dropping it ends the link (and its TCP connection) at once.
+#[derive(Debug)]
+pub struct LinkHandle {
+    task: tokio::task::AbortHandle,
+    counted: Option<Arc<super::Endpoint>>,
+}
+
+impl LinkHandle {
+    /// Ties the task to the handle; `counted`: the endpoint whose session count it is part of while it lives.
+    pub fn new(task: tokio::task::AbortHandle, counted: Option<Arc<super::Endpoint>>) -> Self {
+        if let Some(endpoint) = &counted {
+            endpoint.sessions.fetch_add(1, Ordering::Relaxed);
+        }
+        Self { task, counted }
+    }
+}
+
+impl Drop for LinkHandle {
+    fn drop(&mut self) {
+        self.task.abort();
+        if let Some(endpoint) = &self.counted {
+            endpoint.sessions.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
