@@ -165,8 +165,8 @@ async fn a_post_waits_for_a_client_that_leaves_too_many_answers_unread() {
     let (addr, _server) = start(ServerOptions { queue_capacity: 1, max_running_calls: 1, ..options() });
     let mut client = Client::initialized(addr).await;
     let mut posts = Vec::new();
-    for id in 0..8 {
-        let params = json!({ "name": "payload", "arguments": { "bytes": 8 * MEBIBYTE } });
+    for id in 0..10 {
+        let params = json!({ "name": "payload", "arguments": { "bytes": 2 * MEBIBYTE } });
         let call = json!({ "jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params }).to_string();
         let poster = client.poster.clone();
         posts.push(actix_web::rt::spawn(async move { poster.post(call).await }));
@@ -174,7 +174,7 @@ async fn a_post_waits_for_a_client_that_leaves_too_many_answers_unread() {
     let mut answered = BTreeSet::new();
     while answered.len() < posts.len() {
         let answer = client.next().await;
-        assert_eq!(answer["result"]["content"][0]["text"].as_str().unwrap().len(), 8 * MEBIBYTE);
+        assert_eq!(answer["result"]["content"][0]["text"].as_str().unwrap().len(), 2 * MEBIBYTE);
         answered.insert(answer["id"].as_i64().unwrap());
     }
     for post in posts {

@@ -197,10 +197,24 @@ mod tests {
         assert_eq!(sessions.len(), 0);
         // What comes late finds nothing to hold on to.
         sessions.watch(&session, "persons://stats");
-        assert!(sessions.watchers("persons://stats").is_empty());
+        assert!(sessions.registry().watchers.values().all(Vec::is_empty));
         session.start(id(2), pending(), 1).unwrap();
         assert_eq!(session.cancel(&id(2)), 0);
         assert!(soon(&mut session.ask().answer).await.is_err());
+    }
+
+    #[actix_web::test]
+    async fn a_cancelled_call_does_not_run_on() {
+        let sessions = Arc::new(Sessions::default());
+        let (_stream, session) = open(&sessions);
+        let (held, witness) = drop_witness();
+        let call = async move {
+            let _held = held;
+            pending::<String>().await
+        };
+        session.start(id(1), call, 1).unwrap();
+        assert_eq!(session.cancel(&id(1)), 1);
+        assert!(soon(witness).await.is_err(), "the call was dropped");
     }
 
     #[actix_web::test]
