@@ -5,6 +5,7 @@
 //!
 //! Never: keeps a copy of anything; what it says was in Redis when it was asked.
 
+mod answers;
 mod config;
 mod doubt;
 mod instances;
@@ -53,7 +54,8 @@ impl RedisStore {
     /// Connects, and teaches Redis the scripts.
     ///
     /// # Errors
-    /// `Unavailable` when the URL cannot be read or Redis does not answer within the time-out.
+    /// `Unavailable` when the URL cannot be read or Redis does not answer within the time-out; `Corrupt` when it is
+    /// older than 7.0.
     pub async fn connect(config: RedisConfig) -> StoreResult<Self> {
         let link = Arc::new(Link::new(&config)?);
         link.prepare().await?;
