@@ -50,7 +50,7 @@ pub async fn a_new_session_has_its_fields_and_is_never_overwritten(backend: Back
 
 pub async fn a_session_dies_when_its_time_is_over(backend: Backend) {
     let store = backend.store();
-    let new = NewSession { ttl: Duration::from_millis(150), ..new_session("a") };
+    let new = NewSession { ttl: Duration::from_secs(1), ..new_session("a") };
     let fence = fence_of(&new);
     store.create(new.clone()).await.unwrap();
     queue(store, request(fence.session, "1")).await;
@@ -64,7 +64,7 @@ pub async fn a_session_dies_when_its_time_is_over(backend: Backend) {
 
 pub async fn a_touch_extends_the_life_of_everything(backend: Backend) {
     let store = backend.store();
-    let short = || NewSession { ttl: Duration::from_secs(2), ..new_session("a") };
+    let short = || NewSession { ttl: Duration::from_secs(3), ..new_session("a") };
     let (touched, left) = (short(), short());
     let fence = fence_of(&touched);
     store.create(touched.clone()).await.unwrap();

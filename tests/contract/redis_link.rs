@@ -11,7 +11,7 @@ use super::{redis_only::Raw, *};
 /// Impatient, so that a fault is seen soon.
 fn impatient(url: String) -> RedisConfig {
     RedisConfig {
-        timeout: Duration::from_millis(500),
+        timeout: Duration::from_millis(800),
         backoff: (Duration::from_millis(10), Duration::from_millis(50)),
         probe: Duration::from_millis(100),
         ..RedisConfig::new(url)
