@@ -142,3 +142,21 @@ pub async fn the_index_follows_the_owner(backend: Backend) {
     store.purge(second.session).await.unwrap();
     assert_eq!(owned("a").await, BTreeSet::new());
 }
+
+/// MEM-4
+pub async fn the_index_forgets_sessions_that_expired(backend: Backend) {
+    let store = backend.store();
+    let mut expired = Vec::new();
+    for _ in 0..3 {
+        let new = NewSession { ttl: Duration::from_millis(100), ..new_session("a") };
+        expired.push(new.session);
+        store.create(new).await.unwrap();
+    }
+    let living = session_of(store, "a").await.session;
+    for session in &expired {
+        eventually("it expires", || async { store.load(*session).await.unwrap().is_none().then_some(()) }).await;
+    }
+    assert_eq!(store.touch(&[expired[0], living, expired[1]], Duration::from_secs(60)).await.unwrap(), expired[..2]);
+    assert!(!store.purge(expired[2]).await.unwrap());
+    assert_eq!(store.owned_by("router-a").await.unwrap(), [living]);
+}

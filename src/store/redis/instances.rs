@@ -47,6 +47,7 @@ impl RedisStore {
         for answer in self.link.bulk(logs).await? {
             answer?;
         }
+        self.index_sweep(&gone).await;
         Ok(gone)
     }
 
@@ -84,6 +85,7 @@ impl RedisStore {
     }
 
     pub(super) async fn do_lease_acquire(&self, info: &InstanceInfo, ttl: Duration) -> StoreResult<LeaseAcquired> {
+        self.instance_id.get_or_init(|| info.owner.instance_id.clone());
         match self.lease(Script::LeaseAcquire, info, ttl).await? {
             Value::Int(1) => Ok(LeaseAcquired::Acquired),
             lease => {

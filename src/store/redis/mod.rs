@@ -17,7 +17,10 @@ mod reply;
 mod scripts;
 mod sessions;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
@@ -48,6 +51,8 @@ pub struct RedisStore {
     link: Arc<Link>,
     lanes: Lanes,
     doubts: Doubts,
+    /// The instance that uses this store, as its first write names it: its index is swept of sessions that are gone.
+    instance_id: OnceLock<Arc<str>>,
 }
 
 impl RedisStore {
@@ -62,7 +67,7 @@ impl RedisStore {
         let keys = Keys::new(&config.prefix);
         let wake_prefix = keys.wake_prefix();
         let lanes = Lanes::new(link.clone(), config.queue);
-        Ok(Self { config, keys, wake_prefix, link, lanes, doubts: Doubts::default() })
+        Ok(Self { config, keys, wake_prefix, link, lanes, doubts: Doubts::default(), instance_id: OnceLock::new() })
     }
 
     fn wake_channel(&self, incarnation: &str) -> String {

@@ -43,6 +43,7 @@ impl RedisStore {
             .number(millis(new.ttl))
             .arg(stream)
             .number(attachment);
+        self.instance_id.get_or_init(|| new.owner.instance_id.clone());
         let index = self.index_add(&new.owner.instance_id, keys.id());
         match self.lanes.call_with(call, index).await? {
             Value::Int(1) => Ok(Created::Created),
@@ -199,6 +200,7 @@ impl RedisStore {
         let call = Call::script(Script::Adopt, 3).arg(keys.plain()).arg(keys.inbox()).arg(keys.requests());
         let call = call.arg(from_incarnation).number(from_generation);
         let call = call.arg(&new_owner.instance_id).arg(&new_owner.incarnation);
+        self.instance_id.get_or_init(|| new_owner.instance_id.clone());
         // Into the new owner's index before it is known whether it will be the owner: an id too many there is harmless
         // and taken out again, an id too few would hide the session from those who look for its owner's remains.
         let index = self.index_add(&new_owner.instance_id, keys.id());
@@ -236,7 +238,10 @@ impl RedisStore {
             }
             let call = call.arg(&self.wake_prefix).arg(keys.id()).args(&streams);
             let mut fields = match self.lanes.call(call).await? {
-                Value::Int(code::NOT_FOUND) => return Ok(false),
+                Value::Int(code::NOT_FOUND) => {
+                    self.index_sweep(&[session]).await;
+                    return Ok(false);
+                }
                 answer => Fields::of(answer, "purge")?,
             };
             if fields.number::<u64>()? == 1 {
@@ -266,6 +271,17 @@ impl RedisStore {
         let call = Call::command("SREM").arg(&self.keys.index(instance_id)).arg(keys.id());
         if let Err(error) = self.lanes.call(call).await {
             tracing::debug!(%error, "a session stays in the index of its former owner");
+        }
+    }
+    /// Takes sessions that are gone out of this instance's index (MEM-4): what expires cannot do it itself.
+    pub(super) async fn index_sweep(&self, gone: &[SessionId]) {
+        let Some(instance_id) = self.instance_id.get().filter(|_| !gone.is_empty()) else { return };
+        let mut call = Call::command("SREM").arg(&self.keys.index(instance_id));
+        for session in gone {
+            call = call.arg(self.keys.session(session).id());
+        }
+        if let Err(error) = self.lanes.call(call).await {
+            tracing::debug!(%error, "sessions that are gone stay in the index of this instance");
         }
     }
 }
