@@ -11,7 +11,7 @@ use super::{redis_only::Raw, *};
 /// Impatient, so that a fault is seen soon.
 fn impatient(url: String) -> RedisConfig {
     RedisConfig {
-        timeout: Duration::from_millis(500),
+        timeout: Duration::from_millis(800),
         backoff: (Duration::from_millis(10), Duration::from_millis(50)),
         probe: Duration::from_millis(100),
         ..RedisConfig::new(url)
@@ -54,6 +54,20 @@ async fn operations_fail_while_redis_is_away_and_work_when_it_is_back() {
     let fence = session_of(&store, "a").await;
     assert_eq!(forward(&store, &fence, request(fence.session, "1")).await, 1);
     assert!(store.touch(&[fence.session], Duration::from_secs(1)).await.unwrap().is_empty());
+}
+
+/// DUR-2
+#[tokio::test]
+async fn a_restart_that_nobody_saw_costs_no_operation() {
+    let mut server = RedisServer::start();
+    let store = RedisStore::connect(RedisConfig::new(server.url())).await.unwrap();
+    store.ping().await.unwrap();
+    store.touch(&[SessionId::random()], Duration::from_secs(1)).await.unwrap();
+    server.restart();
+    // Longer than a lane trusts a connection that it does not use.
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    store.ping().await.unwrap();
+    store.touch(&[SessionId::random()], Duration::from_secs(1)).await.unwrap();
 }
 
 /// DUR-2, OWN-10
