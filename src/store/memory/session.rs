@@ -164,11 +164,14 @@ impl Session {
     /// Entries, and whether there are more. The fence has been checked.
     pub(super) fn claim(&mut self, claim: &Claim) -> (Vec<InboxEntry>, bool) {
         self.acknowledge(claim.acked);
+        let max = claim.max_entries.max(1);
         let entries: Vec<InboxEntry> =
-            self.inbox.range(self.in_claimed + 1..).take(claim.max_entries.max(1)).map(|(_, e)| e.clone()).collect();
-        let last = entries.last().map_or(self.in_seq, |entry| entry.seq);
-        // What was answered before it was claimed has left a hole behind the last entry.
-        self.in_claimed = if self.inbox.range(last + 1..).next().is_none() { self.in_seq } else { last };
+            self.inbox.range(self.in_claimed + 1..).take(max).map(|(_, entry)| entry.clone()).collect();
+        // What was answered before it was claimed has left holes, also behind the last entry.
+        self.in_claimed = match entries.last() {
+            Some(last) if entries.len() == max => last.seq,
+            _ => self.in_seq,
+        };
         for entry in &entries {
             if let ClientMessage::Request { id_key } = &entry.message {
                 self.mark_forwarded(id_key);

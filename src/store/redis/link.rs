@@ -4,6 +4,8 @@
 //! unknown: that is the caller's to decide.
 
 use std::{
+    fmt::Display,
+    future::Future,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -35,6 +37,7 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 pub(super) struct Link {
     pool: Pool,
     client: Client,
+    connection: AsyncConnectionConfig,
     pub(super) timeout: Duration,
     pub(super) batch: usize,
     backoff: Backoff,
@@ -49,7 +52,7 @@ impl Link {
         // Each pipeline has its own time-out here; a second one inside would only cost a timer.
         let connection =
             AsyncConnectionConfig::new().set_connection_timeout(Some(config.timeout)).set_response_timeout(None);
-        let manager = Manager::new_with_config(info.clone(), connection).map_err(wrong_url)?;
+        let manager = Manager::new_with_config(info.clone(), connection.clone()).map_err(wrong_url)?;
         let mut pool = PoolConfig::new(config.pool_size.max(1));
         pool.timeouts =
             Timeouts { wait: None, create: Some(config.timeout), recycle: Some(config.timeout.min(RECYCLE_TIMEOUT)) };
@@ -61,6 +64,7 @@ impl Link {
         Ok(Self {
             pool,
             client: Client::open(info).map_err(wrong_url)?,
+            connection,
             timeout: config.timeout,
             batch: config.batch.max(1),
             backoff: Backoff::new(config.backoff),
@@ -72,8 +76,22 @@ impl Link {
         &self.client
     }
 
-    /// A connection from the pool, made if need be. Waits until `deadline` at most.
-    pub(super) async fn connect(&self, deadline: Instant) -> StoreResult<Connection> {
+    /// A connection of the pool, for bulk work.
+    async fn borrow(&self) -> StoreResult<Connection> {
+        self.patiently(Instant::now() + self.timeout, || self.pool.get()).await
+    }
+
+    /// A new connection for a lane, which keeps it. Not one that lies in the pool: that one is driven by the thread
+    /// that made it, and a lane's round trip must stay on one thread.
+    pub(super) async fn dial(&self, deadline: Instant) -> StoreResult<MultiplexedConnection> {
+        self.patiently(deadline, || self.client.get_multiplexed_async_connection_with_config(&self.connection)).await
+    }
+
+    /// Tries until `deadline`, with the pauses of the back-off.
+    async fn patiently<T, E: Display, F>(&self, deadline: Instant, mut attempt: impl FnMut() -> F) -> StoreResult<T>
+    where
+        F: Future<Output = Result<T, E>>,
+    {
         let mut failure = "not connected".to_owned();
         loop {
             let not_before = self.backoff.not_before();
@@ -82,7 +100,7 @@ impl Link {
                 return Err(StoreError::Unavailable(failure));
             }
             tokio::time::sleep_until(not_before).await;
-            match timeout_at(deadline, self.pool.get()).await {
+            match timeout_at(deadline, attempt()).await {
                 Ok(Ok(connection)) => {
                     self.backoff.succeeded();
                     return Ok(connection);
@@ -133,7 +151,7 @@ impl Link {
         if calls.is_empty() {
             return Ok(results);
         }
-        let mut connection = self.connect(Instant::now() + self.timeout).await?;
+        let mut connection = self.borrow().await?;
         let mut pipeline = Pipeline::with_capacity(self.batch);
         let mut calls = calls.into_iter().peekable();
         while let Some(call) = calls.next() {
@@ -160,7 +178,7 @@ impl Link {
 
     /// Teaches Redis all scripts, which also shows whether it accepts them.
     pub(super) async fn prepare(&self) -> StoreResult<()> {
-        let mut connection = self.connect(Instant::now() + self.timeout).await?;
+        let mut connection = self.borrow().await?;
         match timeout(self.timeout, teach(&mut connection)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => {

@@ -15,7 +15,6 @@ use std::{
     },
 };
 
-use deadpool_redis::Connection;
 use redis::{Cmd, Pipeline, Value, aio::MultiplexedConnection};
 use tokio::{
     sync::{
@@ -159,9 +158,8 @@ async fn run(link: Arc<Link>, mut queue: mpsc::Receiver<Op>) {
     while let Some(op) = queue.recv().await {
         let mut connection = match kept.take() {
             Some(connection) => connection,
-            // Taken out of the pool for good, so that the number of threads is not bounded by the size of the pool.
-            None => match link.connect(op.deadline).await {
-                Ok(connection) => Connection::take(connection),
+            None => match link.dial(op.deadline).await {
+                Ok(connection) => connection,
                 Err(error) => {
                     let _ = op.reply.send(Err(error));
                     continue;

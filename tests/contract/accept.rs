@@ -1,0 +1,230 @@
+//! Journaling what the client sends.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use mcp_router::store::{Accept, Accepted, ClientMessage, SessionStore, Wake};
+
+use super::*;
+
+pub async fn the_owner_with_an_open_link_forwards_in_the_same_step(backend: Backend) {
+    let store = backend.store();
+    let fence = session_of(store, "a").await;
+    assert_eq!(store.accept(direct(&fence, request(fence.session, "1"))).await.unwrap(), Accepted::Forward { seq: 1 });
+    assert_eq!(forward(store, &fence, notification(fence.session, "n")).await, 2);
+    assert_eq!(
+        forward(store, &fence, message(fence.session, ClientMessage::Response, "r")).await,
+        3,
+        "a response of the client keeps the order too"
+    );
+    let pending = store.pending(fence.session).await.unwrap();
+    assert_eq!(pending.len(), 1);
+    assert_eq!((pending[0].seq, pending[0].forwarded, &*pending[0].id_key), (1, true, "1"));
+    assert_eq!(pending[0].body, "request 1");
+    assert_eq!(claim(store, &fence, 0, 10).await, (vec![], false), "nothing is left to claim");
+}
+
+pub async fn another_instance_journals_and_wakes_the_owner(backend: Backend) {
+    let (store, elsewhere) = (backend.store(), backend.another().await);
+    let mut wakes = store.subscribe(&incarnation("a"), 8).await.unwrap();
+    let fence = session_of(store, "a").await;
+    let accepted = elsewhere.accept(request(fence.session, "1")).await.unwrap();
+    assert_eq!(accepted, Accepted::Queued { seq: 1, owner: owner("a"), generation: 1, listeners: 1 });
+    assert_eq!(next(&mut wakes).await, Wake::Session(fence.session));
+}
+
+pub async fn a_message_for_a_dead_owner_finds_no_listener(backend: Backend) {
+    let store = backend.store();
+    let fence = session_of(store, "a").await;
+    let accepted = store.accept(notification(fence.session, "n")).await.unwrap();
+    assert_eq!(accepted, Accepted::Queued { seq: 1, owner: owner("a"), generation: 1, listeners: 0 });
+}
+
+pub async fn the_owner_without_an_open_link_journals_for_itself(backend: Backend) {
+    let store = backend.store();
+    let mut wakes = store.subscribe(&incarnation("a"), 8).await.unwrap();
+    let fence = session_of(store, "a").await;
+    let accept = Accept { fence: Some(fence.clone()), ..request(fence.session, "1") };
+    let accepted = store.accept(accept).await.unwrap();
+    assert_eq!(accepted, Accepted::Queued { seq: 1, owner: owner("a"), generation: 1, listeners: 1 });
+    assert_not_woken(store, "a", &mut wakes).await;
+}
+
+/// REQ-5
+pub async fn a_message_behind_unclaimed_ones_is_never_forwarded_directly(backend: Backend) {
+    let store = backend.store();
+    let fence = session_of(store, "a").await;
+    queue(store, request(fence.session, "1")).await;
+    assert_eq!(queue(store, direct(&fence, request(fence.session, "2"))).await, 2);
+    let (entries, more) = claim(store, &fence, 0, 10).await;
+    assert_eq!(entries.iter().map(|entry| entry.seq).collect::<Vec<_>>(), [1, 2]);
+    assert!(!more);
+    assert_eq!(forward(store, &fence, request(fence.session, "3")).await, 3);
+}
+
+pub async fn a_refused_message_leaves_nothing_behind(backend: Backend) {
+    let store = backend.store();
+    let mut wakes = store.subscribe(&incarnation("a"), 8).await.unwrap();
+    let fence = session_of(store, "a").await;
+    let set = || vec![pair("mark", "1")];
+    let refused = |accept: Accept| Accept { set: set(), ..accept };
+
+    let wrong_service = Accept { service: Some("other".to_owned()), ..direct(&fence, request(fence.session, "1")) };
+    assert_eq!(store.accept(refused(wrong_service)).await.unwrap(), Accepted::WrongService);
+    for wrong in [
+        Fence { epoch: fence.epoch ^ 1, ..fence.clone() },
+        Fence { generation: 2, ..fence.clone() },
+        Fence { incarnation: incarnation("b"), ..fence.clone() },
+    ] {
+        let fenced = direct(&wrong, request(fence.session, "1"));
+        assert_eq!(store.accept(refused(fenced)).await.unwrap(), Accepted::Fenced);
+        let both = Accept { service: Some("other".to_owned()), ..direct(&wrong, request(fence.session, "1")) };
+        assert_eq!(store.accept(both).await.unwrap(), Accepted::WrongService, "the service is looked at first");
+    }
+    let full = Accept { max_pending: 0, ..request(fence.session, "1") };
+    assert_eq!(store.accept(refused(full)).await.unwrap(), Accepted::TooManyPending);
+
+    assert!(store.pending(fence.session).await.unwrap().is_empty());
+    assert_eq!(claim(store, &fence, 0, 10).await, (vec![], false));
+    assert!(!store.load(fence.session).await.unwrap().unwrap().fields.contains_key("mark"));
+    assert_not_woken(store, "a", &mut wakes).await;
+
+    let right = Accept { service: Some("mcp-server-v6".to_owned()), ..direct(&fence, request(fence.session, "1")) };
+    assert_eq!(store.accept(right).await.unwrap(), Accepted::Forward { seq: 1 }, "no sequence was used");
+}
+
+/// REQ-6
+pub async fn a_post_tried_again_is_journaled_once_before_and_after_its_answer(backend: Backend) {
+    let (store, elsewhere) = (backend.store(), backend.another().await);
+    let fence = session_of(store, "a").await;
+    let post = request(fence.session, "1");
+    assert_eq!(queue(store, post.clone()).await, 1);
+    let duplicate = |claimed| Accepted::Duplicate { seq: 1, claimed };
+    assert_eq!(elsewhere.accept(post.clone()).await.unwrap(), duplicate(false));
+    assert_eq!(store.accept(direct(&fence, post.clone())).await.unwrap(), duplicate(false));
+    assert_eq!(claim(store, &fence, 0, 10).await.0.len(), 1);
+    assert_eq!(elsewhere.accept(post.clone()).await.unwrap(), duplicate(true));
+    assert_eq!(append(store, append_of(&fence, 1, vec![answer("1")])).await, [Some(1)]);
+    assert_eq!(elsewhere.accept(post.clone()).await.unwrap(), duplicate(true), "also after the answer");
+
+    let notify = notification(fence.session, "n");
+    assert_eq!(forward(store, &fence, notify.clone()).await, 2);
+    assert_eq!(elsewhere.accept(notify).await.unwrap(), Accepted::Duplicate { seq: 2, claimed: true });
+    assert!(store.pending(fence.session).await.unwrap().is_empty());
+}
+
+/// REQ-6
+pub async fn a_pending_id_is_a_duplicate_and_an_answered_id_is_free_again(backend: Backend) {
+    let store = backend.store();
+    let fence = session_of(store, "a").await;
+    queue(store, request(fence.session, "\"x\"")).await;
+    assert_eq!(
+        store.accept(request(fence.session, "\"x\"")).await.unwrap(),
+        Accepted::Duplicate { seq: 1, claimed: false }
+    );
+    claim(store, &fence, 0, 10).await;
+    assert_eq!(
+        store.accept(direct(&fence, request(fence.session, "\"x\""))).await.unwrap(),
+        Accepted::Duplicate { seq: 1, claimed: true }
+    );
+    append(store, append_of(&fence, 1, vec![answer("\"x\"")])).await;
+    assert_eq!(forward(store, &fence, request(fence.session, "\"x\"")).await, 2, "a new request");
+    assert_eq!(append(store, append_of(&fence, 2, vec![answer("\"x\"")])).await, [Some(2)]);
+}
+
+/// REQ-6
+pub async fn the_last_256_request_ids_are_remembered(backend: Backend) {
+    let store = backend.store();
+    let fence = session_of(store, "a").await;
+    let posts: Vec<Accept> = (0..600).map(|i| notification(fence.session, &format!("{i}"))).collect();
+    for post in &posts {
+        forward(store, &fence, post.clone()).await;
+    }
+    for (i, post) in posts.iter().enumerate().skip(600 - 256) {
+        let expected = Accepted::Duplicate { seq: i as u64 + 1, claimed: true };
+        assert_eq!(store.accept(post.clone()).await.unwrap(), expected);
+    }
+    assert!(matches!(store.accept(posts[0].clone()).await.unwrap(), Accepted::Queued { .. }), "it is bounded");
+}
+
+/// MEM-5
+pub async fn the_caps_count_requests_without_an_answer_and_unclaimed_entries(backend: Backend) {
+    let store = backend.store();
+    let fence = session_of(store, "a").await;
+    let capped = |accept: Accept| Accept { max_pending: 2, max_inbox: 3, ..accept };
+    forward(store, &fence, capped(request(fence.session, "1"))).await;
+    queue(store, capped(request(fence.session, "2"))).await;
+    assert_eq!(store.accept(capped(request(fence.session, "3"))).await.unwrap(), Accepted::TooManyPending);
+    queue(store, capped(notification(fence.session, "n"))).await;
+    queue(store, capped(message(fence.session, ClientMessage::Response, "r"))).await;
+    assert_eq!(store.accept(capped(notification(fence.session, "n"))).await.unwrap(), Accepted::TooManyPending);
+    claim(store, &fence, 0, 1).await;
+    queue(store, capped(notification(fence.session, "n"))).await;
+    append(store, append_of(&fence, 1, vec![answer("1")])).await;
+    assert_eq!(
+        store.accept(capped(request(fence.session, "3"))).await.unwrap(),
+        Accepted::TooManyPending,
+        "the inbox is still full"
+    );
+    claim(store, &fence, 0, 10).await;
+    assert_eq!(forward(store, &fence, capped(request(fence.session, "3"))).await, 6);
+}
+
+pub async fn fields_change_in_the_step_that_journals(backend: Backend) {
+    let store = backend.store();
+    let fence = session_of(store, "a").await;
+    let accept = Accept { set: vec![pair("initialize", "{}"), pair("level", "info")], ..request(fence.session, "1") };
+    queue(store, accept).await;
+    let accept = Accept {
+        set: vec![pair("level", "debug")],
+        delete: vec!["initialize".to_owned(), "absent".to_owned()],
+        ..direct(&fence, notification(fence.session, "n"))
+    };
+    queue(store, accept).await;
+    let fields = store.load(fence.session).await.unwrap().unwrap().fields;
+    assert_eq!(fields.get("level").map(String::as_str), Some("debug"));
+    assert!(!fields.contains_key("initialize"));
+}
+
+pub async fn a_forwarded_notification_stays_until_it_is_acked(backend: Backend) {
+    let store = backend.store();
+    let fence = session_of(store, "a").await;
+    for body in ["one", "two", "three"] {
+        forward(store, &fence, notification(fence.session, body)).await;
+    }
+    let acking = Accept { acked: 2, ..request(fence.session, "1") };
+    forward(store, &fence, acking).await;
+    let rehydration = adopt(store, &fence, "b").await;
+    let inbox: Vec<_> = rehydration.inbox.iter().map(|entry| (entry.seq, entry.body.clone())).collect();
+    assert_eq!(inbox, [(3, Bytes::from("three"))]);
+}
+
+/// REQ-5
+pub async fn parallel_messages_are_claimed_in_the_order_they_were_accepted(backend: Backend) {
+    const SENDERS: usize = 4;
+    const EACH: usize = 100;
+    let fence = session_of(backend.store(), "a").await;
+    let session = fence.session;
+    let mut senders = Vec::new();
+    for sender in 0..SENDERS {
+        let store: Arc<dyn SessionStore> = backend.another().await;
+        senders.push(on_thread(move || async move {
+            let mut accepted = Vec::new();
+            for i in 0..EACH {
+                let body = format!("{sender}/{i}");
+                accepted.push((queue(&*store, notification(session, &body)).await, body));
+            }
+            accepted
+        }));
+    }
+    let accepted: BTreeMap<u64, String> = senders.into_iter().flat_map(|sender| sender.join().unwrap()).collect();
+    let mut claimed = Vec::new();
+    loop {
+        let (entries, more) = claim(backend.store(), &fence, 0, 7).await;
+        claimed.extend(entries.into_iter().map(|entry| (entry.seq, String::from_utf8(entry.body.to_vec()).unwrap())));
+        if !more {
+            break;
+        }
+    }
+    assert_eq!(claimed.len(), SENDERS * EACH);
+    assert_eq!(claimed, accepted.into_iter().collect::<Vec<_>>());
+}

@@ -1,0 +1,82 @@
+//! Leases of instances.
+
+use mcp_router::store::{InstanceInfo, LeaseAcquired, LeaseRenewed};
+
+use super::*;
+
+const LONG: Duration = Duration::from_secs(600);
+const SHORT: Duration = Duration::from_millis(150);
+
+fn instance(name: &str, process: &str) -> InstanceInfo {
+    InstanceInfo {
+        owner: Owner { incarnation: incarnation(process), ..owner(name) },
+        address: "127.0.0.1:8051".to_owned(),
+        version: "0.1.0".to_owned(),
+        started_ms: 1_790_000_000_123,
+        sessions: 3,
+    }
+}
+
+/// OWN-11
+pub async fn an_instance_id_belongs_to_one_living_process(backend: Backend) {
+    let store = backend.store();
+    let (first, second) = (instance("a", "first"), instance("a", "second"));
+    assert_eq!(store.lease_acquire(&first, LONG).await.unwrap(), LeaseAcquired::Acquired);
+    assert_eq!(store.lease_acquire(&second, LONG).await.unwrap(), LeaseAcquired::HeldBy(first.clone()));
+    assert_eq!(store.lease_renew(&second, LONG).await.unwrap(), LeaseRenewed::Lost);
+    assert_eq!(store.lease_acquire(&first, LONG).await.unwrap(), LeaseAcquired::Acquired, "a repeated call");
+    let grown = InstanceInfo { sessions: 4, ..first };
+    assert_eq!(store.lease_renew(&grown, LONG).await.unwrap(), LeaseRenewed::Renewed);
+    assert_eq!(store.instances().await.unwrap(), [grown]);
+}
+
+pub async fn a_lease_runs_out_and_can_be_had_again(backend: Backend) {
+    let store = backend.store();
+    let (first, second) = (instance("a", "first"), instance("a", "second"));
+    store.lease_acquire(&first, SHORT).await.unwrap();
+    eventually("the lease runs out", || async { store.instances().await.unwrap().is_empty().then_some(()) }).await;
+    assert_eq!(store.lease_renew(&first, SHORT).await.unwrap(), LeaseRenewed::Reacquired);
+    eventually("the renewed lease runs out", || async { store.instances().await.unwrap().is_empty().then_some(()) })
+        .await;
+    assert_eq!(store.lease_acquire(&second, LONG).await.unwrap(), LeaseAcquired::Acquired);
+    assert_eq!(store.lease_renew(&first, LONG).await.unwrap(), LeaseRenewed::Lost);
+}
+
+pub async fn instances_are_those_with_a_living_lease(backend: Backend) {
+    let store = backend.store();
+    let (dead, living) = (instance("dead", "dead"), instance("living", "living"));
+    store.lease_acquire(&living, LONG).await.unwrap();
+    store.lease_acquire(&dead, SHORT).await.unwrap();
+    eventually("the dead are gone", || async {
+        (store.instances().await.unwrap() == [instance("living", "living")]).then_some(())
+    })
+    .await;
+    assert_eq!(store.known_instances().await.unwrap(), ["router-dead", "router-living"]);
+}
+
+pub async fn only_dead_instances_are_forgotten(backend: Backend) {
+    let store = backend.store();
+    let a = instance("a", "a");
+    let fence = session_of(store, "a").await;
+    store.lease_acquire(&a, LONG).await.unwrap();
+    store.forget_instance("router-a").await.unwrap();
+    assert_eq!(store.known_instances().await.unwrap(), ["router-a"]);
+    assert_eq!(store.owned_by("router-a").await.unwrap(), [fence.session]);
+    store.lease_release(&a.owner).await.unwrap();
+    assert_eq!(store.known_instances().await.unwrap(), ["router-a"], "dead, but known");
+    store.purge(fence.session).await.unwrap();
+    store.forget_instance("router-a").await.unwrap();
+    assert!(store.known_instances().await.unwrap().is_empty());
+    assert!(store.owned_by("router-a").await.unwrap().is_empty());
+}
+
+pub async fn a_lease_is_given_up_only_by_its_holder(backend: Backend) {
+    let store = backend.store();
+    let (first, second) = (instance("a", "first"), instance("a", "second"));
+    store.lease_acquire(&first, LONG).await.unwrap();
+    store.lease_release(&second.owner).await.unwrap();
+    assert_eq!(store.instances().await.unwrap(), [first.clone()]);
+    store.lease_release(&first.owner).await.unwrap();
+    assert!(store.instances().await.unwrap().is_empty());
+    assert_eq!(store.lease_acquire(&second, LONG).await.unwrap(), LeaseAcquired::Acquired);
+}

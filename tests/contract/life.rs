@@ -1,0 +1,143 @@
+//! Birth, life and death of sessions.
+
+use std::collections::BTreeSet;
+
+use mcp_router::store::{Accepted, Attachment, Wake};
+
+use super::*;
+
+pub async fn a_new_session_has_its_fields_and_is_never_overwritten(backend: Backend) {
+    let store = backend.store();
+    let new = new_session("a");
+    assert_eq!(store.create(new.clone()).await.unwrap(), Created::Created);
+    let record = store.load(new.session).await.unwrap().unwrap();
+    let field = |name: &str| record.fields.get(name).cloned().unwrap_or_default();
+    for (name, value) in [
+        ("service", "mcp-server-v6"),
+        ("transport", "sse"),
+        ("principal", "principal"),
+        ("owner", "router-a"),
+        ("incarnation", "process-a"),
+        ("generation", "1"),
+        ("ttl_ms", "600000"),
+        ("in_seq", "0"),
+        ("in_claimed", "0"),
+        ("s:g:seq", "0"),
+        ("s:g:first", "1"),
+        ("s:g:bytes", "0"),
+        ("a:g", "process-a 7"),
+        ("ac:g", "1"),
+    ] {
+        assert_eq!(field(name), value, "{name}");
+    }
+    assert_eq!(field("epoch"), new.epoch.to_string());
+    let created: u128 = field("created_ms").parse().unwrap();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
+    assert!(created <= now && created + PATIENCE.as_millis() > now, "{created} {now}");
+    assert_eq!(field("last_active_ms"), field("created_ms"));
+    assert_eq!(record.fields.len(), 17, "{record:?}");
+
+    let other = NewSession { session: new.session, ..new_session("b") };
+    assert_eq!(store.create(other).await.unwrap(), Created::AlreadyExists);
+    assert_eq!(store.load(new.session).await.unwrap().unwrap(), record);
+
+    let bare = NewSession { attachment: None, principal: String::new(), ..new_session("a") };
+    store.create(bare.clone()).await.unwrap();
+    let adopted = adopt(store, &fence_of(&bare), "b").await;
+    assert!(adopted.streams.is_empty() && adopted.attachments.is_empty());
+}
+
+pub async fn a_session_dies_when_its_time_is_over(backend: Backend) {
+    let store = backend.store();
+    let new = NewSession { ttl: Duration::from_millis(150), ..new_session("a") };
+    let fence = fence_of(&new);
+    store.create(new.clone()).await.unwrap();
+    queue(store, request(fence.session, "1")).await;
+    eventually("the session expires", || async { store.load(fence.session).await.unwrap().is_none().then_some(()) })
+        .await;
+    assert_eq!(store.accept(request(fence.session, "2")).await.unwrap(), Accepted::NotFound);
+    assert!(!store.purge(fence.session).await.unwrap());
+    assert!(store.list(10).await.unwrap().is_empty());
+    assert_eq!(store.create(new).await.unwrap(), Created::Created, "the id is free");
+}
+
+pub async fn a_touch_extends_the_life_of_everything(backend: Backend) {
+    let store = backend.store();
+    let short = || NewSession { ttl: Duration::from_secs(2), ..new_session("a") };
+    let (touched, left) = (short(), short());
+    let fence = fence_of(&touched);
+    store.create(touched.clone()).await.unwrap();
+    store.create(left.clone()).await.unwrap();
+    forward(store, &fence, request(fence.session, "1")).await;
+    forward(store, &fence, notification(fence.session, "n")).await;
+    append(store, append_of(&fence, 1, vec![event("e")])).await;
+    append(store, Append { stream: "other".to_owned(), ..append_of(&fence, 2, vec![event("o")]) }).await;
+    let missing = SessionId::random();
+    let gone = store.touch(&[missing, touched.session], Duration::from_secs(600)).await.unwrap();
+    assert_eq!(gone, [missing]);
+    eventually("the other session expires", || async {
+        store.load(left.session).await.unwrap().is_none().then_some(())
+    })
+    .await;
+    assert_eq!(log(store, fence.session, STREAM).await.len(), 1);
+    assert_eq!(log(store, fence.session, "other").await.len(), 1);
+    let record = store.load(fence.session).await.unwrap().unwrap();
+    assert_eq!(record.fields.get("ttl_ms").map(String::as_str), Some("600000"));
+    assert!(record.fields["last_active_ms"] >= record.fields["created_ms"]);
+    let adopted = adopt(store, &fence, "b").await;
+    assert_eq!((adopted.pending.len(), adopted.inbox.len()), (1, 1));
+}
+
+pub async fn a_purge_removes_a_session_and_wakes_those_concerned(backend: Backend) {
+    let store = backend.store();
+    let mut wakes = Vec::new();
+    let fence = session_of(store, "a").await;
+    attach(store, fence.session, "b", 8).await;
+    let attachment = Attachment { stream: "other".to_owned(), incarnation: incarnation("c"), id: 9 };
+    store.attach(Attach { session: fence.session, attachment }).await.unwrap();
+    for name in ["a", "b", "c"] {
+        wakes.push((name, store.subscribe(&incarnation(name), 8).await.unwrap()));
+    }
+    assert!(store.purge(fence.session).await.unwrap());
+    for (name, receiver) in &mut wakes {
+        assert_eq!(next(receiver).await, Wake::Session(fence.session));
+        assert_not_woken(store, name, receiver).await;
+    }
+    assert_eq!(store.load(fence.session).await.unwrap(), None);
+    assert!(!store.purge(fence.session).await.unwrap());
+    assert!(store.owned_by("router-a").await.unwrap().is_empty());
+}
+
+pub async fn sessions_can_be_listed(backend: Backend) {
+    let store = backend.store();
+    let mut created = BTreeSet::new();
+    for _ in 0..30 {
+        created.insert(session_of(store, "a").await.session);
+    }
+    let listed = store.list(1000).await.unwrap();
+    assert_eq!(listed.iter().map(|(id, _)| *id).collect::<BTreeSet<_>>(), created);
+    assert_eq!(listed.len(), 30);
+    assert!(listed.iter().all(|(_, record)| record.fields["owner"] == "router-a"));
+    assert_eq!(store.list(7).await.unwrap().len(), 7);
+    assert!(store.list(0).await.unwrap().is_empty());
+}
+
+/// MEM-4
+pub async fn the_index_follows_the_owner(backend: Backend) {
+    let store = backend.store();
+    let owned = |name: &'static str| async move {
+        store.owned_by(&owner(name).instance_id).await.unwrap().into_iter().collect::<BTreeSet<_>>()
+    };
+    let (first, second) = (session_of(store, "a").await, session_of(store, "a").await);
+    assert_eq!(owned("a").await, BTreeSet::from([first.session, second.session]));
+    let adopted = adopt(store, &first, "b").await;
+    assert_eq!(owned("a").await, BTreeSet::from([second.session]));
+    assert_eq!(owned("b").await, BTreeSet::from([first.session]));
+    store.adopt(second.session, "process-x", 1, &owner("c")).await.unwrap();
+    store.adopt(SessionId::random(), "", 1, &owner("c")).await.unwrap();
+    assert_eq!(owned("c").await, BTreeSet::new(), "who lost owns nothing");
+    store.release(&adopted.fence).await.unwrap();
+    assert_eq!(owned("b").await, BTreeSet::new());
+    store.purge(second.session).await.unwrap();
+    assert_eq!(owned("a").await, BTreeSet::new());
+}

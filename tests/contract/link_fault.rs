@@ -1,0 +1,213 @@
+//! Faults of the link: answers that are lost, silence without a reset.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU8, Ordering},
+};
+
+use mcp_router::store::{Accepted, Wake};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+use super::*;
+
+const PASS: u8 = 0;
+/// What the server says is swallowed.
+const DEAF: u8 = 1;
+/// Nothing passes, in either direction.
+const BLACK_HOLE: u8 = 2;
+
+/// A TCP proxy before Redis that can break the link without closing it.
+struct FaultProxy {
+    port: u16,
+    mode: Arc<AtomicU8>,
+}
+
+impl FaultProxy {
+    async fn before(server: &RedisServer) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mode = Arc::new(AtomicU8::new(PASS));
+        let (shared, upstream) = (mode.clone(), server.port());
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let Ok(server) = TcpStream::connect(("127.0.0.1", upstream)).await else { continue };
+                let (client_read, client_write) = client.into_split();
+                let (server_read, server_write) = server.into_split();
+                tokio::spawn(pump(client_read, server_write, shared.clone(), BLACK_HOLE));
+                tokio::spawn(pump(server_read, client_write, shared.clone(), DEAF));
+            }
+        });
+        Self { port, mode }
+    }
+
+    fn config(&self) -> RedisConfig {
+        RedisConfig {
+            timeout: Duration::from_millis(400),
+            backoff: (Duration::from_millis(10), Duration::from_millis(50)),
+            probe: Duration::from_millis(100),
+            ..RedisConfig::new(format!("redis://127.0.0.1:{}", self.port))
+        }
+    }
+
+    fn set(&self, mode: u8) {
+        self.mode.store(mode, Ordering::SeqCst);
+    }
+}
+
+/// Swallows from mode `from` on.
+async fn pump(
+    mut read: tokio::net::tcp::OwnedReadHalf,
+    mut write: tokio::net::tcp::OwnedWriteHalf,
+    mode: Arc<AtomicU8>,
+    from: u8,
+) {
+    let mut buffer = vec![0; 1 << 16];
+    while let Ok(n @ 1..) = read.read(&mut buffer).await {
+        if mode.load(Ordering::SeqCst) < from && write.write_all(&buffer[..n]).await.is_err() {
+            return;
+        }
+    }
+}
+
+struct Broken {
+    server: RedisServer,
+    proxy: FaultProxy,
+    /// Through the proxy.
+    store: RedisStore,
+    /// Past it.
+    witness: RedisStore,
+}
+
+async fn setup() -> Broken {
+    let server = RedisServer::start();
+    let proxy = FaultProxy::before(&server).await;
+    let store = RedisStore::connect(proxy.config()).await.unwrap();
+    let witness = RedisStore::connect(config(server.url())).await.unwrap();
+    Broken { server, proxy, store, witness }
+}
+
+impl Broken {
+    async fn heal(&self) {
+        self.proxy.set(PASS);
+        eventually("the store is back", || async { self.store.ping().await.ok() }).await;
+    }
+}
+
+#[tokio::test]
+async fn a_claim_whose_answer_was_lost_hands_out_the_same_again() {
+    let broken = setup().await;
+    let fence = session_of(&broken.store, "a").await;
+    let session = fence.session;
+    for i in 1..=3 {
+        queue(&broken.store, request(session, &i.to_string())).await;
+        queue(&broken.store, notification(session, "n")).await;
+    }
+    assert_eq!(claim(&broken.store, &fence, 0, 1).await.0[0].seq, 1);
+    for _ in 0..2 {
+        broken.proxy.set(DEAF);
+        broken.store.claim(Claim { fence: fence.clone(), acked: 0, max_entries: 3 }).await.unwrap_err();
+        eventually("the claim has happened", || async {
+            let record = broken.witness.load(session).await.unwrap().unwrap();
+            (record.fields["in_claimed"] == "4").then_some(())
+        })
+        .await;
+        broken.heal().await;
+    }
+    let (entries, more) = claim(&broken.store, &fence, 0, 3).await;
+    assert_eq!(entries.iter().map(|entry| entry.seq).collect::<Vec<_>>(), [2, 3, 4]);
+    assert_eq!(entries[1].body, "request 2");
+    assert!(more);
+    let (entries, more) = claim(&broken.store, &fence, 0, 3).await;
+    assert_eq!(entries.iter().map(|entry| entry.seq).collect::<Vec<_>>(), [5, 6]);
+    assert!(!more);
+}
+
+#[tokio::test]
+async fn a_claim_that_never_arrived_is_made_by_the_next_one() {
+    let broken = setup().await;
+    let fence = session_of(&broken.store, "a").await;
+    queue(&broken.store, request(fence.session, "1")).await;
+    claim(&broken.store, &fence, 0, 1).await;
+    queue(&broken.store, request(fence.session, "2")).await;
+    broken.proxy.set(BLACK_HOLE);
+    broken.store.claim(Claim { fence: fence.clone(), acked: 0, max_entries: 3 }).await.unwrap_err();
+    broken.heal().await;
+    let (entries, _) = claim(&broken.store, &fence, 0, 3).await;
+    assert_eq!(entries.iter().map(|entry| entry.seq).collect::<Vec<_>>(), [2], "and nothing is handed out twice");
+}
+
+/// EVT-1, REQ-2
+#[tokio::test]
+async fn an_append_whose_answer_was_lost_is_not_made_twice() {
+    let broken = setup().await;
+    let fence = session_of(&broken.store, "a").await;
+    forward(&broken.store, &fence, request(fence.session, "1")).await;
+    broken.proxy.set(DEAF);
+    let append_1 = append_of(&fence, 1, vec![answer("1"), event("e")]);
+    broken.store.append(append_1.clone()).await.unwrap_err();
+    eventually("the append has happened", || async {
+        (log(&broken.witness, fence.session, STREAM).await.len() == 2).then_some(())
+    })
+    .await;
+    broken.heal().await;
+    assert_eq!(append(&broken.store, append_1).await, [Some(1), Some(2)]);
+    assert_eq!(log(&broken.store, fence.session, STREAM).await.len(), 2);
+}
+
+/// REQ-6
+#[tokio::test]
+async fn a_message_whose_answer_was_lost_is_known_when_it_comes_again() {
+    let broken = setup().await;
+    let fence = session_of(&broken.store, "a").await;
+    let post = request(fence.session, "1");
+    broken.proxy.set(DEAF);
+    broken.store.accept(direct(&fence, post.clone())).await.unwrap_err();
+    eventually("it is journaled", || async {
+        (broken.witness.pending(fence.session).await.unwrap().len() == 1).then_some(())
+    })
+    .await;
+    broken.heal().await;
+    let again = broken.store.accept(direct(&fence, post)).await.unwrap();
+    assert_eq!(again, Accepted::Duplicate { seq: 1, claimed: true });
+}
+
+/// OWN-10
+#[tokio::test]
+async fn a_subscription_in_a_black_hole_is_noticed() {
+    let broken = setup().await;
+    let mut wakes = broken.store.subscribe(&incarnation("a"), 8).await.unwrap();
+    broken.proxy.set(BLACK_HOLE);
+    broken.witness.wake(&incarnation("a"), SessionId::random()).await.unwrap();
+    // Old connections stay in the hole even when new ones pass: only the probe can find out.
+    broken.proxy.set(PASS);
+    let session = SessionId::random();
+    broken.witness.wake(&incarnation("a"), session).await.unwrap();
+    assert!(
+        matches!(next(&mut wakes).await, Wake::Session(_)),
+        "a hole that closes again costs nothing but what fell in"
+    );
+
+    broken.proxy.set(BLACK_HOLE);
+    tokio::time::sleep(broken.proxy.config().timeout + 3 * broken.proxy.config().probe).await;
+    broken.proxy.set(PASS);
+    assert_eq!(next(&mut wakes).await, Wake::All);
+    drop(broken.server);
+}
+
+/// OWN-10, negative control: without the probe the same hole is not noticed.
+#[tokio::test]
+async fn without_the_probe_a_black_hole_goes_unnoticed() {
+    let broken = setup().await;
+    let blind = RedisConfig { probe: Duration::from_secs(3600), ..broken.proxy.config() };
+    let blind = RedisStore::connect(blind).await.unwrap();
+    let mut wakes = blind.subscribe(&incarnation("a"), 8).await.unwrap();
+    broken.proxy.set(BLACK_HOLE);
+    tokio::time::sleep(broken.proxy.config().timeout + 3 * broken.proxy.config().probe).await;
+    broken.proxy.set(PASS);
+    let session = SessionId::random();
+    broken.witness.wake(&incarnation("a"), session).await.unwrap();
+    assert_eq!(next(&mut wakes).await, Wake::Session(session), "no `All` came before it");
+}

@@ -1,0 +1,194 @@
+//! Who may write.
+
+use std::sync::{Arc, Barrier};
+
+use mcp_router::store::{Accepted, Appended, Attachment, Claim, Claimed, Fenceable, Wake};
+
+use super::*;
+
+/// OWN-5
+pub async fn adoption_raises_the_generation_and_hands_everything_over(backend: Backend) {
+    let store = backend.store();
+    let fence = session_of(store, "a").await;
+    store.update(&fence, &[pair("level", "debug")], &[]).await.unwrap();
+    forward(store, &fence, request(fence.session, "1")).await;
+    forward(store, &fence, notification(fence.session, "n")).await;
+    queue(store, request(fence.session, "2")).await;
+    append(store, append_of(&fence, 1, vec![event("e"), event("e")])).await;
+    attach(store, fence.session, "c", 8).await;
+
+    let adopted = adopt(store, &fence, "b").await;
+    assert_eq!(adopted.fence, Fence { generation: 2, incarnation: incarnation("b"), ..fence.clone() });
+    let field = |name: &str| adopted.record.fields.get(name).map(String::as_str);
+    assert_eq!(field("level"), Some("debug"));
+    assert_eq!((field("owner"), field("incarnation")), (Some("router-b"), Some("process-b")));
+    assert_eq!(field("generation"), Some("2"));
+    assert_eq!(adopted.inbox.iter().map(|entry| entry.seq).collect::<Vec<_>>(), [2, 3]);
+    let pending: Vec<_> = adopted.pending.iter().map(|r| (r.seq, &*r.id_key, r.forwarded, r.body.clone())).collect();
+    assert_eq!(pending, [(1, "1", true, Bytes::from("request 1")), (3, "2", false, Bytes::from("request 2"))]);
+    assert_eq!(adopted.streams, [(STREAM.to_owned(), 2)]);
+    let attachment = Attachment { stream: STREAM.to_owned(), incarnation: incarnation("c"), id: 8 };
+    assert_eq!(adopted.attachments, [attachment]);
+    assert_eq!(claim(store, &adopted.fence, 0, 10).await, (vec![], false), "the whole inbox is claimed");
+}
+
+pub async fn adoption_from_the_wrong_owner_is_lost(backend: Backend) {
+    let store = backend.store();
+    let fence = session_of(store, "a").await;
+    for (incarnation, generation) in [("process-a", 2), ("process-x", 1), ("", 1)] {
+        let lost = store.adopt(fence.session, incarnation, generation, &owner("b")).await.unwrap();
+        assert_eq!(lost, Adopted::Lost { owner: owner("a"), generation: 1 });
+    }
+    let adopted = adopt(store, &fence, "b").await;
+    let lost = store.adopt(fence.session, "process-a", 1, &owner("c")).await.unwrap();
+    assert_eq!(lost, Adopted::Lost { owner: owner("b"), generation: 2 });
+    assert_eq!(append(store, append_of(&adopted.fence, 1, vec![event("e")])).await, [Some(1)]);
+}
+
+/// OWN-4
+pub async fn of_sixteen_adopters_exactly_one_wins(backend: Backend) {
+    const ADOPTERS: usize = 16;
+    const ROUNDS: u64 = 200;
+    let fence = session_of(backend.store(), "a").await;
+    let session = fence.session;
+    let start = Arc::new(Barrier::new(ADOPTERS));
+    let mut adopters = Vec::new();
+    for i in 0..ADOPTERS {
+        let (store, start, mut from) = (backend.another().await, start.clone(), owner("a"));
+        adopters.push(on_thread(move || async move {
+            let mut won = Vec::new();
+            for round in 1..=ROUNDS {
+                start.wait();
+                let new_owner = owner(&format!("{round}-{i}"));
+                from = match store.adopt(session, &from.incarnation, round, &new_owner).await.unwrap() {
+                    Adopted::Adopted(rehydration) => {
+                        assert_eq!(rehydration.fence.generation, round + 1);
+                        won.push(round);
+                        new_owner
+                    }
+                    Adopted::Lost { owner, generation } => {
+                        assert_eq!(generation, round + 1, "who lost is told who won");
+                        owner
+                    }
+                    Adopted::NotFound => panic!("the session is gone"),
+                };
+            }
+            won
+        }));
+    }
+    let mut won: Vec<u64> = adopters.into_iter().flat_map(|adopter| adopter.join().unwrap()).collect();
+    won.sort_unstable();
+    assert_eq!(won, (1..=ROUNDS).collect::<Vec<_>>());
+}
+
+/// OWN-1: each write of an owner, with each part of the fence wrong.
+pub async fn every_write_of_a_former_owner_is_refused(backend: Backend) {
+    let store = backend.store();
+    let former = session_of(store, "a").await;
+    queue(store, request(former.session, "1")).await;
+    queue(store, notification(former.session, "n")).await;
+    let current = adopt(store, &former, "b").await.fence;
+    let before = store.load(former.session).await.unwrap();
+    let stale = [
+        former.clone(),
+        Fence { generation: former.generation, ..current.clone() },
+        Fence { epoch: current.epoch.wrapping_add(1), ..current.clone() },
+        Fence { incarnation: former.incarnation.clone(), ..current.clone() },
+        Fence { incarnation: "".into(), ..current.clone() },
+    ];
+    for fence in stale {
+        let accept = Accept { acked: 2, ..direct(&fence, request(fence.session, "2")) };
+        assert_eq!(store.accept(accept).await.unwrap(), Accepted::Fenced);
+        let claim = Claim { fence: fence.clone(), acked: 2, max_entries: 10 };
+        assert_eq!(store.claim(claim).await.unwrap(), Claimed::Fenced);
+        assert_eq!(store.mark_forwarded(&fence, &["1".to_owned()]).await.unwrap(), Fenceable::Fenced);
+        let append = Append { acked: 2, ..append_of(&fence, 1, vec![answer("1"), event("e")]) };
+        assert_eq!(store.append(append).await.unwrap(), Appended::Fenced);
+        assert_eq!(store.update(&fence, &[pair("x", "1")], &[]).await.unwrap(), Fenceable::Fenced);
+        assert_eq!(store.release(&fence).await.unwrap(), Fenceable::Fenced);
+    }
+    assert_eq!(store.load(former.session).await.unwrap(), before, "nothing was written");
+    let pending = store.pending(former.session).await.unwrap();
+    assert_eq!(pending.iter().map(|r| (&*r.id_key, r.forwarded)).collect::<Vec<_>>(), [("1", false)]);
+    assert!(log(store, former.session, STREAM).await.is_empty());
+    assert_eq!(adopt(store, &current, "c").await.inbox.len(), 2, "nothing was acked");
+}
+
+pub async fn a_released_session_is_adopted_from_nobody(backend: Backend) {
+    let store = backend.store();
+    let fence = session_of(store, "a").await;
+    queue(store, request(fence.session, "1")).await;
+    assert_eq!(store.release(&fence).await.unwrap(), Fenceable::Done);
+    let nobody = Owner { instance_id: "".into(), incarnation: "".into() };
+    let queued = store.accept(request(fence.session, "2")).await.unwrap();
+    assert_eq!(queued, Accepted::Queued { seq: 2, owner: nobody.clone(), generation: 1, listeners: 0 });
+    let joined = attach(store, fence.session, "b", 9).await;
+    assert_eq!((joined.owner, joined.generation, joined.listeners), (nobody.clone(), 1, 0));
+    let lost = store.adopt(fence.session, &fence.incarnation, 1, &owner("b")).await.unwrap();
+    assert_eq!(lost, Adopted::Lost { owner: nobody, generation: 1 });
+    let adopted = store.adopt(fence.session, "", 1, &owner("b")).await.unwrap();
+    let Adopted::Adopted(adopted) = adopted else { panic!("{adopted:?}") };
+    assert_eq!(adopted.fence.generation, 2);
+    assert_eq!(adopted.inbox.len(), 2);
+}
+
+/// OWN-1
+pub async fn nobody_can_show_the_fence_of_a_released_session(backend: Backend) {
+    let store = backend.store();
+    let fence = session_of(store, "a").await;
+    store.release(&fence).await.unwrap();
+    for fence in [fence.clone(), Fence { incarnation: "".into(), ..fence }] {
+        assert_eq!(store.update(&fence, &[pair("x", "1")], &[]).await.unwrap(), Fenceable::Fenced);
+        let accept = direct(&fence, request(fence.session, "1"));
+        assert_eq!(store.accept(accept).await.unwrap(), Accepted::Fenced);
+    }
+}
+
+/// OWN-9
+pub async fn release_wakes_other_holders(backend: Backend) {
+    let store = backend.store();
+    let mut own = store.subscribe(&incarnation("a"), 8).await.unwrap();
+    let fence = session_of(store, "a").await;
+    attach(store, fence.session, "b", 9).await;
+    assert_eq!(next(&mut own).await, Wake::Session(fence.session));
+    let mut other = store.subscribe(&incarnation("b"), 8).await.unwrap();
+    store.release(&fence).await.unwrap();
+    assert_eq!(next(&mut other).await, Wake::Session(fence.session));
+    assert_not_woken(store, "a", &mut own).await;
+}
+
+pub async fn updates_set_and_delete_fields(backend: Backend) {
+    let store = backend.store();
+    let fence = session_of(store, "a").await;
+    let set = [pair("x", "1"), pair("y", "2")];
+    assert_eq!(store.update(&fence, &set, &[]).await.unwrap(), Fenceable::Done);
+    assert_eq!(store.update(&fence, &[], &["x".to_owned()]).await.unwrap(), Fenceable::Done);
+    assert_eq!(store.update(&fence, &[], &[]).await.unwrap(), Fenceable::Done);
+    let fields = store.load(fence.session).await.unwrap().unwrap().fields;
+    assert_eq!((fields.get("x"), fields.get("y").map(String::as_str)), (None, Some("2")));
+}
+
+pub async fn a_missing_session_is_not_found_by_any_operation(backend: Backend) {
+    let store = backend.store();
+    let fence = fence_of(&new_session("a"));
+    let session = fence.session;
+    assert_eq!(store.accept(request(session, "1")).await.unwrap(), Accepted::NotFound);
+    assert_eq!(store.accept(direct(&fence, request(session, "1"))).await.unwrap(), Accepted::NotFound);
+    let claim = Claim { fence: fence.clone(), acked: 1, max_entries: 1 };
+    assert_eq!(store.claim(claim).await.unwrap(), Claimed::NotFound);
+    assert_eq!(store.mark_forwarded(&fence, &["1".to_owned()]).await.unwrap(), Fenceable::NotFound);
+    assert_eq!(store.append(append_of(&fence, 1, vec![event("e")])).await.unwrap(), Appended::NotFound);
+    assert_eq!(store.update(&fence, &[pair("x", "1")], &[]).await.unwrap(), Fenceable::NotFound);
+    assert_eq!(store.release(&fence).await.unwrap(), Fenceable::NotFound);
+    let attachment = Attachment { stream: STREAM.to_owned(), incarnation: incarnation("a"), id: 1 };
+    assert_eq!(store.attach(Attach { session, attachment }).await.unwrap(), Attached::NotFound);
+    assert!(!store.detach(session, STREAM, 1).await.unwrap());
+    assert_eq!(store.adopt(session, "", 1, &owner("a")).await.unwrap(), Adopted::NotFound);
+    assert_eq!(store.touch(&[session], Duration::from_secs(60)).await.unwrap(), [session]);
+    assert!(!store.purge(session).await.unwrap());
+    assert_eq!(store.load(session).await.unwrap(), None);
+    assert!(store.pending(session).await.unwrap().is_empty());
+    assert!(store.owned_by("router-a").await.unwrap().is_empty());
+    assert!(store.list(10).await.unwrap().is_empty());
+    store.ping().await.unwrap();
+}

@@ -1,0 +1,139 @@
+//! Faults of Redis itself: away, frozen, restarted.
+
+use futures_util::future::join_all;
+use mcp_router::store::{StoreError, StoreResult, Wake};
+use redis::cmd;
+
+use super::{redis_only::Raw, *};
+
+/// Impatient, so that a fault is seen soon.
+fn impatient(url: String) -> RedisConfig {
+    RedisConfig {
+        timeout: Duration::from_millis(500),
+        backoff: (Duration::from_millis(10), Duration::from_millis(50)),
+        probe: Duration::from_millis(100),
+        ..RedisConfig::new(url)
+    }
+}
+
+/// The outcome, which must come although Redis says nothing.
+async fn in_time<T>(operation: impl Future<Output = StoreResult<T>>) -> StoreResult<T> {
+    tokio::time::timeout(PATIENCE, operation).await.expect("an operation hangs")
+}
+
+fn unavailable<T: std::fmt::Debug>(outcome: StoreResult<T>) {
+    assert!(matches!(outcome, Err(StoreError::Unavailable(_))), "{outcome:?}");
+}
+
+/// DUR-2
+#[tokio::test]
+async fn a_store_that_cannot_be_reached_says_so() {
+    let mut server = RedisServer::start();
+    server.kill();
+    unavailable(in_time(RedisStore::connect(impatient(server.url()))).await.map(drop));
+    unavailable(in_time(RedisStore::connect(impatient("no url".to_owned()))).await.map(drop));
+}
+
+/// DUR-2
+#[tokio::test]
+async fn operations_fail_while_redis_is_away_and_work_when_it_is_back() {
+    let mut server = RedisServer::start();
+    let store = RedisStore::connect(impatient(server.url())).await.unwrap();
+    let fence = session_of(&store, "a").await;
+    server.kill();
+    for _ in 0..3 {
+        unavailable(in_time(store.accept(request(fence.session, "1"))).await);
+        unavailable(in_time(store.touch(&[fence.session], Duration::from_secs(1))).await);
+        unavailable(in_time(store.ping()).await);
+    }
+    server.restart();
+    eventually("redis is used again", || async { store.ping().await.ok() }).await;
+    assert_eq!(store.load(fence.session).await.unwrap(), None, "it came back empty");
+    let fence = session_of(&store, "a").await;
+    assert_eq!(forward(&store, &fence, request(fence.session, "1")).await, 1);
+    assert!(store.touch(&[fence.session], Duration::from_secs(1)).await.unwrap().is_empty());
+}
+
+/// DUR-2, OWN-10
+#[tokio::test]
+async fn a_frozen_redis_is_noticed_and_a_thawed_one_used_again() {
+    let server = RedisServer::start();
+    let store = RedisStore::connect(impatient(server.url())).await.unwrap();
+    let fence = session_of(&store, "a").await;
+    server.freeze();
+    let post = request(fence.session, "1");
+    unavailable(in_time(store.accept(direct(&fence, post.clone()))).await);
+    unavailable(in_time(store.ping()).await);
+    server.thaw();
+    eventually("redis is used again", || async { store.ping().await.ok() }).await;
+    // Whether the first try was written is unknown; asked again it is either done now or known.
+    let again = store.accept(direct(&fence, post)).await.unwrap();
+    assert!(matches!(again, Accepted::Forward { seq: 1 } | Accepted::Duplicate { seq: 1, claimed: true }), "{again:?}");
+}
+
+/// MEM-2
+#[tokio::test]
+async fn more_operations_than_the_queue_holds_are_refused_at_once() {
+    let server = RedisServer::start();
+    let config = RedisConfig { queue: 8, batch: 4, ..impatient(server.url()) };
+    let store = RedisStore::connect(config).await.unwrap();
+    store.ping().await.unwrap();
+    server.freeze();
+    let outcomes = in_time(async { Ok(join_all((0..100).map(|_| store.ping())).await) }).await.unwrap();
+    let refused = outcomes.iter().filter(|outcome| matches!(outcome, Err(StoreError::Overloaded))).count();
+    assert!(refused >= 100 - 8 - 4 && refused < 100, "{refused} of 100");
+    assert!(outcomes.iter().all(|o| matches!(o, Err(StoreError::Overloaded | StoreError::Unavailable(_)))));
+    server.thaw();
+    eventually("redis is used again", || async { store.ping().await.ok() }).await;
+}
+
+#[tokio::test]
+async fn a_subscription_comes_back_and_says_that_wake_ups_may_be_lost() {
+    let mut server = RedisServer::start();
+    let store = RedisStore::connect(impatient(server.url())).await.unwrap();
+    let mut wakes = store.subscribe(&incarnation("a"), 8).await.unwrap();
+    for _ in 0..2 {
+        server.restart();
+        assert_eq!(next(&mut wakes).await, Wake::All);
+        let session = SessionId::random();
+        eventually("a listener", || async { (store.wake(&incarnation("a"), session).await.ok()? == 1).then_some(()) })
+            .await;
+        assert_eq!(next(&mut wakes).await, Wake::Session(session));
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_is_dropped_closes_its_connections() {
+    let backend = Backend::redis().await;
+    let mut raw = Raw::of(&backend).await;
+    let connections = |raw: Raw| async move {
+        let mut raw = raw;
+        let list: String = raw.ask(cmd("CLIENT").arg("LIST")).await;
+        (raw, list.lines().count())
+    };
+    let (back, before) = connections(raw).await;
+    raw = back;
+    let other = backend.another().await;
+    let wakes = other.subscribe(&incarnation("a"), 8).await.unwrap();
+    other.ping().await.unwrap();
+    other.touch(&[SessionId::random()], Duration::from_secs(1)).await.unwrap();
+    let (back, during) = connections(raw).await;
+    raw = back;
+    assert!(during > before);
+    drop((other, wakes));
+    loop {
+        let (back, now) = connections(raw).await;
+        raw = back;
+        if now <= before {
+            break;
+        }
+        tokio::time::timeout(PATIENCE, tokio::time::sleep(Duration::from_millis(10))).await.unwrap();
+    }
+}
+
+/// SEC-2
+#[test]
+fn settings_do_not_show_the_password() {
+    let config = RedisConfig::new("redis://user:geheim@localhost");
+    assert!(!format!("{config:?}").contains("geheim"));
+}

@@ -1,0 +1,338 @@
+//! What only Redis promises: names, lives and number of keys, and how many commands an operation is.
+
+use std::collections::BTreeSet;
+
+use futures_util::future::join_all;
+use mcp_router::store::{Accepted, Appended, Attachment, Fenceable, InstanceInfo, LeaseAcquired, StoreError};
+use redis::{Cmd, FromRedisValue, aio::MultiplexedConnection, cmd};
+
+use super::*;
+
+/// A connection of the test's own, to look behind the store.
+pub struct Raw(MultiplexedConnection);
+
+impl Raw {
+    pub async fn of(backend: &Backend) -> Self {
+        Self::at(&backend.server.as_ref().unwrap().url()).await
+    }
+
+    pub async fn at(url: &str) -> Self {
+        Self(redis::Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap())
+    }
+
+    pub async fn ask<T: FromRedisValue>(&mut self, cmd: &Cmd) -> T {
+        cmd.query_async(&mut self.0).await.unwrap()
+    }
+
+    pub async fn keys(&mut self) -> BTreeSet<String> {
+        self.ask(cmd("KEYS").arg("*")).await
+    }
+
+    async fn config(&mut self, name: &str, value: &str) {
+        let () = self.ask(cmd("CONFIG").arg("SET").arg(name).arg(value)).await;
+    }
+
+    /// A figure of `INFO`.
+    async fn figure(&mut self, section: &str, name: &str) -> u64 {
+        let info: String = self.ask(cmd("INFO").arg(section)).await;
+        let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let digits = line.unwrap_or("0").trim_start_matches("calls=");
+        digits.split(',').next().unwrap().parse().unwrap()
+    }
+}
+
+fn instance(name: &str) -> InstanceInfo {
+    InstanceInfo {
+        owner: owner(name),
+        address: "127.0.0.1:8051".to_owned(),
+        version: "0.1.0".to_owned(),
+        started_ms: 1,
+        sessions: 1,
+    }
+}
+
+/// Makes every key that a session and an instance can have.
+async fn use_everything(store: &dyn SessionStore) -> Fence {
+    store.lease_acquire(&instance("a"), Duration::from_secs(600)).await.unwrap();
+    let fence = session_of(store, "a").await;
+    forward(store, &fence, notification(fence.session, "n")).await;
+    forward(store, &fence, request(fence.session, "1")).await;
+    append(store, append_of(&fence, 1, vec![event("e")])).await;
+    append(store, Append { stream: "r1".to_owned(), ..append_of(&fence, 2, vec![event("e")]) }).await;
+    fence
+}
+
+#[tokio::test]
+async fn the_keys_are_exactly_the_documented_ones() {
+    let backend = Backend::redis().await;
+    let fence = use_everything(backend.store()).await;
+    let id = fence.session.reveal();
+    let expected = [
+        format!("mcp:sessions:{id}"),
+        format!("{{mcp:sessions:{id}}}:in"),
+        format!("{{mcp:sessions:{id}}}:req"),
+        format!("{{mcp:sessions:{id}}}:rid"),
+        format!("{{mcp:sessions:{id}}}:ev:g"),
+        format!("{{mcp:sessions:{id}}}:ev:r1"),
+        "mcp:instance:router-a".to_owned(),
+        "{mcp:instance:router-a}:sessions".to_owned(),
+        "mcp:instances".to_owned(),
+    ];
+    let mut raw = Raw::of(&backend).await;
+    assert_eq!(raw.keys().await, BTreeSet::from(expected.clone()));
+    for (key, kind) in expected.iter().zip(["hash", "stream", "hash", "zset", "stream", "stream", "hash", "set", "set"])
+    {
+        assert_eq!(raw.ask::<String>(cmd("TYPE").arg(key)).await, kind, "{key}");
+    }
+}
+
+/// MEM-4
+#[tokio::test]
+async fn every_key_has_a_time_to_live_also_when_it_was_emptied_and_made_again() {
+    let backend = Backend::redis().await;
+    let store = backend.store();
+    let fence = use_everything(store).await;
+    let mut raw = Raw::of(&backend).await;
+    for round in 0..3 {
+        for key in raw.keys().await {
+            let ttl: i64 = raw.ask(cmd("PTTL").arg(&key)).await;
+            assert!(ttl > 0, "{key} lives for ever in round {round}");
+        }
+        // The request table is emptied and made again.
+        append(store, append_of(&fence, 10 + round, vec![answer("1")])).await;
+        let mut names = raw.keys().await;
+        names.retain(|key| key.ends_with(":req"));
+        assert!(names.is_empty());
+        forward(store, &fence, request(fence.session, "1")).await;
+        store.touch(&[fence.session], Duration::from_secs(300 + round)).await.unwrap();
+    }
+    let id = fence.session.reveal();
+    for key in raw.keys().await.into_iter().filter(|key| key.contains(&id)) {
+        let ttl: i64 = raw.ask(cmd("PTTL").arg(&key)).await;
+        assert!(ttl <= 302_000, "{key} was not touched");
+    }
+}
+
+/// MEM-4
+#[tokio::test]
+async fn a_purge_and_a_forgotten_instance_leave_no_key_at_all() {
+    let backend = Backend::redis().await;
+    let store = backend.store();
+    let fence = use_everything(store).await;
+    attach(store, fence.session, "b", 8).await;
+    let adopted = adopt(store, &fence, "b").await.fence;
+    append(store, Append { stream: "late".to_owned(), ..append_of(&adopted, 1, vec![event("e")]) }).await;
+    assert!(store.purge(fence.session).await.unwrap());
+    store.lease_release(&owner("a")).await.unwrap();
+    store.forget_instance("router-a").await.unwrap();
+    assert_eq!(Raw::of(&backend).await.keys().await, BTreeSet::new());
+}
+
+/// MEM-4
+#[tokio::test]
+async fn the_record_of_request_ids_is_bounded() {
+    let backend = Backend::redis().await;
+    let store = backend.store();
+    let fence = session_of(store, "a").await;
+    join_all((0..1000).map(|i| forward(store, &fence, Accept { acked: i, ..notification(fence.session, "n") }))).await;
+    let mut raw = Raw::of(&backend).await;
+    let id = fence.session.reveal();
+    let remembered: u64 = raw.ask(cmd("ZCARD").arg(format!("{{mcp:sessions:{id}}}:rid"))).await;
+    assert!((256..=272).contains(&remembered), "{remembered}");
+    let waiting: u64 = raw.ask(cmd("XLEN").arg(format!("{{mcp:sessions:{id}}}:in"))).await;
+    assert_eq!(waiting, 1, "acked entries are gone");
+}
+
+#[tokio::test]
+async fn accepting_and_appending_are_one_script_call_each() {
+    let backend = Backend::redis().await;
+    let store = backend.store();
+    let fence = session_of(store, "a").await;
+    let mut raw = Raw::of(&backend).await;
+    let () = raw.ask(cmd("CONFIG").arg("RESETSTAT")).await;
+    forward(store, &fence, request(fence.session, "1")).await;
+    append(store, append_of(&fence, 1, vec![answer("1")])).await;
+    assert_eq!(raw.figure("commandstats", "cmdstat_evalsha").await, 2);
+    assert_eq!(raw.figure("stats", "total_commands_processed").await, 1 + 2 + commands_in(&mut raw).await);
+}
+
+/// Commands that scripts have run, which `total_commands_processed` counts too.
+async fn commands_in(raw: &mut Raw) -> u64 {
+    let info: String = raw.ask(cmd("INFO").arg("commandstats")).await;
+    let calls = |line: &str| -> Option<u64> { line.split_once("calls=")?.1.split(',').next()?.parse().ok() };
+    let own = ["cmdstat_evalsha", "cmdstat_info", "cmdstat_config"];
+    // The INFO that is counted last is not in its own figures.
+    info.lines().filter(|line| !own.iter().any(|own| line.starts_with(own))).filter_map(calls).sum::<u64>() + 1
+}
+
+#[tokio::test]
+async fn what_many_sessions_write_at_once_shares_round_trips() {
+    const SESSIONS: usize = 200;
+    let backend = Backend::redis().await;
+    let store = backend.store();
+    let fences = join_all((0..SESSIONS).map(|_| session_of(store, "a"))).await;
+    let mut raw = Raw::of(&backend).await;
+    let () = raw.ask(cmd("CONFIG").arg("RESETSTAT")).await;
+    join_all(fences.iter().map(|fence| forward(store, fence, request(fence.session, "1")))).await;
+    let reads = raw.figure("stats", "total_reads_processed").await;
+    assert!(reads < SESSIONS as u64 / 4, "{reads} reads for {SESSIONS} operations");
+    assert_eq!(raw.figure("commandstats", "cmdstat_evalsha").await, SESSIONS as u64);
+}
+
+#[tokio::test]
+async fn an_error_of_one_operation_is_not_its_neighbours() {
+    let backend = Backend::redis().await;
+    let store = backend.store();
+    let fences = join_all((0..20).map(|_| session_of(store, "a"))).await;
+    let broken = SessionId::random();
+    let mut raw = Raw::of(&backend).await;
+    let () = raw.ask(cmd("SET").arg(format!("mcp:sessions:{}", broken.reveal())).arg("no hash")).await;
+    let mut operations: Vec<Accept> = fences.iter().map(|fence| request(fence.session, "1")).collect();
+    operations.insert(10, request(broken, "1"));
+    let outcomes = join_all(operations.into_iter().map(|accept| store.accept(accept))).await;
+    for (i, outcome) in outcomes.into_iter().enumerate() {
+        match outcome {
+            Err(StoreError::Corrupt(text)) if i == 10 => assert!(!text.contains(&broken.reveal()), "SEC-2: {text}"),
+            Ok(Accepted::Queued { seq: 1, .. }) if i != 10 => {}
+            other => panic!("operation {i}: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn scripts_that_redis_forgot_are_taught_again() {
+    let backend = Backend::redis().await;
+    let store = backend.store();
+    let mut raw = Raw::of(&backend).await;
+    for _ in 0..3 {
+        let () = raw.ask(cmd("SCRIPT").arg("FLUSH")).await;
+        let fence = session_of(store, "a").await;
+        let () = raw.ask(cmd("SCRIPT").arg("FLUSH")).await;
+        let sent = (0..50).map(|i| notification(fence.session, &format!("{i}")));
+        let seqs = join_all(sent.map(|accept| forward(store, &fence, accept))).await;
+        assert_eq!(seqs, (1..=50).collect::<Vec<_>>(), "in the order of the calls");
+        let () = raw.ask(cmd("SCRIPT").arg("FLUSH")).await;
+        assert!(store.touch(&[fence.session], Duration::from_secs(60)).await.unwrap().is_empty());
+        let () = raw.ask(cmd("SCRIPT").arg("FLUSH")).await;
+        let lease = store.lease_acquire(&instance("a"), Duration::from_secs(60)).await.unwrap();
+        assert_eq!(lease, LeaseAcquired::Acquired);
+    }
+}
+
+/// MEM-4
+#[tokio::test]
+async fn a_full_redis_refuses_new_things_whole_and_lets_owners_finish() {
+    let backend = Backend::redis().await;
+    let store = backend.store();
+    let fence = session_of(store, "a").await;
+    forward(store, &fence, request(fence.session, "1")).await;
+    queue(store, Accept { fence: Some(fence.clone()), ..request(fence.session, "2") }).await;
+    let mut raw = Raw::of(&backend).await;
+    let all = |raw: Raw| async move {
+        let mut raw = raw;
+        let mut dump = Vec::new();
+        for key in raw.keys().await {
+            dump.push(raw.ask::<Vec<u8>>(cmd("DUMP").arg(&key)).await);
+        }
+        (raw, dump)
+    };
+    raw.config("maxmemory-policy", "noeviction").await;
+    let (mut raw, before) = all(raw).await;
+    raw.config("maxmemory", "1").await;
+
+    let full =
+        |outcome: Result<String, StoreError>| assert!(matches!(outcome, Err(StoreError::Full(_))), "{outcome:?}");
+    full(store.create(new_session("b")).await.map(|o| format!("{o:?}")));
+    full(store.accept(request(fence.session, "3")).await.map(|o| format!("{o:?}")));
+    full(store.accept(notification(fence.session, "n")).await.map(|o| format!("{o:?}")));
+    full(store.append(append_of(&fence, 1, vec![event("e")])).await.map(|o| format!("{o:?}")));
+    full(store.update(&fence, &[pair("x", "1")], &["y".to_owned()]).await.map(|o| format!("{o:?}")));
+    let (raw, after) = all(raw).await;
+    assert!(before == after, "a refused operation has written something");
+
+    assert_eq!(append(store, append_of(&fence, 1, vec![answer("1")])).await, [Some(1)], "an answer frees its request");
+    let adopted = adopt(store, &fence, "b").await;
+    assert_eq!(adopted.inbox.len(), 1);
+    let id_keys = ["2".to_owned()];
+    assert_eq!(store.mark_forwarded(&adopted.fence, &id_keys).await.unwrap(), Fenceable::Done);
+    assert_eq!(claim(store, &adopted.fence, 0, 1).await, (vec![], false));
+    attach(store, fence.session, "b", 9).await;
+    assert!(store.detach(fence.session, STREAM, 9).await.unwrap());
+    assert!(store.touch(&[fence.session], Duration::from_secs(60)).await.unwrap().is_empty());
+    let lease = store.lease_acquire(&instance("b"), Duration::from_secs(60)).await.unwrap();
+    assert_eq!(lease, LeaseAcquired::Acquired);
+    store.lease_renew(&instance("b"), Duration::from_secs(60)).await.unwrap();
+    assert_eq!(store.release(&adopted.fence).await.unwrap(), Fenceable::Done);
+    let mut raw = raw;
+    raw.config("maxmemory", "0").await;
+    assert_eq!(queue(store, notification(fence.session, "n")).await, 3, "no sequence was lost");
+}
+
+/// EVT-5, EVT-6
+#[tokio::test]
+async fn a_damaged_log_is_said_aloud() {
+    let backend = Backend::redis().await;
+    let store = backend.store();
+    let fence = session_of(store, "a").await;
+    append(store, append_of(&fence, 1, (0..5).map(|_| event("e")).collect())).await;
+    let mut raw = Raw::of(&backend).await;
+    let key = format!("{{mcp:sessions:{}}}:ev:g", fence.session.reveal());
+    let _: u64 = raw.ask(cmd("XDEL").arg(&key).arg("3-0")).await;
+    let page = store.read_page(fence.session, STREAM, 1, 10, 100).await.unwrap().unwrap();
+    assert_eq!(page.events.iter().map(|event| event.seq).collect::<Vec<_>>(), [2, 4, 5], "the reader sees the gap");
+    let _: u64 = raw.ask(cmd("DEL").arg(&key)).await;
+    let page = store.read_page(fence.session, STREAM, 1, 10, 100).await.unwrap().unwrap();
+    assert_eq!((page.events.len(), page.last_seq, page.first_seq), (0, 5, 6));
+    assert_eq!(append(store, append_of(&fence, 2, vec![event("e6")])).await, [Some(6)], "and goes on");
+    let page = store.read_page(fence.session, STREAM, 5, 10, 100).await.unwrap().unwrap();
+    assert_eq!(page.events[0].body, "e6");
+}
+
+#[tokio::test]
+async fn stores_under_different_prefixes_do_not_see_each_other() {
+    let backend = Backend::redis().await;
+    let url = backend.server.as_ref().unwrap().url();
+    let odd = RedisStore::connect(RedisConfig { prefix: "m[c]p*".to_owned(), ..config(url.clone()) }).await.unwrap();
+    let fence = session_of(&odd, "a").await;
+    let plain = session_of(backend.store(), "a").await;
+    assert_eq!(odd.list(10).await.unwrap().iter().map(|(id, _)| *id).collect::<Vec<_>>(), [fence.session]);
+    assert_eq!(backend.store().list(10).await.unwrap().len(), 1);
+    assert_eq!(odd.load(plain.session).await.unwrap(), None);
+    assert_eq!(odd.owned_by("router-a").await.unwrap(), [fence.session]);
+}
+
+/// No script reaches beyond its slot: on a Redis in cluster mode, which checks that, everything works.
+#[tokio::test]
+async fn every_script_stays_within_one_slot() {
+    let server = RedisServer::start_with(&["--cluster-enabled", "yes", "--cluster-require-full-coverage", "no"]);
+    let mut raw = Raw::at(&server.url()).await;
+    let () = raw.ask(cmd("CLUSTER").arg("ADDSLOTSRANGE").arg(0).arg(16383)).await;
+    eventually("the cluster is up", || async {
+        let mut raw = Raw::at(&server.url()).await;
+        raw.ask::<String>(cmd("CLUSTER").arg("INFO")).await.contains("cluster_state:ok").then_some(())
+    })
+    .await;
+    let store = RedisStore::connect(config(server.url())).await.unwrap();
+    let fence = use_everything(&store).await;
+    queue(&store, request(fence.session, "9")).await;
+    claim(&store, &fence, 1, 10).await;
+    let attachment = Attachment { stream: STREAM.to_owned(), incarnation: incarnation("b"), id: 8 };
+    store.attach(Attach { session: fence.session, attachment }).await.unwrap();
+    store.detach(fence.session, STREAM, 8).await.unwrap();
+    store.pending(fence.session).await.unwrap();
+    log(&store, fence.session, STREAM).await;
+    let adopted = adopt(&store, &fence, "b").await.fence;
+    store.mark_forwarded(&adopted, &["9".to_owned()]).await.unwrap();
+    store.update(&adopted, &[pair("x", "1")], &[]).await.unwrap();
+    let appended = store.append(append_of(&adopted, 1, vec![answer("9")])).await.unwrap();
+    assert_eq!(appended, Appended::Done(vec![Some(2)]));
+    store.touch(&[fence.session], Duration::from_secs(60)).await.unwrap();
+    store.release(&adopted).await.unwrap();
+    store.lease_renew(&instance("a"), Duration::from_secs(60)).await.unwrap();
+    store.instances().await.unwrap();
+    assert_eq!(store.list(10).await.unwrap().len(), 1);
+    assert!(store.purge(fence.session).await.unwrap());
+    store.lease_release(&owner("a")).await.unwrap();
+    store.forget_instance("router-a").await.unwrap();
+    assert_eq!(raw.keys().await, BTreeSet::new());
+}

@@ -1,0 +1,120 @@
+//! The contract of the session store: one suite, run against the embedded store and against a real Redis.
+//!
+//! Each test of `contract/` takes a [`contract::Backend`] and is listed once below. What only Redis promises (names and
+//! lives of keys, faults of the link) stands in `contract/redis_only.rs`.
+
+#![allow(clippy::unwrap_used)]
+
+mod contract;
+#[path = "harness/redis_server.rs"]
+mod redis_server;
+
+macro_rules! contract {
+    ($($file:ident { $($test:ident)+ })+) => {
+        mod memory {
+            $($(
+                #[tokio::test]
+                async fn $test() {
+                    crate::contract::$file::$test(crate::contract::Backend::memory()).await;
+                }
+            )+)+
+        }
+        mod redis {
+            $($(
+                #[tokio::test]
+                async fn $test() {
+                    crate::contract::$file::$test(crate::contract::Backend::redis().await).await;
+                }
+            )+)+
+        }
+    };
+}
+
+contract! {
+    accept {
+        the_owner_with_an_open_link_forwards_in_the_same_step
+        another_instance_journals_and_wakes_the_owner
+        a_message_for_a_dead_owner_finds_no_listener
+        the_owner_without_an_open_link_journals_for_itself
+        a_message_behind_unclaimed_ones_is_never_forwarded_directly
+        a_refused_message_leaves_nothing_behind
+        a_post_tried_again_is_journaled_once_before_and_after_its_answer
+        a_pending_id_is_a_duplicate_and_an_answered_id_is_free_again
+        the_last_256_request_ids_are_remembered
+        the_caps_count_requests_without_an_answer_and_unclaimed_entries
+        fields_change_in_the_step_that_journals
+        a_forwarded_notification_stays_until_it_is_acked
+        parallel_messages_are_claimed_in_the_order_they_were_accepted
+    }
+    claim {
+        entries_come_in_order_and_once
+        a_claimed_request_is_forwarded_and_keeps_its_body
+        what_was_answered_in_the_inbox_is_not_handed_out
+        a_claim_tells_who_holds_the_streams
+        acked_entries_are_gone_for_an_adopter
+        a_request_acked_after_adoption_counts_as_forwarded
+        an_ack_beyond_what_was_claimed_drops_nothing_unclaimed
+        marking_forwarded_moves_the_body_and_leaves_other_ids_alone
+    }
+    append {
+        sequences_are_contiguous_in_each_stream
+        an_answer_is_appended_only_once
+        an_answer_nobody_waits_for_uses_no_sequence_and_sets_nothing
+        the_same_append_again_writes_nothing_and_says_the_same
+        an_older_append_than_the_last_is_refused
+        a_new_generation_counts_its_appends_anew
+        changes_of_one_append_apply_in_order
+        another_process_that_holds_the_stream_is_woken
+        the_log_is_trimmed_by_count
+        the_log_is_trimmed_by_bytes
+        the_log_is_trimmed_by_age
+        the_newest_event_is_kept_whatever_its_size
+        a_body_of_four_mebibytes_survives
+        bodies_may_hold_any_bytes
+        two_owners_racing_for_an_answer_append_it_once
+    }
+    page {
+        a_page_starts_after_the_cursor
+        a_page_is_bounded_by_count_and_bytes_but_never_empty
+        a_stream_without_events_says_where_it_would_start
+        a_missing_session_has_no_pages
+        pages_together_are_the_whole_log
+    }
+    ownership {
+        adoption_raises_the_generation_and_hands_everything_over
+        adoption_from_the_wrong_owner_is_lost
+        of_sixteen_adopters_exactly_one_wins
+        every_write_of_a_former_owner_is_refused
+        a_released_session_is_adopted_from_nobody
+        nobody_can_show_the_fence_of_a_released_session
+        release_wakes_other_holders
+        updates_set_and_delete_fields
+        a_missing_session_is_not_found_by_any_operation
+    }
+    attachment {
+        the_last_attachment_holds_the_stream
+        a_late_detach_cannot_remove_a_newer_attachment
+        attaching_elsewhere_wakes_the_owner_and_the_former_holder
+        attaching_again_counts_once
+    }
+    life {
+        a_new_session_has_its_fields_and_is_never_overwritten
+        a_session_dies_when_its_time_is_over
+        a_touch_extends_the_life_of_everything
+        a_purge_removes_a_session_and_wakes_those_concerned
+        sessions_can_be_listed
+        the_index_follows_the_owner
+    }
+    instance {
+        an_instance_id_belongs_to_one_living_process
+        a_lease_runs_out_and_can_be_had_again
+        instances_are_those_with_a_living_lease
+        only_dead_instances_are_forgotten
+        a_lease_is_given_up_only_by_its_holder
+    }
+    wake {
+        a_wake_up_reaches_its_process_only
+        wake_ups_that_do_not_fit_become_one_for_all
+        a_receiver_that_is_gone_is_no_listener
+    }
+}
