@@ -227,17 +227,16 @@ async fn stream(mut reader: BufReader<TcpStream>, headers: Headers, shared: &Sha
         session
     };
     shared.changed.notify_waiters();
-    let head = format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\nevent: endpoint\ndata: /message?sessionId={session}\n\n"
-    );
-    let mut alive = reader.get_mut().write_all(head.as_bytes()).await.is_ok();
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+    let endpoint = chunk(&format!("event: endpoint\ndata: /message?sessionId={session}\n\n"));
+    let mut alive = reader.get_mut().write_all(format!("{head}{endpoint}").as_bytes()).await.is_ok();
     let mut byte = [0];
     while alive {
         tokio::select! {
             text = queue.recv() => match text {
                 Some(text) => {
                     let lines = text.replace('\n', "\ndata: ");
-                    let event = format!("event: message\ndata: {lines}\n\n");
+                    let event = chunk(&format!("event: message\ndata: {lines}\n\n"));
                     alive = reader.get_mut().write_all(event.as_bytes()).await.is_ok();
                 }
                 None => alive = false,
@@ -248,6 +247,11 @@ async fn stream(mut reader: BufReader<TcpStream>, headers: Headers, shared: &Sha
     }
     shared.state().streams.remove(&session);
     shared.changed.notify_waiters();
+}
+
+/// awc, as a client, takes no body without chunks or a length.
+fn chunk(text: &str) -> String {
+    format!("{:x}\r\n{text}\r\n", text.len())
 }
 
 /// Takes a message; the status line's rest.
