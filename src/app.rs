@@ -5,8 +5,9 @@ use std::{
     rc::Rc,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use actix::Addr;
@@ -16,7 +17,7 @@ use crate::{
     lifecycle::Lifecycle,
     metrics::Metrics,
     protocol::session_id::SessionId,
-    registry::{actor::Registry, limiter::RateLimiter},
+    registry::{actor::Registry, host::Host, limiter::RateLimiter, sweep::Sightings},
     session::directory::Directory,
     settings::Settings,
     store::{LogLimits, Owner, SessionStore, StoreError},
@@ -53,6 +54,14 @@ pub struct App {
     pub rest_in_flight: AtomicUsize,
     /// Worker threads that have started; the first does the health checks.
     pub workers_started: AtomicUsize,
+    /// Id of the data that the store holds, and since when.
+    pub data: Mutex<(Arc<str>, Instant)>,
+    /// Which instances the last sweep saw alive.
+    pub sightings: Sightings,
+    /// Until when this process may believe that it owns what it owned; see [`App::lease_holds`].
+    pub lease: LeaseClock,
+    /// One a worker thread, for adoptions that no request asks for.
+    pub hosts: Mutex<Vec<Addr<Host>>>,
     /// The registry, once it runs.
     pub registry: OnceLock<Addr<Registry>>,
 }
@@ -76,11 +85,53 @@ impl App {
         tracing::debug!(kind, %error, "store operation failed");
     }
 
+    /// OWN-2: this process has renewed its lease recently enough that no other can have adopted its sessions. A process
+    /// that was paused, or cut off from the store, must look before it forwards anything.
+    pub fn lease_holds(&self) -> bool {
+        self.lease.holds()
+    }
+
+    /// Id of the data that the store holds.
+    pub fn dataset(&self) -> Arc<str> {
+        Arc::clone(&self.data.lock().unwrap_or_else(PoisonError::into_inner).0)
+    }
+
+    /// The store holds other data now: it came back without its own.
+    pub fn remember_dataset(&self, id: &str) {
+        let mut data = self.data.lock().unwrap_or_else(PoisonError::into_inner);
+        if *data.0 != *id {
+            tracing::error!("the session store has lost its data; this instance writes the sessions it owns again");
+            *data = (id.into(), Instant::now());
+        }
+    }
+
+    /// The store has lost its data, so recently that owners may still be writing their sessions again. Asked when a
+    /// session is not found: it need not be over.
+    pub async fn data_lost(&self) -> bool {
+        match self.store.dataset(&fresh_dataset_id()).await {
+            Ok(dataset) => self.remember_dataset(&dataset),
+            Err(error) => self.count_store_error(&error),
+        }
+        let data = self.data.lock().unwrap_or_else(PoisonError::into_inner);
+        data.1.elapsed() < self.settings.session.lease
+    }
+
+    /// The next worker thread's host, in turn.
+    pub fn next_host(&self) -> Option<Addr<Host>> {
+        let hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        (!hosts.is_empty()).then(|| hosts[fastrand::usize(..hosts.len())].clone())
+    }
+
     /// How much of each stream's log is kept.
     pub fn log_limits(&self) -> LogLimits {
         let stream = &self.settings.stream;
         LogLimits { max_age: stream.resume_window, max_events: stream.resume_events, max_bytes: stream.resume_bytes }
     }
+}
+
+/// A candidate for the id of a store's data. Never the same twice: an old id on new data would hide the loss.
+pub fn fresh_dataset_id() -> String {
+    uuid::Uuid::new_v4().simple().to_string()
 }
 
 /// Client streams whose session is being asked for: nonce → where the answer goes. Bounded by the streams that may be
@@ -116,6 +167,33 @@ impl Rebinds {
     }
 }
 
+/// The time until which the lease is known to hold, on this process's own clock.
+#[derive(Debug)]
+pub struct LeaseClock {
+    origin: Instant,
+    /// Milliseconds after `origin`.
+    until: AtomicU64,
+}
+
+impl Default for LeaseClock {
+    fn default() -> Self {
+        Self { origin: Instant::now(), until: AtomicU64::new(0) }
+    }
+}
+
+impl LeaseClock {
+    /// The store granted `lease` to a request that was sent at `asked`: counted from the asking, so that the store never
+    /// ends it before we do.
+    pub fn renewed(&self, asked: Instant, lease: Duration) {
+        let until = asked.duration_since(self.origin) + lease;
+        self.until.store(u64::try_from(until.as_millis()).unwrap_or(u64::MAX), Ordering::Release);
+    }
+
+    fn holds(&self) -> bool {
+        self.origin.elapsed().as_millis() < u128::from(self.until.load(Ordering::Acquire))
+    }
+}
+
 /// One worker thread's own.
 #[derive(Debug)]
 pub struct Worker {
@@ -140,7 +218,10 @@ impl Worker {
                 upstreams.insert((service.name.clone(), endpoint.index), actor);
             }
         }
-        Rc::new(Self { app, upstreams })
+        let worker = Rc::new(Self { app, upstreams });
+        let host = Host::launch(Rc::clone(&worker));
+        worker.app.hosts.lock().unwrap_or_else(PoisonError::into_inner).push(host);
+        worker
     }
 
     /// The actor of an endpoint on this thread.

@@ -5,7 +5,11 @@
 //! keeps its old endpoint URL, so it is asked with a JSON-RPC `ping` and its answer arrives at a URL that names the
 //! session. Otherwise it is a new client. Nothing is opened upstream here: many GETs are probes.
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -21,13 +25,13 @@ use super::{
     WorkerData,
     error::ApiError,
     forwarded,
-    message::{patiently, rebind_id},
+    message::{LOST_DATA_PAUSE, patiently, rebind_id},
 };
 use crate::{
     app::Worker,
     lifecycle::Phase,
     protocol::{event_id::EventId, mcp, session_id::SessionId, sse},
-    registry::adopt::adopt,
+    registry::{adopt::adopt, sweep::is_gone},
     session::{
         MAIN_STREAM,
         actor::{AttachLocal, SessionActor},
@@ -202,6 +206,7 @@ impl Opening {
         let epoch = fastrand::u32(..);
         let attachment = Attachment::new(session, MAIN_STREAM, app.settings.stream.client_queue_bytes);
         let new = NewSession {
+            restored: None,
             session,
             epoch,
             service: self.service.name.clone(),
@@ -239,8 +244,16 @@ impl Opening {
                 id: attachment.id,
             },
         };
-        let Attached::Attached(joined) = patiently(&self.worker, || app.store.attach(attach.clone())).await? else {
-            return Ok(None);
+        let deadline = Instant::now() + app.settings.redis.wait;
+        let joined = loop {
+            match patiently(&self.worker, || app.store.attach(attach.clone())).await? {
+                Attached::Attached(joined) => break joined,
+                // The store came back empty: the session's owner, if it lives, is about to write it again.
+                Attached::NotFound if Instant::now() < deadline && app.data_lost().await => {
+                    tokio::time::sleep(LOST_DATA_PAUSE).await;
+                }
+                Attached::NotFound => return Ok(None),
+            }
         };
         if joined.service != self.service.name {
             return Ok(None);
@@ -291,7 +304,9 @@ impl Opening {
         {
             return;
         }
-        let orphaned = joined.listeners == 0 || joined.owner.incarnation == app.me.incarnation;
+        let orphaned = joined.listeners == 0
+            || joined.owner.incarnation == app.me.incarnation
+            || matches!(is_gone(app, &joined.owner).await, Ok(true));
         if orphaned {
             let (from, generation) = (&joined.owner.incarnation, joined.generation);
             let adopted = adopt(&self.worker, session, from, generation, Some(&joined.service), "attach").await;

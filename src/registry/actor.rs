@@ -4,12 +4,17 @@
 //! after the lives of sessions in the store (one grouped `touch`, no timer per session); lets sessions of dead instances
 //! be adopted. It holds no truth about sessions and never waits in a handler.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use actix::prelude::*;
 use futures_util::{StreamExt as _, stream};
 use tokio::sync::mpsc;
 
+use super::sweep::sweep;
 use crate::{
     app::App,
     lifecycle::Phase,
@@ -35,6 +40,7 @@ const TOUCH_BATCH: usize = 256;
 pub struct Registry {
     app: Arc<App>,
     upkeep_running: bool,
+    sweep_running: bool,
     lease_running: bool,
 }
 
@@ -58,7 +64,7 @@ impl Registry {
     }
 
     fn idle(app: &Arc<App>) -> Self {
-        Self { app: Arc::clone(app), upkeep_running: false, lease_running: false }
+        Self { app: Arc::clone(app), upkeep_running: false, sweep_running: false, lease_running: false }
     }
 
     fn renew_lease(&mut self, ctx: &mut Context<Self>) {
@@ -68,7 +74,12 @@ impl Registry {
         let app = Arc::clone(&self.app);
         let renewed = async move {
             let ttl = app.settings.session.lease;
-            app.store.lease_renew(&instance_info(&app), ttl).await
+            let asked = Instant::now();
+            let renewed = app.store.lease_renew(&instance_info(&app), ttl).await;
+            if matches!(renewed, Ok(LeaseRenewed::Renewed | LeaseRenewed::Reacquired)) {
+                app.lease.renewed(asked, ttl);
+            }
+            renewed
         };
         ctx.spawn(renewed.into_actor(self).map(|renewed, actor, _ctx| {
             actor.lease_running = false;
@@ -88,6 +99,19 @@ impl Registry {
                 Err(error) => actor.app.count_store_error(&error),
             }
         }));
+    }
+
+    fn sweep(&mut self, ctx: &mut Context<Self>) {
+        if std::mem::replace(&mut self.sweep_running, true) {
+            return;
+        }
+        let app = Arc::clone(&self.app);
+        let swept = async move {
+            if let Err(error) = sweep(&app).await {
+                app.count_store_error(&error);
+            }
+        };
+        ctx.spawn(swept.into_actor(self).map(|(), actor, _ctx| actor.sweep_running = false));
     }
 
     /// One round over all sessions and streams of this process.
@@ -111,6 +135,8 @@ impl Actor for Registry {
     fn started(&mut self, ctx: &mut Self::Context) {
         let session = &self.app.settings.session;
         ctx.run_interval(session.lease_renew, |actor, ctx| actor.renew_lease(ctx));
+        // Twice as often as leases are renewed: the death of an instance is seen soon after its lease has run out.
+        ctx.run_interval(session.lease_renew / 2, |actor, ctx| actor.sweep(ctx));
         // Often enough that neither lifetime is overshot by much.
         let period = (session.ttl / 8).min(session.uninitialized_ttl / 2).min(Duration::from_secs(60));
         ctx.run_interval(period.max(Duration::from_millis(100)), |actor, ctx| actor.upkeep(ctx));

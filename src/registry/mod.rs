@@ -3,4 +3,6 @@
 
 pub mod actor;
 pub mod adopt;
+pub mod host;
 pub mod limiter;
+pub mod sweep;

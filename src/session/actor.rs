@@ -64,13 +64,15 @@ pub struct SessionActor {
     pub(super) claiming: bool,
     pub(super) claim_again: bool,
     pub(super) resync: bool,
+    pub(super) rechecking: bool,
     pub(super) in_flight: HashMap<IdKey, inbound::InFlight>,
     pub(super) deadline_timer: bool,
     pub(super) server_requests: HashMap<IdKey, ()>,
 
     // --- upstream → client (outbound.rs)
     pub(super) outbox: VecDeque<Outgoing>,
-    pub(super) appending: bool,
+    /// The batch whose append is under way.
+    pub(super) appending: Vec<Outgoing>,
     pub(super) op: u64,
     pub(super) last_seq: u64,
     pub(super) attachment: Option<Arc<Attachment>>,
@@ -86,6 +88,9 @@ pub struct SessionActor {
 
     /// The inbox as an adopter found it; taken by the first recovery.
     pub(super) inherited: Option<Vec<InboxEntry>>,
+    /// Id of the store's data that this session was written into.
+    pub(super) dataset: Arc<str>,
+    pub(super) restoring: bool,
     pub(super) draining: bool,
     pub(super) last_active: Instant,
 }
@@ -118,6 +123,8 @@ pub enum DeliverError {
     NotOwner,
     /// The session is gone: 404.
     Gone,
+    /// The store does not know the session; the actor finds out whether it is over or was lost. Ask again soon.
+    Vanished,
     /// The URL names another service: 404.
     WrongService,
     /// A cap is reached: 503.
@@ -258,7 +265,10 @@ impl SessionActor {
 
     fn new(worker: Rc<Worker>, service: Arc<Service>, fence: Fence, attachment: Option<Arc<Attachment>>) -> Self {
         let now = Instant::now();
+        let dataset = worker.app.dataset();
         Self {
+            dataset,
+            restoring: false,
             worker,
             service,
             fence,
@@ -279,11 +289,12 @@ impl SessionActor {
             claiming: false,
             claim_again: false,
             resync: false,
+            rechecking: false,
             in_flight: HashMap::new(),
             deadline_timer: false,
             server_requests: HashMap::new(),
             outbox: VecDeque::new(),
-            appending: false,
+            appending: Vec::new(),
             op: 0,
             last_seq: 0,
             attachment,
@@ -354,7 +365,8 @@ impl SessionActor {
             && self.to_send.is_empty()
             && self.arrived.is_empty()
             && self.outbox.is_empty()
-            && !self.appending
+            && self.appending.is_empty()
+            && !self.restoring
             && !self.claiming
             && !self.posting
     }

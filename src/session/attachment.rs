@@ -298,6 +298,7 @@ impl Pump {
                 self.retry_read = READ_RETRY;
                 self.take_page(page)
             }
+            Ok(None) if self.app.data_lost().await => Read::End(End::Abort("the session store lost its data")),
             Ok(None) => Read::End(End::Finished),
             Err(error) => {
                 self.app.count_store_error(&error);

@@ -25,7 +25,7 @@ use crate::{
         jsonrpc::{self, Head, IdKey, Kind},
         mcp::{self, Repeatable},
     },
-    store::{Accept, Accepted, Claim, Claimed, ClientMessage, PendingRequest, StoreError},
+    store::{Accept, Accepted, Claim, Claimed, ClientMessage, Fenceable, PendingRequest, StoreError},
     upstream::actor::{Post, PostError},
 };
 
@@ -218,8 +218,8 @@ impl SessionActor {
             }
             Ok(Accepted::WrongService) => Err(DeliverError::WrongService),
             Ok(Accepted::NotFound) => {
-                self.exit(Exit::Gone, ctx);
-                Err(DeliverError::Gone)
+                self.vanished(ctx);
+                Err(DeliverError::Vanished)
             }
             Ok(Accepted::Fenced) => {
                 self.exit(Exit::Fenced, ctx);
@@ -309,7 +309,7 @@ impl SessionActor {
                 }
                 self.release_if_quiet(false, ctx);
             }
-            Ok((Claimed::NotFound, _)) => self.exit(Exit::Gone, ctx),
+            Ok((Claimed::NotFound, _)) => self.vanished(ctx),
             Ok((Claimed::Fenced, _)) => self.exit(Exit::Fenced, ctx),
             Err(error) => {
                 if self.note_store_error(&error) {
@@ -433,6 +433,12 @@ impl SessionActor {
             }
             return;
         };
+        if !self.to_send.is_empty() && !self.app().lease_holds() {
+            // OWN-2: this process may have been paused or cut off; somebody else may own the session by now. The claim
+            // finds out: it is refused then.
+            self.recheck_ownership(ctx);
+            return;
+        }
         let Some((seq, outbound)) = self.to_send.pop_first() else {
             return;
         };
@@ -463,6 +469,35 @@ impl SessionActor {
                 }
             }
             actor.pump_posts(ctx);
+        }));
+    }
+
+    /// Forwards nothing until the store has confirmed that this process still owns the session.
+    fn recheck_ownership(&mut self, ctx: &mut Context<Self>) {
+        if std::mem::replace(&mut self.rechecking, true) {
+            return;
+        }
+        let (app, fence) = (Arc::clone(self.app()), self.fence.clone());
+        let pause = jittered(self.app().settings.session.lease_renew / 4);
+        let confirmed = async move {
+            let confirmed = app.store.update(&fence, &[], &[]).await;
+            if confirmed.is_err() || !app.lease_holds() {
+                // The lease is renewed by the registry; until then even a confirmed ownership may end any moment.
+                tokio::time::sleep(pause).await;
+            }
+            confirmed
+        };
+        ctx.spawn(confirmed.into_actor(self).map(|confirmed, actor, ctx| {
+            actor.rechecking = false;
+            match confirmed {
+                Ok(Fenceable::Done) => actor.pump_posts(ctx),
+                Ok(Fenceable::NotFound) => actor.vanished(ctx),
+                Ok(Fenceable::Fenced) => actor.exit(Exit::Fenced, ctx),
+                Err(error) => {
+                    actor.note_store_error(&error);
+                    actor.pump_posts(ctx);
+                }
+            }
         }));
     }
 

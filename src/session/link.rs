@@ -229,7 +229,7 @@ impl SessionActor {
                     actor.refuse_inbox(ctx);
                 }
             }
-            Ok(Claimed::NotFound) => actor.exit(Exit::Gone, ctx),
+            Ok(Claimed::NotFound) => actor.vanished(ctx),
             Ok(Claimed::Fenced) => actor.exit(Exit::Fenced, ctx),
             Err(error) => {
                 actor.note_store_error(&error);
@@ -400,7 +400,8 @@ impl SessionActor {
     fn recovered(&mut self, fetched: Fetched, ctx: &mut Context<Self>) {
         match fetched.marked {
             Fenceable::Done => {}
-            Fenceable::NotFound => return self.exit(Exit::Gone, ctx),
+            // The claim that follows finds out and deals with it.
+            Fenceable::NotFound => {}
             Fenceable::Fenced => return self.exit(Exit::Fenced, ctx),
         }
         let mut cancelled = Vec::new();

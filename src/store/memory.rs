@@ -383,6 +383,11 @@ impl SessionStore for MemoryStore {
         Ok(())
     }
 
+    async fn dataset(&self, _candidate: &str) -> StoreResult<String> {
+        // It lives and dies with the process.
+        Ok("memory".to_owned())
+    }
+
     async fn wake(&self, incarnation: &str, session: SessionId) -> StoreResult<u64> {
         Ok(self.wakes.wake(incarnation, session))
     }

@@ -1,1 +1,429 @@
+//! Random operations. Each case is run on the embedded store, on Redis and on a model of a few lines.
+//!
+//! A failing case is shrunk and printed with the seed; `MCP_ROUTER_TEST_SEED` runs a seed again.
 
+use std::collections::VecDeque;
+
+use mcp_router::store::{Accept, Attachment, Claim, LogLimits, Page, SessionRecord, StoreError, StoreResult};
+use proptest::{
+    prelude::*,
+    test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
+};
+
+use super::*;
+
+const CASES: u32 = 60;
+
+fn runner() -> TestRunner {
+    let seed: u64 = match std::env::var("MCP_ROUTER_TEST_SEED") {
+        Ok(seed) => seed.parse().expect("a seed is a number"),
+        Err(_) => fastrand::u64(..),
+    };
+    println!("MCP_ROUTER_TEST_SEED={seed}");
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let config = Config { cases: CASES, failure_persistence: None, max_shrink_iters: 2000, ..Config::default() };
+    TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes))
+}
+
+/// Runs cases of `steps` against the two stores.
+fn check<T, F>(steps: impl Strategy<Value = T>, case: impl Fn(Arc<dyn SessionStore>, Arc<dyn SessionStore>, T) -> F)
+where
+    T: std::fmt::Debug,
+    F: Future<Output = Result<(), TestCaseError>>,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let backend = runtime.block_on(Backend::redis());
+    let (memory, redis) = (Backend::memory().store, backend.store.clone());
+    let outcome = runner().run(&steps, |steps| runtime.block_on(case(memory.clone(), redis.clone(), steps)));
+    outcome.unwrap_or_else(|failure| panic!("{failure}"));
+}
+
+#[derive(Clone, Debug)]
+enum LogStep {
+    /// Bodies of these sizes, to one of two streams.
+    Append {
+        stream: bool,
+        sizes: Vec<usize>,
+        max_events: usize,
+        max_bytes: usize,
+    },
+    /// The last append once more, as after a lost answer.
+    Again,
+    Adopt,
+    Read {
+        stream: bool,
+        back: u64,
+        max_events: usize,
+        max_bytes: usize,
+    },
+}
+
+fn log_step() -> impl Strategy<Value = LogStep> {
+    let sizes = prop::collection::vec(0usize..40, 1..5);
+    let limits = (prop_oneof![1usize..8, Just(1000)], prop_oneof![0usize..120, Just(100_000)]);
+    prop_oneof![
+        6 => (any::<bool>(), sizes, limits)
+            .prop_map(|(stream, sizes, (max_events, max_bytes))| LogStep::Append { stream, sizes, max_events, max_bytes }),
+        1 => Just(LogStep::Again),
+        1 => Just(LogStep::Adopt),
+        3 => (any::<bool>(), 0u64..40, 1usize..10, 0usize..200)
+            .prop_map(|(stream, back, max_events, max_bytes)| LogStep::Read { stream, back, max_events, max_bytes }),
+    ]
+}
+
+/// What a log is.
+#[derive(Default)]
+struct LogModel {
+    last: u64,
+    kept: VecDeque<(u64, usize)>,
+}
+
+impl LogModel {
+    fn append(&mut self, sizes: &[usize], max_events: usize, max_bytes: usize) -> Vec<Option<u64>> {
+        let mut seqs = Vec::new();
+        for size in sizes {
+            self.last += 1;
+            self.kept.push_back((self.last, *size));
+            seqs.push(Some(self.last));
+        }
+        let bytes = |kept: &VecDeque<(u64, usize)>| kept.iter().map(|(_, size)| size).sum::<usize>();
+        while self.kept.len() > 1 && (self.kept.len() > max_events || bytes(&self.kept) > max_bytes) {
+            self.kept.pop_front();
+        }
+        seqs
+    }
+
+    fn read(&self, after: u64, max_events: usize, max_bytes: usize) -> Vec<(u64, usize)> {
+        let mut page = Vec::new();
+        for event in self.kept.iter().filter(|(seq, _)| *seq > after).take(max_events) {
+            page.push(*event);
+            if page.iter().map(|(_, size)| size).sum::<usize>() >= max_bytes {
+                break;
+            }
+        }
+        page
+    }
+
+    fn first(&self) -> u64 {
+        self.kept.front().map_or(self.last + 1, |(seq, _)| *seq)
+    }
+}
+
+/// EVT-1
+#[test]
+fn sequences_stay_contiguous_through_appends_adoptions_and_trimming() {
+    check(prop::collection::vec(log_step(), 1..60), |memory, redis, steps| async move {
+        let new = new_session("0");
+        let mut fence = fence_of(&new);
+        for store in [&memory, &redis] {
+            store.create(new.clone()).await.unwrap();
+        }
+        let mut models = [LogModel::default(), LogModel::default()];
+        let mut last: Option<(Append, Vec<Option<u64>>)> = None;
+        let name = |stream: bool| if stream { "g" } else { "r" }.to_owned();
+        for (i, step) in steps.into_iter().enumerate() {
+            match step {
+                LogStep::Append { stream, sizes, max_events, max_bytes } => {
+                    let expected = models[usize::from(stream)].append(&sizes, max_events, max_bytes);
+                    let events = sizes.iter().map(|size| event(&"x".repeat(*size))).collect();
+                    let limits = LogLimits { max_events, max_bytes, ..ROOMY };
+                    let appending = Append { stream: name(stream), limits, ..append_of(&fence, i as u64 + 1, events) };
+                    for store in [&memory, &redis] {
+                        prop_assert_eq!(&append(&**store, appending.clone()).await, &expected, "{}", store.kind());
+                    }
+                    last = Some((appending, expected));
+                }
+                LogStep::Again => {
+                    if let Some((appending, expected)) = &last {
+                        for store in [&memory, &redis] {
+                            prop_assert_eq!(&append(&**store, appending.clone()).await, expected, "{}", store.kind());
+                        }
+                    }
+                }
+                LogStep::Adopt => {
+                    let mut next = fence.clone();
+                    for store in [&memory, &redis] {
+                        next = adopt(&**store, &fence, &i.to_string()).await.fence;
+                    }
+                    fence = next;
+                    last = None;
+                }
+                LogStep::Read { stream, back, max_events, max_bytes } => {
+                    let model = &models[usize::from(stream)];
+                    let after = model.last.saturating_sub(back);
+                    for store in [&memory, &redis] {
+                        let page = store.read_page(fence.session, &name(stream), after, max_events, max_bytes).await;
+                        let page = page.unwrap().unwrap();
+                        let events: Vec<_> = page.events.iter().map(|e| (e.seq, e.body.len())).collect();
+                        prop_assert_eq!(&events, &model.read(after, max_events, max_bytes), "{}", store.kind());
+                        prop_assert_eq!((page.first_seq, page.last_seq), (model.first(), model.last));
+                        prop_assert!(events.windows(2).all(|pair| pair[0].0 + 1 == pair[1].0));
+                    }
+                }
+            }
+        }
+        Ok(())
+    });
+}
+
+/// Anything that can happen to a session. Small numbers, so that ids, fences and attachments meet each other.
+#[derive(Clone, Debug)]
+enum Step {
+    Accept {
+        kind: u8,
+        id: u8,
+        post: u8,
+        caller: Caller,
+        forward_now: bool,
+        acked: u64,
+        caps: (usize, usize),
+        field: u8,
+    },
+    Claim {
+        caller: Caller,
+        acked: u64,
+        max_entries: usize,
+    },
+    Mark {
+        caller: Caller,
+        ids: Vec<u8>,
+    },
+    Append {
+        caller: Caller,
+        ids: Vec<Option<u8>>,
+        acked: u64,
+        again: bool,
+    },
+    Update {
+        caller: Caller,
+        field: u8,
+        delete: bool,
+    },
+    Attach {
+        stream: bool,
+        process: u8,
+        id: u64,
+    },
+    Detach {
+        stream: bool,
+        id: u64,
+    },
+    Adopt {
+        process: u8,
+        right: bool,
+    },
+    Release {
+        caller: Caller,
+    },
+}
+
+/// With which fence.
+#[derive(Clone, Copy, Debug)]
+enum Caller {
+    Owner,
+    Former,
+    Nobody,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let caller = || prop_oneof![8 => Just(Caller::Owner), 1 => Just(Caller::Former), 3 => Just(Caller::Nobody)];
+    let acked = || prop_oneof![3 => Just(0u64), 2 => 0u64..30];
+    let caps = (prop_oneof![1usize..5, Just(100)], prop_oneof![1usize..6, Just(100)]);
+    prop_oneof![
+        8 => (0u8..3, 0u8..5, 0u8..40, caller(), any::<bool>(), acked(), caps, 0u8..6).prop_map(
+            |(kind, id, post, caller, forward_now, acked, caps, field)| Step::Accept {
+                kind, id, post, caller, forward_now, acked, caps, field
+            }
+        ),
+        4 => (caller(), acked(), 0usize..5)
+            .prop_map(|(caller, acked, max_entries)| Step::Claim { caller, acked, max_entries }),
+        1 => (caller(), prop::collection::vec(0u8..5, 0..3)).prop_map(|(caller, ids)| Step::Mark { caller, ids }),
+        5 => (caller(), prop::collection::vec(prop::option::of(0u8..5), 1..4), acked(), prop::bool::weighted(0.1))
+            .prop_map(|(caller, ids, acked, again)| Step::Append { caller, ids, acked, again }),
+        1 => (caller(), 0u8..3, any::<bool>())
+            .prop_map(|(caller, field, delete)| Step::Update { caller, field, delete }),
+        2 => (any::<bool>(), 0u8..3, 1u64..4).prop_map(|(stream, process, id)| Step::Attach { stream, process, id }),
+        1 => (any::<bool>(), 1u64..4).prop_map(|(stream, id)| Step::Detach { stream, id }),
+        2 => (0u8..3, prop::bool::weighted(0.8)).prop_map(|(process, right)| Step::Adopt { process, right }),
+        1 => caller().prop_map(|caller| Step::Release { caller }),
+    ]
+}
+
+/// What both stores must agree on.
+#[derive(Debug, PartialEq)]
+struct Seen {
+    outcome: String,
+    pending: Vec<(u64, String, bool, Bytes)>,
+    pages: [Page; 2],
+    fields: Vec<(String, String)>,
+}
+
+/// Fields that only one implementation needs, and clocks.
+const OWN_FIELDS: [&str; 8] =
+    ["created_ms", "last_active_ms", "op", "op_result", "claim", "claim_from", "claim_to", "in_adopted"];
+
+fn comparable(record: SessionRecord) -> Vec<(String, String)> {
+    record.fields.into_iter().filter(|(field, _)| !OWN_FIELDS.contains(&field.as_str())).collect()
+}
+
+async fn outcome(store: &dyn SessionStore, step: &Step, i: u64, known: &Known) -> String {
+    fn said<T: std::fmt::Debug>(outcome: StoreResult<T>) -> String {
+        match outcome {
+            Err(StoreError::Corrupt(_)) => "corrupt".to_owned(),
+            outcome => format!("{:?}", outcome.unwrap()),
+        }
+    }
+    let stream = |stream: &bool| if *stream { "g" } else { "r" };
+    let session = known.owner.session;
+    match step {
+        Step::Accept { kind, id, post, caller, forward_now, acked, caps, field } => {
+            let accept = match kind {
+                0 => request(session, &id.to_string()),
+                1 => notification(session, "n"),
+                _ => message(session, ClientMessage::Response, "r"),
+            };
+            said(
+                store
+                    .accept(Accept {
+                        request_id: post.to_string(),
+                        body: format!("body {i}").into(),
+                        fence: known.fence(*caller),
+                        forward_now: *forward_now,
+                        acked: *acked,
+                        max_pending: caps.0,
+                        max_inbox: caps.1,
+                        set: if *field < 3 { vec![pair(&format!("x{field}"), &i.to_string())] } else { Vec::new() },
+                        delete: if *field == 4 { vec!["x0".to_owned(), "x1".to_owned()] } else { Vec::new() },
+                        ..accept
+                    })
+                    .await,
+            )
+        }
+        Step::Claim { caller, acked, max_entries } => {
+            let Some(fence) = known.fence(*caller) else { return String::new() };
+            match store.claim(Claim { fence, acked: *acked, max_entries: *max_entries }).await {
+                Ok(Claimed::Entries { entries, more, mut attachments }) => {
+                    attachments.sort_by(|a, b| a.stream.cmp(&b.stream));
+                    format!("{entries:?} {more} {attachments:?}")
+                }
+                other => said(other),
+            }
+        }
+        Step::Mark { caller, ids } => {
+            let Some(fence) = known.fence(*caller) else { return String::new() };
+            let ids: Vec<_> = ids.iter().map(u8::to_string).collect();
+            said(store.mark_forwarded(&fence, &ids).await)
+        }
+        Step::Append { caller, ids, acked, again } => {
+            let Some(fence) = known.fence(*caller) else { return String::new() };
+            let events = ids.iter().map(|id| match id {
+                Some(id) => NewEvent { set: vec![pair("answered", &id.to_string())], ..answer(&id.to_string()) },
+                None => event("e"),
+            });
+            let op = if *again { i.saturating_sub(1).max(1) } else { i };
+            said(store.append(Append { acked: *acked, ..append_of(&fence, op, events.collect()) }).await)
+        }
+        Step::Update { caller, field, delete } => {
+            let Some(fence) = known.fence(*caller) else { return String::new() };
+            let field = format!("x{field}");
+            let (set, deleted) =
+                if *delete { (Vec::new(), vec![field]) } else { (vec![pair(&field, &i.to_string())], Vec::new()) };
+            said(store.update(&fence, &set, &deleted).await)
+        }
+        Step::Attach { stream: name, process, id } => {
+            let attachment =
+                Attachment { stream: stream(name).to_owned(), incarnation: incarnation(&process.to_string()), id: *id };
+            said(store.attach(Attach { session, attachment }).await)
+        }
+        Step::Detach { stream: name, id } => said(store.detach(session, stream(name), *id).await),
+        Step::Adopt { process, right } => {
+            let generation = known.generation + u64::from(!right);
+            let adopted =
+                store.adopt(session, &known.incarnation, generation, &owner(&process.to_string())).await.unwrap();
+            match adopted {
+                Adopted::Adopted(rehydration) => {
+                    let Rehydration { record, fence, inbox, pending, streams, attachments } = *rehydration;
+                    let record = comparable(record);
+                    format!("{record:?} {fence:?} {inbox:?} {pending:?} {streams:?} {attachments:?}")
+                }
+                other => format!("{other:?}"),
+            }
+        }
+        Step::Release { caller } => {
+            let Some(fence) = known.fence(*caller) else { return String::new() };
+            said(store.release(&fence).await)
+        }
+    }
+}
+
+/// Who owns the session, as the test knows it.
+struct Known {
+    owner: Fence,
+    former: Fence,
+    incarnation: String,
+    generation: u64,
+}
+
+impl Known {
+    fn fence(&self, caller: Caller) -> Option<Fence> {
+        match caller {
+            Caller::Owner => Some(self.owner.clone()),
+            Caller::Former => Some(self.former.clone()),
+            Caller::Nobody => None,
+        }
+    }
+
+    /// Learns from the session's fields.
+    fn learn(&mut self, fields: &[(String, String)]) {
+        let field =
+            |name: &str| fields.iter().find(|(field, _)| field == name).map(|(_, value)| value.clone()).unwrap();
+        let (incarnation, generation) = (field("incarnation"), field("generation").parse().unwrap());
+        if (&self.incarnation, self.generation) != (&incarnation, generation) {
+            self.former = self.owner.clone();
+            self.owner = Fence { generation, incarnation: incarnation.as_str().into(), ..self.owner.clone() };
+            (self.incarnation, self.generation) = (incarnation, generation);
+        }
+    }
+}
+
+async fn see(store: &dyn SessionStore, session: SessionId, outcome: String) -> Seen {
+    let pending = store.pending(session).await.unwrap();
+    let mut pages = Vec::new();
+    for stream in ["g", "r"] {
+        pages.push(store.read_page(session, stream, 0, 1000, 100_000).await.unwrap().unwrap());
+    }
+    Seen {
+        outcome,
+        pending: pending.into_iter().map(|r| (r.seq, r.id_key, r.forwarded, r.body)).collect(),
+        pages: pages.try_into().unwrap(),
+        fields: comparable(store.load(session).await.unwrap().unwrap()),
+    }
+}
+
+#[test]
+fn both_stores_say_the_same_to_any_sequence_of_operations() {
+    check(prop::collection::vec(step(), 1..80), |memory, redis, steps| async move {
+        let new = new_session("0");
+        for store in [&memory, &redis] {
+            store.create(new.clone()).await.unwrap();
+        }
+        let fence = fence_of(&new);
+        let mut known = Known {
+            owner: fence.clone(),
+            former: Fence { incarnation: "former".into(), ..fence.clone() },
+            incarnation: fence.incarnation.to_string(),
+            generation: 1,
+        };
+        for (i, step) in steps.iter().enumerate() {
+            let i = i as u64 + 1;
+            let in_memory = outcome(&*memory, step, i, &known).await;
+            let in_redis = outcome(&*redis, step, i, &known).await;
+            let in_memory = see(&*memory, fence.session, in_memory).await;
+            let in_redis = see(&*redis, fence.session, in_redis).await;
+            prop_assert_eq!(&in_memory, &in_redis, "step {}: {:?}", i, step);
+            known.learn(&in_memory.fields);
+        }
+        Ok(())
+    });
+}

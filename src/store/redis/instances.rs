@@ -155,6 +155,18 @@ impl RedisStore {
         Ok(ids)
     }
 
+    /// Plain commands in one pipeline: whoever comes first after a loss names the new data.
+    pub(super) async fn do_dataset(&self, candidate: &str) -> StoreResult<String> {
+        let key = self.keys.dataset();
+        let calls = vec![Call::command("SETNX").arg(&key).arg(candidate), Call::command("GET").arg(&key)];
+        let mut answers = self.link.bulk(calls).await?.into_iter();
+        match (answers.next(), answers.next()) {
+            (Some(Ok(_)), Some(answer)) => reply::text(answer?, "dataset"),
+            (Some(Err(error)), _) => Err(error),
+            _ => Err(corrupt("dataset")),
+        }
+    }
+
     pub(super) async fn do_forget_instance(&self, instance_id: &str) -> StoreResult<()> {
         let call = Call::script(Script::ForgetInstance, 2);
         let call = call.arg(&self.keys.lease(instance_id)).arg(&self.keys.index(instance_id));

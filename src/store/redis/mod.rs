@@ -188,6 +188,10 @@ impl SessionStore for RedisStore {
         self.do_forget_instance(instance_id).await
     }
 
+    async fn dataset(&self, candidate: &str) -> StoreResult<String> {
+        self.do_dataset(candidate).await
+    }
+
     async fn wake(&self, incarnation: &str, session: SessionId) -> StoreResult<u64> {
         let channel = self.wake_channel(incarnation);
         let call = Call::command("PUBLISH").arg(&channel).arg(self.keys.session(&session).id());

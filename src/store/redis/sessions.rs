@@ -16,7 +16,7 @@ use crate::{
     store::{
         Accept, Accepted, Adopted, Append, Appended, Attach, Attached, AttachedTo, Attachment, Claim, Claimed,
         ClientMessage, Created, Fence, Fenceable, InboxEntry, LoggedEvent, NewSession, Owner, Page, PendingRequest,
-        Rehydration, SessionRecord, StoreResult,
+        Rehydration, Restored, SessionRecord, StoreResult,
     },
 };
 
@@ -28,19 +28,28 @@ const PURGE_ATTEMPTS: usize = 8;
 
 impl RedisStore {
     pub(super) async fn do_create(&self, new: NewSession) -> StoreResult<Created> {
-        let keys = self.keys.session(&new.session);
+        let mut keys = self.keys.session(&new.session);
+        let restored = new.restored.unwrap_or_else(|| Restored { generation: 1, ..Restored::default() });
         let (stream, attachment) = match &new.attachment {
             Some((stream, id)) => (stream.as_str(), *id),
             None => ("", 0),
         };
-        let call = Call::script(Script::Create, 1)
+        let mut call = Call::script_with_body(Script::Create, 2, pairs_len(&restored.fields))
             .arg(keys.plain())
+            .arg(keys.requests())
             .number(u64::from(new.epoch))
             .args(&[new.service.as_str(), &new.transport, &new.principal])
             .args(&[&new.owner.instance_id, &new.owner.incarnation])
             .number(millis(new.ttl))
             .arg(stream)
-            .number(attachment);
+            .number(attachment)
+            .number(restored.generation)
+            .number(restored.in_seq)
+            .number(restored.fields.len() as u64)
+            .pairs(&restored.fields);
+        for (id_key, seq) in &restored.pending {
+            call = call.arg(id_key).number(*seq);
+        }
         let index = self.index_add(&new.owner.instance_id, keys.id());
         match self.lanes.call_with(call, index).await? {
             Value::Int(1) => Ok(Created::Created),

@@ -1,0 +1,67 @@
+//! [`Host`]: one a worker thread. Session actors live on worker threads, so an adoption that no HTTP request asks for
+//! (the sweep) is done by one of these, in turn.
+
+use std::{rc::Rc, sync::Arc};
+
+use actix::prelude::*;
+
+use super::adopt::{Adoption, adopt};
+use crate::{app::Worker, protocol::session_id::SessionId};
+
+/// Adoptions that may wait for one thread; `send().await` waits beyond it.
+const MAILBOX: usize = 64;
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Host {
+    worker: Rc<Worker>,
+}
+
+/// Adopts a session from the process that had it with this generation. Reply: whether this process owns it now.
+#[derive(Debug, Message)]
+#[rtype(result = "bool")]
+pub struct AdoptHere {
+    /// The session.
+    pub session: SessionId,
+    /// Incarnation that owns it according to the store.
+    pub incarnation: Arc<str>,
+    /// Generation of that ownership.
+    pub generation: u64,
+    /// The session's service.
+    pub service: String,
+    /// Label of the metric.
+    pub cause: &'static str,
+}
+
+impl Host {
+    /// Starts the host of the current thread.
+    pub fn launch(worker: Rc<Worker>) -> Addr<Self> {
+        Self::create(|ctx| {
+            ctx.set_mailbox_capacity(MAILBOX);
+            Self { worker }
+        })
+    }
+}
+
+impl Actor for Host {
+    type Context = Context<Self>;
+}
+
+impl Handler<AdoptHere> for Host {
+    type Result = ResponseFuture<bool>;
+
+    fn handle(&mut self, from: AdoptHere, _ctx: &mut Self::Context) -> Self::Result {
+        let worker = Rc::clone(&self.worker);
+        Box::pin(async move {
+            let adopted =
+                adopt(&worker, from.session, &from.incarnation, from.generation, Some(&from.service), from.cause).await;
+            match adopted {
+                Ok(adoption) => matches!(adoption, Adoption::Adopted(_)),
+                Err(error) => {
+                    worker.app.count_store_error(&error);
+                    false
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,146 @@
+//! The sweep: finds instances whose lease has run out (killed, hung, cut off) and adopts those of their sessions that
+//! somebody waits for: with unanswered requests, or with a client stream on this instance. Idle sessions are left until
+//! a client knocks: adopting thousands of them at once would only be a storm at the upstream. STM-1, OWN-9
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use futures_util::{StreamExt as _, stream};
+
+use super::host::AdoptHere;
+use crate::{
+    app::App,
+    lifecycle::Phase,
+    protocol::session_id::SessionId,
+    store::{InstanceInfo, Owner, StoreResult},
+};
+
+/// Sessions of a dead instance that are looked at side by side.
+const CONCURRENCY: usize = 32;
+
+/// A dead instance's sessions are looked through again after this, for what was posted in the moment of its death.
+const LOOK_AGAIN_FIRST: Duration = Duration::from_secs(2);
+/// And then at this pace until they are adopted or have expired; POSTs find the owner gone by themselves.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// What the last sweep saw.
+#[derive(Debug, Default)]
+pub struct Sightings {
+    inner: Mutex<Seen>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// Incarnation by instance id, of living leases.
+    alive: HashMap<Arc<str>, Arc<str>>,
+    /// When a dead instance's sessions were looked through last, and how long until the next time.
+    looked: HashMap<Arc<str>, (Instant, Duration)>,
+}
+
+impl Sightings {
+    /// The last sweep saw this owner alive. A fresh process may be unknown yet: ask [`is_gone`] before acting on `false`.
+    pub fn saw_alive(&self, owner: &Owner) -> bool {
+        let seen = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.alive.get(&owner.instance_id).is_some_and(|incarnation| *incarnation == owner.incarnation)
+    }
+
+    fn update(&self, alive: &[InstanceInfo]) {
+        let mut seen = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.alive = alive
+            .iter()
+            .map(|info| (Arc::clone(&info.owner.instance_id), Arc::clone(&info.owner.incarnation)))
+            .collect();
+    }
+
+    /// Whether it is time to look through this instance's sessions. Living instances are due when their incarnation is
+    /// new: the one before left its sessions behind.
+    fn is_due(&self, instance: &str, incarnation: Option<&Arc<str>>) -> bool {
+        let key: Arc<str> = match incarnation {
+            Some(incarnation) => format!("{instance} {incarnation}").into(),
+            None => instance.into(),
+        };
+        let mut seen = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let before = seen.looked.get(&key).copied();
+        let due = match (before, incarnation) {
+            (None, _) => true,
+            (Some(_), Some(_)) => false,
+            (Some((at, pause)), None) => now.duration_since(at) >= pause,
+        };
+        if due {
+            seen.looked.insert(key, (now, if before.is_none() { LOOK_AGAIN_FIRST } else { LOOK_AGAIN }));
+        }
+        due
+    }
+}
+
+/// The owner has no living lease, as the store says now.
+pub async fn is_gone(app: &App, owner: &Owner) -> StoreResult<bool> {
+    if owner.incarnation.is_empty() {
+        return Ok(true);
+    }
+    if app.sightings.saw_alive(owner) {
+        return Ok(false);
+    }
+    Ok(!app.store.instances().await?.iter().any(|info| info.owner.incarnation == owner.incarnation))
+}
+
+/// One round.
+pub async fn sweep(app: &Arc<App>) -> StoreResult<()> {
+    let alive = app.store.instances().await?;
+    app.sightings.update(&alive);
+    if app.lifecycle.phase() != Phase::Ready {
+        return Ok(());
+    }
+    let incarnations: HashSet<Arc<str>> = alive.iter().map(|info| Arc::clone(&info.owner.incarnation)).collect();
+    for instance in app.store.known_instances().await? {
+        let lives = alive.iter().find(|info| *info.owner.instance_id == *instance);
+        if !app.sightings.is_due(&instance, lives.map(|info| &info.owner.incarnation)) {
+            continue;
+        }
+        let sessions = app.store.owned_by(&instance).await?;
+        if lives.is_none() {
+            if sessions.is_empty() {
+                app.store.forget_instance(&instance).await?;
+                continue;
+            }
+            tracing::info!(instance, sessions = sessions.len(), "an instance is gone; looking through its sessions");
+        }
+        let incarnations = &incarnations;
+        stream::iter(sessions)
+            .for_each_concurrent(CONCURRENCY, |session| async move {
+                if let Err(error) = adopt_if_needed(app, session, incarnations).await {
+                    app.count_store_error(&error);
+                }
+            })
+            .await;
+    }
+    Ok(())
+}
+
+async fn adopt_if_needed(app: &Arc<App>, session: SessionId, alive: &HashSet<Arc<str>>) -> StoreResult<()> {
+    if app.directory.session(&session).is_some() {
+        return Ok(());
+    }
+    let Some(record) = app.store.load(session).await? else { return Ok(()) };
+    let field = |name: &str| record.fields.get(name).map(String::as_str).unwrap_or_default();
+    let incarnation: Arc<str> = field("incarnation").into();
+    if alive.contains(&incarnation) {
+        return Ok(());
+    }
+    let shown_here = !app.directory.attachments(&session).is_empty();
+    let needed = shown_here || field("in_seq") != field("in_claimed") || !app.store.pending(session).await?.is_empty();
+    let Ok(generation) = field("generation").parse() else { return Ok(()) };
+    if !needed {
+        return Ok(());
+    }
+    let adopt = AdoptHere { session, incarnation, generation, service: field("service").to_owned(), cause: "sweep" };
+    if let Some(host) = app.next_host() {
+        // A host ends only with its thread, and then the process ends.
+        let _ = host.send(adopt).await;
+    }
+    Ok(())
+}
