@@ -9,3 +9,5 @@
 mod harness;
 
 mod smoke;
+mod starting;
+mod surfaces;
