@@ -8,6 +8,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod requests;
 mod smoke;
 mod starting;
 mod surfaces;
