@@ -91,6 +91,12 @@ impl App {
         self.lease.holds()
     }
 
+    /// A missing lease of another instance means its death only to somebody whose own lease has held for a whole period:
+    /// after the store was away or lost its data, all leases are missing and all instances alive.
+    pub fn may_judge_leases(&self) -> bool {
+        self.lease.held_for(self.settings.session.lease)
+    }
+
     /// Id of the data that the store holds.
     pub fn dataset(&self) -> Arc<str> {
         Arc::clone(&self.data.lock().unwrap_or_else(PoisonError::into_inner).0)
@@ -173,11 +179,13 @@ pub struct LeaseClock {
     origin: Instant,
     /// Milliseconds after `origin`.
     until: AtomicU64,
+    /// Since when it has held without a break, milliseconds after `origin`.
+    since: AtomicU64,
 }
 
 impl Default for LeaseClock {
     fn default() -> Self {
-        Self { origin: Instant::now(), until: AtomicU64::new(0) }
+        Self { origin: Instant::now(), until: AtomicU64::new(0), since: AtomicU64::new(0) }
     }
 }
 
@@ -185,12 +193,29 @@ impl LeaseClock {
     /// The store granted `lease` to a request that was sent at `asked`: counted from the asking, so that the store never
     /// ends it before we do.
     pub fn renewed(&self, asked: Instant, lease: Duration) {
-        let until = asked.duration_since(self.origin) + lease;
-        self.until.store(u64::try_from(until.as_millis()).unwrap_or(u64::MAX), Ordering::Release);
+        let asked = self.millis_at(asked);
+        let lapsed = asked > self.until.load(Ordering::Acquire);
+        if lapsed {
+            self.since.store(asked, Ordering::Release);
+        }
+        let lease = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
+        self.until.store(asked.saturating_add(lease), Ordering::Release);
+    }
+
+    fn millis_at(&self, at: Instant) -> u64 {
+        // At least 1: 0 is "never".
+        u64::try_from(at.duration_since(self.origin).as_millis()).unwrap_or(u64::MAX).max(1)
     }
 
     fn holds(&self) -> bool {
-        self.origin.elapsed().as_millis() < u128::from(self.until.load(Ordering::Acquire))
+        self.millis_at(Instant::now()) < self.until.load(Ordering::Acquire)
+    }
+
+    /// The lease was renewed without a break for at least `period`.
+    fn held_for(&self, period: Duration) -> bool {
+        let since = self.since.load(Ordering::Acquire);
+        let held = self.millis_at(Instant::now()).saturating_sub(since);
+        self.holds() && since > 0 && u128::from(held) >= period.as_millis()
     }
 }
 

@@ -45,10 +45,6 @@ use crate::{
 /// Name of the cookie for clients that keep cookies and nothing else.
 const COOKIE: &str = "mcp_session";
 
-/// Without a cursor of its own a client may have lost at most what was on its way: so many events before the last one
-/// handed to its connection are looked through for answers.
-const REBIND_MARGIN: u64 = 64;
-
 /// Query of the GET.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -139,46 +135,68 @@ async fn serve(
         prefix: format!("{forwarded_prefix}{}", worker.app.settings.server.base_path),
     };
     let secure = forwarded::is_https(request, &security.trusted_proxies);
-    if let Some(cursor) = request.headers().get("last-event-id").filter(|value| !value.is_empty()) {
-        let cursor = cursor.to_str().ok().and_then(|text| text.parse::<EventId>().ok());
-        let reason = match cursor {
-            Some(cursor) => {
-                let session = cursor.session;
-                match opening.resume(session, Some(cursor), By::LastEventId).await? {
-                    Some(ready) => return Ok(opening.respond(ready, secure)),
-                    None => "session_gone",
-                }
-            }
-            None => "cursor_foreign",
-        };
-        // A status other than 200 would stop stock clients for good: a new session, and the loss said aloud. EVT-6
-        worker.app.metrics.resume_failed.with_label_values(&[reason]).inc();
-        let ready = opening.create(Some(reason)).await?;
-        return Ok(opening.respond(ready, secure));
+    match opening.find(request, query, secure).await {
+        // A returning client would take any status but 200 as the end, for good. A stream that breaks at once sends it
+        // round again.
+        Err(ApiError::StoreUnavailable) if is_returning(request) => {
+            let broken = stream::once(future::ready(Err(Aborted("the session store does not answer"))));
+            Ok(response(broken, None, secure))
+        }
+        outcome => outcome,
     }
-    if let Some(named) = &query.session_id {
-        let session = named.parse().map_err(|_| ApiError::UnknownSession)?;
-        let ready = opening.resume(session, None, By::SessionId).await?.ok_or(ApiError::UnknownSession)?;
-        return Ok(opening.respond(ready, secure));
-    }
-    if let Some(ready) = opening.resume_by_cookie(request).await? {
-        return Ok(opening.respond(ready, secure));
-    }
-    // Only a client that has been initialised sends its version: this GET is a reconnect. Python clients never
-    // reconnect, and would hang on a message before the endpoint.
-    let is_python = request
-        .headers()
-        .get(header::USER_AGENT)
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|agent| agent.starts_with("python"));
-    if request.headers().contains_key("mcp-protocol-version") && !is_python {
-        return Ok(response(opening.rebind(), None, secure));
-    }
-    let ready = opening.create(None).await?;
-    Ok(opening.respond(ready, secure))
+}
+
+/// Only a client that had a stream before sends one of these.
+fn is_returning(request: &HttpRequest) -> bool {
+    let headers = request.headers();
+    headers.contains_key("last-event-id")
+        || headers.contains_key("mcp-protocol-version")
+        || request.cookie(COOKIE).is_some()
 }
 
 impl Opening {
+    async fn find(&self, request: &HttpRequest, query: &Query, secure: bool) -> Result<HttpResponse, ApiError> {
+        let opening = self;
+        let worker = &self.worker;
+        if let Some(cursor) = request.headers().get("last-event-id").filter(|value| !value.is_empty()) {
+            let cursor = cursor.to_str().ok().and_then(|text| text.parse::<EventId>().ok());
+            let reason = match cursor {
+                Some(cursor) => {
+                    let session = cursor.session;
+                    match opening.resume(session, Some(cursor), By::LastEventId).await? {
+                        Some(ready) => return Ok(opening.respond(ready, secure)),
+                        None => "session_gone",
+                    }
+                }
+                None => "cursor_foreign",
+            };
+            // A status other than 200 would stop stock clients for good: a new session, and the loss said aloud. EVT-6
+            worker.app.metrics.resume_failed.with_label_values(&[reason]).inc();
+            let ready = opening.create(Some(reason)).await?;
+            return Ok(opening.respond(ready, secure));
+        }
+        if let Some(named) = &query.session_id {
+            let session = named.parse().map_err(|_| ApiError::UnknownSession)?;
+            let ready = opening.resume(session, None, By::SessionId).await?.ok_or(ApiError::UnknownSession)?;
+            return Ok(opening.respond(ready, secure));
+        }
+        if let Some(ready) = opening.resume_by_cookie(request).await? {
+            return Ok(opening.respond(ready, secure));
+        }
+        // Only a client that has been initialised sends its version: this GET is a reconnect. Python clients never
+        // reconnect, and would hang on a message before the endpoint.
+        let is_python = request
+            .headers()
+            .get(header::USER_AGENT)
+            .and_then(|value| value.to_str().ok())
+            .is_some_and(|agent| agent.starts_with("python"));
+        if request.headers().contains_key("mcp-protocol-version") && !is_python {
+            return Ok(response(opening.clone().rebind(), None, secure));
+        }
+        let ready = opening.create(None).await?;
+        Ok(opening.respond(ready, secure))
+    }
+
     fn respond(&self, ready: Ready, secure: bool) -> HttpResponse {
         response(ready.pump.into_stream(), Some(ready.session), secure)
     }
@@ -264,7 +282,7 @@ impl Opening {
             Some(cursor) if cursor_epoch_fits => cursor.seq,
             // Another life of the session: all of this one is new to the client, and it is told. EVT-6
             Some(_) => 0,
-            None => sent.saturating_sub(REBIND_MARGIN),
+            None => sent.saturating_sub(app.settings.stream.rebind_replay),
         };
         let mut first = Vec::new();
         // After a ping-rebind the client keeps its endpoint; others expect one on every connection.

@@ -82,7 +82,7 @@ pub async fn is_gone(app: &App, owner: &Owner) -> StoreResult<bool> {
     if owner.incarnation.is_empty() {
         return Ok(true);
     }
-    if app.sightings.saw_alive(owner) {
+    if app.sightings.saw_alive(owner) || !app.may_judge_leases() || app.data_lost().await {
         return Ok(false);
     }
     Ok(!app.store.instances().await?.iter().any(|info| info.owner.incarnation == owner.incarnation))
@@ -92,7 +92,7 @@ pub async fn is_gone(app: &App, owner: &Owner) -> StoreResult<bool> {
 pub async fn sweep(app: &Arc<App>) -> StoreResult<()> {
     let alive = app.store.instances().await?;
     app.sightings.update(&alive);
-    if app.lifecycle.phase() != Phase::Ready {
+    if app.lifecycle.phase() != Phase::Ready || !app.may_judge_leases() {
         return Ok(());
     }
     let incarnations: HashSet<Arc<str>> = alive.iter().map(|info| Arc::clone(&info.owner.incarnation)).collect();
