@@ -172,11 +172,6 @@ impl EventStream {
         self.parser.retry_ms
     }
 
-    /// The last event id, as the standard keeps it.
-    pub fn last_event_id(&self) -> Option<&str> {
-        self.parser.last_event_id.as_deref()
-    }
-
     /// Ends the connection with RST.
     pub fn reset(self) {
         let socket = self.reader.into_inner();
@@ -195,7 +190,6 @@ struct Parser {
     name: String,
     data: String,
     has_data: bool,
-    last_event_id: Option<String>,
     retry_ms: Option<u64>,
 }
 
@@ -248,9 +242,6 @@ impl Parser {
 
     fn dispatch(&mut self) {
         let id = self.id.take();
-        if id.is_some() {
-            self.last_event_id.clone_from(&id);
-        }
         let name = std::mem::take(&mut self.name);
         let mut data = std::mem::take(&mut self.data);
         if !std::mem::take(&mut self.has_data) {

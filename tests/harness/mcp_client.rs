@@ -568,8 +568,9 @@ impl Inner {
     fn take(self: &Arc<Self>, connection: usize, item: Item, stream: &EventStream) {
         let Item::Event(event) = item else { return };
         let mut state = self.state();
-        if let Some(id) = stream.last_event_id() {
-            state.cursor = Some(id.to_owned());
+        // Of this event, not of those that have been parsed behind it and will never be seen if the stream is cut now.
+        if event.id.is_some() {
+            state.cursor.clone_from(&event.id);
         }
         state.retry = stream.retry_ms().map(Duration::from_millis).or(state.retry);
         let mut answer = None;

@@ -8,6 +8,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod events;
 mod requests;
 mod smoke;
 mod starting;
