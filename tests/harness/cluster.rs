@@ -26,6 +26,7 @@ pub struct Builder {
     redis: bool,
     redis_proxy: bool,
     redis_args: Vec<&'static str>,
+    redis_login: Option<&'static str>,
     nginx: Option<bool>,
     env: Env,
 }
@@ -68,6 +69,12 @@ impl Builder {
         self
     }
 
+    /// Routers log in as `user:password`; a fresh server takes any password of `default`.
+    pub fn redis_login(mut self, login: &'static str) -> Self {
+        self.redis_login = Some(login);
+        self
+    }
+
     /// nginx in front.
     pub fn nginx(mut self, ip_hash: bool) -> Self {
         self.nginx = Some(ip_hash);
@@ -99,7 +106,8 @@ impl Builder {
             env.entry("MCP_UPSTREAMS".to_owned()).or_insert_with(|| format!("{SERVICE}={}", urls.join(",")));
         }
         if let Some(redis) = &redis {
-            let url = redis_proxy.as_ref().map_or_else(|| redis.url(), |proxy| format!("redis://{}", proxy.addr()));
+            let addr = redis_proxy.as_ref().map_or(([127, 0, 0, 1], redis.port()).into(), FaultProxy::addr);
+            let url = self.redis_login.map_or(format!("redis://{addr}"), |login| format!("redis://{login}@{addr}"));
             env.entry("REDIS_URL".to_owned()).or_insert(url);
         }
         let mut routers: Vec<RouterProcess> = (1..=self.routers)
@@ -143,6 +151,7 @@ impl Cluster {
             redis: true,
             redis_proxy: false,
             redis_args: Vec::new(),
+            redis_login: None,
             nginx: None,
             env: Env::new(),
         }

@@ -20,8 +20,8 @@ use tokio::{
 
 use super::{PATIENCE, http::header};
 
-/// Messages that may wait for one stream.
-const QUEUE: usize = 1024;
+/// Messages that may wait for one stream: few, so that a test feels it when the router reads no further.
+const QUEUE: usize = 16;
 
 /// What the server does with a request.
 #[derive(Debug, Clone)]

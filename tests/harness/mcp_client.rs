@@ -412,8 +412,11 @@ impl McpClient {
 
     /// Waits for a message that `wanted` likes; the first such, old ones included.
     pub async fn message(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        // What has been looked at is not looked at again: there may be megabytes of it.
+        let looked = std::cell::Cell::new(0);
         self.until(what, |state| {
-            state.records.iter().filter(|record| record.name == "message").map(Record::json).find(|json| wanted(json))
+            let fresh = &state.records[looked.replace(state.records.len())..];
+            fresh.iter().filter(|record| record.name == "message").map(Record::json).find(|json| wanted(json))
         })
         .await
     }

@@ -8,7 +8,9 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod bounds;
 mod events;
+mod ownership;
 mod requests;
 mod smoke;
 mod starting;
