@@ -318,6 +318,9 @@ impl SessionActor {
                     superseded.end(End::Superseded);
                 }
                 let took = !entries.is_empty();
+                if took {
+                    self.last_active = Instant::now();
+                }
                 for entry in entries {
                     self.arrive(entry.seq, entry.body, ctx);
                 }
