@@ -9,9 +9,12 @@
 mod harness;
 
 mod bounds;
+mod deployment;
 mod events;
 mod ownership;
 mod requests;
+mod sdk;
 mod smoke;
 mod starting;
 mod surfaces;
+mod upstreams;
