@@ -16,5 +16,6 @@ mod requests;
 mod sdk;
 mod smoke;
 mod starting;
+mod storms;
 mod surfaces;
 mod upstreams;
