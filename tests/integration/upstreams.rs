@@ -95,7 +95,7 @@ async fn the_death_of_one_server_costs_no_session() {
         let key = format!("\"key-{number}\"");
         eventually("an increment forwarded or answered", || async {
             let pending = redis.pending(&client.session()).await;
-            pending.iter().all(|(id, forwarded)| *id != key || *forwarded)
+            pending.iter().all(|(id, _, forwarded)| *id != key || *forwarded)
         })
         .await;
     }
