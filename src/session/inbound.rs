@@ -32,6 +32,10 @@ use crate::{
 /// Inbox entries claimed at a time.
 const CLAIM_BATCH: usize = 64;
 
+/// POSTs of one session that may be without an answer at a time. More than one only for servers that answer a POST when
+/// its work is done.
+const MAX_POSTS: usize = 32;
+
 /// First wait before a failed store operation is repeated; doubled, with jitter, up to [`RETRY_MAX`]. STM-2
 pub(super) const RETRY_MIN: Duration = Duration::from_millis(20);
 /// Longest wait before a failed store operation is repeated.
@@ -146,7 +150,7 @@ impl Handler<Deliver> for SessionActor {
             message: kind,
             body: message.body.clone(),
             fence: Some(self.fence.clone()),
-            forward_now: self.link.is_open() && !self.draining,
+            forward_now: self.may_take_more(),
             acked: self.acked(),
             set,
             delete,
@@ -273,6 +277,12 @@ impl SessionActor {
         self.pump_posts(ctx);
     }
 
+    /// Messages can go up now. What is claimed counts as forwarded and waits in this process, so no more is claimed than
+    /// will soon be sent; the rest waits in the inbox, which has a bound (MEM-2).
+    fn may_take_more(&self) -> bool {
+        self.link.is_open() && !self.draining && self.to_send.len() < CLAIM_BATCH
+    }
+
     /// Asks the store for unclaimed inbox entries and for who holds the client stream.
     pub(super) fn claim(&mut self, ctx: &mut Context<Self>) {
         if self.claiming {
@@ -281,7 +291,7 @@ impl SessionActor {
         }
         self.claiming = true;
         self.claim_again = false;
-        let may_take = self.link.is_open() && !self.draining;
+        let may_take = self.may_take_more();
         let claim = Claim {
             fence: self.fence.clone(),
             acked: self.acked(),
@@ -324,9 +334,10 @@ impl SessionActor {
                 for entry in entries {
                     self.arrive(entry.seq, entry.body, ctx);
                 }
+                self.more_waits = more;
                 if more && !self.link.is_open() {
                     self.ensure_link(ctx);
-                } else if (more && took) || self.claim_again {
+                } else if (more && self.may_take_more()) || self.claim_again {
                     self.claim(ctx);
                 }
                 self.release_if_quiet(false, ctx);
@@ -446,7 +457,7 @@ impl SessionActor {
 
     /// POSTs the next message, one after the other: each waits for the one before it, but not for long.
     pub(super) fn pump_posts(&mut self, ctx: &mut Context<Self>) {
-        if self.posting {
+        if self.posting || self.posts_under_way >= MAX_POSTS {
             return;
         }
         let link::Link::Open { post, .. } = &self.link else {
@@ -464,8 +475,10 @@ impl SessionActor {
         let Some((seq, outbound)) = self.to_send.pop_first() else {
             return;
         };
+
         let Some(endpoint) = &self.endpoint else { return };
         self.posting = true;
+        self.posts_under_way += 1;
         if let Some(request) = outbound.id.as_ref().and_then(|id| self.in_flight.get_mut(id)) {
             request.progress = Progress::MaybeSent;
             request.attempts += 1;
@@ -479,6 +492,9 @@ impl SessionActor {
                 Either::Right(((), sent)) => Either::Right(sent),
             }
         };
+        if self.more_waits && self.to_send.len() == CLAIM_BATCH / 2 {
+            self.claim(ctx);
+        }
         ctx.spawn(raced.into_actor(self).map(move |raced, actor, ctx| {
             actor.posting = false;
             match raced {
@@ -487,6 +503,7 @@ impl SessionActor {
                 Either::Right(sent) => {
                     ctx.spawn(sent.into_actor(actor).map(move |outcome, actor, ctx| {
                         actor.posted(link_number, seq, outbound, outcome, ctx);
+                        actor.pump_posts(ctx);
                     }));
                 }
             }
@@ -531,6 +548,7 @@ impl SessionActor {
         outcome: Result<Result<(), PostError>, MailboxError>,
         ctx: &mut Context<Self>,
     ) {
+        self.posts_under_way -= 1;
         let outcome = outcome.unwrap_or_else(|_| Err(PostError::NotSent("the upstream's actor is gone".to_owned())));
         let error = match outcome {
             Ok(()) => {

@@ -79,7 +79,11 @@ impl RedisClient {
     /// Ids (JSON text) of the requests without an answer, and whether each is marked forwarded.
     pub async fn pending(&self, session: &str) -> Vec<(String, bool)> {
         let rows: Vec<(String, String)> = self.run(&["HGETALL", &Self::requests_key(session)]).await;
-        rows.into_iter().map(|(id, state)| (id, state.split(' ').nth(1) == Some("1"))).collect()
+        // The field with the empty name is no request: it keeps the table.
+        rows.into_iter()
+            .filter(|(id, _)| !id.is_empty())
+            .map(|(id, state)| (id, state.split(' ').nth(1) == Some("1")))
+            .collect()
     }
 
     /// All keys. For a test's own small server; the program itself never does this.
