@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use actix_web::{HttpServer, dev::ServerHandle, web};
+use actix_web::{HttpServer, dev::ServerHandle, middleware::Condition, web};
 use socket2::{Domain, SockRef, Socket, Type};
 use tokio::signal::unix::{SignalKind, signal};
 use url::Url;
@@ -325,7 +325,11 @@ fn serve(app: &Arc<App>, listener: TcpListener) -> Result<actix_web::dev::Server
             let base = app.settings.server.base_path.clone();
             actix_web::App::new()
                 .app_data(web::Data::new(worker))
-                .wrap(tracing_actix_web::TracingLogger::<http::MaskedSpans>::new())
+                // A span for each request costs more than a small request: only for those who look.
+                .wrap(Condition::new(
+                    tracing::enabled!(tracing::Level::DEBUG),
+                    tracing_actix_web::TracingLogger::<http::MaskedSpans>::new(),
+                ))
                 .configure(|config| http::configure(config, &base))
         }
     };

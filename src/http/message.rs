@@ -112,7 +112,7 @@ fn identity(request: &HttpRequest, body: &[u8], trusted: &[ipnet::IpNet]) -> Str
             body.hash(&mut hasher);
             format!("{given}:{:016x}", hasher.finish())
         }
-        None => uuid::Uuid::new_v4().simple().to_string(),
+        None => format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..)),
     }
 }
 
@@ -208,15 +208,18 @@ async fn deliver_by_store(
             // A hung owner still listens; its lease tells.
             let gone = listeners == 0 || ours || matches!(is_gone(app, &owner).await, Ok(true));
             if gone {
-                // Nobody will look: this instance becomes the owner. The message is safe either way.
-                take_over(worker, session, &owner.incarnation, generation).await;
+                // Nobody will look: this instance becomes the owner. The message is safe either way, so the client
+                // need not wait for it.
+                let worker = Rc::clone(worker);
+                actix_rt::spawn(async move { take_over(&worker, session, &owner.incarnation, generation).await });
             }
             Ok(Delivered::Accepted)
         }
         Accepted::Duplicate { claimed, .. } => {
             count("duplicate");
             if !claimed {
-                wake_or_adopt(worker, session).await;
+                let worker = Rc::clone(worker);
+                actix_rt::spawn(async move { wake_or_adopt(&worker, session).await });
             }
             Ok(Delivered::Duplicate)
         }

@@ -326,12 +326,16 @@ impl Opening {
             || joined.owner.incarnation == app.me.incarnation
             || matches!(is_gone(app, &joined.owner).await, Ok(true));
         if orphaned {
-            let (from, generation) = (&joined.owner.incarnation, joined.generation);
-            let adopted = adopt(&self.worker, session, from, generation, Some(&joined.service), "attach").await;
-            if let Err(error) = adopted {
-                // The stream stays and reads the log; the next POST or the sweep tries again.
-                app.count_store_error(&error);
-            }
+            // Beside the stream, which reads the log whoever owns the session.
+            let (worker, joined) = (Rc::clone(&self.worker), joined.clone());
+            actix_rt::spawn(async move {
+                let (from, generation) = (&joined.owner.incarnation, joined.generation);
+                let adopted = adopt(&worker, session, from, generation, Some(&joined.service), "attach").await;
+                if let Err(error) = adopted {
+                    // The next POST or the sweep tries again.
+                    worker.app.count_store_error(&error);
+                }
+            });
         }
     }
 

@@ -378,8 +378,15 @@ impl SessionActor {
         }
         let (app, fence) = (Arc::clone(self.app()), self.fence.clone());
         let released = async move {
-            let outcome = app.store.release(&fence).await;
-            if let Err(error) = outcome {
+            let released = async {
+                app.store.release(&fence).await?;
+                // OWN-9: somebody else looks at it at once, in case that a client waits elsewhere.
+                if let Some(heir) = app.sightings.another(&app.me) {
+                    app.store.wake(&heir, fence.session).await?;
+                }
+                Ok::<(), StoreError>(())
+            };
+            if let Err(error) = released.await {
                 // The lease's end says it then.
                 app.count_store_error(&error);
             }

@@ -214,7 +214,7 @@ impl SessionActor {
             }
             Ok(Accepted::TooManyPending) => {
                 count("refused");
-                Err(DeliverError::TooMany)
+                self.refuse(&body, ctx)
             }
             Ok(Accepted::WrongService) => Err(DeliverError::WrongService),
             Ok(Accepted::NotFound) => {
@@ -234,6 +234,25 @@ impl SessionActor {
                 Err(DeliverError::StoreUnavailable)
             }
         }
+    }
+
+    /// A request beyond the cap gets its error on the stream: a status other than 2xx ends the session of some clients.
+    /// It was not journaled, so this answer is no answer in the sense of REQ-2. MEM-5
+    fn refuse(&mut self, body: &Bytes, ctx: &mut Context<Self>) -> Result<Delivered, DeliverError> {
+        let Ok(Head { kind: Kind::Request { id, .. }, .. }) = Head::parse(body) else {
+            return Err(DeliverError::TooMany);
+        };
+        if self.outbox.len() >= self.app().settings.limits.max_inbox {
+            return Err(DeliverError::TooMany);
+        }
+        self.app().metrics.router_errors.with_label_values(&["too_many"]).inc();
+        let limit = self.app().settings.limits.max_inflight;
+        let why =
+            format!("more than {limit} requests of this session are without an answer; the request was not executed");
+        let details = serde_json::json!({ "reason": "too_many", "outcome": "not_executed", "retry": true });
+        let error = jsonrpc::error_response(id.as_json(), jsonrpc::INTERNAL_ERROR, &why, Some(&details));
+        self.push_event(Outgoing::message(error), ctx);
+        Ok(Delivered::Accepted)
     }
 
     fn schedule_claim(&self, after: Duration, ctx: &mut Context<Self>) {
@@ -299,6 +318,9 @@ impl SessionActor {
                     superseded.end(End::Superseded);
                 }
                 let took = !entries.is_empty();
+                if took {
+                    self.last_active = Instant::now();
+                }
                 for entry in entries {
                     self.arrive(entry.seq, entry.body, ctx);
                 }

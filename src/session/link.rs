@@ -475,7 +475,7 @@ impl SessionActor {
     /// Periodic: a link that was given up is tried again, a silent one is asked for a sign of life.
     pub(super) fn check_link(&mut self, ctx: &mut Context<Self>) {
         let idle_timeout = self.app().settings.upstream.idle_timeout;
-        if matches!(self.link, Link::Idle) && self.wants_link() && self.attachment.is_some() {
+        if matches!(self.link, Link::Idle) && self.wants_link() {
             self.ensure_link(ctx);
         } else if self.link.is_open() && self.last_heard.elapsed() > idle_timeout * 2 {
             // The ping of the round before has met silence.
