@@ -24,6 +24,7 @@ served again and it is back, the next one is broken. Then a table, and exit code
                  drill starts its own: free ports, Redis without persistence, files in a temporary folder
   --turns        nginx hands requests to the instances in turn (IP_HASH=off), so that most sessions have their owner and
                  their stream on two instances; otherwise clients come from many addresses, and ip_hash spreads them
+  --together     all clients come from one address: ip_hash hands all sessions to one instance
   --keep         leave the folder with logs behind; it is left behind anyway when the drill fails
   --             what follows goes to the client: target/release/examples/drill --help
 
@@ -31,7 +32,7 @@ Environment: BIN_DIR (binaries of the router and the server) and DRILL_BIN (the 
 END
 }
 
-faults=kill rounds=10 minutes="" sessions=64 running=0 turns=0 keep=0
+faults=kill rounds=10 minutes="" sessions=64 running=0 turns=0 together=0 keep=0
 while [ $# -gt 0 ]; do
     case $1 in
         --kill | --term | --stop | --rolling) faults=${1#--} ;;
@@ -44,6 +45,7 @@ while [ $# -gt 0 ]; do
             ;;
         --running) running=1 ;;
         --turns) turns=1 ;;
+        --together) together=1 ;;
         --keep) keep=1 ;;
         --)
             shift
@@ -161,5 +163,5 @@ declare -a options=(
 )
 [ -z "$minutes" ] || options+=(--minutes "$minutes")
 # Elsewhere than on Linux only 127.0.0.1 is there.
-[ "$turns" = 1 ] || [ "$(uname)" != Linux ] || options+=(--spread)
+[ "$turns$together" != 00 ] || [ "$(uname)" != Linux ] || options+=(--spread)
 "$drill_bin" "${options[@]}" "$@"

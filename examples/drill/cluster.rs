@@ -226,7 +226,10 @@ impl Cluster {
     /// Over all processes that there have been: adoptions, and broken guarantees by the router's own count.
     pub fn counted(&self) -> (f64, f64) {
         let counters = self.counters.borrow();
-        (counters.values().map(|process| process.adoptions).sum(), counters.values().map(|process| process.violations).sum())
+        (
+            counters.values().map(|process| process.adoptions).sum(),
+            counters.values().map(|process| process.violations).sum(),
+        )
     }
 
     /// Reads the memory of all instances.
@@ -234,7 +237,9 @@ impl Cluster {
         for instance in &self.instances {
             let Some(pid) = self.pid(instance) else { continue };
             let Ok(output) = Command::new("ps").args(["-o", "rss=", "-p", &pid.to_string()]).output() else { continue };
-            if let Ok(rss) = String::from_utf8_lossy(&output.stdout).trim().parse() {
+            if let Ok(rss) = String::from_utf8_lossy(&output.stdout).trim().parse::<f64>()
+                && rss > 0.0
+            {
                 let sample = MemorySample { at: self.began.elapsed(), port: instance.port, pid, rss };
                 self.memory.borrow_mut().push(sample);
             }

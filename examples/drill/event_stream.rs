@@ -74,3 +74,39 @@ impl Parser {
         sink(Event { name, id, data });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn events(pieces: &[&str]) -> (Vec<Event>, Option<u64>) {
+        let (mut parser, mut events) = (Parser::default(), Vec::new());
+        for piece in pieces {
+            parser.feed(piece.as_bytes(), |event| events.push(event));
+        }
+        (events, parser.take_retry())
+    }
+
+    fn event(name: &str, id: Option<&str>, data: &str) -> Event {
+        Event { name: name.to_owned(), id: id.map(str::to_owned), data: data.to_owned() }
+    }
+
+    #[test]
+    fn events_are_read_however_the_bytes_are_cut() {
+        let text = ": hb\nid: s.0\nretry: 500\nevent: endpoint\ndata: /x\n\nid: s.1\r\ndata: a\r\ndata:b\r\n\r\ndata: c\n\n: cut";
+        let wanted = vec![
+            event("endpoint", Some("s.0"), "/x"),
+            event("message", Some("s.1"), "a\nb"),
+            event("message", None, "c"),
+        ];
+        assert_eq!(events(&[text]), (wanted, Some(500)));
+        let pieces: Vec<String> = text.chars().map(String::from).collect();
+        let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
+        assert_eq!(events(&pieces), events(&[text]));
+    }
+
+    #[test]
+    fn an_event_that_was_cut_off_is_none() {
+        assert_eq!(events(&["id: s.1\ndata: half"]).0, []);
+    }
+}

@@ -127,6 +127,8 @@ pub struct Ledger {
 /// An answer as the stream had it.
 #[derive(Debug)]
 pub struct Answer {
+    /// What was asked for.
+    pub kind: Kind,
     /// When its POST was first sent.
     pub sent: Instant,
     /// What it took beyond what the call itself takes.
@@ -175,7 +177,8 @@ impl Ledger {
 
     /// A numbered event; `false` when it was seen before.
     pub fn event(&mut self, id: &str, session: usize) -> bool {
-        let Some((stream, seq)) = id.rsplit_once('.').and_then(|(stream, seq)| Some((stream, seq.parse::<u64>().ok()?)))
+        let Some((stream, seq)) =
+            id.rsplit_once('.').and_then(|(stream, seq)| Some((stream, seq.parse::<u64>().ok()?)))
         else {
             self.out_of_order += 1;
             self.complain(format!("session {session}: an event id without a number"));
@@ -248,7 +251,7 @@ impl Ledger {
             let _ = wake.send(());
         }
         let own = if let Kind::Wait(millis) = open.kind { Duration::from_millis(millis) } else { Duration::ZERO };
-        Some(Answer { sent: open.sent, delay: open.sent.elapsed().saturating_sub(own) })
+        Some(Answer { kind: open.kind, sent: open.sent, delay: open.sent.elapsed().saturating_sub(own) })
     }
 
     /// Remembers something to be told.
@@ -322,5 +325,103 @@ impl Totals {
             (self.sessions_lost, "sessions were lost"),
         ];
         checks.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn echoed(text: &str) -> Value {
+        json!({ "id": 1, "result": { "content": [{ "type": "text", "text": text }] } })
+    }
+
+    fn totals(ledger: &Ledger, runs: u64) -> Totals {
+        let mut totals = Totals::default();
+        ledger.add_to(&mut totals, |_| runs);
+        totals
+    }
+
+    #[test]
+    fn what_is_promised_and_kept_is_no_failure() {
+        let mut ledger = Ledger::default();
+        let _woken = ledger.open(1, Kind::Echo);
+        ledger.accepted(1);
+        assert!(ledger.event("s.g.e.1", 0));
+        assert!(ledger.answer(0, 1, &echoed("text"), "text").is_some());
+        let totals = totals(&ledger, 0);
+        assert_eq!((totals.accepted, totals.answered), (1, 1));
+        assert_eq!(totals.failures(), Vec::<String>::new());
+    }
+
+    /// The judge must be able to say no: each fault alone makes a run fail.
+    #[test]
+    fn each_fault_is_seen() {
+        type Deed = fn(&mut Ledger);
+        let accepted = |ledger: &mut Ledger, kind| {
+            let _woken = ledger.open(1, kind);
+            ledger.accepted(1);
+        };
+        let deeds: [(&str, u64, Deed); 8] = [
+            ("lost", 0, |ledger| ledger.give_up(1, Outcome::Lost)),
+            ("answered twice", 1, |ledger| {
+                let answer = json!({ "id": 1, "result": { "structuredContent": { "key": "text" } } });
+                ledger.answer(0, 1, &answer, "text");
+                ledger.answer(0, 1, &answer, "text");
+            }),
+            ("another one's answer", 1, |ledger| {
+                let answer = json!({ "id": 1, "result": { "structuredContent": { "key": "other" } } });
+                ledger.answer(0, 1, &answer, "text");
+            }),
+            ("came twice", 1, |ledger| {
+                ledger.event("s.g.e.1", 0);
+                ledger.event("s.g.e.1", 0);
+            }),
+            ("left out", 1, |ledger| {
+                ledger.event("s.g.e.2", 0);
+            }),
+            ("sessions were lost", 1, |ledger| {
+                ledger.event("s.g.e.1", 0);
+                ledger.event("s.g.f.1", 0);
+            }),
+            ("ran more than once", 2, |ledger| {
+                ledger.answer(0, 1, &json!({ "id": 1, "result": { "structuredContent": { "key": "text" } } }), "text");
+            }),
+            ("never ran", 0, |ledger| {
+                ledger.answer(0, 1, &json!({ "id": 1, "result": { "structuredContent": { "key": "text" } } }), "text");
+            }),
+        ];
+        for (fault, runs, deed) in deeds {
+            let mut ledger = Ledger::default();
+            accepted(&mut ledger, Kind::Increment);
+            deed(&mut ledger);
+            let failures = totals(&ledger, runs).failures();
+            assert!(failures.iter().any(|failure| failure.contains(fault)), "{fault}: {failures:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_after_the_time_limit_is_lost_all_the_same() {
+        let mut ledger = Ledger::default();
+        let _woken = ledger.open(1, Kind::Echo);
+        ledger.accepted(1);
+        ledger.give_up(1, Outcome::Lost);
+        ledger.answer(0, 1, &echoed("text"), "text");
+        assert_eq!(totals(&ledger, 0).lost, 1);
+    }
+
+    #[test]
+    fn an_unknown_outcome_is_no_loss() {
+        let mut ledger = Ledger::default();
+        let _woken = ledger.open(1, Kind::Increment);
+        ledger.accepted(1);
+        let error =
+            json!({ "id": 1, "error": { "code": OUTCOME_UNKNOWN, "message": "", "data": { "outcome": "unknown" } } });
+        ledger.answer(0, 1, &error, "text");
+        let totals = totals(&ledger, 1);
+        assert_eq!((totals.unknown, totals.lost), (1, 0));
+        assert_eq!(totals.failures(), Vec::<String>::new());
     }
 }

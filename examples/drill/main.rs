@@ -19,7 +19,7 @@ mod report;
 mod session;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     path::PathBuf,
     process::ExitCode,
     rc::Rc,
@@ -93,6 +93,9 @@ struct Arguments {
     /// An answer that is overdue for so long makes a client open its stream anew, milliseconds
     #[arg(long, default_value_t = 2000)]
     silence: u64,
+    /// A stream that is not opened after so long is tried again, milliseconds
+    #[arg(long, default_value_t = 1000)]
+    open_limit: u64,
     /// An answer that has not come after so many seconds is lost
     #[arg(long, default_value_t = 30)]
     patience: u64,
@@ -131,6 +134,7 @@ async fn drill(arguments: Arguments) -> Result<bool, String> {
         calls: arguments.calls,
         think: Duration::from_millis(arguments.think),
         silence: Duration::from_millis(arguments.silence),
+        open_limit: Duration::from_millis(arguments.open_limit),
         patience: Duration::from_secs(arguments.patience),
         reconnect: arguments.reconnect,
         spread: arguments.spread,
@@ -141,9 +145,8 @@ async fn drill(arguments: Arguments) -> Result<bool, String> {
     let cluster = Cluster::new(&arguments.ports, &arguments.run_dir, restart, arguments.rolling.clone());
     cluster.until_all_ready().await?;
     let board = Rc::new(Board::new(arguments.sessions));
-    let sessions: Vec<Rc<Session>> = (0..arguments.sessions)
-        .map(|number| Session::new(number, Rc::clone(&plan), Rc::clone(&board)))
-        .collect();
+    let sessions: Vec<Rc<Session>> =
+        (0..arguments.sessions).map(|number| Session::new(number, Rc::clone(&plan), Rc::clone(&board))).collect();
     let began = Instant::now();
     let started: Vec<Result<(), String>> =
         stream::iter(&sessions).map(|session| session.start()).buffer_unordered(16).collect().await;
@@ -193,7 +196,8 @@ async fn drill(arguments: Arguments) -> Result<bool, String> {
             cluster.delete(&id).await;
         }
     }
-    let report = Report { sessions: sessions.len(), ran, rounds, totals, board: &board, cluster: &cluster, generations };
+    let report =
+        Report { sessions: sessions.len(), ran, rounds, totals, board: &board, cluster: &cluster, generations };
     report.print();
     Ok(report.failures().is_empty())
 }
@@ -246,6 +250,16 @@ fn increments(file: &std::path::Path, run: &str) -> Result<HashMap<String, u64>,
     Ok(runs)
 }
 
+/// An instance to break, and the sessions that it serves.
+struct Chosen {
+    instance: Instance,
+    name: String,
+    /// Those whose stream it holds.
+    streams: Vec<usize>,
+    /// Those that it owns and whose stream is elsewhere.
+    only_owned: Vec<usize>,
+}
+
 struct Course<'a> {
     arguments: &'a Arguments,
     faults: Vec<Fault>,
@@ -271,7 +285,8 @@ impl Course<'_> {
             let pause = Duration::from_millis(self.rng.u64(200..=self.arguments.pause.max(200)));
             tokio::time::sleep(pause).await;
             let fault = self.faults[self.rng.usize(..self.faults.len())];
-            let round = if fault == Fault::Rolling { self.roll().await? } else { self.one(fault, &mut restarts).await? };
+            let round =
+                if fault == Fault::Rolling { self.roll().await? } else { self.one(fault, &mut restarts).await? };
             println!("{:>4}  {round}", rounds.len() + 1);
             rounds.push(round);
             let (ended, running) = restarts.into_iter().partition(|restart| restart.is_finished());
@@ -286,8 +301,8 @@ impl Course<'_> {
         Ok(rounds)
     }
 
-    /// The instance to break, and the sessions that it serves in one way or the other.
-    async fn choose(&mut self, fault: Fault) -> Result<(Instance, String, BTreeSet<usize>), String> {
+    /// The owner of a session chosen at random.
+    async fn choose(&mut self, fault: Fault) -> Result<Chosen, String> {
         loop {
             let mut ready = Vec::new();
             for (index, instance) in self.cluster.instances.iter().enumerate() {
@@ -306,17 +321,21 @@ impl Course<'_> {
                 .collect();
             let spared = |index: usize| self.arguments.spare_one && index == 0 && fault != Fault::Stop;
             if ready.len() >= enough && !owners.is_empty() {
-                // The owner of a session chosen at random: who owns more is broken more often.
+                // Who owns more is broken more often.
                 let owner = owners[self.rng.usize(..owners.len())];
                 let chosen = ready.into_iter().find(|(index, _, identity)| identity.id == owner && !spared(*index));
                 if let Some((_, instance, identity)) = chosen {
-                    let affected = |session: &Rc<Session>| {
-                        session.id().and_then(|id| placements.get(&id).cloned()).is_some_and(|placement| {
-                            placement.owner == identity.id || placement.holders.contains(&identity.incarnation)
-                        })
-                    };
-                    let affected = (0..self.sessions.len()).filter(|number| affected(&self.sessions[*number])).collect();
-                    return Ok((instance, identity.id.clone(), affected));
+                    let place = |session: &Rc<Session>| placements.get(&session.id()?);
+                    let (mut streams, mut only_owned) = (Vec::new(), Vec::new());
+                    for (number, session) in self.sessions.iter().enumerate() {
+                        let Some(placement) = place(session) else { continue };
+                        if placement.holders.contains(&identity.incarnation) {
+                            streams.push(number);
+                        } else if placement.owner == identity.id {
+                            only_owned.push(number);
+                        }
+                    }
+                    return Ok(Chosen { instance, name: identity.id, streams, only_owned });
                 }
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -328,7 +347,7 @@ impl Course<'_> {
         fault: Fault,
         restarts: &mut Vec<actix_rt::task::JoinHandle<Result<(), String>>>,
     ) -> Result<Round, String> {
-        let (instance, name, affected) = self.choose(fault).await?;
+        let Chosen { instance, name, streams, only_owned } = self.choose(fault).await?;
         self.cluster.read_counters(&instance).await;
         let signal = match fault {
             Fault::Kill => "KILL",
@@ -352,7 +371,7 @@ impl Course<'_> {
         let deadline = at + Duration::from_secs(self.arguments.patience);
         let recoveries = loop {
             let recoveries = self.board.recoveries(number);
-            let all = affected.iter().all(|session| recoveries[*session].is_some());
+            let all = streams.iter().chain(&only_owned).all(|session| recoveries[*session].is_some());
             if all || Instant::now() >= deadline {
                 break recoveries;
             }
@@ -363,20 +382,27 @@ impl Course<'_> {
         } else {
             back.await.map_err(|error| error.to_string())??;
         }
-        let recovered = affected.iter().filter_map(|session| recoveries[*session]).collect();
-        Ok(Round { fault, instance: name, affected: affected.len(), recovered, took: at.elapsed() })
+        let times = |sessions: &[usize]| sessions.iter().filter_map(|session| recoveries[*session]).collect();
+        Ok(Round {
+            fault,
+            instance: name,
+            affected: streams.len() + only_owned.len(),
+            streams: times(&streams),
+            only_owned: times(&only_owned),
+            took: at.elapsed(),
+        })
     }
 
     async fn roll(&mut self) -> Result<Round, String> {
         let at = Instant::now();
-        let number = self.board.fault_at(at);
+        self.board.fault_at(at);
         self.cluster.roll().await?;
-        let _ = number;
         Ok(Round {
             fault: Fault::Rolling,
             instance: "all".to_owned(),
-            affected: self.sessions.len(),
-            recovered: Vec::new(),
+            affected: 0,
+            streams: Vec::new(),
+            only_owned: Vec::new(),
             took: at.elapsed(),
         })
     }

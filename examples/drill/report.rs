@@ -23,10 +23,18 @@ pub struct Round {
     pub instance: String,
     /// Sessions that it owned or whose stream it held.
     pub affected: usize,
-    /// Times until they were served again.
-    pub recovered: Vec<Duration>,
+    /// Times until those were served again whose stream was there.
+    pub streams: Vec<Duration>,
+    /// And those whose owner alone was there.
+    pub only_owned: Vec<Duration>,
     /// Until the instance was back.
     pub took: Duration,
+}
+
+impl Round {
+    fn recovered(&self) -> impl Iterator<Item = &Duration> {
+        self.streams.iter().chain(&self.only_owned)
+    }
 }
 
 impl fmt::Display for Round {
@@ -35,12 +43,12 @@ impl fmt::Display for Round {
         if self.fault == Fault::Rolling {
             return write!(f, "{:.1} s", self.took.as_secs_f64());
         }
-        let slowest = self.recovered.iter().max().copied().unwrap_or_default();
+        let slowest = self.recovered().max().copied().unwrap_or_default();
         write!(
             f,
             "{} sessions had their owner or stream there, {} served again, the last after {} ms",
             self.affected,
-            self.recovered.len(),
+            self.recovered().count(),
             slowest.as_millis()
         )
     }
@@ -72,12 +80,7 @@ impl Report<'_> {
         if refused > 0 {
             failures.push(format!("{refused} streams were refused with a status, which stock clients take as the end"));
         }
-        let unserved: usize = self
-            .rounds
-            .iter()
-            .filter(|round| round.fault != Fault::Rolling)
-            .map(|round| round.affected - round.recovered.len())
-            .sum();
+        let unserved: usize = self.rounds.iter().map(|round| round.affected - round.recovered().count()).sum();
         if unserved > 0 {
             failures.push(format!("{unserved} times a session was not served again in time"));
         }
@@ -100,7 +103,10 @@ impl Report<'_> {
         row("outcome unknown", unknown(totals));
         row("other errors", (totals.failed + totals.wrong_result).to_string());
         row("lost", totals.lost.to_string());
-        row("duplicated", format!("{} of {} events, {} answers", totals.events_twice, totals.events, totals.answered_twice));
+        row(
+            "duplicated",
+            format!("{} of {} events, {} answers", totals.events_twice, totals.events, totals.answered_twice),
+        );
         row("out of order or left out", (totals.out_of_order + totals.gaps_told).to_string());
         row("increments run more than once", format!("{} of {}", totals.ran_twice, totals.increments));
         row("calls never accepted", format!("{} refused, {} in doubt", totals.refused, totals.doubtful));
@@ -110,20 +116,23 @@ impl Report<'_> {
         let (broken, silent) = (self.board.broken.get(), self.board.silent.get());
         row("streams opened", format!("{}; {broken} broke, {silent} were given up", self.board.streams.get()));
         let (adoptions, _) = self.cluster.counted();
-        row("adoptions", format!("{adoptions} counted by instances, {} by the store", self.generations));
+        // What an instance counted between the last reading and its death is not in its own number.
+        row("adoptions", format!("{} by the store, {adoptions} seen in the metrics", self.generations));
         for fault in [Fault::Kill, Fault::Term, Fault::Stop] {
-            let mut times: Vec<u128> = self
-                .rounds
-                .iter()
-                .filter(|round| round.fault == fault)
-                .flat_map(|round| round.recovered.iter().map(Duration::as_millis))
-                .collect();
-            if !times.is_empty() {
-                row(&format!("served again after {}", fault.name()), quantiles(&mut times));
+            let rounds = || self.rounds.iter().filter(move |round| round.fault == fault);
+            let mut all: Vec<u128> = rounds().flat_map(|round| round.recovered().map(Duration::as_millis)).collect();
+            let only_owned = rounds().flat_map(|round| &round.only_owned);
+            let mut only_owned: Vec<u128> = only_owned.map(Duration::as_millis).collect();
+            if !all.is_empty() {
+                row(&format!("served again after {}", fault.name()), quantiles(&mut all));
+                row("  those with their stream elsewhere", quantiles(&mut only_owned));
             }
         }
         let mut delays: Vec<u128> = self.board.delays.borrow().iter().map(|millis| u128::from(*millis)).collect();
         row("all calls, time beyond their own", quantiles(&mut delays));
+        for (delay, call) in &*self.board.slowest.borrow() {
+            row("  slow", format!("{} ms: {call}", delay.as_millis()));
+        }
         for (port, samples) in by_port(&self.cluster.memory()) {
             row(&format!("memory of router {port}"), memory(&samples));
         }

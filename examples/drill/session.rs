@@ -15,7 +15,7 @@ use url::Url;
 
 use super::{
     event_stream::{Event, Parser},
-    ledger::{Kind, Ledger, Outcome},
+    ledger::{Answer, Kind, Ledger, Outcome},
 };
 
 /// How a client comes back after its stream has ended.
@@ -40,8 +40,10 @@ pub struct Plan {
     pub calls: usize,
     /// Longest pause between two calls.
     pub think: Duration,
-    /// A call without an answer for longer makes the client open its stream anew; so does a GET.
+    /// A call without an answer for longer makes the client open its stream anew.
     pub silence: Duration,
+    /// A GET without an answer for longer is tried again.
+    pub open_limit: Duration,
     /// A call without an answer for longer is lost.
     pub patience: Duration,
     /// See there.
@@ -67,6 +69,8 @@ pub struct Board {
     pub repeated_posts: RefCell<BTreeMap<String, u64>>,
     /// What each answer took beyond what the call takes, milliseconds.
     pub delays: RefCell<Vec<u32>>,
+    /// The slowest of them, in words.
+    pub slowest: RefCell<Vec<(Duration, String)>>,
     /// The current fault and when it happened.
     fault: Cell<Option<(usize, Instant)>>,
     /// By fault and session: when the first answer came to a call that was sent after it.
@@ -87,6 +91,7 @@ impl Board {
             refused_streams: RefCell::default(),
             repeated_posts: RefCell::default(),
             delays: RefCell::default(),
+            slowest: RefCell::default(),
             fault: Cell::new(None),
             recovered: RefCell::default(),
             sessions,
@@ -114,11 +119,32 @@ impl Board {
         self.recovered.borrow()[fault][session].is_some()
     }
 
-    fn answered(&self, session: usize, sent: Instant, delay: Duration) {
+    fn answered(&self, session: usize, id: u64, answer: &Answer) {
+        let Answer { kind, sent, delay } = *answer;
         self.delays.borrow_mut().push(u32::try_from(delay.as_millis()).unwrap_or(u32::MAX));
+        self.note_slow(delay, || {
+            let since = match self.fault.get() {
+                Some((fault, at)) if sent >= at => {
+                    format!("{} ms after fault {}", sent.duration_since(at).as_millis(), fault + 1)
+                }
+                Some((fault, at)) => format!("{} ms before fault {}", at.duration_since(sent).as_millis(), fault + 1),
+                None => "before any fault".to_owned(),
+            };
+            format!("session {session}, call {id} ({kind:?}), sent {since}")
+        });
         let Some((fault, at)) = self.fault.get() else { return };
         if sent >= at {
             self.recovered.borrow_mut()[fault][session].get_or_insert_with(|| at.elapsed());
+        }
+    }
+
+    fn note_slow(&self, delay: Duration, describe: impl FnOnce() -> String) {
+        const KEPT: usize = 5;
+        let mut slowest = self.slowest.borrow_mut();
+        if slowest.len() < KEPT || slowest.last().is_some_and(|(least, _)| *least < delay) {
+            slowest.push((delay, describe()));
+            slowest.sort_by_key(|(delay, _)| std::cmp::Reverse(*delay));
+            slowest.truncate(KEPT);
         }
     }
 }
@@ -245,7 +271,7 @@ impl Session {
         if let Some(id) = &self.stream.borrow().last_event_id {
             request = request.insert_header(("Last-Event-ID", id.as_str()));
         }
-        let Ok(Ok(mut response)) = tokio::time::timeout(self.plan.silence, request.send()).await else {
+        let Ok(Ok(mut response)) = tokio::time::timeout(self.plan.open_limit, request.send()).await else {
             return false;
         };
         let status = response.status().as_u16();
@@ -343,7 +369,7 @@ impl Session {
                 let answer = ledger.answer(self.number, id, &message, &self.call_name(id));
                 drop(ledger);
                 if let Some(answer) = answer {
-                    self.board.answered(self.number, answer.sent, answer.delay);
+                    self.board.answered(self.number, id, &answer);
                 }
             }
             None => ledger.complain(format!("session {}: an answer without an id: {message}", self.number)),
