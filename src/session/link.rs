@@ -107,6 +107,7 @@ impl SessionActor {
         self.initialize_result.is_some()
             || !self.in_flight.is_empty()
             || !self.to_send.is_empty()
+            || self.more_waits
             || self.inherited.as_ref().is_some_and(|inbox| !inbox.is_empty())
     }
 
