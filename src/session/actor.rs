@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     app::{App, Worker},
-    protocol::jsonrpc::IdKey,
+    protocol::jsonrpc::{IdKey, Said},
     store::{Fence, InboxEntry, Rehydration, StoreError},
     upstream::{
         Endpoint, Service,
@@ -57,7 +57,7 @@ pub struct SessionActor {
 
     // --- client → upstream (inbound.rs)
     pub(super) next_seq: u64,
-    pub(super) arrived: BTreeMap<u64, Bytes>,
+    pub(super) arrived: BTreeMap<u64, inbound::Arrived>,
     pub(super) to_send: BTreeMap<u64, inbound::Outbound>,
     /// A POST waits for its acknowledgement, and the next one for it.
     pub(super) posting: bool,
@@ -105,6 +105,8 @@ pub struct SessionActor {
 pub struct Deliver {
     /// The message.
     pub body: Bytes,
+    /// What it says.
+    pub said: Said,
     /// Service that the URL names.
     pub service: Option<String>,
     /// Identity of the POST.
