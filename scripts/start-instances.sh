@@ -6,11 +6,13 @@ set -euo pipefail
 
 usage() {
     cat <<'END'
-Usage: scripts/start-instances.sh start | stop | restart | status | logs [PORT]
+Usage: scripts/start-instances.sh start | stop | restart | rolling-restart | status | logs [PORT]
 
   start    build if needed, start what does not run, and wait until it is ready; harmless when all runs
   stop     ask each process to end (SIGTERM), routers first; kill what has not ended after STOP_TIMEOUT
   restart  stop, then start
+  rolling-restart
+           restart the routers one by one; each only when all the others are ready, so that clients notice nothing
   status   a table of processes, ports and health; exit code 1 unless all are ready
   logs     the end of the logs; in a terminal it goes on showing new lines
 
@@ -22,6 +24,7 @@ Environment:
   REDIS_URL        the shared store                                          (redis://127.0.0.1:6379)
   MCP_UPSTREAMS    services behind the routers                               (mcp-server-v6 on SERVER_PORTS)
   DRILL_TOOLS=1    give the servers the tools that tests and drills use
+  COUNTS_FILE      where their tool increment keeps its record                (RUN_DIR/counts)
   BIN_DIR          ready binaries; nothing is built then                     (target/release)
   RUN_DIR LOG_DIR  PID files, log files                                      (run, logs)
   START_TIMEOUT    seconds until all must be ready                           (60)
@@ -173,7 +176,7 @@ exec_process() { # PORT
     local port=$1 file
     if ! is_router "$port"; then
         local -a drill=()
-        [ "${DRILL_TOOLS:-}" != 1 ] || drill=(--drill-tools)
+        [ "${DRILL_TOOLS:-}" != 1 ] || drill=(--drill-tools --counts-file "$counts_file")
         unset REDIS_URL MCP_ADMIN_TOKEN # not a server's business
         exec nohup "$(program_of "$port")" --port "$port" "${drill[@]+"${drill[@]}"}"
     fi
@@ -381,6 +384,25 @@ restart() { # PORT…
     start "$@"
 }
 
+# One router after the other, and never the last one that is ready.
+rolling_restart() { # PORT…
+    local port other deadline
+    split "$@"
+    [ ${#routers[@]} != 0 ] || die "only routers are restarted one by one: $(all_ports)"
+    require_redis "${routers[@]}"
+    build_if_stale "${routers[@]}"
+    for port in "${routers[@]}"; do
+        for other in "${router_ports[@]}"; do
+            [ "$other" != "$port" ] || continue
+            [ "$(http_code "$(readiness_url "$other")")" = 200 ] ||
+                die "router-$other is not ready, so router-$port must go on serving. See: $0 status"
+        done
+        stop_together "$port"
+        deadline=$((SECONDS + start_timeout))
+        launch_all "$deadline" "$port" || die "router-$port is not ready, see above; the others were left alone"
+    done
+}
+
 health() { # PORT
     local body
     if body=$(local_curl --max-time 5 --header 'Host: localhost' "$(base_url "$1")/actuator/health"); then
@@ -424,7 +446,7 @@ logs() { # PORT…
 
 command=${1:-}
 case $command in
-    start | stop | restart | status | logs) ;;
+    start | stop | restart | rolling-restart | status | logs) ;;
     -h | --help)
         usage
         exit
@@ -450,6 +472,7 @@ log_dir=${LOG_DIR:-$project_root/logs}
 mkdir -p "$run_dir" "$log_dir"
 run_dir=$(cd "$run_dir" && pwd)
 log_dir=$(cd "$log_dir" && pwd)
-case $command in start | stop | restart) lock ;; esac
+counts_file=$(absolute "${COUNTS_FILE:-$run_dir/counts}")
+case $command in start | stop | restart | rolling-restart) lock ;; esac
 
-"$command" "${ports[@]}"
+"${command//-/_}" "${ports[@]}"

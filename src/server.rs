@@ -132,7 +132,8 @@ pub async fn run(mut settings: Settings) -> Result<(), Fatal> {
     let registry = Registry::launch(Arc::clone(&app), wakes);
     let _ = app.registry.set(registry);
 
-    socket.listen(BACKLOG)?;
+    // Two that start at the same time may both be bound; one can listen.
+    socket.listen(BACKLOG).map_err(|source| Fatal::Listen { address, source })?;
     let server = serve(&app, TcpListener::from(socket))?;
     let handle = server.handle();
     let serving = actix_rt::spawn(server);
@@ -157,9 +158,9 @@ fn bind(address: SocketAddr) -> std::io::Result<Socket> {
     // A restart must not wait for the last connections' TIME_WAIT.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
+    // Fails when somebody listens there. We do not listen yet: until we serve, connections must be refused, so that the
+    // proxy in front passes this instance over instead of waiting for it.
     socket.bind(&address.into())?;
-    // Bound sockets may share an address until one listens: this is the check that the port is free.
-    socket.listen(BACKLOG)?;
     Ok(socket)
 }
 

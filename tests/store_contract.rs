@@ -48,6 +48,10 @@ contract! {
     }
     claim {
         entries_come_in_order_and_once
+        a_claim_of_nothing_takes_nothing_and_tells_that_more_waits
+        a_forgotten_request_is_neither_pending_nor_handed_out
+        a_session_the_store_lost_is_written_again_with_its_open_requests
+        a_hint_reaches_living_sessions_only
         a_claimed_request_is_forwarded_and_keeps_its_body
         what_was_answered_in_the_inbox_is_not_handed_out
         a_claim_tells_who_holds_the_streams

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     app::{App, Worker},
-    protocol::jsonrpc::IdKey,
+    protocol::jsonrpc::{IdKey, Said},
     store::{Fence, InboxEntry, Rehydration, StoreError},
     upstream::{
         Endpoint, Service,
@@ -57,12 +57,16 @@ pub struct SessionActor {
 
     // --- client → upstream (inbound.rs)
     pub(super) next_seq: u64,
-    pub(super) arrived: BTreeMap<u64, Bytes>,
+    pub(super) arrived: BTreeMap<u64, inbound::Arrived>,
     pub(super) to_send: BTreeMap<u64, inbound::Outbound>,
+    /// A POST waits for its acknowledgement, and the next one for it.
     pub(super) posting: bool,
+    pub(super) posts_under_way: usize,
     pub(super) outstanding: BTreeSet<u64>,
     pub(super) claiming: bool,
     pub(super) claim_again: bool,
+    /// The last claim left entries in the inbox.
+    pub(super) more_waits: bool,
     pub(super) resync: bool,
     pub(super) rechecking: bool,
     pub(super) in_flight: HashMap<IdKey, inbound::InFlight>,
@@ -101,6 +105,8 @@ pub struct SessionActor {
 pub struct Deliver {
     /// The message.
     pub body: Bytes,
+    /// What it says.
+    pub said: Said,
     /// Service that the URL names.
     pub service: Option<String>,
     /// Identity of the POST.
@@ -285,9 +291,11 @@ impl SessionActor {
             arrived: BTreeMap::new(),
             to_send: BTreeMap::new(),
             posting: false,
+            posts_under_way: 0,
             outstanding: BTreeSet::new(),
             claiming: false,
             claim_again: false,
+            more_waits: false,
             resync: false,
             rechecking: false,
             in_flight: HashMap::new(),
@@ -337,6 +345,9 @@ impl SessionActor {
                 }
             }
             Exit::Gone => {
+                // MEM-4: a session that ran out by itself is still in this instance's index.
+                let (store, session) = (Arc::clone(&app.store), self.fence.session);
+                actix_rt::spawn(async move { store.purge(session).await });
                 for attachment in app.directory.attachments(&self.fence.session) {
                     attachment.end(End::Finished);
                 }
@@ -368,7 +379,7 @@ impl SessionActor {
             && self.appending.is_empty()
             && !self.restoring
             && !self.claiming
-            && !self.posting
+            && self.posts_under_way == 0
     }
 
     /// While draining: hands the session over once nothing is under way.

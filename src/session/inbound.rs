@@ -22,8 +22,8 @@ use super::{
 };
 use crate::{
     protocol::{
-        jsonrpc::{self, Head, IdKey, Kind},
-        mcp::{self, Repeatable},
+        jsonrpc::{self, Head, IdKey, Said},
+        mcp,
     },
     store::{Accept, Accepted, Claim, Claimed, ClientMessage, Fenceable, PendingRequest, StoreError},
     upstream::actor::{Post, PostError},
@@ -31,6 +31,10 @@ use crate::{
 
 /// Inbox entries claimed at a time.
 const CLAIM_BATCH: usize = 64;
+
+/// POSTs of one session that may be without an answer at a time. More than one only for servers that answer a POST when
+/// its work is done.
+const MAX_POSTS: usize = 32;
 
 /// First wait before a failed store operation is repeated; doubled, with jitter, up to [`RETRY_MAX`]. STM-2
 pub(super) const RETRY_MIN: Duration = Duration::from_millis(20);
@@ -48,12 +52,26 @@ pub struct Outbound {
     pub(super) id: Option<IdKey>,
 }
 
+/// A journaled message of the client, parsed once.
+#[derive(Debug)]
+pub struct Arrived {
+    pub(super) body: Bytes,
+    pub(super) said: Said,
+}
+
+impl Arrived {
+    /// From the store; `None` for what was never a message (not journaled by any router).
+    pub(super) fn parse(body: Bytes) -> Option<Self> {
+        let said = Head::parse(&body).ok()?.said();
+        Some(Self { body, said })
+    }
+}
+
 /// A request without an answer.
 #[derive(Debug)]
 pub struct InFlight {
     pub(super) seq: u64,
     pub(super) progress: Progress,
-    pub(super) repeatable: Repeatable,
     pub(super) attempts: u32,
     pub(super) since: Instant,
     pub(super) cancelled: Option<Instant>,
@@ -78,50 +96,43 @@ pub enum Effect {
 }
 
 impl InFlight {
-    pub(super) fn inherited(seq: u64, forwarded: bool, body: &[u8]) -> Self {
-        let (repeatable, effect) = match Head::parse(body) {
-            Ok(head) => classify(&head, body),
-            Err(_) => (Repeatable::No, Effect::None),
+    pub(super) fn inherited(seq: u64, forwarded: bool, body: &Bytes) -> Self {
+        let effect = match Head::parse(body).map(|head| head.said()) {
+            Ok(Said::Request { method, .. }) => effect(&method, body),
+            _ => Effect::None,
         };
         let progress = if forwarded { Progress::MaybeSent } else { Progress::Accepted };
         // An earlier owner's attempts are not recorded; one is what is sure.
-        Self {
-            seq,
-            progress,
-            repeatable,
-            attempts: u32::from(forwarded),
-            since: Instant::now(),
-            cancelled: None,
-            effect,
-        }
+        Self { seq, progress, attempts: u32::from(forwarded), since: Instant::now(), cancelled: None, effect }
     }
 }
 
-fn classify(head: &Head<'_>, body: &[u8]) -> (Repeatable, Effect) {
-    let Some(method) = head.method() else { return (Repeatable::No, Effect::None) };
+/// What a successful answer to this request will mean. The payload is looked into for the few methods that set up
+/// something.
+fn effect(method: &str, body: &Bytes) -> Effect {
     let text = || String::from_utf8_lossy(body).into_owned();
-    let effect = match method {
-        mcp::INITIALIZE => Effect::Initialize(Bytes::copy_from_slice(body)),
+    let uri = || Head::parse(body).ok().and_then(|head| mcp::subscription_uri(head.params));
+    match method {
+        mcp::INITIALIZE => Effect::Initialize(body.clone()),
         mcp::SET_LEVEL => Effect::LogLevel(text()),
-        mcp::SUBSCRIBE => mcp::subscription_uri(head.params).map_or(Effect::None, |uri| Effect::Subscribe(uri, text())),
-        mcp::UNSUBSCRIBE => mcp::subscription_uri(head.params).map_or(Effect::None, Effect::Unsubscribe),
+        mcp::SUBSCRIBE => uri().map_or(Effect::None, |uri| Effect::Subscribe(uri, text())),
+        mcp::UNSUBSCRIBE => uri().map_or(Effect::None, Effect::Unsubscribe),
         mcp::LIST_TOOLS => Effect::Tools,
         _ => Effect::None,
-    };
-    (mcp::repeatable(method, head.params), effect)
+    }
 }
 
 /// The store's view of a message: kind, and the fields that its journaling sets or clears in the same step.
-pub fn journal_view(head: &Head<'_>) -> (ClientMessage, Vec<(String, String)>, Vec<String>) {
-    match &head.kind {
-        Kind::Request { id, .. } => {
+pub fn journal_view(said: &Said) -> (ClientMessage, Vec<(String, String)>, Vec<String>) {
+    match said {
+        Said::Request { id, .. } => {
             (ClientMessage::Request { id_key: id.as_json().to_owned() }, Vec::new(), Vec::new())
         }
-        Kind::Notification { method } if method == mcp::INITIALIZED => {
+        Said::Notification { method } if **method == *mcp::INITIALIZED => {
             (ClientMessage::Notification, vec![(field::INITIALIZED.to_owned(), "1".to_owned())], Vec::new())
         }
-        Kind::Notification { .. } => (ClientMessage::Notification, Vec::new(), Vec::new()),
-        Kind::Response { id, .. } => {
+        Said::Notification { .. } => (ClientMessage::Notification, Vec::new(), Vec::new()),
+        Said::Response { id } => {
             let answered = id.iter().map(|id| format!("{}{}", field::SERVER_REQUEST, id.as_json())).collect();
             (ClientMessage::Response, Vec::new(), answered)
         }
@@ -133,11 +144,7 @@ impl Handler<Deliver> for SessionActor {
 
     fn handle(&mut self, message: Deliver, _ctx: &mut Self::Context) -> Self::Result {
         self.last_active = Instant::now();
-        let Ok(head) = Head::parse(&message.body) else {
-            // The HTTP layer has checked it.
-            return Box::pin(actix::fut::ready(Err(DeliverError::Gone)));
-        };
-        let (kind, set, delete) = journal_view(&head);
+        let (kind, set, delete) = journal_view(&message.said);
         let settings = &self.app().settings;
         let accept = Accept {
             session: self.fence.session,
@@ -146,7 +153,7 @@ impl Handler<Deliver> for SessionActor {
             message: kind,
             body: message.body.clone(),
             fence: Some(self.fence.clone()),
-            forward_now: self.link.is_open() && !self.draining,
+            forward_now: self.may_take_more(),
             acked: self.acked(),
             set,
             delete,
@@ -170,8 +177,8 @@ impl Handler<Deliver> for SessionActor {
                 }
             }
         };
-        let body = message.body;
-        Box::pin(accepted.into_actor(self).map(move |outcome, actor, ctx| actor.accepted(outcome, body, ctx)))
+        let message = Arrived { body: message.body, said: message.said };
+        Box::pin(accepted.into_actor(self).map(move |outcome, actor, ctx| actor.accepted(outcome, message, ctx)))
     }
 }
 
@@ -189,32 +196,32 @@ impl SessionActor {
     fn accepted(
         &mut self,
         outcome: Result<Accepted, StoreError>,
-        body: Bytes,
+        message: Arrived,
         ctx: &mut Context<Self>,
     ) -> Result<Delivered, DeliverError> {
-        let count = |outcome: &str| self.app().metrics.accepted.with_label_values(&[outcome]).inc();
+        let accepted = &self.app().metrics.accepted;
         match outcome {
             Ok(Accepted::Forward { seq }) => {
-                count("forwarded");
-                self.arrive(seq, body, ctx);
+                accepted.forwarded.inc();
+                self.arrive(seq, message, ctx);
                 Ok(Delivered::Accepted)
             }
             Ok(Accepted::Queued { .. }) => {
-                count("queued");
+                accepted.queued.inc();
                 self.claim(ctx);
                 Ok(Delivered::Accepted)
             }
             Ok(Accepted::Duplicate { seq, claimed }) => {
-                count("duplicate");
+                accepted.duplicate.inc();
                 // Ours, when an earlier try of this very POST was written but its answer was lost on the way.
                 if claimed && seq >= self.next_seq && !self.arrived.contains_key(&seq) {
-                    self.arrive(seq, body, ctx);
+                    self.arrive(seq, message, ctx);
                 }
                 Ok(Delivered::Duplicate)
             }
             Ok(Accepted::TooManyPending) => {
-                count("refused");
-                self.refuse(&body, ctx)
+                accepted.refused.inc();
+                self.refuse(&message.said, ctx)
             }
             Ok(Accepted::WrongService) => Err(DeliverError::WrongService),
             Ok(Accepted::NotFound) => {
@@ -226,7 +233,7 @@ impl SessionActor {
                 Err(DeliverError::NotOwner)
             }
             Err(error) => {
-                count("refused");
+                accepted.refused.inc();
                 self.note_store_error(&error);
                 // It may have been written and marked forwarded: found again by the next claim.
                 self.resync = true;
@@ -238,10 +245,8 @@ impl SessionActor {
 
     /// A request beyond the cap gets its error on the stream: a status other than 2xx ends the session of some clients.
     /// It was not journaled, so this answer is no answer in the sense of REQ-2. MEM-5
-    fn refuse(&mut self, body: &Bytes, ctx: &mut Context<Self>) -> Result<Delivered, DeliverError> {
-        let Ok(Head { kind: Kind::Request { id, .. }, .. }) = Head::parse(body) else {
-            return Err(DeliverError::TooMany);
-        };
+    fn refuse(&mut self, said: &Said, ctx: &mut Context<Self>) -> Result<Delivered, DeliverError> {
+        let Said::Request { id, .. } = said else { return Err(DeliverError::TooMany) };
         if self.outbox.len() >= self.app().settings.limits.max_inbox {
             return Err(DeliverError::TooMany);
         }
@@ -260,17 +265,23 @@ impl SessionActor {
     }
 
     /// A journaled message is known here; it is handled when every earlier one has been.
-    fn arrive(&mut self, seq: u64, body: Bytes, ctx: &mut Context<Self>) {
+    fn arrive(&mut self, seq: u64, message: Arrived, ctx: &mut Context<Self>) {
         if seq < self.next_seq {
             return;
         }
-        self.arrived.insert(seq, body);
-        while let Some(body) = self.arrived.remove(&self.next_seq) {
+        self.arrived.insert(seq, message);
+        while let Some(message) = self.arrived.remove(&self.next_seq) {
             let seq = self.next_seq;
             self.next_seq += 1;
-            self.take(seq, body, ctx);
+            self.take(seq, message, ctx);
         }
         self.pump_posts(ctx);
+    }
+
+    /// Messages can go up now. What is claimed counts as forwarded and waits in this process, so no more is claimed than
+    /// will soon be sent; the rest waits in the inbox, which has a bound (MEM-2).
+    fn may_take_more(&self) -> bool {
+        self.link.is_open() && !self.draining && self.to_send.len() < CLAIM_BATCH
     }
 
     /// Asks the store for unclaimed inbox entries and for who holds the client stream.
@@ -281,7 +292,7 @@ impl SessionActor {
         }
         self.claiming = true;
         self.claim_again = false;
-        let may_take = self.link.is_open() && !self.draining;
+        let may_take = self.may_take_more();
         let claim = Claim {
             fence: self.fence.clone(),
             acked: self.acked(),
@@ -322,11 +333,14 @@ impl SessionActor {
                     self.last_active = Instant::now();
                 }
                 for entry in entries {
-                    self.arrive(entry.seq, entry.body, ctx);
+                    if let Some(message) = Arrived::parse(entry.body) {
+                        self.arrive(entry.seq, message, ctx);
+                    }
                 }
+                self.more_waits = more;
                 if more && !self.link.is_open() {
                     self.ensure_link(ctx);
-                } else if (more && took) || self.claim_again {
+                } else if (more && self.may_take_more()) || self.claim_again {
                     self.claim(ctx);
                 }
                 self.release_if_quiet(false, ctx);
@@ -346,8 +360,11 @@ impl SessionActor {
     fn fill_holes(&mut self, pending: Vec<PendingRequest>, first_claimed: Option<u64>, ctx: &mut Context<Self>) {
         for request in pending {
             let unseen = request.forwarded && request.seq >= self.next_seq;
-            if unseen && !self.arrived.contains_key(&request.seq) {
-                self.arrived.insert(request.seq, request.body);
+            if unseen
+                && !self.arrived.contains_key(&request.seq)
+                && let Some(message) = Arrived::parse(request.body)
+            {
+                self.arrived.insert(request.seq, message);
             }
         }
         // What is still missing was a notification whose POST was answered 503: the client knows.
@@ -356,64 +373,59 @@ impl SessionActor {
                 break;
             }
             self.next_seq = first;
-            let Some(body) = self.arrived.remove(&first) else { break };
+            let Some(message) = self.arrived.remove(&first) else { break };
             self.next_seq = first + 1;
-            self.take(first, body, ctx);
+            self.take(first, message, ctx);
         }
         self.pump_posts(ctx);
     }
 
     /// Decides what becomes of a journaled message, in order.
-    pub(super) fn take(&mut self, seq: u64, body: Bytes, ctx: &mut Context<Self>) {
-        let Ok(head) = Head::parse(&body) else { return };
-        match &head.kind {
-            Kind::Request { id, method } => match method.as_ref() {
+    pub(super) fn take(&mut self, seq: u64, message: Arrived, ctx: &mut Context<Self>) {
+        let Arrived { body, said } = message;
+        match said {
+            Said::Request { id, method } => match &*method {
                 // A second one (mcp-remote sends it after a reconnect) is answered from the store: some upstreams
                 // refuse it.
                 mcp::INITIALIZE if self.initialize_result.is_some() => {
                     let result = self.initialize_result.clone().unwrap_or_default();
                     let answer = jsonrpc::result_response(id.as_json(), &result);
-                    self.answer(id.clone(), answer, ctx);
+                    self.answer(id, answer, ctx);
                 }
                 // Refused, so that clients of 2026-07-28 fall back to a version with sessions.
                 mcp::DISCOVER => {
                     let why = "this router speaks MCP versions with sessions, up to 2025-11-25";
                     let error = jsonrpc::error_response(id.as_json(), jsonrpc::METHOD_NOT_FOUND, why, None);
-                    self.answer(id.clone(), error, ctx);
+                    self.answer(id, error, ctx);
                 }
                 _ => {
-                    let (repeatable, effect) = classify(&head, &body);
-                    let id = id.clone();
-                    self.in_flight.insert(
-                        id.clone(),
-                        InFlight {
-                            seq,
-                            progress: Progress::NotSent,
-                            repeatable,
-                            attempts: 0,
-                            since: Instant::now(),
-                            cancelled: None,
-                            effect,
-                        },
-                    );
+                    let request = InFlight {
+                        seq,
+                        progress: Progress::NotSent,
+                        attempts: 0,
+                        since: Instant::now(),
+                        cancelled: None,
+                        effect: effect(&method, &body),
+                    };
+                    self.in_flight.insert(id.clone(), request);
                     self.arm_deadline(ctx);
-                    self.send_up(seq, body.clone(), Some(id));
+                    self.send_up(seq, body, Some(id));
                 }
             },
-            Kind::Notification { method } => match method.as_ref() {
+            Said::Notification { method } => match &*method {
                 // Only the first: after a repeated `initialize` the upstream has had it.
                 mcp::INITIALIZED if self.initialized => {}
                 mcp::INITIALIZED => {
                     self.initialized = true;
-                    self.send_up(seq, body.clone(), None);
+                    self.send_up(seq, body, None);
                 }
-                mcp::CANCELLED => self.take_cancel(seq, &head, body.clone()),
-                _ => self.send_up(seq, body.clone(), None),
+                mcp::CANCELLED => self.take_cancel(seq, body),
+                _ => self.send_up(seq, body, None),
             },
-            Kind::Response { id, .. } => {
+            Said::Response { id } => {
                 let asked = id.as_ref().is_some_and(|id| self.server_requests.remove(id).is_some());
                 if asked {
-                    self.send_up(seq, body.clone(), None);
+                    self.send_up(seq, body, None);
                 } else {
                     self.app().metrics.dropped.with_label_values(&["answer_to_nothing"]).inc();
                 }
@@ -422,8 +434,9 @@ impl SessionActor {
     }
 
     /// REQ-4: an explicit cancel goes up once; the request may stay without an answer, as MCP has it.
-    fn take_cancel(&mut self, seq: u64, head: &Head<'_>, body: Bytes) {
-        let target = mcp::cancelled_request_id(head.params).map(IdKey::from_stored);
+    fn take_cancel(&mut self, seq: u64, body: Bytes) {
+        let target = Head::parse(&body).ok().and_then(|head| mcp::cancelled_request_id(head.params));
+        let target = target.map(IdKey::from_stored);
         match target.and_then(|id| self.in_flight.get_mut(&id)) {
             Some(request) => {
                 request.cancelled = Some(Instant::now());
@@ -446,7 +459,7 @@ impl SessionActor {
 
     /// POSTs the next message, one after the other: each waits for the one before it, but not for long.
     pub(super) fn pump_posts(&mut self, ctx: &mut Context<Self>) {
-        if self.posting {
+        if self.posting || self.posts_under_way >= MAX_POSTS {
             return;
         }
         let link::Link::Open { post, .. } = &self.link else {
@@ -464,8 +477,10 @@ impl SessionActor {
         let Some((seq, outbound)) = self.to_send.pop_first() else {
             return;
         };
+
         let Some(endpoint) = &self.endpoint else { return };
         self.posting = true;
+        self.posts_under_way += 1;
         if let Some(request) = outbound.id.as_ref().and_then(|id| self.in_flight.get_mut(id)) {
             request.progress = Progress::MaybeSent;
             request.attempts += 1;
@@ -479,6 +494,9 @@ impl SessionActor {
                 Either::Right(((), sent)) => Either::Right(sent),
             }
         };
+        if self.more_waits && self.to_send.len() == CLAIM_BATCH / 2 {
+            self.claim(ctx);
+        }
         ctx.spawn(raced.into_actor(self).map(move |raced, actor, ctx| {
             actor.posting = false;
             match raced {
@@ -487,6 +505,7 @@ impl SessionActor {
                 Either::Right(sent) => {
                     ctx.spawn(sent.into_actor(actor).map(move |outcome, actor, ctx| {
                         actor.posted(link_number, seq, outbound, outcome, ctx);
+                        actor.pump_posts(ctx);
                     }));
                 }
             }
@@ -531,6 +550,7 @@ impl SessionActor {
         outcome: Result<Result<(), PostError>, MailboxError>,
         ctx: &mut Context<Self>,
     ) {
+        self.posts_under_way -= 1;
         let outcome = outcome.unwrap_or_else(|_| Err(PostError::NotSent("the upstream's actor is gone".to_owned())));
         let error = match outcome {
             Ok(()) => {

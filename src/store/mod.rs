@@ -189,7 +189,7 @@ pub struct Claim {
     pub fence: Fence,
     /// As in [`Accept::acked`].
     pub acked: u64,
-    /// At most so many entries.
+    /// At most so many entries; 0 looks without taking.
     pub max_entries: usize,
 }
 

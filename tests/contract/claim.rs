@@ -1,6 +1,6 @@
 //! Handing the inbox to the owner.
 
-use mcp_router::store::{Accept, Attachment, Claim, Claimed, ClientMessage, Fenceable};
+use mcp_router::store::{Accept, Attachment, Claim, Claimed, ClientMessage, Created, Fence, Fenceable, Restored};
 
 use super::*;
 
@@ -132,4 +132,67 @@ pub async fn marking_forwarded_moves_the_body_and_leaves_other_ids_alone(backend
     assert_eq!(seqs(&next.inbox), [2]);
     let states: Vec<_> = next.pending.iter().map(|r| (&*r.id_key, r.forwarded, r.body.clone())).collect();
     assert_eq!(states, [("1", true, Bytes::from("request 1")), ("2", false, Bytes::from("request 2"))]);
+}
+
+/// REQ-3: what is claimed counts as forwarded, so an owner without a link only looks.
+pub async fn a_claim_of_nothing_takes_nothing_and_tells_that_more_waits(backend: Backend) {
+    let store = backend.store();
+    let fence = session_of(store, "a").await;
+    assert_eq!(claim(store, &fence, 0, 0).await, (vec![], false));
+    queue(store, request(fence.session, "1")).await;
+    assert_eq!(claim(store, &fence, 0, 0).await, (vec![], true));
+    assert!(store.pending(fence.session).await.unwrap().iter().all(|request| !request.forwarded));
+    assert_eq!(seqs(&claim(store, &fence, 0, 10).await.0), [1]);
+    assert_eq!(claim(store, &fence, 0, 0).await, (vec![], false));
+}
+
+/// REQ-4: a cancelled request leaves the table without an answer, whether it was forwarded or not.
+pub async fn a_forgotten_request_is_neither_pending_nor_handed_out(backend: Backend) {
+    let store = backend.store();
+    let fence = session_of(store, "a").await;
+    queue(store, request(fence.session, "1")).await;
+    claim(store, &fence, 0, 10).await;
+    queue(store, request(fence.session, "2")).await;
+    let ids = ["1".to_owned(), "2".to_owned(), "unknown".to_owned()];
+    assert_eq!(store.forget_requests(&fence, &ids).await.unwrap(), Fenceable::Done);
+    assert_eq!(store.pending(fence.session).await.unwrap(), []);
+    assert_eq!(claim(store, &fence, 0, 10).await, (vec![], false));
+    let stale = Fence { generation: 0, ..fence };
+    assert_eq!(store.forget_requests(&stale, &ids).await.unwrap(), Fenceable::Fenced);
+}
+
+/// DUR-1: the living owner goes on with the session that it writes again.
+pub async fn a_session_the_store_lost_is_written_again_with_its_open_requests(backend: Backend) {
+    let store = backend.store();
+    let mut new = new_session("a");
+    new.restored = Some(Restored {
+        generation: 7,
+        in_seq: 12,
+        fields: vec![("initialized".to_owned(), "1".to_owned())],
+        pending: vec![("5".to_owned(), 11)],
+    });
+    assert_eq!(store.create(new.clone()).await.unwrap(), Created::Created);
+    assert_eq!(store.create(new.clone()).await.unwrap(), Created::AlreadyExists);
+    let fence =
+        Fence { session: new.session, epoch: new.epoch, generation: 7, incarnation: new.owner.incarnation.clone() };
+    assert_eq!(claim(store, &fence, 0, 10).await, (vec![], false));
+    let pending = store.pending(new.session).await.unwrap();
+    assert_eq!(pending.iter().map(|request| (request.seq, request.forwarded)).collect::<Vec<_>>(), [(11, true)]);
+    let record = store.load(new.session).await.unwrap().unwrap();
+    assert_eq!(record.fields["initialized"], "1");
+    queue(store, request(new.session, "6")).await;
+    assert_eq!(seqs(&claim(store, &fence, 0, 10).await.0), [13]);
+    assert!(store.purge(new.session).await.unwrap());
+}
+
+pub async fn a_hint_reaches_living_sessions_only(backend: Backend) {
+    let store = backend.store();
+    let fence = session_of(store, "a").await;
+    assert!(store.hint(fence.session, "sent:g", "4").await.unwrap());
+    assert_eq!(store.load(fence.session).await.unwrap().unwrap().fields["sent:g"], "4");
+    store.purge(fence.session).await.unwrap();
+    assert!(!store.hint(fence.session, "sent:g", "5").await.unwrap());
+    assert_eq!(store.load(fence.session).await.unwrap(), None);
+    let data = store.dataset("first").await.unwrap();
+    assert_eq!(store.dataset("second").await.unwrap(), data, "the data has one name for its life");
 }

@@ -35,6 +35,9 @@ if h[6] == ARGV[6] then
   table.sort(again, function(a, b) return a[1] < b[1] end)
   for _, e in ipairs(again) do hand_out(e[1], e[2], e[3], e[4]) end
   if in_claimed < in_seq then out[1] = 1 end
+elseif in_claimed < in_seq and ARGV[5] == '0' then
+  -- A look, without taking: what is claimed counts as forwarded.
+  out[1] = 1
 elseif in_claimed < in_seq then
   local max = tonumber(ARGV[5])
   local entries = redis.call('XRANGE', KEYS[2], in_claimed + 1, '+', 'COUNT', max)

@@ -171,7 +171,10 @@ impl Session {
     /// Entries, and whether there are more. The fence has been checked.
     pub(super) fn claim(&mut self, claim: &Claim) -> (Vec<InboxEntry>, bool) {
         self.acknowledge(claim.acked);
-        let max = claim.max_entries.max(1);
+        let max = claim.max_entries;
+        if max == 0 {
+            return (Vec::new(), self.in_claimed < self.in_seq);
+        }
         let entries: Vec<InboxEntry> =
             self.inbox.range(self.in_claimed + 1..).take(max).map(|(_, entry)| entry.clone()).collect();
         // What was answered before it was claimed has left holes, also behind the last entry.

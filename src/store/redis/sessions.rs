@@ -100,7 +100,7 @@ impl RedisStore {
         let call = call
             .fence(&claim.fence)
             .number(claim.acked)
-            .number(claim.max_entries.clamp(1, MAX_CLAIM) as u64)
+            .number(claim.max_entries.min(MAX_CLAIM) as u64)
             .number(doubt.name());
         let claimed = read_claimed(self.lanes.call(call).await?)?;
         doubt.settle();

@@ -1,0 +1,322 @@
+//! The instances under test: who they are, what they say of themselves, and what is done to them.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, HashMap},
+    fs,
+    path::PathBuf,
+    process::Command,
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use awc::Client;
+use serde_json::Value;
+
+/// What can be done to an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// SIGKILL, then a restart.
+    Kill,
+    /// SIGTERM, then a restart.
+    Term,
+    /// SIGSTOP for longer than the lease, then SIGCONT.
+    Stop,
+    /// The restart of all, one by one.
+    Rolling,
+}
+
+impl Fault {
+    /// Its name in a report.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kill => "SIGKILL",
+            Self::Term => "SIGTERM",
+            Self::Stop => "SIGSTOP",
+            Self::Rolling => "rolling restart",
+        }
+    }
+}
+
+/// One router.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    /// Where it listens on this machine.
+    pub port: u16,
+    pid_file: PathBuf,
+}
+
+/// Who an instance is at the moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Its id, the same after a restart.
+    pub id: String,
+    /// Its process.
+    pub incarnation: String,
+}
+
+/// A session as the store has it.
+#[derive(Debug, Clone)]
+pub struct Placement {
+    /// Instance id of the owner.
+    pub owner: String,
+    /// Incarnations that hold its streams.
+    pub holders: Vec<String>,
+    /// How often the owner has changed, and one.
+    pub generation: u64,
+}
+
+/// How long an instance may take to answer a question about itself.
+const ASK_LIMIT: Duration = Duration::from_secs(2);
+/// How long a restarted instance may take until it is ready.
+const READY_LIMIT: Duration = Duration::from_secs(60);
+/// How long an instance may take to end after SIGTERM: above its own limit.
+const END_LIMIT: Duration = Duration::from_secs(45);
+
+/// Counters of one process.
+#[derive(Debug, Default, Clone, Copy)]
+struct Counters {
+    adoptions: f64,
+    violations: f64,
+}
+
+/// Memory of one process at one time.
+#[derive(Debug, Clone, Copy)]
+pub struct MemorySample {
+    /// Since the start of the drill.
+    pub at: Duration,
+    /// The router.
+    pub port: u16,
+    /// Its process.
+    pub pid: u32,
+    /// Kilobytes.
+    pub rss: f64,
+}
+
+/// All of them.
+pub struct Cluster {
+    /// The routers.
+    pub instances: Vec<Instance>,
+    restart: String,
+    rolling: String,
+    client: Client,
+    counters: RefCell<HashMap<(u16, u32), Counters>>,
+    memory: RefCell<Vec<MemorySample>>,
+    paused: RefCell<Vec<u32>>,
+    began: Instant,
+}
+
+impl Cluster {
+    /// Routers on these ports whose pids stand in `<run_dir>/router-<port>.pid`. `restart` is a command that starts the
+    /// one whose port is added to it, `rolling` one that restarts all.
+    pub fn new(ports: &[u16], run_dir: &std::path::Path, restart: String, rolling: String) -> Rc<Self> {
+        let instance = |port: &u16| Instance { port: *port, pid_file: run_dir.join(format!("router-{port}.pid")) };
+        Rc::new(Self {
+            instances: ports.iter().map(instance).collect(),
+            restart,
+            rolling,
+            client: Client::builder().timeout(ASK_LIMIT).finish(),
+            counters: RefCell::default(),
+            memory: RefCell::default(),
+            paused: RefCell::default(),
+            began: Instant::now(),
+        })
+    }
+
+    async fn ask(&self, instance: &Instance, path: &str) -> Option<(u16, Vec<u8>)> {
+        let url = format!("http://127.0.0.1:{}{path}", instance.port);
+        let asked = async {
+            let mut response = self.client.get(url).insert_header(("Host", "localhost")).send().await.ok()?;
+            let body = response.body().limit(64 << 20).await.ok()?;
+            Some((response.status().as_u16(), body.to_vec()))
+        };
+        tokio::time::timeout(ASK_LIMIT, asked).await.ok().flatten()
+    }
+
+    async fn ask_json(&self, instance: &Instance, path: &str) -> Option<Value> {
+        let (status, body) = self.ask(instance, path).await?;
+        (status == 200).then(|| serde_json::from_slice(&body).ok()).flatten()
+    }
+
+    /// It takes new sessions.
+    pub async fn is_ready(&self, instance: &Instance) -> bool {
+        matches!(self.ask(instance, "/actuator/health/readiness").await, Some((200, _)))
+    }
+
+    async fn until_ready(&self, instance: &Instance) -> Result<(), String> {
+        let deadline = Instant::now() + READY_LIMIT;
+        while !self.is_ready(instance).await {
+            if Instant::now() > deadline {
+                return Err(format!("router {} is not ready after {READY_LIMIT:?}", instance.port));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+
+    /// All are ready.
+    pub async fn until_all_ready(&self) -> Result<(), String> {
+        for instance in &self.instances {
+            self.until_ready(instance).await?;
+        }
+        Ok(())
+    }
+
+    /// Who it is.
+    pub async fn identity(&self, instance: &Instance) -> Option<Identity> {
+        let info = self.ask_json(instance, "/actuator/info").await?;
+        let text = |name: &str| info["instance"][name].as_str().map(str::to_owned);
+        Some(Identity { id: text("id")?, incarnation: text("incarnation")? })
+    }
+
+    /// The sessions in the store, by id. Empty when no instance tells.
+    pub async fn placements(&self) -> BTreeMap<String, Placement> {
+        for instance in &self.instances {
+            let Some(list) = self.ask_json(instance, "/mcp/router/sessions?limit=10000").await else { continue };
+            let placement = |session: &Value| {
+                let streams = session["streams"].as_object()?;
+                let holders = streams.values().filter_map(|holder| holder.as_str().map(str::to_owned)).collect();
+                let owner = session["owner"].as_str()?.to_owned();
+                let generation = session["generation"].as_u64()?;
+                Some((session["sessionId"].as_str()?.to_owned(), Placement { owner, holders, generation }))
+            };
+            return list["sessions"].as_array().into_iter().flatten().filter_map(placement).collect();
+        }
+        BTreeMap::new()
+    }
+
+    /// Deletes a session of the drill.
+    pub async fn delete(&self, session: &str) {
+        for instance in &self.instances {
+            let url = format!("http://127.0.0.1:{}/mcp/router/sessions/{session}", instance.port);
+            if self.client.delete(url).insert_header(("Host", "localhost")).send().await.is_ok() {
+                return;
+            }
+        }
+    }
+
+    /// Its process.
+    pub fn pid(&self, instance: &Instance) -> Option<u32> {
+        fs::read_to_string(&instance.pid_file).ok()?.trim().parse().ok()
+    }
+
+    // --- Figures ---------------------------------------------------------------------------------------------------
+
+    /// Reads the counters of one instance; they die with its process.
+    pub async fn read_counters(&self, instance: &Instance) {
+        let Some(pid) = self.pid(instance) else { return };
+        let Some((200, text)) = self.ask(instance, "/actuator/prometheus").await else { return };
+        let text = String::from_utf8_lossy(&text);
+        let sum = |name: &str| {
+            let values = text.lines().filter(|line| line.starts_with(name)).filter_map(|line| line.rsplit(' ').next());
+            values.filter_map(|value| value.parse::<f64>().ok()).sum()
+        };
+        let counters = Counters {
+            adoptions: sum("mcp_router_adoptions_total"),
+            violations: sum("mcp_router_invariant_violations_total"),
+        };
+        self.counters.borrow_mut().insert((instance.port, pid), counters);
+    }
+
+    /// Of all instances.
+    pub async fn read_all_counters(&self) {
+        futures_util::future::join_all(self.instances.iter().map(|instance| self.read_counters(instance))).await;
+    }
+
+    /// Over all processes that there have been: adoptions, and broken guarantees by the router's own count.
+    pub fn counted(&self) -> (f64, f64) {
+        let counters = self.counters.borrow();
+        (
+            counters.values().map(|process| process.adoptions).sum(),
+            counters.values().map(|process| process.violations).sum(),
+        )
+    }
+
+    /// Reads the memory of all instances.
+    pub fn read_memory(&self) {
+        for instance in &self.instances {
+            let Some(pid) = self.pid(instance) else { continue };
+            let Ok(output) = Command::new("ps").args(["-o", "rss=", "-p", &pid.to_string()]).output() else { continue };
+            if let Ok(rss) = String::from_utf8_lossy(&output.stdout).trim().parse::<f64>()
+                && rss > 0.0
+            {
+                let sample = MemorySample { at: self.began.elapsed(), port: instance.port, pid, rss };
+                self.memory.borrow_mut().push(sample);
+            }
+        }
+    }
+
+    /// All that was read.
+    pub fn memory(&self) -> Vec<MemorySample> {
+        self.memory.borrow().clone()
+    }
+
+    // --- Faults ----------------------------------------------------------------------------------------------------
+
+    /// Sends a signal. The moment it was sent.
+    pub fn signal(&self, instance: &Instance, signal: &str) -> Result<Instant, String> {
+        let pid = self.pid(instance).ok_or_else(|| format!("router {} has no pid", instance.port))?;
+        match signal {
+            "STOP" => self.paused.borrow_mut().push(pid),
+            "CONT" => self.paused.borrow_mut().retain(|paused| *paused != pid),
+            _ => {}
+        }
+        send(pid, signal)?;
+        Ok(Instant::now())
+    }
+
+    /// Nothing stays paused behind us.
+    pub fn resume_all(&self) {
+        for pid in self.paused.take() {
+            // It may have ended meanwhile.
+            let _ = send(pid, "CONT");
+        }
+    }
+
+    /// Waits for the end of its process, starts it again, and waits until it is ready.
+    pub async fn restart(&self, instance: &Instance, pause: Duration) -> Result<(), String> {
+        if let Some(pid) = self.pid(instance) {
+            let deadline = Instant::now() + END_LIMIT;
+            while send(pid, "0").is_ok() {
+                if Instant::now() > deadline {
+                    return Err(format!("router {} has not ended within {END_LIMIT:?}", instance.port));
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+        tokio::time::sleep(pause).await;
+        run(format!("{} {}", self.restart, instance.port)).await?;
+        self.until_ready(instance).await
+    }
+
+    /// Restarts all of them, one by one.
+    pub async fn roll(&self) -> Result<(), String> {
+        run(self.rolling.clone()).await?;
+        self.until_all_ready().await
+    }
+}
+
+fn send(pid: u32, signal: &str) -> Result<(), String> {
+    let sent = Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).output();
+    match sent {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        Err(error) => Err(format!("kill cannot be run: {error}")),
+    }
+}
+
+async fn run(command: String) -> Result<(), String> {
+    let shown = command.clone();
+    let output = actix_rt::task::spawn_blocking(move || Command::new("sh").args(["-c", &command]).output()).await;
+    match output {
+        Ok(Ok(output)) if output.status.success() => Ok(()),
+        Ok(Ok(output)) => Err(format!(
+            "{shown} failed ({}):\n{}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        )),
+        Ok(Err(error)) => Err(format!("{shown} cannot be run: {error}")),
+        Err(error) => Err(error.to_string()),
+    }
+}

@@ -1,0 +1,418 @@
+//! The client of the failover drill: plays MCP sessions through the front door, breaks instances behind it, and holds
+//! what came against what was promised. `scripts/failover-drill.sh` and `scripts/soak.sh` give it a cluster.
+//!
+//! | file | role |
+//! |---|---|
+//! | `main` | the course of the drill |
+//! | `session` | one client: its stream, its calls |
+//! | `event_stream` | the parser of the stream |
+//! | `ledger` | what was promised, what came, the verdict |
+//! | `cluster` | the instances: questions, signals, restarts |
+//! | `report` | the table |
+
+#![forbid(unsafe_code)]
+
+mod cluster;
+mod event_stream;
+mod ledger;
+mod report;
+mod session;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    process::ExitCode,
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use clap::Parser;
+use futures_util::{StreamExt as _, stream};
+use url::Url;
+
+use cluster::{Cluster, Fault, Instance};
+use ledger::{Outcome, Totals};
+use report::{Report, Round};
+use session::{Board, Plan, Reconnect, Session};
+
+/// Plays MCP sessions with calls in flight, breaks router instances, and checks that nothing is lost or happens twice.
+///
+/// Exit code 1 when anything was lost, duplicated, out of order, or ran twice.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Where clients go: nginx
+    #[arg(long, default_value = "http://127.0.0.1:8080")]
+    url: Url,
+    /// The service; its servers must offer the drill tools
+    #[arg(long, default_value = "mcp-server-v6")]
+    service: String,
+    /// Ports of the routers
+    #[arg(long, value_delimiter = ' ', default_value = "8051 8052 8053")]
+    ports: Vec<u16>,
+    /// Where the files router-PORT.pid are
+    #[arg(long, default_value = "run")]
+    run_dir: PathBuf,
+    /// Command that starts the router whose port is added to it
+    #[arg(long, default_value = "scripts/start-instances.sh start")]
+    restart: String,
+    /// Command that restarts all routers, one by one
+    #[arg(long, default_value = "scripts/start-instances.sh rolling-restart")]
+    rolling: String,
+    /// The servers' file of increments
+    #[arg(long, default_value = "run/counts")]
+    counts: PathBuf,
+
+    /// Faults to choose from: kill, term, stop, rolling
+    #[arg(long, value_delimiter = ',', default_value = "kill")]
+    faults: Vec<String>,
+    /// So many faults
+    #[arg(long, default_value_t = 10)]
+    rounds: usize,
+    /// Instead of a number of faults: as many as fit into so many minutes
+    #[arg(long)]
+    minutes: Option<f64>,
+    /// One instance is never killed or restarted, so that its memory can be watched
+    #[arg(long)]
+    spare_one: bool,
+    /// Do not wait for an instance to be back before the next one is broken; one other is always ready
+    #[arg(long)]
+    overlap: bool,
+
+    /// Sessions
+    #[arg(long, default_value_t = 64)]
+    sessions: usize,
+    /// Calls of each session side by side
+    #[arg(long, default_value_t = 3)]
+    calls: usize,
+    /// Longest pause of a session between two calls, milliseconds
+    #[arg(long, default_value_t = 200)]
+    think: u64,
+    /// How clients come back
+    #[arg(long, value_enum, default_value = "at-once")]
+    reconnect: Reconnect,
+    /// An answer that is overdue for so long makes a client open its stream anew, milliseconds
+    #[arg(long, default_value_t = 2000)]
+    silence: u64,
+    /// A stream that is not opened after so long is tried again, milliseconds
+    #[arg(long, default_value_t = 1000)]
+    open_limit: u64,
+    /// An answer that has not come after so many seconds is lost
+    #[arg(long, default_value_t = 30)]
+    patience: u64,
+    /// Each session comes from an address of its own, 127.x.y.1, so that ip_hash spreads them (Linux)
+    #[arg(long)]
+    spread: bool,
+    /// How long an instance is paused, milliseconds: longer than the lease
+    #[arg(long, default_value_t = 5000)]
+    stop_for: u64,
+    /// Longest pause before a fault, milliseconds
+    #[arg(long, default_value_t = 1000)]
+    pause: u64,
+    /// Seed of all that is random
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match actix_rt::System::new().block_on(drill(arguments)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(why) => {
+            eprintln!("failover-drill: {why}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+async fn drill(arguments: Arguments) -> Result<bool, String> {
+    let faults = arguments.faults.iter().map(|name| fault_named(name)).collect::<Result<Vec<_>, _>>()?;
+    let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..) >> 32);
+    let plan = Rc::new(Plan {
+        stream: arguments.url.join(&format!("sse/{}", arguments.service)).map_err(|error| error.to_string())?,
+        run: format!("drill-{:08x}", fastrand::u32(..)),
+        calls: arguments.calls,
+        think: Duration::from_millis(arguments.think),
+        silence: Duration::from_millis(arguments.silence),
+        open_limit: Duration::from_millis(arguments.open_limit),
+        patience: Duration::from_secs(arguments.patience),
+        reconnect: arguments.reconnect,
+        spread: arguments.spread,
+        seed,
+    });
+    println!("seed {seed}");
+    let restart = arguments.restart.clone();
+    let cluster = Cluster::new(&arguments.ports, &arguments.run_dir, restart, arguments.rolling.clone());
+    cluster.until_all_ready().await?;
+    let board = Rc::new(Board::new(arguments.sessions));
+    let sessions: Vec<Rc<Session>> =
+        (0..arguments.sessions).map(|number| Session::new(number, Rc::clone(&plan), Rc::clone(&board))).collect();
+    let began = Instant::now();
+    let started: Vec<Result<(), String>> =
+        stream::iter(&sessions).map(|session| session.start()).buffer_unordered(16).collect().await;
+    started.into_iter().collect::<Result<Vec<()>, _>>()?;
+    println!("{} sessions are open, after {:.1} s", sessions.len(), began.elapsed().as_secs_f64());
+
+    let watcher = actix_rt::spawn(watch(Rc::clone(&cluster)));
+    let course = Course {
+        arguments: &arguments,
+        faults,
+        cluster: Rc::clone(&cluster),
+        board: Rc::clone(&board),
+        sessions: &sessions,
+        rng: fastrand::Rng::with_seed(seed),
+    };
+    let ran = Instant::now();
+    let outcome = tokio::select! {
+        outcome = course.run() => outcome,
+        _ = tokio::signal::ctrl_c() => {
+            println!("interrupted; counting what there is");
+            Ok(Vec::new())
+        }
+    };
+    cluster.resume_all();
+    let rounds = outcome?;
+    let ran = ran.elapsed();
+    settle(&sessions, &board, plan.patience).await;
+    watcher.abort();
+    cluster.read_all_counters().await;
+
+    let runs = increments(&arguments.counts, &plan.run)?;
+    let mut totals = Totals::default();
+    for session in &sessions {
+        let count = |id: u64| runs.get(&session.call_name(id)).copied().unwrap_or(0);
+        session.ledger.borrow().add_to(&mut totals, count);
+    }
+    let generations: u64 = {
+        let placements = cluster.placements().await;
+        let ours = sessions.iter().filter_map(|session| placements.get(&session.id()?));
+        ours.map(|placement| placement.generation.saturating_sub(1)).sum()
+    };
+    for session in &sessions {
+        for complaint in &session.ledger.borrow().complaints {
+            println!("  {complaint}");
+        }
+        if let Some(id) = session.id() {
+            cluster.delete(&id).await;
+        }
+    }
+    let report =
+        Report { sessions: sessions.len(), ran, rounds, totals, board: &board, cluster: &cluster, generations };
+    report.print();
+    Ok(report.failures().is_empty())
+}
+
+fn fault_named(name: &str) -> Result<Fault, String> {
+    Ok(match name {
+        "kill" => Fault::Kill,
+        "term" => Fault::Term,
+        "stop" => Fault::Stop,
+        "rolling" => Fault::Rolling,
+        _ => return Err(format!("no such fault: {name}; known: kill, term, stop, rolling")),
+    })
+}
+
+/// Reads counters and memory, since both die with a process.
+async fn watch(cluster: Rc<Cluster>) {
+    loop {
+        cluster.read_all_counters().await;
+        cluster.read_memory();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+}
+
+/// No new calls; those under way have until the end of everybody's patience.
+async fn settle(sessions: &[Rc<Session>], board: &Board, patience: Duration) {
+    board.stopping.set(true);
+    let deadline = Instant::now() + patience + Duration::from_secs(1);
+    let open = || sessions.iter().any(|session| !session.ledger.borrow().open_ids().is_empty());
+    while open() && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // What comes twice comes soon after.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for session in sessions {
+        let mut ledger = session.ledger.borrow_mut();
+        for id in ledger.open_ids() {
+            let accepted = ledger.unanswered().any(|(open, _)| open == id);
+            ledger.give_up(id, if accepted { Outcome::Lost } else { Outcome::Doubtful });
+        }
+    }
+}
+
+/// How often each key of this run stands in the servers' file.
+fn increments(file: &std::path::Path, run: &str) -> Result<HashMap<String, u64>, String> {
+    let text = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    let mut runs = HashMap::new();
+    for key in text.lines().filter(|key| key.starts_with(run)) {
+        *runs.entry(key.to_owned()).or_default() += 1;
+    }
+    Ok(runs)
+}
+
+/// An instance to break, and the sessions that it serves.
+struct Chosen {
+    instance: Instance,
+    name: String,
+    /// Those whose stream it holds.
+    streams: Vec<usize>,
+    /// Those that it owns and whose stream is elsewhere.
+    only_owned: Vec<usize>,
+}
+
+struct Course<'a> {
+    arguments: &'a Arguments,
+    faults: Vec<Fault>,
+    cluster: Rc<Cluster>,
+    board: Rc<Board>,
+    sessions: &'a [Rc<Session>],
+    rng: fastrand::Rng,
+}
+
+impl Course<'_> {
+    async fn run(mut self) -> Result<Vec<Round>, String> {
+        let began = Instant::now();
+        let mut rounds = Vec::new();
+        let mut restarts: Vec<actix_rt::task::JoinHandle<Result<(), String>>> = Vec::new();
+        loop {
+            let done = match self.arguments.minutes {
+                Some(minutes) => began.elapsed().as_secs_f64() >= minutes * 60.0,
+                None => rounds.len() >= self.arguments.rounds,
+            };
+            if done {
+                break;
+            }
+            let pause = Duration::from_millis(self.rng.u64(200..=self.arguments.pause.max(200)));
+            tokio::time::sleep(pause).await;
+            let fault = self.faults[self.rng.usize(..self.faults.len())];
+            let round =
+                if fault == Fault::Rolling { self.roll().await? } else { self.one(fault, &mut restarts).await? };
+            println!("{:>4}  {round}", rounds.len() + 1);
+            rounds.push(round);
+            let (ended, running) = restarts.into_iter().partition(|restart| restart.is_finished());
+            restarts = running;
+            for restart in ended {
+                restart.await.map_err(|error| error.to_string())??;
+            }
+        }
+        for restart in restarts {
+            restart.await.map_err(|error| error.to_string())??;
+        }
+        Ok(rounds)
+    }
+
+    /// The owner of a session chosen at random.
+    async fn choose(&mut self, fault: Fault) -> Result<Chosen, String> {
+        loop {
+            let mut ready = Vec::new();
+            for (index, instance) in self.cluster.instances.iter().enumerate() {
+                if self.cluster.is_ready(instance).await
+                    && let Some(identity) = self.cluster.identity(instance).await
+                {
+                    ready.push((index, instance.clone(), identity));
+                }
+            }
+            let enough = if self.arguments.overlap { 2 } else { self.cluster.instances.len() };
+            let placements = self.cluster.placements().await;
+            let owners: Vec<&str> = self
+                .sessions
+                .iter()
+                .filter_map(|session| placements.get(&session.id()?).map(|placement| placement.owner.as_str()))
+                .collect();
+            let spared = |index: usize| self.arguments.spare_one && index == 0 && fault != Fault::Stop;
+            if ready.len() >= enough && !owners.is_empty() {
+                // Who owns more is broken more often.
+                let owner = owners[self.rng.usize(..owners.len())];
+                let chosen = ready.into_iter().find(|(index, _, identity)| identity.id == owner && !spared(*index));
+                if let Some((_, instance, identity)) = chosen {
+                    let place = |session: &Rc<Session>| placements.get(&session.id()?);
+                    let (mut streams, mut only_owned) = (Vec::new(), Vec::new());
+                    for (number, session) in self.sessions.iter().enumerate() {
+                        let Some(placement) = place(session) else { continue };
+                        if placement.holders.contains(&identity.incarnation) {
+                            streams.push(number);
+                        } else if placement.owner == identity.id {
+                            only_owned.push(number);
+                        }
+                    }
+                    return Ok(Chosen { instance, name: identity.id, streams, only_owned });
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn one(
+        &mut self,
+        fault: Fault,
+        restarts: &mut Vec<actix_rt::task::JoinHandle<Result<(), String>>>,
+    ) -> Result<Round, String> {
+        let Chosen { instance, name, streams, only_owned } = self.choose(fault).await?;
+        self.cluster.read_counters(&instance).await;
+        let signal = match fault {
+            Fault::Kill => "KILL",
+            Fault::Term => "TERM",
+            Fault::Stop | Fault::Rolling => "STOP",
+        };
+        let at = self.cluster.signal(&instance, signal)?;
+        let number = self.board.fault_at(at);
+        let cluster = Rc::clone(&self.cluster);
+        let pause = Duration::from_millis(self.rng.u64(0..1000));
+        let stop_for = Duration::from_millis(self.arguments.stop_for);
+        let back = actix_rt::spawn(async move {
+            if fault == Fault::Stop {
+                tokio::time::sleep_until((at + stop_for).into()).await;
+                cluster.signal(&instance, "CONT")?;
+                cluster.until_all_ready().await
+            } else {
+                cluster.restart(&instance, pause).await
+            }
+        });
+        let deadline = at + Duration::from_secs(self.arguments.patience);
+        let recoveries = loop {
+            let recoveries = self.board.recoveries(number);
+            let all = streams.iter().chain(&only_owned).all(|session| recoveries[*session].is_some());
+            if all || Instant::now() >= deadline {
+                break recoveries;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        if self.arguments.overlap {
+            restarts.push(back);
+        } else {
+            back.await.map_err(|error| error.to_string())??;
+        }
+        let times = |sessions: &[usize]| sessions.iter().filter_map(|session| recoveries[*session]).collect();
+        Ok(Round {
+            fault,
+            instance: name,
+            affected: streams.len() + only_owned.len(),
+            streams: times(&streams),
+            only_owned: times(&only_owned),
+            took: at.elapsed(),
+        })
+    }
+
+    async fn roll(&mut self) -> Result<Round, String> {
+        let at = Instant::now();
+        self.board.fault_at(at);
+        self.cluster.roll().await?;
+        Ok(Round {
+            fault: Fault::Rolling,
+            instance: "all".to_owned(),
+            affected: 0,
+            streams: Vec::new(),
+            only_owned: Vec::new(),
+            took: at.elapsed(),
+        })
+    }
+}
+
+/// Memory over time by instance, for the report.
+fn by_port(samples: &[cluster::MemorySample]) -> BTreeMap<u16, Vec<cluster::MemorySample>> {
+    let mut ports: BTreeMap<u16, Vec<cluster::MemorySample>> = BTreeMap::new();
+    for sample in samples {
+        ports.entry(sample.port).or_default().push(*sample);
+    }
+    ports
+}

@@ -1,0 +1,167 @@
+#!/usr/bin/env bash
+# Breaks router instances under sessions with calls in flight, and shows that nothing is lost and nothing happens twice.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+usage() {
+    cat <<'END'
+Usage: scripts/failover-drill.sh [--kill | --term | --stop | --mixed | --rolling] [OPTION…]
+
+Sessions call tools without a pause through nginx; the instance that owns one of them is broken; when its sessions are
+served again and it is back, the next one is broken. Then a table, and exit code 1 if anything was lost or came twice.
+
+  --kill         SIGKILL of the instance, then a restart (the default)
+  --term         SIGTERM: it drains, then a restart
+  --stop         SIGSTOP for longer than its lease, then SIGCONT: it hangs
+  --mixed        one of these three each time, at random
+  --rolling      start-instances.sh rolling-restart
+  --rounds N     faults (10)
+  --minutes N    as many faults as fit into N minutes
+  --sessions N   sessions (64)
+  --running      on the cluster that start-instances.sh (with DRILL_TOOLS=1) and nginx-local.sh have started, with the
+                 same environment: ROUTER_PORTS, RUN_DIR, NGINX_PORT; DRILL_URL names another front door. Otherwise the
+                 drill starts its own: free ports, Redis without persistence, files in a temporary folder
+  --turns        nginx hands requests to the instances in turn (IP_HASH=off), so that most sessions have their owner and
+                 their stream on two instances; otherwise clients come from many addresses, and ip_hash spreads them
+  --together     all clients come from one address: ip_hash hands all sessions to one instance
+  --keep         leave the folder with logs behind; it is left behind anyway when the drill fails
+  --             what follows goes to the client: target/release/examples/drill --help
+
+Environment: BIN_DIR (binaries of the router and the server) and DRILL_BIN (the client); they are built otherwise.
+END
+}
+
+faults=kill rounds=10 minutes="" sessions=64 running=0 turns=0 together=0 keep=0
+while [ $# -gt 0 ]; do
+    case $1 in
+        --kill | --term | --stop | --rolling) faults=${1#--} ;;
+        --mixed) faults=kill,term,stop ;;
+        --rounds | --minutes | --sessions)
+            [ $# -ge 2 ] || { usage >&2; exit 64; }
+            case $2 in '' | *[!0-9.]*) die "$1 takes a number, not: $2" ;; esac
+            printf -v "${1#--}" %s "$2"
+            shift
+            ;;
+        --running) running=1 ;;
+        --turns) turns=1 ;;
+        --together) together=1 ;;
+        --keep) keep=1 ;;
+        --)
+            shift
+            break
+            ;;
+        -h | --help)
+            usage
+            exit
+            ;;
+        *)
+            usage >&2
+            exit 64
+            ;;
+    esac
+    shift
+done
+
+target_dir=$(absolute "${CARGO_TARGET_DIR:-$project_root/target}")
+drill_bin=${DRILL_BIN:-}
+if [ -z "$drill_bin" ]; then
+    have cargo || die "Rust is missing: https://rustup.rs (or set BIN_DIR and DRILL_BIN)"
+    # Not in one command: the router would be built with what only examples and tests need.
+    (cd "$project_root" && cargo build --release --bins && cargo build --release --example drill)
+    drill_bin=$target_dir/release/examples/drill
+fi
+export BIN_DIR=${BIN_DIR:-$target_dir/release}
+have curl || die "curl is missing: run scripts/setup.sh"
+
+# --- A cluster of our own ------------------------------------------------------------------------------------------------
+
+# Prints N ports on which nobody listens. Below the range from which the system gives ports to outgoing connections.
+free_ports() { # N
+    local found=0 port
+    while [ "$found" -lt "$1" ]; do
+        port=$((20000 + RANDOM % 10000))
+        case " ${chosen_ports:-} " in *" $port "*) continue ;; esac
+        if ! port_taken "$port"; then
+            chosen_ports="${chosen_ports:-} $port"
+            found=$((found + 1))
+        fi
+    done
+}
+
+folder="" redis_pid="" routers_started=0 nginx_started=0
+stop_all() {
+    local status=$?
+    trap - EXIT INT TERM
+    [ "$nginx_started" = 0 ] || "$project_root/scripts/nginx-local.sh" stop >/dev/null || true
+    [ "$routers_started" = 0 ] || STOP_TIMEOUT=10 "$project_root/scripts/start-instances.sh" stop >/dev/null 2>&1 || true
+    if [ -n "$redis_pid" ]; then
+        kill "$redis_pid" 2>/dev/null || true
+        wait "$redis_pid" 2>/dev/null || true
+    fi
+    if [ -n "$folder" ]; then
+        if [ "$status" = 0 ] && [ "$keep" = 0 ]; then rm -rf "$folder"; else say "Logs: $folder/logs"; fi
+    fi
+    exit "$status"
+}
+trap stop_all EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+start_own() {
+    local redis_bin tries=0 port
+    redis_bin=$(find_command redis-server) || die "redis-server is missing: run scripts/setup.sh"
+    find_command nginx >/dev/null || die "nginx is missing: run scripts/setup.sh"
+    folder=$(mktemp -d "${TMPDIR:-/tmp}/mcp-drill.XXXXXX")
+    free_ports 7
+    # shellcheck disable=SC2086  # a list of numbers
+    set -- $chosen_ports
+    export ROUTER_PORTS="$1 $2 $3" SERVER_PORTS="$4 $5" NGINX_PORT=$6 REDIS_URL=redis://127.0.0.1:$7
+    export RUN_DIR=$folder/run LOG_DIR=$folder/logs DRILL_TOOLS=1 ENV_FILE=$folder/env
+    export NGINX_ADDRESS=127.0.0.1 IP_HASH=on
+    unset COUNTS_FILE MCP_UPSTREAMS SERVER_ADDRESS
+    [ "$turns" = 0 ] || IP_HASH=off
+    mkdir -p "$RUN_DIR" "$LOG_DIR"
+    : >"$ENV_FILE"
+    for port in $ROUTER_PORTS; do
+        [ ! -e "$project_root/.env.$port" ] || die "there is a .env.$port, and the drill has chosen that port; try again"
+    done
+    "$redis_bin" --port "$7" --bind 127.0.0.1 --save '' --appendonly no --dir "$folder" --daemonize no \
+        >"$LOG_DIR/redis.log" 2>&1 &
+    redis_pid=$!
+    until redis_query "$REDIS_URL" PING >/dev/null; do
+        tries=$((tries + 1))
+        [ "$tries" -lt 100 ] || die "Redis does not answer; see $LOG_DIR/redis.log"
+        sleep 0.1
+    done
+    routers_started=1
+    "$project_root/scripts/start-instances.sh" start
+    nginx_started=1
+    "$project_root/scripts/nginx-local.sh" start
+    url=http://127.0.0.1:$NGINX_PORT
+}
+
+run_dir=$(absolute "${RUN_DIR:-$project_root/run}")
+if [ "$running" = 1 ]; then
+    url=${DRILL_URL:-http://127.0.0.1:${NGINX_PORT:-8080}}
+    "$project_root/scripts/start-instances.sh" status || die "not all is ready, see above"
+    [ "$(http_code "$url/actuator/health/readiness")" = 200 ] ||
+        die "nobody answers at $url: scripts/nginx-local.sh start, or name the front door by DRILL_URL"
+    [ -f "${COUNTS_FILE:-$run_dir/counts}" ] ||
+        die "the servers keep no record of increments: DRILL_TOOLS=1 scripts/start-instances.sh restart"
+else
+    start_own
+    run_dir=$RUN_DIR
+fi
+
+declare -a options=(
+    --url "$url" --ports "${ROUTER_PORTS:-$default_router_ports}" --run-dir "$run_dir"
+    --counts "${COUNTS_FILE:-$run_dir/counts}"
+    --restart "'$project_root/scripts/start-instances.sh' start"
+    --rolling "'$project_root/scripts/start-instances.sh' rolling-restart"
+    --faults "$faults" --rounds "$rounds" --sessions "$sessions"
+)
+[ -z "$minutes" ] || options+=(--minutes "$minutes")
+# Elsewhere than on Linux only 127.0.0.1 is there.
+[ "$turns$together" != 00 ] || [ "$(uname)" != Linux ] || options+=(--spread)
+"$drill_bin" "${options[@]}" "$@"
