@@ -86,17 +86,22 @@ pub async fn run<C: Caller>(mode: &'static str, load: &Load, callers: Vec<C>) ->
     let window = Window::new();
     let mut tasks = JoinSet::new();
     for caller in callers {
-        tasks.spawn_local(work(caller, Rc::clone(&window)));
+        tasks.spawn_local(work(caller, Rc::clone(&window), load.think));
     }
     measure(mode, load, &window, tasks).await
 }
 
-async fn work<C: Caller>(mut caller: C, window: Rc<Window>) {
+async fn work<C: Caller>(mut caller: C, window: Rc<Window>, think: Duration) {
+    // Callers that pause do not do so in step.
+    tokio::time::sleep(think.mul_f64(fastrand::f64())).await;
     while window.is_open() {
         let start = Instant::now();
         match caller.call().await {
             Ok(()) => window.done(start),
             Err(error) => return window.failed(&error),
+        }
+        if !think.is_zero() {
+            tokio::time::sleep(think).await;
         }
     }
 }
@@ -124,6 +129,7 @@ pub async fn measure(
     let mut figures = Figures::new(mode, &load.common);
     figures.payload = Some(load.payload);
     window.report(&mut figures, elapsed);
-    figures.set_processes(&before, &after, figures.calls);
+    let sessions = if mode == "open" { figures.calls } else { u64::from(load.common.sessions) };
+    figures.set_processes(&before, &after, figures.calls, sessions);
     Ok(figures)
 }

@@ -61,7 +61,7 @@ pub async fn run(options: &Rc<Failover>) -> Result<Figures, Fault> {
     let drill = Rc::new(Drill {
         window: Window::new(),
         killed: Cell::new(None),
-        think: options.think,
+        think: load.think,
         answered: Cell::new(0),
         recovery: RefCell::default(),
         first_answer: RefCell::default(),
@@ -100,7 +100,7 @@ pub async fn run(options: &Rc<Failover>) -> Result<Figures, Fault> {
     let mut figures = Figures::new("failover", &load.common);
     figures.payload = Some(load.payload);
     drill.window.report(&mut figures, elapsed);
-    figures.set_processes(&before, &after, figures.calls);
+    figures.set_processes(&before, &after, figures.calls, u64::from(load.common.sessions));
     if lost > 0 {
         figures.add_error(format!("{lost} sessions were not answered any more"));
     }

@@ -61,7 +61,7 @@ pub struct Used {
     pub cpu_per_1000: f64,
     pub rss_before_kib: u64,
     pub rss_after_kib: u64,
-    /// Growth of resident memory per session.
+    /// Growth of resident memory per session (mode open: per session that was opened and closed).
     pub kib_per_session: f64,
 }
 
@@ -135,8 +135,8 @@ impl Figures {
         self.latency_ms = latencies.quantiles();
     }
 
-    /// `units`: what the CPU is divided by.
-    pub fn set_processes(&mut self, before: &Sample, after: &Sample, units: u64) {
+    /// `units`: what the CPU is divided by; `sessions`: what the memory is.
+    pub fn set_processes(&mut self, before: &Sample, after: &Sample, units: u64, sessions: u64) {
         for (before, after) in before.groups.iter().zip(&after.groups) {
             let cpu_seconds = after.cpu_seconds - before.cpu_seconds;
             let grown = after.rss_kib as f64 - before.rss_kib as f64;
@@ -145,7 +145,7 @@ impl Figures {
                 cpu_per_1000: cpu_seconds * 1000.0 / (units as f64).max(1.0),
                 rss_before_kib: before.rss_kib,
                 rss_after_kib: after.rss_kib,
-                kib_per_session: grown / f64::from(self.sessions.max(1)),
+                kib_per_session: grown / (sessions as f64).max(1.0),
             };
             self.processes.insert(after.name.clone(), used);
         }
@@ -201,14 +201,14 @@ impl Figures {
             ));
         }
         for (name, used) in &self.processes {
-            let memory = if self.mode == "idle" {
-                format!("   {:.1} KiB per session", used.kib_per_session)
-            } else {
-                format!("   {:.4} per 1000", used.cpu_per_1000)
+            let memory = match &*self.mode {
+                "idle" | "open" => format!("   {:.1} KiB per session", used.kib_per_session),
+                _ => String::new(),
             };
             rows.push(format!(
-                "{name:<10} CPU {:.2} s{memory}   RSS {:.1} -> {:.1} MiB",
+                "{name:<10} CPU {:.2} s   {:.4} per 1000{memory}   RSS {:.1} -> {:.1} MiB",
                 used.cpu_seconds,
+                used.cpu_per_1000,
                 used.rss_before_kib as f64 / 1024.0,
                 used.rss_after_kib as f64 / 1024.0
             ));

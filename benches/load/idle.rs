@@ -22,7 +22,8 @@ pub async fn run(options: &Idle) -> io::Result<Figures> {
     let after = Sample::take(&common.groups)?;
     let mut figures = Figures::new("idle", common);
     figures.seconds = elapsed.as_secs_f64();
-    figures.set_processes(&before, &after, u64::from(common.sessions));
+    let sessions = u64::from(common.sessions);
+    figures.set_processes(&before, &after, sessions, sessions);
     drop(held);
     Ok(figures)
 }

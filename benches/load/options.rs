@@ -84,6 +84,10 @@ pub struct Load {
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
     pub warmup: Duration,
 
+    /// Pause between an answer and the next call; without one, no CPU is left idle
+    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
+    pub think: Duration,
+
     /// Bytes of text that a call carries and its answer brings back, beside the marker
     #[arg(long, default_value_t = 64)]
     pub payload: usize,
@@ -118,10 +122,6 @@ pub struct Failover {
     /// The process to kill, by SIGKILL
     #[arg(long)]
     pub kill: u32,
-
-    /// Pause between an answer and the next call; 0 is a closed loop that leaves no CPU idle
-    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
-    pub think: Duration,
 
     /// How long sessions may take to be answered again
     #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = seconds)]

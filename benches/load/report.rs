@@ -27,14 +27,16 @@ What a call costs, next to nginx as a plain proxy and to no proxy at all. This p
 run it to get one for your machine.
 
 A client sends one tool call after the other and waits for each answer, which must carry the marker of that session and
-that call; an answer that is wrong, missing or another session's is an error, and a run with an error counts for
-nothing. Load generator, upstream, proxies and Redis share the machine over loopback, and the setups take turns within
-one run of the script. Every figure is the median of the rounds. CPU is the most telling one: seconds of user and system time per 1,000
-calls, all threads and child processes of a program together. Calls per second are what is left of a machine that also
-runs the load.
+that call. An answer that is wrong, missing or another session's is an error, and a run with an error does not count.
+Load generator, upstream, proxies and Redis share the machine over loopback, and the setups take turns within one run of
+the script. Every figure is the median of the rounds.
 
-nginx copies bytes; the router in front of the same upstream journals each call before it acknowledges it and each
-answer before it delivers it, and keeps both for a client that comes back. With Redis that survives the router's death.
+CPU is the most telling one: seconds of user and system time per 1,000 calls, all threads and child processes of a
+program together. It falls as the load rises, because a busy process finds more to do each time it wakes up. Calls per
+second are what is left of a machine that also runs the load.
+
+nginx copies bytes. The router journals each call before it acknowledges it and each answer before it delivers it, and
+keeps both for a client that comes back; with Redis they survive the router's death.
 ";
 
 pub fn write(options: &Report) -> Result<(), Fault> {
@@ -86,9 +88,8 @@ impl Page {
         self.median(mode, label, sessions, |run| run.processes.get(group).map(|used| used.cpu_per_1000))
     }
 
-    /// KiB of a group per idle session.
-    fn memory(&self, label: &str, sessions: u32, group: &str) -> Option<f64> {
-        self.median("idle", label, sessions, |run| run.processes.get(group).map(|used| used.kib_per_session))
+    fn kib_per_session(&self, mode: &str, label: &str, sessions: u32, group: &str) -> Option<f64> {
+        self.median(mode, label, sessions, |run| run.processes.get(group).map(|used| used.kib_per_session))
     }
 
     /// Numbers of sessions that a mode was run with.
@@ -115,6 +116,10 @@ impl Page {
             let title = if sessions == 1 { "one session".to_owned() } else { format!("{sessions} sessions") };
             self.calls(&mut page, &format!("Tool calls over SSE, {title}"), "sse", sessions)?;
         }
+        for sessions in self.sizes("paced") {
+            let title = format!("Tool calls over SSE, {sessions} sessions that pause after each call");
+            self.calls(&mut page, &title, "paced", sessions)?;
+        }
         for sessions in self.sizes("rest") {
             let title = format!("Tool calls over REST, {sessions} callers");
             self.calls(&mut page, &title, "rest", sessions)?;
@@ -123,6 +128,14 @@ impl Page {
         for sessions in self.sizes("open") {
             let title = format!("Sessions opened and closed, {sessions} at a time");
             self.calls(&mut page, &title, "open", sessions)?;
+            let left = |label: &str| self.kib_per_session("open", label, sessions, "router");
+            writeln!(
+                page,
+                "\nA session is kept for its client for MCP_SESSION_TTL after it was closed. Resident memory that the router\n\
+                 has grown by for each one: {} KiB (embedded store), {} KiB (Redis).",
+                number(left("router"), 1),
+                number(left("router-redis"), 1)
+            )?;
         }
         self.failovers(&mut page)?;
         Ok(page)
@@ -160,7 +173,7 @@ impl Page {
             "memory per idle SSE session with its upstream stream open",
             30.0,
             "KiB",
-            self.memory("router", idle, "router"),
+            self.kib_per_session("idle", "router", idle, "router"),
         );
         at_most("recovery of 256 busy sessions after kill -9 of their owner, p99", 1000.0, "ms", recovery);
         let rate = over(self.rate("sse", "router", 32), self.rate("sse", "nginx", 32));
@@ -209,7 +222,7 @@ impl Page {
             for (label, name) in SETUPS.iter().filter(|(label, _)| self.has("idle", label, sessions)) {
                 write!(page, "| {name} |")?;
                 for group in &GROUPS[..3] {
-                    write!(page, " {} |", number(self.memory(label, sessions, group), 1))?;
+                    write!(page, " {} |", number(self.kib_per_session("idle", label, sessions, group), 1))?;
                 }
                 writeln!(page)?;
             }
@@ -236,8 +249,8 @@ impl Page {
         writeln!(page, "\n## The death of an owner under load\n")?;
         writeln!(
             page,
-            "Three routers with Redis behind nginx; the one that owns all sessions is killed with SIGKILL while every session \
-             works in a closed loop. Clients reconnect at once with `Last-Event-ID`. Time from the kill to the first \
+            "Three routers with Redis behind nginx; the one that owns all sessions is killed with SIGKILL while every\n\
+             session works in a closed loop. Clients reconnect at once with `Last-Event-ID`. Time from the kill to the first\n\
              answer on a new stream, over the sessions:\n"
         )?;
         writeln!(
