@@ -11,7 +11,7 @@ Usage: scripts/setup.sh [--tests]
 Installs redis-server, nginx and curl with apt (Debian, Ubuntu); for other systems it prints the command and exits
 with 1. What is installed already is left alone, and no service is stopped or reconfigured.
 
-  --tests   also what the tests need: Node.js with npm, Python 3.10 or newer with venv
+  --tests   also what the tests need: Node.js with npm, Python 3.11 or newer with venv
 END
 }
 
@@ -31,7 +31,7 @@ for argument; do
 done
 
 node_fits() { have node && have npm; }
-python_fits() { have python3 && python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; }
+python_fits() { have python3 && python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 
 missing() { # prints the names of what is missing
     find_command redis-server >/dev/null || printf 'redis-server '
@@ -65,8 +65,8 @@ fi
 
 if ! have apt-get; then
     warn "missing: ${names[*]}. Install them with one of"
-    warn "  sudo dnf install $(packages_for dnf "${names[@]}")"
-    warn "  brew install $(packages_for brew "${names[@]}")"
+    warn "  sudo dnf install $(packages_for dnf "${names[@]}" | sed "s, *\$,,")"
+    warn "  brew install $(packages_for brew "${names[@]}" | sed "s, *\$,,")"
     exit 1
 fi
 

@@ -374,6 +374,9 @@ stop() { # PORT…
 }
 
 restart() { # PORT…
+    # What could keep the start from succeeding comes before the stop.
+    require_redis "$@"
+    build_if_stale "$@"
     stop "$@"
     start "$@"
 }

@@ -54,6 +54,8 @@ pub struct App {
     pub rest_in_flight: AtomicUsize,
     /// Worker threads that have started; the first does the health checks.
     pub workers_started: AtomicUsize,
+    /// Id of the data that the store holds, and since when.
+    pub data: Mutex<(Arc<str>, Instant)>,
     /// Which instances the last sweep saw alive.
     pub sightings: Sightings,
     /// Until when this process may believe that it owns what it owned; see [`App::lease_holds`].
@@ -89,6 +91,37 @@ impl App {
         self.lease.holds()
     }
 
+    /// A missing lease of another instance means its death only to somebody whose own lease has held for a whole period:
+    /// after the store was away or lost its data, all leases are missing and all instances alive.
+    pub fn may_judge_leases(&self) -> bool {
+        self.lease.held_for(self.settings.session.lease)
+    }
+
+    /// Id of the data that the store holds.
+    pub fn dataset(&self) -> Arc<str> {
+        Arc::clone(&self.data.lock().unwrap_or_else(PoisonError::into_inner).0)
+    }
+
+    /// The store holds other data now: it came back without its own.
+    pub fn remember_dataset(&self, id: &str) {
+        let mut data = self.data.lock().unwrap_or_else(PoisonError::into_inner);
+        if *data.0 != *id {
+            tracing::error!("the session store has lost its data; this instance writes the sessions it owns again");
+            *data = (id.into(), Instant::now());
+        }
+    }
+
+    /// The store has lost its data, so recently that owners may still be writing their sessions again. Asked when a
+    /// session is not found: it need not be over.
+    pub async fn data_lost(&self) -> bool {
+        match self.store.dataset(&fresh_dataset_id()).await {
+            Ok(dataset) => self.remember_dataset(&dataset),
+            Err(error) => self.count_store_error(&error),
+        }
+        let data = self.data.lock().unwrap_or_else(PoisonError::into_inner);
+        data.1.elapsed() < self.settings.session.lease
+    }
+
     /// The next worker thread's host, in turn.
     pub fn next_host(&self) -> Option<Addr<Host>> {
         let hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -100,6 +133,11 @@ impl App {
         let stream = &self.settings.stream;
         LogLimits { max_age: stream.resume_window, max_events: stream.resume_events, max_bytes: stream.resume_bytes }
     }
+}
+
+/// A candidate for the id of a store's data. Never the same twice: an old id on new data would hide the loss.
+pub fn fresh_dataset_id() -> String {
+    uuid::Uuid::new_v4().simple().to_string()
 }
 
 /// Client streams whose session is being asked for: nonce → where the answer goes. Bounded by the streams that may be
@@ -141,11 +179,13 @@ pub struct LeaseClock {
     origin: Instant,
     /// Milliseconds after `origin`.
     until: AtomicU64,
+    /// Since when it has held without a break, milliseconds after `origin`.
+    since: AtomicU64,
 }
 
 impl Default for LeaseClock {
     fn default() -> Self {
-        Self { origin: Instant::now(), until: AtomicU64::new(0) }
+        Self { origin: Instant::now(), until: AtomicU64::new(0), since: AtomicU64::new(0) }
     }
 }
 
@@ -153,12 +193,29 @@ impl LeaseClock {
     /// The store granted `lease` to a request that was sent at `asked`: counted from the asking, so that the store never
     /// ends it before we do.
     pub fn renewed(&self, asked: Instant, lease: Duration) {
-        let until = asked.duration_since(self.origin) + lease;
-        self.until.store(u64::try_from(until.as_millis()).unwrap_or(u64::MAX), Ordering::Release);
+        let asked = self.millis_at(asked);
+        let lapsed = asked > self.until.load(Ordering::Acquire);
+        if lapsed {
+            self.since.store(asked, Ordering::Release);
+        }
+        let lease = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
+        self.until.store(asked.saturating_add(lease), Ordering::Release);
+    }
+
+    fn millis_at(&self, at: Instant) -> u64 {
+        // At least 1: 0 is "never".
+        u64::try_from(at.duration_since(self.origin).as_millis()).unwrap_or(u64::MAX).max(1)
     }
 
     fn holds(&self) -> bool {
-        self.origin.elapsed().as_millis() < u128::from(self.until.load(Ordering::Acquire))
+        self.millis_at(Instant::now()) < self.until.load(Ordering::Acquire)
+    }
+
+    /// The lease was renewed without a break for at least `period`.
+    fn held_for(&self, period: Duration) -> bool {
+        let since = self.since.load(Ordering::Acquire);
+        let held = self.millis_at(Instant::now()).saturating_sub(since);
+        self.holds() && since > 0 && u128::from(held) >= period.as_millis()
     }
 }
 

@@ -21,6 +21,8 @@ pub struct Metrics {
     pub store_errors: IntCounterVec,
     /// Sessions taken over from another process, by cause.
     pub adoptions: IntCounterVec,
+    /// Sessions written again after the store had lost them.
+    pub restored: IntCounter,
     /// Sessions given up because another process owns them by now.
     pub fenced: IntCounter,
     /// Client streams resumed, by how the session was found.
@@ -69,6 +71,7 @@ impl Metrics {
             dropped: counters("mcp_router_dropped_total", "Messages not passed on", "reason"),
             store_errors: counters("mcp_router_store_errors_total", "Failed store operations", "kind"),
             adoptions: counters("mcp_router_adoptions_total", "Sessions taken over", "cause"),
+            restored: counter("mcp_router_restored_total", "Sessions written again after the store lost them"),
             fenced: counter("mcp_router_fenced_total", "Sessions given up to a newer owner"),
             resumed: counters("mcp_router_resumed_total", "Client streams resumed", "by"),
             resume_failed: counters("mcp_router_resume_failed_total", "Cursors that could not be served", "reason"),

@@ -3,17 +3,17 @@
 use std::{
     net::{SocketAddr, TcpListener},
     process::ExitCode,
-    sync::{Arc, Mutex, OnceLock, atomic::AtomicUsize},
+    sync::{Arc, Mutex, OnceLock, PoisonError, atomic::AtomicUsize},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use actix_web::{HttpServer, dev::ServerHandle, web};
+use actix_web::{HttpServer, dev::ServerHandle, middleware::Condition, web};
 use socket2::{Domain, SockRef, Socket, Type};
 use tokio::signal::unix::{SignalKind, signal};
 use url::Url;
 
 use crate::{
-    app::{App, LeaseClock, Rebinds, Worker},
+    app::{App, LeaseClock, Rebinds, Worker, fresh_dataset_id},
     http,
     lifecycle::{Lifecycle, Phase},
     mcp_server_v6,
@@ -26,7 +26,7 @@ use crate::{
     session::{attachment::End, directory::Directory},
     settings::Settings,
     store::{
-        LeaseAcquired, Owner, SessionStore, StoreError,
+        LeaseAcquired, Owner, SessionStore, StoreError, StoreResult,
         memory::MemoryStore,
         redis::{RedisConfig, RedisStore},
     },
@@ -122,16 +122,13 @@ pub async fn run(mut settings: Settings) -> Result<(), Fatal> {
     let _built_in = if settings.upstream.services.is_empty() { Some(start_built_in(&mut settings)?) } else { None };
     let store = open_store(&settings).await?;
     let app = Arc::new(build_app(settings, store, address));
+    let candidate = fresh_dataset_id();
+    let dataset = patiently(&app, || app.store.dataset(&candidate)).await?;
+    // Long ago: nothing was lost when we start.
+    *app.data.lock().unwrap_or_else(PoisonError::into_inner) =
+        (dataset.into(), Instant::now() - app.settings.session.lease);
     acquire_lease(&app).await?;
-    let wakes = loop {
-        match app.store.subscribe(&app.me.incarnation, WAKE_CAPACITY).await {
-            Ok(wakes) => break wakes,
-            Err(error) => {
-                app.count_store_error(&error);
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
-        }
-    };
+    let wakes = patiently(&app, || app.store.subscribe(&app.me.incarnation, WAKE_CAPACITY)).await?;
     let registry = Registry::launch(Arc::clone(&app), wakes);
     let _ = app.registry.set(registry);
 
@@ -253,11 +250,33 @@ fn build_app(settings: Settings, store: Arc<dyn SessionStore>, address: SocketAd
         openings: RateLimiter::new(settings.limits.new_session_rate),
         rest_in_flight: AtomicUsize::new(0),
         workers_started: AtomicUsize::new(0),
+        data: Mutex::new(("".into(), Instant::now())),
         sightings: Sightings::default(),
         lease: LeaseClock::default(),
         hosts: Mutex::default(),
         registry: OnceLock::new(),
         settings,
+    }
+}
+
+/// Repeats a store operation of the start for as long as the start may wait.
+async fn patiently<T, F, Fut>(app: &App, mut operation: F) -> Result<T, Fatal>
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = StoreResult<T>>,
+{
+    let redis = &app.settings.redis;
+    let deadline = Instant::now() + redis.start_timeout;
+    loop {
+        match operation().await {
+            Ok(done) => return Ok(done),
+            Err(source) if Instant::now() >= deadline => {
+                let url = redis.url.as_ref().map(ToString::to_string).unwrap_or_default();
+                return Err(Fatal::Redis { url, waited: redis.start_timeout, source });
+            }
+            Err(error) => app.count_store_error(&error),
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 
@@ -306,7 +325,11 @@ fn serve(app: &Arc<App>, listener: TcpListener) -> Result<actix_web::dev::Server
             let base = app.settings.server.base_path.clone();
             actix_web::App::new()
                 .app_data(web::Data::new(worker))
-                .wrap(tracing_actix_web::TracingLogger::<http::MaskedSpans>::new())
+                // A span for each request costs more than a small request: only for those who look.
+                .wrap(Condition::new(
+                    tracing::enabled!(tracing::Level::DEBUG),
+                    tracing_actix_web::TracingLogger::<http::MaskedSpans>::new(),
+                ))
                 .configure(|config| http::configure(config, &base))
         }
     };

@@ -16,6 +16,11 @@ use crate::settings::{LogFormat, LogSettings, defaults};
 pub fn init(log: &LogSettings) {
     // Checked when the settings were read; settings changed by a program since then fall back rather than fail.
     let filter = EnvFilter::try_new(&log.level).unwrap_or_else(|_| EnvFilter::new(defaults::LOG_LEVEL));
+    // It calls every stream that is aborted on purpose an error of the response body.
+    let filter = match "actix_http::h1::dispatcher=off".parse() {
+        Ok(directive) if !log.level.contains("actix_http") => filter.add_directive(directive),
+        _ => filter,
+    };
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     let outcome = match log.format {
         LogFormat::Text => {

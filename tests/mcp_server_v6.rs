@@ -15,7 +15,7 @@ use std::{
 };
 
 use actix_web::dev::ServerHandle;
-use client::{Client, EventReader, StreamItem, eventually, http, initialize_params, soon};
+use client::{Client, EventReader, StreamDrop, StreamItem, eventually, http, initialize_params, soon};
 use mcp_router::mcp_server_v6::{ServerOptions, bind};
 use serde_json::{Value, json};
 
@@ -46,19 +46,37 @@ async fn health(addr: SocketAddr) -> Value {
 // ---- transport
 
 #[actix_web::test]
-async fn a_session_is_gone_and_its_calls_stop_as_soon_as_its_stream_drops() {
+async fn a_session_is_gone_as_soon_as_its_stream_drops_in_whatever_way() {
     let addr = drill_server();
-    let mut client = Client::initialized(addr).await;
     let mut other = Client::initialized(addr).await;
-    assert_eq!(health(addr).await["sessions"], 2);
-    client.start("tools/call", json!({ "name": "wait", "arguments": { "ms": 60_000 } })).await;
+    for drop in [StreamDrop::Close, StreamDrop::Reset, StreamDrop::HalfClose] {
+        let mut client = Client::initialized(addr).await;
+        assert_eq!(health(addr).await["sessions"], 2);
+        client.start("tools/call", json!({ "name": "wait", "arguments": { "ms": 60_000 } })).await;
+        expect_gone(addr, client, drop).await;
+        assert_eq!(other.result("ping", json!({})).await, json!({}));
+    }
+}
 
-    let poster = client.disconnect();
+#[actix_web::test]
+async fn a_session_whose_client_never_read_is_gone_when_its_stream_drops() {
+    let addr = drill_server();
+    let _other = Client::initialized(addr).await;
+    for drop in [StreamDrop::Close, StreamDrop::Reset] {
+        let mut client = Client::initialized(addr).await;
+        for _ in 0..4 {
+            client.start("tools/call", json!({ "name": "payload", "arguments": { "bytes": 8 * MEBIBYTE } })).await;
+        }
+        expect_gone(addr, client, drop).await;
+    }
+}
 
+/// Drops the client's stream; one other session must remain.
+async fn expect_gone(addr: SocketAddr, client: Client, drop: StreamDrop) {
+    let (poster, _half) = client.disconnect(drop).await;
     let ping = r#"{"jsonrpc":"2.0","id":9,"method":"ping"}"#;
     eventually("404 for the dropped session", || async { poster.post(ping).await == 404 }).await;
-    assert_eq!(health(addr).await["sessions"], 1);
-    assert_eq!(other.result("ping", json!({})).await, json!({}));
+    assert_eq!(health(addr).await["sessions"], 1, "{drop:?}");
 }
 
 #[actix_web::test]
@@ -143,6 +161,28 @@ async fn a_client_that_reads_late_gets_every_answer() {
 }
 
 #[actix_web::test]
+async fn a_post_waits_for_a_client_that_leaves_too_many_answers_unread() {
+    let (addr, _server) = start(ServerOptions { queue_capacity: 1, max_running_calls: 1, ..options() });
+    let mut client = Client::initialized(addr).await;
+    let mut posts = Vec::new();
+    for id in 0..10 {
+        let params = json!({ "name": "payload", "arguments": { "bytes": 2 * MEBIBYTE } });
+        let call = json!({ "jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params }).to_string();
+        let poster = client.poster.clone();
+        posts.push(actix_web::rt::spawn(async move { poster.post(call).await }));
+    }
+    let mut answered = BTreeSet::new();
+    while answered.len() < posts.len() {
+        let answer = client.next().await;
+        assert_eq!(answer["result"]["content"][0]["text"].as_str().unwrap().len(), 2 * MEBIBYTE);
+        answered.insert(answer["id"].as_i64().unwrap());
+    }
+    for post in posts {
+        assert_eq!(post.await.unwrap(), 202);
+    }
+}
+
+#[actix_web::test]
 async fn sessions_work_across_workers() {
     let (addr, _server) = start(ServerOptions { workers: 3, ..options() });
     let mut clients = Vec::new();
@@ -155,7 +195,7 @@ async fn sessions_work_across_workers() {
     }
     // One by one, each from a connection of its own: they land on different workers.
     for (number, client) in clients.into_iter().enumerate() {
-        let poster = client.disconnect();
+        let (poster, _) = client.disconnect(StreamDrop::Close).await;
         let cancel = r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}"#;
         eventually("404 for the dropped session", || async { poster.post(cancel).await == 404 }).await;
         assert_eq!(health(addr).await["sessions"], 5 - number);
@@ -414,7 +454,7 @@ async fn wait_answers_in_its_time_and_tells_its_progress_to_whoever_asked() {
     for token in [json!("token"), json!(5)] {
         let params = json!({ "name": "wait", "arguments": { "ms": 20 }, "_meta": { "progressToken": token } });
         let id = client.start("tools/call", params).await;
-        for step in 1..=4 {
+        for step in 1..=3 {
             let progress = client.next().await;
             assert_eq!(progress["method"], "notifications/progress");
             assert_eq!(progress["params"], json!({ "progressToken": token, "progress": step, "total": 4 }));

@@ -433,7 +433,7 @@ mod values {
             let expected = milliseconds.map(Duration::from_millis);
             assert_eq!(found, expected, "{text:?}");
         }
-        for env in ["REDIS_WAIT", "MCP_UPSTREAM_ORDER_WAIT", "MCP_REBIND_REPLAY", "DRAIN_DEADLINE"] {
+        for env in ["REDIS_WAIT", "MCP_UPSTREAM_ORDER_WAIT", "DRAIN_DEADLINE"] {
             one(env, "0s").expect("no wait at all is a choice");
         }
     }

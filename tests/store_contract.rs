@@ -104,6 +104,7 @@ contract! {
         a_purge_removes_a_session_and_wakes_those_concerned
         sessions_can_be_listed
         the_index_follows_the_owner
+        the_index_forgets_sessions_that_expired
     }
     instance {
         an_instance_id_belongs_to_one_living_process

@@ -109,6 +109,7 @@ fn complaint(reason: &io::Error, address: IpAddr, port: u16) -> String {
         io::ErrorKind::PermissionDenied if port != 0 && port < 1024 => {
             format!("port {port} on {address} needs privileges (ports below 1024 do); --port chooses another one.")
         }
+        io::ErrorKind::AddrNotAvailable => format!("{address} is not an address of this machine ({reason})"),
         _ => reason.to_string(),
     }
 }

@@ -91,7 +91,7 @@ impl From<DeliverError> for ApiError {
         match error {
             DeliverError::Gone | DeliverError::WrongService => Self::UnknownSession,
             DeliverError::TooMany => Self::TooMany { what: "requests of this session without an answer" },
-            DeliverError::StoreUnavailable | DeliverError::NotOwner => Self::StoreUnavailable,
+            DeliverError::StoreUnavailable | DeliverError::NotOwner | DeliverError::Vanished => Self::StoreUnavailable,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
     rc::Rc,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -34,6 +34,9 @@ use crate::{
 /// How often a message looks for its session's owner anew before the client is told to try again: the owner may change
 /// between two looks, but not for ever.
 const OWNER_ATTEMPTS: usize = 5;
+
+/// How often a message looks whether its session has been written again after a loss of data.
+pub(super) const LOST_DATA_PAUSE: Duration = Duration::from_millis(50);
 
 /// `?sessionId=`
 #[derive(Debug, Deserialize)]
@@ -109,7 +112,7 @@ fn identity(request: &HttpRequest, body: &[u8], trusted: &[ipnet::IpNet]) -> Str
             body.hash(&mut hasher);
             format!("{given}:{:016x}", hasher.finish())
         }
-        None => uuid::Uuid::new_v4().simple().to_string(),
+        None => format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..)),
     }
 }
 
@@ -133,7 +136,10 @@ async fn deliver(
     request_id: String,
 ) -> Result<Delivered, Failure> {
     let app = &worker.app;
-    for _ in 0..OWNER_ATTEMPTS {
+    let deadline = Instant::now() + app.settings.redis.wait;
+    let mut attempts = 0;
+    while attempts < OWNER_ATTEMPTS {
+        attempts += 1;
         let Some(owner) = app.directory.session(&session) else {
             return deliver_by_store(worker, session, service, body, request_id).await;
         };
@@ -141,6 +147,13 @@ async fn deliver(
         match owner.send(message).await {
             Ok(Ok(delivered)) => return Ok(delivered),
             Ok(Err(DeliverError::NotOwner)) => {}
+            Ok(Err(DeliverError::Vanished)) => {
+                if Instant::now() >= deadline {
+                    return Err(DeliverError::StoreUnavailable.into());
+                }
+                attempts = 0;
+                tokio::time::sleep(LOST_DATA_PAUSE).await;
+            }
             Ok(Err(error)) => return Err(error.into()),
             // The actor has ended between look-up and message; whatever it did is in the store.
             Err(_) => app.directory.remove_session(&session, &owner),
@@ -179,22 +192,34 @@ async fn deliver_by_store(
         max_inbox: limits.max_inbox,
     };
     let count = |outcome: &str| app.metrics.accepted.with_label_values(&[outcome]).inc();
-    match patiently(worker, || app.store.accept(accept.clone())).await? {
+    let deadline = Instant::now() + app.settings.redis.wait;
+    let accepted = loop {
+        let accepted = patiently(worker, || app.store.accept(accept.clone())).await?;
+        // The store came back empty: the session's owner, if it lives, is about to write it again.
+        if accepted != Accepted::NotFound || Instant::now() >= deadline || !app.data_lost().await {
+            break accepted;
+        }
+        tokio::time::sleep(LOST_DATA_PAUSE).await;
+    };
+    match accepted {
         Accepted::Queued { owner, generation, listeners, .. } => {
             count("queued");
             let ours = owner.incarnation == app.me.incarnation && app.directory.session(&session).is_none();
             // A hung owner still listens; its lease tells.
             let gone = listeners == 0 || ours || matches!(is_gone(app, &owner).await, Ok(true));
             if gone {
-                // Nobody will look: this instance becomes the owner. The message is safe either way.
-                take_over(worker, session, &owner.incarnation, generation).await;
+                // Nobody will look: this instance becomes the owner. The message is safe either way, so the client
+                // need not wait for it.
+                let worker = Rc::clone(worker);
+                actix_rt::spawn(async move { take_over(&worker, session, &owner.incarnation, generation).await });
             }
             Ok(Delivered::Accepted)
         }
         Accepted::Duplicate { claimed, .. } => {
             count("duplicate");
             if !claimed {
-                wake_or_adopt(worker, session).await;
+                let worker = Rc::clone(worker);
+                actix_rt::spawn(async move { wake_or_adopt(&worker, session).await });
             }
             Ok(Delivered::Duplicate)
         }
@@ -216,7 +241,7 @@ where
     Fut: Future<Output = Result<T, StoreError>>,
 {
     let deadline = Instant::now() + worker.app.settings.redis.wait;
-    let mut pause = std::time::Duration::from_millis(20);
+    let mut pause = Duration::from_millis(20);
     loop {
         match operation().await {
             Ok(done) => return Ok(done),
@@ -228,7 +253,7 @@ where
             }
         }
         tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-        pause = (pause * 2).min(std::time::Duration::from_secs(1));
+        pause = (pause * 2).min(Duration::from_secs(1));
     }
 }
 

@@ -5,7 +5,11 @@
 //! keeps its old endpoint URL, so it is asked with a JSON-RPC `ping` and its answer arrives at a URL that names the
 //! session. Otherwise it is a new client. Nothing is opened upstream here: many GETs are probes.
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -21,7 +25,7 @@ use super::{
     WorkerData,
     error::ApiError,
     forwarded,
-    message::{patiently, rebind_id},
+    message::{LOST_DATA_PAUSE, patiently, rebind_id},
 };
 use crate::{
     app::Worker,
@@ -40,10 +44,6 @@ use crate::{
 
 /// Name of the cookie for clients that keep cookies and nothing else.
 const COOKIE: &str = "mcp_session";
-
-/// Without a cursor of its own a client may have lost at most what was on its way: so many events before the last one
-/// handed to its connection are looked through for answers.
-const REBIND_MARGIN: u64 = 64;
 
 /// Query of the GET.
 #[derive(Debug, Deserialize)]
@@ -135,46 +135,68 @@ async fn serve(
         prefix: format!("{forwarded_prefix}{}", worker.app.settings.server.base_path),
     };
     let secure = forwarded::is_https(request, &security.trusted_proxies);
-    if let Some(cursor) = request.headers().get("last-event-id").filter(|value| !value.is_empty()) {
-        let cursor = cursor.to_str().ok().and_then(|text| text.parse::<EventId>().ok());
-        let reason = match cursor {
-            Some(cursor) => {
-                let session = cursor.session;
-                match opening.resume(session, Some(cursor), By::LastEventId).await? {
-                    Some(ready) => return Ok(opening.respond(ready, secure)),
-                    None => "session_gone",
-                }
-            }
-            None => "cursor_foreign",
-        };
-        // A status other than 200 would stop stock clients for good: a new session, and the loss said aloud. EVT-6
-        worker.app.metrics.resume_failed.with_label_values(&[reason]).inc();
-        let ready = opening.create(Some(reason)).await?;
-        return Ok(opening.respond(ready, secure));
+    match opening.find(request, query, secure).await {
+        // A returning client would take any status but 200 as the end, for good. A stream that breaks at once sends it
+        // round again.
+        Err(ApiError::StoreUnavailable) if is_returning(request) => {
+            let broken = stream::once(future::ready(Err(Aborted("the session store does not answer"))));
+            Ok(response(broken, None, secure))
+        }
+        outcome => outcome,
     }
-    if let Some(named) = &query.session_id {
-        let session = named.parse().map_err(|_| ApiError::UnknownSession)?;
-        let ready = opening.resume(session, None, By::SessionId).await?.ok_or(ApiError::UnknownSession)?;
-        return Ok(opening.respond(ready, secure));
-    }
-    if let Some(ready) = opening.resume_by_cookie(request).await? {
-        return Ok(opening.respond(ready, secure));
-    }
-    // Only a client that has been initialised sends its version: this GET is a reconnect. Python clients never
-    // reconnect, and would hang on a message before the endpoint.
-    let is_python = request
-        .headers()
-        .get(header::USER_AGENT)
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|agent| agent.starts_with("python"));
-    if request.headers().contains_key("mcp-protocol-version") && !is_python {
-        return Ok(response(opening.rebind(), None, secure));
-    }
-    let ready = opening.create(None).await?;
-    Ok(opening.respond(ready, secure))
+}
+
+/// Only a client that had a stream before sends one of these.
+fn is_returning(request: &HttpRequest) -> bool {
+    let headers = request.headers();
+    headers.contains_key("last-event-id")
+        || headers.contains_key("mcp-protocol-version")
+        || request.cookie(COOKIE).is_some()
 }
 
 impl Opening {
+    async fn find(&self, request: &HttpRequest, query: &Query, secure: bool) -> Result<HttpResponse, ApiError> {
+        let opening = self;
+        let worker = &self.worker;
+        if let Some(cursor) = request.headers().get("last-event-id").filter(|value| !value.is_empty()) {
+            let cursor = cursor.to_str().ok().and_then(|text| text.parse::<EventId>().ok());
+            let reason = match cursor {
+                Some(cursor) => {
+                    let session = cursor.session;
+                    match opening.resume(session, Some(cursor), By::LastEventId).await? {
+                        Some(ready) => return Ok(opening.respond(ready, secure)),
+                        None => "session_gone",
+                    }
+                }
+                None => "cursor_foreign",
+            };
+            // A status other than 200 would stop stock clients for good: a new session, and the loss said aloud. EVT-6
+            worker.app.metrics.resume_failed.with_label_values(&[reason]).inc();
+            let ready = opening.create(Some(reason)).await?;
+            return Ok(opening.respond(ready, secure));
+        }
+        if let Some(named) = &query.session_id {
+            let session = named.parse().map_err(|_| ApiError::UnknownSession)?;
+            let ready = opening.resume(session, None, By::SessionId).await?.ok_or(ApiError::UnknownSession)?;
+            return Ok(opening.respond(ready, secure));
+        }
+        if let Some(ready) = opening.resume_by_cookie(request).await? {
+            return Ok(opening.respond(ready, secure));
+        }
+        // Only a client that has been initialised sends its version: this GET is a reconnect. Python clients never
+        // reconnect, and would hang on a message before the endpoint.
+        let is_python = request
+            .headers()
+            .get(header::USER_AGENT)
+            .and_then(|value| value.to_str().ok())
+            .is_some_and(|agent| agent.starts_with("python"));
+        if request.headers().contains_key("mcp-protocol-version") && !is_python {
+            return Ok(response(opening.clone().rebind(), None, secure));
+        }
+        let ready = opening.create(None).await?;
+        Ok(opening.respond(ready, secure))
+    }
+
     fn respond(&self, ready: Ready, secure: bool) -> HttpResponse {
         response(ready.pump.into_stream(), Some(ready.session), secure)
     }
@@ -202,6 +224,7 @@ impl Opening {
         let epoch = fastrand::u32(..);
         let attachment = Attachment::new(session, MAIN_STREAM, app.settings.stream.client_queue_bytes);
         let new = NewSession {
+            restored: None,
             session,
             epoch,
             service: self.service.name.clone(),
@@ -239,8 +262,16 @@ impl Opening {
                 id: attachment.id,
             },
         };
-        let Attached::Attached(joined) = patiently(&self.worker, || app.store.attach(attach.clone())).await? else {
-            return Ok(None);
+        let deadline = Instant::now() + app.settings.redis.wait;
+        let joined = loop {
+            match patiently(&self.worker, || app.store.attach(attach.clone())).await? {
+                Attached::Attached(joined) => break joined,
+                // The store came back empty: the session's owner, if it lives, is about to write it again.
+                Attached::NotFound if Instant::now() < deadline && app.data_lost().await => {
+                    tokio::time::sleep(LOST_DATA_PAUSE).await;
+                }
+                Attached::NotFound => return Ok(None),
+            }
         };
         if joined.service != self.service.name {
             return Ok(None);
@@ -251,7 +282,7 @@ impl Opening {
             Some(cursor) if cursor_epoch_fits => cursor.seq,
             // Another life of the session: all of this one is new to the client, and it is told. EVT-6
             Some(_) => 0,
-            None => sent.saturating_sub(REBIND_MARGIN),
+            None => sent.saturating_sub(app.settings.stream.rebind_replay),
         };
         let mut first = Vec::new();
         // After a ping-rebind the client keeps its endpoint; others expect one on every connection.
@@ -295,12 +326,16 @@ impl Opening {
             || joined.owner.incarnation == app.me.incarnation
             || matches!(is_gone(app, &joined.owner).await, Ok(true));
         if orphaned {
-            let (from, generation) = (&joined.owner.incarnation, joined.generation);
-            let adopted = adopt(&self.worker, session, from, generation, Some(&joined.service), "attach").await;
-            if let Err(error) = adopted {
-                // The stream stays and reads the log; the next POST or the sweep tries again.
-                app.count_store_error(&error);
-            }
+            // Beside the stream, which reads the log whoever owns the session.
+            let (worker, joined) = (Rc::clone(&self.worker), joined.clone());
+            actix_rt::spawn(async move {
+                let (from, generation) = (&joined.owner.incarnation, joined.generation);
+                let adopted = adopt(&worker, session, from, generation, Some(&joined.service), "attach").await;
+                if let Err(error) = adopted {
+                    // The next POST or the sweep tries again.
+                    worker.app.count_store_error(&error);
+                }
+            });
         }
     }
 

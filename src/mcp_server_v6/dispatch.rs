@@ -18,9 +18,12 @@ use super::{
 };
 
 /// Takes one message of a live session. Whatever there is to say goes onto the session's stream.
-pub(super) fn receive(state: &Arc<ServerState>, session: &Arc<Session>, message: Incoming<'_>) {
+///
+/// # Errors
+/// An answer for which the session has no room left: it must be sent before another message is taken.
+pub(super) fn receive(state: &Arc<ServerState>, session: &Arc<Session>, message: Incoming<'_>) -> Result<(), Outgoing> {
     match message {
-        Incoming::Request { id, method, params } => request(state, session, id, &method, params),
+        Incoming::Request { id, method, params } => return request(state, session, id, &method, params),
         Incoming::Notification { method, params } => notification(session, &method, params),
         Incoming::Answer { id, outcome } => {
             if !session.resolve(&id, outcome) {
@@ -28,9 +31,16 @@ pub(super) fn receive(state: &Arc<ServerState>, session: &Arc<Session>, message:
             }
         }
     }
+    Ok(())
 }
 
-fn request(state: &Arc<ServerState>, session: &Arc<Session>, id: RequestId, method: &str, params: Params<'_>) {
+fn request(
+    state: &Arc<ServerState>,
+    session: &Arc<Session>,
+    id: RequestId,
+    method: &str,
+    params: Params<'_>,
+) -> Result<(), Outgoing> {
     tracing::debug!(session = %session.id(), %id, method, "request");
     let max_running = state.options.max_running_calls;
     let answer = match outcome(state, session, &id, method, params) {
@@ -41,13 +51,13 @@ fn request(state: &Arc<ServerState>, session: &Arc<Session>, id: RequestId, meth
             let answer_id = id.clone();
             let call = async move { rpc::answer(&answer_id, call.await) };
             match session.start(id.clone(), call, max_running) {
-                Ok(()) => return,
+                Ok(()) => return Ok(()),
                 Err(error) => rpc::failure(Some(&id), &error),
             }
         }
         Err(error) => rpc::failure(Some(&id), &error),
     };
-    session.answer(&id, answer, max_running);
+    session.answer(&id, answer, max_running)
 }
 
 /// What a request came to.

@@ -62,9 +62,13 @@ async fn post_message(
     let Some(session) = session else {
         return refused(StatusCode::NOT_FOUND, &RpcError::new(NO_SESSION, "no such session"));
     };
-    match Incoming::parse(&body) {
-        Ok(message) => dispatch::receive(&state.into_inner(), &session, message),
+    let message = match Incoming::parse(&body) {
+        Ok(message) => message,
         Err(error) => return refused(StatusCode::BAD_REQUEST, &error),
+    };
+    if let Err(answer) = dispatch::receive(&state.into_inner(), &session, message) {
+        // A client that does not read its stream may not go on posting. If it is gone, so is the wish for an answer.
+        let _ = session.send(answer).await;
     }
     HttpResponse::Accepted().body("Accepted")
 }

@@ -159,7 +159,7 @@ struct ServerState {
     sessions: Arc<Sessions>,
 }
 
-/// Binds the socket and prepares the server. Must be called inside a Tokio runtime or an Actix system.
+/// Binds the socket and prepares the server. Its future must be polled inside a Tokio runtime or an Actix system.
 ///
 /// # Errors
 /// The address cannot be bound (`AddrInUse` if the port is taken), the counts file cannot be opened, or an option is

@@ -6,7 +6,7 @@
 //! the two steps.
 
 use std::{
-    future::Future,
+    future::{Future, Ready, ready},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -128,12 +128,17 @@ impl Session {
     }
 
     /// Sends an answer that is ready. If the queue is full it waits there as a running call would.
-    pub fn answer(self: &Arc<Self>, request: &RequestId, answer: Outgoing, max_running: usize) {
-        if let Err(mpsc::error::TrySendError::Full(answer)) = self.outgoing.try_send(answer) {
-            // Above the limit the answer is lost, but then the client has `max_running` others that it does not read.
-            if self.start(request.clone(), std::future::ready(answer), max_running).is_err() {
-                tracing::warn!(session = %self.id, %request, "the client does not read its stream: answer dropped");
+    ///
+    /// # Errors
+    /// The answer comes back if `max_running` calls run or wait already; then whoever brought the request has to wait
+    /// ([`Self::send`]).
+    pub fn answer(self: &Arc<Self>, request: &RequestId, answer: Outgoing, max_running: usize) -> Result<(), Outgoing> {
+        match self.outgoing.try_send(answer) {
+            Err(mpsc::error::TrySendError::Full(answer)) => {
+                self.try_start(request.clone(), ready(answer), max_running).map_err(Ready::into_inner)
             }
+            // A closed queue means that the client is gone, and its answers with it.
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
         }
     }
 
@@ -146,12 +151,20 @@ impl Session {
     where
         F: Future<Output = Outgoing> + 'static,
     {
+        self.try_start(request, call, max_running)
+            .map_err(|_| RpcError::new(TOO_MANY_CALLS, format!("{max_running} calls of this session are running")))
+    }
+
+    fn try_start<F>(self: &Arc<Self>, request: RequestId, call: F, max_running: usize) -> Result<(), F>
+    where
+        F: Future<Output = Outgoing> + 'static,
+    {
         let mut state = self.state();
         if state.gone {
             return Ok(());
         }
         if state.calls.len() >= max_running {
-            return Err(RpcError::new(TOO_MANY_CALLS, format!("{max_running} calls of this session are running")));
+            return Err(call);
         }
         state.last_ticket += 1;
         let ticket = state.last_ticket;

@@ -14,7 +14,7 @@ use actix::prelude::*;
 use futures_util::{StreamExt as _, stream};
 use tokio::sync::mpsc;
 
-use super::sweep::sweep;
+use super::sweep::{adopt_announced, sweep};
 use crate::{
     app::App,
     lifecycle::Phase,
@@ -190,6 +190,15 @@ fn wake_session(app: &Arc<App>, session: SessionId) {
     if !app.rebinds.is_empty() {
         let app = Arc::clone(app);
         actix_rt::spawn(async move { find_rebind(&app, session).await });
+    }
+    if actor.is_none() && attachments.iter().all(|attachment| attachment.owner_check_is_due()) {
+        // A draining instance announces what it has let go in this way (OWN-9).
+        let app = Arc::clone(app);
+        actix_rt::spawn(async move {
+            if let Err(error) = adopt_announced(&app, session).await {
+                app.count_store_error(&error);
+            }
+        });
     }
     if let Some(actor) = actor {
         // Not `try_send` alone: with a full mailbox the look would be lost until the next one.

@@ -1,7 +1,11 @@
 //! Adoption: this process becomes the owner of a session whose owner is gone. One compare-and-set decides (OWN-4); the
 //! rest is starting a [`SessionActor`] from what the store returned.
 
-use std::{rc::Rc, sync::Arc};
+use std::{
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use actix::Addr;
 
@@ -12,6 +16,10 @@ use crate::{
     session::actor::SessionActor,
     store::{Adopted, Owner, StoreResult},
 };
+
+/// How long an adoption waits for its turn (`MCP_ADOPT_RATE`). Nobody waits for it: it is done beside the request that
+/// asked for it.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What came of it.
 #[derive(Debug)]
@@ -39,7 +47,11 @@ pub async fn adopt(
     cause: &'static str,
 ) -> StoreResult<Adoption> {
     let app = &worker.app;
-    if app.lifecycle.phase() != Phase::Ready || !app.adoptions.try_acquire() {
+    let deadline = Instant::now() + PATIENCE;
+    while app.lifecycle.phase() == Phase::Ready && !app.adoptions.try_acquire() && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(5..50))).await;
+    }
+    if app.lifecycle.phase() != Phase::Ready || Instant::now() >= deadline {
         return Ok(Adoption::Refused);
     }
     // Looked at before the store is changed: an owner that cannot serve would hold the session hostage.

@@ -47,6 +47,14 @@ impl Sightings {
         seen.alive.get(&owner.instance_id).is_some_and(|incarnation| *incarnation == owner.incarnation)
     }
 
+    /// Another instance that the last sweep saw alive, at random.
+    pub fn another(&self, me: &Owner) -> Option<Arc<str>> {
+        let seen = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let others: Vec<&Arc<str>> =
+            seen.alive.values().filter(|incarnation| **incarnation != me.incarnation).collect();
+        (!others.is_empty()).then(|| Arc::clone(others[fastrand::usize(..others.len())]))
+    }
+
     fn update(&self, alive: &[InstanceInfo]) {
         let mut seen = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         seen.alive = alive
@@ -82,7 +90,7 @@ pub async fn is_gone(app: &App, owner: &Owner) -> StoreResult<bool> {
     if owner.incarnation.is_empty() {
         return Ok(true);
     }
-    if app.sightings.saw_alive(owner) {
+    if app.sightings.saw_alive(owner) || !app.may_judge_leases() || app.data_lost().await {
         return Ok(false);
     }
     Ok(!app.store.instances().await?.iter().any(|info| info.owner.incarnation == owner.incarnation))
@@ -92,7 +100,7 @@ pub async fn is_gone(app: &App, owner: &Owner) -> StoreResult<bool> {
 pub async fn sweep(app: &Arc<App>) -> StoreResult<()> {
     let alive = app.store.instances().await?;
     app.sightings.update(&alive);
-    if app.lifecycle.phase() != Phase::Ready {
+    if app.lifecycle.phase() != Phase::Ready || !app.may_judge_leases() {
         return Ok(());
     }
     let incarnations: HashSet<Arc<str>> = alive.iter().map(|info| Arc::clone(&info.owner.incarnation)).collect();
@@ -119,6 +127,14 @@ pub async fn sweep(app: &Arc<App>) -> StoreResult<()> {
             .await;
     }
     Ok(())
+}
+
+/// Somebody has named this session to us. If it has no owner and somebody waits for it, it is adopted.
+pub async fn adopt_announced(app: &Arc<App>, session: SessionId) -> StoreResult<()> {
+    let Some(record) = app.store.load(session).await? else { return Ok(()) };
+    let field = |name: &str| record.fields.get(name).map(String::as_str).unwrap_or_default();
+    let owner = Owner { instance_id: field("owner").into(), incarnation: field("incarnation").into() };
+    if is_gone(app, &owner).await? { adopt_if_needed(app, session, &HashSet::new()).await } else { Ok(()) }
 }
 
 async fn adopt_if_needed(app: &Arc<App>, session: SessionId, alive: &HashSet<Arc<str>>) -> StoreResult<()> {

@@ -71,7 +71,8 @@ pub struct SessionActor {
 
     // --- upstream → client (outbound.rs)
     pub(super) outbox: VecDeque<Outgoing>,
-    pub(super) appending: bool,
+    /// The batch whose append is under way.
+    pub(super) appending: Vec<Outgoing>,
     pub(super) op: u64,
     pub(super) last_seq: u64,
     pub(super) attachment: Option<Arc<Attachment>>,
@@ -87,6 +88,9 @@ pub struct SessionActor {
 
     /// The inbox as an adopter found it; taken by the first recovery.
     pub(super) inherited: Option<Vec<InboxEntry>>,
+    /// Id of the store's data that this session was written into.
+    pub(super) dataset: Arc<str>,
+    pub(super) restoring: bool,
     pub(super) draining: bool,
     pub(super) last_active: Instant,
 }
@@ -119,6 +123,8 @@ pub enum DeliverError {
     NotOwner,
     /// The session is gone: 404.
     Gone,
+    /// The store does not know the session; the actor finds out whether it is over or was lost. Ask again soon.
+    Vanished,
     /// The URL names another service: 404.
     WrongService,
     /// A cap is reached: 503.
@@ -259,7 +265,10 @@ impl SessionActor {
 
     fn new(worker: Rc<Worker>, service: Arc<Service>, fence: Fence, attachment: Option<Arc<Attachment>>) -> Self {
         let now = Instant::now();
+        let dataset = worker.app.dataset();
         Self {
+            dataset,
+            restoring: false,
             worker,
             service,
             fence,
@@ -285,7 +294,7 @@ impl SessionActor {
             deadline_timer: false,
             server_requests: HashMap::new(),
             outbox: VecDeque::new(),
-            appending: false,
+            appending: Vec::new(),
             op: 0,
             last_seq: 0,
             attachment,
@@ -356,7 +365,8 @@ impl SessionActor {
             && self.to_send.is_empty()
             && self.arrived.is_empty()
             && self.outbox.is_empty()
-            && !self.appending
+            && self.appending.is_empty()
+            && !self.restoring
             && !self.claiming
             && !self.posting
     }
@@ -368,8 +378,15 @@ impl SessionActor {
         }
         let (app, fence) = (Arc::clone(self.app()), self.fence.clone());
         let released = async move {
-            let outcome = app.store.release(&fence).await;
-            if let Err(error) = outcome {
+            let released = async {
+                app.store.release(&fence).await?;
+                // OWN-9: somebody else looks at it at once, in case that a client waits elsewhere.
+                if let Some(heir) = app.sightings.another(&app.me) {
+                    app.store.wake(&heir, fence.session).await?;
+                }
+                Ok::<(), StoreError>(())
+            };
+            if let Err(error) = released.await {
                 // The lease's end says it then.
                 app.count_store_error(&error);
             }

@@ -21,7 +21,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 
-use super::actor::Detached;
+use super::{actor::Detached, field};
 use crate::{
     app::App,
     protocol::{
@@ -45,7 +45,12 @@ pub struct Attachment {
     queue_limit: usize,
     woken: Notify,
     sent: AtomicU64,
+    /// When somebody last looked whether the session still has an owner.
+    owner_checked: Mutex<Option<Instant>>,
 }
+
+/// How often at most a wake-up of a stream, whose owner is elsewhere, asks who the owner is.
+const OWNER_CHECK: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
 struct Queue {
@@ -79,6 +84,7 @@ impl Attachment {
             queue_limit,
             woken: Notify::new(),
             sent: AtomicU64::new(0),
+            owner_checked: Mutex::new(None),
         })
     }
 
@@ -119,6 +125,16 @@ impl Attachment {
         }
         drop(queue);
         self.woken.notify_one();
+    }
+
+    /// It is time to look whether the session still has an owner; not again for a while.
+    pub fn owner_check_is_due(&self) -> bool {
+        let mut checked = self.owner_checked.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = checked.is_none_or(|at| at.elapsed() >= OWNER_CHECK);
+        if due {
+            *checked = Some(Instant::now());
+        }
+        due
     }
 
     /// Sequence up to which events were handed to the connection.
@@ -298,6 +314,7 @@ impl Pump {
                 self.retry_read = READ_RETRY;
                 self.take_page(page)
             }
+            Ok(None) if self.app.data_lost().await => Read::End(End::Abort("the session store lost its data")),
             Ok(None) => Read::End(End::Finished),
             Err(error) => {
                 self.app.count_store_error(&error);
@@ -410,6 +427,15 @@ impl Drop for Pump {
         }
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
+                // For a client that comes back without a cursor. Not for a superseded stream: its successor knows better.
+                let sent = attachment.sent();
+                let superseded = attachment.queue().end == Some(End::Superseded);
+                if sent > 0 && !superseded {
+                    let field = format!("{}{}", field::SENT, attachment.stream);
+                    if let Err(error) = app.store.hint(attachment.session, &field, &sent.to_string()).await {
+                        app.count_store_error(&error);
+                    }
+                }
                 let detached = app.store.detach(attachment.session, &attachment.stream, attachment.id).await;
                 if let Err(error) = detached {
                     // The holder field stays until the next attach replaces it; nothing depends on its absence.

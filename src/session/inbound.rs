@@ -214,12 +214,12 @@ impl SessionActor {
             }
             Ok(Accepted::TooManyPending) => {
                 count("refused");
-                Err(DeliverError::TooMany)
+                self.refuse(&body, ctx)
             }
             Ok(Accepted::WrongService) => Err(DeliverError::WrongService),
             Ok(Accepted::NotFound) => {
-                self.exit(Exit::Gone, ctx);
-                Err(DeliverError::Gone)
+                self.vanished(ctx);
+                Err(DeliverError::Vanished)
             }
             Ok(Accepted::Fenced) => {
                 self.exit(Exit::Fenced, ctx);
@@ -234,6 +234,25 @@ impl SessionActor {
                 Err(DeliverError::StoreUnavailable)
             }
         }
+    }
+
+    /// A request beyond the cap gets its error on the stream: a status other than 2xx ends the session of some clients.
+    /// It was not journaled, so this answer is no answer in the sense of REQ-2. MEM-5
+    fn refuse(&mut self, body: &Bytes, ctx: &mut Context<Self>) -> Result<Delivered, DeliverError> {
+        let Ok(Head { kind: Kind::Request { id, .. }, .. }) = Head::parse(body) else {
+            return Err(DeliverError::TooMany);
+        };
+        if self.outbox.len() >= self.app().settings.limits.max_inbox {
+            return Err(DeliverError::TooMany);
+        }
+        self.app().metrics.router_errors.with_label_values(&["too_many"]).inc();
+        let limit = self.app().settings.limits.max_inflight;
+        let why =
+            format!("more than {limit} requests of this session are without an answer; the request was not executed");
+        let details = serde_json::json!({ "reason": "too_many", "outcome": "not_executed", "retry": true });
+        let error = jsonrpc::error_response(id.as_json(), jsonrpc::INTERNAL_ERROR, &why, Some(&details));
+        self.push_event(Outgoing::message(error), ctx);
+        Ok(Delivered::Accepted)
     }
 
     fn schedule_claim(&self, after: Duration, ctx: &mut Context<Self>) {
@@ -299,6 +318,9 @@ impl SessionActor {
                     superseded.end(End::Superseded);
                 }
                 let took = !entries.is_empty();
+                if took {
+                    self.last_active = Instant::now();
+                }
                 for entry in entries {
                     self.arrive(entry.seq, entry.body, ctx);
                 }
@@ -309,7 +331,7 @@ impl SessionActor {
                 }
                 self.release_if_quiet(false, ctx);
             }
-            Ok((Claimed::NotFound, _)) => self.exit(Exit::Gone, ctx),
+            Ok((Claimed::NotFound, _)) => self.vanished(ctx),
             Ok((Claimed::Fenced, _)) => self.exit(Exit::Fenced, ctx),
             Err(error) => {
                 if self.note_store_error(&error) {
@@ -491,7 +513,7 @@ impl SessionActor {
             actor.rechecking = false;
             match confirmed {
                 Ok(Fenceable::Done) => actor.pump_posts(ctx),
-                Ok(Fenceable::NotFound) => actor.exit(Exit::Gone, ctx),
+                Ok(Fenceable::NotFound) => actor.vanished(ctx),
                 Ok(Fenceable::Fenced) => actor.exit(Exit::Fenced, ctx),
                 Err(error) => {
                     actor.note_store_error(&error);

@@ -229,7 +229,7 @@ impl SessionActor {
                     actor.refuse_inbox(ctx);
                 }
             }
-            Ok(Claimed::NotFound) => actor.exit(Exit::Gone, ctx),
+            Ok(Claimed::NotFound) => actor.vanished(ctx),
             Ok(Claimed::Fenced) => actor.exit(Exit::Fenced, ctx),
             Err(error) => {
                 actor.note_store_error(&error);
@@ -400,7 +400,8 @@ impl SessionActor {
     fn recovered(&mut self, fetched: Fetched, ctx: &mut Context<Self>) {
         match fetched.marked {
             Fenceable::Done => {}
-            Fenceable::NotFound => return self.exit(Exit::Gone, ctx),
+            // The claim that follows finds out and deals with it.
+            Fenceable::NotFound => {}
             Fenceable::Fenced => return self.exit(Exit::Fenced, ctx),
         }
         let mut cancelled = Vec::new();
@@ -474,7 +475,7 @@ impl SessionActor {
     /// Periodic: a link that was given up is tried again, a silent one is asked for a sign of life.
     pub(super) fn check_link(&mut self, ctx: &mut Context<Self>) {
         let idle_timeout = self.app().settings.upstream.idle_timeout;
-        if matches!(self.link, Link::Idle) && self.wants_link() && self.attachment.is_some() {
+        if matches!(self.link, Link::Idle) && self.wants_link() {
             self.ensure_link(ctx);
         } else if self.link.is_open() && self.last_heard.elapsed() > idle_timeout * 2 {
             // The ping of the round before has met silence.

@@ -18,6 +18,7 @@ mod inbound;
 mod link;
 mod outbound;
 pub mod recovery;
+mod restore;
 
 pub use inbound::journal_view as inbound_view;
 

@@ -146,10 +146,9 @@ impl SessionActor {
     }
 
     fn pump_outbox(&mut self, ctx: &mut Context<Self>) {
-        if self.appending || self.outbox.is_empty() {
+        if self.restoring || !self.appending.is_empty() || self.outbox.is_empty() {
             return;
         }
-        self.appending = true;
         let mut batch = Vec::new();
         let mut bytes = 0;
         while let Some(next) = self.outbox.front() {
@@ -161,12 +160,23 @@ impl SessionActor {
             batch.extend(self.outbox.pop_front());
         }
         self.persist_sent(&mut batch);
+        self.appending = batch;
+        self.append_again(ctx);
+    }
+
+    /// Appends what is on its way: for the first time, or again after the session was restored.
+    pub(super) fn append_again(&mut self, ctx: &mut Context<Self>) {
+        if self.appending.is_empty() {
+            self.pump_outbox(ctx);
+            return;
+        }
         self.op += 1;
         let append = Append {
             fence: self.fence.clone(),
             stream: MAIN_STREAM.to_owned(),
             op: self.op,
-            events: batch
+            events: self
+                .appending
                 .iter()
                 .map(|event| NewEvent {
                     answers: event.answers.as_ref().map(|id| id.as_json().to_owned()),
@@ -194,11 +204,12 @@ impl SessionActor {
                 }
             }
         };
-        ctx.spawn(appended.into_actor(self).map(move |outcome, actor, ctx| {
-            actor.appending = false;
-            actor.gate.sub(bytes);
-            actor.appended(batch, outcome, ctx);
-        }));
+        ctx.spawn(appended.into_actor(self).map(|outcome, actor, ctx| actor.appended(outcome, ctx)));
+    }
+
+    /// Requests whose answer is on its way into the log.
+    pub(super) fn answers_on_the_way(&self) -> impl Iterator<Item = &IdKey> {
+        self.appending.iter().chain(&self.outbox).filter_map(|event| event.answers.as_ref())
     }
 
     /// Lets an adopter know how far the connection had come, for clients that come back without a cursor. Rides on an
@@ -214,10 +225,11 @@ impl SessionActor {
         }
     }
 
-    fn appended(&mut self, batch: Vec<Outgoing>, outcome: Result<Appended, StoreError>, ctx: &mut Context<Self>) {
+    fn appended(&mut self, outcome: Result<Appended, StoreError>, ctx: &mut Context<Self>) {
         let seqs = match outcome {
             Ok(Appended::Done(seqs)) => seqs,
-            Ok(Appended::NotFound) => return self.exit(Exit::Gone, ctx),
+            // What is on its way stays where it is, for the case that the session is restored.
+            Ok(Appended::NotFound) => return self.vanished(ctx),
             Ok(Appended::Fenced) => return self.exit(Exit::Fenced, ctx),
             Err(error) => {
                 // Nonsense in the store: this session cannot go on here, and silence would be worse.
@@ -226,6 +238,8 @@ impl SessionActor {
             }
         };
         self.last_active = Instant::now();
+        let batch = std::mem::take(&mut self.appending);
+        self.gate.sub(batch.iter().map(|event| event.body.len()).sum());
         for (event, seq) in batch.into_iter().zip(seqs) {
             let Some(seq) = seq else {
                 // Answered before (or cancelled and forgotten): the first answer stands. REQ-2

@@ -126,13 +126,13 @@ settings! {
 
         /// How long a POST waits for an unavailable Redis before it is answered 503. It spans a restart or failover of
         /// Redis, and stays below nginx's and the clients' own limits.
-        REDIS_WAIT = "5s", "duration" => wait: Duration, duration(Duration::ZERO..=HOUR);
+        REDIS_WAIT = "3s", "duration" => wait: Duration, duration(Duration::ZERO..=HOUR);
     }
 
     /// The MCP servers behind the router.
     "Upstream", UpstreamFlags => upstream: UpstreamSettings {
         /// Services and their equal endpoints: name=url,url;name2=url. A service is reached at /sse/NAME and the like.
-        /// Unset: the router starts and answers 404 for every service.
+        /// Unset: the router starts an mcp-server-v6 inside its own process, so that it can be tried at once.
         MCP_UPSTREAMS = "", "name=url,url;name2=url" => services: Vec<UpstreamService>, upstreams;
 
         /// Longest wait for a TCP connection to an endpoint. A lost SYN is sent again after 1 s, so 3 s forgives one.
@@ -227,9 +227,9 @@ settings! {
         /// answer within milliseconds; one that does not is new.
         MCP_REBIND_TIMEOUT = "1500ms", "duration" => rebind_timeout: Duration, duration(MILLI..=MINUTE);
 
-        /// How far back events are replayed to a client found that way: it has told no cursor, and takes an answer
-        /// sent twice without harm.
-        MCP_REBIND_REPLAY = "60s", "duration" => rebind_replay: Duration, duration(Duration::ZERO..=DAY);
+        /// How many events before the last one handed to its lost connection are looked through for answers and open
+        /// requests that such a client gets again: it tells no cursor, and takes an answer sent twice without harm.
+        MCP_REBIND_REPLAY = "64", "events" => rebind_replay: u64, whole(0..=1_000_000);
     }
 
     /// How much the router takes on before it says no.

@@ -8,11 +8,11 @@
 
 mod leases;
 mod session;
+mod shard;
 mod stream;
 mod wakes;
 
 use std::{
-    collections::HashMap,
     hash::{BuildHasher, RandomState},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -24,6 +24,7 @@ use tokio::sync::mpsc;
 use self::{
     leases::Leases,
     session::{OldOp, Session},
+    shard::Shard,
     wakes::Wakes,
 };
 use crate::{
@@ -47,25 +48,6 @@ pub struct MemoryStore {
     hasher: RandomState,
     leases: Leases,
     wakes: Wakes,
-}
-
-#[derive(Default)]
-struct Shard {
-    sessions: HashMap<SessionId, Session>,
-    /// Sessions created since the expired ones were last looked for.
-    created: usize,
-}
-
-impl Shard {
-    /// Expired sessions leave when they are asked for, or here: a search through the shard once for so many creations
-    /// that each of them pays for a few sessions.
-    fn sweep(&mut self, now: Instant) {
-        self.created += 1;
-        if self.created > 8 + self.sessions.len() / 4 {
-            self.created = 0;
-            self.sessions.retain(|_, session| !session.expired(now));
-        }
-    }
 }
 
 impl Default for MemoryStore {
@@ -381,6 +363,11 @@ impl SessionStore for MemoryStore {
     async fn forget_instance(&self, instance_id: &str) -> StoreResult<()> {
         self.leases.forget(instance_id);
         Ok(())
+    }
+
+    async fn dataset(&self, _candidate: &str) -> StoreResult<String> {
+        // It lives and dies with the process.
+        Ok("memory".to_owned())
     }
 
     async fn wake(&self, incarnation: &str, session: SessionId) -> StoreResult<u64> {

@@ -64,6 +64,22 @@ pub struct NewSession {
     pub attachment: Option<(String, u64)>,
     /// How long the session lives without a touch.
     pub ttl: Duration,
+    /// `Some` when a living owner writes a session again that the store has lost.
+    pub restored: Option<Restored>,
+}
+
+/// What the owner still knows of a session that the store has lost. Its logs are lost: the epoch is a new one, so that
+/// cursors of the old life are recognised (EVT-6).
+#[derive(Clone, Debug, Default)]
+pub struct Restored {
+    /// Generation of the ownership; stays.
+    pub generation: u64,
+    /// Last sequence of the inbox; stays, all of it claimed.
+    pub in_seq: u64,
+    /// Session fields that were `set`.
+    pub fields: Vec<(String, String)>,
+    /// Requests in flight: (canonical id, sequence). Their bodies are lost, so that an adopter cannot repeat them.
+    pub pending: Vec<(String, u64)>,
 }
 
 /// Answer of [`SessionStore::create`].
@@ -556,6 +572,10 @@ pub trait SessionStore: Send + Sync + 'static {
 
     /// Wakes a process about a session; returns the number of listeners.
     async fn wake(&self, incarnation: &str, session: SessionId) -> StoreResult<u64>;
+
+    /// The id of the data that the store holds. When there is none (first start, or all data was lost) `candidate`
+    /// becomes it. A changed id tells that sessions were lost and not merely expired.
+    async fn dataset(&self, candidate: &str) -> StoreResult<String>;
 
     /// Subscribes to the wake-ups of one process. The store reconnects by itself and then says [`Wake::All`].
     /// Called once per process; when the (bounded) channel is full a wake-up is replaced by a later [`Wake::All`].

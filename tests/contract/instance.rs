@@ -75,7 +75,7 @@ pub async fn a_lease_is_given_up_only_by_its_holder(backend: Backend) {
     let (first, second) = (instance("a", "first"), instance("a", "second"));
     store.lease_acquire(&first, LONG).await.unwrap();
     store.lease_release(&second.owner).await.unwrap();
-    assert_eq!(store.instances().await.unwrap(), [first.clone()]);
+    assert_eq!(store.instances().await.unwrap(), std::slice::from_ref(&first));
     store.lease_release(&first.owner).await.unwrap();
     assert!(store.instances().await.unwrap().is_empty());
     assert_eq!(store.lease_acquire(&second, LONG).await.unwrap(), LeaseAcquired::Acquired);

@@ -49,7 +49,7 @@ impl FaultProxy {
 
     fn config(&self) -> RedisConfig {
         RedisConfig {
-            timeout: Duration::from_millis(400),
+            timeout: Duration::from_millis(800),
             backoff: (Duration::from_millis(10), Duration::from_millis(50)),
             probe: Duration::from_millis(100),
             ..RedisConfig::new(format!("redis://127.0.0.1:{}", self.port))

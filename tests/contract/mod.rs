@@ -83,6 +83,7 @@ pub fn incarnation(name: &str) -> Arc<str> {
 
 pub fn new_session(name: &str) -> NewSession {
     NewSession {
+        restored: None,
         session: SessionId::random(),
         epoch: fastrand::u32(..),
         service: "mcp-server-v6".to_owned(),

@@ -4,6 +4,7 @@
 use std::{collections::VecDeque, future::Future, net::SocketAddr, time::Duration};
 
 use serde_json::{Value, json};
+use socket2::SockRef;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::TcpStream,
@@ -240,10 +241,33 @@ impl Client {
         result["content"][0]["text"].as_str().unwrap().to_owned()
     }
 
-    /// Closes the stream's connection.
-    pub fn disconnect(self) -> Poster {
-        self.poster
+    /// Ends the stream's connection. What still is open of it is handed back.
+    pub async fn disconnect(self, how: StreamDrop) -> (Poster, Option<TcpStream>) {
+        let mut socket = self.stream.socket.into_inner();
+        let rest = match how {
+            StreamDrop::Close => None,
+            StreamDrop::Reset => {
+                SockRef::from(&socket).set_linger(Some(Duration::ZERO)).unwrap();
+                None
+            }
+            StreamDrop::HalfClose => {
+                socket.shutdown().await.unwrap();
+                Some(socket)
+            }
+        };
+        (self.poster, rest)
     }
+}
+
+/// How a client leaves its stream.
+#[derive(Clone, Copy, Debug)]
+pub enum StreamDrop {
+    /// The socket is closed: FIN, or RST if something was unread.
+    Close,
+    /// RST.
+    Reset,
+    /// FIN, and the socket stays open for reading.
+    HalfClose,
 }
 
 /// Parameters of `initialize`.

@@ -15,11 +15,16 @@ use crate::mcp_server_v6::{
 /// The longest `wait`, milliseconds: as long as stock clients wait for an answer.
 const MAX_WAIT_MS: u64 = 60_000;
 
-/// How often `wait` tells its progress, if asked to.
+/// Into how many steps `wait` divides its time. It tells its progress after each but the last, which the answer tells:
+/// stock clients drop a notification that comes together with the answer.
 const PROGRESS_STEPS: u32 = 4;
 
 /// The largest `payload`, bytes: the largest message a gateway is expected to carry, twice.
 const MAX_PAYLOAD: usize = 8 << 20;
+
+/// What a `payload` repeats. One character a byte, none of them escaped in JSON; and a pattern, so that a piece lost or
+/// doubled on the way shows in the text and not only in its length.
+const PAYLOAD_PATTERN: &str = "abcdefghijklmnopqrstuvwxyz0123456789";
 
 /// The longest key of `increment`, bytes.
 const MAX_KEY: usize = 256;
@@ -126,7 +131,7 @@ fn wait(call: &Call<'_>) -> Result<Outcome, RpcError> {
 }
 
 async fn wait_with_progress(session: &Session, token: &RequestId, total: Duration) {
-    for step in 1..=PROGRESS_STEPS {
+    for step in 1..PROGRESS_STEPS {
         sleep(total / PROGRESS_STEPS).await;
         let progress = json!({ "progressToken": token, "progress": step, "total": PROGRESS_STEPS });
         if session.send(rpc::notification("notifications/progress", progress)).await.is_err() {
@@ -134,6 +139,7 @@ async fn wait_with_progress(session: &Session, token: &RequestId, total: Duratio
             return;
         }
     }
+    sleep(total / PROGRESS_STEPS).await;
 }
 
 fn increment(call: &Call<'_>) -> Result<Outcome, RpcError> {
@@ -226,8 +232,8 @@ fn payload(call: &Call<'_>) -> Result<Outcome, RpcError> {
     if bytes > MAX_PAYLOAD {
         return Err(RpcError::invalid_params(format_args!("bytes must be 0 to {MAX_PAYLOAD}")));
     }
-    // A pattern, so that a piece lost or doubled on the way shows in the text and not only in its length.
-    let text: String = ('a'..='z').chain('0'..='9').cycle().take(bytes).collect();
+    let mut text = PAYLOAD_PATTERN.repeat(bytes.div_ceil(PAYLOAD_PATTERN.len()));
+    text.truncate(bytes);
     Ok(CallResult::text(text).into())
 }
 

@@ -5,65 +5,74 @@
 --   12 acked, 13 max pending, 14 max inbox, 15 count of set items, then set items (field, value), then deletes
 -- Reply: seq > 0 forward it; 0 not found; -1 fenced; -2 too many; -3 wrong service;
 --   {2, seq, owner, incarnation, generation, listeners} queued; {3, seq, claimed} duplicate
-local h = redis.call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch', 'service', 'owner', 'in_seq', 'in_claimed',
-  'ttl_ms', 'in_adopted')
-if not h[6] then return 0 end
-if ARGV[6] ~= '' and ARGV[6] ~= h[4] then return -3 end
+local call = redis.call
+local h = call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch', 'in_seq', 'in_claimed', 'service')
+if not h[4] then return 0 end
+if ARGV[6] ~= '' and ARGV[6] ~= h[6] then return -3 end
 local owner = ARGV[2] ~= ''
 if owner and fenced(h) then return -1 end
 
-local in_seq, in_claimed = tonumber(h[6]), tonumber(h[7])
+local in_seq, in_claimed = tonumber(h[4]), tonumber(h[5])
 local request = ARGV[8] == 'q'
-local first = redis.call('ZSCORE', KEYS[4], ARGV[7])
-if not first and request then
-  local state = redis.call('HGET', KEYS[3], ARGV[9])
-  first = state and string.match(state, '^%d+')
+local direct = owner and ARGV[11] == '1' and in_claimed == in_seq
+local next_seq = in_seq + 1
+local seq = string.format('%d', next_seq)
+
+-- One field of the request table is no request: it keeps the table, and with it its TTL, when all are answered.
+local size = request and call('HLEN', KEYS[3])
+local first
+local too_many = request and math.max(size - 1, 0) >= tonumber(ARGV[13])
+  or not direct and in_seq - in_claimed >= tonumber(ARGV[14])
+if too_many then
+  first = call('ZSCORE', KEYS[4], ARGV[7])
+  if not first and request then
+    local state = call('HGET', KEYS[3], ARGV[9])
+    first = state and string.match(state, '^%d+')
+  end
+  if not first then return -2 end
+-- The first write is one that Redis refuses when it is full, so that a refusal leaves nothing behind.
+elseif call('ZADD', KEYS[4], 'NX', seq, ARGV[7]) == 0 then
+  first = call('ZSCORE', KEYS[4], ARGV[7])
+elseif request then
+  local state = direct and (seq .. ' 1 ' .. ARGV[10]) or (seq .. ' 0 ')
+  if size == 0 then
+    call('HSET', KEYS[3], '', '', ARGV[9], state)
+    call('PEXPIRE', KEYS[3], call('HGET', KEYS[1], 'ttl_ms'), 'NX')
+  elseif call('HSETNX', KEYS[3], ARGV[9], state) == 0 then
+    call('ZREM', KEYS[4], ARGV[7])
+    first = string.match(call('HGET', KEYS[3], ARGV[9]), '^%d+')
+  end
 end
 if first then
   first = tonumber(first)
   return { 3, first, first <= in_claimed and 1 or 0 }
 end
 
-local direct = owner and ARGV[11] == '1' and in_claimed == in_seq
-local pending = request and redis.call('HLEN', KEYS[3])
-if request and pending >= tonumber(ARGV[13]) then return -2 end
-if not direct and in_seq - in_claimed >= tonumber(ARGV[14]) then return -2 end
-
-local seq = in_seq + 1
--- The first write is one that Redis refuses when it is full, so that a refusal leaves nothing behind.
-redis.call('ZADD', KEYS[4], seq, ARGV[7])
-if seq % 16 == 1 then
-  redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', seq - 256)
-  redis.call('PEXPIRE', KEYS[4], h[8], 'NX')
-end
-if request then
-  redis.call('HSET', KEYS[3], ARGV[9], direct and (seq .. ' 1 ' .. ARGV[10]) or (seq .. ' 0 '))
-  -- A hash that was emptied has lost its TTL with its life.
-  if pending == 0 then redis.call('PEXPIRE', KEYS[3], h[8], 'NX') end
+if next_seq % 16 == 1 then
+  call('ZREMRANGEBYSCORE', KEYS[4], '-inf', next_seq - 256)
+  call('PEXPIRE', KEYS[4], call('HGET', KEYS[1], 'ttl_ms'), 'NX')
 end
 if not (request and direct) then
-  redis.call('XADD', KEYS[2], seq .. '-0', 'k', ARGV[8], 'b', ARGV[10], 'i', ARGV[9])
-  redis.call('PEXPIRE', KEYS[2], h[8], 'NX')
+  call('XADD', KEYS[2], seq .. '-0', 'k', ARGV[8], 'b', ARGV[10], 'i', ARGV[9])
+  call('PEXPIRE', KEYS[2], call('HGET', KEYS[1], 'ttl_ms'), 'NX')
 end
 
-local fields = { 'in_seq', seq }
-if direct then
-  in_claimed = seq
-  fields[3], fields[4] = 'in_claimed', seq
-end
 local sets = 15 + 2 * tonumber(ARGV[15])
-for i = 16, sets do fields[#fields + 1] = ARGV[i] end
-redis.call('HSET', KEYS[1], unpack(fields))
-if #ARGV > sets then redis.call('HDEL', KEYS[1], unpack(ARGV, sets + 1)) end
-if owner and ARGV[12] ~= '0' then
-  ack(KEYS[1], KEYS[2], KEYS[3], tonumber(ARGV[12]), in_claimed, tonumber(h[9]))
+if sets > 15 then call('HSET', KEYS[1], unpack(ARGV, 16, sets)) end
+if #ARGV > sets then call('HDEL', KEYS[1], unpack(ARGV, sets + 1)) end
+if direct then
+  in_claimed = next_seq
+  call('HSET', KEYS[1], 'in_seq', seq, 'in_claimed', seq)
+else
+  call('HSET', KEYS[1], 'in_seq', seq)
 end
-if direct then return seq end
+if owner and ARGV[12] ~= '0' then ack(KEYS[1], KEYS[2], KEYS[3], tonumber(ARGV[12]), in_claimed) end
+if direct then return next_seq end
 
 local listeners = 0
 if owner then
   listeners = 1
 elseif h[1] ~= '' then
-  listeners = redis.call('PUBLISH', ARGV[4] .. h[1], ARGV[5])
+  listeners = call('PUBLISH', ARGV[4] .. h[1], ARGV[5])
 end
-return { 2, seq, h[5], h[1], h[2], listeners }
+return { 2, next_seq, call('HGET', KEYS[1], 'owner'), h[1], h[2], listeners }

@@ -1,10 +1,11 @@
 -- Shared: drops the inbox entries up to `upto`, which have reached the upstream.
--- After an adoption the inbox may hold requests that are not marked forwarded yet; `adopted` is then the last such
--- sequence. That they reached the upstream must not be forgotten with the entry (REQ-3), so they are marked here.
-local function ack(sess, inbox, req, upto, claimed, adopted)
+-- After an adoption the inbox may hold requests that are not marked forwarded yet, up to the sequence in
+-- `in_adopted`. That they reached the upstream must not be forgotten with the entry (REQ-3), so they are marked here.
+local function ack(sess, inbox, req, upto, claimed)
   if upto > claimed then upto = claimed end
   if upto <= 0 then return end
-  if adopted then
+  local adopted = tonumber(redis.call('HGET', sess, 'in_adopted'))
+  if adopted > 0 then
     local entries = redis.call('XRANGE', inbox, '-', upto)
     for _, entry in ipairs(entries) do
       local e = entry[2]
@@ -15,7 +16,7 @@ local function ack(sess, inbox, req, upto, claimed, adopted)
         end
       end
     end
-    if upto >= adopted then redis.call('HDEL', sess, 'in_adopted') end
+    if upto >= adopted then redis.call('HSET', sess, 'in_adopted', 0) end
   end
   redis.call('XTRIM', inbox, 'MINID', '=', (upto + 1) .. '-0')
 end

@@ -4,25 +4,22 @@
 --   11 max bytes, 12 count of events, then each: id key it answers or '', body, count of set items, count of deletes,
 --   set items (field, value), deletes
 -- Reply: 0 not found; -1 fenced; -4 an older op than the last; 'seq seq - seq' (- : not appended)
+local call = redis.call
 local stream = ARGV[6]
 local f_seq, f_first, f_bytes = 's:' .. stream .. ':seq', 's:' .. stream .. ':first', 's:' .. stream .. ':bytes'
-local h = redis.call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch', 'op', 'op_result', 'ttl_ms', 'in_seq',
-  'in_claimed', 'in_adopted', f_seq, f_first, f_bytes, 'a:' .. stream)
-if not h[7] then return 0 end
+local h = call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch', 'in_seq', 'in_claimed', 'in_adopted', f_seq,
+  f_first, f_bytes, 'a:' .. stream, 'op')
+if not h[4] then return 0 end
 if fenced(h) then return -1 end
-local op, last_op = tonumber(ARGV[7]), tonumber(h[4] or 0)
-if op == last_op then return h[5] end
-if op < last_op then return -4 end
+if ARGV[7] == h[11] then return call('HGET', KEYS[1], 'op_result') end
+if h[11] and tonumber(ARGV[7]) < tonumber(h[11]) then return -4 end
 
-local in_claimed = tonumber(h[8])
-local before, bytes = tonumber(h[10] or 0), tonumber(h[12] or 0)
+local before, bytes = tonumber(h[7] or 0), tonumber(h[9] or 0)
 local seq = before
-local first = tonumber(h[11] or 1)
 -- Only then can a pending request still stand in the inbox.
-local inbox_may_hold_requests = h[9] or in_claimed < tonumber(h[7])
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local results, changes, changed, newest = {}, {}, false, 0
+local inbox_may_hold_requests = h[5] ~= h[4] or h[6] ~= '0'
+local now
+local results, changes, newest = {}, nil, 0
 
 local at = 13
 for i = 1, tonumber(ARGV[12]) do
@@ -31,25 +28,32 @@ for i = 1, tonumber(ARGV[12]) do
   local delete_end = set_end + tonumber(ARGV[at + 3])
   local wanted = true
   if answers ~= '' then
-    local state = inbox_may_hold_requests and redis.call('HGET', KEYS[3], answers)
-    wanted = redis.call('HDEL', KEYS[3], answers) == 1
+    local state = inbox_may_hold_requests and call('HGET', KEYS[3], answers)
+    wanted = call('HDEL', KEYS[3], answers) == 1
     local waiting = state and string.match(state, '^(%d+) 0 ')
     -- Answered without having been forwarded: nobody must forward it any more.
-    if waiting then redis.call('XDEL', KEYS[2], waiting .. '-0') end
+    if waiting then call('XDEL', KEYS[2], waiting .. '-0') end
   end
   if wanted then
     seq = seq + 1
-    redis.call('XADD', KEYS[4], seq .. '-0', 'b', body, 't', now)
+    local text = string.format('%d', seq)
+    -- Every 16th event has the time, which is what trimming by age looks at.
+    if seq % 16 == 1 then
+      if not now then
+        local time = call('TIME')
+        now = time[1] * 1000 + math.floor(time[2] / 1000)
+      end
+      call('XADD', KEYS[4], text .. '-0', 'b', body, 't', now)
+    else
+      call('XADD', KEYS[4], text .. '-0', 'b', body)
+    end
     newest = #body
     bytes = bytes + newest
-    results[i] = seq
-    for j = at + 4, set_end, 2 do
-      changes[ARGV[j]] = ARGV[j + 1]
-      changed = true
-    end
-    for j = set_end + 1, delete_end do
-      changes[ARGV[j]] = false
-      changed = true
+    results[i] = text
+    if delete_end > at + 3 then
+      changes = changes or {}
+      for j = at + 4, set_end, 2 do changes[ARGV[j]] = ARGV[j + 1] end
+      for j = set_end + 1, delete_end do changes[ARGV[j]] = false end
     end
   else
     results[i] = '-'
@@ -58,31 +62,39 @@ for i = 1, tonumber(ARGV[12]) do
 end
 
 local result = table.concat(results, ' ')
-local fields = { 'op', op, 'op_result', result }
+local fields = { 'op', ARGV[7], 'op_result', result }
 if seq > before then
-  if before == 0 then redis.call('PEXPIRE', KEYS[4], h[6], 'NX') end
-  local max_events, max_bytes = tonumber(ARGV[10]), tonumber(ARGV[11])
-  -- Age is looked at every 16th event: it needs the entry itself.
-  local oldest = math.floor(seq / 16) > math.floor(before / 16) and now - tonumber(ARGV[9])
+  local first, max_events, max_bytes = tonumber(h[8] or 1), tonumber(ARGV[10]), tonumber(ARGV[11])
   local keep = first
-  while keep < seq and (seq - keep >= max_events or bytes > max_bytes or oldest) do
-    local entry = redis.call('XRANGE', KEYS[4], keep, keep)[1]
-    if entry then
-      local count_or_bytes = seq - keep >= max_events or bytes > max_bytes
-      if not count_or_bytes and tonumber(entry[2][4]) >= oldest then break end
-      bytes = bytes - #entry[2][2]
+  local function drop_until(kept)
+    while keep < kept do
+      local entry = call('XRANGE', KEYS[4], keep, keep)[1]
+      if entry then bytes = bytes - #entry[2][2] end
+      keep = keep + 1
     end
-    keep = keep + 1
   end
+  -- Whole groups of 16, when the next group has begun before the limit too.
+  if now then
+    local oldest, group = now - tonumber(ARGV[9]), keep + 16 - (keep - 1) % 16
+    while group <= seq do
+      local entry = call('XRANGE', KEYS[4], group, group)[1]
+      if entry and tonumber(entry[2][4]) >= oldest then break end
+      drop_until(group)
+      group = group + 16
+    end
+  end
+  while keep < seq and (seq - keep >= max_events or bytes > max_bytes) do drop_until(keep + 1) end
   if keep == seq then bytes = newest end
-  if keep > first then redis.call('XTRIM', KEYS[4], 'MINID', '=', keep .. '-0') end
+  if keep > first then call('XTRIM', KEYS[4], 'MINID', '=', string.format('%d-0', keep)) end
   if keep > first or before == 0 then
     fields[5], fields[6] = f_first, keep
   end
+  if before == 0 then call('PEXPIRE', KEYS[4], call('HGET', KEYS[1], 'ttl_ms'), 'NX') end
   local n = #fields
-  fields[n + 1], fields[n + 2], fields[n + 3], fields[n + 4] = f_seq, seq, f_bytes, bytes
+  fields[n + 1], fields[n + 2] = f_seq, string.format('%d', seq)
+  fields[n + 3], fields[n + 4] = f_bytes, string.format('%d', bytes)
 end
-if changed then
+if changes then
   local deletes = {}
   for field, value in pairs(changes) do
     if value then
@@ -92,13 +104,13 @@ if changed then
       deletes[#deletes + 1] = field
     end
   end
-  if #deletes > 0 then redis.call('HDEL', KEYS[1], unpack(deletes)) end
+  if #deletes > 0 then call('HDEL', KEYS[1], unpack(deletes)) end
 end
-redis.call('HSET', KEYS[1], unpack(fields))
-if ARGV[8] ~= '0' then ack(KEYS[1], KEYS[2], KEYS[3], tonumber(ARGV[8]), in_claimed, tonumber(h[9])) end
+call('HSET', KEYS[1], unpack(fields))
+if ARGV[8] ~= '0' then ack(KEYS[1], KEYS[2], KEYS[3], tonumber(ARGV[8]), tonumber(h[5])) end
 
-if seq > before and h[13] then
-  local holder = string.match(h[13], '^%S*')
-  if holder ~= h[1] then redis.call('PUBLISH', ARGV[4] .. holder, ARGV[5]) end
+if seq > before and h[10] then
+  local holder = string.match(h[10], '^%S*')
+  if holder ~= h[1] then call('PUBLISH', ARGV[4] .. holder, ARGV[5]) end
 end
 return result

@@ -4,12 +4,12 @@
 -- Reply: 0 not found; -1 fenced; {more, attachments (stream, holder, ...), seq, kind, id key, body, ...}
 -- The same name again means that the answer was lost: the same entries are handed out again (they may be repeated
 -- after a broken connection without loss).
-local h = redis.call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch', 'in_seq', 'in_claimed', 'in_adopted',
+local h = redis.call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch', 'in_seq', 'in_claimed',
   'claim', 'claim_from', 'claim_to')
 if not h[4] then return 0 end
 if fenced(h) then return -1 end
 local in_seq, in_claimed = tonumber(h[4]), tonumber(h[5])
-if ARGV[4] ~= '0' then ack(KEYS[1], KEYS[2], KEYS[3], tonumber(ARGV[4]), in_claimed, tonumber(h[6])) end
+if ARGV[4] ~= '0' then ack(KEYS[1], KEYS[2], KEYS[3], tonumber(ARGV[4]), in_claimed) end
 
 local out = { 0, {} }
 local function hand_out(seq, kind, id, body)
@@ -17,8 +17,8 @@ local function hand_out(seq, kind, id, body)
   out[n + 1], out[n + 2], out[n + 3], out[n + 4] = seq, kind, id, body
 end
 
-if h[7] == ARGV[6] then
-  local from, to = tonumber(h[8]), tonumber(h[9])
+if h[6] == ARGV[6] then
+  local from, to = tonumber(h[7]), tonumber(h[8])
   local again = {}
   for _, entry in ipairs(redis.call('XRANGE', KEYS[2], from + 1, to)) do
     local e = entry[2]
@@ -27,7 +27,7 @@ if h[7] == ARGV[6] then
   local table_ = redis.call('HGETALL', KEYS[3])
   for i = 1, #table_, 2 do
     local seq, forwarded, at = string.match(table_[i + 1], '^(%d+) (%d) ()')
-    seq = tonumber(seq)
+    seq = tonumber(seq or 0)
     if forwarded == '1' and seq > from and seq <= to then
       again[#again + 1] = { seq, 'q', table_[i], string.sub(table_[i + 1], at) }
     end

@@ -15,7 +15,7 @@ use crate::{
     protocol::session_id::SessionId,
     store::{
         Accept, Accepted, Append, Attachment, Claim, ClientMessage, Fence, InboxEntry, NewEvent, NewSession, Owner,
-        PendingRequest, Rehydration, SessionRecord,
+        PendingRequest, Rehydration, Restored, SessionRecord,
     },
 };
 
@@ -64,17 +64,24 @@ impl Session {
         if let Some((stream, id)) = new.attachment {
             streams.insert(stream, Stream::attached(new.owner.incarnation.clone(), id));
         }
+        let restored = new.restored.unwrap_or_else(|| Restored { generation: 1, ..Restored::default() });
+        let requests = restored
+            .pending
+            .into_iter()
+            .map(|(id_key, seq)| (id_key, Request { seq, forwarded: Some(Bytes::new()) }))
+            .collect();
+        let fields = fields.into_iter().map(|(field, value)| (field.to_owned(), value)).chain(restored.fields);
         Self {
             owner: new.owner,
-            generation: 1,
+            generation: restored.generation,
             epoch: new.epoch,
             ttl: new.ttl,
             expires: now + new.ttl,
-            fields: fields.into_iter().map(|(field, value)| (field.to_owned(), value)).collect(),
-            in_seq: 0,
-            in_claimed: 0,
+            fields: fields.collect(),
+            in_seq: restored.in_seq,
+            in_claimed: restored.in_seq,
             inbox: BTreeMap::new(),
-            requests: HashMap::new(),
+            requests,
             seen: HashMap::new(),
             seen_order: VecDeque::new(),
             last_append: None,

@@ -1,20 +1,23 @@
 //! Leases of instances, their index of sessions, and what concerns many sessions at once.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
 
 use redis::Value;
 
 use super::{
-    INDEX_TTL, RedisStore, millis,
+    INDEX_TTL, RedisStore,
+    answers::read_record,
+    millis,
     reply::{self, Fields, corrupt},
     scripts::{Call, Script},
-    sessions::read_record,
 };
 use crate::{
     protocol::session_id::SessionId,
     store::{InstanceInfo, LeaseAcquired, LeaseRenewed, Owner, SessionRecord, StoreResult},
 };
-use std::time::Duration;
 
 /// Keys that one `SCAN` looks at: a few hundred keep the round trips few and each far below a millisecond.
 const SCAN_COUNT: u64 = 500;
@@ -44,6 +47,7 @@ impl RedisStore {
         for answer in self.link.bulk(logs).await? {
             answer?;
         }
+        self.index_sweep(&gone).await;
         Ok(gone)
     }
 
@@ -81,6 +85,7 @@ impl RedisStore {
     }
 
     pub(super) async fn do_lease_acquire(&self, info: &InstanceInfo, ttl: Duration) -> StoreResult<LeaseAcquired> {
+        self.instance_id.get_or_init(|| info.owner.instance_id.clone());
         match self.lease(Script::LeaseAcquire, info, ttl).await? {
             Value::Int(1) => Ok(LeaseAcquired::Acquired),
             lease => {
@@ -153,6 +158,18 @@ impl RedisStore {
                 .texts()?;
         ids.sort_unstable();
         Ok(ids)
+    }
+
+    /// Plain commands in one pipeline: whoever comes first after a loss names the new data.
+    pub(super) async fn do_dataset(&self, candidate: &str) -> StoreResult<String> {
+        let key = self.keys.dataset();
+        let calls = vec![Call::command("SETNX").arg(&key).arg(candidate), Call::command("GET").arg(&key)];
+        let mut answers = self.link.bulk(calls).await?.into_iter();
+        match (answers.next(), answers.next()) {
+            (Some(Ok(_)), Some(answer)) => reply::text(answer?, "dataset"),
+            (Some(Err(error)), _) => Err(error),
+            _ => Err(corrupt("dataset")),
+        }
     }
 
     pub(super) async fn do_forget_instance(&self, instance_id: &str) -> StoreResult<()> {

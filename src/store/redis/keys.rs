@@ -59,6 +59,10 @@ impl Keys {
         format!("{{{}:instance:{instance_id}}}:sessions", self.prefix)
     }
 
+    pub(super) fn dataset(&self) -> String {
+        format!("{}:dataset", self.prefix)
+    }
+
     pub(super) fn instances(&self) -> String {
         format!("{}:instances", self.prefix)
     }

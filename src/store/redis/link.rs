@@ -33,6 +33,12 @@ pub(super) const MAX_WEIGHT: usize = 1 << 20;
 /// pipeline and the probe of the subscription.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
+/// A connection that was not used for a while is asked whether it lives; one that does not answer soon is replaced.
+const CHECK_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// What the scripts need: `PEXPIRE … NX`, and `TIME` before a write.
+const OLDEST_REDIS: u32 = 7;
+
 /// See module documentation.
 pub(super) struct Link {
     pool: Pool,
@@ -55,7 +61,7 @@ impl Link {
         let manager = Manager::new_with_config(info.clone(), connection.clone()).map_err(wrong_url)?;
         let mut pool = PoolConfig::new(config.pool_size.max(1));
         pool.timeouts =
-            Timeouts { wait: None, create: Some(config.timeout), recycle: Some(config.timeout.min(RECYCLE_TIMEOUT)) };
+            Timeouts { wait: None, create: Some(config.timeout), recycle: Some(config.timeout.min(CHECK_TIMEOUT)) };
         let pool = Pool::builder(manager)
             .config(pool)
             .runtime(Runtime::Tokio1)
@@ -85,6 +91,13 @@ impl Link {
     /// that made it, and a lane's round trip must stay on one thread.
     pub(super) async fn dial(&self, deadline: Instant) -> StoreResult<MultiplexedConnection> {
         self.patiently(deadline, || self.client.get_multiplexed_async_connection_with_config(&self.connection)).await
+    }
+
+    /// The connection, if it still answers.
+    pub(super) async fn check(&self, mut connection: MultiplexedConnection) -> Option<MultiplexedConnection> {
+        let ping = redis::cmd("PING");
+        let answer = timeout(self.timeout.min(CHECK_TIMEOUT), connection.send_packed_command(&ping)).await;
+        matches!(answer, Ok(Ok(_))).then_some(connection)
     }
 
     /// Tries until `deadline`, with the pauses of the back-off.
@@ -176,25 +189,38 @@ impl Link {
         results.pop().unwrap_or_else(|| Err(StoreError::Unavailable("answers are missing".to_owned())))
     }
 
-    /// Teaches Redis all scripts, which also shows whether it accepts them.
+    /// Looks at the version and teaches Redis all scripts, which also shows whether it accepts them.
     pub(super) async fn prepare(&self) -> StoreResult<()> {
         let mut connection = self.borrow().await?;
-        match timeout(self.timeout, teach(&mut connection)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => {
+        let preparing = async {
+            let server: String = redis::cmd("INFO").arg("server").query_async(&mut *connection).await?;
+            teach(&mut connection).await?;
+            RedisResult::Ok(server)
+        };
+        let prepared = match timeout(self.timeout, preparing).await {
+            Ok(prepared) => prepared.map_err(lost),
+            Err(_) => Err(StoreError::Unavailable("no answer in time".to_owned())),
+        };
+        match prepared {
+            Ok(server) => check_version(&server),
+            Err(error) => {
                 discard(connection);
-                Err(lost(error))
-            }
-            Err(_) => {
-                discard(connection);
-                Err(StoreError::Unavailable("no answer in time".to_owned()))
+                Err(error)
             }
         }
     }
 }
 
-/// A connection that comes from the pool is asked whether it lives; one that does not answer at once is replaced.
-const RECYCLE_TIMEOUT: Duration = Duration::from_millis(500);
+/// A server that does not tell its version is believed to be new enough.
+fn check_version(server: &str) -> StoreResult<()> {
+    let version = server.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or_default().trim();
+    match version.split('.').next().and_then(|major| major.parse::<u32>().ok()) {
+        Some(major) if major < OLDEST_REDIS => {
+            Err(StoreError::Corrupt(format!("Redis {OLDEST_REDIS}.0 or later is needed, this one is {version}")))
+        }
+        _ => Ok(()),
+    }
+}
 
 /// Throws a connection away instead of giving it back.
 fn discard(connection: Connection) {
@@ -259,6 +285,14 @@ pub(super) fn pause((min, max): (Duration, Duration), failures: u32, jitter: f64
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_redis_that_is_too_old_is_refused() {
+        assert!(check_version("# Server\r\nredis_version:7.0.15\r\n").is_ok());
+        assert!(check_version("# Server\r\nredis_version:10.2\r\n").is_ok());
+        assert!(check_version("").is_ok());
+        assert!(matches!(check_version("redis_version:6.2.14\r\n"), Err(StoreError::Corrupt(_))));
+    }
 
     #[test]
     fn the_pause_doubles_up_to_its_bound_and_never_vanishes() {

@@ -5,6 +5,7 @@
 //!
 //! Never: keeps a copy of anything; what it says was in Redis when it was asked.
 
+mod answers;
 mod config;
 mod doubt;
 mod instances;
@@ -16,7 +17,10 @@ mod reply;
 mod scripts;
 mod sessions;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
@@ -47,20 +51,23 @@ pub struct RedisStore {
     link: Arc<Link>,
     lanes: Lanes,
     doubts: Doubts,
+    /// The instance that uses this store, as its first write names it: its index is swept of sessions that are gone.
+    instance_id: OnceLock<Arc<str>>,
 }
 
 impl RedisStore {
     /// Connects, and teaches Redis the scripts.
     ///
     /// # Errors
-    /// `Unavailable` when the URL cannot be read or Redis does not answer within the time-out.
+    /// `Unavailable` when the URL cannot be read or Redis does not answer within the time-out; `Corrupt` when it is
+    /// older than 7.0.
     pub async fn connect(config: RedisConfig) -> StoreResult<Self> {
         let link = Arc::new(Link::new(&config)?);
         link.prepare().await?;
         let keys = Keys::new(&config.prefix);
         let wake_prefix = keys.wake_prefix();
         let lanes = Lanes::new(link.clone(), config.queue);
-        Ok(Self { config, keys, wake_prefix, link, lanes, doubts: Doubts::default() })
+        Ok(Self { config, keys, wake_prefix, link, lanes, doubts: Doubts::default(), instance_id: OnceLock::new() })
     }
 
     fn wake_channel(&self, incarnation: &str) -> String {
@@ -186,6 +193,10 @@ impl SessionStore for RedisStore {
 
     async fn forget_instance(&self, instance_id: &str) -> StoreResult<()> {
         self.do_forget_instance(instance_id).await
+    }
+
+    async fn dataset(&self, candidate: &str) -> StoreResult<String> {
+        self.do_dataset(candidate).await
     }
 
     async fn wake(&self, incarnation: &str, session: SessionId) -> StoreResult<u64> {

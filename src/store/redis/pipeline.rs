@@ -13,6 +13,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use redis::{Cmd, Pipeline, Value, aio::MultiplexedConnection};
@@ -52,6 +53,10 @@ thread_local! {
     /// This thread's lane of each store. Weak, so that a store that is dropped ends its lanes in all threads.
     static LANES: RefCell<Vec<(u64, mpsc::WeakSender<Op>)>> = const { RefCell::new(Vec::new()) };
 }
+
+/// A connection that was not used for so long is asked whether it lives before operations are trusted to it: a restart
+/// or an idle time-out of the server then costs a round trip, and no operation.
+const TRUST: Duration = Duration::from_secs(1);
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
@@ -153,10 +158,15 @@ impl Batch {
 
 /// The task of one lane.
 async fn run(link: Arc<Link>, mut queue: mpsc::Receiver<Op>) {
-    let mut kept: Option<MultiplexedConnection> = None;
+    let mut kept: Option<(MultiplexedConnection, Instant)> = None;
     let mut batch = Batch::default();
     while let Some(op) = queue.recv().await {
-        let mut connection = match kept.take() {
+        let trusted = match kept.take() {
+            Some((connection, used)) if used.elapsed() < TRUST => Some(connection),
+            Some((connection, _)) => link.check(connection).await,
+            None => None,
+        };
+        let mut connection = match trusted {
             Some(connection) => connection,
             None => match link.dial(op.deadline).await {
                 Ok(connection) => connection,
@@ -175,12 +185,12 @@ async fn run(link: Arc<Link>, mut queue: mpsc::Receiver<Op>) {
             }
         }
         if batch.replies.is_empty() {
-            kept = Some(connection);
+            kept = Some((connection, now));
             continue;
         }
         let results = link.exchange(&mut connection, &batch.pipeline).await;
         // After an error nobody knows which answer would come next on this connection: it is dropped.
-        kept = results.is_ok().then_some(connection);
+        kept = results.is_ok().then(|| (connection, Instant::now()));
         batch.finish(results);
     }
 }

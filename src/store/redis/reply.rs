@@ -180,6 +180,10 @@ pub(super) fn pending(mut table: Fields) -> StoreResult<Vec<PendingRequest>> {
     while !table.is_empty() {
         let id_key = table.text()?;
         let state = table.bytes()?;
+        // What keeps the table alive when it holds no request, see accept.lua.
+        if id_key.is_empty() {
+            continue;
+        }
         let digits = state.iter().take_while(|byte| byte.is_ascii_digit()).count();
         let [b' ', flag @ (b'0' | b'1'), b' ', ..] = state[digits..] else { return Err(corrupt(what)) };
         let seq = parse(&state[..digits], what)?;

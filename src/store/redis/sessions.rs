@@ -1,4 +1,4 @@
-//! Operations on one session: builds the call, reads the answer.
+//! Operations on one session: builds the calls. `answers.rs` reads what comes back.
 //!
 //! The meaning of each operation stands at the trait; how it is done, in its script.
 
@@ -6,6 +6,9 @@ use redis::{Cmd, Value};
 
 use super::{
     INDEX_TTL, RedisStore,
+    answers::{
+        read_accepted, read_adopted, read_appended, read_attached, read_claimed, read_fenceable, read_page, read_record,
+    },
     keys::SessionKeys,
     millis,
     reply::{self, Fields, code, corrupt},
@@ -14,9 +17,8 @@ use super::{
 use crate::{
     protocol::session_id::SessionId,
     store::{
-        Accept, Accepted, Adopted, Append, Appended, Attach, Attached, AttachedTo, Attachment, Claim, Claimed,
-        ClientMessage, Created, Fence, Fenceable, InboxEntry, LoggedEvent, NewSession, Owner, Page, PendingRequest,
-        Rehydration, SessionRecord, StoreResult,
+        Accept, Accepted, Adopted, Append, Appended, Attach, Attached, Claim, Claimed, ClientMessage, Created, Fence,
+        Fenceable, NewSession, Owner, Page, PendingRequest, Restored, SessionRecord, StoreResult,
     },
 };
 
@@ -28,19 +30,29 @@ const PURGE_ATTEMPTS: usize = 8;
 
 impl RedisStore {
     pub(super) async fn do_create(&self, new: NewSession) -> StoreResult<Created> {
-        let keys = self.keys.session(&new.session);
+        let mut keys = self.keys.session(&new.session);
+        let restored = new.restored.unwrap_or_else(|| Restored { generation: 1, ..Restored::default() });
         let (stream, attachment) = match &new.attachment {
             Some((stream, id)) => (stream.as_str(), *id),
             None => ("", 0),
         };
-        let call = Call::script(Script::Create, 1)
+        let mut call = Call::script_with_body(Script::Create, 2, pairs_len(&restored.fields))
             .arg(keys.plain())
+            .arg(keys.requests())
             .number(u64::from(new.epoch))
             .args(&[new.service.as_str(), &new.transport, &new.principal])
             .args(&[&new.owner.instance_id, &new.owner.incarnation])
             .number(millis(new.ttl))
             .arg(stream)
-            .number(attachment);
+            .number(attachment)
+            .number(restored.generation)
+            .number(restored.in_seq)
+            .number(restored.fields.len() as u64)
+            .pairs(&restored.fields);
+        for (id_key, seq) in &restored.pending {
+            call = call.arg(id_key).number(*seq);
+        }
+        self.instance_id.get_or_init(|| new.owner.instance_id.clone());
         let index = self.index_add(&new.owner.instance_id, keys.id());
         match self.lanes.call_with(call, index).await? {
             Value::Int(1) => Ok(Created::Created),
@@ -208,6 +220,7 @@ impl RedisStore {
         let call = Call::script(Script::Adopt, 3).arg(keys.plain()).arg(keys.inbox()).arg(keys.requests());
         let call = call.arg(from_incarnation).number(from_generation);
         let call = call.arg(&new_owner.instance_id).arg(&new_owner.incarnation);
+        self.instance_id.get_or_init(|| new_owner.instance_id.clone());
         // Into the new owner's index before it is known whether it will be the owner: an id too many there is harmless
         // and taken out again, an id too few would hide the session from those who look for its owner's remains.
         let index = self.index_add(&new_owner.instance_id, keys.id());
@@ -245,7 +258,10 @@ impl RedisStore {
             }
             let call = call.arg(&self.wake_prefix).arg(keys.id()).args(&streams);
             let mut fields = match self.lanes.call(call).await? {
-                Value::Int(code::NOT_FOUND) => return Ok(false),
+                Value::Int(code::NOT_FOUND) => {
+                    self.index_sweep(&[session]).await;
+                    return Ok(false);
+                }
                 answer => Fields::of(answer, "purge")?,
             };
             if fields.number::<u64>()? == 1 {
@@ -277,161 +293,19 @@ impl RedisStore {
             tracing::debug!(%error, "a session stays in the index of its former owner");
         }
     }
+    /// Takes sessions that are gone out of this instance's index (MEM-4): what expires cannot do it itself.
+    pub(super) async fn index_sweep(&self, gone: &[SessionId]) {
+        let Some(instance_id) = self.instance_id.get().filter(|_| !gone.is_empty()) else { return };
+        let mut call = Call::command("SREM").arg(&self.keys.index(instance_id));
+        for session in gone {
+            call = call.arg(self.keys.session(session).id());
+        }
+        if let Err(error) = self.lanes.call(call).await {
+            tracing::debug!(%error, "sessions that are gone stay in the index of this instance");
+        }
+    }
 }
 
 fn pairs_len(pairs: &[(String, String)]) -> usize {
     pairs.iter().map(|(field, value)| field.len() + value.len()).sum()
-}
-
-pub(super) fn read_record(value: Value, what: &'static str) -> StoreResult<Option<SessionRecord>> {
-    let fields = Fields::of(value, what)?.map()?;
-    Ok((!fields.is_empty()).then_some(SessionRecord { fields }))
-}
-
-fn read_fenceable(value: Value, what: &'static str) -> StoreResult<Fenceable> {
-    match value {
-        Value::Int(1) => Ok(Fenceable::Done),
-        Value::Int(code::NOT_FOUND) => Ok(Fenceable::NotFound),
-        Value::Int(code::FENCED) => Ok(Fenceable::Fenced),
-        _ => Err(corrupt(what)),
-    }
-}
-
-fn read_accepted(value: Value) -> StoreResult<Accepted> {
-    let mut fields = match value {
-        Value::Int(code::NOT_FOUND) => return Ok(Accepted::NotFound),
-        Value::Int(code::FENCED) => return Ok(Accepted::Fenced),
-        Value::Int(code::TOO_MANY) => return Ok(Accepted::TooManyPending),
-        Value::Int(code::WRONG_SERVICE) => return Ok(Accepted::WrongService),
-        Value::Int(seq @ 1..) => return Ok(Accepted::Forward { seq: seq.unsigned_abs() }),
-        value => Fields::of(value, "accept")?,
-    };
-    match fields.number::<u64>()? {
-        2 => Ok(Accepted::Queued {
-            seq: fields.number()?,
-            owner: fields.owner()?,
-            generation: fields.number()?,
-            listeners: fields.number()?,
-        }),
-        3 => Ok(Accepted::Duplicate { seq: fields.number()?, claimed: fields.number::<u64>()? == 1 }),
-        _ => Err(corrupt("accept")),
-    }
-}
-
-fn read_claimed(value: Value) -> StoreResult<Claimed> {
-    const WHAT: &str = "claim";
-    let mut fields = match value {
-        Value::Int(code::NOT_FOUND) => return Ok(Claimed::NotFound),
-        Value::Int(code::FENCED) => return Ok(Claimed::Fenced),
-        value => Fields::of(value, WHAT)?,
-    };
-    let more = fields.number::<u64>()? == 1;
-    let mut holders = fields.fields()?;
-    let mut attachments = Vec::with_capacity(holders.len() / 2);
-    while !holders.is_empty() {
-        let stream = holders.text()?;
-        attachments.push(reply::attachment(&stream, &holders.text()?, WHAT)?);
-    }
-    let mut entries = Vec::with_capacity(fields.len() / 4);
-    while !fields.is_empty() {
-        let seq = fields.number()?;
-        let kind = fields.text()?;
-        let message = reply::client_message(&kind, fields.text()?, WHAT)?;
-        entries.push(InboxEntry { seq, message, body: fields.bytes()? });
-    }
-    Ok(Claimed::Entries { entries, more, attachments })
-}
-
-fn read_appended(value: Value) -> StoreResult<Appended> {
-    let results = match value {
-        Value::Int(code::NOT_FOUND) => return Ok(Appended::NotFound),
-        Value::Int(code::FENCED) => return Ok(Appended::Fenced),
-        Value::Int(code::OLD_OP) => return Err(corrupt("an append with a number below the last one's")),
-        value => reply::text(value, "append")?,
-    };
-    let seq = |text: &str| match text {
-        "-" => Ok(None),
-        seq => seq.parse().map(Some).map_err(|_| corrupt("append")),
-    };
-    Ok(Appended::Done(results.split(' ').map(seq).collect::<StoreResult<_>>()?))
-}
-
-fn read_page(value: Value) -> StoreResult<Option<Page>> {
-    const WHAT: &str = "read_page";
-    let mut fields = match value {
-        Value::Int(code::NOT_FOUND) => return Ok(None),
-        value => Fields::of(value, WHAT)?,
-    };
-    let epoch = fields.number()?;
-    let last_seq = fields.number()?;
-    let first_seq = fields.number()?;
-    let holder = match fields.value()? {
-        Value::Nil => None,
-        id => Some(reply::number(id, WHAT)?),
-    };
-    let mut events = Vec::with_capacity(fields.len() / 2);
-    while !fields.is_empty() {
-        let seq = reply::stream_seq(fields.value()?, WHAT)?;
-        events.push(LoggedEvent { seq, body: fields.bytes()? });
-    }
-    Ok(Some(Page { events, last_seq, first_seq, epoch, holder }))
-}
-
-fn read_attached(value: Value) -> StoreResult<Attached> {
-    let mut fields = match value {
-        Value::Int(code::NOT_FOUND) => return Ok(Attached::NotFound),
-        value => Fields::of(value, "attach")?,
-    };
-    Ok(Attached::Attached(AttachedTo {
-        owner: fields.owner()?,
-        generation: fields.number()?,
-        epoch: fields.number()?,
-        service: fields.text()?,
-        principal: fields.text()?,
-        listeners: fields.number()?,
-        attach_count: fields.number()?,
-    }))
-}
-
-/// Also: the instance in whose index the session has no business.
-fn read_adopted(value: Value, session: SessionId, new_owner: &Owner) -> StoreResult<(Adopted, Option<String>)> {
-    const WHAT: &str = "adopt";
-    let new_index = || Some(new_owner.instance_id.to_string());
-    let mut fields = match value {
-        Value::Int(code::NOT_FOUND) => return Ok((Adopted::NotFound, new_index())),
-        value => Fields::of(value, WHAT)?,
-    };
-    if fields.number::<u64>()? == 2 {
-        let owner = fields.owner()?;
-        let not_in = new_index().filter(|id| **id != *owner.instance_id);
-        return Ok((Adopted::Lost { owner, generation: fields.number()? }, not_in));
-    }
-    let former = fields.text()?;
-    let record = SessionRecord { fields: fields.fields()?.map()? };
-    let inbox = reply::inbox(fields.fields()?)?;
-    let mut pending = reply::pending(fields.fields()?)?;
-    for request in pending.iter_mut().filter(|request| !request.forwarded) {
-        if let Ok(i) = inbox.binary_search_by_key(&request.seq, |entry| entry.seq) {
-            request.body = inbox[i].body.clone();
-        }
-    }
-    let number = |field: &str| record.fields.get(field).and_then(|text| text.parse().ok());
-    let fence = Fence {
-        session,
-        epoch: number("epoch").and_then(|epoch| u32::try_from(epoch).ok()).ok_or_else(|| corrupt(WHAT))?,
-        generation: number("generation").ok_or_else(|| corrupt(WHAT))?,
-        incarnation: new_owner.incarnation.clone(),
-    };
-    let mut streams: Vec<(String, u64)> = Vec::new();
-    let mut attachments: Vec<Attachment> = Vec::new();
-    for (field, value) in &record.fields {
-        if let Some(stream) = field.strip_prefix("s:").and_then(|rest| rest.strip_suffix(":seq")) {
-            streams.push((stream.to_owned(), value.parse().map_err(|_| corrupt(WHAT))?));
-        } else if let Some(stream) = field.strip_prefix("a:") {
-            attachments.push(reply::attachment(stream, value, WHAT)?);
-        }
-    }
-    let not_in = Some(former).filter(|former| **former != *new_owner.instance_id);
-    let adopted = Rehydration { record, fence, inbox, pending, streams, attachments };
-    Ok((Adopted::Adopted(Box::new(adopted)), not_in))
 }

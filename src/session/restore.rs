@@ -1,0 +1,137 @@
+//! The store says that a session of ours does not exist. Either it is over (expired, deleted), or the store came back
+//! without its data: then the living owner writes it again, so that a later failover still works. What was only in the
+//! log is lost, and clients are told by the new epoch (EVT-6, DUR-1).
+
+use std::{sync::Arc, time::Duration};
+
+use actix::prelude::*;
+use bytes::Bytes;
+
+use super::{
+    actor::{Exit, SessionActor},
+    attachment::End,
+    field,
+    inbound::jittered,
+};
+use crate::{
+    app::fresh_dataset_id,
+    protocol::jsonrpc::IdKey,
+    store::{Created, NewSession, Restored},
+};
+
+/// Pause before a restore that failed is tried again.
+const RETRY: Duration = Duration::from_millis(200);
+
+enum Outcome {
+    /// It is over.
+    Over,
+    /// Written again with this epoch, into this data.
+    Written(u32, Arc<str>),
+    /// Somebody else has written a session of this id: not ours any more.
+    Taken,
+}
+
+impl SessionActor {
+    /// Finds out what has happened, and restores or ends the session.
+    pub(super) fn vanished(&mut self, ctx: &mut Context<Self>) {
+        if std::mem::replace(&mut self.restoring, true) {
+            return;
+        }
+        let app = Arc::clone(self.app());
+        let known = Arc::clone(&self.dataset);
+        let mut again = self.as_new_session();
+        let restored = async move {
+            loop {
+                let attempt = async {
+                    let now = app.store.dataset(&fresh_dataset_id()).await?;
+                    if *now == *known {
+                        return Ok(Outcome::Over);
+                    }
+                    app.remember_dataset(&now);
+                    again.epoch = fastrand::u32(..);
+                    Ok(match app.store.create(again.clone()).await? {
+                        Created::Created => Outcome::Written(again.epoch, now.into()),
+                        Created::AlreadyExists => Outcome::Taken,
+                    })
+                };
+                match attempt.await {
+                    Ok(outcome) => return outcome,
+                    Err(error) => {
+                        app.count_store_error(&error);
+                        tokio::time::sleep(jittered(RETRY)).await;
+                    }
+                }
+            }
+        };
+        ctx.spawn(restored.into_actor(self).map(|outcome, actor, ctx| {
+            actor.restoring = false;
+            match outcome {
+                Outcome::Over => actor.exit(Exit::Gone, ctx),
+                Outcome::Taken => actor.exit(Exit::Fenced, ctx),
+                Outcome::Written(epoch, dataset) => actor.restored(epoch, dataset, ctx),
+            }
+        }));
+    }
+
+    fn restored(&mut self, epoch: u32, dataset: Arc<str>, ctx: &mut Context<Self>) {
+        self.app().metrics.restored.inc();
+        tracing::warn!(session = %self.fence.session, "the store had lost this session; it is written again");
+        self.fence.epoch = epoch;
+        self.dataset = dataset;
+        self.last_seq = 0;
+        self.persisted_sent = 0;
+        // Everything accepted before counts as claimed; what had not arrived here is lost with the store.
+        let open: Vec<(u64, Bytes)> = std::mem::take(&mut self.arrived).into_iter().collect();
+        for (seq, body) in open {
+            self.next_seq = self.next_seq.max(seq + 1);
+            self.take(seq, body, ctx);
+        }
+        // The client must come back and be told that its cursor is of another life.
+        for attachment in self.app().directory.attachments(&self.fence.session) {
+            attachment.end(End::Abort("the session store lost its data"));
+        }
+        self.pump_posts(ctx);
+        self.append_again(ctx);
+    }
+
+    fn as_new_session(&self) -> NewSession {
+        let text = |body: &Bytes| String::from_utf8_lossy(body).into_owned();
+        let mut fields = Vec::new();
+        let mut keep = |name: &str, value: Option<String>| fields.extend(value.map(|value| (name.to_owned(), value)));
+        keep(field::INITIALIZE_REQUEST, self.initialize_request.as_ref().map(text));
+        keep(field::INITIALIZE_RESULT, self.initialize_result.clone());
+        keep(field::INITIALIZED, self.initialized.then(|| "1".to_owned()));
+        keep(field::LOG_LEVEL, self.log_level.clone());
+        keep(field::ENDPOINT, self.endpoint.as_ref().map(|endpoint| endpoint.url.to_string()));
+        for (uri, request) in &self.subscriptions {
+            keep(&format!("{}{uri}", field::SUBSCRIPTION), Some(request.clone()));
+        }
+        for id in self.server_requests.keys() {
+            keep(&format!("{}{}", field::SERVER_REQUEST, id.as_json()), Some(String::new()));
+        }
+        let in_seq = self.arrived.keys().next_back().copied().unwrap_or(0).max(self.next_seq - 1);
+        let app = self.app();
+        NewSession {
+            session: self.fence.session,
+            epoch: 0,
+            service: self.service.name.clone(),
+            transport: "sse".to_owned(),
+            principal: String::new(),
+            owner: app.me.clone(),
+            attachment: None,
+            ttl: app.settings.session.ttl,
+            restored: Some(Restored {
+                generation: self.fence.generation,
+                in_seq,
+                fields,
+                pending: self.unanswered().map(|(id, seq)| (id.as_json().to_owned(), seq)).collect(),
+            }),
+        }
+    }
+
+    /// Requests whose answer is not in the log yet: in flight, or with their answer on its way into it.
+    fn unanswered(&self) -> impl Iterator<Item = (&IdKey, u64)> {
+        let in_flight = self.in_flight.iter().map(|(id, request)| (id, request.seq));
+        in_flight.chain(self.answers_on_the_way().map(|id| (id, self.next_seq)))
+    }
+}

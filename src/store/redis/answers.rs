@@ -1,0 +1,169 @@
+//! Reads what the session scripts answered, into the answers of the trait.
+
+use redis::Value;
+
+use super::reply::{self, Fields, code, corrupt};
+use crate::{
+    protocol::session_id::SessionId,
+    store::{
+        Accepted, Adopted, Appended, Attached, AttachedTo, Attachment, Claimed, Fence, Fenceable, InboxEntry,
+        LoggedEvent, Owner, Page, Rehydration, SessionRecord, StoreResult,
+    },
+};
+
+pub(super) fn read_record(value: Value, what: &'static str) -> StoreResult<Option<SessionRecord>> {
+    let fields = Fields::of(value, what)?.map()?;
+    Ok((!fields.is_empty()).then_some(SessionRecord { fields }))
+}
+
+pub(super) fn read_fenceable(value: Value, what: &'static str) -> StoreResult<Fenceable> {
+    match value {
+        Value::Int(1) => Ok(Fenceable::Done),
+        Value::Int(code::NOT_FOUND) => Ok(Fenceable::NotFound),
+        Value::Int(code::FENCED) => Ok(Fenceable::Fenced),
+        _ => Err(corrupt(what)),
+    }
+}
+
+pub(super) fn read_accepted(value: Value) -> StoreResult<Accepted> {
+    let mut fields = match value {
+        Value::Int(code::NOT_FOUND) => return Ok(Accepted::NotFound),
+        Value::Int(code::FENCED) => return Ok(Accepted::Fenced),
+        Value::Int(code::TOO_MANY) => return Ok(Accepted::TooManyPending),
+        Value::Int(code::WRONG_SERVICE) => return Ok(Accepted::WrongService),
+        Value::Int(seq @ 1..) => return Ok(Accepted::Forward { seq: seq.unsigned_abs() }),
+        value => Fields::of(value, "accept")?,
+    };
+    match fields.number::<u64>()? {
+        2 => Ok(Accepted::Queued {
+            seq: fields.number()?,
+            owner: fields.owner()?,
+            generation: fields.number()?,
+            listeners: fields.number()?,
+        }),
+        3 => Ok(Accepted::Duplicate { seq: fields.number()?, claimed: fields.number::<u64>()? == 1 }),
+        _ => Err(corrupt("accept")),
+    }
+}
+
+pub(super) fn read_claimed(value: Value) -> StoreResult<Claimed> {
+    const WHAT: &str = "claim";
+    let mut fields = match value {
+        Value::Int(code::NOT_FOUND) => return Ok(Claimed::NotFound),
+        Value::Int(code::FENCED) => return Ok(Claimed::Fenced),
+        value => Fields::of(value, WHAT)?,
+    };
+    let more = fields.number::<u64>()? == 1;
+    let mut holders = fields.fields()?;
+    let mut attachments = Vec::with_capacity(holders.len() / 2);
+    while !holders.is_empty() {
+        let stream = holders.text()?;
+        attachments.push(reply::attachment(&stream, &holders.text()?, WHAT)?);
+    }
+    let mut entries = Vec::with_capacity(fields.len() / 4);
+    while !fields.is_empty() {
+        let seq = fields.number()?;
+        let kind = fields.text()?;
+        let message = reply::client_message(&kind, fields.text()?, WHAT)?;
+        entries.push(InboxEntry { seq, message, body: fields.bytes()? });
+    }
+    Ok(Claimed::Entries { entries, more, attachments })
+}
+
+pub(super) fn read_appended(value: Value) -> StoreResult<Appended> {
+    let results = match value {
+        Value::Int(code::NOT_FOUND) => return Ok(Appended::NotFound),
+        Value::Int(code::FENCED) => return Ok(Appended::Fenced),
+        Value::Int(code::OLD_OP) => return Err(corrupt("an append with a number below the last one's")),
+        value => reply::text(value, "append")?,
+    };
+    let seq = |text: &str| match text {
+        "-" => Ok(None),
+        seq => seq.parse().map(Some).map_err(|_| corrupt("append")),
+    };
+    Ok(Appended::Done(results.split(' ').map(seq).collect::<StoreResult<_>>()?))
+}
+
+pub(super) fn read_page(value: Value) -> StoreResult<Option<Page>> {
+    const WHAT: &str = "read_page";
+    let mut fields = match value {
+        Value::Int(code::NOT_FOUND) => return Ok(None),
+        value => Fields::of(value, WHAT)?,
+    };
+    let epoch = fields.number()?;
+    let last_seq = fields.number()?;
+    let first_seq = fields.number()?;
+    let holder = match fields.value()? {
+        Value::Nil => None,
+        id => Some(reply::number(id, WHAT)?),
+    };
+    let mut events = Vec::with_capacity(fields.len() / 2);
+    while !fields.is_empty() {
+        let seq = reply::stream_seq(fields.value()?, WHAT)?;
+        events.push(LoggedEvent { seq, body: fields.bytes()? });
+    }
+    Ok(Some(Page { events, last_seq, first_seq, epoch, holder }))
+}
+
+pub(super) fn read_attached(value: Value) -> StoreResult<Attached> {
+    let mut fields = match value {
+        Value::Int(code::NOT_FOUND) => return Ok(Attached::NotFound),
+        value => Fields::of(value, "attach")?,
+    };
+    Ok(Attached::Attached(AttachedTo {
+        owner: fields.owner()?,
+        generation: fields.number()?,
+        epoch: fields.number()?,
+        service: fields.text()?,
+        principal: fields.text()?,
+        listeners: fields.number()?,
+        attach_count: fields.number()?,
+    }))
+}
+
+/// Also: the instance in whose index the session has no business.
+pub(super) fn read_adopted(
+    value: Value,
+    session: SessionId,
+    new_owner: &Owner,
+) -> StoreResult<(Adopted, Option<String>)> {
+    const WHAT: &str = "adopt";
+    let new_index = || Some(new_owner.instance_id.to_string());
+    let mut fields = match value {
+        Value::Int(code::NOT_FOUND) => return Ok((Adopted::NotFound, new_index())),
+        value => Fields::of(value, WHAT)?,
+    };
+    if fields.number::<u64>()? == 2 {
+        let owner = fields.owner()?;
+        let not_in = new_index().filter(|id| **id != *owner.instance_id);
+        return Ok((Adopted::Lost { owner, generation: fields.number()? }, not_in));
+    }
+    let former = fields.text()?;
+    let record = SessionRecord { fields: fields.fields()?.map()? };
+    let inbox = reply::inbox(fields.fields()?)?;
+    let mut pending = reply::pending(fields.fields()?)?;
+    for request in pending.iter_mut().filter(|request| !request.forwarded) {
+        if let Ok(i) = inbox.binary_search_by_key(&request.seq, |entry| entry.seq) {
+            request.body = inbox[i].body.clone();
+        }
+    }
+    let number = |field: &str| record.fields.get(field).and_then(|text| text.parse().ok());
+    let fence = Fence {
+        session,
+        epoch: number("epoch").and_then(|epoch| u32::try_from(epoch).ok()).ok_or_else(|| corrupt(WHAT))?,
+        generation: number("generation").ok_or_else(|| corrupt(WHAT))?,
+        incarnation: new_owner.incarnation.clone(),
+    };
+    let mut streams: Vec<(String, u64)> = Vec::new();
+    let mut attachments: Vec<Attachment> = Vec::new();
+    for (field, value) in &record.fields {
+        if let Some(stream) = field.strip_prefix("s:").and_then(|rest| rest.strip_suffix(":seq")) {
+            streams.push((stream.to_owned(), value.parse().map_err(|_| corrupt(WHAT))?));
+        } else if let Some(stream) = field.strip_prefix("a:") {
+            attachments.push(reply::attachment(stream, value, WHAT)?);
+        }
+    }
+    let not_in = Some(former).filter(|former| **former != *new_owner.instance_id);
+    let adopted = Rehydration { record, fence, inbox, pending, streams, attachments };
+    Ok((Adopted::Adopted(Box::new(adopted)), not_in))
+}

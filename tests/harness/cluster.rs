@@ -1,0 +1,221 @@
+//! A whole deployment for one test: redis-server, upstreams, routers, nginx. Each test starts only what it needs.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use tempfile::TempDir;
+
+use super::{
+    FaultProxy, Nginx, RedisClient, RedisServer, RouterProcess, UpstreamProcess, mcp_client, router_process::Env,
+    upstream_process,
+};
+use crate::harness::McpClient;
+
+/// Name of the service in the tests.
+pub const SERVICE: &str = "mcp-server-v6";
+
+/// What to start.
+#[derive(Debug)]
+pub struct Builder {
+    routers: usize,
+    upstreams: usize,
+    upstream_urls: Vec<String>,
+    redis: bool,
+    redis_proxy: bool,
+    redis_args: Vec<&'static str>,
+    redis_login: Option<&'static str>,
+    nginx: Option<bool>,
+    env: Env,
+}
+
+impl Builder {
+    /// So many routers (1).
+    pub fn routers(mut self, count: usize) -> Self {
+        self.routers = count;
+        self
+    }
+
+    /// So many `mcp-server-v6` (1).
+    pub fn upstreams(mut self, count: usize) -> Self {
+        self.upstreams = count;
+        self
+    }
+
+    /// These endpoints instead.
+    pub fn upstream_urls(mut self, urls: impl IntoIterator<Item = String>) -> Self {
+        self.upstreams = 0;
+        self.upstream_urls.extend(urls);
+        self
+    }
+
+    /// One router with the embedded store.
+    pub fn without_redis(mut self) -> Self {
+        self.redis = false;
+        self
+    }
+
+    /// Routers reach Redis through a [`FaultProxy`].
+    pub fn redis_proxy(mut self) -> Self {
+        self.redis_proxy = true;
+        self
+    }
+
+    /// Arguments for redis-server.
+    pub fn redis_args(mut self, args: &[&'static str]) -> Self {
+        self.redis_args.extend(args);
+        self
+    }
+
+    /// Routers log in as `user:password`; a fresh server takes any password of `default`.
+    pub fn redis_login(mut self, login: &'static str) -> Self {
+        self.redis_login = Some(login);
+        self
+    }
+
+    /// nginx in front.
+    pub fn nginx(mut self, ip_hash: bool) -> Self {
+        self.nginx = Some(ip_hash);
+        self
+    }
+
+    /// A setting of all routers.
+    pub fn env(mut self, name: &str, value: impl ToString) -> Self {
+        self.env.insert(name.to_owned(), value.to_string());
+        self
+    }
+
+    /// Starts it all and waits until it is ready.
+    pub async fn start(self) -> Cluster {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let redis = self.redis.then(|| RedisServer::start_with(&self.redis_args));
+        let counts = dir.path().join("counts");
+        let mut upstreams = Vec::new();
+        for number in 1..=self.upstreams {
+            upstreams.push(UpstreamProcess::start(dir.path(), &format!("server-{number}"), &counts).await);
+        }
+        let redis_proxy = match &redis {
+            Some(redis) if self.redis_proxy => Some(FaultProxy::start(([127, 0, 0, 1], redis.port()).into()).await),
+            _ => None,
+        };
+        let mut env = self.env;
+        let urls: Vec<String> = upstreams.iter().map(UpstreamProcess::url).chain(self.upstream_urls).collect();
+        if !urls.is_empty() {
+            env.entry("MCP_UPSTREAMS".to_owned()).or_insert_with(|| format!("{SERVICE}={}", urls.join(",")));
+        }
+        if let Some(redis) = &redis {
+            let addr = redis_proxy.as_ref().map_or(([127, 0, 0, 1], redis.port()).into(), FaultProxy::addr);
+            let url = self.redis_login.map_or(format!("redis://{addr}"), |login| format!("redis://{login}@{addr}"));
+            env.entry("REDIS_URL".to_owned()).or_insert(url);
+        }
+        let mut routers: Vec<RouterProcess> = (1..=self.routers)
+            .map(|number| RouterProcess::launch(dir.path(), &format!("router-instance-{number}"), &env))
+            .collect();
+        for router in &mut routers {
+            router.ready().await;
+        }
+        let addrs: Vec<SocketAddr> = routers.iter().map(RouterProcess::addr).collect();
+        let nginx = match self.nginx {
+            Some(ip_hash) => Some(Nginx::start(dir.path(), &addrs, ip_hash).await),
+            None => None,
+        };
+        Cluster { nginx, routers, upstreams, redis_proxy, redis, env, counts, dir }
+    }
+}
+
+/// See module documentation. Parts end in the order of the fields: callers before callees.
+pub struct Cluster {
+    /// In front, if asked for.
+    pub nginx: Option<Nginx>,
+    /// The instances.
+    pub routers: Vec<RouterProcess>,
+    /// The servers.
+    pub upstreams: Vec<UpstreamProcess>,
+    /// Between routers and Redis, if asked for.
+    pub redis_proxy: Option<FaultProxy>,
+    redis: Option<RedisServer>,
+    env: Env,
+    counts: PathBuf,
+    dir: TempDir,
+}
+
+impl Cluster {
+    /// One router, one server, one Redis, unless told otherwise.
+    pub fn builder() -> Builder {
+        Builder {
+            routers: 1,
+            upstreams: 1,
+            upstream_urls: Vec::new(),
+            redis: true,
+            redis_proxy: false,
+            redis_args: Vec::new(),
+            redis_login: None,
+            nginx: None,
+            env: Env::new(),
+        }
+    }
+
+    /// The folder with all logs.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Settings that all routers got.
+    pub fn env(&self) -> &Env {
+        &self.env
+    }
+
+    /// Addresses of the routers.
+    pub fn addrs(&self) -> Vec<SocketAddr> {
+        self.routers.iter().map(RouterProcess::addr).collect()
+    }
+
+    /// Address of one router.
+    pub fn addr(&self, index: usize) -> SocketAddr {
+        self.routers[index].addr()
+    }
+
+    /// Its redis-server.
+    pub fn redis(&mut self) -> &mut RedisServer {
+        self.redis.as_mut().expect("a cluster with Redis")
+    }
+
+    /// A connection to its Redis.
+    pub async fn redis_client(&self) -> RedisClient {
+        RedisClient::connect(self.redis.as_ref().expect("a cluster with Redis")).await
+    }
+
+    /// A client whose streams and POSTs go to the routers in turn.
+    pub fn client(&self) -> mcp_client::Builder {
+        McpClient::builder(self.addrs())
+    }
+
+    /// A client of one router only.
+    pub fn client_of(&self, index: usize) -> mcp_client::Builder {
+        McpClient::builder([self.addr(index)])
+    }
+
+    /// How often each key was incremented, on all servers together.
+    pub fn counts(&self) -> BTreeMap<String, u64> {
+        upstream_process::counts(&self.counts)
+    }
+
+    /// The sum of a metric over all running routers.
+    pub async fn metric(&self, name: &str, label: Option<&str>) -> f64 {
+        let mut sum = 0.0;
+        for router in &self.routers {
+            sum += router.metric(name, label).await;
+        }
+        sum
+    }
+
+    /// No running router has counted a broken guarantee.
+    pub async fn assert_no_violations(&self) {
+        for router in &self.routers {
+            let broken = router.metric("mcp_router_invariant_violations_total", None).await;
+            assert_eq!(broken, 0.0, "broken guarantees at {}: see its log", router.addr());
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! An MCP server inside the test, over HTTP+SSE: it shows every request as it came, byte for byte, and answers as the
+//! test tells it to.
+//!
+//! The router's own sessions (health checks, REST) are told from clients' ones by the name in their `initialize`; only
+//! the latter are shown.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::{TcpListener, TcpStream},
+    sync::{Notify, mpsc},
+    task::AbortHandle,
+};
+
+use super::{PATIENCE, http::header};
+
+/// Messages that may wait for one stream: few, so that a test feels it when the router reads no further.
+const QUEUE: usize = 16;
+
+/// What the server does with a request.
+#[derive(Debug, Clone)]
+pub enum Reply {
+    /// Answers with this result.
+    Result(Value),
+    /// Sends this text as the event's data, whatever it is.
+    Raw(String),
+    /// Never answers.
+    Silence,
+}
+
+/// A message that a client's session was sent.
+#[derive(Debug, Clone)]
+pub struct Received {
+    /// Number of the upstream session, from 0.
+    pub session: usize,
+    /// Headers of the POST, names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// The body as it came.
+    pub body: Vec<u8>,
+}
+
+impl Received {
+    /// The body as JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).expect("the router forwards JSON")
+    }
+}
+
+type Answers = Box<dyn Fn(&Value) -> Reply + Send + Sync>;
+
+#[derive(Default)]
+struct State {
+    received: Vec<Received>,
+    streams: HashMap<usize, mpsc::Sender<String>>,
+    sessions: usize,
+    own: std::collections::HashSet<usize>,
+    get_headers: HashMap<usize, Vec<(String, String)>>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    changed: Notify,
+    answers: Answers,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no test panics while it holds this")
+    }
+}
+
+/// See module documentation.
+pub struct FakeUpstream {
+    addr: SocketAddr,
+    shared: Arc<Shared>,
+    accepting: AbortHandle,
+}
+
+impl FakeUpstream {
+    /// A server that answers `tools/call` with an empty result.
+    pub async fn start() -> Self {
+        Self::answering(|_| Reply::Result(json!({ "content": [] }))).await
+    }
+
+    /// A server that answers what is neither `initialize` nor `ping` by `answers`.
+    pub async fn answering(answers: impl Fn(&Value) -> Reply + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let addr = listener.local_addr().expect("its address");
+        let shared = Arc::new(Shared { state: Mutex::default(), changed: Notify::new(), answers: Box::new(answers) });
+        let serving = Arc::clone(&shared);
+        let accepting = tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                tokio::spawn(serve(socket, Arc::clone(&serving)));
+            }
+        });
+        Self { addr, shared, accepting: accepting.abort_handle() }
+    }
+
+    /// URL of its event stream.
+    pub fn url(&self) -> String {
+        format!("http://{}/sse", self.addr)
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// What clients' sessions were sent, in the order of arrival.
+    pub fn received(&self) -> Vec<Received> {
+        let state = self.shared.state();
+        state.received.iter().filter(|received| !state.own.contains(&received.session)).cloned().collect()
+    }
+
+    /// What was sent of one method.
+    pub fn received_of(&self, method: &str) -> Vec<Value> {
+        self.received().iter().map(Received::json).filter(|message| message["method"] == method).collect()
+    }
+
+    /// Waits until `wanted` messages of one method have come; all of them.
+    pub async fn wait_for(&self, method: &str, wanted: usize) -> Vec<Value> {
+        let waiting = async {
+            loop {
+                let changed = self.shared.changed.notified();
+                tokio::pin!(changed);
+                changed.as_mut().enable();
+                let received = self.received_of(method);
+                if received.len() >= wanted {
+                    return received;
+                }
+                changed.await;
+            }
+        };
+        let found = tokio::time::timeout(PATIENCE, waiting).await;
+        found.unwrap_or_else(|_| panic!("{wanted} {method} at the upstream, it has {}", self.received_of(method).len()))
+    }
+
+    /// Numbers of the clients' sessions that are open.
+    pub fn open_sessions(&self) -> Vec<usize> {
+        let state = self.shared.state();
+        let mut open: Vec<usize> =
+            state.streams.keys().copied().filter(|session| !state.own.contains(session)).collect();
+        open.sort_unstable();
+        open
+    }
+
+    /// Headers of the GET that opened a session.
+    pub fn get_headers(&self, session: usize) -> Vec<(String, String)> {
+        self.shared.state().get_headers.get(&session).cloned().unwrap_or_default()
+    }
+
+    /// Sends a message on a session's stream.
+    pub async fn send(&self, session: usize, message: &Value) {
+        self.send_raw(session, message.to_string()).await;
+    }
+
+    /// Sends any text as an event's data.
+    pub async fn send_raw(&self, session: usize, text: String) {
+        let stream = self.shared.state().streams.get(&session).cloned();
+        stream.expect("an open session").send(text).await.expect("an open stream");
+    }
+
+    /// Ends a session's stream.
+    pub fn drop_session(&self, session: usize) {
+        self.shared.state().streams.remove(&session);
+    }
+}
+
+impl Drop for FakeUpstream {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        self.shared.state().streams.clear();
+    }
+}
+
+async fn serve(socket: TcpStream, shared: Arc<Shared>) {
+    let mut reader = BufReader::new(socket);
+    loop {
+        let Some((method, path, headers, body)) = read_request(&mut reader).await else { return };
+        if method == "GET" {
+            return stream(reader, headers, &shared).await;
+        }
+        let status = take(&shared, &path, headers, body).await;
+        let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 8\r\n\r\nAccepted");
+        if reader.get_mut().write_all(answer.as_bytes()).await.is_err() {
+            return;
+        }
+    }
+}
+
+type Headers = Vec<(String, String)>;
+
+async fn read_request(reader: &mut BufReader<TcpStream>) -> Option<(String, String, Headers, Vec<u8>)> {
+    let mut line = String::new();
+    if reader.read_line(&mut line).await.ok()? == 0 {
+        return None;
+    }
+    let mut words = line.split_whitespace();
+    let (method, path) = (words.next()?.to_owned(), words.next()?.to_owned());
+    let mut headers = Vec::new();
+    loop {
+        line.clear();
+        reader.read_line(&mut line).await.ok()?;
+        let Some((name, value)) = line.trim_end().split_once(':') else { break };
+        headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+    }
+    let length = header(&headers, "content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).await.ok()?;
+    Some((method, path, headers, body))
+}
+
+async fn stream(mut reader: BufReader<TcpStream>, headers: Headers, shared: &Shared) {
+    let (sender, mut queue) = mpsc::channel::<String>(QUEUE);
+    let session = {
+        let mut state = shared.state();
+        let session = state.sessions;
+        state.sessions += 1;
+        state.streams.insert(session, sender);
+        state.get_headers.insert(session, headers);
+        session
+    };
+    shared.changed.notify_waiters();
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+    let endpoint = chunk(&format!("event: endpoint\ndata: /message?sessionId={session}\n\n"));
+    let mut alive = reader.get_mut().write_all(format!("{head}{endpoint}").as_bytes()).await.is_ok();
+    let mut byte = [0];
+    while alive {
+        tokio::select! {
+            text = queue.recv() => match text {
+                Some(text) => {
+                    let lines = text.replace('\n', "\ndata: ");
+                    let event = chunk(&format!("event: message\ndata: {lines}\n\n"));
+                    alive = reader.get_mut().write_all(event.as_bytes()).await.is_ok();
+                }
+                None => alive = false,
+            },
+            // The router has ended the connection.
+            _ = reader.read(&mut byte) => alive = false,
+        }
+    }
+    shared.state().streams.remove(&session);
+    shared.changed.notify_waiters();
+}
+
+/// awc, as a client, takes no body without chunks or a length.
+fn chunk(text: &str) -> String {
+    format!("{:x}\r\n{text}\r\n", text.len())
+}
+
+/// Takes a message; the status line's rest.
+async fn take(shared: &Shared, path: &str, headers: Headers, body: Vec<u8>) -> &'static str {
+    let session = path.rsplit_once("sessionId=").and_then(|(_, session)| session.parse::<usize>().ok());
+    let Some(session) = session else { return "404 Not Found" };
+    let Ok(message) = serde_json::from_slice::<Value>(&body) else { return "400 Bad Request" };
+    let stream = {
+        let mut state = shared.state();
+        if message["params"]["clientInfo"]["name"] == "mcp-router" {
+            state.own.insert(session);
+        }
+        state.received.push(Received { session, headers, body });
+        state.streams.get(&session).cloned()
+    };
+    shared.changed.notify_waiters();
+    let Some(stream) = stream else { return "404 Not Found" };
+    let (Some(id), Some(method)) = (message.get("id"), message["method"].as_str()) else { return "202 Accepted" };
+    let reply = match method {
+        "initialize" => Reply::Result(json!({
+            "protocolVersion": message["params"]["protocolVersion"],
+            "capabilities": { "tools": { "listChanged": true }, "logging": {} },
+            "serverInfo": { "name": "fake", "version": "0" },
+        })),
+        "ping" => Reply::Result(json!({})),
+        _ => (shared.answers)(&message),
+    };
+    let text = match reply {
+        Reply::Result(result) => json!({ "jsonrpc": "2.0", "id": id, "result": result }).to_string(),
+        Reply::Raw(text) => text,
+        Reply::Silence => return "202 Accepted",
+    };
+    let _ = stream.send(text).await;
+    "202 Accepted"
+}

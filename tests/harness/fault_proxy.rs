@@ -1,0 +1,114 @@
+//! A TCP link with faults on demand. What holds at the moment of a switch holds for open connections too.
+
+use std::{net::SocketAddr, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::watch,
+    task::AbortHandle,
+};
+
+/// What the link does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Passes everything on.
+    Pass,
+    /// Resets open connections, and new ones as soon as they are made.
+    Cut,
+    /// Keeps connections open, takes new ones, and passes nothing on: a dead network. What was sent meanwhile arrives
+    /// when the link passes again.
+    BlackHole,
+    /// Requests arrive, answers are thrown away: what was written is written, and nobody knows.
+    LoseAnswers,
+    /// Passes everything on, late.
+    Delay(Duration),
+}
+
+/// See module documentation.
+#[derive(Debug)]
+pub struct FaultProxy {
+    addr: SocketAddr,
+    mode: watch::Sender<Mode>,
+    accepting: AbortHandle,
+}
+
+impl FaultProxy {
+    /// Starts a link to `target`.
+    pub async fn start(target: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let addr = listener.local_addr().expect("its address");
+        let (mode, follow) = watch::channel(Mode::Pass);
+        let accepting = tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                tokio::spawn(connect(socket, target, follow.clone()));
+            }
+        });
+        Self { addr, mode, accepting: accepting.abort_handle() }
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Switches.
+    pub fn set(&self, mode: Mode) {
+        self.mode.send_replace(mode);
+    }
+}
+
+impl Drop for FaultProxy {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        // Ends the connections.
+        self.mode.send_replace(Mode::Cut);
+    }
+}
+
+async fn connect(client: TcpStream, target: SocketAddr, mut mode: watch::Receiver<Mode>) {
+    let reset_at_close = |socket: &TcpStream| {
+        let _ = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
+    };
+    // A dead network answers no SYN either; being connected to nobody comes closest.
+    if mode.wait_for(|mode| *mode != Mode::BlackHole).await.is_err() || *mode.borrow() == Mode::Cut {
+        return reset_at_close(&client);
+    }
+    let Ok(server) = TcpStream::connect(target).await else { return reset_at_close(&client) };
+    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    reset_at_close(&client);
+    let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+    let up = pass(from_client, to_server, mode.clone(), false);
+    let down = pass(from_server, to_client, mode.clone(), true);
+    let cut = async move {
+        let _ = mode.wait_for(|mode| *mode == Mode::Cut).await;
+    };
+    // Either side's end is the end of both.
+    tokio::select! {
+        () = up => {}
+        () = down => {}
+        () = cut => {}
+    }
+}
+
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut mode: watch::Receiver<Mode>, is_answer: bool) {
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let Ok(count) = from.read(&mut buffer).await else { return };
+        if count == 0 {
+            return;
+        }
+        let Ok(now) = mode.wait_for(|mode| *mode != Mode::BlackHole).await.map(|mode| *mode) else { return };
+        match now {
+            Mode::LoseAnswers if is_answer => continue,
+            Mode::Delay(delay) => tokio::time::sleep(delay).await,
+            _ => {}
+        }
+        if to.write_all(&buffer[..count]).await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! What a person would do with `redis-cli`: look at a session's keys, and damage them.
+
+use redis::{FromRedisValue, aio::MultiplexedConnection};
+
+use super::RedisServer;
+
+/// Key prefix of the tests' routers: the default.
+pub const PREFIX: &str = "mcp";
+
+/// An entry of a session's event log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogEntry {
+    /// Its sequence.
+    pub seq: u64,
+    /// Its JSON-RPC message.
+    pub body: String,
+}
+
+/// See module documentation.
+#[derive(Clone)]
+pub struct RedisClient {
+    connection: MultiplexedConnection,
+}
+
+impl RedisClient {
+    /// Connects to the server itself, past any proxy.
+    pub async fn connect(server: &RedisServer) -> Self {
+        let client = redis::Client::open(server.url()).expect("the URL of a test's Redis");
+        Self { connection: client.get_multiplexed_async_connection().await.expect("a connection to the test's Redis") }
+    }
+
+    /// Runs one command, given as its words.
+    pub async fn run<T: FromRedisValue>(&self, words: &[&str]) -> T {
+        let mut command = redis::cmd(words[0]);
+        for word in &words[1..] {
+            command.arg(word);
+        }
+        let answer = command.query_async(&mut self.connection.clone()).await;
+        answer.unwrap_or_else(|error| panic!("{words:?}: {error}"))
+    }
+
+    /// The session's hash.
+    pub fn session_key(session: &str) -> String {
+        format!("{PREFIX}:sessions:{session}")
+    }
+
+    /// The session's event log.
+    pub fn log_key(session: &str) -> String {
+        format!("{{{PREFIX}:sessions:{session}}}:ev:g")
+    }
+
+    /// The session's inbox.
+    pub fn inbox_key(session: &str) -> String {
+        format!("{{{PREFIX}:sessions:{session}}}:in")
+    }
+
+    /// The session's request table.
+    pub fn requests_key(session: &str) -> String {
+        format!("{{{PREFIX}:sessions:{session}}}:req")
+    }
+
+    /// One field of the session.
+    pub async fn field(&self, session: &str, field: &str) -> Option<String> {
+        self.run(&["HGET", &Self::session_key(session), field]).await
+    }
+
+    /// The session's event log as it stands.
+    pub async fn log(&self, session: &str) -> Vec<LogEntry> {
+        let rows: Vec<(String, Vec<String>)> = self.run(&["XRANGE", &Self::log_key(session), "-", "+"]).await;
+        rows.into_iter()
+            .map(|(id, fields)| {
+                let seq = id.split('-').next().and_then(|seq| seq.parse().ok()).expect("entry ids are sequences");
+                let body = fields.chunks_exact(2).find(|pair| pair[0] == "b").expect("an entry has a body")[1].clone();
+                LogEntry { seq, body }
+            })
+            .collect()
+    }
+
+    /// Ids (JSON text) of the requests without an answer, and whether each is marked forwarded.
+    pub async fn pending(&self, session: &str) -> Vec<(String, bool)> {
+        let rows: Vec<(String, String)> = self.run(&["HGETALL", &Self::requests_key(session)]).await;
+        rows.into_iter().map(|(id, state)| (id, state.split(' ').nth(1) == Some("1"))).collect()
+    }
+
+    /// All keys. For a test's own small server; the program itself never does this.
+    pub async fn keys(&self) -> Vec<String> {
+        self.run(&["KEYS", "*"]).await
+    }
+}

@@ -1,0 +1,144 @@
+//! The real `mcp-router`, with exactly the settings that the test gives it.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::Value;
+
+use super::{
+    eventually,
+    http::{self, Request},
+    ports::Port,
+    process::Process,
+};
+
+/// Settings of one router, beyond those of the harness.
+pub type Env = BTreeMap<String, String>;
+
+/// See module documentation.
+#[derive(Debug)]
+pub struct RouterProcess {
+    process: Process,
+    name: String,
+    port: Port,
+    env: Env,
+    dir: PathBuf,
+}
+
+impl RouterProcess {
+    /// Starts one without waiting for anything; its log and working folder are in `dir`. `env` overrides what the
+    /// harness sets: port, instance id (`name`), two workers, log level.
+    pub fn launch(dir: &Path, name: &str, env: &Env) -> Self {
+        let port = Port::reserve();
+        let process = spawn(dir, name, &port, env);
+        Self { process, name: name.to_owned(), port, env: env.clone(), dir: dir.to_owned() }
+    }
+
+    /// Starts one and waits until it is ready.
+    pub async fn start(dir: &Path, name: &str, env: &Env) -> Self {
+        let mut router = Self::launch(dir, name, env);
+        router.ready().await;
+        router
+    }
+
+    /// Waits until it welcomes sessions.
+    pub async fn ready(&mut self) {
+        let (what, addr) = (format!("readiness of {}", self.name), self.port.addr());
+        eventually(&what, || {
+            assert!(!self.process.has_ended(), "{} did not start: {}", self.name, self.process.log_text());
+            async move { is_ready(addr).await }
+        })
+        .await;
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.port.addr()
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port.number()
+    }
+
+    /// Its process, for signals, memory, log and exit code.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// What this process has logged.
+    pub fn log_text(&self) -> String {
+        self.process.log_text()
+    }
+
+    /// Kills it, as `kill -9` does.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts it again on the same port with the same settings, without waiting.
+    pub fn relaunch(&mut self) {
+        self.kill();
+        self.process = spawn(&self.dir, &self.name, &self.port, &self.env);
+    }
+
+    /// Starts it again and waits until it is ready.
+    pub async fn restart(&mut self) {
+        self.relaunch();
+        self.ready().await;
+    }
+
+    /// Stops it (SIGSTOP).
+    pub fn freeze(&mut self) {
+        self.process.signal("STOP");
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&mut self) {
+        self.process.signal("CONT");
+    }
+
+    /// The value of a metric: of the row whose label has this value, or the sum of all rows.
+    pub async fn metric(&self, name: &str, label: Option<&str>) -> f64 {
+        let text = http::get(self.addr(), "/actuator/prometheus").await.text();
+        let mut sum = 0.0;
+        for line in text.lines() {
+            let Some(rest) = line.strip_prefix(name) else { continue };
+            let Some((labels, value)) = rest.rsplit_once(' ') else { continue };
+            let is_row = labels.is_empty() || labels.starts_with('{');
+            let is_wanted = label.is_none_or(|label| labels.contains(&format!("=\"{label}\"")));
+            if is_row && is_wanted {
+                sum += value.parse::<f64>().expect("a metric is a number");
+            }
+        }
+        sum
+    }
+
+    /// `/actuator/health`, whatever its status.
+    pub async fn health(&self) -> Value {
+        http::get(self.addr(), "/actuator/health").await.json()
+    }
+}
+
+async fn is_ready(addr: SocketAddr) -> bool {
+    matches!(Request::get("/actuator/health/readiness").try_send(addr).await, Ok(response) if response.status == 200)
+}
+
+fn spawn(dir: &Path, name: &str, port: &Port, env: &Env) -> Process {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mcp-router"));
+    // Not the test's environment, and not the project's folder, where a person's .env may lie.
+    command.env_clear().current_dir(dir);
+    command
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("RUST_BACKTRACE", "1")
+        .env("SERVER_PORT", port.number().to_string())
+        .env("SERVER_WORKERS", "2")
+        .env("MCP_SESSION_INSTANCE_ID", name)
+        .env("LOG_LEVEL", "info,mcp_router=debug")
+        .envs(env);
+    Process::spawn(name, &mut command, &dir.join(format!("{name}.log")))
+}

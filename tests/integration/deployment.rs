@@ -1,0 +1,188 @@
+//! The deployment as it is documented: nginx's own part, and the lines that people are told to copy.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    net::SocketAddr,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use serde_json::{Value, json};
+
+use crate::harness::{
+    Cluster, EventStream, McpClient, Oracle,
+    http::{self, Request},
+    mcp_client::tool_call,
+};
+
+const SSE: &str = "/sse/mcp-server-v6";
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// The curl lines of a document's code blocks.
+fn curl_lines(document: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(Path::new(ROOT).join(document)).unwrap();
+    text.replace("\\\n", " ").lines().filter(|line| line.starts_with("curl ")).map(str::to_owned).collect()
+}
+
+/// Runs a curl line as it is written, except that the names and ports of the documentation lead to the test's cluster.
+/// Returns what it prints: all of it, or for a stream (`-N`) up to the endpoint.
+fn run_curl(line: &str, routers: &[SocketAddr], nginx: SocketAddr) -> String {
+    let mut line = line.replacen(
+        "curl ",
+        &format!("curl -sS --noproxy '*' --resolve mcp-bridge.local:{}:127.0.0.1 ", nginx.port()),
+        1,
+    );
+    line = line.replace("http://mcp-bridge.local/", &format!("http://mcp-bridge.local:{}/", nginx.port()));
+    for (number, router) in routers.iter().enumerate() {
+        line = line.replace(&format!(":{}/", 8051 + number), &format!(":{}/", router.port()));
+    }
+    let mut child = Command::new("sh").args(["-c", &format!("exec {line}")]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut output = String::new();
+    let mut reader = BufReader::new(child.stdout.take().unwrap());
+    let is_stream = line.contains(" -N ");
+    while reader.read_line(&mut output).unwrap() > 0 {
+        if is_stream && output.contains("\ndata: ") {
+            child.kill().unwrap();
+            break;
+        }
+    }
+    let status = child.wait().unwrap();
+    assert!(is_stream || status.success(), "{line}: {status}: {output}");
+    output
+}
+
+/// The guide's curl lines, and those of both READMEs, work as written against the shipped nginx.conf.
+#[tokio::test]
+async fn the_documented_curl_lines_work() {
+    let cluster = Cluster::builder().routers(3).upstreams(2).nginx(true).start().await;
+    let nginx = cluster.nginx.as_ref().unwrap().addr();
+    let mut lines: Vec<String> = [
+        "curl http://localhost:8051/actuator/health",
+        "curl http://localhost:8052/actuator/health",
+        "curl http://localhost:8053/actuator/health",
+        "curl -N http://mcp-bridge.local/sse/mcp-server-v6",
+        r#"curl -X POST http://mcp-bridge.local/mcp/router/route/mcp-server-v6 -H "Content-Type: application/json" -d '{"jsonrpc":"2.0","method":"tools/list","id":1}'"#,
+    ]
+    .map(str::to_owned)
+    .into();
+    for document in ["README.md", "README.zh-CN.md"] {
+        let documented = curl_lines(document);
+        assert!(documented.len() >= 3, "{document}: {documented:?}");
+        lines.extend(documented);
+    }
+    for line in lines {
+        let addrs = cluster.addrs();
+        let asked = line.clone();
+        let output = tokio::task::spawn_blocking(move || run_curl(&asked, &addrs, nginx)).await.unwrap();
+        if line.contains(" -N ") {
+            assert!(
+                output.contains("event: endpoint\ndata: /mcp/mcp-server-v6/message?sessionId="),
+                "{line}: {output}"
+            );
+            continue;
+        }
+        let answer: Value = serde_json::from_str(&output).unwrap_or_else(|_| panic!("{line}: {output}"));
+        let is_sound = answer["result"].is_object() || answer["status"] == "UP";
+        assert!(is_sound && answer.get("error").is_none(), "{line}: {answer}");
+    }
+}
+
+/// `scripts/verify-session.sh` finds nothing wrong with a sound deployment, and says what is wrong with another.
+#[tokio::test]
+async fn the_verification_script_tells_a_sound_deployment_from_another() {
+    let mut cluster = Cluster::builder().routers(3).upstreams(2).nginx(false).start().await;
+    let nginx = cluster.nginx.as_ref().unwrap().addr();
+    let ports: Vec<String> = cluster.addrs().iter().map(|addr| addr.port().to_string()).collect();
+    let redis_url = cluster.env()["REDIS_URL"].clone();
+    let verify = || {
+        let mut command = Command::new(Path::new(ROOT).join("scripts/verify-session.sh"));
+        command.arg(format!("http://{nginx}")).env("ROUTER_PORTS", ports.join(" ")).env("REDIS_URL", &redis_url);
+        tokio::task::spawn_blocking(move || command.output().unwrap())
+    };
+    let sound = verify().await.unwrap();
+    let text = String::from_utf8_lossy(&sound.stdout);
+    assert!(sound.status.success(), "{text} {}", String::from_utf8_lossy(&sound.stderr));
+    cluster.routers[1].kill();
+    let broken = verify().await.unwrap();
+    assert_eq!(broken.status.code(), Some(1), "{}", String::from_utf8_lossy(&broken.stdout));
+}
+
+/// A session works below nginx's prefix: the endpoint has it, too.
+#[tokio::test]
+async fn a_session_works_below_the_prefix_of_nginx() {
+    let cluster = Cluster::builder().routers(2).nginx(false).start().await;
+    let nginx = cluster.nginx.as_ref().unwrap().addr();
+    let client = McpClient::builder([nginx]).path("/mcp-bridge/sse/mcp-server-v6").initialize().await;
+    assert!(client.endpoint().starts_with("/mcp-bridge/mcp/mcp-server-v6/message?"), "{}", client.endpoint());
+    assert_eq!(client.text("echo", json!({ "text": "x" })).await, "x");
+    let rest = tool_call(1, "echo", json!({ "text": "y" })).to_string();
+    let rest = http::post(nginx, "/mcp-bridge/mcp/router/route/mcp-server-v6", rest).await.json();
+    assert_eq!(rest["result"]["content"][0]["text"], "y");
+}
+
+/// A dead instance among three costs no POST: nginx asks the next one.
+#[tokio::test]
+async fn a_dead_instance_costs_no_message() {
+    let mut cluster = Cluster::builder().routers(3).nginx(false).start().await;
+    let nginx = cluster.nginx.as_ref().unwrap().addr();
+    let client = McpClient::builder([nginx]).initialize().await;
+    let owner = http::get(cluster.addr(0), &format!("/mcp/router/sessions/{}", client.session())).await.json();
+    let victim = (0..3).find(|number| owner["owner"] != format!("router-instance-{}", number + 1)).unwrap();
+    cluster.routers[victim].kill();
+    for number in 0..30 {
+        client.call("increment", json!({ "key": format!("{number}") })).await;
+    }
+    let keys: Vec<String> = (0..30).map(|number| number.to_string()).collect();
+    Oracle::counted_once(&cluster.counts(), keys.iter().map(String::as_str));
+    Oracle::every_request_answered_once(&client);
+}
+
+/// REQ-6 with the real nginx: a POST that a hung instance has taken is tried on another after nginx's time limit, and
+/// runs once, also when the hung one goes on.
+#[tokio::test]
+async fn a_message_to_a_hung_instance_is_tried_elsewhere_and_runs_once() {
+    let mut cluster = Cluster::builder().routers(2).nginx(false).env("MCP_LEASE", "60s").start().await;
+    let nginx = cluster.nginx.as_ref().unwrap().addr();
+    let client = McpClient::builder([nginx]).initialize().await;
+    let owner = http::get(cluster.addr(0), &format!("/mcp/router/sessions/{}", client.session())).await.json();
+    let other = usize::from(owner["owner"] == "router-instance-1");
+    cluster.routers[other].freeze();
+    // In turn: one of the two meets the hung instance first.
+    let posts = (0..2).map(|number| {
+        let key = format!("{number}");
+        let client = &client;
+        async move { client.post(&tool_call(key.as_str(), "increment", json!({ "key": key }))).await }
+    });
+    futures_util::future::join_all(posts).await;
+    cluster.routers[other].thaw();
+    for id in ["0", "1"] {
+        client.response_to(&json!(id)).await;
+    }
+    assert_eq!(client.text("echo", json!({ "text": "behind" })).await, "behind");
+    Oracle::counted_once(&cluster.counts(), ["0", "1"]);
+    Oracle::every_request_answered_once(&client);
+}
+
+/// All instances away: a stream's GET is closed without an answer, since any status would stop stock clients for good; a
+/// POST gets a JSON-RPC error that says whether to try again.
+#[tokio::test]
+async fn without_instances_streams_are_closed_and_messages_are_told() {
+    let mut cluster = Cluster::builder().routers(2).nginx(false).start().await;
+    let nginx = cluster.nginx.as_ref().unwrap().addr();
+    let client = McpClient::builder([nginx]).initialize().await;
+    for router in &mut cluster.routers {
+        router.kill();
+    }
+    assert!(EventStream::request(nginx, &Request::get(SSE)).await.is_err(), "closed without an answer");
+    let post = http::post(nginx, &client.endpoint(), tool_call(1, "echo", json!({})).to_string()).await;
+    assert_eq!((post.status, post.header("retry-after")), (502, Some("1")), "{}", post.text());
+    assert_eq!(post.json()["error"]["data"]["retry"], true);
+    for router in &mut cluster.routers {
+        router.relaunch();
+    }
+    for router in &mut cluster.routers {
+        router.ready().await;
+    }
+    assert_eq!(client.text("echo", json!({ "text": "back" })).await, "back");
+    Oracle::exactly_once(&client);
+}

@@ -1,0 +1,21 @@
+//! What the router promises, tested on a real deployment: its own processes, redis-server, nginx and stock clients.
+//!
+//! A test's name is the promise; its doc line names the guarantee (`docs/guarantees.md`). One binary, so that it is linked
+//! once; each test starts only the parts that it needs.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod bounds;
+mod deployment;
+mod events;
+mod ownership;
+mod requests;
+mod sdk;
+mod smoke;
+mod starting;
+mod storms;
+mod surfaces;
+mod upstreams;

@@ -1,0 +1,340 @@
+//! Ownership: one process speaks for a session, whoever the client talks to; when that process dies, another goes on from
+//! what the store has.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::harness::{
+    Cluster, EventStream, FakeUpstream, Oracle, PostTo, eventually,
+    fake_upstream::Reply,
+    http::{self, Request},
+    mcp_client::{request, tool_call},
+    seed,
+};
+
+const SSE: &str = "/sse/mcp-server-v6";
+
+/// Settings under which a dead or hung instance is noticed soon.
+fn quick(builder: crate::harness::cluster::Builder) -> crate::harness::cluster::Builder {
+    builder
+        .env("MCP_LEASE", "600ms")
+        .env("MCP_LEASE_RENEW", "150ms")
+        .env("MCP_POLL_INTERVAL", "200ms")
+        .env("MCP_RETRY_MIN", "10ms")
+        .env("MCP_RETRY_MAX", "30ms")
+}
+
+fn note(number: u64) -> Value {
+    json!({ "jsonrpc": "2.0", "method": "notifications/message", "params": { "level": "info", "data": number } })
+}
+
+/// OWN-1, OWN-2, OWN-3: an owner that is stopped (SIGSTOP) past its lease and goes on after another instance has adopted
+/// its session writes nothing and forwards nothing: neither what its upstream says now nor what it had accepted. It gives
+/// the session up for good, and closes its upstream link.
+#[tokio::test]
+async fn a_paused_owner_writes_and_forwards_nothing_after_an_adoption() {
+    let upstream = FakeUpstream::start().await;
+    let mut cluster = quick(Cluster::builder().routers(2).upstream_urls([upstream.url()])).start().await;
+    let client = cluster.client().post_to(PostTo::Only(1)).stays_away().initialize().await;
+    let old_link = upstream.open_sessions()[0];
+    client.disconnect().await;
+    client.reconnect(Some(1));
+    client.connection_count(2).await;
+
+    cluster.routers[0].freeze();
+    client.post(&tool_call("during the pause", "x", json!({}))).await;
+    assert!(client.response_to(&json!("during the pause")).await["result"].is_object());
+    assert_eq!(cluster.routers[1].metric("mcp_router_adoptions_total", None).await, 1.0);
+    let new_link = *upstream.open_sessions().last().unwrap();
+    assert_ne!(new_link, old_link);
+
+    // What the old owner finds when it goes on: words of its upstream, and a POST that waits in its socket.
+    upstream.send(old_link, &note(666)).await;
+    let (old_owner, new_owner) = (cluster.addr(0), cluster.addr(1));
+    let late = tool_call("to the old owner", "x", json!({}));
+    let mut late = std::pin::pin!(client.try_post_at(old_owner, &late, None));
+    tokio::select! {
+        answer = &mut late => panic!("a stopped process answers: {answer:?}"),
+        _ = http::get(new_owner, "/actuator/health") => {}
+    }
+    cluster.routers[0].thaw();
+    assert_eq!(late.await.unwrap().status, 202, "it is journaled, for the new owner");
+    assert!(client.response_to(&json!("to the old owner")).await["result"].is_object());
+    eventually("the old owner's upstream link closed", || std::future::ready(upstream.open_sessions() == [new_link]))
+        .await;
+    assert_eq!(cluster.routers[0].metric("mcp_router_fenced_total", None).await, 1.0);
+    assert_eq!(cluster.routers[0].metric("mcp_router_sessions", None).await, 0.0);
+
+    let on_old_link: Vec<Value> =
+        upstream.received().iter().filter(|one| one.session == old_link).map(|one| one.json()).collect();
+    assert!(on_old_link.iter().all(|message| message["method"] != "tools/call"), "{on_old_link:?}");
+    assert!(client.messages().iter().all(|record| record.json()["params"]["data"] != 666));
+    Oracle::exactly_once(&client);
+    Oracle::every_request_answered_once(&client);
+    Oracle::agrees_with_log(&client, &cluster.redis_client().await).await;
+    cluster.assert_no_violations().await;
+}
+
+/// OWN-1, negative control: an owner that is stopped for less than its lease, with nobody adopting, goes on as if nothing
+/// had been.
+#[tokio::test]
+async fn a_short_pause_costs_nothing() {
+    let upstream = FakeUpstream::start().await;
+    let mut cluster = Cluster::builder().routers(2).upstream_urls([upstream.url()]).start().await;
+    let client = cluster.client().initialize().await;
+    let link = upstream.open_sessions()[0];
+    cluster.routers[0].freeze();
+    upstream.send(link, &note(1)).await;
+    cluster.routers[0].thaw();
+    client.message("the note", |message| message["params"]["data"] == 1).await;
+    assert_eq!(upstream.open_sessions(), [link]);
+    assert_eq!(cluster.metric("mcp_router_adoptions_total", None).await, 0.0);
+    assert_eq!(cluster.metric("mcp_router_fenced_total", None).await, 0.0);
+}
+
+/// OWN-5: what a session has become is in the store when the client learns of it: right after each answer the owner is
+/// killed, and the adopter brings its own upstream session to the same place, from the client's own words, and
+/// swallows the answers.
+#[tokio::test]
+async fn a_killed_owner_leaves_everything_that_its_adopter_needs() {
+    let upstream = FakeUpstream::start().await;
+    let mut cluster = quick(Cluster::builder().routers(2).upstream_urls([upstream.url()])).start().await;
+    let client = cluster.client().initialize().await;
+    let initialize = upstream.received_of("initialize")[0].clone();
+    client.result("logging/setLevel", json!({ "level": "warning" })).await;
+    client.result("resources/subscribe", json!({ "uri": "person://7" })).await;
+    client.result("resources/subscribe", json!({ "uri": "person://8" })).await;
+    client.result("resources/unsubscribe", json!({ "uri": "person://7" })).await;
+
+    for round in 0..4 {
+        let owner = round % 2;
+        cluster.routers[owner].kill();
+        client.reconnect(Some(1 - owner));
+        let before = client.messages().len();
+        let alive = cluster.addr(1 - owner);
+        client.post_at(alive, &tool_call(format!("round {round}"), "x", json!({}))).await;
+        client.response_to(&json!(format!("round {round}"))).await;
+        let link = *upstream.open_sessions().last().unwrap();
+        let replayed: Vec<Value> =
+            upstream.received().iter().filter(|one| one.session == link).map(|one| one.json()).collect();
+        let methods: Vec<&str> = replayed.iter().map(|message| message["method"].as_str().unwrap()).collect();
+        assert_eq!(
+            methods,
+            ["initialize", "notifications/initialized", "logging/setLevel", "resources/subscribe", "tools/call"],
+            "round {round}"
+        );
+        assert_eq!(replayed[0]["params"], initialize["params"], "the client's own words");
+        assert_eq!(replayed[2]["params"]["level"], "warning");
+        assert_eq!(replayed[3]["params"]["uri"], "person://8");
+        assert_eq!(client.messages().len(), before + 1, "the answers to the replay are swallowed");
+        cluster.routers[owner].restart().await;
+    }
+    Oracle::exactly_once(&client);
+    Oracle::every_request_answered_once(&client);
+}
+
+/// OWN-5, REQ-1, REQ-2, REQ-3: instances are killed (kill -9) at random moments under load: no accepted request goes
+/// without its one answer, no side effect happens twice, no event is lost or doubled.
+#[tokio::test]
+async fn instances_killed_at_random_lose_nothing() {
+    let mut random = fastrand::Rng::with_seed(seed());
+    let mut cluster = quick(Cluster::builder().routers(3).upstreams(2)).start().await;
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        clients.push(cluster.client().initialize().await);
+    }
+    let mut number = 0;
+    let mut keys = Vec::new();
+    for _round in 0..8 {
+        let victim = random.usize(0..3);
+        let moment = Duration::from_millis(random.u64(0..60));
+        let addrs = cluster.addrs();
+        let mut started = Vec::new();
+        for client in &clients {
+            for _ in 0..4 {
+                number += 1;
+                let key = format!("key-{number}");
+                let message = match number % 3 {
+                    0 => tool_call(key.as_str(), "wait", json!({ "ms": random.u64(0..50), "text": key })),
+                    _ => tool_call(key.as_str(), "increment", json!({ "key": key })),
+                };
+                if number % 3 != 0 {
+                    keys.push(key.clone());
+                }
+                started.push((client, key, message));
+            }
+        }
+        let kill = async {
+            tokio::time::sleep(moment).await;
+            cluster.routers[victim].kill();
+        };
+        let posts = futures_util::future::join_all(started.iter().map(|(client, key, message)| {
+            let mut order: Vec<_> = addrs.clone();
+            random.shuffle(&mut order);
+            async move {
+                // As nginx does: the next instance, with the same X-Request-ID.
+                for addr in order.iter().cycle().take(9) {
+                    if let Ok(response) = client.try_post_at(*addr, message, Some(key)).await
+                        && response.status == 202
+                    {
+                        return;
+                    }
+                }
+                panic!("{key}: no instance takes it");
+            }
+        }));
+        tokio::join!(kill, posts);
+        for (client, key, _) in &started {
+            let answer = client.response_to(&json!(key)).await;
+            let code = answer["error"]["code"].as_i64();
+            assert!(matches!(code, None | Some(-32001)), "{key}: {answer}");
+        }
+        cluster.routers[victim].restart().await;
+    }
+    let counts = cluster.counts();
+    for key in &keys {
+        let runs = counts.get(key).copied().unwrap_or(0);
+        let answered = clients.iter().find_map(|client| {
+            let answers = client.messages();
+            answers.iter().map(|record| record.json()).find(|message| message["id"] == json!(key))
+        });
+        let succeeded = answered.is_some_and(|answer| answer.get("result").is_some());
+        assert!(runs == 1 || (runs == 0 && !succeeded), "{key} ran {runs} times, success told: {succeeded}");
+    }
+    let redis = cluster.redis_client().await;
+    for client in &clients {
+        assert_eq!(client.text("echo", json!({ "text": "done" })).await, "done");
+        Oracle::exactly_once(client);
+        Oracle::every_request_answered_once(client);
+        Oracle::agrees_with_log(client, &redis).await;
+        assert!(redis.pending(&client.session()).await.is_empty());
+    }
+    cluster.assert_no_violations().await;
+}
+
+/// OWN-6: a client whose POSTs and GETs go to three live instances in turn causes no adoption and no second `initialize`
+/// upstream, by whatever it is recognised.
+#[tokio::test]
+async fn a_client_that_moves_between_live_instances_disturbs_nothing() {
+    for like_typescript in [false, true] {
+        let upstream = FakeUpstream::start().await;
+        let cluster = Cluster::builder()
+            .routers(3)
+            .upstream_urls([upstream.url()])
+            .env("MCP_RETRY_MIN", "1ms")
+            .env("MCP_RETRY_MAX", "5ms")
+            .start()
+            .await;
+        let builder = cluster.client();
+        let builder = if like_typescript { builder.like_typescript() } else { builder };
+        let client = builder.initialize().await;
+        for round in 0..30 {
+            client.call("x", json!({ "round": round })).await;
+            client.cut();
+            client.connection_count(round + 2).await;
+        }
+        assert_eq!(upstream.received_of("initialize").len(), 1);
+        assert_eq!(upstream.open_sessions().len(), 1);
+        assert_eq!(cluster.metric("mcp_router_adoptions_total", None).await, 0.0);
+        let owner = http::get(cluster.addr(2), &format!("/mcp/router/sessions/{}", client.session())).await.json();
+        assert_eq!((&owner["owner"], &owner["generation"]), (&json!("router-instance-1"), &json!(1)));
+        Oracle::every_request_answered_once(&client);
+        cluster.assert_no_violations().await;
+    }
+}
+
+/// OWN-8: the end of an old connection, however late it is noticed, does not remove the new one: after each change the
+/// new connection gets the next event.
+#[tokio::test]
+async fn a_late_end_of_an_old_stream_does_not_harm_the_new_one() {
+    let mut random = fastrand::Rng::with_seed(seed());
+    let upstream = FakeUpstream::start().await;
+    let cluster =
+        Cluster::builder().routers(2).upstream_urls([upstream.url()]).env("MCP_POLL_INTERVAL", "1h").start().await;
+    let client = cluster.client().stays_away().initialize().await;
+    let link = upstream.open_sessions()[0];
+    client.disconnect().await;
+    let mut cursor = client.cursor_text().unwrap();
+    let mut streams: Vec<EventStream> = Vec::new();
+    for number in 0..60 {
+        let close_first = random.bool();
+        if close_first {
+            streams.clear();
+        }
+        let addr = cluster.addr(random.usize(0..2));
+        let mut stream = EventStream::open(addr, &Request::get(SSE).header("last-event-id", &cursor)).await;
+        assert_eq!(stream.event().await.name, "endpoint");
+        match random.u8(0..3) {
+            0 => streams.clear(),
+            1 => streams.drain(..).for_each(EventStream::reset),
+            // They end after the event below.
+            _ => {}
+        }
+        upstream.send(link, &note(number)).await;
+        let event = stream.event().await;
+        let message: Value = serde_json::from_str(&event.data).unwrap();
+        assert_eq!(message["params"]["data"], number);
+        cursor = event.id.unwrap();
+        streams.push(stream);
+    }
+    drop(streams);
+    eventually("no stream left", || async { cluster.metric("mcp_router_streams", None).await == 0.0 }).await;
+    let redis = cluster.redis_client().await;
+    eventually("no holder left", || async { redis.field(&client.session(), "a:g").await.is_none() }).await;
+    cluster.assert_no_violations().await;
+}
+
+/// OWN-9: the sessions of a killed instance are adopted by those that their clients come back to, although nobody posts
+/// anything; the upstream has one link for each of them again.
+#[tokio::test]
+async fn sessions_of_a_killed_instance_are_adopted_where_their_clients_come_back() {
+    let upstream = FakeUpstream::start().await;
+    let mut cluster = quick(Cluster::builder().routers(3).upstream_urls([upstream.url()])).start().await;
+    let mut clients = Vec::new();
+    for _ in 0..6 {
+        clients.push(cluster.client().initialize().await);
+    }
+    cluster.routers[0].kill();
+    eventually("all sessions adopted", || async {
+        let mut adopted = 0.0;
+        for router in &cluster.routers[1..] {
+            adopted += router.metric("mcp_router_adoptions_total", None).await;
+        }
+        adopted == 6.0 && upstream.open_sessions().len() == 6
+    })
+    .await;
+    for (number, link) in upstream.open_sessions().into_iter().enumerate() {
+        upstream.send(link, &note(number as u64)).await;
+    }
+    for client in &clients {
+        client.message("a note over the new link", |message| message["method"] == "notifications/message").await;
+        Oracle::exactly_once(client);
+    }
+}
+
+/// OWN-9, DRN-2: an instance that ends in order (SIGTERM) finishes the calls in flight and hands its sessions over: no
+/// answer is lost, and none says "outcome unknown".
+#[tokio::test]
+async fn an_instance_that_ends_in_order_finishes_its_calls() {
+    let upstream = FakeUpstream::answering(|_| Reply::Silence).await;
+    let mut cluster = quick(Cluster::builder().routers(2).upstream_urls([upstream.url()])).start().await;
+    let client = cluster.client().post_to(PostTo::Only(1)).initialize().await;
+    client.post(&tool_call("slow", "not repeatable", json!({}))).await;
+    let call = upstream.wait_for("tools/call", 1).await[0].clone();
+    cluster.routers[0].process().signal("TERM");
+    let addr = cluster.addr(0);
+    eventually("draining", || async move {
+        let probe = Request::get("/actuator/health/readiness").try_send(addr).await;
+        !probe.is_ok_and(|response| response.status == 200)
+    })
+    .await;
+    let link = upstream.open_sessions()[0];
+    upstream.send(link, &json!({ "jsonrpc": "2.0", "id": call["id"], "result": { "slow": true } })).await;
+    assert_eq!(client.response_to(&json!("slow")).await["result"], json!({ "slow": true }));
+    assert_eq!(cluster.routers[0].process().exit_code().await, Some(0));
+    client.post(&request("after", "ping", json!({}))).await;
+    client.response_to(&json!("after")).await;
+    Oracle::exactly_once(&client);
+    Oracle::every_request_answered_once(&client);
+}

@@ -1,0 +1,343 @@
+//! Requests: journaled before they are accepted, forwarded once and in order, answered once.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::harness::{
+    Cluster, FakeUpstream, Mode, Oracle, PostTo, RedisClient, eventually,
+    fake_upstream::Reply,
+    http,
+    mcp_client::{request, tool_call},
+};
+
+fn increment(id: impl Into<Value>, key: &str) -> Value {
+    tool_call(id, "increment", json!({ "key": key }))
+}
+
+/// A router with short patience for Redis, reached through a link with faults.
+async fn cluster_with_faulty_redis() -> Cluster {
+    let cluster = Cluster::builder().redis_proxy().env("REDIS_TIMEOUT", "150ms").env("REDIS_WAIT", "300ms");
+    cluster.start().await
+}
+
+async fn ready_again(cluster: &Cluster) {
+    for addr in cluster.addrs() {
+        eventually("readiness", || async move { http::get(addr, "/actuator/health/readiness").await.status == 200 })
+            .await;
+    }
+}
+
+/// REQ-1, DUR-2: whatever is wrong with Redis, a POST that could not be journaled is not accepted: 503 with Retry-After
+/// after a bounded time. The same POST again, when Redis is back, runs exactly once, even if the first was written.
+#[tokio::test]
+async fn a_post_that_could_not_be_journaled_is_refused_and_may_be_repeated() {
+    let cluster = cluster_with_faulty_redis().await;
+    let client = cluster.client().initialize().await;
+    let redis = cluster.redis_proxy.as_ref().unwrap();
+    let mut keys = Vec::new();
+    for mode in [Mode::Cut, Mode::BlackHole, Mode::LoseAnswers] {
+        let key = format!("{mode:?}");
+        let message = increment(key.as_str(), &key);
+        redis.set(mode);
+        let refused = client.try_post_at(cluster.addr(0), &message, Some(&key)).await.unwrap();
+        assert_eq!((refused.status, refused.error_code()), (503, Some(-32603)), "{key}: {}", refused.text());
+        assert!(refused.header("retry-after").is_some());
+        assert_eq!(refused.json()["id"], json!(key));
+        redis.set(Mode::Pass);
+        ready_again(&cluster).await;
+        client.post_with(cluster.addr(0), &message, Some(&key)).await;
+        client.response_to(&json!(key)).await;
+        keys.push(key);
+    }
+    assert_eq!(client.text("echo", json!({ "text": "on" })).await, "on");
+    Oracle::counted_once(&cluster.counts(), keys.iter().map(String::as_str));
+    Oracle::every_request_answered_once(&client);
+    Oracle::exactly_once(&client);
+    cluster.assert_no_violations().await;
+}
+
+/// REQ-1, DUR-2: while Redis is away a POST waits and is not accepted; when it is back in time, the POST is accepted.
+#[tokio::test]
+async fn a_post_waits_for_redis_and_is_accepted_when_it_is_back() {
+    let cluster = Cluster::builder().redis_proxy().env("REDIS_TIMEOUT", "150ms").env("REDIS_WAIT", "20s").start().await;
+    let client = cluster.client().initialize().await;
+    let redis = cluster.redis_proxy.as_ref().unwrap();
+    for mode in [Mode::Cut, Mode::BlackHole, Mode::LoseAnswers] {
+        redis.set(mode);
+        let key = format!("{mode:?}");
+        let message = increment(key.as_str(), &key);
+        let mut waiting = std::pin::pin!(client.try_post_at(cluster.addr(0), &message, None));
+        // Several rounds of the router's own time-outs pass.
+        for _ in 0..3 {
+            let probe = http::get(cluster.addr(0), "/actuator/health/readiness");
+            tokio::select! {
+                answer = &mut waiting => panic!("{key}: answered without the journal: {answer:?}"),
+                probe = probe => assert_eq!(probe.status, 503, "{key}"),
+            }
+        }
+        redis.set(Mode::Pass);
+        assert_eq!(waiting.await.unwrap().status, 202, "{key}");
+        client.response_to(&json!(key)).await;
+    }
+    Oracle::counted_once(&cluster.counts(), ["Cut", "BlackHole", "LoseAnswers"]);
+    Oracle::every_request_answered_once(&client);
+}
+
+/// REQ-1: when the 202 has come the request is in the store, whichever instance took it.
+#[tokio::test]
+async fn an_accepted_request_is_in_the_store() {
+    let upstream = FakeUpstream::answering(|_| Reply::Silence).await;
+    let cluster = Cluster::builder().routers(3).upstream_urls([upstream.url()]).start().await;
+    let client = cluster.client().initialize().await;
+    let redis = cluster.redis_client().await;
+    for number in 0..30 {
+        let id = format!("r{number}");
+        client.post(&tool_call(id.as_str(), "x", json!({}))).await;
+        let pending = redis.pending(&client.session()).await;
+        assert!(pending.iter().any(|(key, _)| *key == format!("\"{id}\"")), "{id} in {pending:?}");
+    }
+    upstream.wait_for("tools/call", 30).await;
+}
+
+/// REQ-1: a request that was accepted and not yet forwarded survives the death of its session's owner: another instance
+/// adopts the session and answers.
+#[tokio::test]
+async fn a_request_accepted_for_a_dead_owner_is_answered_by_its_adopter() {
+    let mut cluster = Cluster::builder().routers(2).start().await;
+    let client = cluster.client().post_to(PostTo::Only(1)).initialize().await;
+    cluster.routers[0].freeze();
+    client.post(&increment("waiting", "waiting")).await;
+    cluster.routers[0].kill();
+    client.reconnect(Some(1));
+    let answer = client.response_to(&json!("waiting")).await;
+    assert!(answer["result"].is_object(), "{answer}");
+    Oracle::counted_once(&cluster.counts(), ["waiting"]);
+    Oracle::every_request_answered_once(&client);
+    Oracle::exactly_once(&client);
+}
+
+/// REQ-2: an upstream that answers one request twice, or answers what nobody asked, gives the client one answer.
+#[tokio::test]
+async fn an_upstream_that_repeats_itself_gives_one_answer() {
+    let upstream = FakeUpstream::start().await;
+    let cluster = Cluster::builder().upstream_urls([upstream.url()]).start().await;
+    let client = cluster.client().initialize().await;
+    client.call("x", json!({})).await;
+    let session = upstream.open_sessions()[0];
+    let again = json!({ "jsonrpc": "2.0", "id": upstream.received_of("tools/call")[0]["id"], "result": {} });
+    upstream.send(session, &again).await;
+    upstream.send(session, &json!({ "jsonrpc": "2.0", "id": "unasked", "result": {} })).await;
+    upstream.send_raw(session, "no JSON at all".to_owned()).await;
+    client.call("x", json!({})).await;
+    Oracle::every_request_answered_once(&client);
+    Oracle::exactly_once(&client);
+    assert_eq!(cluster.metric("mcp_router_dropped_total", Some("upstream_unknown_answer")).await, 2.0);
+    assert_eq!(cluster.metric("mcp_router_dropped_total", Some("upstream_nonsense")).await, 1.0);
+}
+
+/// REQ-4: a client that drops in mid-call cancels nothing; the result is there when it comes back, on any instance.
+#[tokio::test]
+async fn a_dropped_connection_cancels_nothing() {
+    let upstream = FakeUpstream::answering(|_| Reply::Silence).await;
+    let cluster = Cluster::builder().routers(2).upstream_urls([upstream.url()]).start().await;
+    let client = cluster.client().stays_away().initialize().await;
+    let id = client.start_call("long", json!({})).await;
+    let call = &upstream.wait_for("tools/call", 1).await[0];
+    client.disconnect().await;
+    let answer = json!({ "jsonrpc": "2.0", "id": call["id"], "result": { "late": true } });
+    upstream.send(upstream.open_sessions()[0], &answer).await;
+    let redis = cluster.redis_client().await;
+    eventually("the answer in the log", || async { redis.pending(&client.session()).await.is_empty() }).await;
+    client.reconnect(Some(1));
+    assert_eq!(client.response(id).await["result"], json!({ "late": true }));
+    assert!(upstream.received_of("notifications/cancelled").is_empty());
+    Oracle::exactly_once(&client);
+}
+
+/// REQ-4: an explicit cancel reaches the upstream exactly once, from whichever instance it was posted to and however
+/// often it was tried; the request may stay unanswered and is then forgotten.
+#[tokio::test]
+async fn an_explicit_cancel_is_forwarded_once() {
+    let upstream = FakeUpstream::answering(|_| Reply::Silence).await;
+    let cluster = Cluster::builder().routers(3).upstream_urls([upstream.url()]).start().await;
+    let client = cluster.client().initialize().await;
+    let mut cancels = Vec::new();
+    for (number, addr) in cluster.addrs().into_iter().enumerate() {
+        let id = client.start_call("long", json!({})).await;
+        let params = json!({ "requestId": id, "reason": "the user has changed their mind" });
+        let cancel = json!({ "jsonrpc": "2.0", "method": "notifications/cancelled", "params": params });
+        let request_id = format!("cancel-{number}");
+        client.post_with(addr, &cancel, Some(&request_id)).await;
+        for other in cluster.addrs() {
+            client.post_with(other, &cancel, Some(&request_id)).await;
+        }
+        cancels.push(cancel);
+    }
+    // Behind all of them: when it has arrived, so has every cancel that will.
+    client.start_call("last", json!({})).await;
+    upstream.wait_for("tools/call", 4).await;
+    assert_eq!(upstream.received_of("notifications/cancelled"), cancels);
+    let redis = cluster.redis_client().await;
+    eventually("cancelled requests forgotten", || async { redis.pending(&client.session()).await.len() == 1 }).await;
+}
+
+/// REQ-4: a cancel that was accepted while the owner hung holds for its adopter: the call is not run again.
+#[tokio::test]
+async fn a_cancelled_call_is_not_run_again_by_an_adopter() {
+    let upstream = FakeUpstream::answering(|message| match message["params"]["name"].as_str() {
+        Some("long") => Reply::Silence,
+        _ => Reply::Result(
+            json!({ "tools": [{ "name": "long", "inputSchema": {}, "annotations": { "readOnlyHint": true } }] }),
+        ),
+    })
+    .await;
+    let mut cluster = Cluster::builder().routers(2).upstream_urls([upstream.url()]).start().await;
+    let client = cluster.client().post_to(PostTo::Only(1)).initialize().await;
+    client.result("tools/list", json!({})).await;
+    let id = client.start_call("long", json!({})).await;
+    upstream.wait_for("tools/call", 1).await;
+    cluster.routers[0].freeze();
+    client.notify("notifications/cancelled", json!({ "requestId": id })).await;
+    cluster.routers[0].kill();
+    client.reconnect(Some(1));
+    assert_eq!(client.call("other", json!({})).await["tools"][0]["name"], "long");
+    let calls = upstream.received_of("tools/call");
+    assert_eq!(calls.iter().filter(|call| call["params"]["name"] == "long").count(), 1, "{calls:?}");
+}
+
+/// REQ-5: messages posted one after the other, each to another instance, reach the upstream in that order.
+#[tokio::test]
+async fn messages_posted_in_turn_to_three_instances_keep_their_order() {
+    let upstream = FakeUpstream::start().await;
+    let cluster =
+        Cluster::builder().routers(3).upstream_urls([upstream.url()]).env("MCP_MAX_INFLIGHT", 1000).start().await;
+    let client = cluster.client().initialize().await;
+    for number in 0..300 {
+        match number % 3 {
+            0 => client.notify("notifications/progress", json!({ "number": number })).await,
+            _ => client.post(&tool_call(number, "x", json!({ "number": number }))).await,
+        }
+    }
+    upstream.wait_for("tools/call", 200).await;
+    let numbers: Vec<u64> = upstream
+        .received()
+        .iter()
+        .filter_map(|received| {
+            let message = received.json();
+            message["params"]["number"].as_u64().or(message["params"]["arguments"]["number"].as_u64())
+        })
+        .collect();
+    assert_eq!(numbers, (0..300).collect::<Vec<_>>());
+}
+
+/// REQ-5: requests posted at once through three instances reach the upstream in the order in which the store accepted
+/// them.
+#[tokio::test]
+async fn parallel_posts_through_three_instances_arrive_in_the_order_of_the_store() {
+    let upstream = FakeUpstream::answering(|_| Reply::Silence).await;
+    let cluster = Cluster::builder()
+        .routers(3)
+        .upstream_urls([upstream.url()])
+        .env("MCP_MAX_INFLIGHT", 1000)
+        .env("MCP_MAX_INBOX", 1000)
+        .start()
+        .await;
+    let client = cluster.client().initialize().await;
+    futures_util::future::join_all((0..400).map(|number| {
+        let client = &client;
+        async move { client.post(&tool_call(format!("n{number}"), "x", json!({}))).await }
+    }))
+    .await;
+    let arrived: Vec<String> =
+        upstream.wait_for("tools/call", 400).await.iter().map(|call| call["id"].to_string()).collect();
+
+    let redis = cluster.redis_client().await;
+    let table: BTreeMap<String, String> = redis.run(&["HGETALL", &RedisClient::requests_key(&client.session())]).await;
+    let seq = |state: &String| state.split(' ').next().unwrap().parse::<u64>().unwrap();
+    let mut accepted: Vec<(u64, String)> = table.iter().map(|(id, state)| (seq(state), id.clone())).collect();
+    accepted.sort();
+    assert_eq!(arrived, accepted.into_iter().map(|(_, id)| id).collect::<Vec<_>>());
+}
+
+/// REQ-6: one POST that is tried on several instances (the same `X-Request-ID`) runs once: before its answer, and after.
+#[tokio::test]
+async fn a_post_tried_on_several_instances_runs_once() {
+    let mut cluster = Cluster::builder().routers(3).start().await;
+    let client = cluster.client().initialize().await;
+    let addrs = cluster.addrs();
+    cluster.upstreams[0].freeze();
+    for addr in &addrs {
+        client.post_with(*addr, &increment("tried", "tried"), Some("try-1")).await;
+    }
+    cluster.upstreams[0].thaw();
+    client.response_to(&json!("tried")).await;
+    for addr in &addrs {
+        client.post_with(*addr, &increment("tried", "tried"), Some("try-1")).await;
+    }
+    assert_eq!(client.text("echo", json!({ "text": "behind" })).await, "behind");
+    Oracle::counted_once(&cluster.counts(), ["tried"]);
+    Oracle::every_request_answered_once(&client);
+    assert_eq!(cluster.metric("mcp_router_accepted_total", Some("duplicate")).await, 5.0);
+}
+
+/// REQ-6, negative control: without the common `X-Request-ID` the repetition after the answer is a new request, and runs.
+/// So does a new request with the id of an answered one; a pending id sent again runs once.
+#[tokio::test]
+async fn a_reused_id_is_a_new_request_and_a_pending_one_is_not() {
+    let mut cluster = Cluster::builder().routers(3).start().await;
+    let client = cluster.client().initialize().await;
+    let addrs = cluster.addrs();
+    cluster.upstreams[0].freeze();
+    for addr in &addrs {
+        client.post_at(*addr, &increment(7, "pending")).await;
+    }
+    cluster.upstreams[0].thaw();
+    client.response(7).await;
+    assert_eq!(cluster.counts()["pending"], 1);
+
+    let mut expected = 1;
+    for (number, addr) in addrs.iter().enumerate() {
+        let request_id = format!("again-{number}");
+        client.post_with(*addr, &increment(7, "pending"), Some(&request_id)).await;
+        expected += 1;
+        eventually("one more run", || std::future::ready(cluster.counts()["pending"] == expected)).await;
+        // That of `initialize`, and one for each run.
+        client.message_count(1 + usize::try_from(expected).unwrap()).await;
+    }
+    // A constant header is no identity: another body is another POST.
+    client.post_with(addrs[0], &increment(8, "a"), Some("constant")).await;
+    client.post_with(addrs[1], &increment(9, "b"), Some("constant")).await;
+    client.response(8).await;
+    client.response(9).await;
+    assert_eq!(cluster.counts(), BTreeMap::from([("a".into(), 1), ("b".into(), 1), ("pending".into(), 4)]));
+}
+
+/// REQ-6: `X-Request-ID` of somebody who is no trusted proxy is no identity.
+#[tokio::test]
+async fn the_identity_of_a_post_is_believed_from_trusted_proxies_only() {
+    let cluster = Cluster::builder().env("MCP_TRUSTED_PROXIES", "none").start().await;
+    let client = cluster.client().initialize().await;
+    for _ in 0..2 {
+        client.post_with(cluster.addr(0), &increment(7, "twice"), Some("mine")).await;
+        eventually("an answer", || std::future::ready(client.response_now(7).is_some())).await;
+        let redis = cluster.redis_client().await;
+        eventually("no open request", || async { redis.pending(&client.session()).await.is_empty() }).await;
+    }
+    eventually("both runs", || std::future::ready(cluster.counts().get("twice") == Some(&2))).await;
+}
+
+/// The ids of requests keep their JSON type and text on both ways; `1` and `"1"` are two requests.
+#[tokio::test]
+async fn ids_keep_their_type() {
+    let cluster = Cluster::builder().routers(2).start().await;
+    let client = cluster.client().initialize().await;
+    let ids = [json!(100), json!("100"), json!(-5), json!(""), json!("ü \" \\ \u{2028}"), json!(1.5)];
+    for id in &ids {
+        client.post(&request(id.clone(), "ping", json!({}))).await;
+    }
+    for id in &ids {
+        assert_eq!(client.response_to(id).await["id"], *id);
+    }
+    Oracle::every_request_answered_once(&client);
+}
