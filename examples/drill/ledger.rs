@@ -131,6 +131,8 @@ pub struct Answer {
     pub kind: Kind,
     /// When its POST was first sent.
     pub sent: Instant,
+    /// When it was answered with 202, if that was before the answer.
+    pub accepted: Option<Instant>,
     /// What it took beyond what the call itself takes.
     pub delay: Duration,
 }
@@ -168,6 +170,11 @@ impl Ledger {
     /// Calls that were accepted and are not answered.
     pub fn unanswered(&self) -> impl Iterator<Item = (u64, &Open)> {
         self.open.iter().filter(|(_, open)| open.accepted.is_some()).map(|(id, open)| (*id, open))
+    }
+
+    /// Whether a call that was sent before `until` is still open.
+    pub fn has_open_before(&self, until: Instant) -> bool {
+        self.open.values().any(|open| open.sent < until)
     }
 
     /// All that are still open.
@@ -251,7 +258,12 @@ impl Ledger {
             let _ = wake.send(());
         }
         let own = if let Kind::Wait(millis) = open.kind { Duration::from_millis(millis) } else { Duration::ZERO };
-        Some(Answer { kind: open.kind, sent: open.sent, delay: open.sent.elapsed().saturating_sub(own) })
+        Some(Answer {
+            kind: open.kind,
+            sent: open.sent,
+            accepted: open.accepted,
+            delay: open.sent.elapsed().saturating_sub(own),
+        })
     }
 
     /// Remembers something to be told.

@@ -381,6 +381,7 @@ impl Course<'_> {
             restarts.push(back);
         } else {
             back.await.map_err(|error| error.to_string())??;
+            self.until_quiet().await;
         }
         let times = |sessions: &[usize]| sessions.iter().filter_map(|session| recoveries[*session]).collect();
         Ok(Round {
@@ -391,6 +392,16 @@ impl Course<'_> {
             only_owned: times(&only_owned),
             took: at.elapsed(),
         })
+    }
+
+    /// Waits until everything that the fault may have held up is answered: the next one starts from nothing.
+    async fn until_quiet(&self) {
+        let back = Instant::now();
+        let deadline = back + Duration::from_secs(self.arguments.patience);
+        let held_up = |session: &Rc<Session>| session.ledger.borrow().has_open_before(back);
+        while self.sessions.iter().any(held_up) && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     async fn roll(&mut self) -> Result<Round, String> {

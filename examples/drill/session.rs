@@ -120,7 +120,7 @@ impl Board {
     }
 
     fn answered(&self, session: usize, id: u64, answer: &Answer) {
-        let Answer { kind, sent, delay } = *answer;
+        let Answer { kind, sent, accepted, delay } = *answer;
         self.delays.borrow_mut().push(u32::try_from(delay.as_millis()).unwrap_or(u32::MAX));
         self.note_slow(delay, || {
             let since = match self.fault.get() {
@@ -130,7 +130,11 @@ impl Board {
                 Some((fault, at)) => format!("{} ms before fault {}", at.duration_since(sent).as_millis(), fault + 1),
                 None => "before any fault".to_owned(),
             };
-            format!("session {session}, call {id} ({kind:?}), sent {since}")
+            let accepted = match accepted {
+                Some(accepted) => format!("accepted after {} ms", accepted.duration_since(sent).as_millis()),
+                None => "answered before it was accepted".to_owned(),
+            };
+            format!("session {session}, call {id} ({kind:?}), sent {since}, {accepted}")
         });
         let Some((fault, at)) = self.fault.get() else { return };
         if sent >= at {

@@ -28,7 +28,7 @@ use super::{
     message::{LOST_DATA_PAUSE, patiently, rebind_id},
 };
 use crate::{
-    app::Worker,
+    app::{App, Worker},
     lifecycle::Phase,
     protocol::{event_id::EventId, mcp, session_id::SessionId, sse},
     registry::{adopt::adopt, sweep::is_gone},
@@ -44,6 +44,9 @@ use crate::{
 
 /// Name of the cookie for clients that keep cookies and nothing else.
 const COOKIE: &str = "mcp_session";
+
+/// What the server needs to notice that the client of a request has closed its connection long ago.
+const GONE_CLIENT_PAUSE: Duration = Duration::from_millis(2);
 
 /// Query of the GET.
 #[derive(Debug, Deserialize)]
@@ -262,6 +265,10 @@ impl Opening {
                 id: attachment.id,
             },
         };
+        // A client may have given this GET up while the process was paused and be served elsewhere by now. Its connection is
+        // then closed; the server finds that out in the meantime, and drops us before we take the stream away.
+        tokio::time::sleep(GONE_CLIENT_PAUSE).await;
+        let mut undo = DetachOnDrop { app: Arc::clone(app), attachment: Some(Arc::clone(&attachment)) };
         let deadline = Instant::now() + app.settings.redis.wait;
         let joined = loop {
             match patiently(&self.worker, || app.store.attach(attach.clone())).await? {
@@ -301,6 +308,8 @@ impl Opening {
         }
         let mut pump =
             Pump::new(Arc::clone(app), Arc::clone(&attachment), joined.epoch, from, Bytes::from(first)).resumed();
+        // From here on the pump does it.
+        undo.attachment = None;
         if cursor.is_none() {
             pump = pump.resume_without_cursor(from, sent);
         }
@@ -396,6 +405,27 @@ impl Opening {
         };
         let first = sse::unnumbered("message", ping.as_bytes());
         stream::once(future::ready(Ok(first))).chain(stream::once(rest).flatten())
+    }
+}
+
+/// A client that leaves while its stream is being attached, or whose stream is not shown after all, leaves no holder
+/// behind: the stream that it has superseded can go on.
+struct DetachOnDrop {
+    app: Arc<App>,
+    attachment: Option<Arc<Attachment>>,
+}
+
+impl Drop for DetachOnDrop {
+    fn drop(&mut self) {
+        let Some(attachment) = self.attachment.take() else { return };
+        let app = Arc::clone(&self.app);
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        runtime.spawn(async move {
+            let detached = app.store.detach(attachment.session, &attachment.stream, attachment.id).await;
+            if let Err(error) = detached {
+                app.count_store_error(&error);
+            }
+        });
     }
 }
 

@@ -21,7 +21,10 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 
-use super::{actor::Detached, field};
+use super::{
+    actor::{AttachLocal, Detached},
+    field,
+};
 use crate::{
     app::App,
     protocol::{
@@ -29,7 +32,7 @@ use crate::{
         session_id::SessionId,
         sse,
     },
-    store::{Page, StoreError},
+    store::{Attach, Attachment as StoredAttachment, Page, StoreError},
 };
 
 /// The mailbox of one client stream.
@@ -69,7 +72,7 @@ pub enum End {
     /// The session is over: a clean end.
     Finished,
     /// Another connection shows this stream now. This one stays open and silent, so that its client does not reconnect
-    /// and take the stream back (OWN-7).
+    /// and take the stream back (OWN-7); when the other one has gone, it goes on.
     Superseded,
 }
 
@@ -268,14 +271,52 @@ impl Pump {
             tokio::select! {
                 () = self.attachment.woken.notified() => {}
                 _ = self.heartbeat.tick() => return Ok(Some(Bytes::from_static(sse::HEARTBEAT))),
-                () = tokio::time::sleep_until(self.next_poll), if !self.parked => {
+                () = tokio::time::sleep_until(self.next_poll) => {
                     self.next_poll = Instant::now() + self.app.settings.session.poll_interval;
-                    // Finds what a lost wake-up missed; the owner in this process needs no wake-ups.
-                    if self.app.directory.session(&self.attachment.session).is_none() {
+                    if self.parked {
+                        self.reclaim().await;
+                    } else if self.app.directory.session(&self.attachment.session).is_none() {
+                        // Finds what a lost wake-up missed; the owner in this process needs no wake-ups.
                         self.attachment.queue().look = true;
                     }
                 }
             }
+        }
+    }
+
+    /// A superseded stream whose successor has gone takes its place back. That successor may have been a GET that its
+    /// client had given up, served late by a process that had been paused: the client still listens here, and would for
+    /// ever. If it does not, its next stream supersedes this one again.
+    async fn reclaim(&mut self) {
+        let (session, stream) = (self.attachment.session, Arc::clone(&self.attachment.stream));
+        match self.app.store.read_page(session, &stream, self.cursor, 0, 0).await {
+            Ok(Some(page)) if page.epoch == self.epoch && page.holder.is_some() => return,
+            Ok(Some(page)) if page.epoch == self.epoch => {
+                let attachment = StoredAttachment {
+                    stream: (*stream).to_owned(),
+                    incarnation: Arc::clone(&self.app.me.incarnation),
+                    id: self.attachment.id,
+                };
+                match self.app.store.attach(Attach { session, attachment }).await {
+                    Ok(_) => {}
+                    Err(error) => return self.app.count_store_error(&error),
+                }
+            }
+            // The session is over, or lives anew: reading on tells.
+            Ok(_) => {}
+            Err(error) => return self.app.count_store_error(&error),
+        }
+        {
+            let mut queue = self.attachment.queue();
+            if queue.end == Some(End::Superseded) {
+                queue.end = None;
+            }
+            queue.look = true;
+        }
+        self.parked = false;
+        if let Some(owner) = self.app.directory.session(&session) {
+            // An owner that has ended meanwhile needs to know nothing.
+            let _ = owner.send(AttachLocal { attachment: Arc::clone(&self.attachment) }).await;
         }
     }
 
@@ -419,6 +460,7 @@ impl Drop for Pump {
     fn drop(&mut self) {
         let attachment = Arc::clone(&self.attachment);
         let app = Arc::clone(&self.app);
+        let parked = self.parked;
         app.metrics.streams.dec();
         app.directory.remove_attachment(&attachment);
         if let Some(owner) = app.directory.session(&attachment.session) {
@@ -429,7 +471,7 @@ impl Drop for Pump {
             runtime.spawn(async move {
                 // For a client that comes back without a cursor. Not for a superseded stream: its successor knows better.
                 let sent = attachment.sent();
-                let superseded = attachment.queue().end == Some(End::Superseded);
+                let superseded = parked || attachment.queue().end == Some(End::Superseded);
                 if sent > 0 && !superseded {
                     let field = format!("{}{}", field::SENT, attachment.stream);
                     if let Err(error) = app.store.hint(attachment.session, &field, &sent.to_string()).await {

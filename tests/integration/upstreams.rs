@@ -119,7 +119,8 @@ async fn the_death_of_one_server_costs_no_session() {
             assert_eq!(runs, 1, "{key}: {answer}");
         }
     }
-    assert!((1..=4).contains(&unknown), "those of the dead server, as far as they were sent: {unknown}");
+    // Each router balances by its own sessions, so the dead server may have had more than half.
+    assert!((1..=7).contains(&unknown), "those of the dead server, as far as they were sent: {unknown}");
     let newcomer = cluster.client().initialize().await;
     assert_eq!(newcomer.text("echo", json!({ "text": "new" })).await, "new");
     for client in &clients {
