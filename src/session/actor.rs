@@ -58,6 +58,8 @@ pub struct SessionActor {
     // --- client → upstream (inbound.rs)
     pub(super) next_seq: u64,
     pub(super) arrived: BTreeMap<u64, Bytes>,
+    /// Messages that are being journaled.
+    pub(super) accepting: usize,
     pub(super) to_send: BTreeMap<u64, inbound::Outbound>,
     /// A POST waits for its acknowledgement, and the next one for it.
     pub(super) posting: bool,
@@ -287,6 +289,7 @@ impl SessionActor {
             next_internal_id: 0,
             next_seq: 1,
             arrived: BTreeMap::new(),
+            accepting: 0,
             to_send: BTreeMap::new(),
             posting: false,
             posts_under_way: 0,
@@ -373,6 +376,7 @@ impl SessionActor {
         self.in_flight.is_empty()
             && self.to_send.is_empty()
             && self.arrived.is_empty()
+            && self.accepting == 0
             && self.outbox.is_empty()
             && self.appending.is_empty()
             && !self.restoring

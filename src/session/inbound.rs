@@ -175,7 +175,14 @@ impl Handler<Deliver> for SessionActor {
             }
         };
         let body = message.body;
-        Box::pin(accepted.into_actor(self).map(move |outcome, actor, ctx| actor.accepted(outcome, body, ctx)))
+        self.accepting += 1;
+        Box::pin(accepted.into_actor(self).map(move |outcome, actor, ctx| {
+            actor.accepting -= 1;
+            let delivered = actor.accepted(outcome, body, ctx);
+            // DRN-2: what was just marked forwarded must not be handed over unsent.
+            actor.release_if_quiet(false, ctx);
+            delivered
+        }))
     }
 }
 
