@@ -71,6 +71,8 @@ pub struct SessionActor {
     pub(super) more_waits: bool,
     pub(super) resync: bool,
     pub(super) rechecking: bool,
+    /// When this actor asked for what the store last granted to it as the owner. OWN-2
+    pub(super) confirmed: Option<Instant>,
     pub(super) in_flight: HashMap<IdKey, inbound::InFlight>,
     pub(super) deadline_timer: bool,
     pub(super) server_requests: HashMap<IdKey, ()>,
@@ -299,6 +301,7 @@ impl SessionActor {
             more_waits: false,
             resync: false,
             rechecking: false,
+            confirmed: None,
             in_flight: HashMap::new(),
             deadline_timer: false,
             server_requests: HashMap::new(),
