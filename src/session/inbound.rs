@@ -21,6 +21,7 @@ use super::{
     recovery::Progress,
 };
 use crate::{
+    fault,
     protocol::{
         jsonrpc::{self, Head, IdKey, Kind},
         mcp::{self, Repeatable},
@@ -216,11 +217,13 @@ impl SessionActor {
         match outcome {
             Ok(Accepted::Forward { seq }) => {
                 count("forwarded");
+                fault::point(fault::ACCEPTED);
                 self.arrive(seq, body, ctx);
                 Ok(Delivered::Accepted)
             }
             Ok(Accepted::Queued { .. }) => {
                 count("queued");
+                fault::point(fault::ACCEPTED);
                 self.claim(ctx);
                 Ok(Delivered::Accepted)
             }
@@ -486,6 +489,9 @@ impl SessionActor {
             }
             return;
         };
+        if self.to_send.first_key_value().is_some_and(|(_, next)| next.id.is_some()) {
+            fault::point(fault::BEFORE_FORWARD);
+        }
         if !self.to_send.is_empty() && !self.app().may_forward(self.confirmed) {
             // OWN-2: this process may have been paused or cut off; somebody else may own the session by now.
             self.recheck_ownership(ctx);
@@ -501,6 +507,7 @@ impl SessionActor {
         if let Some(request) = outbound.id.as_ref().and_then(|id| self.in_flight.get_mut(id)) {
             request.progress = Progress::MaybeSent;
             request.attempts += 1;
+            fault::point(fault::BEFORE_POST);
         }
         let sent = self.worker.upstream(endpoint).send(Post { url: post.clone(), body: outbound.body.clone() });
         let link_number = self.link_number;
@@ -575,6 +582,9 @@ impl SessionActor {
         let outcome = outcome.unwrap_or_else(|_| Err(PostError::NotSent("the upstream's actor is gone".to_owned())));
         let error = match outcome {
             Ok(()) => {
+                if outbound.id.is_some() {
+                    fault::point(fault::AFTER_POST);
+                }
                 self.outstanding.remove(&seq);
                 return;
             }
