@@ -265,7 +265,7 @@ impl Session {
             let at_once = match self.plan.reconnect {
                 Reconnect::AtOnce => true,
                 Reconnect::Retry => false,
-                Reconnect::Mixed => self.number % 2 == 0,
+                Reconnect::Mixed => self.number.is_multiple_of(2),
             };
             let told = Duration::from_millis(self.stream.borrow().retry.unwrap_or(1000));
             match (at_once, opened) {

@@ -32,13 +32,16 @@ pub struct Sightings {
     inner: Mutex<Seen>,
 }
 
+/// An instance id and, while it lives, its incarnation.
+type Life = (Arc<str>, Option<Arc<str>>);
+
 #[derive(Debug, Default)]
 struct Seen {
     /// Incarnation by instance id, of living leases.
     alive: HashMap<Arc<str>, Arc<str>>,
     /// When an instance's sessions were looked through last, and how long until the next time: of a dead one (`None`),
     /// or for what the incarnations before this one have left behind.
-    looked: HashMap<(Arc<str>, Option<Arc<str>>), (Instant, Duration)>,
+    looked: HashMap<Life, (Instant, Duration)>,
 }
 
 impl Sightings {
