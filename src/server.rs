@@ -292,7 +292,7 @@ async fn acquire_lease(app: &App) -> Result<(), Fatal> {
         let asked = Instant::now();
         match app.store.lease_acquire(&instance_info(app), lease).await {
             Ok(LeaseAcquired::Acquired) => {
-                app.lease.renewed(asked, lease);
+                app.lease.renewed(asked, lease, true);
                 return Ok(());
             }
             Ok(LeaseAcquired::HeldBy(other)) if Instant::now() >= patience => {

@@ -185,6 +185,18 @@ impl Cluster {
         BTreeMap::new()
     }
 
+    /// What each instance says of a session, for whoever has to find out what happened to it.
+    pub async fn describe(&self, session: &str) -> Vec<String> {
+        let mut said = Vec::new();
+        for instance in &self.instances {
+            let told = self.ask_json(instance, &format!("/mcp/router/sessions/{session}")).await;
+            let text = told.map_or_else(|| "no answer".to_owned(), |told| told.to_string());
+            // The log names sessions by their first digits.
+            said.push(format!("router {}: {}", instance.port, text.replace(session, &session[..session.len().min(6)])));
+        }
+        said
+    }
+
     /// Deletes a session of the drill.
     pub async fn delete(&self, session: &str) {
         for instance in &self.instances {

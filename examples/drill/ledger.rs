@@ -177,6 +177,11 @@ impl Ledger {
         self.open.values().any(|open| open.sent < until)
     }
 
+    /// Whether a call was lost.
+    pub fn has_losses(&self) -> bool {
+        self.closed.values().any(|closed| closed.outcome == Outcome::Lost)
+    }
+
     /// All that are still open.
     pub fn open_ids(&self) -> Vec<u64> {
         self.open.keys().copied().collect()

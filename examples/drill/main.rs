@@ -176,6 +176,8 @@ async fn drill(arguments: Arguments) -> Result<bool, String> {
     settle(&sessions, &board, plan.patience).await;
     watcher.abort();
     cluster.read_all_counters().await;
+    // Our own farewell breaks streams, too.
+    let streams = (board.streams.get(), board.broken.get(), board.silent.get());
 
     let runs = increments(&arguments.counts, &plan.run)?;
     let mut totals = Totals::default();
@@ -193,11 +195,22 @@ async fn drill(arguments: Arguments) -> Result<bool, String> {
             println!("  {complaint}");
         }
         if let Some(id) = session.id() {
+            if session.ledger.borrow().has_losses() {
+                cluster.describe(&id).await.iter().for_each(|said| println!("    {said}"));
+            }
             cluster.delete(&id).await;
         }
     }
-    let report =
-        Report { sessions: sessions.len(), ran, rounds, totals, board: &board, cluster: &cluster, generations };
+    let report = Report {
+        sessions: sessions.len(),
+        ran,
+        rounds,
+        totals,
+        streams,
+        board: &board,
+        cluster: &cluster,
+        generations,
+    };
     report.print();
     Ok(report.failures().is_empty())
 }

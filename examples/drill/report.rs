@@ -64,6 +64,8 @@ pub struct Report<'a> {
     pub rounds: Vec<Round>,
     /// What was promised and what came.
     pub totals: Totals,
+    /// Streams opened; those that broke; those that clients gave up.
+    pub streams: (u64, u64, u64),
     /// Figures of the clients.
     pub board: &'a Board,
     /// The instances.
@@ -113,8 +115,8 @@ impl Report<'_> {
         row("sessions lost", totals.sessions_lost.to_string());
         row("POSTs sent again", counted(&self.board.repeated_posts.borrow()));
         row("streams refused", counted(&self.board.refused_streams.borrow()));
-        let (broken, silent) = (self.board.broken.get(), self.board.silent.get());
-        row("streams opened", format!("{}; {broken} broke, {silent} were given up", self.board.streams.get()));
+        let (opened, broken, silent) = self.streams;
+        row("streams opened", format!("{opened}; {broken} broke, {silent} were given up"));
         let (adoptions, _) = self.cluster.counted();
         // What an instance counted between the last reading and its death is not in its own number.
         row("adoptions", format!("{} by the store, {adoptions} seen in the metrics", self.generations));

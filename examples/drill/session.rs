@@ -142,6 +142,13 @@ impl Board {
         }
     }
 
+    fn since_fault(&self) -> String {
+        match self.fault.get() {
+            Some((fault, at)) => format!("{} ms after fault {}", at.elapsed().as_millis(), fault + 1),
+            None => "before any fault".to_owned(),
+        }
+    }
+
     fn note_slow(&self, delay: Duration, describe: impl FnOnce() -> String) {
         const KEPT: usize = 5;
         let mut slowest = self.slowest.borrow_mut();
@@ -191,8 +198,8 @@ const POST_TRIES: usize = 30;
 const POST_LIMIT: Duration = Duration::from_secs(30);
 /// After a fault each session sends a call in this rhythm until one is answered, whatever else it waits for.
 const PROBE_PAUSE: Duration = Duration::from_millis(100);
-/// And at most so many.
-const PROBES: usize = 100;
+/// But all sessions together not more often than this: they are to find the recovery, not to prevent it.
+const PROBE_PAUSE_OF_ALL: Duration = Duration::from_millis(1);
 
 enum Posted {
     Accepted,
@@ -258,7 +265,7 @@ impl Session {
             let at_once = match self.plan.reconnect {
                 Reconnect::AtOnce => true,
                 Reconnect::Retry => false,
-                Reconnect::Mixed => self.number % 2 == 0,
+                Reconnect::Mixed => self.number.is_multiple_of(2),
             };
             let told = Duration::from_millis(self.stream.borrow().retry.unwrap_or(1000));
             match (at_once, opened) {
@@ -424,16 +431,18 @@ impl Session {
         let mut faults = self.board.announce.subscribe();
         while faults.changed().await.is_ok() {
             let Some(fault) = faults.borrow_and_update().checked_sub(1) else { continue };
-            let offset = PROBE_PAUSE.mul_f64(self.rng.borrow_mut().f64());
+            let pause = PROBE_PAUSE.max(PROBE_PAUSE_OF_ALL * u32::try_from(self.board.sessions).unwrap_or(u32::MAX));
+            let offset = pause.mul_f64(self.rng.borrow_mut().f64());
+            let end = Instant::now() + self.plan.patience;
             tokio::time::sleep(offset).await;
-            for _ in 0..PROBES {
+            while Instant::now() < end {
                 let over = self.board.has_recovered(fault, self.number) || faults.has_changed().unwrap_or(true);
                 if over || self.board.stopping.get() {
                     break;
                 }
                 let session = Rc::clone(&self);
                 actix_rt::spawn(async move { session.call(Kind::Echo).await });
-                tokio::time::sleep(PROBE_PAUSE).await;
+                tokio::time::sleep(pause).await;
             }
         }
     }
@@ -453,8 +462,12 @@ impl Session {
             Posted::Accepted => {
                 self.ledger.borrow_mut().accepted(id);
                 if tokio::time::timeout(self.plan.patience, answered).await.is_err() {
+                    let age = self.board.since_fault();
                     let mut ledger = self.ledger.borrow_mut();
-                    ledger.complain(format!("session {}: call {id} ({kind:?}) was accepted, no answer", self.number));
+                    ledger.complain(format!(
+                        "session {}: call {id} ({kind:?}) was accepted {:?} ago and has no answer, {age}",
+                        self.number, self.plan.patience
+                    ));
                     ledger.give_up(id, Outcome::Lost);
                 }
             }

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use super::{WorkerData, error::ApiError, forwarded, id_text, read_body};
 use crate::{
     app::Worker,
+    fault,
     lifecycle::Phase,
     protocol::{
         jsonrpc::{Head, Kind, Said},
@@ -209,6 +210,7 @@ async fn deliver_by_store(
     match accepted {
         Accepted::Queued { owner, generation, listeners, .. } => {
             app.metrics.accepted.queued.inc();
+            fault::point(fault::QUEUED);
             let ours = owner.incarnation == app.me.incarnation && app.directory.session(&session).is_none();
             // A hung owner still listens; its lease tells.
             let gone = listeners == 0 || ours || matches!(is_gone(app, &owner).await, Ok(true));

@@ -21,6 +21,7 @@ use super::{
     recovery::Progress,
 };
 use crate::{
+    fault,
     protocol::{
         jsonrpc::{self, Head, IdKey, Said},
         mcp,
@@ -101,7 +102,7 @@ impl InFlight {
             Ok(Said::Request { method, .. }) => effect(&method, body),
             _ => Effect::None,
         };
-        let progress = if forwarded { Progress::MaybeSent } else { Progress::Accepted };
+        let progress = Progress::on_record(forwarded);
         // An earlier owner's attempts are not recorded; one is what is sure.
         Self { seq, progress, attempts: u32::from(forwarded), since: Instant::now(), cancelled: None, effect }
     }
@@ -162,8 +163,9 @@ impl Handler<Deliver> for SessionActor {
         };
         let (store, wait) = (Arc::clone(&self.app().store), settings.redis.wait);
         let app = Arc::clone(self.app());
+        let asked = Instant::now();
         let accepted = async move {
-            let deadline = Instant::now() + wait;
+            let deadline = asked + wait;
             let mut pause = RETRY_MIN;
             loop {
                 // Safe to repeat: the request id makes it idempotent (REQ-6).
@@ -178,7 +180,17 @@ impl Handler<Deliver> for SessionActor {
             }
         };
         let message = Arrived { body: message.body, said: message.said };
-        Box::pin(accepted.into_actor(self).map(move |outcome, actor, ctx| actor.accepted(outcome, message, ctx)))
+        self.accepting += 1;
+        Box::pin(accepted.into_actor(self).map(move |outcome, actor, ctx| {
+            actor.accepting -= 1;
+            if let Ok(Accepted::Forward { .. } | Accepted::Queued { .. } | Accepted::Duplicate { .. }) = &outcome {
+                actor.confirmed_owner(asked);
+            }
+            let delivered = actor.accepted(outcome, message, ctx);
+            // DRN-2: what was just marked forwarded must not be handed over unsent.
+            actor.release_if_quiet(false, ctx);
+            delivered
+        }))
     }
 }
 
@@ -188,6 +200,11 @@ pub(super) fn jittered(pause: Duration) -> Duration {
 }
 
 impl SessionActor {
+    /// The store has granted what was asked for at `asked` to the owner that this actor says it is.
+    pub(super) fn confirmed_owner(&mut self, asked: Instant) {
+        self.confirmed = self.confirmed.max(Some(asked));
+    }
+
     /// Inbox entries up to here need not be kept: the upstream has had them, or the request table has them.
     pub(super) fn acked(&self) -> u64 {
         self.outstanding.first().map_or(self.next_seq, |first| *first).min(self.next_seq).saturating_sub(1)
@@ -203,11 +220,13 @@ impl SessionActor {
         match outcome {
             Ok(Accepted::Forward { seq }) => {
                 accepted.forwarded.inc();
+                fault::point(fault::ACCEPTED);
                 self.arrive(seq, message, ctx);
                 Ok(Delivered::Accepted)
             }
             Ok(Accepted::Queued { .. }) => {
                 accepted.queued.inc();
+                fault::point(fault::ACCEPTED);
                 self.claim(ctx);
                 Ok(Delivered::Accepted)
             }
@@ -301,13 +320,17 @@ impl SessionActor {
         };
         let store = Arc::clone(&self.app().store);
         let (resync, session) = (self.resync && may_take, self.fence.session);
+        let asked = Instant::now();
         let claimed = async move {
             let claimed = store.claim(claim).await?;
             let pending = if resync { Some(store.pending(session).await?) } else { None };
             Ok((claimed, pending))
         };
-        ctx.spawn(claimed.into_actor(self).map(|outcome, actor, ctx| {
+        ctx.spawn(claimed.into_actor(self).map(move |outcome, actor, ctx| {
             actor.claiming = false;
+            if let Ok((Claimed::Entries { .. }, _)) = &outcome {
+                actor.confirmed_owner(asked);
+            }
             actor.claimed(outcome, ctx);
         }));
     }
@@ -468,9 +491,11 @@ impl SessionActor {
             }
             return;
         };
-        if !self.to_send.is_empty() && !self.app().lease_holds() {
-            // OWN-2: this process may have been paused or cut off; somebody else may own the session by now. The claim
-            // finds out: it is refused then.
+        if self.to_send.first_key_value().is_some_and(|(_, next)| next.id.is_some()) {
+            fault::point(fault::BEFORE_FORWARD);
+        }
+        if !self.to_send.is_empty() && !self.app().may_forward(self.confirmed) {
+            // OWN-2: this process may have been paused or cut off; somebody else may own the session by now.
             self.recheck_ownership(ctx);
             return;
         }
@@ -484,6 +509,7 @@ impl SessionActor {
         if let Some(request) = outbound.id.as_ref().and_then(|id| self.in_flight.get_mut(id)) {
             request.progress = Progress::MaybeSent;
             request.attempts += 1;
+            fault::point(fault::BEFORE_POST);
         }
         let sent = self.worker.upstream(endpoint).send(Post { url: post.clone(), body: outbound.body.clone() });
         let link_number = self.link_number;
@@ -520,6 +546,7 @@ impl SessionActor {
         }
         let (app, fence) = (Arc::clone(self.app()), self.fence.clone());
         let pause = jittered(self.app().settings.session.lease_renew / 4);
+        let asked = Instant::now();
         let confirmed = async move {
             let confirmed = app.store.update(&fence, &[], &[]).await;
             if confirmed.is_err() || !app.lease_holds() {
@@ -528,10 +555,13 @@ impl SessionActor {
             }
             confirmed
         };
-        ctx.spawn(confirmed.into_actor(self).map(|confirmed, actor, ctx| {
+        ctx.spawn(confirmed.into_actor(self).map(move |confirmed, actor, ctx| {
             actor.rechecking = false;
             match confirmed {
-                Ok(Fenceable::Done) => actor.pump_posts(ctx),
+                Ok(Fenceable::Done) => {
+                    actor.confirmed_owner(asked);
+                    actor.pump_posts(ctx);
+                }
                 Ok(Fenceable::NotFound) => actor.vanished(ctx),
                 Ok(Fenceable::Fenced) => actor.exit(Exit::Fenced, ctx),
                 Err(error) => {
@@ -554,6 +584,9 @@ impl SessionActor {
         let outcome = outcome.unwrap_or_else(|_| Err(PostError::NotSent("the upstream's actor is gone".to_owned())));
         let error = match outcome {
             Ok(()) => {
+                if outbound.id.is_some() {
+                    fault::point(fault::AFTER_POST);
+                }
                 self.outstanding.remove(&seq);
                 return;
             }

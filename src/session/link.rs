@@ -88,6 +88,8 @@ impl Link {
 struct Fetched {
     pending: Vec<PendingRequest>,
     marked: Fenceable,
+    /// When the mark was asked for.
+    asked: Instant,
 }
 
 /// Prefix of the ids of our own requests on a client's upstream session.
@@ -370,9 +372,10 @@ impl SessionActor {
             let fetched = loop {
                 let attempt = async {
                     let pending = app.store.pending(fence.session).await?;
+                    let asked = Instant::now();
                     // Before anything is sent: what is sent must be on record as sent.
                     let marked = app.store.mark_forwarded(&fence, &inherited).await?;
-                    Ok::<_, StoreError>(Fetched { pending, marked })
+                    Ok::<_, StoreError>(Fetched { pending, marked, asked })
                 };
                 match attempt.await {
                     Ok(fetched) => break fetched,
@@ -410,7 +413,7 @@ impl SessionActor {
 
     fn recovered(&mut self, fetched: Fetched, ctx: &mut Context<Self>) {
         match fetched.marked {
-            Fenceable::Done => {}
+            Fenceable::Done => self.confirmed_owner(fetched.asked),
             // The claim that follows finds out and deals with it.
             Fenceable::NotFound => {}
             Fenceable::Fenced => return self.exit(Exit::Fenced, ctx),
