@@ -14,7 +14,7 @@ use futures_util::future::{Either, select};
 
 use super::{
     MAIN_STREAM,
-    actor::{Deliver, DeliverError, Delivered, Exit, SessionActor},
+    actor::{Deliver, DeliverError, Delivered, SessionActor},
     attachment::End,
     field, link,
     outbound::Outgoing,
@@ -180,13 +180,14 @@ impl Handler<Deliver> for SessionActor {
             }
         };
         let message = Arrived { body: message.body, said: message.said };
+        let epoch = self.fence.epoch;
         self.accepting += 1;
         Box::pin(accepted.into_actor(self).map(move |outcome, actor, ctx| {
             actor.accepting -= 1;
             if let Ok(Accepted::Forward { .. } | Accepted::Queued { .. } | Accepted::Duplicate { .. }) = &outcome {
                 actor.confirmed_owner(asked);
             }
-            let delivered = actor.accepted(outcome, message, ctx);
+            let delivered = actor.accepted(outcome, message, epoch, ctx);
             // DRN-2: what was just marked forwarded must not be handed over unsent.
             actor.release_if_quiet(false, ctx);
             delivered
@@ -214,6 +215,7 @@ impl SessionActor {
         &mut self,
         outcome: Result<Accepted, StoreError>,
         message: Arrived,
+        epoch: u32,
         ctx: &mut Context<Self>,
     ) -> Result<Delivered, DeliverError> {
         let accepted = &self.app().metrics.accepted;
@@ -244,12 +246,12 @@ impl SessionActor {
             }
             Ok(Accepted::WrongService) => Err(DeliverError::WrongService),
             Ok(Accepted::NotFound) => {
-                self.vanished(ctx);
+                self.vanished(epoch, ctx);
                 Err(DeliverError::Vanished)
             }
             Ok(Accepted::Fenced) => {
-                self.exit(Exit::Fenced, ctx);
-                Err(DeliverError::NotOwner)
+                let is_elsewhere = self.fenced(epoch, ctx);
+                Err(if is_elsewhere { DeliverError::NotOwner } else { DeliverError::Vanished })
             }
             Err(error) => {
                 accepted.refused.inc();
@@ -320,7 +322,7 @@ impl SessionActor {
         };
         let store = Arc::clone(&self.app().store);
         let (resync, session) = (self.resync && may_take, self.fence.session);
-        let asked = Instant::now();
+        let (asked, epoch) = (Instant::now(), self.fence.epoch);
         let claimed = async move {
             let claimed = store.claim(claim).await?;
             let pending = if resync { Some(store.pending(session).await?) } else { None };
@@ -331,13 +333,14 @@ impl SessionActor {
             if let Ok((Claimed::Entries { .. }, _)) = &outcome {
                 actor.confirmed_owner(asked);
             }
-            actor.claimed(outcome, ctx);
+            actor.claimed(outcome, epoch, ctx);
         }));
     }
 
     fn claimed(
         &mut self,
         outcome: Result<(Claimed, Option<Vec<PendingRequest>>), StoreError>,
+        epoch: u32,
         ctx: &mut Context<Self>,
     ) {
         match outcome {
@@ -368,8 +371,9 @@ impl SessionActor {
                 }
                 self.release_if_quiet(false, ctx);
             }
-            Ok((Claimed::NotFound, _)) => self.vanished(ctx),
-            Ok((Claimed::Fenced, _)) => self.exit(Exit::Fenced, ctx),
+            Ok((Claimed::NotFound, _)) if epoch == self.fence.epoch => self.vanished(epoch, ctx),
+            Ok((Claimed::Fenced, _)) if self.fenced(epoch, ctx) => {}
+            Ok((Claimed::NotFound | Claimed::Fenced, _)) => self.schedule_claim(RETRY_MIN, ctx),
             Err(error) => {
                 if self.note_store_error(&error) {
                     self.schedule_claim(jittered(RETRY_MAX), ctx);
@@ -546,7 +550,7 @@ impl SessionActor {
         }
         let (app, fence) = (Arc::clone(self.app()), self.fence.clone());
         let pause = jittered(self.app().settings.session.lease_renew / 4);
-        let asked = Instant::now();
+        let (asked, epoch) = (Instant::now(), self.fence.epoch);
         let confirmed = async move {
             let confirmed = app.store.update(&fence, &[], &[]).await;
             if confirmed.is_err() || !app.lease_holds() {
@@ -562,8 +566,9 @@ impl SessionActor {
                     actor.confirmed_owner(asked);
                     actor.pump_posts(ctx);
                 }
-                Ok(Fenceable::NotFound) => actor.vanished(ctx),
-                Ok(Fenceable::Fenced) => actor.exit(Exit::Fenced, ctx),
+                Ok(Fenceable::NotFound) if epoch == actor.fence.epoch => actor.vanished(epoch, ctx),
+                Ok(Fenceable::Fenced) if actor.fenced(epoch, ctx) => {}
+                Ok(Fenceable::NotFound | Fenceable::Fenced) => actor.pump_posts(ctx),
                 Err(error) => {
                     actor.note_store_error(&error);
                     actor.pump_posts(ctx);

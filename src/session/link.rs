@@ -13,7 +13,7 @@ use awc::http::Uri;
 use bytes::Bytes;
 
 use super::{
-    actor::{Exit, SessionActor},
+    actor::SessionActor,
     field,
     inbound::{RETRY_MAX, RETRY_MIN, jittered},
     recovery::{self, Fate, Progress},
@@ -88,8 +88,9 @@ impl Link {
 struct Fetched {
     pending: Vec<PendingRequest>,
     marked: Fenceable,
-    /// When the mark was asked for.
+    /// When the mark was asked for, and with which epoch.
     asked: Instant,
+    epoch: u32,
 }
 
 /// Prefix of the ids of our own requests on a client's upstream session.
@@ -214,9 +215,9 @@ impl SessionActor {
             self.outstanding.remove(&entry.seq);
         }
         let claim = Claim { fence: self.fence.clone(), acked: self.acked(), max_entries: 64 };
-        let app = Arc::clone(self.app());
+        let (app, epoch) = (Arc::clone(self.app()), self.fence.epoch);
         let claimed = async move { app.store.claim(claim).await };
-        ctx.spawn(claimed.into_actor(self).map(|outcome, actor, ctx| match outcome {
+        ctx.spawn(claimed.into_actor(self).map(move |outcome, actor, ctx| match outcome {
             Ok(Claimed::Entries { entries, more, .. }) => {
                 for entry in entries {
                     actor.next_seq = actor.next_seq.max(entry.seq + 1);
@@ -233,8 +234,10 @@ impl SessionActor {
                     actor.refuse_inbox(ctx);
                 }
             }
-            Ok(Claimed::NotFound) => actor.vanished(ctx),
-            Ok(Claimed::Fenced) => actor.exit(Exit::Fenced, ctx),
+            Ok(Claimed::NotFound) => actor.vanished(epoch, ctx),
+            Ok(Claimed::Fenced) => {
+                actor.fenced(epoch, ctx);
+            }
             Err(error) => {
                 actor.note_store_error(&error);
             }
@@ -331,10 +334,12 @@ impl SessionActor {
     fn record_endpoint(&self, ctx: &mut Context<Self>) {
         let Some(endpoint) = &self.endpoint else { return };
         let set = vec![(field::ENDPOINT.to_owned(), endpoint.url.to_string())];
-        let (app, fence) = (Arc::clone(self.app()), self.fence.clone());
+        let (app, fence, epoch) = (Arc::clone(self.app()), self.fence.clone(), self.fence.epoch);
         let recorded = async move { app.store.update(&fence, &set, &[]).await };
-        ctx.spawn(recorded.into_actor(self).map(|outcome, actor, ctx| match outcome {
-            Ok(Fenceable::Fenced) => actor.exit(Exit::Fenced, ctx),
+        ctx.spawn(recorded.into_actor(self).map(move |outcome, actor, ctx| match outcome {
+            Ok(Fenceable::Fenced) => {
+                actor.fenced(epoch, ctx);
+            }
             Ok(_) => {}
             // For people only; nothing depends on it.
             Err(error) => {
@@ -375,7 +380,7 @@ impl SessionActor {
                     let asked = Instant::now();
                     // Before anything is sent: what is sent must be on record as sent.
                     let marked = app.store.mark_forwarded(&fence, &inherited).await?;
-                    Ok::<_, StoreError>(Fetched { pending, marked, asked })
+                    Ok::<_, StoreError>(Fetched { pending, marked, asked, epoch: fence.epoch })
                 };
                 match attempt.await {
                     Ok(fetched) => break fetched,
@@ -416,7 +421,8 @@ impl SessionActor {
             Fenceable::Done => self.confirmed_owner(fetched.asked),
             // The claim that follows finds out and deals with it.
             Fenceable::NotFound => {}
-            Fenceable::Fenced => return self.exit(Exit::Fenced, ctx),
+            Fenceable::Fenced if self.fenced(fetched.epoch, ctx) => return,
+            Fenceable::Fenced => {}
         }
         let mut cancelled = Vec::new();
         for entry in self.inherited.take().unwrap_or_default() {

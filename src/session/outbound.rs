@@ -194,6 +194,7 @@ impl SessionActor {
             limits: self.app().log_limits(),
         };
         let app = Arc::clone(self.app());
+        let (op, epoch) = (self.op, self.fence.epoch);
         let appended = async move {
             let mut pause = RETRY_MIN;
             loop {
@@ -209,7 +210,12 @@ impl SessionActor {
                 }
             }
         };
-        ctx.spawn(appended.into_actor(self).map(|outcome, actor, ctx| actor.appended(outcome, ctx)));
+        ctx.spawn(appended.into_actor(self).map(move |outcome, actor, ctx| {
+            // Not if it was made again since, for a session that was restored.
+            if op == actor.op {
+                actor.appended(outcome, epoch, ctx);
+            }
+        }));
     }
 
     /// Requests whose answer is on its way into the log.
@@ -230,12 +236,15 @@ impl SessionActor {
         }
     }
 
-    fn appended(&mut self, outcome: Result<Appended, StoreError>, ctx: &mut Context<Self>) {
+    fn appended(&mut self, outcome: Result<Appended, StoreError>, epoch: u32, ctx: &mut Context<Self>) {
         let seqs = match outcome {
             Ok(Appended::Done(seqs)) => seqs,
             // What is on its way stays where it is, for the case that the session is restored.
-            Ok(Appended::NotFound) => return self.vanished(ctx),
-            Ok(Appended::Fenced) => return self.exit(Exit::Fenced, ctx),
+            Ok(Appended::NotFound) => return self.vanished(epoch, ctx),
+            Ok(Appended::Fenced) => {
+                self.fenced(epoch, ctx);
+                return;
+            }
             Err(error) => {
                 // Nonsense in the store: this session cannot go on here, and silence would be worse.
                 self.note_store_error(&error);

@@ -32,9 +32,10 @@ enum Outcome {
 }
 
 impl SessionActor {
-    /// Finds out what has happened, and restores or ends the session.
-    pub(super) fn vanished(&mut self, ctx: &mut Context<Self>) {
-        if std::mem::replace(&mut self.restoring, true) {
+    /// The store does not know what was asked with this epoch. Finds out what has happened, and restores or ends the
+    /// session. A question from before a restore is answered late: it says nothing about the session of now.
+    pub(super) fn vanished(&mut self, epoch: u32, ctx: &mut Context<Self>) {
+        if epoch != self.fence.epoch || std::mem::replace(&mut self.restoring, true) {
             return;
         }
         let app = Arc::clone(self.app());
@@ -71,6 +72,16 @@ impl SessionActor {
                 Outcome::Written(epoch, dataset) => actor.restored(epoch, dataset, ctx),
             }
         }));
+    }
+
+    /// The store has refused what was asked with this epoch. `true`: another process owns the session, and this actor ends.
+    /// `false`: the session is being written again, or has been since; what was refused is to be asked once more.
+    pub(super) fn fenced(&mut self, epoch: u32, ctx: &mut Context<Self>) -> bool {
+        let is_ours = self.restoring || epoch != self.fence.epoch;
+        if !is_ours {
+            self.exit(Exit::Fenced, ctx);
+        }
+        !is_ours
     }
 
     fn restored(&mut self, epoch: u32, dataset: Arc<str>, ctx: &mut Context<Self>) {
