@@ -17,7 +17,7 @@ use crate::{
     lifecycle::Lifecycle,
     metrics::Metrics,
     protocol::session_id::SessionId,
-    registry::{actor::Registry, host::Host, limiter::RateLimiter, sweep::Sightings},
+    registry::{actor::Registry, adopt::Turns, host::Host, limiter::RateLimiter, sweep::Sightings},
     session::{
         directory::Directory,
         recovery::{self, Lease},
@@ -63,6 +63,8 @@ pub struct App {
     pub sightings: Sightings,
     /// Until when this process may believe that it owns what it owned; see [`App::lease_holds`].
     pub lease: LeaseClock,
+    /// Sessions that are being adopted right now.
+    pub adopting: Turns,
     /// One a worker thread, for adoptions that no request asks for.
     pub hosts: Mutex<Vec<Addr<Host>>>,
     /// The registry, once it runs.

@@ -20,6 +20,7 @@ use crate::{
     metrics::Metrics,
     registry::{
         actor::{DrainAll, Registry, WAKE_CAPACITY, instance_info},
+        adopt::Turns,
         limiter::RateLimiter,
         sweep::Sightings,
     },
@@ -247,6 +248,7 @@ fn build_app(settings: Settings, store: Arc<dyn SessionStore>, address: SocketAd
         pool,
         lifecycle: Lifecycle::default(),
         rebinds: Rebinds::default(),
+        adopting: Turns::default(),
         adoptions: RateLimiter::new(settings.session.adopt_rate),
         openings: RateLimiter::new(settings.limits.new_session_rate),
         rest_in_flight: AtomicUsize::new(0),

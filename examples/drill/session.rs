@@ -357,16 +357,12 @@ impl Session {
         let message: Value = serde_json::from_str(&event.data).unwrap_or_default();
         let mut ledger = self.ledger.borrow_mut();
         match &event.id {
-            Some(id) => {
-                if !ledger.event(id, self.number) {
-                    return;
-                }
-            }
+            Some(id) if !ledger.event(id, self.number) => return,
             None if message["method"] == "notifications/message" => {
                 ledger.gap_told(self.number, &message["params"]["data"].to_string());
                 return;
             }
-            None => {}
+            Some(_) | None => {}
         }
         if !message["method"].is_null() {
             return;

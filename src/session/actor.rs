@@ -445,7 +445,10 @@ impl Handler<AttachLocal> for SessionActor {
         self.last_active = Instant::now();
         self.detached_since = None;
         let before = self.attachment.replace(attach.attachment);
-        if let Some(before) = before {
+        // An adopter may have found the stream in the store already.
+        if let (Some(before), Some(now)) = (before, &self.attachment)
+            && before.id != now.id
+        {
             before.end(End::Superseded);
         }
         // Events between its first page and this moment were not pushed to it.
