@@ -12,7 +12,8 @@ fmt:
 
 lint:
     cargo fmt --check
-    cargo clippy --all-targets -- -D warnings
+    cargo clippy --all-targets --features fault-points -- -D warnings
+    cargo clippy -- -D warnings
 
 # All tests; installs what they need
 test *ARGS:

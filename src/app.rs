@@ -17,8 +17,11 @@ use crate::{
     lifecycle::Lifecycle,
     metrics::Metrics,
     protocol::session_id::SessionId,
-    registry::{actor::Registry, host::Host, limiter::RateLimiter, sweep::Sightings},
-    session::directory::Directory,
+    registry::{actor::Registry, adopt::Turns, host::Host, limiter::RateLimiter, sweep::Sightings},
+    session::{
+        directory::Directory,
+        recovery::{self, Lease},
+    },
     settings::Settings,
     store::{LogLimits, Owner, SessionStore, StoreError},
     upstream::{Endpoint, Pool, actor::UpstreamActor},
@@ -60,6 +63,8 @@ pub struct App {
     pub sightings: Sightings,
     /// Until when this process may believe that it owns what it owned; see [`App::lease_holds`].
     pub lease: LeaseClock,
+    /// Sessions that are being adopted right now.
+    pub adopting: Turns,
     /// One a worker thread, for adoptions that no request asks for.
     pub hosts: Mutex<Vec<Addr<Host>>>,
     /// The registry, once it runs.
@@ -85,10 +90,16 @@ impl App {
         tracing::debug!(kind, %error, "store operation failed");
     }
 
-    /// OWN-2: this process has renewed its lease recently enough that no other can have adopted its sessions. A process
-    /// that was paused, or cut off from the store, must look before it forwards anything.
+    /// This process has renewed its lease recently enough that no other believes it dead.
     pub fn lease_holds(&self) -> bool {
         self.lease.holds()
+    }
+
+    /// OWN-2: no other process can have adopted a session for which the store has granted something to this one, as its
+    /// owner, that it asked for at `confirmed`. A process that was paused, or cut off from the store, must ask again
+    /// before it forwards anything, also when its lease holds again.
+    pub fn may_forward(&self, confirmed: Option<Instant>) -> bool {
+        confirmed.is_some_and(|confirmed| self.lease.covers(confirmed))
     }
 
     /// A missing lease of another instance means its death only to somebody whose own lease has held for a whole period:
@@ -191,11 +202,13 @@ impl Default for LeaseClock {
 
 impl LeaseClock {
     /// The store granted `lease` to a request that was sent at `asked`: counted from the asking, so that the store never
-    /// ends it before we do.
-    pub fn renewed(&self, asked: Instant, lease: Duration) {
+    /// ends it before we do. `unbroken`: the store still had it; else it may have been missing until this moment.
+    pub fn renewed(&self, asked: Instant, lease: Duration, unbroken: bool) {
         let asked = self.millis_at(asked);
         let lapsed = asked > self.until.load(Ordering::Acquire);
-        if lapsed {
+        if !unbroken {
+            self.since.store(self.millis_at(Instant::now()), Ordering::Release);
+        } else if lapsed {
             self.since.store(asked, Ordering::Release);
         }
         let lease = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
@@ -209,6 +222,13 @@ impl LeaseClock {
 
     fn holds(&self) -> bool {
         self.millis_at(Instant::now()) < self.until.load(Ordering::Acquire)
+    }
+
+    fn covers(&self, confirmed: Instant) -> bool {
+        // `until` before `since`: they are written in the other order.
+        let until = self.until.load(Ordering::Acquire);
+        let lease = Lease { since: self.since.load(Ordering::Acquire), until };
+        recovery::may_forward(self.millis_at(Instant::now()), lease, self.millis_at(confirmed))
     }
 
     /// The lease was renewed without a break for at least `period`.
@@ -255,5 +275,37 @@ impl Worker {
             .get(&(endpoint.service.clone(), endpoint.index))
             .expect("an actor is started for every endpoint of the pool")
             .clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASE: Duration = Duration::from_secs(60);
+
+    /// OWN-2
+    #[test]
+    fn an_ownership_from_before_a_break_of_the_lease_does_not_count() {
+        let clock = LeaseClock::default();
+        let tick = || {
+            std::thread::sleep(Duration::from_millis(2));
+            Instant::now()
+        };
+        let too_early = tick();
+        assert!(!clock.covers(too_early), "there is no lease");
+        clock.renewed(tick(), LEASE, true);
+        assert!(!clock.covers(too_early));
+        let first = tick();
+        assert!(clock.covers(first));
+        // In time, and the store still had it.
+        clock.renewed(tick(), LEASE, true);
+        assert!(clock.covers(first));
+        // In time, but the store had it no more.
+        let asked = tick();
+        clock.renewed(asked, LEASE, false);
+        assert!(!clock.covers(first));
+        assert!(!clock.covers(asked), "nor what was asked for while it was missing");
+        assert!(clock.covers(tick()));
     }
 }

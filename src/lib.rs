@@ -11,12 +11,13 @@
 //! | [`upstream`] | services, endpoints, connections |
 //! | [`store`] | the truth about sessions: in memory or in Redis |
 //! | [`protocol`] | JSON-RPC, MCP, SSE: pure |
-//! | [`settings`], [`telemetry`], [`metrics`], [`lifecycle`], [`app`] | what all of them share |
+//! | [`settings`], [`telemetry`], [`metrics`], [`lifecycle`], [`app`], [`fault`] | what all of them share |
 //! | [`mcp_server_v6`] | the reference upstream |
 
 #![forbid(unsafe_code)]
 
 pub mod app;
+pub mod fault;
 pub mod http;
 pub mod lifecycle;
 pub mod mcp_server_v6;

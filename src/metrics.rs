@@ -9,8 +9,8 @@ use prometheus::{Encoder as _, IntCounter, IntCounterVec, IntGauge, Opts, Regist
 #[derive(Debug, Clone)]
 pub struct Metrics {
     registry: Registry,
-    /// POSTs of clients by outcome: `forwarded`, `queued`, `duplicate`, `refused`.
-    pub accepted: IntCounterVec,
+    /// POSTs of clients by outcome.
+    pub accepted: AcceptedCounters,
     /// Events appended to logs.
     pub appended: IntCounter,
     /// Answers sent to clients by the router itself, by reason.
@@ -39,6 +39,26 @@ pub struct Metrics {
     pub streams: IntGauge,
 }
 
+/// One counter an outcome, looked up once: these are counted for every message.
+#[derive(Debug, Clone)]
+pub struct AcceptedCounters {
+    /// Forwarded in the step that journaled it.
+    pub forwarded: IntCounter,
+    /// Journaled, to be claimed by the owner.
+    pub queued: IntCounter,
+    /// Journaled before.
+    pub duplicate: IntCounter,
+    /// Not journaled.
+    pub refused: IntCounter,
+}
+
+impl AcceptedCounters {
+    fn new(by_outcome: &IntCounterVec) -> Self {
+        let of = |outcome: &str| by_outcome.with_label_values(&[outcome]);
+        Self { forwarded: of("forwarded"), queued: of("queued"), duplicate: of("duplicate"), refused: of("refused") }
+    }
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
@@ -65,7 +85,11 @@ impl Metrics {
             gauge
         };
         let metrics = Self {
-            accepted: counters("mcp_router_accepted_total", "Client messages by outcome", "outcome"),
+            accepted: AcceptedCounters::new(&counters(
+                "mcp_router_accepted_total",
+                "Client messages by outcome",
+                "outcome",
+            )),
             appended: counter("mcp_router_events_appended_total", "Events appended to stream logs"),
             router_errors: counters("mcp_router_errors_total", "JSON-RPC errors made by the router", "reason"),
             dropped: counters("mcp_router_dropped_total", "Messages not passed on", "reason"),

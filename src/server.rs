@@ -20,6 +20,7 @@ use crate::{
     metrics::Metrics,
     registry::{
         actor::{DrainAll, Registry, WAKE_CAPACITY, instance_info},
+        adopt::Turns,
         limiter::RateLimiter,
         sweep::Sightings,
     },
@@ -247,6 +248,7 @@ fn build_app(settings: Settings, store: Arc<dyn SessionStore>, address: SocketAd
         pool,
         lifecycle: Lifecycle::default(),
         rebinds: Rebinds::default(),
+        adopting: Turns::default(),
         adoptions: RateLimiter::new(settings.session.adopt_rate),
         openings: RateLimiter::new(settings.limits.new_session_rate),
         rest_in_flight: AtomicUsize::new(0),
@@ -290,7 +292,7 @@ async fn acquire_lease(app: &App) -> Result<(), Fatal> {
         let asked = Instant::now();
         match app.store.lease_acquire(&instance_info(app), lease).await {
             Ok(LeaseAcquired::Acquired) => {
-                app.lease.renewed(asked, lease);
+                app.lease.renewed(asked, lease, true);
                 return Ok(());
             }
             Ok(LeaseAcquired::HeldBy(other)) if Instant::now() >= patience => {

@@ -265,7 +265,7 @@ impl Session {
             let at_once = match self.plan.reconnect {
                 Reconnect::AtOnce => true,
                 Reconnect::Retry => false,
-                Reconnect::Mixed => self.number % 2 == 0,
+                Reconnect::Mixed => self.number.is_multiple_of(2),
             };
             let told = Duration::from_millis(self.stream.borrow().retry.unwrap_or(1000));
             match (at_once, opened) {
@@ -357,16 +357,12 @@ impl Session {
         let message: Value = serde_json::from_str(&event.data).unwrap_or_default();
         let mut ledger = self.ledger.borrow_mut();
         match &event.id {
-            Some(id) => {
-                if !ledger.event(id, self.number) {
-                    return;
-                }
-            }
+            Some(id) if !ledger.event(id, self.number) => return,
             None if message["method"] == "notifications/message" => {
                 ledger.gap_told(self.number, &message["params"]["data"].to_string());
                 return;
             }
-            None => {}
+            Some(_) | None => {}
         }
         if !message["method"].is_null() {
             return;

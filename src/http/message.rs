@@ -15,9 +15,10 @@ use serde::Deserialize;
 use super::{WorkerData, error::ApiError, forwarded, id_text, read_body};
 use crate::{
     app::Worker,
+    fault,
     lifecycle::Phase,
     protocol::{
-        jsonrpc::{Head, Kind},
+        jsonrpc::{Head, Kind, Said},
         session_id::SessionId,
     },
     registry::{
@@ -85,15 +86,15 @@ async fn take(
     if let Some(answer) = rebind_answer(&head) {
         return complete_rebind(worker, session, answer).await;
     }
-    let id = id_text(&head);
+    let said = head.said();
     let request_id = identity(request, &body, &app.settings.security.trusted_proxies);
-    match deliver(worker, session, service, body.clone(), request_id).await {
+    match deliver(worker, session, service, body.clone(), &said, request_id).await {
         // Only here, after the journal has it. REQ-1
         Ok(Delivered::Accepted | Delivered::Duplicate) => {
             Ok(HttpResponse::Accepted().content_type("text/plain").body("Accepted"))
         }
-        Err(Failure::Deliver(error)) => Ok(ApiError::from(error).response(id.as_deref())),
-        Err(Failure::Draining) => Ok(ApiError::Draining.response(id.as_deref())),
+        Err(Failure::Deliver(error)) => Ok(ApiError::from(error).response(id_text(&said))),
+        Err(Failure::Draining) => Ok(ApiError::Draining.response(id_text(&said))),
     }
 }
 
@@ -133,6 +134,7 @@ async fn deliver(
     session: SessionId,
     service: Option<String>,
     body: Bytes,
+    said: &Said,
     request_id: String,
 ) -> Result<Delivered, Failure> {
     let app = &worker.app;
@@ -141,9 +143,14 @@ async fn deliver(
     while attempts < OWNER_ATTEMPTS {
         attempts += 1;
         let Some(owner) = app.directory.session(&session) else {
-            return deliver_by_store(worker, session, service, body, request_id).await;
+            return deliver_by_store(worker, session, service, body, said, request_id).await;
         };
-        let message = Deliver { body: body.clone(), service: service.clone(), request_id: request_id.clone() };
+        let message = Deliver {
+            body: body.clone(),
+            said: said.clone(),
+            service: service.clone(),
+            request_id: request_id.clone(),
+        };
         match owner.send(message).await {
             Ok(Ok(delivered)) => return Ok(delivered),
             Ok(Err(DeliverError::NotOwner)) => {}
@@ -168,14 +175,14 @@ async fn deliver_by_store(
     session: SessionId,
     service: Option<String>,
     body: Bytes,
+    said: &Said,
     request_id: String,
 ) -> Result<Delivered, Failure> {
     let app = &worker.app;
     if app.lifecycle.phase() != Phase::Ready {
         return Err(Failure::Draining);
     }
-    let Ok(head) = Head::parse(&body) else { return Err(DeliverError::Gone.into()) };
-    let (message, set, delete) = inbound_view(&head);
+    let (message, set, delete) = inbound_view(said);
     let limits = &app.settings.limits;
     let accept = Accept {
         session,
@@ -191,7 +198,6 @@ async fn deliver_by_store(
         max_pending: limits.max_inflight,
         max_inbox: limits.max_inbox,
     };
-    let count = |outcome: &str| app.metrics.accepted.with_label_values(&[outcome]).inc();
     let deadline = Instant::now() + app.settings.redis.wait;
     let accepted = loop {
         let accepted = patiently(worker, || app.store.accept(accept.clone())).await?;
@@ -203,7 +209,8 @@ async fn deliver_by_store(
     };
     match accepted {
         Accepted::Queued { owner, generation, listeners, .. } => {
-            count("queued");
+            app.metrics.accepted.queued.inc();
+            fault::point(fault::QUEUED);
             let ours = owner.incarnation == app.me.incarnation && app.directory.session(&session).is_none();
             // A hung owner still listens; its lease tells.
             let gone = listeners == 0 || ours || matches!(is_gone(app, &owner).await, Ok(true));
@@ -216,7 +223,7 @@ async fn deliver_by_store(
             Ok(Delivered::Accepted)
         }
         Accepted::Duplicate { claimed, .. } => {
-            count("duplicate");
+            app.metrics.accepted.duplicate.inc();
             if !claimed {
                 let worker = Rc::clone(worker);
                 actix_rt::spawn(async move { wake_or_adopt(&worker, session).await });
@@ -224,7 +231,7 @@ async fn deliver_by_store(
             Ok(Delivered::Duplicate)
         }
         Accepted::TooManyPending => {
-            count("refused");
+            app.metrics.accepted.refused.inc();
             Err(DeliverError::TooMany.into())
         }
         Accepted::WrongService => Err(DeliverError::WrongService.into()),

@@ -21,7 +21,7 @@ use actix_web::{
 use bytes::Bytes;
 
 use self::error::ApiError;
-use crate::{app::Worker, protocol::jsonrpc::Head};
+use crate::{app::Worker, protocol::jsonrpc::Said};
 
 /// The worker thread's own state, as handlers get it.
 pub type WorkerData = web::Data<Rc<Worker>>;
@@ -90,10 +90,10 @@ pub(crate) async fn read_body(request: &HttpRequest, payload: web::Payload, limi
 }
 
 /// The id of a request as JSON text, for the error that answers it.
-pub(crate) fn id_text(head: &Head<'_>) -> Option<String> {
-    match &head.kind {
-        crate::protocol::jsonrpc::Kind::Request { id, .. } => Some(id.as_json().to_owned()),
-        _ => None,
+pub(crate) fn id_text(said: &Said) -> Option<&str> {
+    match said {
+        Said::Request { id, .. } => Some(id.as_json()),
+        Said::Notification { .. } | Said::Response { .. } => None,
     }
 }
 

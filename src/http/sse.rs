@@ -31,7 +31,10 @@ use crate::{
     app::{App, Worker},
     lifecycle::Phase,
     protocol::{event_id::EventId, mcp, session_id::SessionId, sse},
-    registry::{adopt::adopt, sweep::is_gone},
+    registry::{
+        adopt::{Adoption, adopt},
+        sweep::is_gone,
+    },
     session::{
         MAIN_STREAM,
         actor::{AttachLocal, SessionActor},
@@ -327,7 +330,7 @@ impl Opening {
             }
         }
         if let Some(owner) = app.directory.session(&session)
-            && owner.send(AttachLocal { attachment }).await.is_ok()
+            && owner.send(AttachLocal { attachment: Arc::clone(&attachment) }).await.is_ok()
         {
             return;
         }
@@ -339,10 +342,15 @@ impl Opening {
             let (worker, joined) = (Rc::clone(&self.worker), joined.clone());
             actix_rt::spawn(async move {
                 let (from, generation) = (&joined.owner.incarnation, joined.generation);
-                let adopted = adopt(&worker, session, from, generation, Some(&joined.service), "attach").await;
-                if let Err(error) = adopted {
+                match adopt(&worker, session, from, generation, Some(&joined.service), "attach").await {
+                    // It may have been adopted before the stream was known here.
+                    Ok(Adoption::Adopted(owner)) => {
+                        // An owner that has ended meanwhile needs to know nothing.
+                        let _ = owner.send(AttachLocal { attachment }).await;
+                    }
+                    Ok(_) => {}
                     // The next POST or the sweep tries again.
-                    worker.app.count_store_error(&error);
+                    Err(error) => worker.app.count_store_error(&error),
                 }
             });
         }

@@ -97,6 +97,28 @@ pub enum Kind<'a> {
     },
 }
 
+/// What a [`Head`] says, kept beside the body so that a message is parsed once on its way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Said {
+    /// A request.
+    Request {
+        /// Its id.
+        id: IdKey,
+        /// Its method.
+        method: Box<str>,
+    },
+    /// A notification.
+    Notification {
+        /// Its method.
+        method: Box<str>,
+    },
+    /// A response.
+    Response {
+        /// The id it answers.
+        id: Option<IdKey>,
+    },
+}
+
 /// The head of a message; borrows from the body.
 #[derive(Debug, Clone)]
 pub struct Head<'a> {
@@ -175,6 +197,15 @@ impl<'a> Head<'a> {
             _ => return Err(InvalidMessage::NotJsonRpc("it is neither request, notification nor response")),
         };
         Ok(Self { kind, params: raw.params, result: raw.result, id_text: raw.id.map(RawValue::get) })
+    }
+
+    /// The kind, free of the body.
+    pub fn said(&self) -> Said {
+        match &self.kind {
+            Kind::Request { id, method } => Said::Request { id: id.clone(), method: method.as_ref().into() },
+            Kind::Notification { method } => Said::Notification { method: method.as_ref().into() },
+            Kind::Response { id, .. } => Said::Response { id: id.clone() },
+        }
     }
 
     /// The method of a request or notification.

@@ -76,8 +76,10 @@ impl Registry {
             let ttl = app.settings.session.lease;
             let asked = Instant::now();
             let renewed = app.store.lease_renew(&instance_info(&app), ttl).await;
-            if matches!(renewed, Ok(LeaseRenewed::Renewed | LeaseRenewed::Reacquired)) {
-                app.lease.renewed(asked, ttl);
+            match renewed {
+                Ok(LeaseRenewed::Renewed) => app.lease.renewed(asked, ttl, true),
+                Ok(LeaseRenewed::Reacquired) => app.lease.renewed(asked, ttl, false),
+                Ok(LeaseRenewed::Lost) | Err(_) => {}
             }
             renewed
         };

@@ -2,8 +2,9 @@
 //! rest is starting a [`SessionActor`] from what the store returned.
 
 use std::{
+    collections::HashSet,
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -13,13 +14,43 @@ use crate::{
     app::Worker,
     lifecycle::Phase,
     protocol::session_id::SessionId,
-    session::actor::SessionActor,
+    session::actor::{Look, SessionActor},
     store::{Adopted, Owner, StoreResult},
 };
 
 /// How long an adoption waits for its turn (`MCP_ADOPT_RATE`). Nobody waits for it: it is done beside the request that
 /// asked for it.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Between two looks whether another adoption of the same session is over. It takes a round trip to the store.
+const TURN_PAUSE: Duration = Duration::from_millis(2);
+
+/// The sessions that are being adopted by this process. One adoption of a session at a time: a stream and a POST that
+/// meet the same dead owner would otherwise adopt it one after the other, the second from this very process, and leave
+/// it with two actors.
+#[derive(Debug, Default)]
+pub struct Turns {
+    taken: Mutex<HashSet<SessionId>>,
+}
+
+impl Turns {
+    fn take(&self, session: SessionId) -> Option<Turn<'_>> {
+        let is_free = self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(session);
+        is_free.then_some(Turn { turns: self, session })
+    }
+}
+
+/// Held while a session is being adopted.
+struct Turn<'a> {
+    turns: &'a Turns,
+    session: SessionId,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.turns.taken.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.session);
+    }
+}
 
 /// What came of it.
 #[derive(Debug)]
@@ -48,6 +79,20 @@ pub async fn adopt(
 ) -> StoreResult<Adoption> {
     let app = &worker.app;
     let deadline = Instant::now() + PATIENCE;
+    let _turn = loop {
+        match app.adopting.take(session) {
+            Some(turn) => break turn,
+            None if Instant::now() >= deadline => return Ok(Adoption::Refused),
+            None => tokio::time::sleep(TURN_PAUSE).await,
+        }
+    };
+    // The caller has seen this process as owner, and no actor yet: there is one now.
+    if from_incarnation == &*app.me.incarnation
+        && let Some(actor) = app.directory.session(&session)
+    {
+        look(&actor);
+        return Ok(Adoption::Adopted(actor));
+    }
     while app.lifecycle.phase() == Phase::Ready && !app.adoptions.try_acquire() && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(fastrand::u64(5..50))).await;
     }
@@ -73,9 +118,18 @@ pub async fn adopt(
             Ok(Adoption::Adopted(actor))
         }
         Adopted::Lost { owner, .. } => Ok(match app.directory.session(&session) {
-            Some(actor) if owner.incarnation == app.me.incarnation => Adoption::Adopted(actor),
+            Some(actor) if owner.incarnation == app.me.incarnation => {
+                look(&actor);
+                Adoption::Adopted(actor)
+            }
             _ => Adoption::OwnedBy(owner),
         }),
         Adopted::NotFound => Ok(Adoption::NotFound),
     }
+}
+
+/// An earlier adoption may have read the inbox before this caller's message came into it.
+fn look(actor: &Addr<SessionActor>) {
+    // Already awake if its mailbox is full.
+    let _ = actor.try_send(Look);
 }

@@ -32,12 +32,16 @@ pub struct Sightings {
     inner: Mutex<Seen>,
 }
 
+/// An instance id and, while it lives, its incarnation.
+type Life = (Arc<str>, Option<Arc<str>>);
+
 #[derive(Debug, Default)]
 struct Seen {
     /// Incarnation by instance id, of living leases.
     alive: HashMap<Arc<str>, Arc<str>>,
-    /// When a dead instance's sessions were looked through last, and how long until the next time.
-    looked: HashMap<Arc<str>, (Instant, Duration)>,
+    /// When an instance's sessions were looked through last, and how long until the next time: of a dead one (`None`),
+    /// or for what the incarnations before this one have left behind.
+    looked: HashMap<Life, (Instant, Duration)>,
 }
 
 impl Sightings {
@@ -61,15 +65,19 @@ impl Sightings {
             .iter()
             .map(|info| (Arc::clone(&info.owner.instance_id), Arc::clone(&info.owner.incarnation)))
             .collect();
+        let Seen { alive, looked } = &mut *seen;
+        looked.retain(|(instance, incarnation), _| match (alive.get(instance), incarnation) {
+            // Alive again: its next death is a new one, and nobody must wait for the pace of the last one.
+            (Some(_), None) => false,
+            (None, None) => true,
+            (now, Some(incarnation)) => now == Some(incarnation),
+        });
     }
 
     /// Whether it is time to look through this instance's sessions. Living instances are due when their incarnation is
     /// new: the one before left its sessions behind.
     fn is_due(&self, instance: &str, incarnation: Option<&Arc<str>>) -> bool {
-        let key: Arc<str> = match incarnation {
-            Some(incarnation) => format!("{instance} {incarnation}").into(),
-            None => instance.into(),
-        };
+        let key = (Arc::from(instance), incarnation.cloned());
         let mut seen = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         let before = seen.looked.get(&key).copied();
@@ -159,4 +167,33 @@ async fn adopt_if_needed(app: &Arc<App>, session: SessionId, alive: &HashSet<Arc
         let _ = host.send(adopt).await;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn alive(incarnation: &str) -> [InstanceInfo; 1] {
+        let owner = Owner { instance_id: "one".into(), incarnation: incarnation.into() };
+        let (address, version) = (String::new(), String::new());
+        [InstanceInfo { owner, address, version, started_ms: 0, sessions: 0 }]
+    }
+
+    /// OWN-9
+    #[test]
+    fn each_death_of_an_instance_is_looked_after_at_once() {
+        let (sightings, first) = (Sightings::default(), Arc::from("first"));
+        for _death in 0..3 {
+            sightings.update(&alive("first"));
+            assert!(sightings.is_due("one", Some(&first)), "it may have left sessions behind");
+            assert!(!sightings.is_due("one", Some(&first)), "once");
+            sightings.update(&[]);
+            assert!(sightings.is_due("one", None));
+            sightings.update(&[]);
+            assert!(!sightings.is_due("one", None), "not in each round");
+        }
+        sightings.update(&alive("second"));
+        assert!(sightings.is_due("one", Some(&Arc::from("second"))));
+        assert_eq!(sightings.inner.lock().unwrap().looked.len(), 1, "nothing of former lives is kept");
+    }
 }

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     app::{App, Worker},
-    protocol::jsonrpc::IdKey,
+    protocol::jsonrpc::{IdKey, Said},
     store::{Fence, InboxEntry, Rehydration, StoreError},
     upstream::{
         Endpoint, Service,
@@ -57,7 +57,9 @@ pub struct SessionActor {
 
     // --- client → upstream (inbound.rs)
     pub(super) next_seq: u64,
-    pub(super) arrived: BTreeMap<u64, Bytes>,
+    pub(super) arrived: BTreeMap<u64, inbound::Arrived>,
+    /// Messages that are being journaled.
+    pub(super) accepting: usize,
     pub(super) to_send: BTreeMap<u64, inbound::Outbound>,
     /// A POST waits for its acknowledgement, and the next one for it.
     pub(super) posting: bool,
@@ -69,6 +71,8 @@ pub struct SessionActor {
     pub(super) more_waits: bool,
     pub(super) resync: bool,
     pub(super) rechecking: bool,
+    /// When this actor asked for what the store last granted to it as the owner. OWN-2
+    pub(super) confirmed: Option<Instant>,
     pub(super) in_flight: HashMap<IdKey, inbound::InFlight>,
     pub(super) deadline_timer: bool,
     pub(super) server_requests: HashMap<IdKey, ()>,
@@ -105,6 +109,8 @@ pub struct SessionActor {
 pub struct Deliver {
     /// The message.
     pub body: Bytes,
+    /// What it says.
+    pub said: Said,
     /// Service that the URL names.
     pub service: Option<String>,
     /// Identity of the POST.
@@ -287,6 +293,7 @@ impl SessionActor {
             next_internal_id: 0,
             next_seq: 1,
             arrived: BTreeMap::new(),
+            accepting: 0,
             to_send: BTreeMap::new(),
             posting: false,
             posts_under_way: 0,
@@ -296,6 +303,7 @@ impl SessionActor {
             more_waits: false,
             resync: false,
             rechecking: false,
+            confirmed: None,
             in_flight: HashMap::new(),
             deadline_timer: false,
             server_requests: HashMap::new(),
@@ -373,6 +381,7 @@ impl SessionActor {
         self.in_flight.is_empty()
             && self.to_send.is_empty()
             && self.arrived.is_empty()
+            && self.accepting == 0
             && self.outbox.is_empty()
             && self.appending.is_empty()
             && !self.restoring
@@ -436,7 +445,10 @@ impl Handler<AttachLocal> for SessionActor {
         self.last_active = Instant::now();
         self.detached_since = None;
         let before = self.attachment.replace(attach.attachment);
-        if let Some(before) = before {
+        // An adopter may have found the stream in the store already.
+        if let (Some(before), Some(now)) = (before, &self.attachment)
+            && before.id != now.id
+        {
             before.end(End::Superseded);
         }
         // Events between its first page and this moment were not pushed to it.

@@ -21,9 +21,10 @@ use super::{
     recovery::Progress,
 };
 use crate::{
+    fault,
     protocol::{
-        jsonrpc::{self, Head, IdKey, Kind},
-        mcp::{self, Repeatable},
+        jsonrpc::{self, Head, IdKey, Said},
+        mcp,
     },
     store::{Accept, Accepted, Claim, Claimed, ClientMessage, Fenceable, PendingRequest, StoreError},
     upstream::actor::{Post, PostError},
@@ -52,12 +53,26 @@ pub struct Outbound {
     pub(super) id: Option<IdKey>,
 }
 
+/// A journaled message of the client, parsed once.
+#[derive(Debug)]
+pub struct Arrived {
+    pub(super) body: Bytes,
+    pub(super) said: Said,
+}
+
+impl Arrived {
+    /// From the store; `None` for what was never a message (not journaled by any router).
+    pub(super) fn parse(body: Bytes) -> Option<Self> {
+        let said = Head::parse(&body).ok()?.said();
+        Some(Self { body, said })
+    }
+}
+
 /// A request without an answer.
 #[derive(Debug)]
 pub struct InFlight {
     pub(super) seq: u64,
     pub(super) progress: Progress,
-    pub(super) repeatable: Repeatable,
     pub(super) attempts: u32,
     pub(super) since: Instant,
     pub(super) cancelled: Option<Instant>,
@@ -82,50 +97,43 @@ pub enum Effect {
 }
 
 impl InFlight {
-    pub(super) fn inherited(seq: u64, forwarded: bool, body: &[u8]) -> Self {
-        let (repeatable, effect) = match Head::parse(body) {
-            Ok(head) => classify(&head, body),
-            Err(_) => (Repeatable::No, Effect::None),
+    pub(super) fn inherited(seq: u64, forwarded: bool, body: &Bytes) -> Self {
+        let effect = match Head::parse(body).map(|head| head.said()) {
+            Ok(Said::Request { method, .. }) => effect(&method, body),
+            _ => Effect::None,
         };
-        let progress = if forwarded { Progress::MaybeSent } else { Progress::Accepted };
+        let progress = Progress::on_record(forwarded);
         // An earlier owner's attempts are not recorded; one is what is sure.
-        Self {
-            seq,
-            progress,
-            repeatable,
-            attempts: u32::from(forwarded),
-            since: Instant::now(),
-            cancelled: None,
-            effect,
-        }
+        Self { seq, progress, attempts: u32::from(forwarded), since: Instant::now(), cancelled: None, effect }
     }
 }
 
-fn classify(head: &Head<'_>, body: &[u8]) -> (Repeatable, Effect) {
-    let Some(method) = head.method() else { return (Repeatable::No, Effect::None) };
+/// What a successful answer to this request will mean. The payload is looked into for the few methods that set up
+/// something.
+fn effect(method: &str, body: &Bytes) -> Effect {
     let text = || String::from_utf8_lossy(body).into_owned();
-    let effect = match method {
-        mcp::INITIALIZE => Effect::Initialize(Bytes::copy_from_slice(body)),
+    let uri = || Head::parse(body).ok().and_then(|head| mcp::subscription_uri(head.params));
+    match method {
+        mcp::INITIALIZE => Effect::Initialize(body.clone()),
         mcp::SET_LEVEL => Effect::LogLevel(text()),
-        mcp::SUBSCRIBE => mcp::subscription_uri(head.params).map_or(Effect::None, |uri| Effect::Subscribe(uri, text())),
-        mcp::UNSUBSCRIBE => mcp::subscription_uri(head.params).map_or(Effect::None, Effect::Unsubscribe),
+        mcp::SUBSCRIBE => uri().map_or(Effect::None, |uri| Effect::Subscribe(uri, text())),
+        mcp::UNSUBSCRIBE => uri().map_or(Effect::None, Effect::Unsubscribe),
         mcp::LIST_TOOLS => Effect::Tools,
         _ => Effect::None,
-    };
-    (mcp::repeatable(method, head.params), effect)
+    }
 }
 
 /// The store's view of a message: kind, and the fields that its journaling sets or clears in the same step.
-pub fn journal_view(head: &Head<'_>) -> (ClientMessage, Vec<(String, String)>, Vec<String>) {
-    match &head.kind {
-        Kind::Request { id, .. } => {
+pub fn journal_view(said: &Said) -> (ClientMessage, Vec<(String, String)>, Vec<String>) {
+    match said {
+        Said::Request { id, .. } => {
             (ClientMessage::Request { id_key: id.as_json().to_owned() }, Vec::new(), Vec::new())
         }
-        Kind::Notification { method } if method == mcp::INITIALIZED => {
+        Said::Notification { method } if **method == *mcp::INITIALIZED => {
             (ClientMessage::Notification, vec![(field::INITIALIZED.to_owned(), "1".to_owned())], Vec::new())
         }
-        Kind::Notification { .. } => (ClientMessage::Notification, Vec::new(), Vec::new()),
-        Kind::Response { id, .. } => {
+        Said::Notification { .. } => (ClientMessage::Notification, Vec::new(), Vec::new()),
+        Said::Response { id } => {
             let answered = id.iter().map(|id| format!("{}{}", field::SERVER_REQUEST, id.as_json())).collect();
             (ClientMessage::Response, Vec::new(), answered)
         }
@@ -137,11 +145,7 @@ impl Handler<Deliver> for SessionActor {
 
     fn handle(&mut self, message: Deliver, _ctx: &mut Self::Context) -> Self::Result {
         self.last_active = Instant::now();
-        let Ok(head) = Head::parse(&message.body) else {
-            // The HTTP layer has checked it.
-            return Box::pin(actix::fut::ready(Err(DeliverError::Gone)));
-        };
-        let (kind, set, delete) = journal_view(&head);
+        let (kind, set, delete) = journal_view(&message.said);
         let settings = &self.app().settings;
         let accept = Accept {
             session: self.fence.session,
@@ -159,8 +163,9 @@ impl Handler<Deliver> for SessionActor {
         };
         let (store, wait) = (Arc::clone(&self.app().store), settings.redis.wait);
         let app = Arc::clone(self.app());
+        let asked = Instant::now();
         let accepted = async move {
-            let deadline = Instant::now() + wait;
+            let deadline = asked + wait;
             let mut pause = RETRY_MIN;
             loop {
                 // Safe to repeat: the request id makes it idempotent (REQ-6).
@@ -174,8 +179,18 @@ impl Handler<Deliver> for SessionActor {
                 }
             }
         };
-        let body = message.body;
-        Box::pin(accepted.into_actor(self).map(move |outcome, actor, ctx| actor.accepted(outcome, body, ctx)))
+        let message = Arrived { body: message.body, said: message.said };
+        self.accepting += 1;
+        Box::pin(accepted.into_actor(self).map(move |outcome, actor, ctx| {
+            actor.accepting -= 1;
+            if let Ok(Accepted::Forward { .. } | Accepted::Queued { .. } | Accepted::Duplicate { .. }) = &outcome {
+                actor.confirmed_owner(asked);
+            }
+            let delivered = actor.accepted(outcome, message, ctx);
+            // DRN-2: what was just marked forwarded must not be handed over unsent.
+            actor.release_if_quiet(false, ctx);
+            delivered
+        }))
     }
 }
 
@@ -185,6 +200,11 @@ pub(super) fn jittered(pause: Duration) -> Duration {
 }
 
 impl SessionActor {
+    /// The store has granted what was asked for at `asked` to the owner that this actor says it is.
+    pub(super) fn confirmed_owner(&mut self, asked: Instant) {
+        self.confirmed = self.confirmed.max(Some(asked));
+    }
+
     /// Inbox entries up to here need not be kept: the upstream has had them, or the request table has them.
     pub(super) fn acked(&self) -> u64 {
         self.outstanding.first().map_or(self.next_seq, |first| *first).min(self.next_seq).saturating_sub(1)
@@ -193,32 +213,34 @@ impl SessionActor {
     fn accepted(
         &mut self,
         outcome: Result<Accepted, StoreError>,
-        body: Bytes,
+        message: Arrived,
         ctx: &mut Context<Self>,
     ) -> Result<Delivered, DeliverError> {
-        let count = |outcome: &str| self.app().metrics.accepted.with_label_values(&[outcome]).inc();
+        let accepted = &self.app().metrics.accepted;
         match outcome {
             Ok(Accepted::Forward { seq }) => {
-                count("forwarded");
-                self.arrive(seq, body, ctx);
+                accepted.forwarded.inc();
+                fault::point(fault::ACCEPTED);
+                self.arrive(seq, message, ctx);
                 Ok(Delivered::Accepted)
             }
             Ok(Accepted::Queued { .. }) => {
-                count("queued");
+                accepted.queued.inc();
+                fault::point(fault::ACCEPTED);
                 self.claim(ctx);
                 Ok(Delivered::Accepted)
             }
             Ok(Accepted::Duplicate { seq, claimed }) => {
-                count("duplicate");
+                accepted.duplicate.inc();
                 // Ours, when an earlier try of this very POST was written but its answer was lost on the way.
                 if claimed && seq >= self.next_seq && !self.arrived.contains_key(&seq) {
-                    self.arrive(seq, body, ctx);
+                    self.arrive(seq, message, ctx);
                 }
                 Ok(Delivered::Duplicate)
             }
             Ok(Accepted::TooManyPending) => {
-                count("refused");
-                self.refuse(&body, ctx)
+                accepted.refused.inc();
+                self.refuse(&message.said, ctx)
             }
             Ok(Accepted::WrongService) => Err(DeliverError::WrongService),
             Ok(Accepted::NotFound) => {
@@ -230,7 +252,7 @@ impl SessionActor {
                 Err(DeliverError::NotOwner)
             }
             Err(error) => {
-                count("refused");
+                accepted.refused.inc();
                 self.note_store_error(&error);
                 // It may have been written and marked forwarded: found again by the next claim.
                 self.resync = true;
@@ -242,10 +264,8 @@ impl SessionActor {
 
     /// A request beyond the cap gets its error on the stream: a status other than 2xx ends the session of some clients.
     /// It was not journaled, so this answer is no answer in the sense of REQ-2. MEM-5
-    fn refuse(&mut self, body: &Bytes, ctx: &mut Context<Self>) -> Result<Delivered, DeliverError> {
-        let Ok(Head { kind: Kind::Request { id, .. }, .. }) = Head::parse(body) else {
-            return Err(DeliverError::TooMany);
-        };
+    fn refuse(&mut self, said: &Said, ctx: &mut Context<Self>) -> Result<Delivered, DeliverError> {
+        let Said::Request { id, .. } = said else { return Err(DeliverError::TooMany) };
         if self.outbox.len() >= self.app().settings.limits.max_inbox {
             return Err(DeliverError::TooMany);
         }
@@ -264,15 +284,15 @@ impl SessionActor {
     }
 
     /// A journaled message is known here; it is handled when every earlier one has been.
-    fn arrive(&mut self, seq: u64, body: Bytes, ctx: &mut Context<Self>) {
+    fn arrive(&mut self, seq: u64, message: Arrived, ctx: &mut Context<Self>) {
         if seq < self.next_seq {
             return;
         }
-        self.arrived.insert(seq, body);
-        while let Some(body) = self.arrived.remove(&self.next_seq) {
+        self.arrived.insert(seq, message);
+        while let Some(message) = self.arrived.remove(&self.next_seq) {
             let seq = self.next_seq;
             self.next_seq += 1;
-            self.take(seq, body, ctx);
+            self.take(seq, message, ctx);
         }
         self.pump_posts(ctx);
     }
@@ -300,13 +320,17 @@ impl SessionActor {
         };
         let store = Arc::clone(&self.app().store);
         let (resync, session) = (self.resync && may_take, self.fence.session);
+        let asked = Instant::now();
         let claimed = async move {
             let claimed = store.claim(claim).await?;
             let pending = if resync { Some(store.pending(session).await?) } else { None };
             Ok((claimed, pending))
         };
-        ctx.spawn(claimed.into_actor(self).map(|outcome, actor, ctx| {
+        ctx.spawn(claimed.into_actor(self).map(move |outcome, actor, ctx| {
             actor.claiming = false;
+            if let Ok((Claimed::Entries { .. }, _)) = &outcome {
+                actor.confirmed_owner(asked);
+            }
             actor.claimed(outcome, ctx);
         }));
     }
@@ -332,7 +356,9 @@ impl SessionActor {
                     self.last_active = Instant::now();
                 }
                 for entry in entries {
-                    self.arrive(entry.seq, entry.body, ctx);
+                    if let Some(message) = Arrived::parse(entry.body) {
+                        self.arrive(entry.seq, message, ctx);
+                    }
                 }
                 self.more_waits = more;
                 if more && !self.link.is_open() {
@@ -357,8 +383,11 @@ impl SessionActor {
     fn fill_holes(&mut self, pending: Vec<PendingRequest>, first_claimed: Option<u64>, ctx: &mut Context<Self>) {
         for request in pending {
             let unseen = request.forwarded && request.seq >= self.next_seq;
-            if unseen && !self.arrived.contains_key(&request.seq) {
-                self.arrived.insert(request.seq, request.body);
+            if unseen
+                && !self.arrived.contains_key(&request.seq)
+                && let Some(message) = Arrived::parse(request.body)
+            {
+                self.arrived.insert(request.seq, message);
             }
         }
         // What is still missing was a notification whose POST was answered 503: the client knows.
@@ -367,64 +396,59 @@ impl SessionActor {
                 break;
             }
             self.next_seq = first;
-            let Some(body) = self.arrived.remove(&first) else { break };
+            let Some(message) = self.arrived.remove(&first) else { break };
             self.next_seq = first + 1;
-            self.take(first, body, ctx);
+            self.take(first, message, ctx);
         }
         self.pump_posts(ctx);
     }
 
     /// Decides what becomes of a journaled message, in order.
-    pub(super) fn take(&mut self, seq: u64, body: Bytes, ctx: &mut Context<Self>) {
-        let Ok(head) = Head::parse(&body) else { return };
-        match &head.kind {
-            Kind::Request { id, method } => match method.as_ref() {
+    pub(super) fn take(&mut self, seq: u64, message: Arrived, ctx: &mut Context<Self>) {
+        let Arrived { body, said } = message;
+        match said {
+            Said::Request { id, method } => match &*method {
                 // A second one (mcp-remote sends it after a reconnect) is answered from the store: some upstreams
                 // refuse it.
                 mcp::INITIALIZE if self.initialize_result.is_some() => {
                     let result = self.initialize_result.clone().unwrap_or_default();
                     let answer = jsonrpc::result_response(id.as_json(), &result);
-                    self.answer(id.clone(), answer, ctx);
+                    self.answer(id, answer, ctx);
                 }
                 // Refused, so that clients of 2026-07-28 fall back to a version with sessions.
                 mcp::DISCOVER => {
                     let why = "this router speaks MCP versions with sessions, up to 2025-11-25";
                     let error = jsonrpc::error_response(id.as_json(), jsonrpc::METHOD_NOT_FOUND, why, None);
-                    self.answer(id.clone(), error, ctx);
+                    self.answer(id, error, ctx);
                 }
                 _ => {
-                    let (repeatable, effect) = classify(&head, &body);
-                    let id = id.clone();
-                    self.in_flight.insert(
-                        id.clone(),
-                        InFlight {
-                            seq,
-                            progress: Progress::NotSent,
-                            repeatable,
-                            attempts: 0,
-                            since: Instant::now(),
-                            cancelled: None,
-                            effect,
-                        },
-                    );
+                    let request = InFlight {
+                        seq,
+                        progress: Progress::NotSent,
+                        attempts: 0,
+                        since: Instant::now(),
+                        cancelled: None,
+                        effect: effect(&method, &body),
+                    };
+                    self.in_flight.insert(id.clone(), request);
                     self.arm_deadline(ctx);
-                    self.send_up(seq, body.clone(), Some(id));
+                    self.send_up(seq, body, Some(id));
                 }
             },
-            Kind::Notification { method } => match method.as_ref() {
+            Said::Notification { method } => match &*method {
                 // Only the first: after a repeated `initialize` the upstream has had it.
                 mcp::INITIALIZED if self.initialized => {}
                 mcp::INITIALIZED => {
                     self.initialized = true;
-                    self.send_up(seq, body.clone(), None);
+                    self.send_up(seq, body, None);
                 }
-                mcp::CANCELLED => self.take_cancel(seq, &head, body.clone()),
-                _ => self.send_up(seq, body.clone(), None),
+                mcp::CANCELLED => self.take_cancel(seq, body),
+                _ => self.send_up(seq, body, None),
             },
-            Kind::Response { id, .. } => {
+            Said::Response { id } => {
                 let asked = id.as_ref().is_some_and(|id| self.server_requests.remove(id).is_some());
                 if asked {
-                    self.send_up(seq, body.clone(), None);
+                    self.send_up(seq, body, None);
                 } else {
                     self.app().metrics.dropped.with_label_values(&["answer_to_nothing"]).inc();
                 }
@@ -433,8 +457,9 @@ impl SessionActor {
     }
 
     /// REQ-4: an explicit cancel goes up once; the request may stay without an answer, as MCP has it.
-    fn take_cancel(&mut self, seq: u64, head: &Head<'_>, body: Bytes) {
-        let target = mcp::cancelled_request_id(head.params).map(IdKey::from_stored);
+    fn take_cancel(&mut self, seq: u64, body: Bytes) {
+        let target = Head::parse(&body).ok().and_then(|head| mcp::cancelled_request_id(head.params));
+        let target = target.map(IdKey::from_stored);
         match target.and_then(|id| self.in_flight.get_mut(&id)) {
             Some(request) => {
                 request.cancelled = Some(Instant::now());
@@ -466,9 +491,11 @@ impl SessionActor {
             }
             return;
         };
-        if !self.to_send.is_empty() && !self.app().lease_holds() {
-            // OWN-2: this process may have been paused or cut off; somebody else may own the session by now. The claim
-            // finds out: it is refused then.
+        if self.to_send.first_key_value().is_some_and(|(_, next)| next.id.is_some()) {
+            fault::point(fault::BEFORE_FORWARD);
+        }
+        if !self.to_send.is_empty() && !self.app().may_forward(self.confirmed) {
+            // OWN-2: this process may have been paused or cut off; somebody else may own the session by now.
             self.recheck_ownership(ctx);
             return;
         }
@@ -482,6 +509,7 @@ impl SessionActor {
         if let Some(request) = outbound.id.as_ref().and_then(|id| self.in_flight.get_mut(id)) {
             request.progress = Progress::MaybeSent;
             request.attempts += 1;
+            fault::point(fault::BEFORE_POST);
         }
         let sent = self.worker.upstream(endpoint).send(Post { url: post.clone(), body: outbound.body.clone() });
         let link_number = self.link_number;
@@ -518,6 +546,7 @@ impl SessionActor {
         }
         let (app, fence) = (Arc::clone(self.app()), self.fence.clone());
         let pause = jittered(self.app().settings.session.lease_renew / 4);
+        let asked = Instant::now();
         let confirmed = async move {
             let confirmed = app.store.update(&fence, &[], &[]).await;
             if confirmed.is_err() || !app.lease_holds() {
@@ -526,10 +555,13 @@ impl SessionActor {
             }
             confirmed
         };
-        ctx.spawn(confirmed.into_actor(self).map(|confirmed, actor, ctx| {
+        ctx.spawn(confirmed.into_actor(self).map(move |confirmed, actor, ctx| {
             actor.rechecking = false;
             match confirmed {
-                Ok(Fenceable::Done) => actor.pump_posts(ctx),
+                Ok(Fenceable::Done) => {
+                    actor.confirmed_owner(asked);
+                    actor.pump_posts(ctx);
+                }
                 Ok(Fenceable::NotFound) => actor.vanished(ctx),
                 Ok(Fenceable::Fenced) => actor.exit(Exit::Fenced, ctx),
                 Err(error) => {
@@ -552,6 +584,9 @@ impl SessionActor {
         let outcome = outcome.unwrap_or_else(|_| Err(PostError::NotSent("the upstream's actor is gone".to_owned())));
         let error = match outcome {
             Ok(()) => {
+                if outbound.id.is_some() {
+                    fault::point(fault::AFTER_POST);
+                }
                 self.outstanding.remove(&seq);
                 return;
             }

@@ -3,6 +3,7 @@
 //! are replayed and their answers swallowed; then every open request meets its fate ([`super::recovery`]). REQ-3
 
 use std::{
+    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -87,6 +88,8 @@ impl Link {
 struct Fetched {
     pending: Vec<PendingRequest>,
     marked: Fenceable,
+    /// When the mark was asked for.
+    asked: Instant,
 }
 
 /// Prefix of the ids of our own requests on a client's upstream session.
@@ -107,6 +110,7 @@ impl SessionActor {
         self.initialize_result.is_some()
             || !self.in_flight.is_empty()
             || !self.to_send.is_empty()
+            || self.more_waits
             || self.inherited.as_ref().is_some_and(|inbox| !inbox.is_empty())
     }
 
@@ -353,15 +357,41 @@ impl SessionActor {
             .filter(|(_, request)| request.progress == Progress::Accepted)
             .map(|(id, _)| id.as_json().to_owned())
             .collect();
-        let tools_wanted = self.in_flight.values().any(|request| {
-            request.progress == Progress::MaybeSent && matches!(request.repeatable, Repeatable::IfToolSays(_))
-        }) && !self.service.knows_tools();
-        let tools = self.endpoint.as_ref().filter(|_| tools_wanted).map(|endpoint| self.worker.upstream(endpoint));
+        let maybe_sent: HashSet<String> = self
+            .in_flight
+            .iter()
+            .filter(|(_, request)| request.progress == Progress::MaybeSent)
+            .map(|(id, _)| id.as_json().to_owned())
+            .collect();
+        let upstream = self.endpoint.as_ref().map(|endpoint| self.worker.upstream(endpoint));
         let patience = self.app().settings.upstream.health_timeout;
         let (app, fence) = (Arc::clone(self.app()), self.fence.clone());
         let service = Arc::clone(&self.service);
         let fetched = async move {
-            if let Some(upstream) = tools {
+            let mut pause = RETRY_MIN;
+            let fetched = loop {
+                let attempt = async {
+                    let pending = app.store.pending(fence.session).await?;
+                    let asked = Instant::now();
+                    // Before anything is sent: what is sent must be on record as sent.
+                    let marked = app.store.mark_forwarded(&fence, &inherited).await?;
+                    Ok::<_, StoreError>(Fetched { pending, marked, asked })
+                };
+                match attempt.await {
+                    Ok(fetched) => break fetched,
+                    Err(error) => {
+                        app.count_store_error(&error);
+                        tokio::time::sleep(jittered(pause)).await;
+                        pause = (pause * 2).min(RETRY_MAX);
+                    }
+                }
+            };
+            let tools_wanted = !service.knows_tools()
+                && fetched.pending.iter().any(|request| {
+                    maybe_sent.contains(&request.id_key)
+                        && matches!(repeatable(&request.body), Repeatable::IfToolSays(_))
+                });
+            if let Some(upstream) = upstream.filter(|_| tools_wanted) {
                 // Without an answer no tool can be vouched for, and unknown outcomes are said to be unknown.
                 let list = Bytes::from_static(br#"{"jsonrpc":"2.0","id":0,"method":"tools/list"}"#);
                 let call = upstream.send(Call { body: list, timeout: patience });
@@ -371,23 +401,7 @@ impl SessionActor {
                     service.remember_tool_list(result.get());
                 }
             }
-            let mut pause = RETRY_MIN;
-            loop {
-                let attempt = async {
-                    let pending = app.store.pending(fence.session).await?;
-                    // Before anything is sent: what is sent must be on record as sent.
-                    let marked = app.store.mark_forwarded(&fence, &inherited).await?;
-                    Ok::<_, StoreError>(Fetched { pending, marked })
-                };
-                match attempt.await {
-                    Ok(fetched) => return fetched,
-                    Err(error) => {
-                        app.count_store_error(&error);
-                        tokio::time::sleep(jittered(pause)).await;
-                        pause = (pause * 2).min(RETRY_MAX);
-                    }
-                }
-            }
+            fetched
         };
         let number = self.link_number;
         ctx.spawn(fetched.into_actor(self).map(move |fetched, actor, ctx| {
@@ -399,7 +413,7 @@ impl SessionActor {
 
     fn recovered(&mut self, fetched: Fetched, ctx: &mut Context<Self>) {
         match fetched.marked {
-            Fenceable::Done => {}
+            Fenceable::Done => self.confirmed_owner(fetched.asked),
             // The claim that follows finds out and deals with it.
             Fenceable::NotFound => {}
             Fenceable::Fenced => return self.exit(Exit::Fenced, ctx),
@@ -447,10 +461,10 @@ impl SessionActor {
             self.arm_deadline(ctx);
             return;
         }
-        let repeatable = match &request.repeatable {
+        let repeatable = match repeatable(&body) {
             Repeatable::Yes => true,
             Repeatable::No => false,
-            Repeatable::IfToolSays(tool) => self.service.tool_repeatable(tool) == Some(true),
+            Repeatable::IfToolSays(tool) => self.service.tool_repeatable(&tool) == Some(true),
         };
         match recovery::fate(request.progress, repeatable, request.attempts) {
             Fate::Forward => {
@@ -485,6 +499,14 @@ impl SessionActor {
             let ping = format!(r#"{{"jsonrpc":"2.0","id":{},"method":"{}"}}"#, id.as_json(), mcp::PING);
             self.post_internal(Bytes::from(ping), ctx);
         }
+    }
+}
+
+/// Of a request whose body the store has kept (it has lost those of restored sessions).
+fn repeatable(body: &[u8]) -> Repeatable {
+    match Head::parse(body) {
+        Ok(head) => mcp::repeatable(head.method().unwrap_or_default(), head.params),
+        Err(_) => Repeatable::No,
     }
 }
 

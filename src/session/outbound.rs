@@ -13,6 +13,7 @@ use super::{
     inbound::{Effect, RETRY_MAX, RETRY_MIN, jittered},
 };
 use crate::{
+    fault,
     protocol::{
         jsonrpc::{Head, IdKey, Kind},
         mcp, sse,
@@ -170,6 +171,10 @@ impl SessionActor {
             self.pump_outbox(ctx);
             return;
         }
+        let has_answers = self.appending.iter().any(|event| event.answers.is_some());
+        if has_answers {
+            fault::point(fault::BEFORE_APPEND);
+        }
         self.op += 1;
         let append = Append {
             fence: self.fence.clone(),
@@ -239,6 +244,9 @@ impl SessionActor {
         };
         self.last_active = Instant::now();
         let batch = std::mem::take(&mut self.appending);
+        if batch.iter().any(|event| event.answers.is_some()) {
+            fault::point(fault::AFTER_APPEND);
+        }
         self.gate.sub(batch.iter().map(|event| event.body.len()).sum());
         for (event, seq) in batch.into_iter().zip(seqs) {
             let Some(seq) = seq else {

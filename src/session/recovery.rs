@@ -1,7 +1,8 @@
-//! What becomes of a request whose upstream died: pure decisions, the same for a dead endpoint and a dead owner. REQ-3.
+//! What becomes of a request whose upstream died, and whether an owner may forward: pure decisions, the same for a dead
+//! endpoint and a dead owner. REQ-3, OWN-2. `tests/model.rs` checks them in every order of events.
 
 /// How far a request had come when the link to its upstream broke.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Progress {
     /// In the inbox: not marked forwarded.
     Accepted,
@@ -9,6 +10,13 @@ pub enum Progress {
     NotSent,
     /// The upstream may have seen it, and may have executed it.
     MaybeSent,
+}
+
+impl Progress {
+    /// What an adopter has to take for true: all it has is the mark that the former owner made before it sent anything.
+    pub fn on_record(forwarded: bool) -> Self {
+        if forwarded { Self::MaybeSent } else { Self::Accepted }
+    }
 }
 
 /// What happens to it.
@@ -35,9 +43,50 @@ pub fn fate(progress: Progress, repeatable: bool, attempts: u32) -> Fate {
     }
 }
 
+/// The lease of this process as it knows it, on its own clock (any unit).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Lease {
+    /// Since when it has held without a break.
+    pub since: u64,
+    /// Until when it holds, unless it is renewed.
+    pub until: u64,
+}
+
+/// Whether an owner may send to its upstream. `confirmed`: when it asked for what the store then granted to it as the
+/// owner. OWN-2
+pub fn may_forward(now: u64, lease: Lease, confirmed: u64) -> bool {
+    // Within one unbroken lease nobody adopts. After a break, a lease that holds again says that the process is back,
+    // not that its sessions are still its own.
+    now < lease.until && confirmed > lease.since
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_marked_forwarded_may_have_run() {
+        assert_eq!(Progress::on_record(true), Progress::MaybeSent);
+        assert_eq!(Progress::on_record(false), Progress::Accepted);
+    }
+
+    #[test]
+    fn only_an_owner_confirmed_within_an_unbroken_lease_forwards() {
+        let lease = Lease { since: 100, until: 200 };
+        for (now, confirmed, expected) in [
+            (150, 101, true),
+            (199, 150, true),
+            // The lease is over.
+            (200, 150, false),
+            // Confirmed only before the break.
+            (150, 99, false),
+            // At the same tick: before or after it, nobody knows.
+            (150, 100, false),
+        ] {
+            assert_eq!(may_forward(now, lease, confirmed), expected, "at {now}, confirmed at {confirmed}");
+        }
+        assert!(!may_forward(1, Lease { since: 0, until: 0 }, 1), "there is no lease yet");
+    }
 
     #[test]
     fn only_what_cannot_have_run_or_does_no_harm_is_sent_again() {

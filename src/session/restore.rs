@@ -81,10 +81,10 @@ impl SessionActor {
         self.last_seq = 0;
         self.persisted_sent = 0;
         // Everything accepted before counts as claimed; what had not arrived here is lost with the store.
-        let open: Vec<(u64, Bytes)> = std::mem::take(&mut self.arrived).into_iter().collect();
-        for (seq, body) in open {
+        let open: Vec<_> = std::mem::take(&mut self.arrived).into_iter().collect();
+        for (seq, message) in open {
             self.next_seq = self.next_seq.max(seq + 1);
-            self.take(seq, body, ctx);
+            self.take(seq, message, ctx);
         }
         // The client must come back and be told that its cursor is of another life.
         for attachment in self.app().directory.attachments(&self.fence.session) {

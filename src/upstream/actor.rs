@@ -13,7 +13,11 @@ use std::{
 };
 
 use actix::prelude::*;
-use awc::{Client, error::SendRequestError, http::Uri};
+use awc::{
+    Client,
+    error::{ConnectError, SendRequestError},
+    http::Uri,
+};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
@@ -524,6 +528,10 @@ async fn post(client: &Client, endpoint: &Endpoint, url: Uri, body: Bytes, timeo
     endpoint.in_flight.fetch_sub(1, Ordering::Relaxed);
     let mut response = match outcome {
         Err(_) => return Err(PostError::Unknown(format!("no answer within {timeout:?}"))),
+        // What awc calls so is a connection that was made, and ended after the request and before the response's head.
+        Ok(Err(SendRequestError::Connect(ConnectError::Disconnected))) => {
+            return Err(PostError::Unknown("the connection ended before the response".to_owned()));
+        }
         Ok(Err(SendRequestError::Connect(error))) => {
             endpoint.failed(&error);
             return Err(PostError::NotSent(error.to_string()));

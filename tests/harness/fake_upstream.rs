@@ -32,6 +32,8 @@ pub enum Reply {
     Raw(String),
     /// Never answers.
     Silence,
+    /// Closes the connection of the POST without a word: it may have been executed or not.
+    HangUp,
 }
 
 /// A message that a client's session was sent.
@@ -123,6 +125,12 @@ impl FakeUpstream {
         self.received().iter().map(Received::json).filter(|message| message["method"] == method).collect()
     }
 
+    /// How many of one method have come, those of the router's own sessions included.
+    pub fn received_by_anyone(&self, method: &str) -> usize {
+        let state = self.shared.state();
+        state.received.iter().filter(|received| received.json()["method"] == method).count()
+    }
+
     /// Waits until `wanted` messages of one method have come; all of them.
     pub async fn wait_for(&self, method: &str, wanted: usize) -> Vec<Value> {
         let waiting = async {
@@ -186,7 +194,7 @@ async fn serve(socket: TcpStream, shared: Arc<Shared>) {
         if method == "GET" {
             return stream(reader, headers, &shared).await;
         }
-        let status = take(&shared, &path, headers, body).await;
+        let Some(status) = take(&shared, &path, headers, body).await else { return };
         let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 8\r\n\r\nAccepted");
         if reader.get_mut().write_all(answer.as_bytes()).await.is_err() {
             return;
@@ -254,11 +262,12 @@ fn chunk(text: &str) -> String {
     format!("{:x}\r\n{text}\r\n", text.len())
 }
 
-/// Takes a message; the status line's rest.
-async fn take(shared: &Shared, path: &str, headers: Headers, body: Vec<u8>) -> &'static str {
+/// Takes a message; the rest of the status line, or `None` to hang up.
+async fn take(shared: &Shared, path: &str, headers: Headers, body: Vec<u8>) -> Option<&'static str> {
+    const ACCEPTED: Option<&str> = Some("202 Accepted");
     let session = path.rsplit_once("sessionId=").and_then(|(_, session)| session.parse::<usize>().ok());
-    let Some(session) = session else { return "404 Not Found" };
-    let Ok(message) = serde_json::from_slice::<Value>(&body) else { return "400 Bad Request" };
+    let Some(session) = session else { return Some("404 Not Found") };
+    let Ok(message) = serde_json::from_slice::<Value>(&body) else { return Some("400 Bad Request") };
     let stream = {
         let mut state = shared.state();
         if message["params"]["clientInfo"]["name"] == "mcp-router" {
@@ -268,8 +277,8 @@ async fn take(shared: &Shared, path: &str, headers: Headers, body: Vec<u8>) -> &
         state.streams.get(&session).cloned()
     };
     shared.changed.notify_waiters();
-    let Some(stream) = stream else { return "404 Not Found" };
-    let (Some(id), Some(method)) = (message.get("id"), message["method"].as_str()) else { return "202 Accepted" };
+    let Some(stream) = stream else { return Some("404 Not Found") };
+    let (Some(id), Some(method)) = (message.get("id"), message["method"].as_str()) else { return ACCEPTED };
     let reply = match method {
         "initialize" => Reply::Result(json!({
             "protocolVersion": message["params"]["protocolVersion"],
@@ -282,8 +291,9 @@ async fn take(shared: &Shared, path: &str, headers: Headers, body: Vec<u8>) -> &
     let text = match reply {
         Reply::Result(result) => json!({ "jsonrpc": "2.0", "id": id, "result": result }).to_string(),
         Reply::Raw(text) => text,
-        Reply::Silence => return "202 Accepted",
+        Reply::Silence => return ACCEPTED,
+        Reply::HangUp => return None,
     };
     let _ = stream.send(text).await;
-    "202 Accepted"
+    ACCEPTED
 }

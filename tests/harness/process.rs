@@ -49,6 +49,26 @@ impl Process {
         let pid = self.pid().to_string();
         let sent = Command::new("kill").args(["-s", signal, &pid]).status().expect("kill can be run");
         assert!(sent.success(), "kill -s {signal} {pid}");
+        if signal == "STOP" {
+            self.wait_until_stopped();
+        }
+    }
+
+    /// Each thread stops when it next meets the kernel: until then the process may still answer.
+    fn wait_until_stopped(&self) {
+        let tasks = format!("/proc/{}/task", self.pid());
+        let stopped = |task: std::io::Result<std::fs::DirEntry>| {
+            let stat = task.and_then(|task| std::fs::read_to_string(task.path().join("stat"))).unwrap_or_default();
+            // The state follows the name, which stands in parentheses.
+            stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with(['T', 't', 'Z', 'X']))
+        };
+        for _ in 0..2000 {
+            if std::fs::read_dir(&tasks).is_ok_and(|mut tasks| tasks.all(stopped)) {
+                return;
+            }
+            std::thread::yield_now();
+        }
+        panic!("process {} does not stop", self.pid());
     }
 
     /// Kills it, as `kill -9` does, and waits for its end.

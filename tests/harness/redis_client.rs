@@ -76,13 +76,17 @@ impl RedisClient {
             .collect()
     }
 
-    /// Ids (JSON text) of the requests without an answer, and whether each is marked forwarded.
-    pub async fn pending(&self, session: &str) -> Vec<(String, bool)> {
+    /// Requests without an answer: id (JSON text), place in the inbox's order, and whether it is marked forwarded.
+    pub async fn pending(&self, session: &str) -> Vec<(String, u64, bool)> {
         let rows: Vec<(String, String)> = self.run(&["HGETALL", &Self::requests_key(session)]).await;
-        // The field with the empty name is no request: it keeps the table.
         rows.into_iter()
+            // A field that only keeps the table alive.
             .filter(|(id, _)| !id.is_empty())
-            .map(|(id, state)| (id, state.split(' ').nth(1) == Some("1")))
+            .map(|(id, state)| {
+                let mut words = state.split(' ');
+                let seq = words.next().and_then(|seq| seq.parse().ok()).expect("a pending request has a sequence");
+                (id, seq, words.next() == Some("1"))
+            })
             .collect()
     }
 

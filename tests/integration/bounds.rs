@@ -142,7 +142,8 @@ async fn a_flood_of_messages_is_refused_at_a_bound() {
         }
         let waiting: u64 = redis.run(&["XLEN", &RedisClient::inbox_key(&client.session())]).await;
         println!("{what}: {refused} of 400 refused, {waiting} wait");
-        assert!(waiting <= 120, "{what}: {waiting} messages wait in the store, the bound is 50");
+        // Besides those that wait: what the owner has claimed (64) and is posting (32).
+        assert!(waiting <= 50 + 64 + 32, "{what}: {waiting} messages are in the store, the bound is 50");
         assert!(refused >= 250, "{what}: only {refused} of 400 were refused");
         cluster.upstreams[0].thaw();
         let addr = cluster.addr(index);

@@ -11,6 +11,7 @@ mod harness;
 mod bounds;
 mod deployment;
 mod events;
+mod failover;
 mod ownership;
 mod requests;
 mod sdk;

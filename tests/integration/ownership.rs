@@ -122,7 +122,8 @@ async fn a_killed_owner_leaves_everything_that_its_adopter_needs() {
         assert_eq!(
             methods,
             ["initialize", "notifications/initialized", "logging/setLevel", "resources/subscribe", "tools/call"],
-            "round {round}"
+            "round {round}: {:#?}",
+            upstream.received().iter().map(|one| (one.session, one.json()["method"].clone())).collect::<Vec<_>>()
         );
         assert_eq!(replayed[0]["params"], initialize["params"], "the client's own words");
         assert_eq!(replayed[2]["params"]["level"], "warning");
@@ -208,7 +209,7 @@ async fn instances_killed_at_random_lose_nothing() {
         Oracle::exactly_once(client);
         Oracle::every_request_answered_once(client);
         Oracle::agrees_with_log(client, &redis).await;
-        assert!(redis.pending(&client.session()).await.is_empty());
+        assert_eq!(redis.pending(&client.session()).await, []);
     }
     cluster.assert_no_violations().await;
 }

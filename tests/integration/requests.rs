@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Cluster, FakeUpstream, Mode, Oracle, PostTo, RedisClient, eventually,
+    Cluster, FakeUpstream, Mode, Oracle, PostTo, eventually,
     fake_upstream::Reply,
     http,
     mcp_client::{request, tool_call},
@@ -95,7 +95,7 @@ async fn an_accepted_request_is_in_the_store() {
         let id = format!("r{number}");
         client.post(&tool_call(id.as_str(), "x", json!({}))).await;
         let pending = redis.pending(&client.session()).await;
-        assert!(pending.iter().any(|(key, _)| *key == format!("\"{id}\"")), "{id} in {pending:?}");
+        assert!(pending.iter().any(|(key, ..)| *key == format!("\"{id}\"")), "{id} in {pending:?}");
     }
     upstream.wait_for("tools/call", 30).await;
 }
@@ -253,11 +253,8 @@ async fn parallel_posts_through_three_instances_arrive_in_the_order_of_the_store
         upstream.wait_for("tools/call", 400).await.iter().map(|call| call["id"].to_string()).collect();
 
     let redis = cluster.redis_client().await;
-    let table: BTreeMap<String, String> = redis.run(&["HGETALL", &RedisClient::requests_key(&client.session())]).await;
-    let seq = |state: &String| state.split(' ').next().unwrap().parse::<u64>().unwrap();
-    // The field with the empty name is no request: it keeps the table.
-    let mut accepted: Vec<(u64, String)> =
-        table.iter().filter(|(id, _)| !id.is_empty()).map(|(id, state)| (seq(state), id.clone())).collect();
+    let pending = redis.pending(&client.session()).await;
+    let mut accepted: Vec<(u64, String)> = pending.into_iter().map(|(id, seq, _)| (seq, id)).collect();
     accepted.sort();
     assert_eq!(arrived, accepted.into_iter().map(|(_, id)| id).collect::<Vec<_>>());
 }

@@ -103,7 +103,9 @@ async fn a_redis_that_restarts_with_its_data_costs_nothing() {
 /// and a later failover works. What was lost is either not lost for the client, or said aloud.
 #[tokio::test]
 async fn a_redis_that_comes_back_empty_is_filled_again() {
-    let mut cluster = quick(Cluster::builder().routers(2)).env("REDIS_WAIT", "20s").start().await;
+    // A lease as it is by default: for so long clients are asked to wait for the owners to write their sessions again.
+    let builder = quick(Cluster::builder().routers(2)).env("MCP_LEASE", "3s").env("REDIS_WAIT", "20s");
+    let mut cluster = builder.start().await;
     let client = cluster.client().initialize().await;
     let session = client.session();
     assert_eq!(client.text("echo", json!({ "text": "before" })).await, "before");

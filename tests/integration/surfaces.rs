@@ -497,11 +497,15 @@ async fn rest_says_what_is_wrong_with_the_upstream() {
     let mut statuses = Vec::new();
     while statuses.last() != Some(&503) {
         let response = http::post(addr, REST, call.as_str()).await;
+        statuses.push(response.status);
+        assert!(statuses.len() < 20, "the breaker never opens: {statuses:?}");
+        if response.status == 504 {
+            // The fake has not quite gone: it took the request and does not answer.
+            continue;
+        }
         assert!(matches!(response.status, 502 | 503), "{}", response.text());
         let (reachable, retry) = (response.error_code() != Some(-32000), &response.json()["error"]["data"]["retry"]);
         assert_eq!(*retry, json!(!reachable), "{}", response.text());
-        statuses.push(response.status);
-        assert!(statuses.len() < 20, "the breaker never opens: {statuses:?}");
     }
     assert!(statuses.contains(&502), "{statuses:?}");
 }

@@ -1,0 +1,162 @@
+//! The command line.
+
+use std::{net::IpAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{http::Target, process::Group};
+
+/// Load generator of mcp-router.
+#[derive(Debug, Parser)]
+#[command(name = "load")]
+pub struct Options {
+    #[command(subcommand)]
+    pub mode: Option<Mode>,
+
+    /// What `cargo bench` says to every bench target.
+    #[arg(long, hide = true, global = true)]
+    pub bench: bool,
+}
+
+/// What is measured. Another transport is another mode: it implements `Caller` and takes `Load`.
+#[derive(Debug, Subcommand)]
+pub enum Mode {
+    /// Tool calls over HTTP+SSE sessions (2024-11-05), one after the other in each session
+    Sse(Load),
+    /// Tool calls over plain POSTs that are answered with the result
+    Rest(Load),
+    /// Sessions opened (endpoint event, initialize, initialized) and closed again, as fast as possible
+    Open(Load),
+    /// Memory that idle sessions cost
+    Idle(Idle),
+    /// A process is killed under load: time until its sessions are answered again
+    Failover(Failover),
+    /// An MCP server for the other modes
+    Upstream(Upstream),
+    /// Medians and ratios of many runs, as Markdown
+    Report(Report),
+}
+
+/// Against what, by how many, and what is looked at meanwhile.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// URL of the event stream (rest: of the POSTs); http only
+    #[arg(long)]
+    pub url: Target,
+
+    /// Sessions, or callers
+    #[arg(long, default_value_t = 32)]
+    pub sessions: u32,
+
+    /// Another header for every request, as "Name: value"; may be repeated
+    #[arg(long = "header", value_name = "HEADER")]
+    pub headers: Vec<String>,
+
+    /// Give each session an address of its own in 127.0.0.0/8, so that a balancer which goes by the client's address
+    /// spreads them
+    #[arg(long)]
+    pub spread: bool,
+
+    /// Processes whose CPU and memory are looked at, as name=PID or name=PID,PID; their children belong to them
+    #[arg(long = "pids", value_name = "GROUP")]
+    pub groups: Vec<Group>,
+
+    /// Name of what is measured, for the result
+    #[arg(long, default_value = "")]
+    pub label: String,
+
+    /// Append the result to this file, as one line of JSON
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+/// A measured window.
+#[derive(Debug, Args)]
+pub struct Load {
+    #[command(flatten)]
+    pub common: Common,
+
+    /// Length of the measured window
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    pub seconds: Duration,
+
+    /// Load before the window
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    pub warmup: Duration,
+
+    /// Pause between an answer and the next call; without one, no CPU is left idle
+    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
+    pub think: Duration,
+
+    /// Bytes of text that a call carries and its answer brings back, beside the marker
+    #[arg(long, default_value_t = 64)]
+    pub payload: usize,
+}
+
+/// Idle sessions.
+#[derive(Debug, Args)]
+pub struct Idle {
+    #[command(flatten)]
+    pub common: Common,
+
+    /// Sessions that are opened before memory is looked at for the first time: buffers and code that one session
+    /// needs are there then
+    #[arg(long, default_value_t = 64)]
+    pub before: u32,
+
+    /// How long nothing happens before memory is looked at
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
+    pub settle: Duration,
+
+    /// Only the event stream, without initialize: nothing is opened upstream then
+    #[arg(long)]
+    pub uninitialized: bool,
+}
+
+/// A killed owner.
+#[derive(Debug, Args)]
+pub struct Failover {
+    #[command(flatten)]
+    pub load: Load,
+
+    /// The process to kill, by SIGKILL
+    #[arg(long)]
+    pub kill: u32,
+
+    /// How long sessions may take to be answered again
+    #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = seconds)]
+    pub patience: Duration,
+}
+
+/// The MCP server.
+#[derive(Debug, Args)]
+pub struct Upstream {
+    /// Port on loopback; 0 takes a free one, which is printed
+    #[arg(long, default_value_t = 0)]
+    pub port: u16,
+
+    /// Address to listen on
+    #[arg(long, default_value = "127.0.0.1")]
+    pub address: IpAddr,
+}
+
+/// The page.
+#[derive(Debug, Args)]
+pub struct Report {
+    /// Results of earlier runs, one line of JSON each
+    #[arg(long)]
+    pub results: PathBuf,
+
+    /// File to write; `-` is standard output
+    #[arg(long)]
+    pub to: PathBuf,
+
+    /// A line about the circumstances, as "name=value"; may be repeated
+    #[arg(long = "fact", value_name = "FACT")]
+    pub facts: Vec<String>,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "a number of seconds, such as 5 or 0.5".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}

@@ -1,0 +1,273 @@
+//! The page of the documentation: medians over all runs of one measurement, and the ratios that are promised.
+
+use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
+
+use crate::{
+    Fault,
+    figures::{Figures, Quantiles},
+    options::Report,
+};
+
+/// What is compared, in the order of the tables: label, and what a reader calls it.
+const SETUPS: &[(&str, &str)] = &[
+    ("direct", "no proxy"),
+    ("nginx", "nginx, plain proxy"),
+    ("router", "router, embedded store"),
+    ("router-redis", "router, Redis"),
+    ("cluster", "three routers, Redis, nginx"),
+    ("cluster-any", "the same, any router for any POST"),
+];
+/// Groups of processes whose CPU is shown, in this order.
+const GROUPS: &[&str] = &["router", "nginx", "redis", "upstream", "load"];
+
+const INTRODUCTION: &str = "\
+# Performance
+
+What a call costs, next to nginx as a plain proxy and to no proxy at all. This page is written by `scripts/bench.sh`;
+run it to get one for your machine.
+
+A client sends one tool call after the other and waits for each answer, which must carry the marker of that session and
+that call. An answer that is wrong, missing or another session's is an error, and a run with an error does not count.
+Load generator, upstream, proxies and Redis share the machine over loopback, and the setups take turns within one run of
+the script. Every figure is the median of the rounds.
+
+CPU is the most telling one: seconds of user and system time per 1,000 calls, all threads and child processes of a
+program together. It falls as the load rises, because a busy process finds more to do each time it wakes up. Calls per
+second are what is left of a machine that also runs the load.
+
+nginx copies bytes. The router journals each call before it acknowledges it and each answer before it delivers it, and
+keeps both for a client that comes back; with Redis they survive the router's death.
+";
+
+pub fn write(options: &Report) -> Result<(), Fault> {
+    let text = fs::read_to_string(&options.results)?;
+    let runs = text.lines().map(serde_json::from_str).collect::<Result<Vec<Figures>, _>>()?;
+    let page = Page { runs: runs.into_iter().filter(|run| run.errors == 0).collect() }.render(&options.facts)?;
+    if options.to == Path::new("-") {
+        print!("{page}");
+    } else {
+        fs::write(&options.to, page)?;
+    }
+    Ok(())
+}
+
+struct Page {
+    runs: Vec<Figures>,
+}
+
+/// The middle one; of an even number the lower of the two.
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len().checked_sub(1)? / 2).copied()
+}
+
+fn number(value: Option<f64>, digits: usize) -> String {
+    value.map_or_else(|| "–".to_owned(), |value| format!("{value:.digits$}"))
+}
+
+fn over(value: Option<f64>, by: Option<f64>) -> Option<f64> {
+    Some(value? / by.filter(|by| *by > 0.0)?)
+}
+
+impl Page {
+    /// The median of `what` over the runs of one measurement.
+    fn median(&self, mode: &str, label: &str, sessions: u32, what: impl Fn(&Figures) -> Option<f64>) -> Option<f64> {
+        let runs = self.runs.iter().filter(|run| run.mode == mode && run.label == label && run.sessions == sessions);
+        median(runs.filter_map(what).collect())
+    }
+
+    fn rate(&self, mode: &str, label: &str, sessions: u32) -> Option<f64> {
+        self.median(mode, label, sessions, |run| Some(run.calls_per_second))
+    }
+
+    fn latency(&self, mode: &str, label: &str, sessions: u32, which: fn(&Quantiles) -> f64) -> Option<f64> {
+        self.median(mode, label, sessions, |run| run.latency_ms.as_ref().map(which))
+    }
+
+    fn cpu(&self, mode: &str, label: &str, sessions: u32, group: &str) -> Option<f64> {
+        self.median(mode, label, sessions, |run| run.processes.get(group).map(|used| used.cpu_per_1000))
+    }
+
+    fn kib_per_session(&self, mode: &str, label: &str, sessions: u32, group: &str) -> Option<f64> {
+        self.median(mode, label, sessions, |run| run.processes.get(group).map(|used| used.kib_per_session))
+    }
+
+    /// Numbers of sessions that a mode was run with.
+    fn sizes(&self, mode: &str) -> Vec<u32> {
+        let mut sizes: Vec<u32> = self.runs.iter().filter(|run| run.mode == mode).map(|run| run.sessions).collect();
+        sizes.sort_unstable();
+        sizes.dedup();
+        sizes
+    }
+
+    fn has(&self, mode: &str, label: &str, sessions: u32) -> bool {
+        self.runs.iter().any(|run| run.mode == mode && run.label == label && run.sessions == sessions)
+    }
+
+    fn render(&self, facts: &[String]) -> Result<String, Fault> {
+        let mut page = INTRODUCTION.to_owned();
+        writeln!(page, "\n| | |\n|---|---|")?;
+        for fact in facts {
+            let (name, value) = fact.split_once('=').ok_or("a fact is name=value")?;
+            writeln!(page, "| {name} | {value} |")?;
+        }
+        self.promises(&mut page)?;
+        for sessions in self.sizes("sse") {
+            let title = if sessions == 1 { "one session".to_owned() } else { format!("{sessions} sessions") };
+            self.calls(&mut page, &format!("Tool calls over SSE, {title}"), "sse", sessions)?;
+        }
+        for sessions in self.sizes("paced") {
+            let title = format!("Tool calls over SSE, {sessions} sessions that pause after each call");
+            self.calls(&mut page, &title, "paced", sessions)?;
+        }
+        for sessions in self.sizes("rest") {
+            let title = format!("Tool calls over REST, {sessions} callers");
+            self.calls(&mut page, &title, "rest", sessions)?;
+        }
+        self.memory_table(&mut page)?;
+        for sessions in self.sizes("open") {
+            let title = format!("Sessions opened and closed, {sessions} at a time");
+            self.calls(&mut page, &title, "open", sessions)?;
+            let left = |label: &str| self.kib_per_session("open", label, sessions, "router");
+            writeln!(
+                page,
+                "\nA session is kept for its client for MCP_SESSION_TTL after it was closed. Resident memory that the router\n\
+                 has grown by for each one: {} KiB (embedded store), {} KiB (Redis).",
+                number(left("router"), 1),
+                number(left("router-redis"), 1)
+            )?;
+        }
+        self.failovers(&mut page)?;
+        Ok(page)
+    }
+
+    fn promises(&self, page: &mut String) -> Result<(), Fault> {
+        let times_nginx = |mode: &str, label: &str, sessions: u32| {
+            over(self.cpu(mode, label, sessions, "router"), self.cpu(mode, "nginx", sessions, "nginx"))
+        };
+        let p99 = |label: &str| self.latency("sse", label, 32, |latency| latency.p99);
+        let added = p99("router-redis").zip(p99("direct")).map(|(with, without)| with - without);
+        let idle = self.sizes("idle").last().copied().unwrap_or(0);
+        let recovery = self.failover_median("cluster", 256, |recovery| recovery.recovery_ms.as_ref().map(|it| it.p99));
+        let mut rows: Vec<(String, String, Option<f64>, bool)> = Vec::new();
+        let mut at_most = |what: &str, limit: f64, unit: &str, value: Option<f64>| {
+            let reached = value.is_some_and(|value| value <= limit);
+            rows.push((what.to_owned(), format!("≤ {limit} {unit}"), value, reached));
+        };
+        for sessions in [32, 256] {
+            let what = format!("CPU per 1,000 SSE calls, {sessions} sessions, embedded store");
+            at_most(&what, 1.6, "× nginx", times_nginx("sse", "router", sessions));
+        }
+        for sessions in [32, 256] {
+            let what = format!("CPU per 1,000 SSE calls, {sessions} sessions, Redis (the router's own)");
+            at_most(&what, 3.0, "× nginx", times_nginx("sse", "router-redis", sessions));
+        }
+        at_most(
+            "CPU per 1,000 REST calls, 32 callers, embedded store",
+            3.0,
+            "× nginx",
+            times_nginx("rest", "router", 32),
+        );
+        at_most("p99 that the router with Redis adds, 32 sessions", 3.0, "× nginx's p99", over(added, p99("nginx")));
+        at_most(
+            "memory per idle SSE session with its upstream stream open",
+            30.0,
+            "KiB",
+            self.kib_per_session("idle", "router", idle, "router"),
+        );
+        at_most("recovery of 256 busy sessions after kill -9 of their owner, p99", 1000.0, "ms", recovery);
+        let rate = over(self.rate("sse", "router", 32), self.rate("sse", "nginx", 32));
+        let reached = rate.is_some_and(|rate| rate >= 0.8);
+        rows.push((
+            "calls per second, 32 SSE sessions, embedded store".to_owned(),
+            "≥ 0.8 × nginx".to_owned(),
+            rate,
+            reached,
+        ));
+        writeln!(page, "\n## What is promised\n\n| figure | promised | measured | |\n|---|---|---|---|")?;
+        for (what, limit, value, reached) in rows.into_iter().filter(|(_, _, value, _)| value.is_some()) {
+            let mark = if reached { "reached" } else { "**missed**" };
+            writeln!(page, "| {what} | {limit} | {} | {mark} |", number(value, 2))?;
+        }
+        Ok(())
+    }
+
+    fn calls(&self, page: &mut String, title: &str, mode: &str, sessions: u32) -> Result<(), Fault> {
+        writeln!(page, "\n## {title}\n")?;
+        let what = if mode == "open" { "sessions" } else { "calls" };
+        writeln!(
+            page,
+            "| | {what}/s | p50 ms | p99 ms | max ms | CPU s per 1,000: router | nginx | Redis | upstream | load | router ÷ nginx |"
+        )?;
+        writeln!(page, "|---|---|---|---|---|---|---|---|---|---|---|")?;
+        let nginx = self.cpu(mode, "nginx", sessions, "nginx");
+        for (label, name) in SETUPS.iter().filter(|(label, _)| self.has(mode, label, sessions)) {
+            write!(page, "| {name} | {}", number(self.rate(mode, label, sessions), 0))?;
+            for which in [|it: &Quantiles| it.p50, |it: &Quantiles| it.p99, |it: &Quantiles| it.max] {
+                write!(page, " | {}", number(self.latency(mode, label, sessions, which), 2))?;
+            }
+            for group in GROUPS {
+                write!(page, " | {}", number(self.cpu(mode, label, sessions, group), 3))?;
+            }
+            let ratio = over(self.cpu(mode, label, sessions, "router"), nginx);
+            writeln!(page, " | {} |", ratio.map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}")))?;
+        }
+        Ok(())
+    }
+
+    fn memory_table(&self, page: &mut String) -> Result<(), Fault> {
+        for sessions in self.sizes("idle") {
+            writeln!(page, "\n## Memory, {sessions} idle sessions with their upstream streams open\n")?;
+            writeln!(page, "| KiB per session | router | nginx | Redis |\n|---|---|---|---|")?;
+            for (label, name) in SETUPS.iter().filter(|(label, _)| self.has("idle", label, sessions)) {
+                write!(page, "| {name} |")?;
+                for group in &GROUPS[..3] {
+                    write!(page, " {} |", number(self.kib_per_session("idle", label, sessions, group), 1))?;
+                }
+                writeln!(page)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn failover_median(
+        &self,
+        label: &str,
+        sessions: u32,
+        what: impl Fn(&crate::figures::Recovery) -> Option<f64>,
+    ) -> Option<f64> {
+        self.median("failover", label, sessions, |run| what(run.failover.as_ref()?))
+    }
+
+    fn failovers(&self, page: &mut String) -> Result<(), Fault> {
+        let mut kinds: BTreeMap<(u32, &str), ()> = BTreeMap::new();
+        kinds
+            .extend(self.runs.iter().filter(|run| run.mode == "failover").map(|run| ((run.sessions, &*run.label), ())));
+        if kinds.is_empty() {
+            return Ok(());
+        }
+        writeln!(page, "\n## The death of an owner under load\n")?;
+        writeln!(
+            page,
+            "Three routers with Redis behind nginx; the one that owns all sessions is killed with SIGKILL while every\n\
+             session works in a closed loop. Clients reconnect at once with `Last-Event-ID`. Time from the kill to the first\n\
+             answer on a new stream, over the sessions:\n"
+        )?;
+        writeln!(
+            page,
+            "| sessions | p50 ms | p90 ms | p99 ms | max ms | lost | calls answered with an error |\n|---|---|---|---|---|---|---|"
+        )?;
+        for (sessions, label) in kinds.into_keys() {
+            write!(page, "| {sessions}")?;
+            let whiches: [fn(&Quantiles) -> f64; 4] = [|it| it.p50, |it| it.p90, |it| it.p99, |it| it.max];
+            for which in whiches {
+                let value = self.failover_median(label, sessions, |it| it.recovery_ms.as_ref().map(which));
+                write!(page, " | {}", number(value, 0))?;
+            }
+            let lost = self.failover_median(label, sessions, |it| Some(it.lost as f64));
+            let refused = self.failover_median(label, sessions, |it| Some(it.refused_calls as f64));
+            writeln!(page, " | {} | {} |", number(lost, 0), number(refused, 0))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,39 @@
+//! Tool calls as plain POSTs: the response is the answer.
+
+use std::{io, rc::Rc};
+
+use crate::{
+    call::{Answer, Request, header_lines},
+    closed_loop::{self, Caller},
+    figures::Figures,
+    http::{invalid, source_of},
+    options::Load,
+    session::Poster,
+};
+
+struct RestCaller {
+    poster: Poster,
+    request: Request,
+}
+
+impl Caller for RestCaller {
+    async fn call(&mut self) -> io::Result<()> {
+        let answer = self.poster.deliver(self.request.next()).await?;
+        match self.request.check(&answer) {
+            Answer::Right => Ok(()),
+            other => Err(invalid(format!("{other:?}: {}", String::from_utf8_lossy(&answer)))),
+        }
+    }
+}
+
+pub async fn run(load: &Rc<Load>) -> io::Result<Figures> {
+    let common = &load.common;
+    let headers = header_lines(&common.headers)?;
+    let callers = (0..common.sessions)
+        .map(|number| RestCaller {
+            poster: Poster::new(common.url.clone(), common.spread.then(|| source_of(number))),
+            request: Request::new(&common.url, &headers, number, load.payload),
+        })
+        .collect();
+    closed_loop::run("rest", load, callers).await
+}

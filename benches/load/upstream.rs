@@ -1,0 +1,267 @@
+//! An MCP server that is never the bottleneck: `initialize`, `tools/list`, `tools/call` of `echo` (brings back its
+//! text) and `ping`, over HTTP+SSE at `/sse`, and as plain POSTs at `/rest`.
+//!
+//! It looks for what it needs in the text of a message and never parses one; it knows the shape in which the load
+//! generator, the router and the SDKs write theirs.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    io,
+    rc::Rc,
+};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use memchr::memmem;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::Notify,
+};
+
+use crate::{Fault, http::invalid, options::Upstream};
+
+const BACKLOG: u32 = 4096;
+const READ_SIZE: usize = 4096;
+
+const ACCEPTED: &[u8] = b"HTTP/1.1 202 Accepted\r\nContent-Type: text/plain\r\nContent-Length: 8\r\n\r\nAccepted";
+const NOT_FOUND: &[u8] = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
+const STREAM: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n\
+    Transfer-Encoding: chunked\r\n\r\n";
+
+const INITIALIZED: &str = r#"{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"load-upstream","version":"1"}}"#;
+const TOOLS: &str = r#"{"tools":[{"name":"echo","description":"Brings back its text","inputSchema":{"type":"object","properties":{"text":{"type":"string"}},"required":["text"]},"annotations":{"readOnlyHint":true,"idempotentHint":true}}]}"#;
+
+/// The open event streams by session.
+#[derive(Default)]
+struct Server {
+    streams: RefCell<HashMap<u64, Rc<Stream>>>,
+    next: Cell<u64>,
+}
+
+struct Stream {
+    socket: TcpStream,
+    /// What the socket would not take at once.
+    unsent: RefCell<BytesMut>,
+    woken: Notify,
+}
+
+impl Stream {
+    /// Writes now if the socket takes it.
+    fn push(&self, frame: &[u8]) {
+        let mut unsent = self.unsent.borrow_mut();
+        // A socket that is broken is noticed by its reader.
+        let written = if unsent.is_empty() { self.socket.try_write(frame).unwrap_or(0) } else { 0 };
+        if written < frame.len() {
+            unsent.extend_from_slice(&frame[written..]);
+            self.woken.notify_one();
+        }
+    }
+
+    /// Until the client goes away.
+    async fn serve(&self) -> io::Result<()> {
+        let mut nothing = [0; 16];
+        loop {
+            let blocked = !self.unsent.borrow().is_empty();
+            tokio::select! {
+                () = self.woken.notified() => {}
+                readable = self.socket.readable() => {
+                    readable?;
+                    match self.socket.try_read(&mut nothing) {
+                        Ok(0) => return Ok(()),
+                        Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                        _ => {}
+                    }
+                }
+                writable = self.socket.writable(), if blocked => {
+                    writable?;
+                    let mut unsent = self.unsent.borrow_mut();
+                    match self.socket.try_write(&unsent) {
+                        Ok(written) => unsent.advance(written),
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+        }
+    }
+}
+
+pub async fn run(options: &Upstream) -> Result<(), Fault> {
+    let address = std::net::SocketAddr::new(options.address, options.port);
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    let listener: TcpListener = socket.listen(BACKLOG)?;
+    println!("upstream: http://{}/sse", listener.local_addr()?);
+    let server = Rc::new(Server::default());
+    loop {
+        let (socket, _) = listener.accept().await?;
+        socket.set_nodelay(true)?;
+        let server = Rc::clone(&server);
+        tokio::task::spawn_local(async move {
+            // A client that goes away in the middle of a request is no concern of the others.
+            let _ = serve(&server, socket).await;
+        });
+    }
+}
+
+/// A request, as far as it matters.
+struct Request {
+    is_get: bool,
+    path: Bytes,
+    body: Bytes,
+}
+
+async fn serve(server: &Server, mut socket: TcpStream) -> io::Result<()> {
+    let mut unread = BytesMut::new();
+    let mut scratch = Vec::new();
+    while let Some(request) = read_request(&mut socket, &mut unread).await? {
+        let (path, query) = split(&request.path, b'?');
+        match (request.is_get, path) {
+            (true, b"/sse") => return serve_stream(server, socket).await,
+            (false, b"/message") => {
+                let session = std::str::from_utf8(query.strip_prefix(b"sessionId=").unwrap_or_default());
+                let session = session.ok().and_then(|digits| digits.parse().ok()).unwrap_or(0);
+                let Some(stream) = server.streams.borrow().get(&session).cloned() else {
+                    socket.write_all(NOT_FOUND).await?;
+                    continue;
+                };
+                socket.write_all(ACCEPTED).await?;
+                if let Some(id) = id_of(&request.body) {
+                    frame(&mut scratch, |answer| write_answer(answer, &request.body, id));
+                    stream.push(&scratch);
+                }
+            }
+            (false, b"/rest") => {
+                let mut answer = Vec::new();
+                write_answer(&mut answer, &request.body, id_of(&request.body).unwrap_or(b"null"));
+                scratch.clear();
+                scratch.extend_from_slice(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: ");
+                scratch.extend_from_slice(answer.len().to_string().as_bytes());
+                scratch.extend_from_slice(b"\r\n\r\n");
+                scratch.extend_from_slice(&answer);
+                socket.write_all(&scratch).await?;
+            }
+            _ => socket.write_all(NOT_FOUND).await?,
+        }
+    }
+    Ok(())
+}
+
+async fn serve_stream(server: &Server, mut socket: TcpStream) -> io::Result<()> {
+    let session = server.next.replace(server.next.get() + 1);
+    let endpoint = format!("event: endpoint\ndata: /message?sessionId={session}\n\n");
+    let first = [STREAM, format!("{:x}\r\n{endpoint}\r\n", endpoint.len()).as_bytes()].concat();
+    socket.write_all(&first).await?;
+    let stream = Rc::new(Stream { socket, unsent: RefCell::default(), woken: Notify::new() });
+    server.streams.borrow_mut().insert(session, Rc::clone(&stream));
+    let served = stream.serve().await;
+    server.streams.borrow_mut().remove(&session);
+    served
+}
+
+/// One `message` event as one chunk.
+fn frame(out: &mut Vec<u8>, write_data: impl FnOnce(&mut Vec<u8>)) {
+    /// Place for the size of the chunk in as many digits as any has.
+    const SIZE: &[u8] = b"00000000\r\n";
+    out.clear();
+    out.extend_from_slice(SIZE);
+    out.extend_from_slice(b"event: message\ndata: ");
+    write_data(out);
+    out.extend_from_slice(b"\n\n");
+    let size = format!("{:08x}", out.len() - SIZE.len());
+    out[..size.len()].copy_from_slice(size.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+fn write_answer(out: &mut Vec<u8>, message: &[u8], id: &[u8]) {
+    out.extend_from_slice(br#"{"jsonrpc":"2.0","id":"#);
+    out.extend_from_slice(id);
+    match value_of(message, b"\"method\":") {
+        Some(b"\"tools/call\"") => {
+            out.extend_from_slice(br#","result":{"content":[{"type":"text","text":"#);
+            out.extend_from_slice(value_of(message, b"\"text\":").unwrap_or(b"\"\""));
+            out.extend_from_slice(br#"}],"isError":false}}"#);
+            return;
+        }
+        Some(b"\"initialize\"") => result(out, INITIALIZED),
+        Some(b"\"tools/list\"") => result(out, TOOLS),
+        Some(b"\"ping\"") => result(out, "{}"),
+        _ => out.extend_from_slice(br#","error":{"code":-32601,"message":"unknown method"}"#),
+    }
+    out.push(b'}');
+}
+
+fn result(out: &mut Vec<u8>, result: &str) {
+    out.extend_from_slice(b",\"result\":");
+    out.extend_from_slice(result.as_bytes());
+}
+
+/// The id of a request; a message without a method is an answer, and answers are not answered.
+fn id_of(message: &[u8]) -> Option<&[u8]> {
+    value_of(message, b"\"method\":")?;
+    value_of(message, b"\"id\":")
+}
+
+/// The string or number behind `name`, as it stands there.
+fn value_of<'a>(message: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let rest = message[memmem::find(message, name)? + name.len()..].trim_ascii_start();
+    if rest.first() != Some(&b'"') {
+        let end = rest.iter().position(|byte| matches!(byte, b',' | b'}' | b' ' | b'\r' | b'\n'))?;
+        return Some(&rest[..end]);
+    }
+    let mut end = 1;
+    loop {
+        end += memchr::memchr(b'"', rest.get(end..)?)?;
+        let backslashes = rest[..end].iter().rev().take_while(|byte| **byte == b'\\').count();
+        end += 1;
+        if backslashes % 2 == 0 {
+            return Some(&rest[..end]);
+        }
+    }
+}
+
+/// `None`: the client has closed the connection.
+async fn read_request(socket: &mut TcpStream, unread: &mut BytesMut) -> io::Result<Option<Request>> {
+    let end = loop {
+        if let Some(end) = memmem::find(unread, b"\r\n\r\n") {
+            break end + 4;
+        }
+        unread.reserve(READ_SIZE);
+        if socket.read_buf(unread).await? == 0 {
+            return Ok(None);
+        }
+    };
+    let head = unread.split_to(end).freeze();
+    let length = content_length(&head)?;
+    while unread.len() < length {
+        unread.reserve(length - unread.len());
+        if socket.read_buf(unread).await? == 0 {
+            return Ok(None);
+        }
+    }
+    let body = unread.split_to(length).freeze();
+    let (method, rest) = split(&head, b' ');
+    let (path, _) = split(rest, b' ');
+    Ok(Some(Request { is_get: method == b"GET", path: head.slice_ref(path), body }))
+}
+
+fn content_length(head: &[u8]) -> io::Result<usize> {
+    for line in head.split(|byte| *byte == b'\n') {
+        let (name, value) = split(line, b':');
+        if name.eq_ignore_ascii_case(b"content-length") {
+            let length = std::str::from_utf8(value.trim_ascii()).ok().and_then(|digits| digits.parse().ok());
+            return length.ok_or_else(|| invalid("a content length that is no number"));
+        }
+    }
+    Ok(0)
+}
+
+/// What stands before and after the first `by`.
+fn split(text: &[u8], by: u8) -> (&[u8], &[u8]) {
+    match memchr::memchr(by, text) {
+        Some(at) => (&text[..at], &text[at + 1..]),
+        None => (text, &[]),
+    }
+}

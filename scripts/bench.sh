@@ -1,0 +1,417 @@
+#!/usr/bin/env bash
+# Measures the router next to nginx as a plain proxy and to no proxy at all, in one run, and writes the page about it.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+usage() {
+    cat <<'END'
+Usage: scripts/bench.sh [OPTION…]
+
+Builds the release binaries, starts Redis (without persistence), an MCP server, nginx and routers on free ports of
+loopback, lets the setups take turns, and stops what it started. Linux only: CPU and memory are read from /proc.
+
+  --quick          one short round, to see that everything works; the figures mean little
+  --rounds N       rounds; the page shows medians                                (3)
+  --seconds N      length of one measurement                                     (5)
+  --only NAMES     only these modes and setups, separated by commas; may be repeated
+  --payload BYTES  text that each call carries                                   (64)
+  --sizes "N …"    sessions in the mode sse                                      ("1 32 256")
+  --idle N         sessions in the mode idle                                     (1000)
+  --to FILE        page to write; - is standard output      (docs/performance.md; with --quick or --only: -)
+  --results FILE   keep the results of all runs there, one line of JSON each
+
+Modes: sse paced rest idle open failover
+Setups: direct nginx router router-redis cluster cluster-any
+
+Environment: BIN_DIR (ready binaries mcp-router and load; nothing is built then), REDIS_BIN, NGINX_BIN
+END
+}
+
+all_modes="sse paced rest idle open failover"
+all_setups="direct nginx router router-redis cluster cluster-any"
+rounds=3 seconds=5 warmup=1 payload=64 sizes="1 32 256" idle_sessions=1000 busy_sessions=256 callers=32 openers=32
+# 256 sessions that pause for 0.1 s make up to 2,500 calls per second, which leaves CPU idle.
+pause=0.1
+modes="" setups="" page="" results="" partial=0
+
+while [ $# -gt 0 ]; do
+    case $1 in
+        --quick)
+            rounds=1 seconds=1 warmup=0.3 idle_sessions=200 partial=1
+            shift
+            continue
+            ;;
+        -h | --help)
+            usage
+            exit
+            ;;
+    esac
+    [ $# -ge 2 ] || { usage >&2; exit 64; }
+    case $1 in
+        --rounds) rounds=$2 ;;
+        --seconds) seconds=$2 ;;
+        --payload) payload=$2 ;;
+        --sizes) sizes=$2 ;;
+        --idle) idle_sessions=$2 ;;
+        --to) page=$2 ;;
+        --results) results=$(absolute "$2") ;;
+        --only)
+            partial=1
+            for name in ${2//,/ }; do
+                case " $all_modes " in *" $name "*) modes="$modes $name" && continue ;; esac
+                case " $all_setups " in *" $name "*) setups="$setups $name" && continue ;; esac
+                die "neither a mode nor a setup: $name"
+            done
+            ;;
+        *)
+            usage >&2
+            exit 64
+            ;;
+    esac
+    shift 2
+done
+modes=${modes:-$all_modes} setups=${setups:-$all_setups}
+if [ -z "$page" ]; then
+    if [ "$partial" = 1 ]; then page=-; else page=$project_root/docs/performance.md; fi
+fi
+[ "$page" = - ] || page=$(absolute "$page")
+[ -r /proc/self/stat ] || die "only Linux tells what this script wants to know"
+wanted() { case " $2 " in *" $1 "*) ;; *) return 1 ;; esac; } # NAME LIST
+
+redis_bin=${REDIS_BIN:-$(find_command redis-server)} || die "redis-server is not installed: run scripts/setup.sh"
+nginx_bin=${NGINX_BIN:-$(find_command nginx)} || die "nginx is not installed: run scripts/setup.sh"
+
+# --- Binaries --------------------------------------------------------------------------------------------------------
+
+cd "$project_root"
+if [ -n "${BIN_DIR:-}" ]; then
+    router_bin=$(absolute "$BIN_DIR/mcp-router") load_bin=$(absolute "$BIN_DIR/load")
+else
+    say "Building"
+    built=$(cargo build --release --bin mcp-router --bench load --message-format=json-render-diagnostics)
+    executable() { # NAME
+        printf '%s\n' "$built" | sed -n 's/.*"target":{[^}]*"name":"'"$1"'".*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
+    }
+    router_bin=$(executable mcp-router) load_bin=$(executable load)
+fi
+for binary in "$router_bin" "$load_bin"; do [ -x "$binary" ] || die "this binary is missing: $binary"; done
+
+# --- Processes ---------------------------------------------------------------------------------------------------------
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/mcp-bench.XXXXXX")
+chmod 755 "$work" # nginx started by root reads its configuration as another user
+: >"$work/results"
+started=()
+next_port=$((20000 + RANDOM % 20000))
+
+launch() { # NAME COMMAND…: sets launched to the pid
+    local name=$1
+    shift
+    (cd "$work" && exec "$@") >>"$work/$name.log" 2>&1 </dev/null &
+    launched=$!
+    started+=("$launched")
+}
+
+# Ends what was started, the last first: asked, and killed if that takes more than five seconds.
+stop_all() {
+    local pid tries
+    while [ ${#started[@]} -gt 0 ]; do
+        pid=${started[${#started[@]} - 1]} tries=0
+        unset "started[${#started[@]} - 1]"
+        kill -TERM "$pid" 2>/dev/null || true
+        while kill -0 "$pid" 2>/dev/null; do
+            tries=$((tries + 1))
+            [ "$tries" -lt 100 ] || kill -KILL "$pid" 2>/dev/null || true
+            sleep 0.05
+        done
+        wait "$pid" 2>/dev/null || true
+    done
+}
+
+finish() {
+    local status=$?
+    trap - EXIT
+    stop_all
+    if [ "$status" != 0 ]; then
+        warn "failed; what the processes said:"
+        for log in "$work"/*.log "$work"/*/nginx-error.log; do
+            if [ -s "$log" ]; then
+                printf '%s\n' "--- ${log##*/}" >&2
+                tail -n 5 "$log" >&2
+            fi
+        done
+    fi
+    rm -rf "$work"
+    exit "$status"
+}
+trap finish EXIT
+trap 'exit 130' INT TERM
+
+take_port() { # sets port
+    next_port=$((next_port + 1))
+    while port_taken "$next_port"; do next_port=$((next_port + 1)); done
+    port=$next_port
+}
+
+wait_for() { # WHAT COMMAND…
+    local what=$1 tries=0
+    shift
+    until "$@" >/dev/null 2>&1; do
+        tries=$((tries + 1))
+        [ "$tries" -lt 200 ] || die "$what does not start"
+        kill -0 "$launched" 2>/dev/null || die "$what has ended"
+        sleep 0.05
+    done
+}
+
+start_redis() {
+    take_port
+    redis_port=$port
+    launch redis "$redis_bin" --port "$port" --bind 127.0.0.1 --save '' --appendonly no --dir "$work"
+    redis_pid=$launched
+    wait_for Redis port_taken "$port"
+}
+
+start_upstream() {
+    take_port
+    upstream_port=$port
+    launch upstream "$load_bin" upstream --port "$port"
+    upstream_pid=$launched
+    wait_for "the upstream" port_taken "$port"
+}
+
+# Limits of how many sessions there may be and how fast they may come are raised, since they are what is measured.
+start_router() { # NAME [NAME=VALUE…]: sets port and launched
+    local name=$1
+    shift
+    take_port
+    launch "$name" env -i PATH="$PATH" SERVER_PORT="$port" MCP_UPSTREAMS="bench=http://127.0.0.1:$upstream_port/sse" \
+        MCP_NEW_SESSION_RATE=0 MCP_MAX_SESSIONS=1000000 "$@" "$router_bin"
+    wait_for "$name" router_is_ready "$port"
+}
+router_is_ready() { [ "$(http_code "http://127.0.0.1:$1/actuator/health/readiness")" = 200 ]; } # PORT
+
+start_plain_nginx() {
+    local user="" files
+    [ "$(id -u)" != 0 ] || user="user $(id -un) $(id -gn);"
+    files=$(ulimit -Hn)
+    case $files in *[!0-9]*) files=65536 ;; esac
+    take_port
+    mkdir -p "$work/nginx/tmp"
+    cat >"$work/nginx/nginx.conf" <<END
+$user
+worker_processes auto;
+worker_rlimit_nofile $files;
+pid "$work/nginx/nginx.pid";
+error_log "$work/nginx/nginx-error.log" warn;
+events { worker_connections $((files / 2)); }
+http {
+    access_log off;
+    client_body_temp_path "$work/nginx/tmp/body";
+    proxy_temp_path       "$work/nginx/tmp/proxy";
+    fastcgi_temp_path     "$work/nginx/tmp/fastcgi";
+    uwsgi_temp_path       "$work/nginx/tmp/uwsgi";
+    scgi_temp_path        "$work/nginx/tmp/scgi";
+    upstream mcp { server 127.0.0.1:$upstream_port; keepalive 256; keepalive_requests 1000000000; }
+    server {
+        listen 127.0.0.1:$port;
+        keepalive_requests 1000000000;
+        location / {
+            proxy_pass http://mcp;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_buffering off;
+            proxy_read_timeout 1h;
+        }
+    }
+}
+END
+    launch nginx "$nginx_bin" -e "$work/nginx/nginx-error.log" -p "$work/nginx" -c "$work/nginx/nginx.conf" -g 'daemon off;'
+    plain_nginx_port=$port plain_nginx_pid=$launched
+    wait_for nginx port_taken "$port"
+}
+
+# The configuration of a deployment, in front of the routers of the cluster.
+start_cluster_nginx() { # on|off: ip_hash; sets port and launched
+    take_port
+    ROUTER_PORTS="$cluster_ports" NGINX_PORT=$port IP_HASH=$1 NGINX_BIN=$nginx_bin \
+        "$project_root/scripts/nginx-local.sh" render "$work/front-$1" >/dev/null
+    launch "front-$1" "$nginx_bin" -e "$work/front-$1/nginx-error.log" -p "$work/front-$1" \
+        -c "$work/front-$1/nginx.conf" -g 'daemon off;'
+    wait_for nginx port_taken "$port"
+}
+
+start_routers_of_cluster() {
+    local number
+    cluster_ports="" cluster_pids=""
+    for number in 1 2 3; do
+        start_router "cluster-$number" REDIS_URL="redis://127.0.0.1:$redis_port" MCP_SESSION_REDIS_PREFIX=cluster
+        cluster_ports="$cluster_ports $port" cluster_pids="$cluster_pids,$launched"
+    done
+    cluster_pids=${cluster_pids#,}
+}
+
+# Starts what SETUP needs beyond Redis and upstream, and sets where the load goes and whose CPU is its own.
+start_setup() { # SETUP
+    pids_of=() base="" extra=()
+    case $1 in
+        direct) base=http://127.0.0.1:$upstream_port ;;
+        nginx)
+            start_plain_nginx
+            base=http://127.0.0.1:$plain_nginx_port pids_of=("nginx=$plain_nginx_pid")
+            ;;
+        router)
+            start_router router
+            base=http://127.0.0.1:$port pids_of=("router=$launched")
+            ;;
+        router-redis)
+            start_router router-redis REDIS_URL="redis://127.0.0.1:$redis_port" MCP_SESSION_REDIS_PREFIX=single
+            base=http://127.0.0.1:$port pids_of=("router=$launched" "redis=$redis_pid")
+            ;;
+        cluster | cluster-any)
+            [ -n "${cluster_pids:-}" ] || start_routers_of_cluster
+            if [ "$1" = cluster ]; then
+                # The clients have different addresses, by which nginx sends each to its own router.
+                start_cluster_nginx on
+                extra=(--spread)
+            else
+                start_cluster_nginx off
+            fi
+            base=http://127.0.0.1:$port
+            pids_of=("router=$cluster_pids" "nginx=$launched" "redis=$redis_pid")
+            ;;
+    esac
+    [ "$1" != cluster ] || cluster_url=$base
+    # Kept for setups that run side by side; names of variables have no hyphens.
+    local key=${1//-/_}
+    printf -v "base_$key" '%s' "$base"
+    printf -v "pids_$key" '%s' "${pids_of[*]+"${pids_of[*]}"}"
+    printf -v "extra_$key" '%s' "${extra[*]+"${extra[*]}"}"
+}
+start_ground() {
+    cluster_pids=""
+    start_redis
+    start_upstream
+}
+
+# --- Measurements --------------------------------------------------------------------------------------------------------
+
+run_load() { # MODE SETUP SESSIONS [ARG…]
+    local mode=$1 setup=$2 sessions=$3 key=${2//-/_} url base_name pids_name extra_name group
+    local name=$mode
+    shift 3
+    [ "$mode" != paced ] || { mode=sse; set -- "$@" --think "$pause"; }
+    base_name=base_$key pids_name=pids_$key extra_name=extra_$key
+    case $mode:$setup in
+        rest:direct | rest:nginx) url=${!base_name}/rest ;;
+        rest:*) url=${!base_name}/mcp/router/route/bench ;;
+        *:direct | *:nginx) url=${!base_name}/sse ;;
+        *) url=${!base_name}/sse/bench ;;
+    esac
+    local -a arguments=("$mode" --url "$url" --label "$setup" --sessions "$sessions" --pids "upstream=$upstream_pid")
+    for group in ${!pids_name}; do arguments+=(--pids "$group"); done
+    # shellcheck disable=SC2206  # flags without spaces
+    arguments+=(${!extra_name})
+    local outcome=""
+    if ! "$load_bin" "${arguments[@]}" "$@" --out "$work/results" >"$work/load.out" 2>&1; then
+        outcome=" (does not count: $(tail -n 1 "$work/load.out"))"
+    fi
+    cat "$work/load.out" >>"$work/load.log"
+    outcome="$(sed -n -E 's/^ +(calls .*per second|opened in|recovery of broken streams)/\1/p' "$work/load.out" | tail -n 1)$outcome"
+    say "round $round, $name, $setup, $sessions: $outcome"
+}
+window() { printf '%s\n' --seconds "$seconds" --warmup "$warmup" --payload "$payload"; }
+
+measure_calls() {
+    local setup sessions
+    wanted sse "$modes" || wanted paced "$modes" || wanted rest "$modes" || return 0
+    start_ground
+    for setup in $setups; do start_setup "$setup"; done
+    # shellcheck disable=SC2046  # flags without spaces
+    if wanted sse "$modes"; then
+        for sessions in $sizes; do
+            for setup in $setups; do run_load sse "$setup" "$sessions" $(window); done
+        done
+    fi
+    # shellcheck disable=SC2046  # as above
+    if wanted paced "$modes"; then
+        for setup in $setups; do run_load paced "$setup" "$busy_sessions" $(window); done
+    fi
+    # shellcheck disable=SC2046  # as above
+    if wanted rest "$modes"; then
+        for setup in $setups; do run_load rest "$setup" "$callers" $(window); done
+    fi
+    stop_all
+}
+
+# Memory and openings leave traces: each is measured on fresh processes.
+measure_fresh() { # MODE SESSIONS [ARG…]
+    local mode=$1 sessions=$2 setup
+    shift 2
+    wanted "$mode" "$modes" || return 0
+    for setup in nginx router router-redis cluster; do
+        wanted "$setup" "$setups" || continue
+        start_ground
+        start_setup "$setup"
+        run_load "$mode" "$setup" "$sessions" "$@"
+        stop_all
+    done
+}
+
+# Prints the pid of the router that clients of 127.0.0.1 are sent to.
+owner_of_all() {
+    local number=0 port pid
+    "$load_bin" sse --url "$cluster_url/sse/bench" --sessions 1 --seconds 0.1 --warmup 0 >>"$work/load.log" 2>&1
+    for port in $cluster_ports; do
+        number=$((number + 1))
+        pid=$(printf '%s' "$cluster_pids" | cut -d , -f "$number")
+        if local_curl --max-time 5 "http://127.0.0.1:$port/actuator/prometheus" | grep -q '^mcp_router_sessions [1-9]'; then
+            printf '%s' "$pid"
+            return
+        fi
+    done
+    return 1
+}
+
+measure_failover() {
+    local victim
+    wanted failover "$modes" && wanted cluster "$setups" || return 0
+    start_ground
+    start_setup cluster
+    # All clients have one address, so one router has all sessions.
+    # shellcheck disable=SC2034  # read by its name in run_load
+    extra_cluster=""
+    victim=$(owner_of_all) || die "no router has the session"
+    # bash would say that it was killed.
+    disown "$victim"
+    run_load failover cluster "$busy_sessions" --kill "$victim" --warmup 2 --seconds "$seconds" --payload "$payload"
+    stop_all
+}
+
+for ((round = 1; round <= rounds; round++)); do
+    measure_calls
+    # shellcheck disable=SC2046  # flags without spaces
+    measure_fresh open "$openers" $(window)
+    measure_fresh idle "$idle_sessions"
+    measure_failover
+done
+
+# --- The page ----------------------------------------------------------------------------------------------------------
+
+[ -z "$results" ] || cp "$work/results" "$results"
+cpu_model=$(sed -n 's/^model name[[:space:]]*: //p' /proc/cpuinfo | head -n 1)
+memory=$(awk '/^MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo)
+commit=$(git -C "$project_root" rev-parse --short HEAD 2>/dev/null || printf 'unknown')
+git -C "$project_root" diff --quiet HEAD -- src Cargo.toml Cargo.lock 2>/dev/null || commit="$commit, changed"
+[ "$page" = - ] || mkdir -p "$(dirname "$page")"
+"$load_bin" report --results "$work/results" --to "$page" \
+    --fact "date=$(date -u +%Y-%m-%d)" \
+    --fact "machine=$(nproc) cores, ${cpu_model:-$(uname -m)}, $memory" \
+    --fact "system=$(uname -s) $(uname -r)" \
+    --fact "router=$("$router_bin" --version) ($commit)" \
+    --fact "nginx=$("$nginx_bin" -v 2>&1 | sed 's/.*nginx\///')" \
+    --fact "Redis=$("$redis_bin" --version | sed 's/.* v=\([^ ]*\).*/\1/'), without persistence" \
+    --fact "runs=$rounds rounds of $seconds s for each figure, payload $payload bytes" \
+    --fact "settings=defaults, but MCP_NEW_SESSION_RATE=0 and MCP_MAX_SESSIONS=1000000"
+[ "$page" = - ] || say "Written: $page"

@@ -1,0 +1,83 @@
+//! Fault points: named steps of a message's way at which a test makes this process die or stop, so that the moment is
+//! exact. Only in a build with the feature `fault-points`; without it a point is nothing. Never in a release.
+//!
+//! `MCP_FAULT_POINT=name` or `name:n` (the n-th time, from 1) says where; `MCP_FAULT_ACTION=abort` (default: as a crash)
+//! or `stop` (SIGSTOP, until somebody sends SIGCONT) says what. Only passes count while the file named by `MCP_FAULT_ARM`
+//! exists; who faults removes it, so that of many processes one does.
+
+/// The message is journaled, and the owner has not acted on it.
+pub const ACCEPTED: &str = "accept.journaled";
+/// Another instance has journaled the message, and has not looked after the owner.
+pub const QUEUED: &str = "accept.queued";
+/// The request is the next to be sent; the owner has not looked at its lease yet.
+pub const BEFORE_FORWARD: &str = "forward.before";
+/// The owner has found that it may send the request, and has not.
+pub const BEFORE_POST: &str = "forward.decided";
+/// The upstream has acknowledged the request.
+pub const AFTER_POST: &str = "forward.acknowledged";
+/// The answer is here, and not in the log.
+pub const BEFORE_APPEND: &str = "append.before";
+/// The answer is in the log, and on no client stream.
+pub const AFTER_APPEND: &str = "append.after";
+
+/// Does nothing.
+#[cfg(not(feature = "fault-points"))]
+#[inline(always)]
+pub fn point(_name: &'static str) {}
+
+/// Dies or stops here if the environment says so.
+#[cfg(feature = "fault-points")]
+pub fn point(name: &'static str) {
+    armed::pass(name);
+}
+
+#[cfg(feature = "fault-points")]
+mod armed {
+    use std::{
+        path::PathBuf,
+        process::Command,
+        sync::{
+            LazyLock,
+            atomic::{AtomicU64, Ordering},
+        },
+    };
+
+    struct Plan {
+        point: String,
+        nth: u64,
+        stops: bool,
+        arm: PathBuf,
+        passed: AtomicU64,
+    }
+
+    static PLAN: LazyLock<Option<Plan>> = LazyLock::new(|| {
+        let wanted = std::env::var("MCP_FAULT_POINT").ok()?;
+        let (point, nth) = wanted.split_once(':').unwrap_or((&wanted, "1"));
+        Some(Plan {
+            point: point.to_owned(),
+            nth: nth.parse().expect("MCP_FAULT_POINT is name or name:number"),
+            stops: std::env::var("MCP_FAULT_ACTION").is_ok_and(|action| action == "stop"),
+            arm: std::env::var_os("MCP_FAULT_ARM").map(PathBuf::from).expect("MCP_FAULT_ARM names a file"),
+            passed: AtomicU64::new(0),
+        })
+    });
+
+    pub(super) fn pass(name: &str) {
+        let Some(plan) = PLAN.as_ref().filter(|plan| plan.point == name) else { return };
+        if !plan.arm.exists() || plan.passed.fetch_add(1, Ordering::Relaxed) + 1 != plan.nth {
+            return;
+        }
+        if std::fs::remove_file(&plan.arm).is_err() {
+            return;
+        }
+        plan.passed.store(0, Ordering::Relaxed);
+        tracing::warn!(name, stops = plan.stops, "fault point");
+        if !plan.stops {
+            std::process::abort();
+        }
+        let pid = std::process::id().to_string();
+        // Returns after SIGCONT: this process stops while it waits for its child.
+        let sent = Command::new("kill").args(["-s", "STOP", &pid]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "kill -s STOP {pid}");
+    }
+}

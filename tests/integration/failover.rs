@@ -1,0 +1,311 @@
+//! Failover: instances die, hang or leave with calls in flight, at random moments and at each named step of a message's
+//! way (`src/fault.rs`). Whatever happens, each accepted request gets its one answer, nothing runs twice, nothing is lost,
+//! doubled or reordered, and the session goes on.
+
+use std::{net::SocketAddr, time::Duration};
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+use crate::harness::{Cluster, McpClient, Oracle, cluster, eventually, mcp_client::tool_call};
+
+/// More than a living instance takes to answer a POST; a stopped one never does.
+const POST_PATIENCE: Duration = Duration::from_secs(2);
+
+const READ: &str = "read";
+const INCREMENT: &str = "increment";
+
+/// Settings under which a dead or hung instance is noticed soon.
+fn quick() -> cluster::Builder {
+    Cluster::builder()
+        .routers(3)
+        .env("MCP_LEASE", "600ms")
+        .env("MCP_LEASE_RENEW", "150ms")
+        .env("MCP_POLL_INTERVAL", "200ms")
+        .env("MCP_RETRY_MIN", "10ms")
+        .env("MCP_RETRY_MAX", "30ms")
+}
+
+/// Posts as nginx does: at the first instance that takes it, with the same `X-Request-ID` everywhere.
+async fn post(client: &McpClient, addrs: &[SocketAddr], message: &Value) {
+    let request_id = message["id"].as_str().unwrap().to_owned();
+    for addr in addrs.iter().cycle().take(4 * addrs.len()) {
+        let posted = client.try_post_at(*addr, message, Some(&request_id));
+        if let Ok(Ok(response)) = tokio::time::timeout(POST_PATIENCE, posted).await
+            && response.status == 202
+        {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{request_id}: no instance takes it");
+}
+
+/// A call that only reads and takes a while, and one that must not run twice.
+fn calls(round: &str) -> [Value; 2] {
+    let (read, increment) = (format!("{READ} {round}"), format!("{INCREMENT} {round}"));
+    [
+        tool_call(read.as_str(), "wait", json!({ "ms": 100, "text": read })),
+        tool_call(increment.as_str(), "increment", json!({ "key": increment })),
+    ]
+}
+
+/// Waits for both answers, and judges them: a result, or for the increment the word that its outcome is unknown. `true`:
+/// it was unknown.
+async fn judge_answers(cluster: &Cluster, client: &McpClient, round: &str) -> bool {
+    let read = client.response_to(&json!(format!("{READ} {round}"))).await;
+    assert_eq!(read["result"]["content"][0]["text"], format!("{READ} {round}"), "{read}");
+    let key = format!("{INCREMENT} {round}");
+    let increment = client.response_to(&json!(key)).await;
+    let runs = cluster.counts().get(&key).copied().unwrap_or(0);
+    match increment["error"]["code"].as_i64() {
+        None => assert_eq!(runs, 1, "its result was told: {increment}"),
+        Some(-32001) => assert!(runs <= 1, "{key} ran {runs} times"),
+        Some(_) => panic!("{increment}"),
+    }
+    increment.get("error").is_some()
+}
+
+/// The session works at every instance, and nothing was lost, doubled or reordered.
+async fn judge_session(cluster: &Cluster, client: &McpClient) {
+    for addr in cluster.addrs() {
+        let id = format!("still here {}", client.fresh_id());
+        let echo = tool_call(id.as_str(), "echo", json!({ "text": id }));
+        post(client, &[addr], &echo).await;
+        assert_eq!(client.response_to(&json!(id)).await["result"]["content"][0]["text"], id);
+    }
+    assert!(cluster.counts().values().all(|runs| *runs == 1), "{:?}", cluster.counts());
+    Oracle::exactly_once(client);
+    Oracle::every_request_answered_once(client);
+    let redis = cluster.redis_client().await;
+    Oracle::agrees_with_log(client, &redis).await;
+    assert!(redis.pending(&client.session()).await.is_empty());
+    cluster.assert_no_violations().await;
+}
+
+/// Instance 0 owns the session, instance `holder` has its stream.
+async fn session_at(cluster: &Cluster, holder: usize) -> McpClient {
+    let client = cluster.client().initialize().await;
+    if holder != 0 {
+        client.cut();
+        client.reconnect(Some(holder));
+        client.connection_count(2).await;
+    }
+    client
+}
+
+/// What happens to an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// SIGKILL; started again later.
+    Kill,
+    /// SIGTERM; started again later.
+    Terminate,
+    /// SIGSTOP past its lease, and then SIGCONT.
+    Stop,
+}
+
+/// Calls are in flight on sessions whose owner is instance 0 and whose stream is at `holder`, when `faulty` get the
+/// fault: right then, or some milliseconds later. Returns how many outcomes were unknown.
+async fn survives(fault: Fault, faulty: &[usize], holder: usize) -> usize {
+    let mut cluster = quick().start().await;
+    let mut unknown = 0;
+    for moment in [0, 3, 10, 40, 80] {
+        let mut clients = Vec::new();
+        for _ in 0..2 {
+            clients.push(session_at(&cluster, holder).await);
+        }
+        let mut messages = Vec::new();
+        for (number, client) in clients.iter().enumerate() {
+            messages.extend(calls(&format!("{moment} {number}")).map(|message| (client, message)));
+        }
+        let addrs = cluster.addrs();
+        let posts = join_all(messages.iter().map(|(client, message)| post(client, &addrs, message)));
+        let faults = async {
+            tokio::time::sleep(Duration::from_millis(moment)).await;
+            for index in faulty {
+                match fault {
+                    Fault::Kill => cluster.routers[*index].kill(),
+                    Fault::Terminate => cluster.routers[*index].process().signal("TERM"),
+                    Fault::Stop => cluster.routers[*index].freeze(),
+                }
+            }
+            for client in clients.iter().filter(|_| faulty.contains(&holder)) {
+                // A client sees that a process has ended, but not that it has stopped.
+                if fault == Fault::Stop {
+                    client.cut();
+                }
+                client.reconnect(Some(2));
+            }
+        };
+        tokio::join!(posts, faults);
+        for (number, client) in clients.iter().enumerate() {
+            unknown += usize::from(judge_answers(&cluster, client, &format!("{moment} {number}")).await);
+        }
+        for index in faulty {
+            match fault {
+                Fault::Kill => cluster.routers[*index].restart().await,
+                Fault::Terminate => {
+                    assert_eq!(cluster.routers[*index].process().exit_code().await, Some(0));
+                    cluster.routers[*index].restart().await;
+                }
+                Fault::Stop => cluster.routers[*index].thaw(),
+            }
+        }
+        for client in &clients {
+            judge_session(&cluster, client).await;
+        }
+    }
+    unknown
+}
+
+/// REQ-2, REQ-3, OWN-9: SIGKILL of the owner, which holds the stream too.
+#[tokio::test]
+async fn a_killed_owner_costs_no_call() {
+    survives(Fault::Kill, &[0], 0).await;
+}
+
+/// REQ-2, REQ-3, EVT-3: SIGKILL of the instance that holds the stream of another instance's session. The owner lives,
+/// so every call has its result.
+#[tokio::test]
+async fn a_killed_holder_of_the_stream_costs_nothing() {
+    assert_eq!(survives(Fault::Kill, &[1], 1).await, 0);
+}
+
+/// REQ-2, REQ-3, OWN-9: SIGKILL of the owner and of the holder of the stream at once.
+#[tokio::test]
+async fn owner_and_holder_killed_at_once_cost_no_call() {
+    survives(Fault::Kill, &[0, 1], 1).await;
+}
+
+/// DRN-2: SIGTERM of the owner: calls in flight end as if nothing had been.
+#[tokio::test]
+async fn an_owner_that_is_told_to_go_finishes_its_calls() {
+    assert_eq!(survives(Fault::Terminate, &[0], 0).await, 0);
+}
+
+/// OWN-2, REQ-2, REQ-3: SIGSTOP of the owner past its lease, adoption, SIGCONT.
+#[tokio::test]
+async fn an_owner_that_hangs_and_comes_back_costs_no_call() {
+    survives(Fault::Stop, &[0], 0).await;
+}
+
+/// EVT-3, OWN-2: the same, when the stream is at an instance that lives.
+#[tokio::test]
+async fn an_owner_that_hangs_does_not_disturb_a_stream_elsewhere() {
+    survives(Fault::Stop, &[0], 1).await;
+}
+
+/// Faults at named steps, where the moment is exact.
+#[cfg(feature = "fault-points")]
+mod steps {
+    use mcp_router::fault;
+
+    use super::*;
+
+    /// The first instance that comes to the step with a message of the test dies there.
+    async fn aborts_at(step: &'static str) {
+        at_step(step, Fault::Kill).await;
+    }
+
+    /// The first instance that comes to the step with a message of the test stops there, and goes on when another has
+    /// adopted the session.
+    async fn stops_at(step: &'static str) {
+        at_step(step, Fault::Stop).await;
+    }
+
+    async fn at_step(step: &'static str, fault: Fault) {
+        let dir = tempfile::tempdir().unwrap();
+        let arm = dir.path().join("armed");
+        let action = if fault == Fault::Stop { "stop" } else { "abort" };
+        let mut cluster = quick()
+            .env("MCP_FAULT_POINT", step)
+            .env("MCP_FAULT_ACTION", action)
+            .env("MCP_FAULT_ARM", arm.display())
+            .start()
+            .await;
+        // Each of the two calls is once the first at the step.
+        for first in [READ, INCREMENT] {
+            let client = session_at(&cluster, 0).await;
+            // Where a message is journaled that does not come to its owner.
+            let (faulty, healthy) = if step == fault::QUEUED { (1, 2) } else { (0, 1) };
+            let mut addrs = cluster.addrs();
+            addrs.rotate_left(faulty);
+            let mut messages = calls(first);
+            messages.sort_by_key(|message| !message["id"].as_str().unwrap().starts_with(first));
+            std::fs::write(&arm, "").unwrap();
+            let posts = async {
+                let [earlier, later] = &messages;
+                let later = async {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    post(&client, &addrs, later).await;
+                };
+                tokio::join!(post(&client, &addrs, earlier), later);
+            };
+            let faulted = async {
+                eventually("the fault", || std::future::ready(!arm.exists())).await;
+                if fault == Fault::Kill {
+                    let process = cluster.routers[faulty].process();
+                    assert_eq!(process.exit_code().await, None, "killed by a signal, not ended by a panic");
+                }
+                if faulty == 0 {
+                    client.cut();
+                    client.reconnect(Some(healthy));
+                }
+            };
+            tokio::join!(posts, faulted);
+            judge_answers(&cluster, &client, first).await;
+            let runs = cluster.counts();
+            if fault == Fault::Kill {
+                cluster.routers[faulty].restart().await;
+            } else {
+                cluster.routers[faulty].thaw();
+                eventually("the old owner has given up", || async {
+                    faulty != 0 || cluster.routers[0].metric("mcp_router_sessions", None).await == 0.0
+                })
+                .await;
+            }
+            judge_session(&cluster, &client).await;
+            // OWN-2. Not when it was stopped between its look at the lease and the sending: what it sends then it had
+            // marked before, so that nobody else sends it.
+            if step != fault::BEFORE_POST {
+                assert_eq!(cluster.counts(), runs, "nothing is forwarded late");
+            }
+        }
+    }
+
+    macro_rules! steps {
+        ($($name:ident: $step:expr,)*) => {
+            mod abort {
+                use super::*;
+                $(
+                    /// REQ-1, REQ-2, REQ-3, OWN-5, EVT-2
+                    #[tokio::test]
+                    async fn $name() {
+                        aborts_at($step).await;
+                    }
+                )*
+            }
+            mod stop {
+                use super::*;
+                $(
+                    /// REQ-2, REQ-3, OWN-2, OWN-3, EVT-2
+                    #[tokio::test]
+                    async fn $name() {
+                        stops_at($step).await;
+                    }
+                )*
+            }
+        };
+    }
+
+    steps! {
+        after_the_message_is_journaled: fault::ACCEPTED,
+        after_another_instance_has_journaled_the_message: fault::QUEUED,
+        before_the_lease_is_looked_at: fault::BEFORE_FORWARD,
+        before_the_request_is_sent: fault::BEFORE_POST,
+        after_the_request_is_acknowledged: fault::AFTER_POST,
+        before_the_answer_is_appended: fault::BEFORE_APPEND,
+        after_the_answer_is_appended: fault::AFTER_APPEND,
+    }
+}
