@@ -401,7 +401,7 @@ mod tests {
             ledger.accepted(1);
         };
         let deeds: [(&str, u64, Deed); 8] = [
-            ("lost", 0, |ledger| ledger.give_up(1, Outcome::Lost)),
+            ("accepted and never answered", 0, |ledger| ledger.give_up(1, Outcome::Lost)),
             ("answered twice", 1, |ledger| {
                 let answer = json!({ "id": 1, "result": { "structuredContent": { "key": "text" } } });
                 ledger.answer(0, 1, &answer, "text");
