@@ -260,7 +260,7 @@ impl State {
         let process = &mut self.owners[who];
         let owning = process.owns.as_mut().unwrap();
         owning.link_open = true;
-        for request in 0..model.requests {
+        for (request, &repeatable) in REQUESTS.iter().enumerate().take(model.requests) {
             let Some(open) = &mut owning.open[request] else { continue };
             if owning.to_send.contains(&request) || owning.unknown.contains(&request) {
                 continue;
@@ -268,7 +268,7 @@ impl State {
             if open.progress == Progress::Accepted && model.mark_first {
                 self.store.pending[request] = self.store.pending[request].map(|_| true);
             }
-            match recovery::fate(open.progress, REQUESTS[request], open.attempts) {
+            match recovery::fate(open.progress, repeatable, open.attempts) {
                 Fate::Forward => {
                     open.progress = Progress::NotSent;
                     owning.to_send.insert(request);

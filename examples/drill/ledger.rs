@@ -52,6 +52,9 @@ pub struct Open {
     pub sent: Instant,
     /// When it was answered with 202.
     pub accepted: Option<Instant>,
+    /// Its POST was sent again although the first may have been taken. Once that one is answered, the id is free again
+    /// and the second is a new request by the rules: two answers are then the client's own doing.
+    repeated: bool,
     wake: Option<tokio::sync::oneshot::Sender<()>>,
 }
 
@@ -61,6 +64,7 @@ struct Closed {
     outcome: Outcome,
     accepted: bool,
     answers: u8,
+    repeated: bool,
 }
 
 /// Counts of all sessions together.
@@ -78,6 +82,8 @@ pub struct Totals {
     pub lost: u64,
     /// Answers that came a second time.
     pub answered_twice: u64,
+    /// Second answers to calls whose POST was sent twice: no fault.
+    pub answered_again: u64,
     /// Answers with something else's result.
     pub wrong_result: u64,
     /// Other errors.
@@ -141,7 +147,7 @@ impl Ledger {
     /// A call is about to be sent. The receiver is told when it is answered.
     pub fn open(&mut self, id: u64, kind: Kind) -> tokio::sync::oneshot::Receiver<()> {
         let (wake, woken) = tokio::sync::oneshot::channel();
-        self.open.insert(id, Open { kind, sent: Instant::now(), accepted: None, wake: Some(wake) });
+        self.open.insert(id, Open { kind, sent: Instant::now(), accepted: None, repeated: false, wake: Some(wake) });
         woken
     }
 
@@ -154,6 +160,13 @@ impl Ledger {
         }
     }
 
+    /// Its POST is about to be sent again, and the first may have been taken.
+    pub fn repeated(&mut self, id: u64) {
+        if let Some(open) = self.open.get_mut(&id) {
+            open.repeated = true;
+        }
+    }
+
     /// Whether the call is still without an answer.
     pub fn is_open(&self, id: u64) -> bool {
         self.open.contains_key(&id)
@@ -163,7 +176,7 @@ impl Ledger {
     pub fn give_up(&mut self, id: u64, outcome: Outcome) {
         if let Some(open) = self.open.remove(&id) {
             let accepted = open.accepted.is_some();
-            self.closed.insert(id, Closed { kind: open.kind, outcome, accepted, answers: 0 });
+            self.closed.insert(id, Closed { kind: open.kind, outcome, accepted, answers: 0, repeated: open.repeated });
         }
     }
 
@@ -241,6 +254,7 @@ impl Ledger {
                         closed.outcome = outcome(closed.kind, message, text);
                     }
                 }
+                Some(closed) if closed.repeated => closed.answers += 1,
                 Some(closed) => {
                     closed.answers += 1;
                     self.complain(format!("session {session}: call {id} is answered again: {message}"));
@@ -257,7 +271,7 @@ impl Ledger {
             self.complain(format!("session {session}: call {id} ({:?}) may be repeated and was not", open.kind));
         }
         let accepted = open.accepted.is_some();
-        self.closed.insert(id, Closed { kind: open.kind, outcome, accepted, answers: 1 });
+        self.closed.insert(id, Closed { kind: open.kind, outcome, accepted, answers: 1, repeated: open.repeated });
         if let Some(wake) = open.wake.take() {
             // Nobody waits for a probe.
             let _ = wake.send(());
@@ -288,7 +302,12 @@ impl Ledger {
         totals.sessions_lost += u64::from(self.session_lost);
         for (id, call) in &self.closed {
             totals.accepted += u64::from(call.accepted || call.answers > 0);
-            totals.answered_twice += u64::from(call.answers.saturating_sub(1));
+            let again = u64::from(call.answers.saturating_sub(1));
+            if call.repeated {
+                totals.answered_again += again;
+            } else {
+                totals.answered_twice += again;
+            }
             match call.outcome {
                 Outcome::Answered => totals.answered += 1,
                 Outcome::WrongResult => totals.wrong_result += 1,
@@ -382,7 +401,7 @@ mod tests {
             ledger.accepted(1);
         };
         let deeds: [(&str, u64, Deed); 8] = [
-            ("lost", 0, |ledger| ledger.give_up(1, Outcome::Lost)),
+            ("accepted and never answered", 0, |ledger| ledger.give_up(1, Outcome::Lost)),
             ("answered twice", 1, |ledger| {
                 let answer = json!({ "id": 1, "result": { "structuredContent": { "key": "text" } } });
                 ledger.answer(0, 1, &answer, "text");

@@ -99,6 +99,9 @@ struct Arguments {
     /// An answer that has not come after so many seconds is lost
     #[arg(long, default_value_t = 30)]
     patience: u64,
+    /// After a fault, so many calls a second of all sessions together find out when each is served again
+    #[arg(long, default_value_t = 1000.0)]
+    probe_rate: f64,
     /// Each session comes from an address of its own, 127.x.y.1, so that ip_hash spreads them (Linux)
     #[arg(long)]
     spread: bool,
@@ -136,6 +139,7 @@ async fn drill(arguments: Arguments) -> Result<bool, String> {
         silence: Duration::from_millis(arguments.silence),
         open_limit: Duration::from_millis(arguments.open_limit),
         patience: Duration::from_secs(arguments.patience),
+        probe_rate: arguments.probe_rate,
         reconnect: arguments.reconnect,
         spread: arguments.spread,
         seed,

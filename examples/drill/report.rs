@@ -109,6 +109,9 @@ impl Report<'_> {
             "duplicated",
             format!("{} of {} events, {} answers", totals.events_twice, totals.events, totals.answered_twice),
         );
+        if totals.answered_again > 0 {
+            row("answers to POSTs sent twice", totals.answered_again.to_string());
+        }
         row("out of order or left out", (totals.out_of_order + totals.gaps_told).to_string());
         row("increments run more than once", format!("{} of {}", totals.ran_twice, totals.increments));
         row("calls never accepted", format!("{} refused, {} in doubt", totals.refused, totals.doubtful));

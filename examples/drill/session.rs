@@ -46,6 +46,8 @@ pub struct Plan {
     pub open_limit: Duration,
     /// A call without an answer for longer is lost.
     pub patience: Duration,
+    /// Probes of all sessions together, a second.
+    pub probe_rate: f64,
     /// See there.
     pub reconnect: Reconnect,
     /// Each session comes from an address of its own.
@@ -198,8 +200,6 @@ const POST_TRIES: usize = 30;
 const POST_LIMIT: Duration = Duration::from_secs(30);
 /// After a fault each session sends a call in this rhythm until one is answered, whatever else it waits for.
 const PROBE_PAUSE: Duration = Duration::from_millis(100);
-/// But all sessions together not more often than this: they are to find the recovery, not to prevent it.
-const PROBE_PAUSE_OF_ALL: Duration = Duration::from_millis(1);
 
 enum Posted {
     Accepted,
@@ -357,16 +357,12 @@ impl Session {
         let message: Value = serde_json::from_str(&event.data).unwrap_or_default();
         let mut ledger = self.ledger.borrow_mut();
         match &event.id {
-            Some(id) => {
-                if !ledger.event(id, self.number) {
-                    return;
-                }
-            }
+            Some(id) if !ledger.event(id, self.number) => return,
             None if message["method"] == "notifications/message" => {
                 ledger.gap_told(self.number, &message["params"]["data"].to_string());
                 return;
             }
-            None => {}
+            Some(_) | None => {}
         }
         if !message["method"].is_null() {
             return;
@@ -431,7 +427,8 @@ impl Session {
         let mut faults = self.board.announce.subscribe();
         while faults.changed().await.is_ok() {
             let Some(fault) = faults.borrow_and_update().checked_sub(1) else { continue };
-            let pause = PROBE_PAUSE.max(PROBE_PAUSE_OF_ALL * u32::try_from(self.board.sessions).unwrap_or(u32::MAX));
+            // They are to find the recovery, not to prevent it.
+            let pause = PROBE_PAUSE.max(Duration::from_secs_f64(self.board.sessions as f64 / self.plan.probe_rate));
             let offset = pause.mul_f64(self.rng.borrow_mut().f64());
             let end = Instant::now() + self.plan.patience;
             tokio::time::sleep(offset).await;
@@ -521,6 +518,9 @@ impl Session {
             if taken_perhaps && kind == Kind::Increment {
                 *self.board.repeated_posts.borrow_mut().entry(format!("{failure}, not repeated")).or_default() += 1;
                 return Posted::Doubtful;
+            }
+            if taken_perhaps {
+                self.ledger.borrow_mut().repeated(id);
             }
             if tries + 1 < POST_TRIES {
                 *self.board.repeated_posts.borrow_mut().entry(failure).or_default() += 1;

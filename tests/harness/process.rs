@@ -4,9 +4,10 @@ use std::{
     fs::{self, OpenOptions},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
 };
 
-use super::eventually_some;
+use super::{PATIENCE, eventually_some};
 
 /// Lines of a log that are shown when a test fails.
 const TAIL: usize = 60;
@@ -62,13 +63,12 @@ impl Process {
             // The state follows the name, which stands in parentheses.
             stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with(['T', 't', 'Z', 'X']))
         };
-        for _ in 0..2000 {
-            if std::fs::read_dir(&tasks).is_ok_and(|mut tasks| tasks.all(stopped)) {
-                return;
-            }
-            std::thread::yield_now();
+        // By the clock: on a machine that is busy with other tests a thread may wait long for its turn to stop.
+        let deadline = Instant::now() + PATIENCE;
+        while !std::fs::read_dir(&tasks).is_ok_and(|mut tasks| tasks.all(stopped)) {
+            assert!(Instant::now() < deadline, "process {} does not stop", self.pid());
+            std::thread::sleep(Duration::from_micros(200));
         }
-        panic!("process {} does not stop", self.pid());
     }
 
     /// Kills it, as `kill -9` does, and waits for its end.
