@@ -142,9 +142,10 @@ async fn a_flood_of_messages_is_refused_at_a_bound() {
         }
         let waiting: u64 = redis.run(&["XLEN", &RedisClient::inbox_key(&client.session())]).await;
         println!("{what}: {refused} of 400 refused, {waiting} wait");
-        // Besides those that wait: what the owner has claimed (64) and is posting (32).
-        assert!(waiting <= 50 + 64 + 32, "{what}: {waiting} messages are in the store, the bound is 50");
-        assert!(refused >= 250, "{what}: only {refused} of 400 were refused");
+        // Besides those that wait: what the owner has claimed (a batch of 64 is claimed while fewer than 64 are left) and
+        // is posting (32).
+        assert!(waiting <= 50 + 128 + 32, "{what}: {waiting} messages are in the store, the bound is 50");
+        assert!(refused >= 190, "{what}: only {refused} of 400 were refused");
         cluster.upstreams[0].thaw();
         let addr = cluster.addr(index);
         eventually("room again", || async {
@@ -244,7 +245,11 @@ async fn secrets_are_in_no_log_no_metric_and_no_error() {
         client.call("echo", json!({ "text": "payload-marker" })).await;
         client.call("increment", json!({ "key": "payload-marker" })).await;
         client.call("ask_client", json!({ "prompt": "payload-marker" })).await;
-        client.cut();
+        // A cookie finds its session only when nobody shows it any more.
+        client.disconnect().await;
+        let redis = cluster.redis_client().await;
+        eventually("the stream detached", || async { redis.field(&client.session(), "a:g").await.is_none() }).await;
+        client.reconnect(None);
         client.call("echo", json!({ "text": "payload-marker" })).await;
         client.connection_count(2).await;
         sessions.push(client.session());

@@ -7,7 +7,7 @@ use std::{net::SocketAddr, time::Duration};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use crate::harness::{Cluster, McpClient, Oracle, cluster, eventually, mcp_client::tool_call};
+use crate::harness::{Cluster, McpClient, Oracle, cluster, mcp_client::tool_call};
 
 /// More than a living instance takes to answer a POST; a stopped one never does.
 const POST_PATIENCE: Duration = Duration::from_secs(2);
@@ -202,6 +202,7 @@ mod steps {
     use mcp_router::fault;
 
     use super::*;
+    use crate::harness::eventually;
 
     /// The first instance that comes to the step with a message of the test dies there.
     async fn aborts_at(step: &'static str) {
