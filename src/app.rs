@@ -24,7 +24,7 @@ use crate::{
     },
     settings::Settings,
     store::{LogLimits, Owner, SessionStore, StoreError},
-    upstream::{Endpoint, Pool, actor::UpstreamActor},
+    upstream::{Endpoint, Pool, actor::UpstreamActor, line::Line},
 };
 
 /// Shared by all threads.
@@ -244,25 +244,25 @@ impl LeaseClock {
 pub struct Worker {
     /// Shared by all threads.
     pub app: Arc<App>,
-    upstreams: HashMap<(String, usize), Addr<UpstreamActor>>,
+    /// By the endpoint's number.
+    upstreams: Vec<(Line, Addr<UpstreamActor>)>,
 }
 
 impl Worker {
     /// Starts the thread's UpstreamActors. To be called on the worker thread.
     pub fn start(app: Arc<App>) -> Rc<Self> {
         let is_first = app.workers_started.fetch_add(1, Ordering::Relaxed) == 0;
-        let mut upstreams = HashMap::new();
+        let limits = &app.settings.upstream;
+        let mut upstreams = Vec::new();
         for service in app.pool.services() {
             for endpoint in &service.endpoints {
-                let actor = UpstreamActor::launch(
-                    Arc::clone(service),
-                    Arc::clone(endpoint),
-                    app.settings.upstream.clone(),
-                    is_first,
-                );
-                upstreams.insert((service.name.clone(), endpoint.index), actor);
+                let line = Line::new(Arc::clone(endpoint), limits);
+                let actor = UpstreamActor::launch(Arc::clone(service), line.clone(), limits.clone(), is_first);
+                upstreams.push((endpoint.number, line, actor));
             }
         }
+        upstreams.sort_by_key(|(number, ..)| *number);
+        let upstreams = upstreams.into_iter().map(|(_, line, actor)| (line, actor)).collect();
         let worker = Rc::new(Self { app, upstreams });
         let host = Host::launch(Rc::clone(&worker));
         worker.app.hosts.lock().unwrap_or_else(PoisonError::into_inner).push(host);
@@ -270,11 +270,13 @@ impl Worker {
     }
 
     /// The actor of an endpoint on this thread.
-    pub fn upstream(&self, endpoint: &Endpoint) -> Addr<UpstreamActor> {
-        self.upstreams
-            .get(&(endpoint.service.clone(), endpoint.index))
-            .expect("an actor is started for every endpoint of the pool")
-            .clone()
+    pub fn upstream(&self, endpoint: &Endpoint) -> &Addr<UpstreamActor> {
+        &self.upstreams[endpoint.number].1
+    }
+
+    /// The way from this thread to an endpoint.
+    pub fn line(&self, endpoint: &Endpoint) -> &Line {
+        &self.upstreams[endpoint.number].0
     }
 }
 

@@ -4,6 +4,11 @@ use std::process::ExitCode;
 
 use mcp_router::{server, settings, telemetry};
 
+/// Every call allocates some dozens of small pieces and frees them on the same thread; the system's allocator took a
+/// sixth of the router's time for that.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let settings = match settings::load() {
         Ok(settings) => settings,

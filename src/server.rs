@@ -325,7 +325,7 @@ fn serve(app: &Arc<App>, listener: TcpListener) -> Result<actix_web::dev::Server
         let app = Arc::clone(app);
         move || {
             let worker = Worker::start(Arc::clone(&app));
-            let base = app.settings.server.base_path.clone();
+            let (base, pool) = (app.settings.server.base_path.clone(), Arc::clone(&app));
             actix_web::App::new()
                 .app_data(web::Data::new(worker))
                 // A span for each request costs more than a small request: only for those who look.
@@ -333,7 +333,9 @@ fn serve(app: &Arc<App>, listener: TcpListener) -> Result<actix_web::dev::Server
                     tracing::enabled!(tracing::Level::DEBUG),
                     tracing_actix_web::TracingLogger::<http::MaskedSpans>::new(),
                 ))
-                .configure(|config| http::configure(config, &base))
+                .configure(|config| {
+                    http::configure(config, &base, pool.pool.services().map(|service| service.name.as_str()));
+                })
         }
     };
     let server = HttpServer::new(factory)

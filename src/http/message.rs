@@ -9,8 +9,6 @@ use std::{
 };
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use bytes::Bytes;
-use serde::Deserialize;
 
 use super::{WorkerData, error::ApiError, forwarded, id_text, read_body};
 use crate::{
@@ -18,7 +16,7 @@ use crate::{
     fault,
     lifecycle::Phase,
     protocol::{
-        jsonrpc::{Head, Kind, Said},
+        jsonrpc::{Head, Kind},
         session_id::SessionId,
     },
     registry::{
@@ -26,7 +24,7 @@ use crate::{
         sweep::is_gone,
     },
     session::{
-        actor::{Deliver, DeliverError, Delivered, Look},
+        actor::{Deliver, DeliverError, Delivered, Look, Posted},
         field, inbound_view,
     },
     store::{Accept, Accepted, StoreError},
@@ -39,62 +37,56 @@ const OWNER_ATTEMPTS: usize = 5;
 /// How often a message looks whether its session has been written again after a loss of data.
 pub(super) const LOST_DATA_PAUSE: Duration = Duration::from_millis(50);
 
-/// `?sessionId=`
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Query {
-    session_id: Option<String>,
-}
-
-/// `POST /mcp/{service}/message`
+/// `POST /mcp/{service}/message` of a known service.
 pub async fn post_to_service(
     worker: WorkerData,
     request: HttpRequest,
-    service: web::Path<String>,
-    query: web::Query<Query>,
     payload: web::Payload,
+    service: Arc<str>,
 ) -> Result<HttpResponse, ApiError> {
-    let service = service.into_inner();
-    if worker.app.pool.service(&service).is_none() {
-        return Err(ApiError::UnknownService { name: service, known: worker.app.pool.names() });
-    }
-    take(&worker, &request, Some(service), &query, payload).await
+    take(&worker, &request, Some(service), payload).await
+}
+
+/// `POST /mcp/{service}/message` of any other.
+pub async fn unknown_service(worker: WorkerData, service: web::Path<String>) -> Result<HttpResponse, ApiError> {
+    Err(ApiError::UnknownService { name: service.into_inner(), known: worker.app.pool.names() })
 }
 
 /// `POST /mcp/message`
-pub async fn post(
-    worker: WorkerData,
-    request: HttpRequest,
-    query: web::Query<Query>,
-    payload: web::Payload,
-) -> Result<HttpResponse, ApiError> {
-    take(&worker, &request, None, &query, payload).await
+pub async fn post(worker: WorkerData, request: HttpRequest, payload: web::Payload) -> Result<HttpResponse, ApiError> {
+    take(&worker, &request, None, payload).await
+}
+
+/// The session that the query names.
+fn session_of(query: &str) -> Result<SessionId, ApiError> {
+    // Session ids are plain digits, so nothing in a right one is percent-encoded.
+    let named = query.split('&').find_map(|pair| pair.strip_prefix("sessionId="));
+    named.ok_or(ApiError::MissingSession)?.parse().map_err(|_| ApiError::UnknownSession)
 }
 
 async fn take(
     worker: &Rc<Worker>,
     request: &HttpRequest,
-    service: Option<String>,
-    query: &Query,
+    service: Option<Arc<str>>,
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
     let app = &worker.app;
     let body = read_body(request, payload, app.settings.limits.max_body).await?;
-    let session = query.session_id.as_deref().ok_or(ApiError::MissingSession)?;
-    let session: SessionId = session.parse().map_err(|_| ApiError::UnknownSession)?;
+    let session = session_of(request.query_string())?;
     let head = Head::parse(&body)?;
     if let Some(answer) = rebind_answer(&head) {
         return complete_rebind(worker, session, answer).await;
     }
     let said = head.said();
     let request_id = identity(request, &body, &app.settings.security.trusted_proxies);
-    match deliver(worker, session, service, body.clone(), &said, request_id).await {
+    let posted = Arc::new(Posted { body, said, service, request_id });
+    match deliver(worker, session, &posted).await {
         // Only here, after the journal has it. REQ-1
         Ok(Delivered::Accepted | Delivered::Duplicate) => {
             Ok(HttpResponse::Accepted().content_type("text/plain").body("Accepted"))
         }
-        Err(Failure::Deliver(error)) => Ok(ApiError::from(error).response(id_text(&said))),
-        Err(Failure::Draining) => Ok(ApiError::Draining.response(id_text(&said))),
+        Err(Failure::Deliver(error)) => Ok(ApiError::from(error).response(id_text(&posted.said))),
+        Err(Failure::Draining) => Ok(ApiError::Draining.response(id_text(&posted.said))),
     }
 }
 
@@ -129,29 +121,16 @@ impl From<DeliverError> for Failure {
     }
 }
 
-async fn deliver(
-    worker: &Rc<Worker>,
-    session: SessionId,
-    service: Option<String>,
-    body: Bytes,
-    said: &Said,
-    request_id: String,
-) -> Result<Delivered, Failure> {
+async fn deliver(worker: &Rc<Worker>, session: SessionId, posted: &Arc<Posted>) -> Result<Delivered, Failure> {
     let app = &worker.app;
     let deadline = Instant::now() + app.settings.redis.wait;
     let mut attempts = 0;
     while attempts < OWNER_ATTEMPTS {
         attempts += 1;
         let Some(owner) = app.directory.session(&session) else {
-            return deliver_by_store(worker, session, service, body, said, request_id).await;
+            return deliver_by_store(worker, session, posted).await;
         };
-        let message = Deliver {
-            body: body.clone(),
-            said: said.clone(),
-            service: service.clone(),
-            request_id: request_id.clone(),
-        };
-        match owner.send(message).await {
+        match owner.send(Deliver(Arc::clone(posted))).await {
             Ok(Ok(delivered)) => return Ok(delivered),
             Ok(Err(DeliverError::NotOwner)) => {}
             Ok(Err(DeliverError::Vanished)) => {
@@ -170,26 +149,19 @@ async fn deliver(
 }
 
 /// The owner is elsewhere, or nowhere.
-async fn deliver_by_store(
-    worker: &Rc<Worker>,
-    session: SessionId,
-    service: Option<String>,
-    body: Bytes,
-    said: &Said,
-    request_id: String,
-) -> Result<Delivered, Failure> {
+async fn deliver_by_store(worker: &Rc<Worker>, session: SessionId, posted: &Posted) -> Result<Delivered, Failure> {
     let app = &worker.app;
     if app.lifecycle.phase() != Phase::Ready {
         return Err(Failure::Draining);
     }
-    let (message, set, delete) = inbound_view(said);
+    let (message, set, delete) = inbound_view(&posted.said);
     let limits = &app.settings.limits;
     let accept = Accept {
         session,
-        service,
-        request_id,
+        service: posted.service.as_deref().map(str::to_owned),
+        request_id: posted.request_id.clone(),
         message,
-        body: body.clone(),
+        body: posted.body.clone(),
         fence: None,
         forward_now: false,
         acked: 0,

@@ -4,37 +4,47 @@ pub mod actuator;
 pub mod admin;
 pub mod error;
 pub mod forwarded;
+mod guard;
 pub mod message;
 pub mod route;
 pub mod sse;
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
 
 use actix_web::{
     HttpRequest, HttpResponse,
     body::MessageBody,
     dev::{ServiceRequest, ServiceResponse},
     http::header,
-    middleware::{self, Next},
     web,
 };
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
 
-use self::error::ApiError;
+use self::{error::ApiError, guard::Guard};
 use crate::{app::Worker, protocol::jsonrpc::Said};
 
 /// The worker thread's own state, as handlers get it.
 pub type WorkerData = web::Data<Rc<Worker>>;
 
+/// So much of a declared length is believed before anything of the body has come.
+const TRUSTED_LENGTH: usize = 64 << 10;
+
 /// Mounts every surface below `base`.
-pub fn configure(config: &mut web::ServiceConfig, base: &str) {
-    let guarded = web::scope("")
-        .wrap(middleware::from_fn(guard))
+pub fn configure<'a>(config: &mut web::ServiceConfig, base: &str, services: impl Iterator<Item = &'a str>) {
+    // Tried in the order of their mounting: first what comes most, and by plain text instead of by pattern.
+    let messages = services.fold(web::scope("").wrap(Guard), |scope, name| {
+        let service: Arc<str> = name.into();
+        let post =
+            move |worker, request, payload| message::post_to_service(worker, request, payload, Arc::clone(&service));
+        scope.route(&format!("/mcp/{name}/message"), web::post().to(post))
+    });
+    let guarded = messages
+        .route("/mcp/{service}/message", web::post().to(message::unknown_service))
+        .route("/mcp/router/route/{service}", web::post().to(route::post))
+        .route("/mcp/message", web::post().to(message::post))
         .route("/sse", web::get().to(sse::open_by_query))
         .route("/sse/{service}", web::get().to(sse::open))
-        .route("/mcp/message", web::post().to(message::post))
-        .route("/mcp/{service}/message", web::post().to(message::post_to_service))
-        .route("/mcp/router/route/{service}", web::post().to(route::post))
         .route("/mcp/router/services", web::get().to(admin::services))
         .route("/mcp/router/services/{service}/instances", web::get().to(admin::instances))
         .route("/mcp/router/tools/{service}", web::get().to(admin::tools))
@@ -57,16 +67,6 @@ pub fn configure(config: &mut web::ServiceConfig, base: &str) {
     }
 }
 
-/// SEC-3, before any handler.
-async fn guard(
-    request: ServiceRequest,
-    next: Next<impl MessageBody + 'static>,
-) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
-    let worker = request.app_data::<WorkerData>().expect("every app is built with its worker");
-    forwarded::check_host_and_origin(request.request(), &worker.app.settings.security)?;
-    next.call(request).await
-}
-
 async fn not_found() -> HttpResponse {
     HttpResponse::NotFound().json(serde_json::json!({ "status": 404, "error": "Not Found" }))
 }
@@ -82,11 +82,29 @@ pub(crate) async fn read_body(request: &HttpRequest, payload: web::Payload, limi
     if !is_json {
         return Err(ApiError::ContentType);
     }
-    match payload.to_bytes_limited(limit).await {
-        Ok(Ok(body)) => Ok(body),
-        Ok(Err(_)) => Err(ApiError::BrokenBody),
-        Err(_) => Err(ApiError::TooLarge { limit }),
+    let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    if declared.is_some_and(|declared: usize| declared > limit) {
+        return Err(ApiError::TooLarge { limit });
     }
+    collect(payload, declared, limit).await
+}
+
+/// The body in memory of its own and no more than it needs: it may stay in the journal for long, and a piece of the
+/// connection's buffer would keep all of that.
+async fn collect(mut payload: web::Payload, declared: Option<usize>, limit: usize) -> Result<Bytes, ApiError> {
+    let declared = declared.unwrap_or(0);
+    let mut body = BytesMut::with_capacity(declared.min(TRUSTED_LENGTH));
+    while let Some(chunk) = payload.next().await {
+        let chunk = chunk.map_err(|_| ApiError::BrokenBody)?;
+        if body.len() + chunk.len() > limit {
+            return Err(ApiError::TooLarge { limit });
+        }
+        if body.len() + chunk.len() > body.capacity() {
+            body.reserve(declared.saturating_sub(body.len()).max(chunk.len()));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body.freeze())
 }
 
 /// The id of a request as JSON text, for the error that answers it.

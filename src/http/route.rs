@@ -115,7 +115,7 @@ where
         if !endpoint.try_acquire() {
             continue;
         }
-        match operation(worker.upstream(endpoint)).await {
+        match operation(worker.upstream(endpoint).clone()).await {
             Ok(done) => return Ok(done),
             Err(error @ CallError::Unreachable(_)) => last = Some(error),
             Err(error) => return Err(error.into()),

@@ -3,9 +3,11 @@
 //! It carries the session because `Last-Event-ID` is all that an `EventSource` client sends when it comes back, and the
 //! epoch so that a cursor from before a loss of data is recognised and never silently matched (EVT-6).
 
-use std::{fmt::Write as _, str::FromStr};
+use std::str::FromStr;
 
-use super::session_id::SessionId;
+use bytes::BufMut;
+
+use super::session_id::{SessionId, write_hex};
 
 /// A client's place in one stream. Not `Display`: it holds the session's secret (SEC-2).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,19 +28,38 @@ pub struct EventId {
 pub struct InvalidEventId;
 
 impl EventId {
+    /// Most bytes of the wire form besides the stream's name: session, three dots, epoch, sequence.
+    pub const MAX_LEN_WITHOUT_STREAM: usize = 32 + 3 + 8 + 20;
+
     /// Appends the wire form to `out`.
-    pub fn write(out: &mut String, session: &SessionId, stream: &str, epoch: u32, seq: u64) {
-        let digits = session.reveal_bytes();
-        out.extend(digits.iter().map(|digit| char::from(*digit)));
-        // Writing to a String cannot fail.
-        let _ = write!(out, ".{stream}.{epoch:08x}.{seq}");
+    pub fn write(out: &mut impl BufMut, session: &SessionId, stream: &str, epoch: u32, seq: u64) {
+        out.put_slice(&session.reveal_bytes());
+        out.put_u8(b'.');
+        out.put_slice(stream.as_bytes());
+        out.put_u8(b'.');
+        let mut epoch_digits = [0; 8];
+        write_hex(&epoch.to_be_bytes(), &mut epoch_digits);
+        out.put_slice(&epoch_digits);
+        out.put_u8(b'.');
+        let mut digits = [0; 20];
+        let mut first = digits.len();
+        let mut rest = seq;
+        loop {
+            first -= 1;
+            digits[first] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        out.put_slice(&digits[first..]);
     }
 
     /// The wire form.
     pub fn reveal(&self) -> String {
-        let mut text = String::with_capacity(64);
+        let mut text = Vec::with_capacity(Self::MAX_LEN_WITHOUT_STREAM + self.stream.len());
         Self::write(&mut text, &self.session, &self.stream, self.epoch, self.seq);
-        text
+        text.into_iter().map(char::from).collect()
     }
 }
 

@@ -3,7 +3,7 @@
 //! A body is validated once and then passed on byte for byte; `params` and `result` stay [`RawValue`]s that borrow
 //! from it. Source: JSON-RPC 2.0 specification; MCP forbids `null` ids for requests and (since 2025-06-18) batches.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer};
@@ -43,9 +43,9 @@ impl InvalidMessage {
     }
 }
 
-/// The id of a request: canonical JSON text, which keeps the type apart (`1` is not `"1"`).
+/// The id of a request: canonical JSON text, which keeps the type apart (`1` is not `"1"`). Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct IdKey(String);
+pub struct IdKey(Arc<str>);
 
 impl IdKey {
     /// As JSON text, to be spliced into a message.
@@ -55,7 +55,7 @@ impl IdKey {
 
     /// Takes the text of an id that was made by this type before (the store's copy).
     pub fn from_stored(text: String) -> Self {
-        Self(text)
+        Self(text.into())
     }
 
     fn parse(raw: &RawValue) -> Result<Self, InvalidMessage> {
@@ -65,9 +65,9 @@ impl IdKey {
             Some(b'"') if text.contains('\\') => {
                 let value: String =
                     serde_json::from_str(text).map_err(|_| InvalidMessage::NotJsonRpc("the id is no string"))?;
-                Ok(Self(serde_json::Value::String(value).to_string()))
+                Ok(Self(serde_json::Value::String(value).to_string().into()))
             }
-            Some(b'"' | b'-' | b'0'..=b'9') => Ok(Self(text.to_owned())),
+            Some(b'"' | b'-' | b'0'..=b'9') => Ok(Self(text.into())),
             _ => Err(InvalidMessage::NotJsonRpc("an id is a string or a number")),
         }
     }
@@ -97,7 +97,7 @@ pub enum Kind<'a> {
     },
 }
 
-/// What a [`Head`] says, kept beside the body so that a message is parsed once on its way.
+/// What a [`Head`] says, kept beside the body so that a message is parsed once on its way. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Said {
     /// A request.
@@ -105,12 +105,12 @@ pub enum Said {
         /// Its id.
         id: IdKey,
         /// Its method.
-        method: Box<str>,
+        method: Arc<str>,
     },
     /// A notification.
     Notification {
         /// Its method.
-        method: Box<str>,
+        method: Arc<str>,
     },
     /// A response.
     Response {

@@ -3,10 +3,15 @@
 //! Whoever knows it can speak for the session, so neither `Debug` nor `Display` shows it (SEC-2): both print a short
 //! prefix. [`SessionId::reveal`] is the only way to the full text and is for the wire and the store alone.
 
-use std::{fmt, str::FromStr};
+use std::{
+    collections::HashMap,
+    fmt,
+    hash::{BuildHasherDefault, Hash, Hasher},
+    str::FromStr,
+};
 
 /// A session id. 32 lower-case hex digits on the wire.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SessionId([u8; 16]);
 
 /// The text is not 32 hex digits.
@@ -32,13 +37,50 @@ impl SessionId {
 
     /// As [`Self::reveal`], without an allocation.
     pub fn reveal_bytes(&self) -> [u8; 32] {
-        const HEX: &[u8; 16] = b"0123456789abcdef";
-        let mut text = [0u8; 32];
-        for (i, byte) in self.0.iter().enumerate() {
-            text[2 * i] = HEX[usize::from(byte >> 4)];
-            text[2 * i + 1] = HEX[usize::from(byte & 15)];
-        }
+        let mut text = [0; 32];
+        write_hex(&self.0, &mut text);
         text
+    }
+}
+
+/// Lower-case hexadecimal digits, two a byte.
+pub(super) fn write_hex(bytes: &[u8], digits: &mut [u8]) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    for (byte, pair) in bytes.iter().zip(digits.chunks_exact_mut(2)) {
+        pair[0] = HEX[usize::from(byte >> 4)];
+        pair[1] = HEX[usize::from(byte & 15)];
+    }
+}
+
+/// A map by session. Its keys are ids that this program has drawn at random, so they are their own hash; a client can
+/// ask for a key of its choice, but not put one in.
+pub type SessionMap<V> = HashMap<SessionId, V, BuildHasherDefault<OwnHash>>;
+
+/// See [`SessionMap`].
+#[derive(Debug, Default)]
+pub struct OwnHash(u64);
+
+impl Hash for SessionId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        state.write_u64(u64::from_ne_bytes([a, b, c, d, e, f, g, h]));
+    }
+}
+
+impl Hasher for OwnHash {
+    fn write(&mut self, bytes: &[u8]) {
+        // Not for session ids, which come as one number; right all the same.
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 

@@ -1,7 +1,8 @@
 //! Framing of server-sent events (WHATWG HTML, section 9.2), as the stock MCP clients need it.
 //!
 //! Writing is ours because the bytes are measured needs (one block for the opening, a heartbeat that is one comment line
-//! without a blank line); reading is `russe`'s, behind a guard that keeps large events linear.
+//! without a blank line); reading is `russe`'s, behind a guard that keeps large events linear, and a short way for what
+//! servers usually send: whole events of one `data` line.
 
 use std::time::Duration;
 
@@ -17,43 +18,47 @@ pub const HEARTBEAT: &[u8] = b": hb\n";
 
 /// Frames one `message` event with its id.
 pub fn message(session: &SessionId, stream: &str, epoch: u32, seq: u64, body: &[u8]) -> Bytes {
-    let mut head = String::with_capacity(96);
-    head.push_str("id: ");
-    EventId::write(&mut head, session, stream, epoch, seq);
-    frame_with_head(head, "message", body)
+    const AROUND: usize = "id: \nevent: message\ndata: \n\n".len() + EventId::MAX_LEN_WITHOUT_STREAM;
+    let mut frame = BytesMut::with_capacity(AROUND + stream.len() + body.len());
+    frame.extend_from_slice(b"id: ");
+    EventId::write(&mut frame, session, stream, epoch, seq);
+    frame.extend_from_slice(b"\nevent: message\n");
+    put_data(&mut frame, body);
+    frame.freeze()
 }
 
 /// Frames one event without an id: it moves no cursor.
 pub fn unnumbered(event: &str, body: &[u8]) -> Bytes {
-    frame_with_head(String::new(), event, body)
-}
-
-fn frame_with_head(mut head: String, event: &str, body: &[u8]) -> Bytes {
-    if !head.is_empty() {
-        head.push('\n');
-    }
-    let mut frame = BytesMut::with_capacity(head.len() + event.len() + body.len() + 24);
-    frame.extend_from_slice(head.as_bytes());
+    let mut frame = BytesMut::with_capacity(event.len() + body.len() + 24);
     frame.extend_from_slice(b"event: ");
     frame.extend_from_slice(event.as_bytes());
     frame.extend_from_slice(b"\n");
-    // JSON has line breaks only between tokens, so splitting there and joining with LF keeps the value.
-    for line in body.split(|byte| *byte == b'\n' || *byte == b'\r') {
-        frame.extend_from_slice(b"data: ");
-        frame.extend_from_slice(line);
-        frame.extend_from_slice(b"\n");
-    }
-    frame.extend_from_slice(b"\n");
+    put_data(&mut frame, body);
     frame.freeze()
+}
+
+/// The data of an event and its end. JSON has line breaks only between tokens, so splitting there and joining with LF
+/// keeps the value.
+fn put_data(frame: &mut BytesMut, mut body: &[u8]) {
+    while let Some(at) = memchr::memchr2(b'\n', b'\r', body) {
+        frame.extend_from_slice(b"data: ");
+        frame.extend_from_slice(&body[..at]);
+        frame.extend_from_slice(b"\n");
+        body = &body[at + 1..];
+    }
+    frame.extend_from_slice(b"data: ");
+    frame.extend_from_slice(body);
+    frame.extend_from_slice(b"\n\n");
 }
 
 /// The first block of a stream, in one piece: cursor, reconnection time, endpoint. EVT-7.
 pub fn opening(session: &SessionId, stream: &str, epoch: u32, seq: u64, retry: Duration, endpoint: &str) -> Bytes {
-    let mut text = String::with_capacity(192);
-    text.push_str("id: ");
+    let mut text = BytesMut::with_capacity(192);
+    text.extend_from_slice(b"id: ");
     EventId::write(&mut text, session, stream, epoch, seq);
-    text.push_str(&format!("\nretry: {}\nevent: endpoint\ndata: {endpoint}\n\n", retry.as_millis()));
-    Bytes::from(text)
+    let rest = format!("\nretry: {}\nevent: endpoint\ndata: {endpoint}\n\n", retry.as_millis());
+    text.extend_from_slice(rest.as_bytes());
+    text.freeze()
 }
 
 /// An event is larger than the limit.
@@ -94,6 +99,10 @@ impl Reader {
     /// # Errors
     /// [`ReadError`]; the stream cannot be read on.
     pub fn feed(&mut self, chunk: &[u8], mut sink: impl FnMut(&str, Bytes)) -> Result<(), ReadError> {
+        let chunk = if self.buffer.is_empty() { take_plain_events(chunk, &mut sink) } else { chunk };
+        if chunk.is_empty() {
+            return Ok(());
+        }
         // The decoder searches its whole buffer for a blank line at each call: without a line break at the seam or
         // inside the new bytes that would be quadratic for an event of megabytes.
         let seam = self.buffer.last().is_some_and(|byte| is_break(*byte));
@@ -122,6 +131,36 @@ impl Reader {
         }
         Ok(())
     }
+}
+
+/// Hands out the whole events at the start of `chunk` that have one `data` line and nothing unusual, and returns the
+/// rest, which the decoder must judge.
+fn take_plain_events<'a>(mut chunk: &'a [u8], sink: &mut impl FnMut(&str, Bytes)) -> &'a [u8] {
+    while let Some(end) = memchr::memmem::find(chunk, b"\n\n") {
+        let Some((name, data)) = std::str::from_utf8(&chunk[..end]).ok().and_then(plain_event) else { break };
+        if let Some(data) = data {
+            // In memory of its own: it may stay in the log for long, and would keep the whole read buffer.
+            sink(name, Bytes::copy_from_slice(data.as_bytes()));
+        }
+        chunk = &chunk[end + 2..];
+    }
+    chunk
+}
+
+/// Name and data of one event's lines. `None`: there is something in it that the decoder must judge.
+fn plain_event(block: &str) -> Option<(&str, Option<&str>)> {
+    let (mut name, mut data) = ("message", None);
+    for line in block.split('\n') {
+        let (field, value) = line.split_once(':')?;
+        let value = value.strip_prefix(' ').unwrap_or(value);
+        match field {
+            "data" if data.is_none() && !value.contains('\r') => data = Some(value),
+            "event" if !value.is_empty() && !value.contains('\r') => name = value,
+            "id" | "retry" | "" if !value.contains('\r') => {}
+            _ => return None,
+        }
+    }
+    Some((name, data))
 }
 
 fn is_break(byte: u8) -> bool {
@@ -167,6 +206,31 @@ mod tests {
             for size in 1..6 {
                 assert_eq!(read_in_pieces(text.as_bytes(), size).len(), 2, "{ending:?} in pieces of {size}");
             }
+        }
+    }
+
+    /// The short way and the decoder agree, whatever comes.
+    #[test]
+    fn whole_chunks_are_read_as_single_bytes_are() {
+        let lines = [
+            "data: a", "data:b", "data", "event: x", "event:", "id: 1", ": hb", "", "", "", "retry: 5", "other: y",
+            "data: \r",
+        ];
+        let mut random = fastrand::Rng::with_seed(7);
+        for round in 0..2000 {
+            let mut text = String::new();
+            for _ in 0..random.usize(1..12) {
+                text.push_str(lines[random.usize(..lines.len())]);
+                text.push_str(if random.u8(..8) == 0 { "\r\n" } else { "\n" });
+            }
+            text.push_str("\n\n");
+            let said = |size| {
+                let mut events = read_in_pieces(text.as_bytes(), size);
+                // What has no data is no event; whether the decoder still tells of it does not matter.
+                events.retain(|(_, data)| !data.is_empty());
+                events
+            };
+            assert_eq!(said(text.len()), said(1), "round {round}: {text:?}");
         }
     }
 

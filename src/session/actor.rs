@@ -7,8 +7,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    pin::Pin,
     rc::Rc,
     sync::{Arc, atomic::Ordering},
+    task::{self, Poll},
     time::{Duration, Instant},
 };
 
@@ -27,6 +29,7 @@ use crate::{
     store::{Fence, InboxEntry, Rehydration, StoreError},
     upstream::{
         Endpoint, Service,
+        line::Line,
         transport::{Gate, LinkHandle},
     },
 };
@@ -48,6 +51,8 @@ pub struct SessionActor {
     pub(super) link_number: u64,
     pub(super) link_handle: Option<LinkHandle>,
     pub(super) endpoint: Option<Arc<Endpoint>>,
+    /// The way to it; set with it.
+    pub(super) line: Option<Line>,
     pub(super) gate: Arc<Gate>,
     pub(super) last_heard: Instant,
     /// Since when there has been no working link although one is wanted.
@@ -61,9 +66,11 @@ pub struct SessionActor {
     /// Messages that are being journaled.
     pub(super) accepting: usize,
     pub(super) to_send: BTreeMap<u64, inbound::Outbound>,
-    /// A POST waits for its acknowledgement, and the next one for it.
-    pub(super) posting: bool,
-    pub(super) posts_under_way: usize,
+    /// Sequence of a POST that waits for its acknowledgement, and the next one for it.
+    pub(super) posting: Option<u64>,
+    /// POSTs without an acknowledgement, by sequence.
+    pub(super) posts: BTreeMap<u64, inbound::PostUnderWay>,
+    pub(super) order_timer: bool,
     pub(super) outstanding: BTreeSet<u64>,
     pub(super) claiming: bool,
     pub(super) claim_again: bool,
@@ -81,6 +88,8 @@ pub struct SessionActor {
     pub(super) outbox: VecDeque<Outgoing>,
     /// The batch whose append is under way.
     pub(super) appending: Vec<Outgoing>,
+    /// Pause before the append is tried again, if the store does not answer.
+    pub(super) append_pause: Duration,
     pub(super) op: u64,
     pub(super) last_seq: u64,
     pub(super) attachment: Option<Arc<Attachment>>,
@@ -103,19 +112,23 @@ pub struct SessionActor {
     pub(super) last_active: Instant,
 }
 
-/// A POST of the client arrived on this process. Effect: journaled, then forwarded in order. Reply: what to answer.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<Delivered, DeliverError>")]
-pub struct Deliver {
+/// A POST of the client, parsed once.
+#[derive(Debug)]
+pub struct Posted {
     /// The message.
     pub body: Bytes,
     /// What it says.
     pub said: Said,
     /// Service that the URL names.
-    pub service: Option<String>,
+    pub service: Option<Arc<str>>,
     /// Identity of the POST.
     pub request_id: String,
 }
+
+/// A POST of the client arrived on this process. Effect: journaled, then forwarded in order. Reply: what to answer.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Delivered, DeliverError>")]
+pub struct Deliver(pub Arc<Posted>);
 
 /// The message is journaled (REQ-1): answer 202.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -286,6 +299,7 @@ impl SessionActor {
             link_number: 0,
             link_handle: None,
             endpoint: None,
+            line: None,
             gate: Gate::new(OUTBOX_BYTES),
             last_heard: now,
             unlinked_since: None,
@@ -295,8 +309,9 @@ impl SessionActor {
             arrived: BTreeMap::new(),
             accepting: 0,
             to_send: BTreeMap::new(),
-            posting: false,
-            posts_under_way: 0,
+            posting: None,
+            posts: BTreeMap::new(),
+            order_timer: false,
             outstanding: BTreeSet::new(),
             claiming: false,
             claim_again: false,
@@ -309,6 +324,7 @@ impl SessionActor {
             server_requests: HashMap::new(),
             outbox: VecDeque::new(),
             appending: Vec::new(),
+            append_pause: inbound::RETRY_MIN,
             op: 0,
             last_seq: 0,
             attachment,
@@ -336,6 +352,23 @@ impl SessionActor {
 
     pub(super) fn app(&self) -> &Arc<App> {
         &self.worker.app
+    }
+
+    /// Runs `work` now as far as it goes, which with the embedded store is to its end, and the rest of it beside the
+    /// mailbox; then `then`.
+    pub(super) fn run<F: Future + 'static>(
+        &mut self,
+        work: F,
+        ctx: &mut Context<Self>,
+        then: impl FnOnce(F::Output, &mut Self, &mut Context<Self>) + 'static,
+    ) {
+        let mut work = Box::pin(work);
+        match poll_now(&mut work) {
+            Poll::Ready(outcome) => then(outcome, self, ctx),
+            Poll::Pending => {
+                ctx.spawn(work.into_actor(self).map(then));
+            }
+        }
     }
 
     /// Ends the actor. Its client stream is told only what it must know.
@@ -386,7 +419,7 @@ impl SessionActor {
             && self.appending.is_empty()
             && !self.restoring
             && !self.claiming
-            && self.posts_under_way == 0
+            && self.posts.is_empty()
     }
 
     /// While draining: hands the session over once nothing is under way.
@@ -411,6 +444,11 @@ impl SessionActor {
         };
         ctx.spawn(released.into_actor(self).map(|(), actor, ctx| actor.exit(Exit::Released, ctx)));
     }
+}
+
+/// Polls once, for work that may be done already. Whoever goes on with it must poll it again, and be woken then.
+pub(super) fn poll_now<F: Future + Unpin>(work: &mut F) -> Poll<F::Output> {
+    Pin::new(work).poll(&mut task::Context::from_waker(task::Waker::noop()))
 }
 
 impl Actor for SessionActor {

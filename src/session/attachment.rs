@@ -7,19 +7,19 @@
 
 use std::{
     collections::VecDeque,
+    future::poll_fn,
+    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
-use futures_util::{Stream, stream};
-use tokio::{
-    sync::Notify,
-    time::{Instant, MissedTickBehavior},
-};
+use futures_util::{Stream, stream, task::AtomicWaker};
+use tokio::time::{Instant, Sleep};
 
 use super::{
     actor::{AttachLocal, Detached},
@@ -46,7 +46,7 @@ pub struct Attachment {
     pub stream: Arc<str>,
     queue: Mutex<Queue>,
     queue_limit: usize,
-    woken: Notify,
+    woken: AtomicWaker,
     sent: AtomicU64,
     /// When somebody last looked whether the session still has an owner.
     owner_checked: Mutex<Option<Instant>>,
@@ -61,6 +61,14 @@ struct Queue {
     bytes: usize,
     look: bool,
     end: Option<End>,
+}
+
+impl Queue {
+    /// For a stream that has taken all there was before; a parked one only waits for its end.
+    fn has_news(&self, parked: bool) -> bool {
+        let ends = !matches!(self.end, None | Some(End::Superseded));
+        ends || (self.end == Some(End::Superseded) && !parked) || (!parked && (self.look || !self.frames.is_empty()))
+    }
 }
 
 /// How a client stream ends by the router's will.
@@ -85,7 +93,7 @@ impl Attachment {
             stream: stream.into(),
             queue: Mutex::default(),
             queue_limit,
-            woken: Notify::new(),
+            woken: AtomicWaker::new(),
             sent: AtomicU64::new(0),
             owner_checked: Mutex::new(None),
         })
@@ -111,13 +119,13 @@ impl Attachment {
             queue.frames.push_back((seq, frame));
         }
         drop(queue);
-        self.woken.notify_one();
+        self.woken.wake();
     }
 
     /// Something about the log may have changed.
     pub fn look(&self) {
         self.queue().look = true;
-        self.woken.notify_one();
+        self.woken.wake();
     }
 
     /// Ends the stream; the first reason counts, but a superseded stream can still be ended.
@@ -127,7 +135,7 @@ impl Attachment {
             queue.end = Some(end);
         }
         drop(queue);
-        self.woken.notify_one();
+        self.woken.wake();
     }
 
     /// It is time to look whether the session still has an owner; not again for a while.
@@ -153,6 +161,8 @@ pub struct Pump {
     attachment: Arc<Attachment>,
     epoch: u32,
     cursor: u64,
+    /// Frames that are being taken out of the mailbox; empty between two looks.
+    taken: VecDeque<(u64, Bytes)>,
     /// Sent before anything else.
     first: Option<Bytes>,
     /// Up to here only what a client needs at least is sent again; see [`Pump::resume_without_cursor`].
@@ -160,8 +170,10 @@ pub struct Pump {
     /// Resumed, and no page has been read yet: a hole right behind the cursor is said aloud instead of closing the stream again.
     fresh: bool,
     parked: bool,
-    heartbeat: tokio::time::Interval,
+    next_heartbeat: Instant,
     next_poll: Instant,
+    /// The one timer of the stream, for the earlier of the two.
+    timer: Pin<Box<Sleep>>,
     retry_read: Duration,
 }
 
@@ -173,6 +185,12 @@ pub struct Aborted(pub &'static str);
 /// First wait before a page that could not be read is tried again; doubled up to the store's own time-out.
 const READ_RETRY: Duration = Duration::from_millis(50);
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Woken {
+    ByMailbox,
+    ByTimer,
+}
+
 enum Read {
     Frames(Bytes),
     Nothing,
@@ -182,24 +200,24 @@ enum Read {
 impl Pump {
     /// A body that starts with `first` and goes on after `cursor`.
     pub fn new(app: Arc<App>, attachment: Arc<Attachment>, epoch: u32, cursor: u64, first: Bytes) -> Self {
-        let period = app.settings.stream.heartbeat;
-        let mut heartbeat = tokio::time::interval_at(Instant::now() + period, period);
-        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         attachment.sent.store(cursor, Ordering::Release);
         app.directory.insert_attachment(Arc::clone(&attachment));
         app.metrics.streams.inc();
         let next_poll = Instant::now() + app.settings.session.poll_interval;
+        let next_heartbeat = Instant::now() + app.settings.stream.heartbeat;
         Self {
             app,
             attachment,
             epoch,
             cursor,
+            taken: VecDeque::new(),
             first: Some(first),
             only_needed_until: 0,
             fresh: false,
             parked: false,
-            heartbeat,
+            next_heartbeat,
             next_poll,
+            timer: Box::pin(tokio::time::sleep_until(next_poll.min(next_heartbeat))),
             retry_read: READ_RETRY,
         }
     }
@@ -222,7 +240,8 @@ impl Pump {
 
     /// The stream for the HTTP response. An `Err` item closes the connection without a last chunk.
     pub fn into_stream(self) -> impl Stream<Item = Result<Bytes, Aborted>> {
-        stream::unfold(Some(self), |pump| async move {
+        // Boxed: it is moved in and out for each event.
+        stream::unfold(Some(Box::new(self)), |pump| async move {
             let mut pump = pump?;
             match pump.next().await {
                 Ok(Some(bytes)) => Some((Ok(bytes), Some(pump))),
@@ -237,10 +256,12 @@ impl Pump {
             return Ok(Some(first));
         }
         loop {
-            let (frames, look, end) = {
+            let (mut frames, look, end) = {
                 let mut queue = self.attachment.queue();
                 queue.bytes = 0;
-                (std::mem::take(&mut queue.frames), std::mem::take(&mut queue.look), queue.end)
+                // Swapped with an empty one of the same capacity, so that neither is made anew for each event.
+                std::mem::swap(&mut queue.frames, &mut self.taken);
+                (std::mem::take(&mut self.taken), std::mem::take(&mut queue.look), queue.end)
             };
             match end {
                 Some(End::Abort(reason)) => return Err(Aborted(reason)),
@@ -249,7 +270,8 @@ impl Pump {
                 None => {}
             }
             if !self.parked {
-                let (fresh, behind) = self.take_next(frames);
+                let (fresh, behind) = self.take_next(&mut frames);
+                self.taken = frames;
                 if behind || look {
                     // Read the log in the next turn, after what is ready has gone out.
                     self.attachment.queue().look = true;
@@ -268,11 +290,11 @@ impl Pump {
                     }
                 }
             }
-            tokio::select! {
-                () = self.attachment.woken.notified() => {}
-                _ = self.heartbeat.tick() => return Ok(Some(Bytes::from_static(sse::HEARTBEAT))),
-                () = tokio::time::sleep_until(self.next_poll) => {
-                    self.next_poll = Instant::now() + self.app.settings.session.poll_interval;
+            if self.wait().await == Woken::ByTimer {
+                let now = Instant::now();
+                let heartbeat_is_due = now >= self.next_heartbeat;
+                if now >= self.next_poll {
+                    self.next_poll = now + self.app.settings.session.poll_interval;
                     if self.parked {
                         self.reclaim().await;
                     } else if self.app.directory.session(&self.attachment.session).is_none() {
@@ -280,8 +302,28 @@ impl Pump {
                         self.attachment.queue().look = true;
                     }
                 }
+                if heartbeat_is_due {
+                    self.next_heartbeat = now + self.app.settings.stream.heartbeat;
+                }
+                self.timer.as_mut().reset(self.next_poll.min(self.next_heartbeat));
+                if heartbeat_is_due {
+                    return Ok(Some(Bytes::from_static(sse::HEARTBEAT)));
+                }
             }
         }
+    }
+
+    /// Until there is something in the mailbox, or the timer is over.
+    async fn wait(&mut self) -> Woken {
+        let Self { attachment, timer, parked, .. } = self;
+        poll_fn(|context| {
+            attachment.woken.register(context.waker());
+            if attachment.queue().has_news(*parked) {
+                return Poll::Ready(Woken::ByMailbox);
+            }
+            timer.as_mut().poll(context).map(|()| Woken::ByTimer)
+        })
+        .await
     }
 
     /// A superseded stream whose successor has gone takes its place back. That successor may have been a GET that its
@@ -321,19 +363,31 @@ impl Pump {
     }
 
     /// Takes those pushed frames that follow the cursor. The flag says that some are further ahead.
-    fn take_next(&mut self, frames: VecDeque<(u64, Bytes)>) -> (Bytes, bool) {
+    fn take_next(&mut self, frames: &mut VecDeque<(u64, Bytes)>) -> (Bytes, bool) {
         let mut ready = Vec::new();
+        let mut first = Bytes::new();
         let mut behind = false;
-        for (seq, frame) in frames {
+        for (seq, frame) in frames.drain(..) {
             if seq == self.cursor + 1 && seq > self.only_needed_until {
                 self.cursor = seq;
-                ready.push(frame);
+                if first.is_empty() {
+                    first = frame;
+                } else {
+                    ready.push(frame);
+                }
             } else if seq > self.cursor {
                 behind = true;
                 break;
             }
         }
+        if first.is_empty() {
+            return (first, behind);
+        }
         self.attachment.sent.store(self.cursor, Ordering::Release);
+        if ready.is_empty() {
+            return (first, behind);
+        }
+        ready.insert(0, first);
         (join(ready), behind)
     }
 

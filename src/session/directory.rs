@@ -2,15 +2,12 @@
 //!
 //! Shared by all threads; sharded so that workers seldom meet. Holds no truth that the store does not have.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use actix::Addr;
 
 use super::{actor::SessionActor, attachment::Attachment};
-use crate::protocol::session_id::SessionId;
+use crate::protocol::session_id::{SessionId, SessionMap};
 
 /// Shards of each map: far more than worker threads.
 const SHARDS: usize = 64;
@@ -23,8 +20,8 @@ pub struct Directory {
 
 #[derive(Debug, Default)]
 struct Shard {
-    sessions: HashMap<SessionId, Addr<SessionActor>>,
-    attachments: HashMap<SessionId, Vec<Arc<Attachment>>>,
+    sessions: SessionMap<Addr<SessionActor>>,
+    attachments: SessionMap<Vec<Arc<Attachment>>>,
 }
 
 impl Default for Directory {

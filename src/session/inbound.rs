@@ -5,29 +5,30 @@
 
 use std::{
     sync::Arc,
+    task::Poll,
     time::{Duration, Instant},
 };
 
 use actix::prelude::*;
 use bytes::Bytes;
-use futures_util::future::{Either, select};
 
 use super::{
     MAIN_STREAM,
-    actor::{Deliver, DeliverError, Delivered, SessionActor},
+    actor::{Deliver, DeliverError, Delivered, Posted, SessionActor, poll_now},
     attachment::End,
     field, link,
     outbound::Outgoing,
     recovery::Progress,
 };
 use crate::{
+    app::App,
     fault,
     protocol::{
         jsonrpc::{self, Head, IdKey, Said},
         mcp,
     },
-    store::{Accept, Accepted, Claim, Claimed, ClientMessage, Fenceable, PendingRequest, StoreError},
-    upstream::actor::{Post, PostError},
+    store::{Accept, Accepted, Claim, Claimed, ClientMessage, Fence, Fenceable, PendingRequest, StoreError},
+    upstream::line::PostError,
 };
 
 /// Inbox entries claimed at a time.
@@ -66,6 +67,15 @@ impl Arrived {
         let said = Head::parse(&body).ok()?.said();
         Some(Self { body, said })
     }
+}
+
+/// A POST to the upstream without an acknowledgement.
+#[derive(Debug)]
+pub struct PostUnderWay {
+    since: Instant,
+    outbound: Outbound,
+    link_number: u64,
+    future: SpawnHandle,
 }
 
 /// A request without an answer.
@@ -141,57 +151,78 @@ pub fn journal_view(said: &Said) -> (ClientMessage, Vec<(String, String)>, Vec<S
 }
 
 impl Handler<Deliver> for SessionActor {
-    type Result = ResponseActFuture<Self, Result<Delivered, DeliverError>>;
+    type Result = ActorResponse<Self, Result<Delivered, DeliverError>>;
 
-    fn handle(&mut self, message: Deliver, _ctx: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, Deliver(posted): Deliver, ctx: &mut Self::Context) -> Self::Result {
         self.last_active = Instant::now();
-        let (kind, set, delete) = journal_view(&message.said);
-        let settings = &self.app().settings;
-        let accept = Accept {
-            session: self.fence.session,
-            service: message.service,
-            request_id: message.request_id,
-            message: kind,
-            body: message.body.clone(),
-            fence: Some(self.fence.clone()),
+        if posted.service.as_ref().is_some_and(|named| **named != *self.service.name) {
+            return ActorResponse::reply(Err(DeliverError::WrongService));
+        }
+        let (asked, epoch) = (Instant::now(), self.fence.epoch);
+        let journaled = Journaling {
+            app: Arc::clone(self.app()),
+            fence: self.fence.clone(),
+            posted: Arc::clone(&posted),
             forward_now: self.may_take_more(),
             acked: self.acked(),
+        };
+        let mut journaled = Box::pin(journaled.run(asked));
+        self.accepting += 1;
+        match poll_now(&mut journaled) {
+            Poll::Ready(outcome) => ActorResponse::reply(self.journaled(outcome, &posted, asked, epoch, ctx)),
+            Poll::Pending => ActorResponse::r#async(
+                journaled
+                    .into_actor(self)
+                    .map(move |outcome, actor, ctx| actor.journaled(outcome, &posted, asked, epoch, ctx)),
+            ),
+        }
+    }
+}
+
+/// A message on its way into the journal.
+struct Journaling {
+    app: Arc<App>,
+    fence: Fence,
+    posted: Arc<Posted>,
+    forward_now: bool,
+    acked: u64,
+}
+
+impl Journaling {
+    async fn run(self, asked: Instant) -> Result<Accepted, StoreError> {
+        let deadline = asked + self.app.settings.redis.wait;
+        let mut pause = RETRY_MIN;
+        loop {
+            // Safe to repeat: the request id makes it idempotent (REQ-6).
+            match self.app.store.accept(self.attempt()).await {
+                Err(error) if Instant::now() < deadline && !matches!(error, StoreError::Corrupt(_)) => {
+                    self.app.count_store_error(&error);
+                    tokio::time::sleep(jittered(pause)).await;
+                    pause = (pause * 2).min(RETRY_MAX);
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn attempt(&self) -> Accept {
+        let (message, set, delete) = journal_view(&self.posted.said);
+        let limits = &self.app.settings.limits;
+        Accept {
+            session: self.fence.session,
+            // The owner has compared it with its own.
+            service: None,
+            request_id: self.posted.request_id.clone(),
+            message,
+            body: self.posted.body.clone(),
+            fence: Some(self.fence.clone()),
+            forward_now: self.forward_now,
+            acked: self.acked,
             set,
             delete,
-            max_pending: settings.limits.max_inflight,
-            max_inbox: settings.limits.max_inbox,
-        };
-        let (store, wait) = (Arc::clone(&self.app().store), settings.redis.wait);
-        let app = Arc::clone(self.app());
-        let asked = Instant::now();
-        let accepted = async move {
-            let deadline = asked + wait;
-            let mut pause = RETRY_MIN;
-            loop {
-                // Safe to repeat: the request id makes it idempotent (REQ-6).
-                match store.accept(accept.clone()).await {
-                    Err(error) if Instant::now() < deadline && !matches!(error, StoreError::Corrupt(_)) => {
-                        app.count_store_error(&error);
-                        tokio::time::sleep(jittered(pause)).await;
-                        pause = (pause * 2).min(RETRY_MAX);
-                    }
-                    outcome => return outcome,
-                }
-            }
-        };
-        let message = Arrived { body: message.body, said: message.said };
-        let epoch = self.fence.epoch;
-        self.accepting += 1;
-        Box::pin(accepted.into_actor(self).map(move |outcome, actor, ctx| {
-            actor.accepting -= 1;
-            if let Ok(Accepted::Forward { .. } | Accepted::Queued { .. } | Accepted::Duplicate { .. }) = &outcome {
-                actor.confirmed_owner(asked);
-            }
-            let delivered = actor.accepted(outcome, message, epoch, ctx);
-            // DRN-2: what was just marked forwarded must not be handed over unsent.
-            actor.release_if_quiet(false, ctx);
-            delivered
-        }))
+            max_pending: limits.max_inflight,
+            max_inbox: limits.max_inbox,
+        }
     }
 }
 
@@ -209,6 +240,25 @@ impl SessionActor {
     /// Inbox entries up to here need not be kept: the upstream has had them, or the request table has them.
     pub(super) fn acked(&self) -> u64 {
         self.outstanding.first().map_or(self.next_seq, |first| *first).min(self.next_seq).saturating_sub(1)
+    }
+
+    fn journaled(
+        &mut self,
+        outcome: Result<Accepted, StoreError>,
+        posted: &Posted,
+        asked: Instant,
+        epoch: u32,
+        ctx: &mut Context<Self>,
+    ) -> Result<Delivered, DeliverError> {
+        self.accepting -= 1;
+        if let Ok(Accepted::Forward { .. } | Accepted::Queued { .. } | Accepted::Duplicate { .. }) = &outcome {
+            self.confirmed_owner(asked);
+        }
+        let message = Arrived { body: posted.body.clone(), said: posted.said.clone() };
+        let delivered = self.accepted(outcome, message, epoch, ctx);
+        // DRN-2: what was just marked forwarded must not be handed over unsent.
+        self.release_if_quiet(false, ctx);
+        delivered
     }
 
     fn accepted(
@@ -290,11 +340,17 @@ impl SessionActor {
         if seq < self.next_seq {
             return;
         }
-        self.arrived.insert(seq, message);
-        while let Some(message) = self.arrived.remove(&self.next_seq) {
+        let mut next = if seq == self.next_seq {
+            Some(message)
+        } else {
+            self.arrived.insert(seq, message);
+            self.arrived.remove(&self.next_seq)
+        };
+        while let Some(message) = next {
             let seq = self.next_seq;
             self.next_seq += 1;
             self.take(seq, message, ctx);
+            next = self.arrived.remove(&self.next_seq);
         }
         self.pump_posts(ctx);
     }
@@ -486,61 +542,58 @@ impl SessionActor {
 
     /// POSTs the next message, one after the other: each waits for the one before it, but not for long.
     pub(super) fn pump_posts(&mut self, ctx: &mut Context<Self>) {
-        if self.posting || self.posts_under_way >= MAX_POSTS {
+        if self.to_send.is_empty() {
+            return;
+        }
+        if self.posting.is_some() || self.posts.len() >= MAX_POSTS {
+            self.arm_order_wait(ctx);
             return;
         }
         let link::Link::Open { post, .. } = &self.link else {
-            if !self.to_send.is_empty() {
-                self.ensure_link(ctx);
-            }
+            self.ensure_link(ctx);
             return;
         };
         if self.to_send.first_key_value().is_some_and(|(_, next)| next.id.is_some()) {
             fault::point(fault::BEFORE_FORWARD);
         }
-        if !self.to_send.is_empty() && !self.app().may_forward(self.confirmed) {
+        if !self.app().may_forward(self.confirmed) {
             // OWN-2: this process may have been paused or cut off; somebody else may own the session by now.
             self.recheck_ownership(ctx);
             return;
         }
-        let Some((seq, outbound)) = self.to_send.pop_first() else {
-            return;
-        };
-
-        let Some(endpoint) = &self.endpoint else { return };
-        self.posting = true;
-        self.posts_under_way += 1;
+        let (Some(line), post) = (self.line.clone(), post.clone()) else { return };
+        let Some((seq, outbound)) = self.to_send.pop_first() else { return };
         if let Some(request) = outbound.id.as_ref().and_then(|id| self.in_flight.get_mut(id)) {
             request.progress = Progress::MaybeSent;
             request.attempts += 1;
             fault::point(fault::BEFORE_POST);
         }
-        let sent = self.worker.upstream(endpoint).send(Post { url: post.clone(), body: outbound.body.clone() });
+        let sent = line.post(post, outbound.body.clone());
+        let future = ctx.spawn(sent.into_actor(self).map(move |outcome, actor, ctx| {
+            actor.posted(seq, outcome, ctx);
+        }));
+        self.posting = Some(seq);
         let link_number = self.link_number;
-        let patience = self.app().settings.upstream.order_wait;
-        let raced = async move {
-            match select(Box::pin(sent), Box::pin(tokio::time::sleep(patience))).await {
-                Either::Left((outcome, _)) => Either::Left(outcome),
-                Either::Right(((), sent)) => Either::Right(sent),
-            }
-        };
+        self.posts.insert(seq, PostUnderWay { since: Instant::now(), outbound, link_number, future });
+        self.arm_deadline(ctx);
         if self.more_waits && self.to_send.len() == CLAIM_BATCH / 2 {
             self.claim(ctx);
         }
-        ctx.spawn(raced.into_actor(self).map(move |raced, actor, ctx| {
-            actor.posting = false;
-            match raced {
-                Either::Left(outcome) => actor.posted(link_number, seq, outbound, outcome, ctx),
-                // A server that answers a POST only when the work is done must not hold up a cancel behind it.
-                Either::Right(sent) => {
-                    ctx.spawn(sent.into_actor(actor).map(move |outcome, actor, ctx| {
-                        actor.posted(link_number, seq, outbound, outcome, ctx);
-                        actor.pump_posts(ctx);
-                    }));
-                }
-            }
+    }
+
+    /// A server that answers a POST only when the work is done must not hold up a cancel behind it. A timer only while
+    /// something waits.
+    fn arm_order_wait(&mut self, ctx: &mut Context<Self>) {
+        let under_way = self.posting.and_then(|seq| self.posts.get(&seq));
+        let Some(since) = under_way.map(|post| post.since).filter(|_| !self.order_timer) else { return };
+        self.order_timer = true;
+        let patience = self.app().settings.upstream.order_wait;
+        ctx.run_later(patience.saturating_sub(since.elapsed()), move |actor, ctx| {
+            actor.order_timer = false;
+            let posts = &actor.posts;
+            actor.posting.take_if(|seq| posts.get(seq).is_none_or(|post| post.since.elapsed() >= patience));
             actor.pump_posts(ctx);
-        }));
+        });
     }
 
     /// Forwards nothing until the store has confirmed that this process still owns the session.
@@ -577,16 +630,22 @@ impl SessionActor {
         }));
     }
 
-    fn posted(
+    fn posted(&mut self, seq: u64, outcome: Result<(), PostError>, ctx: &mut Context<Self>) {
+        self.posting.take_if(|posting| *posting == seq);
+        if let Some(post) = self.posts.remove(&seq) {
+            self.take_acknowledgement(seq, post.link_number, post.outbound, outcome, ctx);
+        }
+        self.pump_posts(ctx);
+    }
+
+    fn take_acknowledgement(
         &mut self,
-        link_number: u64,
         seq: u64,
+        link_number: u64,
         outbound: Outbound,
-        outcome: Result<Result<(), PostError>, MailboxError>,
+        outcome: Result<(), PostError>,
         ctx: &mut Context<Self>,
     ) {
-        self.posts_under_way -= 1;
-        let outcome = outcome.unwrap_or_else(|_| Err(PostError::NotSent("the upstream's actor is gone".to_owned())));
         let error = match outcome {
             Ok(()) => {
                 if outbound.id.is_some() {
@@ -651,19 +710,20 @@ impl SessionActor {
 
     /// One timer a session, and only while something is in flight.
     pub(super) fn arm_deadline(&mut self, ctx: &mut Context<Self>) {
-        if self.deadline_timer || self.in_flight.is_empty() {
+        if self.deadline_timer || (self.in_flight.is_empty() && self.posts.is_empty()) {
             return;
         }
-        let limit = self.app().settings.upstream.request_timeout;
+        let upstream = &self.app().settings.upstream;
+        let (limit, post_limit) = (upstream.request_timeout, upstream.post_timeout);
         let now = Instant::now();
-        let next = self
+        let requests = self
             .in_flight
             .values()
-            .map(|request| request.cancelled.map_or(request.since + limit, |at| at + CANCEL_GRACE))
-            .min()
-            .map_or(limit, |at| at.saturating_duration_since(now));
-        // A cancel that comes meanwhile is seen at the next round.
-        let next = next.clamp(Duration::from_millis(10), CANCEL_GRACE);
+            .map(|request| request.cancelled.map_or(request.since + limit, |at| at + CANCEL_GRACE));
+        let posts = self.posts.values().map(|post| post.since + post_limit);
+        let next = requests.chain(posts).min().map_or(limit, |at| at.saturating_duration_since(now));
+        // A cancel or a POST that comes meanwhile is seen at the next round.
+        let next = next.min(post_limit).clamp(Duration::from_millis(10), CANCEL_GRACE);
         self.deadline_timer = true;
         ctx.run_later(next, |actor, ctx| {
             actor.deadline_timer = false;
@@ -673,7 +733,13 @@ impl SessionActor {
     }
 
     fn check_deadlines(&mut self, ctx: &mut Context<Self>) {
-        let limit = self.app().settings.upstream.request_timeout;
+        let upstream = &self.app().settings.upstream;
+        let (limit, post_limit) = (upstream.request_timeout, upstream.post_timeout);
+        let late_posts = self.posts.iter().filter(|(_, post)| post.since.elapsed() >= post_limit);
+        for (seq, future) in late_posts.map(|(seq, post)| (*seq, post.future)).collect::<Vec<_>>() {
+            ctx.cancel_future(future);
+            self.posted(seq, Err(PostError::late(post_limit)), ctx);
+        }
         let late: Vec<IdKey> = self
             .in_flight
             .iter()

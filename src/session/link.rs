@@ -9,7 +9,7 @@ use std::{
 };
 
 use actix::prelude::*;
-use awc::http::Uri;
+use actix_http::Uri;
 use bytes::Bytes;
 
 use super::{
@@ -25,7 +25,8 @@ use crate::{
     },
     store::{Claim, Claimed, ClientMessage, Fenceable, PendingRequest, StoreError},
     upstream::{
-        actor::{Call, OpenLink, Post},
+        actor::{Call, OpenLink},
+        line::Target,
         transport::{LinkError, LinkEvent, LinkNotice},
     },
 };
@@ -42,19 +43,19 @@ pub enum Link {
     /// Our replay of the client's `initialize` waits for its answer.
     Handshake {
         /// Where to POST.
-        post: Uri,
+        post: Target,
         /// Id of the replayed request.
         id: IdKey,
     },
     /// Open requests are being sorted out.
     Recovering {
         /// Where to POST.
-        post: Uri,
+        post: Target,
     },
     /// Messages flow.
     Open {
         /// Where to POST.
-        post: Uri,
+        post: Target,
     },
 }
 
@@ -76,7 +77,7 @@ impl Link {
         }
     }
 
-    fn post(&self) -> Option<&Uri> {
+    fn post(&self) -> Option<&Target> {
         match self {
             Self::Handshake { post, .. } | Self::Recovering { post } | Self::Open { post } => Some(post),
             Self::Idle | Self::Waiting | Self::Opening => None,
@@ -132,6 +133,7 @@ impl SessionActor {
         let open = OpenLink { link: self.link_number, to: ctx.address().recipient(), gate: Arc::clone(&self.gate) };
         let number = self.link_number;
         let opened = self.worker.upstream(&endpoint).send(open);
+        self.line = Some(self.worker.line(&endpoint).clone());
         self.endpoint = Some(endpoint);
         ctx.spawn(opened.into_actor(self).map(move |handle, actor, ctx| match handle {
             Ok(handle) if number == actor.link_number => actor.link_handle = Some(handle),
@@ -264,11 +266,12 @@ impl SessionActor {
 
     /// Sends one of our own messages; its fate is the link's.
     pub(super) fn post_internal(&mut self, body: Bytes, ctx: &mut Context<Self>) {
-        let (Some(url), Some(endpoint)) = (self.link.post().cloned(), &self.endpoint) else { return };
-        let sent = self.worker.upstream(endpoint).send(Post { url, body });
+        let (Some(url), Some(line)) = (self.link.post().cloned(), self.line.clone()) else { return };
+        let limit = self.app().settings.upstream.post_timeout;
+        let sent = async move { line.post_within(url, body, limit).await };
         let number = self.link_number;
         ctx.spawn(sent.into_actor(self).map(move |outcome, actor, ctx| {
-            if let Ok(Err(error)) = outcome
+            if let Err(error) = outcome
                 && number == actor.link_number
             {
                 actor.lose_link(&error, ctx);
@@ -277,6 +280,7 @@ impl SessionActor {
     }
 
     fn opened(&mut self, post: Uri, ctx: &mut Context<Self>) {
+        let Some(post) = self.line.as_ref().map(|line| line.target(post)) else { return };
         if let Some(endpoint) = &self.endpoint {
             endpoint.succeeded();
         }
@@ -349,7 +353,7 @@ impl SessionActor {
     }
 
     /// Brings the open requests over to the new link. Does nothing much on a session's first link.
-    fn recover(&mut self, post: Uri, ctx: &mut Context<Self>) {
+    fn recover(&mut self, post: Target, ctx: &mut Context<Self>) {
         self.link = Link::Recovering { post };
         self.cancel_server_requests(ctx);
         if self.in_flight.is_empty() && self.inherited.is_none() {
@@ -368,7 +372,7 @@ impl SessionActor {
             .filter(|(_, request)| request.progress == Progress::MaybeSent)
             .map(|(id, _)| id.as_json().to_owned())
             .collect();
-        let upstream = self.endpoint.as_ref().map(|endpoint| self.worker.upstream(endpoint));
+        let upstream = self.endpoint.as_ref().map(|endpoint| self.worker.upstream(endpoint).clone());
         let patience = self.app().settings.upstream.health_timeout;
         let (app, fence) = (Arc::clone(self.app()), self.fence.clone());
         let service = Arc::clone(&self.service);
@@ -525,6 +529,8 @@ impl Handler<LinkNotice> for SessionActor {
     type Result = ();
 
     fn handle(&mut self, notice: LinkNotice, ctx: &mut Self::Context) {
+        // From here on the outbox counts the message.
+        drop(notice.charge);
         if notice.link != self.link_number {
             return;
         }

@@ -176,6 +176,10 @@ impl SessionActor {
             fault::point(fault::BEFORE_APPEND);
         }
         self.op += 1;
+        self.send_append(ctx);
+    }
+
+    fn send_append(&mut self, ctx: &mut Context<Self>) {
         let append = Append {
             fence: self.fence.clone(),
             stream: MAIN_STREAM.to_owned(),
@@ -195,27 +199,27 @@ impl SessionActor {
         };
         let app = Arc::clone(self.app());
         let (op, epoch) = (self.op, self.fence.epoch);
-        let appended = async move {
-            let mut pause = RETRY_MIN;
-            loop {
-                match app.store.append(append.clone()).await {
-                    // Tried until the store answers: the number of the append makes that safe, the gate bounds what
-                    // gathers meanwhile, and nothing goes out before (EVT-2).
-                    Err(error @ (StoreError::Unavailable(_) | StoreError::Full(_) | StoreError::Overloaded)) => {
-                        app.count_store_error(&error);
-                        tokio::time::sleep(jittered(pause)).await;
-                        pause = (pause * 2).min(RETRY_MAX);
-                    }
-                    outcome => return outcome,
-                }
-            }
-        };
-        ctx.spawn(appended.into_actor(self).map(move |outcome, actor, ctx| {
+        let appended = async move { app.store.append(append).await };
+        self.run(appended, ctx, move |outcome, actor, ctx| {
             // Not if it was made again since, for a session that was restored.
             if op == actor.op {
                 actor.appended(outcome, epoch, ctx);
             }
-        }));
+        });
+    }
+
+    /// Tries until the store answers: the number of the append makes that safe, the gate bounds what gathers meanwhile,
+    /// and nothing goes out before (EVT-2).
+    fn append_later(&mut self, error: &StoreError, ctx: &mut Context<Self>) {
+        self.app().count_store_error(error);
+        let pause = jittered(self.append_pause);
+        self.append_pause = (self.append_pause * 2).min(RETRY_MAX);
+        let op = self.op;
+        ctx.run_later(pause, move |actor, ctx| {
+            if op == actor.op {
+                actor.send_append(ctx);
+            }
+        });
     }
 
     /// Requests whose answer is on its way into the log.
@@ -238,12 +242,18 @@ impl SessionActor {
 
     fn appended(&mut self, outcome: Result<Appended, StoreError>, epoch: u32, ctx: &mut Context<Self>) {
         let seqs = match outcome {
-            Ok(Appended::Done(seqs)) => seqs,
+            Ok(Appended::Done(seqs)) => {
+                self.append_pause = RETRY_MIN;
+                seqs
+            }
             // What is on its way stays where it is, for the case that the session is restored.
             Ok(Appended::NotFound) => return self.vanished(epoch, ctx),
             Ok(Appended::Fenced) => {
                 self.fenced(epoch, ctx);
                 return;
+            }
+            Err(error @ (StoreError::Unavailable(_) | StoreError::Full(_) | StoreError::Overloaded)) => {
+                return self.append_later(&error, ctx);
             }
             Err(error) => {
                 // Nonsense in the store: this session cannot go on here, and silence would be worse.

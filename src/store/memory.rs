@@ -13,7 +13,6 @@ mod stream;
 mod wakes;
 
 use std::{
-    hash::{BuildHasher, RandomState},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -45,7 +44,6 @@ const MAX_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 /// See module documentation.
 pub struct MemoryStore {
     shards: Vec<Mutex<Shard>>,
-    hasher: RandomState,
     leases: Leases,
     wakes: Wakes,
 }
@@ -61,14 +59,13 @@ impl MemoryStore {
     pub fn new() -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            hasher: RandomState::new(),
             leases: Leases::default(),
             wakes: Wakes::default(),
         }
     }
 
     fn shard(&self, session: &SessionId) -> MutexGuard<'_, Shard> {
-        let shard = self.hasher.hash_one(session) as usize % SHARDS;
+        let shard = usize::from(session.shard_byte()) % SHARDS;
         self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
     }
 

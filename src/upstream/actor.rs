@@ -1,28 +1,19 @@
 //! [`UpstreamActor`]: one per endpoint and worker thread.
 //!
-//! Owns the HTTP client (and so the connections) to its endpoint on this thread, and the router's own *shared session*
-//! there, over which REST callers and health checks go with rewritten ids. Session actors ask it for links and POSTs.
+//! Owns the router's own *shared session* with its endpoint on this thread, over which REST callers and health checks go
+//! with rewritten ids. Session actors ask it for links; their POSTs go over the thread's [`Line`] without a message to it.
 //! It never knows client streams and never waits inside a handler: every answer is a future of its own.
 
-use std::{
-    cell::RefCell,
-    collections::HashMap,
-    rc::Rc,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{cell::RefCell, collections::HashMap, rc::Rc, sync::Arc, time::Duration};
 
 use actix::prelude::*;
-use awc::{
-    Client,
-    error::{ConnectError, SendRequestError},
-    http::Uri,
-};
+use actix_http::Uri;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::{
     Endpoint, Service,
+    line::{Line, PostError, Target},
     transport::{
         Gate, LinkError, LinkEvent, LinkHandle, LinkNotice,
         sse::{self, LinkLimits},
@@ -40,15 +31,11 @@ use crate::{
 /// burst within one turn of the event loop; `send().await` waits beyond it.
 const MAILBOX: usize = 1024;
 
-/// Connections that are idle longer are not used again: uvicorn, Node and actix close theirs after 5 s, and a POST on
-/// a connection that is just being closed has an unknown outcome.
-const KEEP_ALIVE: Duration = Duration::from_secs(4);
-
 /// See the module's text.
 pub struct UpstreamActor {
     service: Arc<Service>,
     endpoint: Arc<Endpoint>,
-    client: Client,
+    line: Line,
     limits: UpstreamSettings,
     shared: Rc<RefCell<Shared>>,
     probes: bool,
@@ -77,7 +64,7 @@ enum Phase {
     Closed,
     Opening(Vec<oneshot::Sender<Result<(), CallError>>>),
     Ready {
-        post: Uri,
+        post: Target,
         /// The server's answer to our `initialize`.
         initialized: Bytes,
     },
@@ -93,16 +80,6 @@ pub struct OpenLink {
     pub to: Recipient<LinkNotice>,
     /// Stops the reading while the receiver is behind.
     pub gate: Arc<Gate>,
-}
-
-/// POSTs one message to an upstream session. Reply: whether the upstream took it.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<(), PostError>")]
-pub struct Post {
-    /// The upstream session's URL.
-    pub url: Uri,
-    /// The message, byte for byte.
-    pub body: Bytes,
 }
 
 /// Runs one request over the shared session. Reply: the response, with the id that it was given there.
@@ -128,23 +105,6 @@ pub struct Notify {
 #[rtype(result = "Result<Bytes, CallError>")]
 pub struct Initialized;
 
-/// Why a POST failed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PostError {
-    /// No connection: the upstream has not seen the message.
-    #[error("cannot connect: {0}")]
-    NotSent(String),
-    /// The upstream does not know the session (404).
-    #[error("the upstream session is gone")]
-    SessionGone,
-    /// The upstream refused the message with this status.
-    #[error("the upstream answered with status {0}")]
-    Refused(u16),
-    /// The connection broke or timed out: the upstream may have seen it.
-    #[error("no answer to the POST: {0}")]
-    Unknown(String),
-}
-
 /// Why a call over the shared session failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
@@ -165,27 +125,11 @@ pub enum CallError {
 impl UpstreamActor {
     /// Starts the actor of `endpoint` on the current thread. `probes`: this one also does the health checks (one
     /// worker of the process does).
-    pub fn launch(
-        service: Arc<Service>,
-        endpoint: Arc<Endpoint>,
-        limits: UpstreamSettings,
-        probes: bool,
-    ) -> Addr<Self> {
-        let connector = awc::Connector::new()
-            // awc's default of 100 would be used up by 100 streams.
-            .limit(limits.max_connections)
-            .timeout(limits.connect_timeout)
-            .conn_keep_alive(KEEP_ALIVE);
-        let client = Client::builder()
-            .connector(connector)
-            .max_http_version(awc::http::Version::HTTP_11)
-            .disable_timeout()
-            .disable_redirects()
-            .no_default_headers()
-            .finish();
+    pub fn launch(service: Arc<Service>, line: Line, limits: UpstreamSettings, probes: bool) -> Addr<Self> {
+        let endpoint = Arc::clone(&line.endpoint);
         Self::create(|ctx| {
             ctx.set_mailbox_capacity(MAILBOX);
-            Self { service, endpoint, client, limits, shared: Rc::default(), probes }
+            Self { service, endpoint, line, limits, shared: Rc::default(), probes }
         })
     }
 
@@ -196,8 +140,7 @@ impl UpstreamActor {
     /// Everything a call needs beyond the actor's borrow.
     fn caller(&self, ctx: &Context<Self>) -> Caller {
         Caller {
-            client: self.client.clone(),
-            endpoint: Arc::clone(&self.endpoint),
+            line: self.line.clone(),
             shared: Rc::clone(&self.shared),
             post_timeout: self.limits.post_timeout,
             link_limits: self.link_limits(),
@@ -243,21 +186,9 @@ impl Handler<OpenLink> for UpstreamActor {
     type Result = MessageResult<OpenLink>;
 
     fn handle(&mut self, open: OpenLink, _ctx: &mut Self::Context) -> Self::Result {
-        let link =
-            sse::run(self.client.clone(), self.endpoint.url.clone(), self.link_limits(), open.link, open.to, open.gate);
+        let link = sse::run(self.line.clone(), self.link_limits(), open.link, open.to, open.gate);
         let task = actix_rt::spawn(link);
         MessageResult(LinkHandle::new(task.abort_handle(), Some(Arc::clone(&self.endpoint))))
-    }
-}
-
-impl Handler<Post> for UpstreamActor {
-    type Result = ResponseFuture<Result<(), PostError>>;
-
-    fn handle(&mut self, message: Post, _ctx: &mut Self::Context) -> Self::Result {
-        let client = self.client.clone();
-        let endpoint = Arc::clone(&self.endpoint);
-        let timeout = self.limits.post_timeout;
-        Box::pin(async move { post(&client, &endpoint, message.url, message.body, timeout).await })
     }
 }
 
@@ -354,8 +285,7 @@ impl UpstreamActor {
 /// The shared session as seen by the future of one call.
 #[derive(Clone)]
 struct Caller {
-    client: Client,
-    endpoint: Arc<Endpoint>,
+    line: Line,
     shared: Rc<RefCell<Shared>>,
     post_timeout: Duration,
     link_limits: LinkLimits,
@@ -372,7 +302,7 @@ impl Caller {
             let _forget = ForgetOnDrop { shared: &self.shared, id };
             let head = Head::parse(&body).map_err(|error| CallError::Unreachable(error.to_string()))?;
             let request = head.with_id(&body, &id.to_string());
-            match post(&self.client, &self.endpoint, url, request, self.post_timeout).await {
+            match self.line.post_within(url, request, self.post_timeout).await {
                 Ok(()) => {}
                 Err(PostError::SessionGone) if attempt == 0 => {
                     self.close(&CallError::Lost("the upstream forgot the shared session".to_owned()));
@@ -399,7 +329,7 @@ impl Caller {
     }
 
     /// Waits until the shared session is initialised; opens it when needed. Bounded by the connection's time limits.
-    async fn ready(&self) -> Result<(Uri, Bytes), CallError> {
+    async fn ready(&self) -> Result<(Target, Bytes), CallError> {
         loop {
             let waiting = {
                 let mut shared = self.shared.borrow_mut();
@@ -415,8 +345,7 @@ impl Caller {
                         shared.phase = Phase::Opening(vec![sender]);
                         shared.link += 1;
                         let link = sse::run(
-                            self.client.clone(),
-                            self.endpoint.url.clone(),
+                            self.line.clone(),
                             self.link_limits,
                             shared.link,
                             self.to.clone(),
@@ -432,12 +361,13 @@ impl Caller {
     }
 
     async fn initialize(&self, post_to: Uri) {
+        let post_to = self.line.target(post_to);
         let outcome = self.handshake(&post_to).await;
         match outcome {
             Ok(initialized) => {
                 let ready = Phase::Ready { post: post_to, initialized };
                 let before = std::mem::replace(&mut self.shared.borrow_mut().phase, ready);
-                self.endpoint.succeeded();
+                self.line.endpoint.succeeded();
                 if let Phase::Opening(waiters) = before {
                     for waiter in waiters {
                         let _ = waiter.send(Ok(()));
@@ -445,13 +375,13 @@ impl Caller {
                 }
             }
             Err(error) => {
-                self.endpoint.failed(&error);
+                self.line.endpoint.failed(&error);
                 self.close(&error);
             }
         }
     }
 
-    async fn handshake(&self, url: &Uri) -> Result<Bytes, CallError> {
+    async fn handshake(&self, url: &Target) -> Result<Bytes, CallError> {
         let (id, answer) = self.register();
         let _forget = ForgetOnDrop { shared: &self.shared, id };
         let request = serde_json::json!({
@@ -475,8 +405,8 @@ impl Caller {
         Ok(answer)
     }
 
-    async fn post(&self, url: Uri, body: Bytes) -> Result<(), CallError> {
-        Ok(post(&self.client, &self.endpoint, url, body, self.post_timeout).await?)
+    async fn post(&self, url: Target, body: Bytes) -> Result<(), CallError> {
+        Ok(self.line.post_within(url, body, self.post_timeout).await?)
     }
 
     /// Ends the shared session; everybody who waits learns why. The next call opens a new one.
@@ -518,36 +448,5 @@ impl From<PostError> for CallError {
             PostError::Refused(status) => Self::Refused(status),
             PostError::Unknown(why) => Self::Lost(why),
         }
-    }
-}
-
-async fn post(client: &Client, endpoint: &Endpoint, url: Uri, body: Bytes, timeout: Duration) -> Result<(), PostError> {
-    endpoint.in_flight.fetch_add(1, Ordering::Relaxed);
-    let request = client.post(url).insert_header(("Content-Type", "application/json")).send_body(body);
-    let outcome = tokio::time::timeout(timeout, request).await;
-    endpoint.in_flight.fetch_sub(1, Ordering::Relaxed);
-    let mut response = match outcome {
-        Err(_) => return Err(PostError::Unknown(format!("no answer within {timeout:?}"))),
-        // What awc calls so is a connection that was made, and ended after the request and before the response's head.
-        Ok(Err(SendRequestError::Connect(ConnectError::Disconnected))) => {
-            return Err(PostError::Unknown("the connection ended before the response".to_owned()));
-        }
-        Ok(Err(SendRequestError::Connect(error))) => {
-            endpoint.failed(&error);
-            return Err(PostError::NotSent(error.to_string()));
-        }
-        Ok(Err(error)) => return Err(PostError::Unknown(error.to_string())),
-        Ok(Ok(response)) => response,
-    };
-    let status = response.status();
-    // A body that is read to its end gives the connection back to the pool; its content ("Accepted") says nothing.
-    let drained = response.body().limit(4096).await;
-    match status.as_u16() {
-        200..=299 => {
-            drop(drained);
-            Ok(())
-        }
-        404 => Err(PostError::SessionGone),
-        status => Err(PostError::Refused(status)),
     }
 }

@@ -1,11 +1,13 @@
 //! Upstreams: the services, their endpoints, and the connections to them.
 //!
 //! Role: [`Pool`] is the process-wide picture (which endpoints there are, how many sessions each has, whether its
-//! breaker lets anything through). An [`actor::UpstreamActor`] per endpoint and worker thread holds the HTTP client and
-//! the router's own shared session there. Knows nothing of client streams.
+//! breaker lets anything through). Each worker thread has a [`line::Line`] to each endpoint, its connections, and an
+//! [`actor::UpstreamActor`] that holds the router's own shared session there. Knows nothing of client streams.
 
 pub mod actor;
 pub mod breaker;
+mod connection;
+pub mod line;
 pub mod transport;
 
 use std::{
@@ -26,8 +28,10 @@ use crate::protocol::mcp;
 pub struct Endpoint {
     /// Service it belongs to.
     pub service: String,
-    /// Position in the configuration.
+    /// Position in its service.
     pub index: usize,
+    /// Position among all endpoints of the pool.
+    pub number: usize,
     /// URL of its event stream, e.g. `http://127.0.0.1:8071/sse`.
     pub url: url::Url,
     /// Sessions (of all worker threads of this process) that are pinned to it.
@@ -157,6 +161,9 @@ impl Pool {
         backoff_min: Duration,
         backoff_max: Duration,
     ) -> Self {
+        let mut number = 0..;
+        // Collected first, so that the numbers have no gaps.
+        let services: BTreeMap<String, Vec<url::Url>> = services.into_iter().collect();
         let services = services
             .into_iter()
             .map(|(name, urls)| {
@@ -167,6 +174,7 @@ impl Pool {
                         Arc::new(Endpoint {
                             service: name.clone(),
                             index,
+                            number: number.next().unwrap_or_default(),
                             url,
                             sessions: AtomicUsize::new(0),
                             in_flight: AtomicUsize::new(0),

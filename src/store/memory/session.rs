@@ -35,8 +35,8 @@ pub(super) struct Session {
     in_claimed: u64,
     inbox: BTreeMap<u64, InboxEntry>,
     requests: HashMap<String, Request>,
-    seen: HashMap<String, u64>,
-    seen_order: VecDeque<String>,
+    seen: HashMap<Arc<str>, u64>,
+    seen_order: VecDeque<Arc<str>>,
     last_append: Option<(u64, Vec<Option<u64>>)>,
     pub(super) streams: BTreeMap<String, Stream>,
 }
@@ -124,7 +124,7 @@ impl Session {
             ClientMessage::Request { id_key } => self.requests.get(id_key).map(|request| request.seq),
             _ => None,
         };
-        if let Some(seq) = self.seen.get(&accept.request_id).copied().or(pending) {
+        if let Some(seq) = self.seen.get(accept.request_id.as_str()).copied().or(pending) {
             return Accepted::Duplicate { seq, claimed: seq <= self.in_claimed };
         }
         let direct = by_owner && accept.forward_now && self.in_claimed == self.in_seq;
@@ -164,7 +164,8 @@ impl Session {
         {
             self.seen.remove(&oldest);
         }
-        self.seen.insert(request_id.clone(), seq);
+        let request_id: Arc<str> = request_id.into();
+        self.seen.insert(Arc::clone(&request_id), seq);
         self.seen_order.push_back(request_id);
     }
 

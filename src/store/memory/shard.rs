@@ -1,14 +1,14 @@
 //! A part of the sessions, under one lock.
 
-use std::{collections::HashMap, time::Instant};
+use std::time::Instant;
 
 use super::session::Session;
-use crate::protocol::session_id::SessionId;
+use crate::protocol::session_id::SessionMap;
 
 /// See module documentation.
 #[derive(Default)]
 pub(super) struct Shard {
-    pub(super) sessions: HashMap<SessionId, Session>,
+    pub(super) sessions: SessionMap<Session>,
     /// Sessions created since the expired ones were last looked for.
     created: usize,
 }
@@ -30,7 +30,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::store::{NewSession, Owner};
+    use crate::{
+        protocol::session_id::SessionId,
+        store::{NewSession, Owner},
+    };
 
     fn session(ttl: Duration, now: Instant) -> (SessionId, Session) {
         let id = SessionId::random();

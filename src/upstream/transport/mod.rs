@@ -8,6 +8,7 @@ use std::sync::{
 };
 
 use actix::prelude::*;
+use actix_http::Uri;
 use bytes::Bytes;
 use tokio::sync::Notify;
 
@@ -15,7 +16,7 @@ use tokio::sync::Notify;
 #[derive(Debug)]
 pub enum LinkEvent {
     /// The upstream's session is open; POSTs go to this URL.
-    Opened(awc::http::Uri),
+    Opened(Uri),
     /// A JSON-RPC message from the upstream.
     Message(Bytes),
     /// The link is gone; nothing follows.
@@ -30,6 +31,28 @@ pub struct LinkNotice {
     pub link: u64,
     /// What happened.
     pub event: LinkEvent,
+    /// Held until the receiver has taken the message.
+    pub charge: Option<Charge>,
+}
+
+/// Bytes that a [`Gate`] counts for as long as this lives.
+#[derive(Debug)]
+pub struct Charge {
+    gate: Arc<Gate>,
+    bytes: usize,
+}
+
+impl Charge {
+    fn new(gate: &Arc<Gate>, bytes: usize) -> Self {
+        gate.add(bytes);
+        Self { gate: Arc::clone(gate), bytes }
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.gate.sub(self.bytes);
+    }
 }
 
 /// Why a link could not be opened, or ended.
@@ -46,7 +69,8 @@ pub enum LinkError {
     Lost(String),
 }
 
-/// Back-pressure between a link and the actor behind it: the link stops reading while too much is unwritten. MEM-1.
+/// Back-pressure between a link and the actor behind it: the link stops reading while too much waits in the actor's
+/// mailbox ([`Charge`]) or is unwritten. MEM-1.
 #[derive(Debug)]
 pub struct Gate {
     used: AtomicUsize,

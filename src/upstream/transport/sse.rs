@@ -4,13 +4,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use actix::Recipient;
-use awc::{Client, error::SendRequestError, http::Uri};
-use bytes::Bytes;
-use futures_util::StreamExt as _;
+use actix::{Recipient, prelude::SendError};
+use actix_http::Uri;
 
-use super::{Gate, LinkError, LinkEvent, LinkNotice};
-use crate::protocol::sse::Reader;
+use super::{Charge, Gate, LinkError, LinkEvent, LinkNotice};
+use crate::{protocol::sse::Reader, upstream::line::Line};
 
 /// Time limits and bounds of a link.
 #[derive(Debug, Clone, Copy)]
@@ -21,42 +19,34 @@ pub struct LinkLimits {
     pub max_message: usize,
 }
 
-/// Opens the stream at `url` and reports everything to `to` until it ends.
-pub async fn run(
-    client: Client,
-    url: url::Url,
-    limits: LinkLimits,
-    link: u64,
-    to: Recipient<LinkNotice>,
-    gate: Arc<Gate>,
-) {
-    let error = match read(&client, &url, limits, link, &to, &gate).await {
+/// Opens the stream at the line's endpoint and reports everything to `to` until it ends.
+pub async fn run(line: Line, limits: LinkLimits, link: u64, to: Recipient<LinkNotice>, gate: Arc<Gate>) {
+    let error = match read(&line, limits, link, &to, &gate).await {
         Ok(never) => match never {},
         Err(error) => error,
     };
     // A receiver that is gone has no use for it.
-    let _ = to.send(LinkNotice { link, event: LinkEvent::Closed(error) }).await;
+    let _ = to.send(LinkNotice { link, event: LinkEvent::Closed(error), charge: None }).await;
 }
 
 async fn read(
-    client: &Client,
-    url: &url::Url,
+    line: &Line,
     limits: LinkLimits,
     link: u64,
     to: &Recipient<LinkNotice>,
-    gate: &Gate,
+    gate: &Arc<Gate>,
 ) -> Result<std::convert::Infallible, LinkError> {
+    let url = &line.endpoint.url;
     let deadline = tokio::time::Instant::now() + limits.connect;
-    let request = client.get(url.as_str()).insert_header(("Accept", "text/event-stream")).send();
-    let mut response = tokio::time::timeout_at(deadline, request)
+    let (response, mut body) = tokio::time::timeout_at(deadline, line.open_stream())
         .await
         .map_err(|_| LinkError::Connect(format!("no answer within {:?}", limits.connect)))?
-        .map_err(|error| describe_connect(&error))?;
-    if !response.status().is_success() {
-        return Err(LinkError::Protocol(format!("status {}", response.status().as_u16())));
+        .map_err(|error| LinkError::Connect(error.to_string()))?;
+    if !response.status.is_success() {
+        return Err(LinkError::Protocol(format!("status {}", response.status.as_u16())));
     }
     let is_stream = response
-        .headers()
+        .headers
         .get("content-type")
         .and_then(|value| value.to_str().ok())
         .is_some_and(|value| value.trim_start().to_ascii_lowercase().starts_with("text/event-stream"));
@@ -64,41 +54,59 @@ async fn read(
         return Err(LinkError::Protocol("the content type is not text/event-stream".to_owned()));
     }
     let mut reader = Reader::new(limits.max_message);
-    let mut events: Vec<(bool, Bytes)> = Vec::new();
+    let mut events: Vec<LinkEvent> = Vec::new();
     let mut opened = false;
     loop {
         let chunk = if opened {
-            response.next().await
+            body.next().await
         } else {
-            tokio::time::timeout_at(deadline, response.next())
+            tokio::time::timeout_at(deadline, body.next())
                 .await
                 .map_err(|_| LinkError::Protocol(format!("no endpoint event within {:?}", limits.connect)))?
         };
         let chunk = match chunk {
             Some(Ok(chunk)) => chunk,
-            Some(Err(error)) => return Err(LinkError::Lost(error.to_string())),
+            Some(Err(error)) => return Err(LinkError::Lost(error)),
             None => return Err(LinkError::Lost("end of stream".to_owned())),
         };
+        // Copied on the way: the chunk is a part of the thread's read buffer.
+        let mut bad_endpoint = None;
         reader
             .feed(&chunk, |name, body| match name {
-                "endpoint" => events.push((true, body)),
-                "message" if !body.is_empty() => events.push((false, body)),
+                "endpoint" => match post_url(url, &body) {
+                    Ok(post) => events.push(LinkEvent::Opened(post)),
+                    Err(error) => bad_endpoint = Some(error),
+                },
+                "message" if !body.is_empty() => events.push(LinkEvent::Message(body)),
                 // Heartbeats and the like of other servers.
                 _ => {}
             })
             .map_err(|error| LinkError::Protocol(error.to_string()))?;
-        for (is_endpoint, body) in events.drain(..) {
-            let event = if is_endpoint {
-                opened = true;
-                LinkEvent::Opened(post_url(url, &body)?)
-            } else {
-                gate.wait().await;
-                LinkEvent::Message(body)
+        drop(chunk);
+        for event in events.drain(..) {
+            let charge = match &event {
+                LinkEvent::Message(body) => {
+                    gate.wait().await;
+                    Some(Charge::new(gate, body.len()))
+                }
+                LinkEvent::Opened(_) | LinkEvent::Closed(_) => None,
             };
-            if to.send(LinkNotice { link, event }).await.is_err() {
-                return Err(LinkError::Lost("nobody listens any more".to_owned()));
-            }
+            opened |= matches!(event, LinkEvent::Opened(_));
+            report(to, LinkNotice { link, event, charge }).await?;
         }
+        if let Some(error) = bad_endpoint {
+            return Err(error);
+        }
+    }
+}
+
+/// Without waiting for the receiver, unless its mailbox is full.
+async fn report(to: &Recipient<LinkNotice>, notice: LinkNotice) -> Result<(), LinkError> {
+    let gone = || LinkError::Lost("nobody listens any more".to_owned());
+    match to.try_send(notice) {
+        Ok(()) => Ok(()),
+        Err(SendError::Full(notice)) => to.send(notice).await.map_err(|_| gone()),
+        Err(SendError::Closed(_)) => Err(gone()),
     }
 }
 
@@ -110,10 +118,6 @@ fn post_url(base: &url::Url, reference: &[u8]) -> Result<Uri, LinkError> {
         return Err(LinkError::Protocol("the endpoint event names another origin".to_owned()));
     }
     url.as_str().parse().map_err(|_| LinkError::Protocol("the endpoint event is no URL".to_owned()))
-}
-
-fn describe_connect(error: &SendRequestError) -> LinkError {
-    LinkError::Connect(error.to_string())
 }
 
 #[cfg(test)]

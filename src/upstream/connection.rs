@@ -1,0 +1,261 @@
+//! One HTTP/1.1 connection to an upstream: a request at a time, a POST that is acknowledged or a GET whose body goes on.
+//!
+//! Reading and writing HTTP is actix-http's; this file owns the order of the two and the state of the connection. It is
+//! awc's job, but awc makes a codec, two buffers and a task with a timer anew for each request
+//! (docs/decisions/0007). Never: decides what an error means for the message that was sent.
+
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    io,
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
+};
+
+use actix_codec::{Decoder as _, Framed, ReadBuf};
+use actix_http::{
+    RequestHead, RequestHeadType, ResponseHead, ServiceConfig,
+    body::BodySize,
+    h1::{ClientCodec, ClientPayloadCodec, Message, MessageType},
+    header,
+};
+use bytes::{Bytes, BytesMut};
+use tokio::{
+    io::AsyncRead as _,
+    net::TcpStream,
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+
+/// A body is written in pieces of this size, so that a large one does not leave a large buffer with the connection.
+const PIECE: usize = 64 << 10;
+
+/// What a server says to a POST beyond its status is of no interest; so much of it is read to keep the connection.
+const MAX_ACKNOWLEDGEMENT: usize = 4096;
+
+/// Why a request failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Broken {
+    /// No connection: nothing was sent.
+    #[error("{0}")]
+    NotConnected(io::Error),
+    /// Nothing or not all of an answer came back.
+    #[error("{0}")]
+    NoAnswer(String),
+}
+
+/// See the module's text.
+pub(super) struct Connection {
+    framed: Framed<TcpStream, ClientCodec>,
+    /// One of the connections that there may be.
+    permit: OwnedSemaphorePermit,
+}
+
+/// A URL to which there may be many requests: the head of each is the same.
+#[derive(Debug, Clone)]
+pub struct Target(pub(super) Rc<RequestHead>);
+
+impl Connection {
+    /// Connects to `url`, as soon as there may be one more connection. Without a time limit.
+    pub(super) async fn open(url: &url::Url, config: &ServiceConfig, limit: &Arc<Semaphore>) -> Result<Self, Broken> {
+        let permit = Arc::clone(limit)
+            .acquire_owned()
+            .await
+            .map_err(|_| Broken::NotConnected(io::Error::other("the router is stopping")))?;
+        let port = url.port_or_known_default().unwrap_or(80);
+        let socket = match url.host() {
+            Some(url::Host::Domain(name)) => TcpStream::connect((name, port)).await,
+            Some(url::Host::Ipv4(address)) => TcpStream::connect((address, port)).await,
+            Some(url::Host::Ipv6(address)) => TcpStream::connect((address, port)).await,
+            None => Err(io::Error::other("the URL names no host")),
+        };
+        let socket = socket.map_err(Broken::NotConnected)?;
+        // A small POST must not wait for the acknowledgement of the one before.
+        socket.set_nodelay(true).map_err(Broken::NotConnected)?;
+        Ok(Self { framed: Framed::new(socket, ClientCodec::new(config.clone())), permit })
+    }
+
+    /// Nobody has closed it while it was idle, nor said anything.
+    pub(super) fn is_idle(&mut self) -> bool {
+        let mut byte = [0];
+        let read = Pin::new(self.framed.io_mut())
+            .poll_read(&mut Context::from_waker(Waker::noop()), &mut ReadBuf::new(&mut byte));
+        read.is_pending()
+    }
+
+    /// Sends one request and waits for the head of its answer.
+    async fn request(&mut self, target: &Target, body: &Bytes) -> Result<ResponseHead, Broken> {
+        let sent = self.send(target, body).await;
+        // A server that refuses a request answers before it has read all of it.
+        let head = poll_fn(|context| Pin::new(&mut self.framed).next_item(context)).await;
+        match (head, sent) {
+            (Some(Ok(head)), _) => Ok(head),
+            (_, Err(error)) => Err(Broken::NoAnswer(error.to_string())),
+            (Some(Err(error)), Ok(())) => Err(Broken::NoAnswer(error.to_string())),
+            (None, Ok(())) => Err(Broken::NoAnswer("the connection ended before the response".to_owned())),
+        }
+    }
+
+    async fn send(&mut self, target: &Target, body: &Bytes) -> io::Result<()> {
+        let head = RequestHeadType::Rc(Rc::clone(&target.0), None);
+        let size = if body.is_empty() { BodySize::None } else { BodySize::Sized(body.len() as u64) };
+        Pin::new(&mut self.framed).write(Message::Item((head, size)))?;
+        for from in (0..body.len()).step_by(PIECE) {
+            let piece = body.slice(from..body.len().min(from + PIECE));
+            Pin::new(&mut self.framed).write(Message::<(RequestHeadType, BodySize)>::Chunk(Some(piece)))?;
+            self.flush().await?;
+        }
+        Pin::new(&mut self.framed).write(Message::<(RequestHeadType, BodySize)>::Chunk(None))?;
+        self.flush().await
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        poll_fn(|context| Pin::new(&mut self.framed).flush::<Message<(RequestHeadType, BodySize)>>(context)).await
+    }
+
+    /// POSTs `body` and reads the whole answer. Returns its status, and the connection if it can be used again.
+    pub(super) async fn post(mut self, target: &Target, body: &Bytes) -> Result<(u16, Option<Self>), Broken> {
+        let head = self.request(target, body).await?;
+        let status = head.status.as_u16();
+        let Self { framed, permit } = self;
+        let framed = match framed.codec_ref().message_type() {
+            MessageType::None => Some(framed),
+            MessageType::Payload | MessageType::Stream => drain(framed).await,
+        };
+        let reusable = framed.filter(|framed| framed.codec_ref().keep_alive());
+        Ok((status, reusable.map(|framed| Self { framed, permit })))
+    }
+
+    /// GETs `target`: the head of the answer, and its body as it comes.
+    pub(super) async fn get(mut self, target: &Target, scratch: Rc<Scratch>) -> Result<(ResponseHead, Body), Broken> {
+        let head = self.request(target, &Bytes::new()).await?;
+        let Self { framed, permit } = self;
+        let parts = framed.into_parts();
+        let (codec, has_ended) = match parts.codec.message_type() {
+            MessageType::Payload | MessageType::Stream => (Some(parts.codec.into_payload_codec()), false),
+            // Neither a length nor chunks: up to the end of the connection (RFC 9112, section 6.3). actix-http takes it
+            // for no body.
+            MessageType::None => (None, head.headers.contains_key(header::CONTENT_LENGTH)),
+        };
+        // A copy of what has come already: the connection's buffers go.
+        let rest = BytesMut::from(&parts.read_buf[..]);
+        let body = Body { socket: parts.io, codec, rest, has_ended, scratch, _permit: permit };
+        Ok((head, body))
+    }
+}
+
+/// Reads an answer to its end; `None` if that is too far away or did not come.
+async fn drain(framed: Framed<TcpStream, ClientCodec>) -> Option<Framed<TcpStream, ClientCodec>> {
+    let mut framed = framed.into_map_codec(ClientCodec::into_payload_codec);
+    let mut read = 0;
+    loop {
+        match poll_fn(|context| Pin::new(&mut framed).next_item(context)).await? {
+            Ok(Some(chunk)) => read += chunk.len(),
+            Ok(None) => return Some(framed.into_map_codec(ClientPayloadCodec::into_message_codec)),
+            Err(_) => return None,
+        }
+        if read > MAX_ACKNOWLEDGEMENT {
+            return None;
+        }
+    }
+}
+
+/// Bytes that one read of a body takes at most.
+const READ: usize = 32 << 10;
+
+/// The buffer into which the bodies of one thread are read, one after the other: a stream that is idle, as most are most
+/// of the time, has none of its own.
+#[derive(Debug, Default)]
+pub(super) struct Scratch(RefCell<BytesMut>);
+
+/// The body of a GET. Dropping it closes the connection.
+pub(super) struct Body {
+    socket: TcpStream,
+    /// `None` for a body that ends with the connection.
+    codec: Option<ClientPayloadCodec>,
+    /// Read, and not a whole piece of the body yet.
+    rest: BytesMut,
+    has_ended: bool,
+    scratch: Rc<Scratch>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Body {
+    /// The next bytes; `None` at the end. They should not be kept: they hold the thread's buffer.
+    pub(super) async fn next(&mut self) -> Option<Result<Bytes, String>> {
+        poll_fn(|context| self.poll_next(context)).await
+    }
+
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, String>>> {
+        loop {
+            if self.has_ended {
+                return Poll::Ready(None);
+            }
+            match self.take_piece() {
+                Ok(None) => {}
+                Ok(Some(piece)) => return Poll::Ready(Some(Ok(piece))),
+                Err(error) => {
+                    self.has_ended = true;
+                    return Poll::Ready(Some(Err(error)));
+                }
+            }
+            if self.has_ended {
+                return Poll::Ready(None);
+            }
+            match ready!(self.poll_read(context)) {
+                Ok(0) => {
+                    self.has_ended = true;
+                    let cut = self.codec.is_some();
+                    return Poll::Ready(cut.then(|| Err("the connection ended within the body".to_owned())));
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    self.has_ended = true;
+                    return Poll::Ready(Some(Err(error.to_string())));
+                }
+            }
+        }
+    }
+
+    fn take_piece(&mut self) -> Result<Option<Bytes>, String> {
+        if self.rest.is_empty() {
+            return Ok(None);
+        }
+        let piece = match &mut self.codec {
+            None => Ok(Some(self.rest.split().freeze())),
+            Some(codec) => match codec.decode(&mut self.rest) {
+                Ok(Some(Some(piece))) => Ok(Some(piece)),
+                Ok(Some(None)) => {
+                    self.has_ended = true;
+                    Ok(None)
+                }
+                Ok(None) => Ok(None),
+                Err(error) => Err(error.to_string()),
+            },
+        };
+        if self.rest.is_empty() {
+            self.scratch.0.replace(std::mem::take(&mut self.rest));
+        }
+        piece
+    }
+
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.socket.poll_read_ready(context))?;
+            if self.rest.is_empty() {
+                self.rest = self.scratch.0.take();
+                self.rest.clear();
+            }
+            self.rest.reserve(READ);
+            match self.socket.try_read_buf(&mut self.rest) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.rest.is_empty() {
+                        self.scratch.0.replace(std::mem::take(&mut self.rest));
+                    }
+                }
+                read => return Poll::Ready(read),
+            }
+        }
+    }
+}
