@@ -93,6 +93,7 @@ async fn take(
         Ok(Delivered::Accepted | Delivered::Duplicate) => {
             Ok(HttpResponse::Accepted().content_type("text/plain").body("Accepted"))
         }
+        Err(_) if fault::unprotected(fault::JOURNAL_FIRST) => Ok(HttpResponse::Accepted().finish()),
         Err(Failure::Deliver(error)) => Ok(ApiError::from(error).response(id_text(&said))),
         Err(Failure::Draining) => Ok(ApiError::Draining.response(id_text(&said))),
     }

@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     app::App,
+    fault,
     protocol::{
         jsonrpc::{Head, Kind},
         session_id::SessionId,
@@ -383,7 +384,7 @@ impl Pump {
         let fresh = std::mem::take(&mut self.fresh);
         let mut frames = Vec::with_capacity(page.events.len());
         let next = page.events.first().map_or(page.last_seq + 1, |event| event.seq);
-        if next != self.cursor + 1 {
+        if !self.follows(next) {
             if !fresh {
                 return self.gap();
             }
@@ -395,7 +396,7 @@ impl Pump {
             self.cursor = next - 1;
         }
         for event in page.events {
-            if event.seq != self.cursor + 1 {
+            if !self.follows(event.seq) {
                 // What stands before the hole goes out; the hole itself is met again by the next read.
                 if frames.is_empty() {
                     return self.gap();
@@ -414,6 +415,11 @@ impl Pump {
             self.attachment.look();
         }
         if frames.is_empty() { Read::Nothing } else { Read::Frames(join(frames)) }
+    }
+
+    /// Nothing is missing between the cursor and `seq`. EVT-5
+    fn follows(&self, seq: u64) -> bool {
+        seq == self.cursor + 1 || fault::unprotected(fault::GAP_CHECK)
     }
 
     /// EVT-5: a hole in the log is never skipped silently. The client comes back with its cursor and is told.

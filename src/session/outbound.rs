@@ -194,13 +194,16 @@ impl SessionActor {
             limits: self.app().log_limits(),
         };
         let app = Arc::clone(self.app());
-        let (op, epoch) = (self.op, self.fence.epoch);
+        let (op, epoch, last_seq) = (self.op, self.fence.epoch, self.last_seq);
         let appended = async move {
             let mut pause = RETRY_MIN;
             loop {
                 match app.store.append(append.clone()).await {
                     // Tried until the store answers: the number of the append makes that safe, the gate bounds what
                     // gathers meanwhile, and nothing goes out before (EVT-2).
+                    Err(_) if fault::unprotected(fault::APPEND_FIRST) => {
+                        return Ok(Appended::Done((last_seq + 1..).map(Some).take(append.events.len()).collect()));
+                    }
                     Err(error @ (StoreError::Unavailable(_) | StoreError::Full(_) | StoreError::Overloaded)) => {
                         app.count_store_error(&error);
                         tokio::time::sleep(jittered(pause)).await;

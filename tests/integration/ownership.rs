@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Cluster, EventStream, FakeUpstream, Oracle, PostTo, eventually,
+    Cluster, EventStream, FakeUpstream, McpClient, Oracle, PostTo, eventually,
     fake_upstream::Reply,
     http::{self, Request},
     mcp_client::{request, tool_call},
@@ -29,13 +29,35 @@ fn note(number: u64) -> Value {
     json!({ "jsonrpc": "2.0", "method": "notifications/message", "params": { "level": "info", "data": number } })
 }
 
-/// OWN-1, OWN-2, OWN-3: an owner that is stopped (SIGSTOP) past its lease and goes on after another instance has adopted
-/// its session writes nothing and forwards nothing: neither what its upstream says now nor what it had accepted. It gives
-/// the session up for good, and closes its upstream link.
-#[tokio::test]
-async fn a_paused_owner_writes_and_forwards_nothing_after_an_adoption() {
+/// What became of an owner that was stopped past its lease, and of what its upstream and its client told it meanwhile.
+struct Revenant {
+    cluster: Cluster,
+    upstream: FakeUpstream,
+    client: McpClient,
+    old_link: usize,
+    new_link: usize,
+}
+
+impl Revenant {
+    /// Calls that the old owner has forwarded on its own link.
+    fn forwarded(&self) -> Vec<Value> {
+        let received = self.upstream.received();
+        let on_old_link = received.iter().filter(|one| one.session == self.old_link).map(|one| one.json());
+        on_old_link.filter(|message| message["method"] == "tools/call").collect()
+    }
+
+    /// The old owner's upstream has spoken into the session's log.
+    async fn has_written(&self) -> bool {
+        let log = self.cluster.redis_client().await.log(&self.client.session()).await;
+        log.iter().any(|entry| entry.body.contains("666"))
+    }
+}
+
+/// The owner (instance 0) is stopped past its lease, instance 1 adopts its session and, if `serves`, forwards a call; and
+/// the owner goes on: it finds words of its upstream, and a POST that waits in its socket.
+async fn revenant(builder: crate::harness::cluster::Builder, serves: bool) -> Revenant {
     let upstream = FakeUpstream::start().await;
-    let mut cluster = quick(Cluster::builder().routers(2).upstream_urls([upstream.url()])).start().await;
+    let mut cluster = quick(builder.routers(2).upstream_urls([upstream.url()])).start().await;
     let client = cluster.client().post_to(PostTo::Only(1)).stays_away().initialize().await;
     let old_link = upstream.open_sessions()[0];
     client.disconnect().await;
@@ -43,37 +65,65 @@ async fn a_paused_owner_writes_and_forwards_nothing_after_an_adoption() {
     client.connection_count(2).await;
 
     cluster.routers[0].freeze();
-    client.post(&tool_call("during the pause", "x", json!({}))).await;
-    assert!(client.response_to(&json!("during the pause")).await["result"].is_object());
-    assert_eq!(cluster.routers[1].metric("mcp_router_adoptions_total", None).await, 1.0);
+    if serves {
+        client.post(&tool_call("during the pause", "x", json!({}))).await;
+        assert!(client.response_to(&json!("during the pause")).await["result"].is_object());
+    }
+    eventually("a new owner with a link of its own", || async {
+        let adoptions = cluster.routers[1].metric("mcp_router_adoptions_total", None).await;
+        adoptions == 1.0 && upstream.received_of("initialize").len() == 2
+    })
+    .await;
     let new_link = *upstream.open_sessions().last().unwrap();
     assert_ne!(new_link, old_link);
 
-    // What the old owner finds when it goes on: words of its upstream, and a POST that waits in its socket.
     upstream.send(old_link, &note(666)).await;
     let (old_owner, new_owner) = (cluster.addr(0), cluster.addr(1));
     let late = tool_call("to the old owner", "x", json!({}));
-    let mut late = std::pin::pin!(client.try_post_at(old_owner, &late, None));
-    tokio::select! {
-        answer = &mut late => panic!("a stopped process answers: {answer:?}"),
-        _ = http::get(new_owner, "/actuator/health") => {}
+    {
+        let mut late = std::pin::pin!(client.try_post_at(old_owner, &late, None));
+        tokio::select! {
+            answer = &mut late => panic!("a stopped process answers: {answer:?}"),
+            _ = http::get(new_owner, "/actuator/health") => {}
+        }
+        cluster.routers[0].thaw();
+        assert_eq!(late.await.unwrap().status, 202, "it is journaled");
     }
-    cluster.routers[0].thaw();
-    assert_eq!(late.await.unwrap().status, 202, "it is journaled, for the new owner");
-    assert!(client.response_to(&json!("to the old owner")).await["result"].is_object());
-    eventually("the old owner's upstream link closed", || std::future::ready(upstream.open_sessions() == [new_link]))
+    Revenant { cluster, upstream, client, old_link, new_link }
+}
+
+/// OWN-1, OWN-2, OWN-3: an owner that is stopped (SIGSTOP) past its lease and goes on after another instance has adopted
+/// its session writes nothing and forwards nothing: neither what its upstream says now nor what it had accepted. It gives
+/// the session up for good, and closes its upstream link.
+#[tokio::test]
+async fn a_paused_owner_writes_and_forwards_nothing_after_an_adoption() {
+    let old = revenant(Cluster::builder(), true).await;
+    let Revenant { cluster, upstream, client, new_link, .. } = &old;
+    assert!(client.response_to(&json!("to the old owner")).await["result"].is_object(), "the new owner has found it");
+    eventually("the old owner's upstream link closed", || std::future::ready(upstream.open_sessions() == [*new_link]))
         .await;
     assert_eq!(cluster.routers[0].metric("mcp_router_fenced_total", None).await, 1.0);
     assert_eq!(cluster.routers[0].metric("mcp_router_sessions", None).await, 0.0);
 
-    let on_old_link: Vec<Value> =
-        upstream.received().iter().filter(|one| one.session == old_link).map(|one| one.json()).collect();
-    assert!(on_old_link.iter().all(|message| message["method"] != "tools/call"), "{on_old_link:?}");
-    assert!(client.messages().iter().all(|record| record.json()["params"]["data"] != 666));
-    Oracle::exactly_once(&client);
-    Oracle::every_request_answered_once(&client);
-    Oracle::agrees_with_log(&client, &cluster.redis_client().await).await;
+    assert_eq!(old.forwarded(), [Value::Null; 0]);
+    assert!(!old.has_written().await);
+    Oracle::exactly_once(client);
+    Oracle::every_request_answered_once(client);
+    Oracle::agrees_with_log(client, &cluster.redis_client().await).await;
     cluster.assert_no_violations().await;
+}
+
+/// OWN-1, OWN-2, negative control: without the fence in the store the old owner writes into the session's log, and
+/// forwards what its client posts to it.
+#[cfg(feature = "fault-points")]
+#[tokio::test]
+async fn without_the_fence_a_paused_owner_writes_and_forwards_after_an_adoption() {
+    let fence = mcp_router::fault::FENCE;
+    // The new owner serves nothing: the old one would wait for the message that it has not seen.
+    let old = revenant(Cluster::builder().env("MCP_FAULT_UNPROTECTED", fence), false).await;
+    eventually("a call on the old link", || std::future::ready(!old.forwarded().is_empty())).await;
+    eventually("words of the old link in the log", || old.has_written()).await;
+    assert_eq!(old.cluster.metric("mcp_router_fenced_total", None).await, 0.0);
 }
 
 /// OWN-1, negative control: an owner that is stopped for less than its lease, with nobody adopting, goes on as if nothing
