@@ -49,7 +49,7 @@ pub struct Attachment {
     queue_limit: usize,
     woken: Notify,
     sent: AtomicU64,
-    /// When somebody last looked whether the session still has an owner.
+    /// When somebody last looked whether the session still has an owner, or is going to.
     owner_checked: Mutex<Option<Instant>>,
 }
 
@@ -131,14 +131,13 @@ impl Attachment {
         self.woken.notify_one();
     }
 
-    /// It is time to look whether the session still has an owner; not again for a while.
-    pub fn owner_check_is_due(&self) -> bool {
+    /// How long to wait before looking whether the session still has an owner; `None` if somebody will look anyway.
+    pub fn next_owner_check(&self) -> Option<Duration> {
         let mut checked = self.owner_checked.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = checked.is_none_or(|at| at.elapsed() >= OWNER_CHECK);
-        if due {
-            *checked = Some(Instant::now());
-        }
-        due
+        let now = Instant::now();
+        let at = next_check(*checked, now)?;
+        *checked = Some(at);
+        Some(at.saturating_duration_since(now))
     }
 
     /// Sequence up to which events were handed to the connection.
@@ -430,6 +429,16 @@ impl Pump {
     }
 }
 
+/// After every wake-up somebody looks, if not at once then when the last look is long enough ago: the wake-up may be the
+/// one by which a draining owner announces that it has let the session go, and no other follows it. OWN-9
+fn next_check(last: Option<Instant>, now: Instant) -> Option<Instant> {
+    match last {
+        Some(last) if last > now => None,
+        Some(last) => Some((last + OWNER_CHECK).max(now)),
+        None => Some(now),
+    }
+}
+
 /// EVT-6, in the words of MCP: a log message of level error, which moves no cursor.
 pub fn resume_failed(reason: &str, cursor: u64, next: u64) -> Bytes {
     let notification = serde_json::json!({
@@ -491,5 +500,22 @@ impl Drop for Pump {
                 }
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// OWN-9
+    #[test]
+    fn no_wake_up_goes_without_a_look_and_looks_are_rare() {
+        let start = Instant::now();
+        let after = |millis| start + Duration::from_millis(millis);
+        assert_eq!(next_check(None, start), Some(start));
+        assert_eq!(next_check(Some(start), after(400)), Some(after(1000)), "later, but surely");
+        assert_eq!(next_check(Some(after(1000)), after(500)), None, "it is on its way");
+        assert_eq!(next_check(Some(after(1000)), after(1001)), Some(after(2000)));
+        assert_eq!(next_check(Some(start), after(5000)), Some(after(5000)));
     }
 }
