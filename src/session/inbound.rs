@@ -323,6 +323,7 @@ impl SessionActor {
         let store = Arc::clone(&self.app().store);
         let (resync, session) = (self.resync && may_take, self.fence.session);
         let (asked, epoch) = (Instant::now(), self.fence.epoch);
+        let shown = self.attachment.as_ref().map(|attachment| attachment.id);
         let claimed = async move {
             let claimed = store.claim(claim).await?;
             let pending = if resync { Some(store.pending(session).await?) } else { None };
@@ -333,7 +334,7 @@ impl SessionActor {
             if let Ok((Claimed::Entries { .. }, _)) = &outcome {
                 actor.confirmed_owner(asked);
             }
-            actor.claimed(outcome, epoch, ctx);
+            actor.claimed(outcome, epoch, shown, ctx);
         }));
     }
 
@@ -341,6 +342,7 @@ impl SessionActor {
         &mut self,
         outcome: Result<(Claimed, Option<Vec<PendingRequest>>), StoreError>,
         epoch: u32,
+        shown: Option<u64>,
         ctx: &mut Context<Self>,
     ) {
         match outcome {
@@ -350,7 +352,10 @@ impl SessionActor {
                     self.fill_holes(pending, entries.first().map(|entry| entry.seq), ctx);
                 }
                 let holder = attachments.iter().find(|attachment| attachment.stream == MAIN_STREAM);
-                let superseded = self.attachment.take_if(|mine| holder.is_some_and(|holder| holder.id != mine.id));
+                // Not one that has come while the claim was on its way: the holder that the claim saw is older. OWN-8
+                let superseded = self
+                    .attachment
+                    .take_if(|mine| shown == Some(mine.id) && holder.is_some_and(|holder| holder.id != mine.id));
                 if let Some(superseded) = superseded {
                     superseded.end(End::Superseded);
                 }

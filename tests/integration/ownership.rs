@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Cluster, EventStream, FakeUpstream, McpClient, Oracle, PostTo, eventually,
+    Cluster, EventStream, FakeUpstream, McpClient, Mode, Oracle, PostTo, eventually,
     fake_upstream::Reply,
     http::{self, Request},
     mcp_client::{request, tool_call},
@@ -334,6 +334,116 @@ async fn a_late_end_of_an_old_stream_does_not_harm_the_new_one() {
     let redis = cluster.redis_client().await;
     eventually("no holder left", || async { redis.field(&client.session(), "a:g").await.is_none() }).await;
     cluster.assert_no_violations().await;
+}
+
+/// Two clients of instance 0, which has a Redis link of its own: one shows its stream there, the other at instance 1.
+async fn with_a_link_of_its_own() -> (Cluster, [McpClient; 2]) {
+    let builder = quick(Cluster::builder().routers(3)).redis_proxy_of(0);
+    let cluster = builder.env("REDIS_TIMEOUT", "300ms").env("REDIS_WAIT", "300ms").start().await;
+    let clients = [cluster.client().initialize().await, cluster.client().initialize().await];
+    clients[1].cut();
+    clients[1].reconnect(Some(1));
+    clients[1].connection_count(2).await;
+    (cluster, clients)
+}
+
+/// OWN-10, REQ-2, REQ-3: the owner's link to Redis becomes a black hole with calls in flight: the owner says that it is
+/// down, the others adopt its sessions when its lease is over, and every call has its one answer, for the client that comes
+/// back elsewhere as well as for the one that waits. What the old owner has got from its upstream meanwhile is refused
+/// when the link works again.
+#[tokio::test]
+async fn an_owner_whose_redis_link_is_dead_is_noticed_and_replaced() {
+    let (cluster, clients) = with_a_link_of_its_own().await;
+    let (old, link) = (&cluster.routers[0], cluster.redis_proxy.as_ref().unwrap());
+    for client in &clients {
+        let key = format!("increment {}", client.session());
+        client.post_at(old.addr(), &tool_call("read", "wait", json!({ "ms": 300, "text": "read" }))).await;
+        client.post_at(old.addr(), &tool_call("write", "increment", json!({ "key": key }))).await;
+    }
+    link.set(Mode::BlackHole);
+    eventually("the owner says that it is down", || async { old.health().await["status"] == "DOWN" }).await;
+    eventually("its sessions adopted", || async {
+        let mut adopted = 0.0;
+        for router in &cluster.routers[1..] {
+            assert_eq!(router.health().await["status"], "UP");
+            adopted += router.metric("mcp_router_adoptions_total", None).await;
+        }
+        adopted == 2.0
+    })
+    .await;
+    // Its client sees nothing of it: the connection is open, and silent.
+    clients[0].cut();
+    clients[0].reconnect(Some(2));
+    for client in &clients {
+        let read = client.response_to(&json!("read")).await;
+        assert_eq!(read["result"]["content"][0]["text"], "read", "{read}");
+        client.response_to(&json!("write")).await;
+    }
+    link.set(Mode::Pass);
+    eventually("the old owner is up, and owns nothing", || async {
+        old.health().await["status"] == "UP" && old.metric("mcp_router_sessions", None).await == 0.0
+    })
+    .await;
+    let redis = cluster.redis_client().await;
+    for client in &clients {
+        let key = format!("increment {}", client.session());
+        let write = client.response_to(&json!("write")).await;
+        let runs = cluster.counts().get(&key).copied().unwrap_or(0);
+        let is_unknown = write["error"]["code"] == -32001;
+        assert!(runs == 1 || (runs == 0 && is_unknown), "{key} ran {runs} times: {write}");
+        assert_eq!(client.text("echo", json!({ "text": "at every instance" })).await, "at every instance");
+        Oracle::exactly_once(client);
+        Oracle::every_request_answered_once(client);
+        Oracle::agrees_with_log(client, &redis).await;
+    }
+    cluster.assert_no_violations().await;
+}
+
+/// OWN-10, negative control: a link that is slow, but within the limits, is no dead one: nobody is down, nothing is
+/// adopted.
+#[tokio::test]
+async fn an_owner_whose_redis_link_is_slow_stays_the_owner() {
+    let (cluster, clients) = with_a_link_of_its_own().await;
+    cluster.redis_proxy.as_ref().unwrap().set(Mode::Delay(Duration::from_millis(40)));
+    // Several times the lease passes.
+    for number in 0..5 {
+        for client in &clients {
+            let text = format!("{number}");
+            assert_eq!(client.text("wait", json!({ "ms": 20, "text": text })).await, text);
+        }
+        assert_eq!(cluster.routers[0].health().await["status"], "UP");
+    }
+    assert_eq!(cluster.metric("mcp_router_adoptions_total", None).await, 0.0);
+    clients.iter().for_each(|client| assert_eq!(Oracle::exactly_once(client), 6));
+}
+
+/// OWN-4, OWN-9: an owner dies and two instances find it out at the same moment, by POSTs for the same sessions: each
+/// session is adopted once, and is initialised once more upstream.
+#[tokio::test]
+async fn of_two_instances_that_find_an_owner_dead_one_adopts() {
+    const SESSIONS: usize = 20;
+    let upstream = FakeUpstream::start().await;
+    let mut cluster = quick(Cluster::builder().routers(3).upstream_urls([upstream.url()])).start().await;
+    let clients = futures_util::future::join_all((0..SESSIONS).map(|_| cluster.client().initialize())).await;
+    cluster.routers[0].kill();
+    let calls = clients.iter().flat_map(|client| [1, 2].map(|index| (client, index, cluster.addr(index))));
+    futures_util::future::join_all(calls.map(|(client, index, addr)| async move {
+        let id = format!("at {index}");
+        client.post_at(addr, &tool_call(id.as_str(), "x", json!({}))).await;
+        client.response_to(&json!(id)).await;
+    }))
+    .await;
+    for client in &clients {
+        Oracle::exactly_once(client);
+        Oracle::every_request_answered_once(client);
+    }
+    let mut adopted = 0.0;
+    for router in &cluster.routers[1..] {
+        adopted += router.metric("mcp_router_adoptions_total", None).await;
+    }
+    assert_eq!(adopted, SESSIONS as f64);
+    assert_eq!(upstream.received_of("initialize").len(), 2 * SESSIONS);
+    assert_eq!(upstream.received_of("tools/call").len(), 2 * SESSIONS);
 }
 
 /// OWN-9: the sessions of a killed instance are adopted by those that their clients come back to, although nobody posts
