@@ -196,7 +196,9 @@ async fn deliver_by_store(
         acked: 0,
         set,
         delete,
-        max_pending: limits.max_inflight,
+        // Beyond MCP_MAX_INFLIGHT the owner refuses it on the stream: a status other than 2xx ends the session of some
+        // clients. MEM-5
+        max_pending: limits.max_inflight + limits.max_inbox,
         max_inbox: limits.max_inbox,
     };
     let deadline = Instant::now() + app.settings.redis.wait;

@@ -271,14 +271,18 @@ impl SessionActor {
         if self.outbox.len() >= self.app().settings.limits.max_inbox {
             return Err(DeliverError::TooMany);
         }
+        let error = self.too_many(id);
+        self.push_event(Outgoing::message(error), ctx);
+        Ok(Delivered::Accepted)
+    }
+
+    fn too_many(&self, id: &IdKey) -> Bytes {
         self.app().metrics.router_errors.with_label_values(&["too_many"]).inc();
         let limit = self.app().settings.limits.max_inflight;
         let why =
             format!("more than {limit} requests of this session are without an answer; the request was not executed");
         let details = serde_json::json!({ "reason": "too_many", "outcome": "not_executed", "retry": true });
-        let error = jsonrpc::error_response(id.as_json(), jsonrpc::INTERNAL_ERROR, &why, Some(&details));
-        self.push_event(Outgoing::message(error), ctx);
-        Ok(Delivered::Accepted)
+        jsonrpc::error_response(id.as_json(), jsonrpc::INTERNAL_ERROR, &why, Some(&details))
     }
 
     fn schedule_claim(&self, after: Duration, ctx: &mut Context<Self>) {
@@ -428,6 +432,11 @@ impl SessionActor {
                 mcp::DISCOVER => {
                     let why = "this router speaks MCP versions with sessions, up to 2025-11-25";
                     let error = jsonrpc::error_response(id.as_json(), jsonrpc::METHOD_NOT_FOUND, why, None);
+                    self.answer(id, error, ctx);
+                }
+                // Journaled by another instance, which does not know how many are in flight. MEM-5
+                _ if self.in_flight.len() >= self.app().settings.limits.max_inflight => {
+                    let error = self.too_many(&id);
                     self.answer(id, error, ctx);
                 }
                 _ => {
