@@ -22,6 +22,8 @@ pub const AFTER_POST: &str = "forward.acknowledged";
 pub const BEFORE_APPEND: &str = "append.before";
 /// The answer is in the log, and on no client stream.
 pub const AFTER_APPEND: &str = "append.after";
+/// An event was read from the log for a client's stream (the owner's is usually elsewhere), and is not written there.
+pub const BEFORE_DELIVER: &str = "deliver.before";
 
 /// OWN-1: the store refuses what an owner of an older generation writes.
 pub const FENCE: &str = "fence";

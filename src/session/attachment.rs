@@ -260,7 +260,10 @@ impl Pump {
                 if behind || look {
                     self.attachment.queue().look = false;
                     match self.read().await {
-                        Read::Frames(bytes) => return Ok(Some(bytes)),
+                        Read::Frames(bytes) => {
+                            fault::point(fault::BEFORE_DELIVER);
+                            return Ok(Some(bytes));
+                        }
                         Read::Nothing => continue,
                         Read::End(End::Abort(reason)) => return Err(Aborted(reason)),
                         Read::End(End::Finished) => return Ok(None),

@@ -362,11 +362,14 @@ mod steps {
             .await;
         // Each of the two calls is once the first at the step.
         for first in [READ, INCREMENT] {
-            let client = session_at(&cluster, 0).await;
+            let holder = usize::from(step == fault::BEFORE_DELIVER);
+            let client = session_at(&cluster, holder).await;
             // Where a message is journaled that does not come to its owner.
-            let (faulty, healthy) = if step == fault::QUEUED { (1, 2) } else { (0, 1) };
+            let entry = usize::from(step == fault::QUEUED);
+            let faulty = entry.max(holder);
+            let healthy = if faulty == 0 { 1 } else { 2 };
             let mut addrs = cluster.addrs();
-            addrs.rotate_left(faulty);
+            addrs.rotate_left(entry);
             let mut messages = calls(first);
             messages.sort_by_key(|message| !message["id"].as_str().unwrap().starts_with(first));
             std::fs::write(&arm, "").unwrap();
@@ -384,7 +387,7 @@ mod steps {
                     let process = cluster.routers[faulty].process();
                     assert_eq!(process.exit_code().await, None, "killed by a signal, not ended by a panic");
                 }
-                if faulty == 0 {
+                if faulty == holder {
                     client.cut();
                     client.reconnect(Some(healthy));
                 }
@@ -443,5 +446,6 @@ mod steps {
         after_the_request_is_acknowledged: fault::AFTER_POST,
         before_the_answer_is_appended: fault::BEFORE_APPEND,
         after_the_answer_is_appended: fault::AFTER_APPEND,
+        before_the_answer_is_on_the_stream_of_another_instance: fault::BEFORE_DELIVER,
     }
 }
