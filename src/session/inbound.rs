@@ -356,10 +356,8 @@ impl SessionActor {
                     self.fill_holes(pending, entries.first().map(|entry| entry.seq), ctx);
                 }
                 let holder = attachments.iter().find(|attachment| attachment.stream == MAIN_STREAM);
-                // Not one that has come while the claim was on its way: the holder that the claim saw is older. OWN-8
-                let superseded = self
-                    .attachment
-                    .take_if(|mine| shown == Some(mine.id) && holder.is_some_and(|holder| holder.id != mine.id));
+                let holder = holder.map(|holder| holder.id);
+                let superseded = self.attachment.take_if(|mine| is_superseded(mine.id, shown, holder));
                 if let Some(superseded) = superseded {
                     superseded.end(End::Superseded);
                 }
@@ -732,5 +730,33 @@ impl SessionActor {
             }
         };
         ctx.spawn(forgotten.into_actor(self).map(|(), actor, ctx| actor.release_if_quiet(false, ctx)));
+    }
+}
+
+/// Whether the stream that is shown here has lost its place to the holder that a claim saw. `shown`: the stream that was
+/// shown here when the claim was asked for.
+fn is_superseded(mine: u64, shown: Option<u64>, holder: Option<u64>) -> bool {
+    // One that has come while the claim was on its way is newer than what the claim saw. OWN-8
+    shown == Some(mine) && holder.is_some_and(|holder| holder != mine)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// OWN-7, OWN-8
+    #[test]
+    fn a_stream_gives_way_to_a_newer_holder_and_not_to_an_older_one() {
+        let (old, new) = (1, 2);
+        for (mine, shown, holder, expected) in [
+            (old, Some(old), Some(new), true),
+            (old, Some(old), Some(old), false),
+            (old, Some(old), None, false),
+            (new, Some(old), Some(old), false),
+            (new, None, Some(old), false),
+            (new, None, Some(new), false),
+        ] {
+            assert_eq!(is_superseded(mine, shown, holder), expected, "{mine} {shown:?} {holder:?}");
+        }
     }
 }
