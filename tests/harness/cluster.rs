@@ -125,12 +125,17 @@ impl Builder {
         };
         let direct = redis.as_ref().map(|redis| url(([127, 0, 0, 1], redis.port()).into()));
         let proxied = redis_proxy.as_ref().map(|proxy| url(proxy.addr()));
+        let (of_all, of_one) = match self.redis_proxy {
+            Some(Behind::Only(index)) => (direct, proxied.map(|url| (index, url))),
+            _ => (proxied.or(direct), None),
+        };
+        if let Some(url) = of_all {
+            env.entry("REDIS_URL".to_owned()).or_insert(url);
+        }
         let launch = |index: usize| {
-            let is_behind =
-                self.redis_proxy.is_some_and(|behind| matches!(behind, Behind::All) || behind == Behind::Only(index));
             let mut env = env.clone();
-            if let Some(url) = if is_behind { &proxied } else { &direct } {
-                env.entry("REDIS_URL".to_owned()).or_insert_with(|| url.clone());
+            if let Some((_, url)) = of_one.as_ref().filter(|(only, _)| *only == index) {
+                env.insert("REDIS_URL".to_owned(), url.clone());
             }
             RouterProcess::launch(dir.path(), &format!("router-instance-{}", index + 1), &env)
         };
