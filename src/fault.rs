@@ -4,6 +4,9 @@
 //! `MCP_FAULT_POINT=name` or `name:n` (the n-th time, from 1) says where; `MCP_FAULT_ACTION=abort` (default: as a crash)
 //! or `stop` (SIGSTOP, until somebody sends SIGCONT) says what. Only passes count while the file named by `MCP_FAULT_ARM`
 //! exists; who faults removes it, so that of many processes one does.
+//!
+//! Beside them the protections that a test can switch off, to show that it would see the fault which they keep away:
+//! `MCP_FAULT_UNPROTECTED=fence,gap` says which.
 
 /// The message is journaled, and the owner has not acted on it.
 pub const ACCEPTED: &str = "accept.journaled";
@@ -19,6 +22,30 @@ pub const AFTER_POST: &str = "forward.acknowledged";
 pub const BEFORE_APPEND: &str = "append.before";
 /// The answer is in the log, and on no client stream.
 pub const AFTER_APPEND: &str = "append.after";
+/// An event was read from the log for a client's stream (the owner's is usually elsewhere), and is not written there.
+pub const BEFORE_DELIVER: &str = "deliver.before";
+
+/// OWN-1: the store refuses what an owner of an older generation writes.
+pub const FENCE: &str = "fence";
+/// EVT-5: a stream ends at a hole in the log.
+pub const GAP_CHECK: &str = "gap";
+/// REQ-1: 202 only when the journal has the message.
+pub const JOURNAL_FIRST: &str = "journal";
+/// EVT-2: an event goes out only when the log has it.
+pub const APPEND_FIRST: &str = "append";
+
+/// Every protection holds.
+#[cfg(not(feature = "fault-points"))]
+#[inline(always)]
+pub const fn unprotected(_protection: &'static str) -> bool {
+    false
+}
+
+/// The environment has switched this protection off.
+#[cfg(feature = "fault-points")]
+pub fn unprotected(protection: &'static str) -> bool {
+    armed::is_off(protection)
+}
 
 /// Does nothing.
 #[cfg(not(feature = "fault-points"))]
@@ -48,6 +75,15 @@ mod armed {
         stops: bool,
         arm: PathBuf,
         passed: AtomicU64,
+    }
+
+    static OFF: LazyLock<Vec<String>> = LazyLock::new(|| {
+        let off = std::env::var("MCP_FAULT_UNPROTECTED").unwrap_or_default();
+        off.split(',').map(str::to_owned).collect()
+    });
+
+    pub(super) fn is_off(protection: &str) -> bool {
+        OFF.iter().any(|off| off == protection)
     }
 
     static PLAN: LazyLock<Option<Plan>> = LazyLock::new(|| {

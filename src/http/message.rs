@@ -85,6 +85,7 @@ async fn take(
         Ok(Delivered::Accepted | Delivered::Duplicate) => {
             Ok(HttpResponse::Accepted().content_type("text/plain").body("Accepted"))
         }
+        Err(_) if fault::unprotected(fault::JOURNAL_FIRST) => Ok(HttpResponse::Accepted().finish()),
         Err(Failure::Deliver(error)) => Ok(ApiError::from(error).response(id_text(&posted.said))),
         Err(Failure::Draining) => Ok(ApiError::Draining.response(id_text(&posted.said))),
     }
@@ -167,7 +168,9 @@ async fn deliver_by_store(worker: &Rc<Worker>, session: SessionId, posted: &Post
         acked: 0,
         set,
         delete,
-        max_pending: limits.max_inflight,
+        // Beyond MCP_MAX_INFLIGHT the owner refuses it on the stream: a status other than 2xx ends the session of some
+        // clients. MEM-5
+        max_pending: limits.max_inflight + limits.max_inbox,
         max_inbox: limits.max_inbox,
     };
     let deadline = Instant::now() + app.settings.redis.wait;

@@ -193,10 +193,17 @@ fn wake_session(app: &Arc<App>, session: SessionId) {
         let app = Arc::clone(app);
         actix_rt::spawn(async move { find_rebind(&app, session).await });
     }
-    if actor.is_none() && attachments.iter().all(|attachment| attachment.owner_check_is_due()) {
+    let check = || match attachments.as_slice() {
+        [] => Some(Duration::ZERO),
+        shown => shown.iter().filter_map(|attachment| attachment.next_owner_check()).min(),
+    };
+    if actor.is_none()
+        && let Some(pause) = check()
+    {
         // A draining instance announces what it has let go in this way (OWN-9).
         let app = Arc::clone(app);
         actix_rt::spawn(async move {
+            tokio::time::sleep(pause).await;
             if let Err(error) = adopt_announced(&app, session).await {
                 app.count_store_error(&error);
             }

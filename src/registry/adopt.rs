@@ -36,7 +36,8 @@ pub struct Turns {
 impl Turns {
     fn take(&self, session: SessionId) -> Option<Turn<'_>> {
         let is_free = self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(session);
-        is_free.then_some(Turn { turns: self, session })
+        // Not `then_some`: a turn that is made and thrown away would end the other one's.
+        is_free.then(|| Turn { turns: self, session })
     }
 }
 
@@ -132,4 +133,22 @@ pub async fn adopt(
 fn look(actor: &Addr<SessionActor>) {
     // Already awake if its mailbox is full.
     let _ = actor.try_send(Look);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// OWN-4
+    #[test]
+    fn who_does_not_get_the_turn_does_not_end_it() {
+        let (turns, session) = (Turns::default(), SessionId::random());
+        let turn = turns.take(session);
+        assert!(turn.is_some());
+        assert!(turns.take(session).is_none());
+        assert!(turns.take(session).is_none(), "also when it was asked for before");
+        assert!(turns.take(SessionId::random()).is_some(), "another session's is another one");
+        drop(turn);
+        assert!(turns.take(session).is_some());
+    }
 }

@@ -105,6 +105,8 @@ pub struct SessionActor {
 
     /// The inbox as an adopter found it; taken by the first recovery.
     pub(super) inherited: Option<Vec<InboxEntry>>,
+    /// Attachment id of the stream's holder as an adopter found it; looked for once, at the start.
+    holder: Option<u64>,
     /// Id of the store's data that this session was written into.
     pub(super) dataset: Arc<str>,
     pub(super) restoring: bool,
@@ -274,15 +276,9 @@ impl SessionActor {
             session.in_flight.insert(id, inbound::InFlight::inherited(request.seq, request.forwarded, &request.body));
         }
         session.inherited = Some(found.inbox);
-        // A stream of the session that is held here gets its events by the short way from now on.
-        let holder = found.attachments.iter().find(|attachment| attachment.stream == MAIN_STREAM).map(|held| held.id);
-        session.attachment = session
-            .app()
-            .directory
-            .attachments(&session.fence.session)
-            .into_iter()
-            .find(|attachment| Some(attachment.id) == holder);
-        session.detached_since = session.attachment.is_none().then(Instant::now);
+        session.holder =
+            found.attachments.iter().find(|attachment| attachment.stream == MAIN_STREAM).map(|held| held.id);
+        session.detached_since = Some(Instant::now());
         session.launch()
     }
 
@@ -336,6 +332,7 @@ impl SessionActor {
             log_level: None,
             subscriptions: BTreeMap::new(),
             inherited: None,
+            holder: None,
             draining: false,
             last_active: now,
         }
@@ -457,6 +454,13 @@ impl Actor for SessionActor {
     fn started(&mut self, ctx: &mut Self::Context) {
         self.app().metrics.sessions.inc();
         self.app().directory.insert_session(self.fence.session, ctx.address());
+        // A stream of the session that is held here gets its events by the short way from now on. Not looked for earlier:
+        // one that is being opened at this moment finds this actor, or is found here.
+        if let Some(holder) = self.holder.take() {
+            let held = self.app().directory.attachments(&self.fence.session);
+            self.attachment = held.into_iter().find(|attachment| attachment.id == holder);
+            self.detached_since = self.detached_since.filter(|_| self.attachment.is_none());
+        }
         if self.inherited.is_some() && self.wants_link() {
             self.ensure_link(ctx);
         }

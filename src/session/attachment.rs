@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     app::App,
+    fault,
     protocol::{
         jsonrpc::{Head, Kind},
         session_id::SessionId,
@@ -48,7 +49,7 @@ pub struct Attachment {
     queue_limit: usize,
     woken: AtomicWaker,
     sent: AtomicU64,
-    /// When somebody last looked whether the session still has an owner.
+    /// When somebody last looked whether the session still has an owner, or is going to.
     owner_checked: Mutex<Option<Instant>>,
 }
 
@@ -138,14 +139,13 @@ impl Attachment {
         self.woken.wake();
     }
 
-    /// It is time to look whether the session still has an owner; not again for a while.
-    pub fn owner_check_is_due(&self) -> bool {
+    /// How long to wait before looking whether the session still has an owner; `None` if somebody will look anyway.
+    pub fn next_owner_check(&self) -> Option<Duration> {
         let mut checked = self.owner_checked.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = checked.is_none_or(|at| at.elapsed() >= OWNER_CHECK);
-        if due {
-            *checked = Some(Instant::now());
-        }
-        due
+        let now = Instant::now();
+        let at = next_check(*checked, now)?;
+        *checked = Some(at);
+        Some(at.saturating_duration_since(now))
     }
 
     /// Sequence up to which events were handed to the connection.
@@ -282,7 +282,10 @@ impl Pump {
                 if behind || look {
                     self.attachment.queue().look = false;
                     match self.read().await {
-                        Read::Frames(bytes) => return Ok(Some(bytes)),
+                        Read::Frames(bytes) => {
+                            fault::point(fault::BEFORE_DELIVER);
+                            return Ok(Some(bytes));
+                        }
                         Read::Nothing => continue,
                         Read::End(End::Abort(reason)) => return Err(Aborted(reason)),
                         Read::End(End::Finished) => return Ok(None),
@@ -332,7 +335,9 @@ impl Pump {
     async fn reclaim(&mut self) {
         let (session, stream) = (self.attachment.session, Arc::clone(&self.attachment.stream));
         match self.app.store.read_page(session, &stream, self.cursor, 0, 0).await {
-            Ok(Some(page)) if page.epoch == self.epoch && page.holder.is_some() => return,
+            Ok(Some(page)) if page.epoch == self.epoch && page.holder.is_some_and(|id| id != self.attachment.id) => {
+                return;
+            }
             Ok(Some(page)) if page.epoch == self.epoch => {
                 let attachment = StoredAttachment {
                     stream: (*stream).to_owned(),
@@ -437,7 +442,7 @@ impl Pump {
         let fresh = std::mem::take(&mut self.fresh);
         let mut frames = Vec::with_capacity(page.events.len());
         let next = page.events.first().map_or(page.last_seq + 1, |event| event.seq);
-        if next != self.cursor + 1 {
+        if !self.follows(next) {
             if !fresh {
                 return self.gap();
             }
@@ -449,7 +454,7 @@ impl Pump {
             self.cursor = next - 1;
         }
         for event in page.events {
-            if event.seq != self.cursor + 1 {
+            if !self.follows(event.seq) {
                 // What stands before the hole goes out; the hole itself is met again by the next read.
                 if frames.is_empty() {
                     return self.gap();
@@ -470,11 +475,26 @@ impl Pump {
         if frames.is_empty() { Read::Nothing } else { Read::Frames(join(frames)) }
     }
 
+    /// Nothing is missing between the cursor and `seq`. EVT-5
+    fn follows(&self, seq: u64) -> bool {
+        seq == self.cursor + 1 || fault::unprotected(fault::GAP_CHECK)
+    }
+
     /// EVT-5: a hole in the log is never skipped silently. The client comes back with its cursor and is told.
     fn gap(&self) -> Read {
         self.app.metrics.violations.with_label_values(&["EVT-5"]).inc();
         tracing::error!(session = %self.attachment.session, after = self.cursor, "events are missing in the log");
         Read::End(End::Abort("events are missing in the log"))
+    }
+}
+
+/// After every wake-up somebody looks, if not at once then when the last look is long enough ago: the wake-up may be the
+/// one by which a draining owner announces that it has let the session go, and no other follows it. OWN-9
+fn next_check(last: Option<Instant>, now: Instant) -> Option<Instant> {
+    match last {
+        Some(last) if last > now => None,
+        Some(last) => Some((last + OWNER_CHECK).max(now)),
+        None => Some(now),
     }
 }
 
@@ -539,5 +559,22 @@ impl Drop for Pump {
                 }
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// OWN-9
+    #[test]
+    fn no_wake_up_goes_without_a_look_and_looks_are_rare() {
+        let start = Instant::now();
+        let after = |millis| start + Duration::from_millis(millis);
+        assert_eq!(next_check(None, start), Some(start));
+        assert_eq!(next_check(Some(start), after(400)), Some(after(1000)), "later, but surely");
+        assert_eq!(next_check(Some(after(1000)), after(500)), None, "it is on its way");
+        assert_eq!(next_check(Some(after(1000)), after(1001)), Some(after(2000)));
+        assert_eq!(next_check(Some(start), after(5000)), Some(after(5000)));
     }
 }

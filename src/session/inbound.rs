@@ -321,14 +321,18 @@ impl SessionActor {
         if self.outbox.len() >= self.app().settings.limits.max_inbox {
             return Err(DeliverError::TooMany);
         }
+        let error = self.too_many(id);
+        self.push_event(Outgoing::message(error), ctx);
+        Ok(Delivered::Accepted)
+    }
+
+    fn too_many(&self, id: &IdKey) -> Bytes {
         self.app().metrics.router_errors.with_label_values(&["too_many"]).inc();
         let limit = self.app().settings.limits.max_inflight;
         let why =
             format!("more than {limit} requests of this session are without an answer; the request was not executed");
         let details = serde_json::json!({ "reason": "too_many", "outcome": "not_executed", "retry": true });
-        let error = jsonrpc::error_response(id.as_json(), jsonrpc::INTERNAL_ERROR, &why, Some(&details));
-        self.push_event(Outgoing::message(error), ctx);
-        Ok(Delivered::Accepted)
+        jsonrpc::error_response(id.as_json(), jsonrpc::INTERNAL_ERROR, &why, Some(&details))
     }
 
     fn schedule_claim(&self, after: Duration, ctx: &mut Context<Self>) {
@@ -379,6 +383,7 @@ impl SessionActor {
         let store = Arc::clone(&self.app().store);
         let (resync, session) = (self.resync && may_take, self.fence.session);
         let (asked, epoch) = (Instant::now(), self.fence.epoch);
+        let shown = self.attachment.as_ref().map(|attachment| attachment.id);
         let claimed = async move {
             let claimed = store.claim(claim).await?;
             let pending = if resync { Some(store.pending(session).await?) } else { None };
@@ -389,7 +394,7 @@ impl SessionActor {
             if let Ok((Claimed::Entries { .. }, _)) = &outcome {
                 actor.confirmed_owner(asked);
             }
-            actor.claimed(outcome, epoch, ctx);
+            actor.claimed(outcome, epoch, shown, ctx);
         }));
     }
 
@@ -397,6 +402,7 @@ impl SessionActor {
         &mut self,
         outcome: Result<(Claimed, Option<Vec<PendingRequest>>), StoreError>,
         epoch: u32,
+        shown: Option<u64>,
         ctx: &mut Context<Self>,
     ) {
         match outcome {
@@ -406,7 +412,8 @@ impl SessionActor {
                     self.fill_holes(pending, entries.first().map(|entry| entry.seq), ctx);
                 }
                 let holder = attachments.iter().find(|attachment| attachment.stream == MAIN_STREAM);
-                let superseded = self.attachment.take_if(|mine| holder.is_some_and(|holder| holder.id != mine.id));
+                let holder = holder.map(|holder| holder.id);
+                let superseded = self.attachment.take_if(|mine| is_superseded(mine.id, shown, holder));
                 if let Some(superseded) = superseded {
                     superseded.end(End::Superseded);
                 }
@@ -479,6 +486,11 @@ impl SessionActor {
                 mcp::DISCOVER => {
                     let why = "this router speaks MCP versions with sessions, up to 2025-11-25";
                     let error = jsonrpc::error_response(id.as_json(), jsonrpc::METHOD_NOT_FOUND, why, None);
+                    self.answer(id, error, ctx);
+                }
+                // Journaled by another instance, which does not know how many are in flight. MEM-5
+                _ if self.in_flight.len() >= self.app().settings.limits.max_inflight => {
+                    let error = self.too_many(&id);
                     self.answer(id, error, ctx);
                 }
                 _ => {
@@ -784,5 +796,33 @@ impl SessionActor {
             }
         };
         ctx.spawn(forgotten.into_actor(self).map(|(), actor, ctx| actor.release_if_quiet(false, ctx)));
+    }
+}
+
+/// Whether the stream that is shown here has lost its place to the holder that a claim saw. `shown`: the stream that was
+/// shown here when the claim was asked for.
+fn is_superseded(mine: u64, shown: Option<u64>, holder: Option<u64>) -> bool {
+    // One that has come while the claim was on its way is newer than what the claim saw. OWN-8
+    shown == Some(mine) && holder.is_some_and(|holder| holder != mine)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// OWN-7, OWN-8
+    #[test]
+    fn a_stream_gives_way_to_a_newer_holder_and_not_to_an_older_one() {
+        let (old, new) = (1, 2);
+        for (mine, shown, holder, expected) in [
+            (old, Some(old), Some(new), true),
+            (old, Some(old), Some(old), false),
+            (old, Some(old), None, false),
+            (new, Some(old), Some(old), false),
+            (new, None, Some(old), false),
+            (new, None, Some(new), false),
+        ] {
+            assert_eq!(is_superseded(mine, shown, holder), expected, "{mine} {shown:?} {holder:?}");
+        }
     }
 }

@@ -252,6 +252,9 @@ impl SessionActor {
                 self.fenced(epoch, ctx);
                 return;
             }
+            Err(_) if fault::unprotected(fault::APPEND_FIRST) => {
+                (self.last_seq + 1..).map(Some).take(self.appending.len()).collect()
+            }
             Err(error @ (StoreError::Unavailable(_) | StoreError::Full(_) | StoreError::Overloaded)) => {
                 return self.append_later(&error, ctx);
             }

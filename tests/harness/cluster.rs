@@ -17,6 +17,13 @@ use crate::harness::McpClient;
 /// Name of the service in the tests.
 pub const SERVICE: &str = "mcp-server-v6";
 
+/// Which routers reach Redis through the [`FaultProxy`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Behind {
+    All,
+    Only(usize),
+}
+
 /// What to start.
 #[derive(Debug)]
 pub struct Builder {
@@ -24,7 +31,7 @@ pub struct Builder {
     upstreams: usize,
     upstream_urls: Vec<String>,
     redis: bool,
-    redis_proxy: bool,
+    redis_proxy: Option<Behind>,
     redis_args: Vec<&'static str>,
     redis_login: Option<&'static str>,
     nginx: Option<bool>,
@@ -59,7 +66,13 @@ impl Builder {
 
     /// Routers reach Redis through a [`FaultProxy`].
     pub fn redis_proxy(mut self) -> Self {
-        self.redis_proxy = true;
+        self.redis_proxy = Some(Behind::All);
+        self
+    }
+
+    /// Only this router, by its index, reaches Redis through a [`FaultProxy`].
+    pub fn redis_proxy_of(mut self, router: usize) -> Self {
+        self.redis_proxy = Some(Behind::Only(router));
         self
     }
 
@@ -97,7 +110,9 @@ impl Builder {
             upstreams.push(UpstreamProcess::start(dir.path(), &format!("server-{number}"), &counts).await);
         }
         let redis_proxy = match &redis {
-            Some(redis) if self.redis_proxy => Some(FaultProxy::start(([127, 0, 0, 1], redis.port()).into()).await),
+            Some(redis) if self.redis_proxy.is_some() => {
+                Some(FaultProxy::start(([127, 0, 0, 1], redis.port()).into()).await)
+            }
             _ => None,
         };
         let mut env = self.env;
@@ -105,14 +120,26 @@ impl Builder {
         if !urls.is_empty() {
             env.entry("MCP_UPSTREAMS".to_owned()).or_insert_with(|| format!("{SERVICE}={}", urls.join(",")));
         }
-        if let Some(redis) = &redis {
-            let addr = redis_proxy.as_ref().map_or(([127, 0, 0, 1], redis.port()).into(), FaultProxy::addr);
-            let url = self.redis_login.map_or(format!("redis://{addr}"), |login| format!("redis://{login}@{addr}"));
+        let url = |addr: SocketAddr| {
+            self.redis_login.map_or(format!("redis://{addr}"), |login| format!("redis://{login}@{addr}"))
+        };
+        let direct = redis.as_ref().map(|redis| url(([127, 0, 0, 1], redis.port()).into()));
+        let proxied = redis_proxy.as_ref().map(|proxy| url(proxy.addr()));
+        let (of_all, of_one) = match self.redis_proxy {
+            Some(Behind::Only(index)) => (direct, proxied.map(|url| (index, url))),
+            _ => (proxied.or(direct), None),
+        };
+        if let Some(url) = of_all {
             env.entry("REDIS_URL".to_owned()).or_insert(url);
         }
-        let mut routers: Vec<RouterProcess> = (1..=self.routers)
-            .map(|number| RouterProcess::launch(dir.path(), &format!("router-instance-{number}"), &env))
-            .collect();
+        let launch = |index: usize| {
+            let mut env = env.clone();
+            if let Some((_, url)) = of_one.as_ref().filter(|(only, _)| *only == index) {
+                env.insert("REDIS_URL".to_owned(), url.clone());
+            }
+            RouterProcess::launch(dir.path(), &format!("router-instance-{}", index + 1), &env)
+        };
+        let mut routers: Vec<RouterProcess> = (0..self.routers).map(launch).collect();
         for router in &mut routers {
             router.ready().await;
         }
@@ -149,7 +176,7 @@ impl Cluster {
             upstreams: 1,
             upstream_urls: Vec::new(),
             redis: true,
-            redis_proxy: false,
+            redis_proxy: None,
             redis_args: Vec::new(),
             redis_login: None,
             nginx: None,

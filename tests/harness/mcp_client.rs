@@ -387,6 +387,11 @@ impl McpClient {
 
     /// The answer, if it has come.
     pub fn response_now(&self, id: u64) -> Option<Value> {
+        self.response_to_now(&json!(id))
+    }
+
+    /// The answer to a request with any kind of id, if it has come.
+    pub fn response_to_now(&self, id: &Value) -> Option<Value> {
         self.state().answers.get(&id.to_string()).cloned()
     }
 

@@ -7,6 +7,7 @@ use crate::harness::{
     fake_upstream::Reply,
     http::{self, Request},
     mcp_client::tool_call,
+    oracle::Numbered,
 };
 
 const SSE: &str = "/sse/mcp-server-v6";
@@ -57,6 +58,80 @@ async fn a_client_that_never_reads_costs_no_memory() {
     drop(deaf);
     mute.reconnect(None);
     assert!(mute.response_to(&json!("p199")).await["result"].is_object(), "the newest answer is still there");
+}
+
+/// Logs events of about 1 KiB from `from` to `to` as an owner would, only faster.
+const FILL: &str = r#"
+local from, to, filler = tonumber(ARGV[1]), tonumber(ARGV[2]), string.rep('x', 900)
+local head = '{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":'
+local bytes = tonumber(redis.call('HGET', KEYS[1], 's:g:bytes'))
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+for seq = from, to do
+  local text = string.format('%d', seq)
+  local body = head .. text .. ',"filler":"' .. filler .. '"}}'
+  if seq % 16 == 1 then
+    redis.call('XADD', KEYS[2], text .. '-0', 'b', body, 't', now)
+  else
+    redis.call('XADD', KEYS[2], text .. '-0', 'b', body)
+  end
+  bytes = bytes + #body
+end
+redis.call('HSET', KEYS[1], 's:g:seq', string.format('%d', to), 's:g:bytes', string.format('%d', bytes))
+"#;
+
+/// Events of the long replay: about 100 MiB.
+const BACKLOG: u64 = 100_000;
+
+/// A client comes back to another instance than its owner with the oldest cursor of a log of [`BACKLOG`] events, and
+/// gets them all, once and in order. Returns by how much that instance has grown at most, bytes.
+async fn growth_by_a_long_replay(builder: crate::harness::cluster::Builder) -> u64 {
+    let builder = builder.routers(2).env("MCP_RESUME_EVENTS", 200_000).env("MCP_RESUME_BYTES", "256MiB");
+    let mut cluster = builder.start().await;
+    let client = cluster.client().stays_away().initialize().await;
+    client.disconnect().await;
+    let cursor = client.cursor();
+    let redis = cluster.redis_client().await;
+    let keys = [RedisClient::session_key(&cursor.session), RedisClient::log_key(&cursor.session)];
+    let last = cursor.seq + BACKLOG;
+    for from in (cursor.seq + 1..=last).step_by(5000) {
+        let to = (from + 4999).min(last);
+        let (from, to) = (from.to_string(), to.to_string());
+        redis.run::<()>(&["EVAL", FILL, "2", &keys[0], &keys[1], &from, &to]).await;
+    }
+
+    let before = cluster.routers[1].process().resident_bytes();
+    let mut most = before;
+    let resume = Request::get(SSE).header("last-event-id", &client.cursor_text().unwrap());
+    let mut stream = EventStream::open(cluster.addr(1), &resume).await;
+    assert_eq!(stream.event().await.name, "endpoint");
+    for seq in cursor.seq + 1..=last {
+        let event = stream.event().await;
+        assert_eq!(Numbered::parse(&event.id.unwrap()), Numbered { seq, ..cursor.clone() });
+        assert!(event.data.contains(&format!(r#""data":{seq},"#)), "event {seq} is {:.120}", event.data);
+        if seq % 500 == 0 {
+            most = most.max(cluster.routers[1].process().resident_bytes());
+        }
+    }
+    println!("resident: {} MiB, then at most {} MiB", before / MIB, most / MIB);
+    cluster.assert_no_violations().await;
+    most - before
+}
+
+/// EVT-9: a replay of 100,000 events comes in order and whole, and the router that reads it for the client stays as small
+/// as it was.
+#[tokio::test]
+async fn a_replay_of_a_hundred_thousand_events_is_paged() {
+    let growth = growth_by_a_long_replay(Cluster::builder()).await;
+    assert!(growth < FLAT / 2, "100 MiB have passed: it grew by {} MiB", growth / MIB);
+}
+
+/// EVT-9, negative control: with pages that hold the whole log the memory for it is seen.
+#[tokio::test]
+async fn without_pages_a_long_replay_takes_its_size_in_memory() {
+    let builder = Cluster::builder().env("MCP_REPLAY_PAGE_EVENTS", BACKLOG).env("MCP_REPLAY_PAGE_BYTES", "1GiB");
+    let growth = growth_by_a_long_replay(builder.env("REDIS_TIMEOUT", "30s")).await;
+    assert!(growth > 2 * FLAT, "it grew by {} MiB only", growth / MIB);
 }
 
 /// MEM-3: a connection whose client takes nothing is closed after its deadline.

@@ -98,6 +98,22 @@ async fn nothing_is_sent_that_the_log_does_not_have() {
     cluster.assert_no_violations().await;
 }
 
+/// EVT-2, negative control: a router that does not wait for the log shows the client an event that the store lacks.
+#[cfg(feature = "fault-points")]
+#[tokio::test]
+async fn without_the_log_first_a_client_sees_what_the_store_lacks() {
+    let (upstream, cluster, client, session) = with_fake_upstream(|cluster| {
+        let unprotected = cluster.env("MCP_FAULT_UNPROTECTED", mcp_router::fault::APPEND_FIRST);
+        unprotected.redis_proxy().env("REDIS_TIMEOUT", "150ms")
+    })
+    .await;
+    cluster.redis_proxy.as_ref().unwrap().set(Mode::Cut);
+    upstream.send(session, &note(0)).await;
+    client.message("the note", |message| message["params"]["data"] == 0).await;
+    let log = cluster.redis_client().await.log(&client.session()).await;
+    assert!(log.iter().all(|entry| entry.seq < client.cursor().seq), "the cursor is one that nobody can serve");
+}
+
 /// EVT-3: events that are published while a client reconnects a hundred times, on one instance or on two in turn, all
 /// arrive, once and in order.
 async fn replay_joins_live(routers: usize) {
@@ -186,13 +202,12 @@ async fn a_replayed_event_keeps_its_id_and_a_second_replay_is_empty() {
     }
 }
 
-/// EVT-5: a hole in the log ends the stream (without a last chunk, so that the client comes back) instead of being
-/// skipped; the client that resumes in front of it is told what it will not get, and then gets the rest.
-#[tokio::test]
-async fn a_hole_in_the_log_closes_the_stream_and_is_told_on_resume() {
-    let (upstream, mut cluster, client, session) = with_fake_upstream(|cluster| cluster.routers(2)).await;
+/// A stream on instance 1, which hangs while three notes are logged of which the second is lost.
+async fn with_a_hole(
+    builder: impl FnOnce(crate::harness::cluster::Builder) -> crate::harness::cluster::Builder,
+) -> (FakeUpstream, Cluster, McpClient) {
+    let (upstream, mut cluster, client, session) = with_fake_upstream(|cluster| builder(cluster.routers(2))).await;
     let redis = cluster.redis_client().await;
-    // The stream is on another instance, which hangs while three events are logged and one of them is lost.
     client.disconnect().await;
     client.reconnect(Some(1));
     client.connection_count(2).await;
@@ -206,7 +221,14 @@ async fn a_hole_in_the_log_closes_the_stream_and_is_told_on_resume() {
     logged(&redis, &client, 5).await;
     assert_eq!(redis.run::<u64>(&["XDEL", &key, "4-0"]).await, 1);
     cluster.routers[1].thaw();
+    (upstream, cluster, client)
+}
 
+/// EVT-5: a hole in the log ends the stream (without a last chunk, so that the client comes back) instead of being
+/// skipped; the client that resumes in front of it is told what it will not get, and then gets the rest.
+#[tokio::test]
+async fn a_hole_in_the_log_closes_the_stream_and_is_told_on_resume() {
+    let (_upstream, cluster, client) = with_a_hole(|cluster| cluster).await;
     assert_eq!(client.connection_end(1).await, Some(StreamEnd::Abrupt));
     assert_eq!(numbers(&client.messages()), [0, 1], "what stands before the hole goes out");
     assert_eq!(cluster.metric("mcp_router_invariant_violations_total", Some("EVT-5")).await, 1.0);
@@ -216,6 +238,19 @@ async fn a_hole_in_the_log_closes_the_stream_and_is_told_on_resume() {
     assert_eq!(told["params"]["level"], "error");
     assert_eq!((&told["params"]["data"]["lastSeen"], &told["params"]["data"]["next"]), (&json!(3), &json!(5)));
     assert_eq!(numbers(&client.messages()), [0, 1, 3]);
+}
+
+/// EVT-5, negative control: a stream that does not look for holes goes on behind one, and its client hears nothing of it.
+#[cfg(feature = "fault-points")]
+#[tokio::test]
+async fn without_the_gap_check_a_hole_is_skipped_in_silence() {
+    let gap = mcp_router::fault::GAP_CHECK;
+    let (_upstream, cluster, client) = with_a_hole(|cluster| cluster.env("MCP_FAULT_UNPROTECTED", gap)).await;
+    client.message("what stands behind the hole", |message| message["params"]["data"] == 3).await;
+    assert_eq!(numbers(&client.messages()), [0, 1, 3]);
+    assert_eq!(complaints(&client), [""; 0]);
+    assert!(!client.connections()[1].over, "all on one connection");
+    cluster.assert_no_violations().await;
 }
 
 /// EVT-6: a cursor from which the log has been trimmed is told so, and then gets all that is kept, with original ids.

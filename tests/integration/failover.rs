@@ -7,7 +7,9 @@ use std::{net::SocketAddr, time::Duration};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use crate::harness::{Cluster, McpClient, Oracle, cluster, mcp_client::tool_call};
+use crate::harness::{
+    Cluster, FaultProxy, McpClient, Mode, Oracle, PostTo, cluster, eventually, mcp_client::tool_call,
+};
 
 /// More than a living instance takes to answer a POST; a stopped one never does.
 const POST_PATIENCE: Duration = Duration::from_secs(2);
@@ -196,13 +198,146 @@ async fn an_owner_that_hangs_does_not_disturb_a_stream_elsewhere() {
     survives(Fault::Stop, &[0], 1).await;
 }
 
+/// EVT-3, REQ-2: SIGTERM of the instance that holds the stream of another instance's session.
+#[tokio::test]
+async fn a_holder_of_the_stream_that_is_told_to_go_costs_nothing() {
+    assert_eq!(survives(Fault::Terminate, &[1], 1).await, 0);
+}
+
+/// EVT-3, REQ-2: SIGSTOP of the instance that holds the stream, and SIGCONT when its client is elsewhere.
+#[tokio::test]
+async fn a_holder_of_the_stream_that_hangs_costs_nothing() {
+    assert_eq!(survives(Fault::Stop, &[1], 1).await, 0);
+}
+
+/// What happens to Redis, or to the link of all instances to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum RedisFault {
+    /// SIGKILL, and started again with its append-only file.
+    Restart,
+    /// SIGSTOP past all leases, and SIGCONT.
+    Pause,
+    /// The network does this for longer than the leases last.
+    Link(Mode),
+}
+
+/// Calls are in flight when Redis gets the fault, right then or some milliseconds later, and when it is over.
+async fn survives_without_redis(fault: RedisFault) {
+    let builder = quick().redis_proxy().env("REDIS_TIMEOUT", "200ms").env("REDIS_WAIT", "500ms");
+    let mut cluster = builder.redis_args(&["--appendonly", "yes", "--appendfsync", "always"]).start().await;
+    for moment in [0, 10, 60] {
+        let client = session_at(&cluster, 1).await;
+        let addrs = cluster.addrs();
+        let messages = calls(&format!("{moment}"));
+        let posts = join_all(messages.iter().map(|message| post(&client, &addrs, message)));
+        let faults = async {
+            tokio::time::sleep(Duration::from_millis(moment)).await;
+            // Past the lease: whoever may be taken for dead, is.
+            let length = Duration::from_millis(800);
+            match fault {
+                RedisFault::Restart => cluster.redis().restart(),
+                RedisFault::Pause => {
+                    cluster.redis().freeze();
+                    tokio::time::sleep(length).await;
+                    cluster.redis().thaw();
+                }
+                RedisFault::Link(mode) => {
+                    cluster.redis_proxy.as_ref().unwrap().set(mode);
+                    tokio::time::sleep(length).await;
+                    cluster.redis_proxy.as_ref().unwrap().set(Mode::Pass);
+                }
+            }
+        };
+        tokio::join!(posts, faults);
+        judge_answers(&cluster, &client, &format!("{moment}")).await;
+        for router in &cluster.routers {
+            eventually("UP", || async { router.health().await["status"] == "UP" }).await;
+        }
+        judge_session(&cluster, &client).await;
+    }
+}
+
+/// DUR-1, DUR-2, EVT-2: Redis dies and comes back with its data, with calls in flight.
+#[tokio::test]
+async fn a_redis_that_restarts_with_its_data_costs_no_call() {
+    survives_without_redis(RedisFault::Restart).await;
+}
+
+/// DUR-2, EVT-2, OWN-2: Redis hangs past all leases with calls in flight.
+#[tokio::test]
+async fn a_redis_that_hangs_costs_no_call() {
+    survives_without_redis(RedisFault::Pause).await;
+}
+
+/// DUR-2, EVT-2, OWN-10: nothing passes between the instances and Redis.
+#[tokio::test]
+async fn a_redis_behind_a_black_hole_costs_no_call() {
+    survives_without_redis(RedisFault::Link(Mode::BlackHole)).await;
+}
+
+/// DUR-2, EVT-2: the connections to Redis are cut, and no new ones can be made.
+#[tokio::test]
+async fn a_redis_that_cannot_be_reached_costs_no_call() {
+    survives_without_redis(RedisFault::Link(Mode::Cut)).await;
+}
+
+/// DUR-2, EVT-2, REQ-6: what the instances write arrives, and they never learn of it.
+#[tokio::test]
+async fn a_redis_whose_answers_are_lost_costs_no_call() {
+    survives_without_redis(RedisFault::Link(Mode::LoseAnswers)).await;
+}
+
+/// REQ-4, EVT-3: TCP between a client and nginx is cut, or loses what nginx says, with calls in flight: a call whose 202
+/// was lost has its answer like the others, and nothing is lost, doubled or reordered.
+#[tokio::test]
+async fn a_connection_cut_between_client_and_nginx_costs_no_call() {
+    let cluster = quick().nginx(false).start().await;
+    let nginx = cluster.nginx.as_ref().unwrap().addr();
+    let wire = FaultProxy::start(nginx).await;
+    let client = McpClient::builder([wire.addr(), nginx]).post_to(PostTo::Only(1)).initialize().await;
+    client.reconnect(Some(0));
+    let shows_its_stream = || async { client.connections().last().is_some_and(|last| !last.over) };
+    for fault in [Mode::Cut, Mode::LoseAnswers, Mode::BlackHole] {
+        let number = client.connections().len() - 1;
+        let through = tool_call("through the wire", "increment", json!({ "key": format!("{fault:?}") }));
+        let message = match fault {
+            Mode::LoseAnswers => vec![through],
+            _ => Vec::new(),
+        };
+        let id = client.start_call("wait", json!({ "ms": 50, "text": "on its way" })).await;
+        wire.set(fault);
+        // Its 202 is lost, and its connection ends with the others.
+        let lost = join_all(message.iter().map(|message| client.try_post_at(wire.addr(), message, None)));
+        let mended = async {
+            for message in &message {
+                let key = message["params"]["arguments"]["key"].as_str().unwrap();
+                eventually("the call run", || std::future::ready(cluster.counts().contains_key(key))).await;
+            }
+            wire.set(Mode::Cut);
+            client.connection_end(number).await;
+            wire.set(Mode::Pass);
+        };
+        let (lost, ()) = tokio::join!(lost, mended);
+        assert!(lost.iter().all(Result::is_err));
+        assert_eq!(client.response(id).await["result"]["content"][0]["text"], "on its way");
+        for message in &message {
+            assert!(client.response_to(&message["id"]).await["result"].is_object());
+        }
+        eventually("the stream is back", shows_its_stream).await;
+        assert!(client.connections().len() > number + 1);
+    }
+    Oracle::exactly_once(&client);
+    Oracle::agrees_with_log(&client, &cluster.redis_client().await).await;
+    Oracle::counted_once(&cluster.counts(), ["LoseAnswers"]);
+    cluster.assert_no_violations().await;
+}
+
 /// Faults at named steps, where the moment is exact.
 #[cfg(feature = "fault-points")]
 mod steps {
     use mcp_router::fault;
 
     use super::*;
-    use crate::harness::eventually;
 
     /// The first instance that comes to the step with a message of the test dies there.
     async fn aborts_at(step: &'static str) {
@@ -227,11 +362,14 @@ mod steps {
             .await;
         // Each of the two calls is once the first at the step.
         for first in [READ, INCREMENT] {
-            let client = session_at(&cluster, 0).await;
+            let holder = usize::from(step == fault::BEFORE_DELIVER);
+            let client = session_at(&cluster, holder).await;
             // Where a message is journaled that does not come to its owner.
-            let (faulty, healthy) = if step == fault::QUEUED { (1, 2) } else { (0, 1) };
+            let entry = usize::from(step == fault::QUEUED);
+            let faulty = entry.max(holder);
+            let healthy = if faulty == 0 { 1 } else { 2 };
             let mut addrs = cluster.addrs();
-            addrs.rotate_left(faulty);
+            addrs.rotate_left(entry);
             let mut messages = calls(first);
             messages.sort_by_key(|message| !message["id"].as_str().unwrap().starts_with(first));
             std::fs::write(&arm, "").unwrap();
@@ -249,7 +387,7 @@ mod steps {
                     let process = cluster.routers[faulty].process();
                     assert_eq!(process.exit_code().await, None, "killed by a signal, not ended by a panic");
                 }
-                if faulty == 0 {
+                if faulty == holder {
                     client.cut();
                     client.reconnect(Some(healthy));
                 }
@@ -308,5 +446,6 @@ mod steps {
         after_the_request_is_acknowledged: fault::AFTER_POST,
         before_the_answer_is_appended: fault::BEFORE_APPEND,
         after_the_answer_is_appended: fault::AFTER_APPEND,
+        before_the_answer_is_on_the_stream_of_another_instance: fault::BEFORE_DELIVER,
     }
 }

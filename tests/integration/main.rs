@@ -10,6 +10,7 @@ mod harness;
 
 mod bounds;
 mod deployment;
+mod drain;
 mod events;
 mod failover;
 mod ownership;

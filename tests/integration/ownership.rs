@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Cluster, EventStream, FakeUpstream, Oracle, PostTo, eventually,
+    Cluster, EventStream, FakeUpstream, McpClient, Mode, Oracle, PostTo, eventually,
     fake_upstream::Reply,
     http::{self, Request},
     mcp_client::{request, tool_call},
@@ -29,13 +29,35 @@ fn note(number: u64) -> Value {
     json!({ "jsonrpc": "2.0", "method": "notifications/message", "params": { "level": "info", "data": number } })
 }
 
-/// OWN-1, OWN-2, OWN-3: an owner that is stopped (SIGSTOP) past its lease and goes on after another instance has adopted
-/// its session writes nothing and forwards nothing: neither what its upstream says now nor what it had accepted. It gives
-/// the session up for good, and closes its upstream link.
-#[tokio::test]
-async fn a_paused_owner_writes_and_forwards_nothing_after_an_adoption() {
+/// What became of an owner that was stopped past its lease, and of what its upstream and its client told it meanwhile.
+struct Revenant {
+    cluster: Cluster,
+    upstream: FakeUpstream,
+    client: McpClient,
+    old_link: usize,
+    new_link: usize,
+}
+
+impl Revenant {
+    /// Calls that the old owner has forwarded on its own link.
+    fn forwarded(&self) -> Vec<Value> {
+        let received = self.upstream.received();
+        let on_old_link = received.iter().filter(|one| one.session == self.old_link).map(|one| one.json());
+        on_old_link.filter(|message| message["method"] == "tools/call").collect()
+    }
+
+    /// The old owner's upstream has spoken into the session's log.
+    async fn has_written(&self) -> bool {
+        let log = self.cluster.redis_client().await.log(&self.client.session()).await;
+        log.iter().any(|entry| entry.body.contains("666"))
+    }
+}
+
+/// The owner (instance 0) is stopped past its lease, instance 1 adopts its session and, if `serves`, forwards a call; and
+/// the owner goes on: it finds words of its upstream, and a POST that waits in its socket.
+async fn revenant(builder: crate::harness::cluster::Builder, serves: bool) -> Revenant {
     let upstream = FakeUpstream::start().await;
-    let mut cluster = quick(Cluster::builder().routers(2).upstream_urls([upstream.url()])).start().await;
+    let mut cluster = quick(builder.routers(2).upstream_urls([upstream.url()])).start().await;
     let client = cluster.client().post_to(PostTo::Only(1)).stays_away().initialize().await;
     let old_link = upstream.open_sessions()[0];
     client.disconnect().await;
@@ -43,37 +65,65 @@ async fn a_paused_owner_writes_and_forwards_nothing_after_an_adoption() {
     client.connection_count(2).await;
 
     cluster.routers[0].freeze();
-    client.post(&tool_call("during the pause", "x", json!({}))).await;
-    assert!(client.response_to(&json!("during the pause")).await["result"].is_object());
-    assert_eq!(cluster.routers[1].metric("mcp_router_adoptions_total", None).await, 1.0);
+    if serves {
+        client.post(&tool_call("during the pause", "x", json!({}))).await;
+        assert!(client.response_to(&json!("during the pause")).await["result"].is_object());
+    }
+    eventually("a new owner with a link of its own", || async {
+        let adoptions = cluster.routers[1].metric("mcp_router_adoptions_total", None).await;
+        adoptions == 1.0 && upstream.received_of("initialize").len() == 2
+    })
+    .await;
     let new_link = *upstream.open_sessions().last().unwrap();
     assert_ne!(new_link, old_link);
 
-    // What the old owner finds when it goes on: words of its upstream, and a POST that waits in its socket.
     upstream.send(old_link, &note(666)).await;
     let (old_owner, new_owner) = (cluster.addr(0), cluster.addr(1));
     let late = tool_call("to the old owner", "x", json!({}));
-    let mut late = std::pin::pin!(client.try_post_at(old_owner, &late, None));
-    tokio::select! {
-        answer = &mut late => panic!("a stopped process answers: {answer:?}"),
-        _ = http::get(new_owner, "/actuator/health") => {}
+    {
+        let mut late = std::pin::pin!(client.try_post_at(old_owner, &late, None));
+        tokio::select! {
+            answer = &mut late => panic!("a stopped process answers: {answer:?}"),
+            _ = http::get(new_owner, "/actuator/health") => {}
+        }
+        cluster.routers[0].thaw();
+        assert_eq!(late.await.unwrap().status, 202, "it is journaled");
     }
-    cluster.routers[0].thaw();
-    assert_eq!(late.await.unwrap().status, 202, "it is journaled, for the new owner");
-    assert!(client.response_to(&json!("to the old owner")).await["result"].is_object());
-    eventually("the old owner's upstream link closed", || std::future::ready(upstream.open_sessions() == [new_link]))
+    Revenant { cluster, upstream, client, old_link, new_link }
+}
+
+/// OWN-1, OWN-2, OWN-3: an owner that is stopped (SIGSTOP) past its lease and goes on after another instance has adopted
+/// its session writes nothing and forwards nothing: neither what its upstream says now nor what it had accepted. It gives
+/// the session up for good, and closes its upstream link.
+#[tokio::test]
+async fn a_paused_owner_writes_and_forwards_nothing_after_an_adoption() {
+    let old = revenant(Cluster::builder(), true).await;
+    let Revenant { cluster, upstream, client, new_link, .. } = &old;
+    assert!(client.response_to(&json!("to the old owner")).await["result"].is_object(), "the new owner has found it");
+    eventually("the old owner's upstream link closed", || std::future::ready(upstream.open_sessions() == [*new_link]))
         .await;
     assert_eq!(cluster.routers[0].metric("mcp_router_fenced_total", None).await, 1.0);
     assert_eq!(cluster.routers[0].metric("mcp_router_sessions", None).await, 0.0);
 
-    let on_old_link: Vec<Value> =
-        upstream.received().iter().filter(|one| one.session == old_link).map(|one| one.json()).collect();
-    assert!(on_old_link.iter().all(|message| message["method"] != "tools/call"), "{on_old_link:?}");
-    assert!(client.messages().iter().all(|record| record.json()["params"]["data"] != 666));
-    Oracle::exactly_once(&client);
-    Oracle::every_request_answered_once(&client);
-    Oracle::agrees_with_log(&client, &cluster.redis_client().await).await;
+    assert_eq!(old.forwarded(), [Value::Null; 0]);
+    assert!(!old.has_written().await);
+    Oracle::exactly_once(client);
+    Oracle::every_request_answered_once(client);
+    Oracle::agrees_with_log(client, &cluster.redis_client().await).await;
     cluster.assert_no_violations().await;
+}
+
+/// OWN-1, OWN-2, negative control: without the fence in the store the old owner writes into the session's log, and
+/// forwards what its client posts to it.
+#[cfg(feature = "fault-points")]
+#[tokio::test]
+async fn without_the_fence_a_paused_owner_writes_and_forwards_after_an_adoption() {
+    let fence = mcp_router::fault::FENCE;
+    // The new owner serves nothing: the old one would wait for the message that it has not seen.
+    let old = revenant(Cluster::builder().env("MCP_FAULT_UNPROTECTED", fence), false).await;
+    eventually("a call on the old link", || std::future::ready(!old.forwarded().is_empty())).await;
+    eventually("words of the old link in the log", || old.has_written()).await;
+    assert_eq!(old.cluster.metric("mcp_router_fenced_total", None).await, 0.0);
 }
 
 /// OWN-1, negative control: an owner that is stopped for less than its lease, with nobody adopting, goes on as if nothing
@@ -284,6 +334,116 @@ async fn a_late_end_of_an_old_stream_does_not_harm_the_new_one() {
     let redis = cluster.redis_client().await;
     eventually("no holder left", || async { redis.field(&client.session(), "a:g").await.is_none() }).await;
     cluster.assert_no_violations().await;
+}
+
+/// Two clients of instance 0, which has a Redis link of its own: one shows its stream there, the other at instance 1.
+async fn with_a_link_of_its_own() -> (Cluster, [McpClient; 2]) {
+    let builder = quick(Cluster::builder().routers(3)).redis_proxy_of(0);
+    let cluster = builder.env("REDIS_TIMEOUT", "300ms").env("REDIS_WAIT", "300ms").start().await;
+    let clients = [cluster.client().initialize().await, cluster.client().initialize().await];
+    clients[1].cut();
+    clients[1].reconnect(Some(1));
+    clients[1].connection_count(2).await;
+    (cluster, clients)
+}
+
+/// OWN-10, REQ-2, REQ-3: the owner's link to Redis becomes a black hole with calls in flight: the owner says that it is
+/// down, the others adopt its sessions when its lease is over, and every call has its one answer, for the client that comes
+/// back elsewhere as well as for the one that waits. What the old owner has got from its upstream meanwhile is refused
+/// when the link works again.
+#[tokio::test]
+async fn an_owner_whose_redis_link_is_dead_is_noticed_and_replaced() {
+    let (cluster, clients) = with_a_link_of_its_own().await;
+    let (old, link) = (&cluster.routers[0], cluster.redis_proxy.as_ref().unwrap());
+    for client in &clients {
+        let key = format!("increment {}", client.session());
+        client.post_at(old.addr(), &tool_call("read", "wait", json!({ "ms": 300, "text": "read" }))).await;
+        client.post_at(old.addr(), &tool_call("write", "increment", json!({ "key": key }))).await;
+    }
+    link.set(Mode::BlackHole);
+    eventually("the owner says that it is down", || async { old.health().await["status"] == "DOWN" }).await;
+    eventually("its sessions adopted", || async {
+        let mut adopted = 0.0;
+        for router in &cluster.routers[1..] {
+            assert_eq!(router.health().await["status"], "UP");
+            adopted += router.metric("mcp_router_adoptions_total", None).await;
+        }
+        adopted == 2.0
+    })
+    .await;
+    // Its client sees nothing of it: the connection is open, and silent.
+    clients[0].cut();
+    clients[0].reconnect(Some(2));
+    for client in &clients {
+        let read = client.response_to(&json!("read")).await;
+        assert_eq!(read["result"]["content"][0]["text"], "read", "{read}");
+        client.response_to(&json!("write")).await;
+    }
+    link.set(Mode::Pass);
+    eventually("the old owner is up, and owns nothing", || async {
+        old.health().await["status"] == "UP" && old.metric("mcp_router_sessions", None).await == 0.0
+    })
+    .await;
+    let redis = cluster.redis_client().await;
+    for client in &clients {
+        let key = format!("increment {}", client.session());
+        let write = client.response_to(&json!("write")).await;
+        let runs = cluster.counts().get(&key).copied().unwrap_or(0);
+        let is_unknown = write["error"]["code"] == -32001;
+        assert!(runs == 1 || (runs == 0 && is_unknown), "{key} ran {runs} times: {write}");
+        assert_eq!(client.text("echo", json!({ "text": "at every instance" })).await, "at every instance");
+        Oracle::exactly_once(client);
+        Oracle::every_request_answered_once(client);
+        Oracle::agrees_with_log(client, &redis).await;
+    }
+    cluster.assert_no_violations().await;
+}
+
+/// OWN-10, negative control: a link that is slow, but within the limits, is no dead one: nobody is down, nothing is
+/// adopted.
+#[tokio::test]
+async fn an_owner_whose_redis_link_is_slow_stays_the_owner() {
+    let (cluster, clients) = with_a_link_of_its_own().await;
+    cluster.redis_proxy.as_ref().unwrap().set(Mode::Delay(Duration::from_millis(40)));
+    // Several times the lease passes.
+    for number in 0..5 {
+        for client in &clients {
+            let text = format!("{number}");
+            assert_eq!(client.text("wait", json!({ "ms": 20, "text": text })).await, text);
+        }
+        assert_eq!(cluster.routers[0].health().await["status"], "UP");
+    }
+    assert_eq!(cluster.metric("mcp_router_adoptions_total", None).await, 0.0);
+    clients.iter().for_each(|client| assert_eq!(Oracle::exactly_once(client), 6));
+}
+
+/// OWN-4, OWN-9: an owner dies and two instances find it out at the same moment, by POSTs for the same sessions: each
+/// session is adopted once, and is initialised once more upstream.
+#[tokio::test]
+async fn of_two_instances_that_find_an_owner_dead_one_adopts() {
+    const SESSIONS: usize = 20;
+    let upstream = FakeUpstream::start().await;
+    let mut cluster = quick(Cluster::builder().routers(3).upstream_urls([upstream.url()])).start().await;
+    let clients = futures_util::future::join_all((0..SESSIONS).map(|_| cluster.client().initialize())).await;
+    cluster.routers[0].kill();
+    let calls = clients.iter().flat_map(|client| [1, 2].map(|index| (client, index, cluster.addr(index))));
+    futures_util::future::join_all(calls.map(|(client, index, addr)| async move {
+        let id = format!("at {index}");
+        client.post_at(addr, &tool_call(id.as_str(), "x", json!({}))).await;
+        client.response_to(&json!(id)).await;
+    }))
+    .await;
+    for client in &clients {
+        Oracle::exactly_once(client);
+        Oracle::every_request_answered_once(client);
+    }
+    let mut adopted = 0.0;
+    for router in &cluster.routers[1..] {
+        adopted += router.metric("mcp_router_adoptions_total", None).await;
+    }
+    assert_eq!(adopted, SESSIONS as f64);
+    assert_eq!(upstream.received_of("initialize").len(), 2 * SESSIONS);
+    assert_eq!(upstream.received_of("tools/call").len(), 2 * SESSIONS);
 }
 
 /// OWN-9: the sessions of a killed instance are adopted by those that their clients come back to, although nobody posts

@@ -57,6 +57,26 @@ async fn a_post_that_could_not_be_journaled_is_refused_and_may_be_repeated() {
     cluster.assert_no_violations().await;
 }
 
+/// REQ-1, negative control: a router that accepts without the journal loses what it has accepted.
+#[cfg(feature = "fault-points")]
+#[tokio::test]
+async fn without_the_journal_an_accepted_request_is_lost() {
+    let journal = mcp_router::fault::JOURNAL_FIRST;
+    let unprotected = Cluster::builder().env("MCP_FAULT_UNPROTECTED", journal).redis_proxy();
+    let cluster = unprotected.env("REDIS_TIMEOUT", "150ms").env("REDIS_WAIT", "300ms").start().await;
+    let client = cluster.client().initialize().await;
+    let redis = cluster.redis_proxy.as_ref().unwrap();
+    redis.set(Mode::Cut);
+    client.post(&increment("lost", "lost")).await;
+    redis.set(Mode::Pass);
+    ready_again(&cluster).await;
+    assert_eq!(client.text("echo", json!({ "text": "behind it" })).await, "behind it");
+    assert!(client.accepted_requests().contains("\"lost\""));
+    assert!(client.response_to_now(&json!("lost")).is_none());
+    assert!(cluster.redis_client().await.pending(&client.session()).await.is_empty(), "nobody will answer it");
+    Oracle::counted_once(&cluster.counts(), []);
+}
+
 /// REQ-1, DUR-2: while Redis is away a POST waits and is not accepted; when it is back in time, the POST is accepted.
 #[tokio::test]
 async fn a_post_waits_for_redis_and_is_accepted_when_it_is_back() {

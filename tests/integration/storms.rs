@@ -130,6 +130,33 @@ async fn a_redis_that_comes_back_empty_is_filled_again() {
     Oracle::every_request_answered_once(&client);
 }
 
+/// DUR-1, REQ-2: Redis loses all data while calls are in flight at living owners: each accepted call has its one answer, its
+/// result or a word about its fate, and nothing runs twice.
+#[tokio::test]
+async fn calls_in_flight_survive_a_loss_of_all_data() {
+    let builder = quick(Cluster::builder().routers(2)).env("MCP_LEASE", "3s").env("REDIS_WAIT", "20s");
+    let mut cluster = builder.start().await;
+    let mut keys = Vec::new();
+    for moment in [0, 10, 60] {
+        let client = cluster.client().initialize().await;
+        let key = format!("increment {moment}");
+        client.post(&tool_call("read", "wait", json!({ "ms": 50, "text": "read" }))).await;
+        client.post(&tool_call("write", "increment", json!({ "key": key }))).await;
+        tokio::time::sleep(Duration::from_millis(moment)).await;
+        cluster.redis().restart();
+        for id in ["read", "write"] {
+            let answer = client.response_to(&json!(id)).await;
+            assert!(answer["result"].is_object() || answer["error"]["code"] == -32001, "{moment}: {answer}");
+        }
+        all_ready(&cluster).await;
+        assert_eq!(client.text("echo", json!({ "text": "on" })).await, "on");
+        Oracle::every_request_answered_once(&client);
+        keys.push(key);
+    }
+    let counts = cluster.counts();
+    assert!(keys.iter().all(|key| counts.get(key).is_none_or(|runs| *runs == 1)), "{counts:?}");
+}
+
 /// Many clients lose their instance at once: all are back on others, each with its own session and answers (STM-1).
 #[tokio::test]
 async fn the_clients_of_a_dead_instance_are_all_back() {
