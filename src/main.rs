@@ -1,10 +1,13 @@
-//! Starts the router: settings → tracing → run → exit code.
+//! Starts the router: settings → tracing → run → exit code. Or, when the router itself asks for it, its guard.
 
 use std::process::ExitCode;
 
-use mcp_router::{server, settings, telemetry};
+use mcp_router::{server, settings, telemetry, watchdog};
 
 fn main() -> ExitCode {
+    if let Some(code) = watchdog::guard_asked_for(std::env::args_os().skip(1)) {
+        return code;
+    }
     let settings = match settings::load() {
         Ok(settings) => settings,
         Err(error) => {

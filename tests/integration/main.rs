@@ -20,3 +20,4 @@ mod starting;
 mod storms;
 mod surfaces;
 mod upstreams;
+mod watchdog;
