@@ -36,7 +36,8 @@ pub struct Turns {
 impl Turns {
     fn take(&self, session: SessionId) -> Option<Turn<'_>> {
         let is_free = self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(session);
-        is_free.then_some(Turn { turns: self, session })
+        // Made only by who has it: one that is made and thrown away would end the turn of another.
+        is_free.then(|| Turn { turns: self, session })
     }
 }
 
@@ -132,4 +133,22 @@ pub async fn adopt(
 fn look(actor: &Addr<SessionActor>) {
     // Already awake if its mailbox is full.
     let _ = actor.try_send(Look);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// OWN-4
+    #[test]
+    fn a_turn_lasts_until_its_holder_is_done_whoever_asks_meanwhile() {
+        let (turns, session) = (Turns::default(), SessionId::random());
+        let turn = turns.take(session).expect("nobody has it");
+        for _ in 0..3 {
+            assert!(turns.take(session).is_none(), "it is taken, and asking for it does not free it");
+        }
+        assert!(turns.take(SessionId::random()).is_some(), "another session's");
+        drop(turn);
+        assert!(turns.take(session).is_some());
+    }
 }
