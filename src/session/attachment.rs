@@ -290,7 +290,11 @@ impl Pump {
     async fn reclaim(&mut self) {
         let (session, stream) = (self.attachment.session, Arc::clone(&self.attachment.stream));
         match self.app.store.read_page(session, &stream, self.cursor, 0, 0).await {
-            Ok(Some(page)) if page.epoch == self.epoch && page.holder.is_some() => return,
+            Ok(Some(page))
+                if page.epoch == self.epoch && page.holder.is_some_and(|holder| holder != self.attachment.id) =>
+            {
+                return;
+            }
             Ok(Some(page)) if page.epoch == self.epoch => {
                 let attachment = StoredAttachment {
                     stream: (*stream).to_owned(),

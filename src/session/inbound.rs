@@ -322,7 +322,7 @@ impl SessionActor {
         };
         let store = Arc::clone(&self.app().store);
         let (resync, session) = (self.resync && may_take, self.fence.session);
-        let (asked, epoch) = (Instant::now(), self.fence.epoch);
+        let (asked, epoch, attached_count) = (Instant::now(), self.fence.epoch, self.attached_count);
         let claimed = async move {
             let claimed = store.claim(claim).await?;
             let pending = if resync { Some(store.pending(session).await?) } else { None };
@@ -333,7 +333,7 @@ impl SessionActor {
             if let Ok((Claimed::Entries { .. }, _)) = &outcome {
                 actor.confirmed_owner(asked);
             }
-            actor.claimed(outcome, epoch, ctx);
+            actor.claimed(outcome, epoch, attached_count, ctx);
         }));
     }
 
@@ -341,6 +341,7 @@ impl SessionActor {
         &mut self,
         outcome: Result<(Claimed, Option<Vec<PendingRequest>>), StoreError>,
         epoch: u32,
+        attached_count: u64,
         ctx: &mut Context<Self>,
     ) {
         match outcome {
@@ -350,7 +351,10 @@ impl SessionActor {
                     self.fill_holes(pending, entries.first().map(|entry| entry.seq), ctx);
                 }
                 let holder = attachments.iter().find(|attachment| attachment.stream == MAIN_STREAM);
-                let superseded = self.attachment.take_if(|mine| holder.is_some_and(|holder| holder.id != mine.id));
+                // A stream that has joined since the question is not in this answer, and is no predecessor of what is.
+                let tells = attached_count == self.attached_count;
+                let superseded =
+                    self.attachment.take_if(|mine| tells && holder.is_some_and(|holder| holder.id != mine.id));
                 if let Some(superseded) = superseded {
                     superseded.end(End::Superseded);
                 }
