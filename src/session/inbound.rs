@@ -195,6 +195,13 @@ impl Handler<Deliver> for SessionActor {
     }
 }
 
+/// Whether the stream of this process, `mine`, has a successor elsewhere, by the store's word of who holds it. `joined_since`:
+/// mine has joined after the store was asked. OWN-7
+fn is_superseded(mine: u64, holder: Option<u64>, joined_since: bool) -> bool {
+    // What was said of its predecessors is not about it: it would be silenced for good, with nobody in its place.
+    !joined_since && holder.is_some_and(|holder| holder != mine)
+}
+
 /// Between half of `pause` and all of it.
 pub(super) fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(0.5 + fastrand::f64() / 2.0)
@@ -351,10 +358,9 @@ impl SessionActor {
                     self.fill_holes(pending, entries.first().map(|entry| entry.seq), ctx);
                 }
                 let holder = attachments.iter().find(|attachment| attachment.stream == MAIN_STREAM);
-                // A stream that has joined since the question is not in this answer, and is no predecessor of what is.
-                let tells = attached_count == self.attached_count;
-                let superseded =
-                    self.attachment.take_if(|mine| tells && holder.is_some_and(|holder| holder.id != mine.id));
+                let joined_since = attached_count != self.attached_count;
+                let holder = holder.map(|holder| holder.id);
+                let superseded = self.attachment.take_if(|mine| is_superseded(mine.id, holder, joined_since));
                 if let Some(superseded) = superseded {
                     superseded.end(End::Superseded);
                 }
@@ -722,5 +728,25 @@ impl SessionActor {
             }
         };
         ctx.spawn(forgotten.into_actor(self).map(|(), actor, ctx| actor.release_if_quiet(false, ctx)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// OWN-7
+    #[test]
+    fn a_stream_is_superseded_only_by_one_that_came_after_it() {
+        for (holder, joined_since, expected) in [
+            (Some(2), false, true),
+            // The former one, in an answer from before this one joined.
+            (Some(2), true, false),
+            (Some(1), false, false),
+            // Whoever came after it has gone again.
+            (None, false, false),
+        ] {
+            assert_eq!(is_superseded(1, holder, joined_since), expected, "{holder:?} {joined_since}");
+        }
     }
 }
