@@ -3,7 +3,7 @@
 
 use std::{fs, time::Duration};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::harness::{
     Cluster, McpClient, Oracle, cluster::Builder, eventually, eventually_some, http, mcp_client::tool_call,
@@ -310,7 +310,7 @@ async fn a_worker_thread_that_hangs_is_a_hang() {
     killed(&mut cluster, 0).await;
     // It was journaled, whatever its client was told; sent again, as by nginx, it runs once.
     client.post_with(cluster.addr(1), &message, Some("once")).await;
-    let answer: Value = client.response_to(&json!("wedged")).await;
+    let answer = client.response_to(&json!("wedged")).await;
     assert!(answer["result"].is_object() || answer["error"]["code"] == -32001, "{answer}");
     assert!(cluster.counts().get("wedged").copied().unwrap_or(0) <= 1);
     Oracle::exactly_once(&client);
