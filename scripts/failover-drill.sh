@@ -13,7 +13,8 @@ served again and it is back, the next one is broken. Then a table, and exit code
 
   --kill         SIGKILL of the instance, then a restart (the default)
   --term         SIGTERM: it drains, then a restart
-  --stop         SIGSTOP for longer than its lease, then SIGCONT: it hangs
+  --stop         SIGSTOP for longer than its lease: it hangs, its watchdog kills it, then a restart. With MCP_WATCHDOG=0s
+                 in the environment it goes on instead (SIGCONT)
   --mixed        one of these three each time, at random
   --rolling      start-instances.sh rolling-restart
   --rounds N     faults (10)

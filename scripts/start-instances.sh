@@ -13,7 +13,8 @@ Usage: scripts/start-instances.sh start | stop | restart | rolling-restart | sta
   restart  stop, then start
   rolling-restart
            restart the routers one by one; each only when all the others are ready, so that clients notice nothing
-  status   a table of processes, ports and health; exit code 1 unless all are ready
+  status   a table of processes, ports and health, with the reason where one has died (a router that hangs is killed by
+           its watchdog, see MCP_WATCHDOG); exit code 1 unless all are ready
   logs     the end of the logs; in a terminal it goes on showing new lines
 
 With PORT, only the one router or server on that port. A process that this script did not start is never touched.
@@ -412,6 +413,18 @@ health() { # PORT
     fi
 }
 
+# Says what is known of the end of a process that was not stopped from here.
+cause_of_death() { # PORT
+    local pid told
+    pid=$(cat "$(pid_file "$1")")
+    told=$(grep -F "the router (pid $pid) has been silent" "$(log_file "$1")" 2>/dev/null | tail -n 1) || true
+    if [ -n "$told" ]; then
+        say "hung, and was killed by its watchdog: $told"
+    else
+        say "pid $pid has ended or was killed, and not by $0 stop; see $(log_file "$1")"
+    fi
+}
+
 status() { # PORT…
     local port pid state ready all_ready=0
     local row='%-12s %-6s %-8s %-8s %-10s %s\n'
@@ -424,11 +437,13 @@ status() { # PORT…
             [ "$(http_code "$(readiness_url "$port")")" != 200 ] || ready=yes
         else
             pid=-
+            [ ! -e "$(pid_file "$port")" ] || state=died
             ! port_taken "$port" || state=foreign
         fi
         [ "$ready" = yes ] || all_ready=1
         # shellcheck disable=SC2059
         printf "$row" "$(name_of "$port")" "$port" "$pid" "$state" "$health" "$ready"
+        [ "$state" != died ] || say "             $(cause_of_death "$port")"
         [ "$state" != foreign ] || say "             port $port is taken by another process: $(port_holder "$port")"
     done
     return "$all_ready"

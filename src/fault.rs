@@ -1,9 +1,9 @@
-//! Fault points: named steps of a message's way at which a test makes this process die or stop, so that the moment is
-//! exact. Only in a build with the feature `fault-points`; without it a point is nothing. Never in a release.
+//! Fault points: named steps of a message's way at which a test makes this process die, stop or hang, so that the moment
+//! is exact. Only in a build with the feature `fault-points`; without it a point is nothing. Never in a release.
 //!
-//! `MCP_FAULT_POINT=name` or `name:n` (the n-th time, from 1) says where; `MCP_FAULT_ACTION=abort` (default: as a crash)
-//! or `stop` (SIGSTOP, until somebody sends SIGCONT) says what. Only passes count while the file named by `MCP_FAULT_ARM`
-//! exists; who faults removes it, so that of many processes one does.
+//! `MCP_FAULT_POINT=name` or `name:n` (the n-th time, from 1) says where; `MCP_FAULT_ACTION=abort` (default: as a crash),
+//! `stop` (SIGSTOP, until somebody sends SIGCONT) or `wedge` (this thread alone, for good) says what. Only passes count
+//! while the file named by `MCP_FAULT_ARM` exists; who faults removes it, so that of many processes one does.
 //!
 //! Beside them the protections that a test can switch off, to show that it would see the fault which they keep away:
 //! `MCP_FAULT_UNPROTECTED=fence,gap` says which.
@@ -72,7 +72,7 @@ mod armed {
     struct Plan {
         point: String,
         nth: u64,
-        stops: bool,
+        action: String,
         arm: PathBuf,
         passed: AtomicU64,
     }
@@ -92,7 +92,7 @@ mod armed {
         Some(Plan {
             point: point.to_owned(),
             nth: nth.parse().expect("MCP_FAULT_POINT is name or name:number"),
-            stops: std::env::var("MCP_FAULT_ACTION").is_ok_and(|action| action == "stop"),
+            action: std::env::var("MCP_FAULT_ACTION").unwrap_or_default(),
             arm: std::env::var_os("MCP_FAULT_ARM").map(PathBuf::from).expect("MCP_FAULT_ARM names a file"),
             passed: AtomicU64::new(0),
         })
@@ -107,9 +107,13 @@ mod armed {
             return;
         }
         plan.passed.store(0, Ordering::Relaxed);
-        tracing::warn!(name, stops = plan.stops, "fault point");
-        if !plan.stops {
-            std::process::abort();
+        tracing::warn!(name, action = plan.action, "fault point");
+        match plan.action.as_str() {
+            "stop" => {}
+            "wedge" => loop {
+                std::thread::park();
+            },
+            _ => std::process::abort(),
         }
         let pid = std::process::id().to_string();
         // Returns after SIGCONT: this process stops while it waits for its child.

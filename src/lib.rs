@@ -11,6 +11,7 @@
 //! | [`upstream`] | services, endpoints, connections |
 //! | [`store`] | the truth about sessions: in memory or in Redis |
 //! | [`protocol`] | JSON-RPC, MCP, SSE: pure |
+//! | [`watchdog`] | ends this process when it hangs |
 //! | [`settings`], [`telemetry`], [`metrics`], [`lifecycle`], [`app`], [`fault`] | what all of them share |
 //! | [`mcp_server_v6`] | the reference upstream |
 
@@ -30,3 +31,4 @@ pub mod settings;
 pub mod store;
 pub mod telemetry;
 pub mod upstream;
+pub mod watchdog;

@@ -1,8 +1,8 @@
-//! Starts the router: settings → tracing → run → exit code.
+//! Starts the router: settings → tracing → run → exit code. Or, when the router itself asks for it, its guard.
 
 use std::process::ExitCode;
 
-use mcp_router::{server, settings, telemetry};
+use mcp_router::{server, settings, telemetry, watchdog};
 
 /// Every call allocates some dozens of small pieces and frees them on the same thread; the system's allocator took a
 /// sixth of the router's time for that.
@@ -10,6 +10,9 @@ use mcp_router::{server, settings, telemetry};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    if let Some(code) = watchdog::guard_asked_for(std::env::args_os().skip(1)) {
+        return code;
+    }
     let settings = match settings::load() {
         Ok(settings) => settings,
         Err(error) => {

@@ -32,6 +32,7 @@ use crate::{
         redis::{RedisConfig, RedisStore},
     },
     upstream::Pool,
+    watchdog,
 };
 
 /// A needed service does not answer (sysexits `EX_UNAVAILABLE`).
@@ -138,6 +139,8 @@ pub async fn run(mut settings: Settings) -> Result<(), Fatal> {
     let server = serve(&app, TcpListener::from(socket))?;
     let handle = server.handle();
     let serving = actix_rt::spawn(server);
+    // Not before: a start may wait long for Redis or an old lease, has limits of its own, and holds no client yet.
+    let guarded = actix_rt::spawn(watchdog::keep_guard(Arc::clone(&app)));
     app.lifecycle.advance(Phase::Ready);
     tracing::info!(
         %address, instance = %app.me.instance_id, store = app.store.kind(), services = app.pool.names(),
@@ -151,6 +154,9 @@ pub async fn run(mut settings: Settings) -> Result<(), Fatal> {
         () = any_signal() => tracing::warn!("second signal: exiting now, the journal hands over what is open"),
     }
     serving.abort();
+    app.lifecycle.advance(Phase::Stopped);
+    // The guard is gone before this process: nothing that follows can look like a hang to it.
+    let _ = guarded.await;
     Ok(())
 }
 

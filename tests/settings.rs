@@ -406,6 +406,10 @@ mod values {
         assert_eq!(settings.security.trusted_proxies.len(), 2);
         assert_eq!((settings.log.format, settings.log.level.as_str()), (LogFormat::Text, "info"));
         assert_eq!(settings.lifecycle.drain_deadline, Duration::from_secs(20));
+        assert_eq!(
+            settings.lifecycle.watchdog, settings.session.lease,
+            "who is silent for so long has lost its sessions"
+        );
         assert_eq!(settings.warnings, [""; 0]);
     }
 
@@ -433,6 +437,13 @@ mod values {
             let expected = milliseconds.map(Duration::from_millis);
             assert_eq!(found, expected, "{text:?}");
         }
+        for (text, milliseconds) in [("0s", Some(0)), ("300ms", Some(300)), ("299ms", None), ("3", None), ("61m", None)]
+        {
+            let found = one("MCP_WATCHDOG", text).ok().map(|settings| settings.lifecycle.watchdog);
+            assert_eq!(found, milliseconds.map(Duration::from_millis), "{text:?}");
+        }
+        let expected = &problems(one("MCP_WATCHDOG", "soon"))[0].expected;
+        assert!(expected.ends_with(", or 0s for off"), "{expected}");
         for env in ["REDIS_WAIT", "MCP_UPSTREAM_ORDER_WAIT", "DRAIN_DEADLINE"] {
             one(env, "0s").expect("no wait at all is a choice");
         }

@@ -1,7 +1,7 @@
 //! The instances under test: who they are, what they say of themselves, and what is done to them.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::{BTreeMap, HashMap},
     fs,
     path::PathBuf,
@@ -20,7 +20,7 @@ pub enum Fault {
     Kill,
     /// SIGTERM, then a restart.
     Term,
-    /// SIGSTOP for longer than the lease, then SIGCONT.
+    /// SIGSTOP for longer than the lease; then a restart if its watchdog has killed it, else SIGCONT.
     Stop,
     /// The restart of all, one by one.
     Rolling,
@@ -103,6 +103,7 @@ pub struct Cluster {
     counters: RefCell<HashMap<(u16, u32), Counters>>,
     memory: RefCell<Vec<MemorySample>>,
     paused: RefCell<Vec<u32>>,
+    ended_paused: Cell<usize>,
     began: Instant,
 }
 
@@ -119,6 +120,7 @@ impl Cluster {
             counters: RefCell::default(),
             memory: RefCell::default(),
             paused: RefCell::default(),
+            ended_paused: Cell::default(),
             began: Instant::now(),
         })
     }
@@ -275,6 +277,30 @@ impl Cluster {
         }
         send(pid, signal)?;
         Ok(Instant::now())
+    }
+
+    /// Lets a paused instance go on, and waits until it is ready. One that was killed meanwhile, as a watchdog does with one
+    /// that hangs, is started again after `pause`.
+    pub async fn resume(&self, instance: &Instance, pause: Duration) -> Result<(), String> {
+        // Fails when the process is gone, which is seen below.
+        let _ = self.signal(instance, "CONT");
+        let deadline = Instant::now() + READY_LIMIT;
+        while !self.is_ready(instance).await {
+            let runs = self.pid(instance).is_some_and(|pid| send(pid, "0").is_ok());
+            if !runs {
+                self.ended_paused.set(self.ended_paused.get() + 1);
+                self.restart(instance, pause).await?;
+            } else if Instant::now() > deadline {
+                return Err(format!("router {} is not ready after {READY_LIMIT:?}", instance.port));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        self.until_all_ready().await
+    }
+
+    /// How many instances were dead when they were to go on.
+    pub fn ended_paused(&self) -> usize {
+        self.ended_paused.get()
     }
 
     /// Nothing stays paused behind us.

@@ -71,7 +71,7 @@ struct Arguments {
     /// Instead of a number of faults: as many as fit into so many minutes
     #[arg(long)]
     minutes: Option<f64>,
-    /// One instance is never killed or restarted, so that its memory can be watched
+    /// The first instance is left alone, so that its memory can be watched
     #[arg(long)]
     spare_one: bool,
     /// Do not wait for an instance to be back before the next one is broken; one other is always ready
@@ -105,7 +105,7 @@ struct Arguments {
     /// Each session comes from an address of its own, 127.x.y.1, so that ip_hash spreads them (Linux)
     #[arg(long)]
     spread: bool,
-    /// How long an instance is paused, milliseconds: longer than the lease
+    /// How long an instance is paused, milliseconds: longer than the lease and the watchdog
     #[arg(long, default_value_t = 5000)]
     stop_for: u64,
     /// Longest pause before a fault, milliseconds
@@ -319,7 +319,7 @@ impl Course<'_> {
     }
 
     /// The owner of a session chosen at random.
-    async fn choose(&mut self, fault: Fault) -> Result<Chosen, String> {
+    async fn choose(&mut self) -> Result<Chosen, String> {
         loop {
             let mut ready = Vec::new();
             for (index, instance) in self.cluster.instances.iter().enumerate() {
@@ -336,12 +336,16 @@ impl Course<'_> {
                 .iter()
                 .filter_map(|session| placements.get(&session.id()?).map(|placement| placement.owner.as_str()))
                 .collect();
-            let spared = |index: usize| self.arguments.spare_one && index == 0 && fault != Fault::Stop;
             if ready.len() >= enough && !owners.is_empty() {
-                // Who owns more is broken more often.
+                if self.arguments.spare_one {
+                    ready.retain(|(index, _, _)| *index != 0);
+                }
+                // Who owns more is broken more often. The spared one gathers sessions and never loses one: when it is
+                // drawn, one of the others is broken, with the streams that it holds.
                 let owner = owners[self.rng.usize(..owners.len())];
-                let chosen = ready.into_iter().find(|(index, _, identity)| identity.id == owner && !spared(*index));
-                if let Some((_, instance, identity)) = chosen {
+                let drawn = ready.iter().position(|(_, _, identity)| identity.id == owner);
+                let other = (self.arguments.spare_one && !ready.is_empty()).then(|| self.rng.usize(..ready.len()));
+                if let Some((_, instance, identity)) = drawn.or(other).map(|index| ready.swap_remove(index)) {
                     let place = |session: &Rc<Session>| placements.get(&session.id()?);
                     let (mut streams, mut only_owned) = (Vec::new(), Vec::new());
                     for (number, session) in self.sessions.iter().enumerate() {
@@ -364,7 +368,7 @@ impl Course<'_> {
         fault: Fault,
         restarts: &mut Vec<actix_rt::task::JoinHandle<Result<(), String>>>,
     ) -> Result<Round, String> {
-        let Chosen { instance, name, streams, only_owned } = self.choose(fault).await?;
+        let Chosen { instance, name, streams, only_owned } = self.choose().await?;
         self.cluster.read_counters(&instance).await;
         let signal = match fault {
             Fault::Kill => "KILL",
@@ -379,8 +383,7 @@ impl Course<'_> {
         let back = actix_rt::spawn(async move {
             if fault == Fault::Stop {
                 tokio::time::sleep_until((at + stop_for).into()).await;
-                cluster.signal(&instance, "CONT")?;
-                cluster.until_all_ready().await
+                cluster.resume(&instance, pause).await
             } else {
                 cluster.restart(&instance, pause).await
             }

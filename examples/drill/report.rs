@@ -133,6 +133,10 @@ impl Report<'_> {
                 row("  those with their stream elsewhere", quantiles(&mut only_owned));
             }
         }
+        let stops = self.rounds.iter().filter(|round| round.fault == Fault::Stop).count();
+        if stops > 0 {
+            row("hung instances that were killed", format!("{} of {stops}", self.cluster.ended_paused()));
+        }
         let mut delays: Vec<u128> = self.board.delays.borrow().iter().map(|millis| u128::from(*millis)).collect();
         row("all calls, time beyond their own", quantiles(&mut delays));
         for (delay, call) in &*self.board.slowest.borrow() {

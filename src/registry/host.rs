@@ -33,6 +33,11 @@ pub struct AdoptHere {
     pub cause: &'static str,
 }
 
+/// Asks whether the thread runs. The reply is the whole effect.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct AreYouThere;
+
 impl Host {
     /// Starts the host of the current thread.
     pub fn launch(worker: Rc<Worker>) -> Addr<Self> {
@@ -45,6 +50,12 @@ impl Host {
 
 impl Actor for Host {
     type Context = Context<Self>;
+}
+
+impl Handler<AreYouThere> for Host {
+    type Result = ();
+
+    fn handle(&mut self, _: AreYouThere, _ctx: &mut Self::Context) {}
 }
 
 impl Handler<AdoptHere> for Host {

@@ -93,6 +93,8 @@ pub struct SessionActor {
     pub(super) op: u64,
     pub(super) last_seq: u64,
     pub(super) attachment: Option<Arc<Attachment>>,
+    /// How often a stream on this process has become it: what the store said before the last time says nothing of it.
+    pub(super) attached_count: u64,
     pub(super) detached_since: Option<Instant>,
     pub(super) persisted_sent: u64,
 
@@ -324,6 +326,7 @@ impl SessionActor {
             op: 0,
             last_seq: 0,
             attachment,
+            attached_count: 0,
             detached_since: None,
             persisted_sent: 0,
             initialize_request: None,
@@ -486,6 +489,7 @@ impl Handler<AttachLocal> for SessionActor {
     fn handle(&mut self, attach: AttachLocal, _ctx: &mut Self::Context) {
         self.last_active = Instant::now();
         self.detached_since = None;
+        self.attached_count += 1;
         let before = self.attachment.replace(attach.attachment);
         // An adopter may have found the stream in the store already.
         if let (Some(before), Some(now)) = (before, &self.attachment)

@@ -50,6 +50,14 @@ pub(super) fn duration(range: RangeInclusive<Duration>) -> impl Fn(&str) -> Pars
     }
 }
 
+/// A duration that may also be none at all, which turns off what it is the measure of.
+pub(super) fn off_or(parse: impl Fn(&str) -> Parsed<Duration>) -> impl Fn(&str) -> Parsed<Duration> {
+    move |text| match humantime::parse_duration(text) {
+        Ok(duration) if duration.is_zero() => Ok(duration),
+        _ => parse(text).map_err(|expected| format!("{expected}, or 0s for off")),
+    }
+}
+
 /// A number of bytes within `range`: `4MiB`, `512KiB`, `1GiB`, `1000`, `1000B`. Units are binary and any case; `MB`,
 /// of which nobody knows whether it is meant to be decimal, is refused.
 pub(super) fn size(range: RangeInclusive<usize>) -> impl Fn(&str) -> Parsed<usize> {

@@ -8,7 +8,7 @@ use std::{ffi::OsString, net::IpAddr, time::Duration};
 use ipnet::IpNet;
 
 use super::{
-    parse::{self, DAY, GIB, HOUR, KIB, MILLI, MINUTE, SECOND, duration, optional, size, whole},
+    parse::{self, DAY, GIB, HOUR, KIB, MILLI, MINUTE, SECOND, duration, off_or, optional, size, whole},
     source::Reader,
     upstreams::upstreams,
     value::{Allowed, LogFormat, RedisUrl, Secret, UpstreamService},
@@ -286,7 +286,7 @@ settings! {
         LOG_LEVEL = "info", "level or directives" => level: String, parse::log_level;
     }
 
-    /// How the router ends.
+    /// How the router ends, and what ends it when it hangs.
     "Lifecycle", LifecycleFlags => lifecycle: LifecycleSettings {
         /// Time from SIGTERM to the end of the process, come what may. Equal to the 30 s that Kubernetes waits before
         /// it kills; raise both together.
@@ -299,5 +299,10 @@ settings! {
         /// Client streams let go per second while draining, so that the other instances get their clients at a rate
         /// they can take.
         DRAIN_STREAMS_PER_SECOND = "500", "streams per second" => drain_streams_per_second: u32, whole(1..=1_000_000);
+
+        /// Silence of this process after which a guard kills it, so that its clients move to other instances at once; 0s
+        /// turns that off, for a debugger. As long as MCP_LEASE: a process that was silent for so long has lost its
+        /// sessions to others already. Without REDIS_URL there are no others, and no guard.
+        MCP_WATCHDOG = "3s", "duration" => watchdog: Duration, off_or(duration(300 * MILLI..=HOUR));
     }
 }

@@ -31,7 +31,7 @@ pub struct RouterProcess {
 
 impl RouterProcess {
     /// Starts one without waiting for anything; its log and working folder are in `dir`. `env` overrides what the
-    /// harness sets: port, instance id (`name`), two workers, log level.
+    /// harness sets: port, instance id (`name`), two workers, log level, no watchdog.
     pub fn launch(dir: &Path, name: &str, env: &Env) -> Self {
         let port = Port::reserve();
         let process = spawn(dir, name, &port, env);
@@ -139,6 +139,8 @@ fn spawn(dir: &Path, name: &str, port: &Port, env: &Env) -> Process {
         .env("SERVER_WORKERS", "2")
         .env("MCP_SESSION_INSTANCE_ID", name)
         .env("LOG_LEVEL", "info,mcp_router=debug")
+        // Many tests stop a router and let it go on.
+        .env("MCP_WATCHDOG", "0s")
         .envs(env);
     Process::spawn(name, &mut command, &dir.join(format!("{name}.log")))
 }

@@ -21,3 +21,4 @@ mod starting;
 mod storms;
 mod surfaces;
 mod upstreams;
+mod watchdog;
