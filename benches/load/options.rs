@@ -105,7 +105,7 @@ pub struct Idle {
     pub before: u32,
 
     /// How long nothing happens before memory is looked at
-    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub settle: Duration,
 
     /// Only the event stream, without initialize: nothing is opened upstream then

@@ -422,6 +422,22 @@ impl SessionActor {
             && self.posts.is_empty()
     }
 
+    /// Gives back what the last burst has left: most sessions are idle most of the time, and there are many.
+    pub(super) fn shrink(&mut self) {
+        if !self.is_quiet() {
+            return;
+        }
+        (self.arrived, self.to_send, self.posts) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        self.outstanding = std::mem::take(&mut self.outstanding).into_iter().collect();
+        self.in_flight.shrink_to_fit();
+        self.server_requests.shrink_to_fit();
+        self.outbox.shrink_to_fit();
+        self.appending.shrink_to_fit();
+        if let Some(attachment) = &self.attachment {
+            attachment.shrink();
+        }
+    }
+
     /// While draining: hands the session over once nothing is under way.
     pub(super) fn release_if_quiet(&mut self, now: bool, ctx: &mut Context<Self>) {
         if !self.draining || !(now || self.is_quiet()) {

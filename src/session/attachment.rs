@@ -123,6 +123,11 @@ impl Attachment {
         self.woken.wake();
     }
 
+    /// Gives back the memory of frames that have been taken.
+    pub fn shrink(&self) {
+        self.queue().frames.shrink_to_fit();
+    }
+
     /// Something about the log may have changed.
     pub fn look(&self) {
         self.queue().look = true;

@@ -748,6 +748,7 @@ impl SessionActor {
             actor.deadline_timer = false;
             actor.check_deadlines(ctx);
             actor.arm_deadline(ctx);
+            actor.shrink();
         });
     }
 

@@ -26,7 +26,6 @@ use crate::{
     store::{Claim, Claimed, ClientMessage, Fenceable, PendingRequest, StoreError},
     upstream::{
         actor::{Call, OpenLink},
-        line::Target,
         transport::{LinkError, LinkEvent, LinkNotice},
     },
 };
@@ -43,19 +42,19 @@ pub enum Link {
     /// Our replay of the client's `initialize` waits for its answer.
     Handshake {
         /// Where to POST.
-        post: Target,
+        post: Uri,
         /// Id of the replayed request.
         id: IdKey,
     },
     /// Open requests are being sorted out.
     Recovering {
         /// Where to POST.
-        post: Target,
+        post: Uri,
     },
     /// Messages flow.
     Open {
         /// Where to POST.
-        post: Target,
+        post: Uri,
     },
 }
 
@@ -77,7 +76,7 @@ impl Link {
         }
     }
 
-    fn post(&self) -> Option<&Target> {
+    fn post(&self) -> Option<&Uri> {
         match self {
             Self::Handshake { post, .. } | Self::Recovering { post } | Self::Open { post } => Some(post),
             Self::Idle | Self::Waiting | Self::Opening => None,
@@ -280,7 +279,6 @@ impl SessionActor {
     }
 
     fn opened(&mut self, post: Uri, ctx: &mut Context<Self>) {
-        let Some(post) = self.line.as_ref().map(|line| line.target(post)) else { return };
         if let Some(endpoint) = &self.endpoint {
             endpoint.succeeded();
         }
@@ -353,7 +351,7 @@ impl SessionActor {
     }
 
     /// Brings the open requests over to the new link. Does nothing much on a session's first link.
-    fn recover(&mut self, post: Target, ctx: &mut Context<Self>) {
+    fn recover(&mut self, post: Uri, ctx: &mut Context<Self>) {
         self.link = Link::Recovering { post };
         self.cancel_server_requests(ctx);
         if self.in_flight.is_empty() && self.inherited.is_none() {

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::{
     Endpoint, Service,
-    line::{Line, PostError, Target},
+    line::{Line, PostError},
     transport::{
         Gate, LinkError, LinkEvent, LinkHandle, LinkNotice,
         sse::{self, LinkLimits},
@@ -64,7 +64,7 @@ enum Phase {
     Closed,
     Opening(Vec<oneshot::Sender<Result<(), CallError>>>),
     Ready {
-        post: Target,
+        post: Uri,
         /// The server's answer to our `initialize`.
         initialized: Bytes,
     },
@@ -329,7 +329,7 @@ impl Caller {
     }
 
     /// Waits until the shared session is initialised; opens it when needed. Bounded by the connection's time limits.
-    async fn ready(&self) -> Result<(Target, Bytes), CallError> {
+    async fn ready(&self) -> Result<(Uri, Bytes), CallError> {
         loop {
             let waiting = {
                 let mut shared = self.shared.borrow_mut();
@@ -361,7 +361,6 @@ impl Caller {
     }
 
     async fn initialize(&self, post_to: Uri) {
-        let post_to = self.line.target(post_to);
         let outcome = self.handshake(&post_to).await;
         match outcome {
             Ok(initialized) => {
@@ -381,7 +380,7 @@ impl Caller {
         }
     }
 
-    async fn handshake(&self, url: &Target) -> Result<Bytes, CallError> {
+    async fn handshake(&self, url: &Uri) -> Result<Bytes, CallError> {
         let (id, answer) = self.register();
         let _forget = ForgetOnDrop { shared: &self.shared, id };
         let request = serde_json::json!({
@@ -405,7 +404,7 @@ impl Caller {
         Ok(answer)
     }
 
-    async fn post(&self, url: Target, body: Bytes) -> Result<(), CallError> {
+    async fn post(&self, url: Uri, body: Bytes) -> Result<(), CallError> {
         Ok(self.line.post_within(url, body, self.post_timeout).await?)
     }
 

@@ -16,7 +16,7 @@ use std::{
 
 use actix_codec::{Decoder as _, Framed, ReadBuf};
 use actix_http::{
-    RequestHead, RequestHeadType, ResponseHead, ServiceConfig,
+    RequestHead, RequestHeadType, ResponseHead, ServiceConfig, Uri,
     body::BodySize,
     h1::{ClientCodec, ClientPayloadCodec, Message, MessageType},
     header,
@@ -52,9 +52,22 @@ pub(super) struct Connection {
     permit: OwnedSemaphorePermit,
 }
 
-/// A URL to which there may be many requests: the head of each is the same.
-#[derive(Debug, Clone)]
-pub struct Target(pub(super) Rc<RequestHead>);
+/// The head of all requests of one kind; only the URL is another each time. It is written while it is borrowed, so one
+/// serves all connections of a thread.
+#[derive(Debug)]
+pub(super) struct Head(RefCell<Rc<RequestHead>>);
+
+impl Head {
+    pub(super) fn new(head: RequestHead) -> Self {
+        Self(RefCell::new(Rc::new(head)))
+    }
+
+    fn with_url(&self, url: &Uri) -> RequestHeadType {
+        let mut head = self.0.borrow_mut();
+        Rc::make_mut(&mut head).uri = url.clone();
+        RequestHeadType::Rc(Rc::clone(&head), None)
+    }
+}
 
 impl Connection {
     /// Connects to `url`, as soon as there may be one more connection. Without a time limit.
@@ -85,8 +98,8 @@ impl Connection {
     }
 
     /// Sends one request and waits for the head of its answer.
-    async fn request(&mut self, target: &Target, body: &Bytes) -> Result<ResponseHead, Broken> {
-        let sent = self.send(target, body).await;
+    async fn request(&mut self, head: RequestHeadType, body: &Bytes) -> Result<ResponseHead, Broken> {
+        let sent = self.send(head, body).await;
         // A server that refuses a request answers before it has read all of it.
         let head = poll_fn(|context| Pin::new(&mut self.framed).next_item(context)).await;
         match (head, sent) {
@@ -97,8 +110,7 @@ impl Connection {
         }
     }
 
-    async fn send(&mut self, target: &Target, body: &Bytes) -> io::Result<()> {
-        let head = RequestHeadType::Rc(Rc::clone(&target.0), None);
+    async fn send(&mut self, head: RequestHeadType, body: &Bytes) -> io::Result<()> {
         let size = if body.is_empty() { BodySize::None } else { BodySize::Sized(body.len() as u64) };
         Pin::new(&mut self.framed).write(Message::Item((head, size)))?;
         for from in (0..body.len()).step_by(PIECE) {
@@ -115,8 +127,8 @@ impl Connection {
     }
 
     /// POSTs `body` and reads the whole answer. Returns its status, and the connection if it can be used again.
-    pub(super) async fn post(mut self, target: &Target, body: &Bytes) -> Result<(u16, Option<Self>), Broken> {
-        let head = self.request(target, body).await?;
+    pub(super) async fn post(mut self, head: &Head, url: &Uri, body: &Bytes) -> Result<(u16, Option<Self>), Broken> {
+        let head = self.request(head.with_url(url), body).await?;
         let status = head.status.as_u16();
         let Self { framed, permit } = self;
         let framed = match framed.codec_ref().message_type() {
@@ -127,9 +139,14 @@ impl Connection {
         Ok((status, reusable.map(|framed| Self { framed, permit })))
     }
 
-    /// GETs `target`: the head of the answer, and its body as it comes.
-    pub(super) async fn get(mut self, target: &Target, scratch: Rc<Scratch>) -> Result<(ResponseHead, Body), Broken> {
-        let head = self.request(target, &Bytes::new()).await?;
+    /// GETs `url`: the head of the answer, and its body as it comes.
+    pub(super) async fn get(
+        mut self,
+        head: &Head,
+        url: &Uri,
+        scratch: Rc<Scratch>,
+    ) -> Result<(ResponseHead, Body), Broken> {
+        let head = self.request(head.with_url(url), &Bytes::new()).await?;
         let Self { framed, permit } = self;
         let parts = framed.into_parts();
         let (codec, has_ended) = match parts.codec.message_type() {

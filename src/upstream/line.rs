@@ -17,11 +17,9 @@ use tokio::sync::Semaphore;
 
 use super::{
     Endpoint,
-    connection::{Body, Broken, Connection, Scratch},
+    connection::{Body, Broken, Connection, Head, Scratch},
 };
 use crate::settings::UpstreamSettings;
-
-pub use super::connection::Target;
 
 /// Connections that are idle longer are not used again: uvicorn, Node and actix close theirs after 5 s, and a POST on
 /// a connection that is just being closed has an unknown outcome.
@@ -39,6 +37,8 @@ pub struct Line {
 }
 
 struct Shared {
+    post: Head,
+    get: Head,
     config: ServiceConfig,
     connect_timeout: Duration,
     /// Connections that there may be at a time.
@@ -90,7 +90,19 @@ impl Drop for InFlight<'_> {
 impl Line {
     /// To be used on the current thread, which must have a `LocalSet` (actix's has).
     pub fn new(endpoint: Arc<Endpoint>, limits: &UpstreamSettings) -> Self {
+        let head = |method, name, value| {
+            // The upstream gets its own name, never the client's.
+            let authority = &endpoint.url[url::Position::BeforeHost..url::Position::AfterPort];
+            let host = HeaderValue::from_str(authority).expect("the authority of a parsed URL is visible ASCII");
+            let mut head = RequestHead::default();
+            head.method = method;
+            head.headers.insert(header::HOST, host);
+            head.headers.insert(name, HeaderValue::from_static(value));
+            Head::new(head)
+        };
         let shared = Shared {
+            post: head(Method::POST, header::CONTENT_TYPE, "application/json"),
+            get: head(Method::GET, header::ACCEPT, "text/event-stream"),
             config: ServiceConfig::new(KeepAlive::Os, Duration::ZERO, Duration::ZERO, false, None),
             connect_timeout: limits.connect_timeout,
             limit: Arc::new(Semaphore::new(limits.max_connections)),
@@ -100,28 +112,12 @@ impl Line {
         Self { endpoint, shared: Rc::new(shared) }
     }
 
-    /// Where this line's POSTs to `url` go.
-    pub fn target(&self, url: Uri) -> Target {
-        self.head(Method::POST, url, header::CONTENT_TYPE, "application/json")
-    }
-
-    fn head(&self, method: Method, url: Uri, name: header::HeaderName, value: &'static str) -> Target {
-        // The upstream gets its own name, never the client's.
-        let authority = &self.endpoint.url[url::Position::BeforeHost..url::Position::AfterPort];
-        let host = HeaderValue::from_str(authority).expect("the authority of a parsed URL is visible ASCII");
-        let mut head = RequestHead::default();
-        (head.method, head.uri) = (method, url);
-        head.headers.insert(header::HOST, host);
-        head.headers.insert(name, HeaderValue::from_static(value));
-        Target(Rc::new(head))
-    }
-
     /// POSTs one message, byte for byte. Without a time limit but that for a new connection: whoever waits for it has
     /// one.
     ///
     /// # Errors
     /// [`PostError`], which says whether the upstream may have seen it.
-    pub async fn post(self, target: Target, body: Bytes) -> Result<(), PostError> {
+    pub async fn post(self, url: Uri, body: Bytes) -> Result<(), PostError> {
         let _counted = InFlight::count(&self.endpoint);
         let connection = match self.idle_connection() {
             Some(connection) => connection,
@@ -130,8 +126,10 @@ impl Line {
                 PostError::NotSent(error.to_string())
             })?,
         };
-        let (status, reusable) =
-            connection.post(&target, &body).await.map_err(|error| PostError::Unknown(error.to_string()))?;
+        let (status, reusable) = connection
+            .post(&self.shared.post, &url, &body)
+            .await
+            .map_err(|error| PostError::Unknown(error.to_string()))?;
         if let Some(connection) = reusable {
             self.keep(connection);
         }
@@ -146,8 +144,8 @@ impl Line {
     ///
     /// # Errors
     /// As [`Self::post`]; [`PostError::Unknown`] when the time is over.
-    pub async fn post_within(&self, target: Target, body: Bytes, limit: Duration) -> Result<(), PostError> {
-        match tokio::time::timeout(limit, self.clone().post(target, body)).await {
+    pub async fn post_within(&self, url: Uri, body: Bytes, limit: Duration) -> Result<(), PostError> {
+        match tokio::time::timeout(limit, self.clone().post(url, body)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(PostError::late(limit)),
         }
@@ -156,8 +154,7 @@ impl Line {
     /// GETs the endpoint's own URL, on a connection of its own.
     pub(super) async fn open_stream(&self) -> Result<(ResponseHead, Body), Broken> {
         let url = self.endpoint.url.as_str().parse().map_err(|_| not_connected("the URL cannot be requested"))?;
-        let target = self.head(Method::GET, url, header::ACCEPT, "text/event-stream");
-        self.connect().await?.get(&target, Rc::clone(&self.shared.scratch)).await
+        self.connect().await?.get(&self.shared.get, &url, Rc::clone(&self.shared.scratch)).await
     }
 
     async fn connect(&self) -> Result<Connection, Broken> {

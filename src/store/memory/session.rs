@@ -38,7 +38,8 @@ pub(super) struct Session {
     seen: HashMap<Arc<str>, u64>,
     seen_order: VecDeque<Arc<str>>,
     last_append: Option<(u64, Vec<Option<u64>>)>,
-    pub(super) streams: BTreeMap<String, Stream>,
+    /// Boxed: a node of the map has room for eleven, and most sessions have one.
+    pub(super) streams: BTreeMap<String, Box<Stream>>,
 }
 
 /// A request without an answer. Its body is here or, until it is marked forwarded, in the inbox.
@@ -62,7 +63,7 @@ impl Session {
         ];
         let mut streams = BTreeMap::new();
         if let Some((stream, id)) = new.attachment {
-            streams.insert(stream, Stream::attached(new.owner.incarnation.clone(), id));
+            streams.insert(stream, Box::new(Stream::attached(new.owner.incarnation.clone(), id)));
         }
         let restored = new.restored.unwrap_or_else(|| Restored { generation: 1, ..Restored::default() });
         let requests = restored
@@ -222,6 +223,10 @@ impl Session {
                 request.forwarded = Some(entry.body);
             }
         }
+        if self.inbox.is_empty() {
+            // An empty map keeps a node.
+            self.inbox = BTreeMap::new();
+        }
     }
 
     /// The sequences, as in [`crate::store::Appended::Done`]. The fence has been checked.
@@ -249,7 +254,7 @@ impl Session {
         }
         self.change(event.set, event.delete);
         if !self.streams.contains_key(stream) {
-            self.streams.insert(stream.to_owned(), Stream::default());
+            self.streams.insert(stream.to_owned(), Box::default());
         }
         self.streams.get_mut(stream).map(|stream| stream.push(event.body, now))
     }
@@ -306,7 +311,7 @@ impl Session {
     }
 
     pub(super) fn attachments(&self) -> Vec<Attachment> {
-        let attachment = |(name, stream): (&String, &Stream)| {
+        let attachment = |(name, stream): (&String, &Box<Stream>)| {
             let (incarnation, id) = stream.holder.clone()?;
             Some(Attachment { stream: name.clone(), incarnation, id })
         };

@@ -38,7 +38,8 @@ async fn read(
 ) -> Result<std::convert::Infallible, LinkError> {
     let url = &line.endpoint.url;
     let deadline = tokio::time::Instant::now() + limits.connect;
-    let (response, mut body) = tokio::time::timeout_at(deadline, line.open_stream())
+    // Boxed: it is large, and done with for the rest of the link's life.
+    let (response, mut body) = Box::pin(tokio::time::timeout_at(deadline, line.open_stream()))
         .await
         .map_err(|_| LinkError::Connect(format!("no answer within {:?}", limits.connect)))?
         .map_err(|error| LinkError::Connect(error.to_string()))?;
@@ -53,6 +54,8 @@ async fn read(
     if !is_stream {
         return Err(LinkError::Protocol("the content type is not text/event-stream".to_owned()));
     }
+    // It holds the buffer into which it was read.
+    drop(response);
     let mut reader = Reader::new(limits.max_message);
     let mut events: Vec<LinkEvent> = Vec::new();
     let mut opened = false;
