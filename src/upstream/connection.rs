@@ -132,10 +132,11 @@ impl Connection {
         let status = head.status.as_u16();
         let Self { framed, permit } = self;
         let framed = match framed.codec_ref().message_type() {
-            MessageType::None => Some(framed),
+            MessageType::None => (!is_until_close(&head)).then_some(framed),
             MessageType::Payload | MessageType::Stream => drain(framed).await,
         };
-        let reusable = framed.filter(|framed| framed.codec_ref().keep_alive());
+        // What is left over would be taken for the answer to the next request.
+        let reusable = framed.filter(|framed| framed.codec_ref().keep_alive() && framed.is_read_buf_empty());
         Ok((status, reusable.map(|framed| Self { framed, permit })))
     }
 
@@ -151,15 +152,20 @@ impl Connection {
         let parts = framed.into_parts();
         let (codec, has_ended) = match parts.codec.message_type() {
             MessageType::Payload | MessageType::Stream => (Some(parts.codec.into_payload_codec()), false),
-            // Neither a length nor chunks: up to the end of the connection (RFC 9112, section 6.3). actix-http takes it
-            // for no body.
-            MessageType::None => (None, head.headers.contains_key(header::CONTENT_LENGTH)),
+            MessageType::None => (None, !is_until_close(&head)),
         };
         // A copy of what has come already: the connection's buffers go.
         let rest = BytesMut::from(&parts.read_buf[..]);
         let body = Body { socket: parts.io, codec, rest, has_ended, scratch, _permit: permit };
         Ok((head, body))
     }
+}
+
+/// The body of this answer ends with the connection: it has neither a length nor chunks (RFC 9112, section 6.3).
+/// actix-http takes it for none.
+fn is_until_close(head: &ResponseHead) -> bool {
+    let has_none = head.status.is_informational() || matches!(head.status.as_u16(), 204 | 304);
+    !has_none && !head.headers.contains_key(header::CONTENT_LENGTH)
 }
 
 /// Reads an answer to its end; `None` if that is too far away or did not come.

@@ -69,6 +69,41 @@ struct Shared {
     state: Mutex<State>,
     changed: Notify,
     answers: Answers,
+    framing: Framing,
+}
+
+/// How the server marks the ends of its bodies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Framing {
+    /// Streams in chunks, acknowledgements with their length.
+    #[default]
+    Usual,
+    /// Everything by the end of its connection, as in HTTP/1.0.
+    Close,
+    /// Everything in chunks.
+    Chunks,
+    /// An acknowledgement without a body.
+    Empty,
+}
+
+impl Framing {
+    fn acknowledgement(self, status: &str) -> String {
+        match self {
+            Self::Usual => format!("HTTP/1.1 {status}\r\ncontent-length: 8\r\n\r\nAccepted"),
+            Self::Close => format!("HTTP/1.1 {status}\r\nconnection: close\r\n\r\nAccepted"),
+            Self::Chunks => {
+                format!("HTTP/1.1 {status}\r\ntransfer-encoding: chunked\r\n\r\n3\r\nAcc\r\n5\r\nepted\r\n0\r\n\r\n")
+            }
+            Self::Empty => format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n"),
+        }
+    }
+
+    fn chunk(self, text: &str) -> String {
+        match self {
+            Self::Close => text.to_owned(),
+            _ => format!("{:x}\r\n{text}\r\n", text.len()),
+        }
+    }
 }
 
 impl Shared {
@@ -92,9 +127,19 @@ impl FakeUpstream {
 
     /// A server that answers what is neither `initialize` nor `ping` by `answers`.
     pub async fn answering(answers: impl Fn(&Value) -> Reply + Send + Sync + 'static) -> Self {
+        Self::launch(answers, Framing::default()).await
+    }
+
+    /// A server that answers `tools/call` with an empty result and frames its bodies so.
+    pub async fn framing(framing: Framing) -> Self {
+        Self::launch(|_| Reply::Result(json!({ "content": [] })), framing).await
+    }
+
+    async fn launch(answers: impl Fn(&Value) -> Reply + Send + Sync + 'static, framing: Framing) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let addr = listener.local_addr().expect("its address");
-        let shared = Arc::new(Shared { state: Mutex::default(), changed: Notify::new(), answers: Box::new(answers) });
+        let (state, changed) = (Mutex::default(), Notify::new());
+        let shared = Arc::new(Shared { state, changed, answers: Box::new(answers), framing });
         let serving = Arc::clone(&shared);
         let accepting = tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
@@ -195,8 +240,8 @@ async fn serve(socket: TcpStream, shared: Arc<Shared>) {
             return stream(reader, headers, &shared).await;
         }
         let Some(status) = take(&shared, &path, headers, body).await else { return };
-        let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 8\r\n\r\nAccepted");
-        if reader.get_mut().write_all(answer.as_bytes()).await.is_err() {
+        let answer = shared.framing.acknowledgement(status);
+        if reader.get_mut().write_all(answer.as_bytes()).await.is_err() || shared.framing == Framing::Close {
             return;
         }
     }
@@ -235,8 +280,12 @@ async fn stream(mut reader: BufReader<TcpStream>, headers: Headers, shared: &Sha
         session
     };
     shared.changed.notify_waiters();
-    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
-    let endpoint = chunk(&format!("event: endpoint\ndata: /message?sessionId={session}\n\n"));
+    let framing = shared.framing;
+    let head = match framing {
+        Framing::Close => "HTTP/1.0 200 OK\r\ncontent-type: text/event-stream\r\n\r\n",
+        _ => "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n",
+    };
+    let endpoint = framing.chunk(&format!("event: endpoint\ndata: /message?sessionId={session}\n\n"));
     let mut alive = reader.get_mut().write_all(format!("{head}{endpoint}").as_bytes()).await.is_ok();
     let mut byte = [0];
     while alive {
@@ -244,7 +293,7 @@ async fn stream(mut reader: BufReader<TcpStream>, headers: Headers, shared: &Sha
             text = queue.recv() => match text {
                 Some(text) => {
                     let lines = text.replace('\n', "\ndata: ");
-                    let event = chunk(&format!("event: message\ndata: {lines}\n\n"));
+                    let event = framing.chunk(&format!("event: message\ndata: {lines}\n\n"));
                     alive = reader.get_mut().write_all(event.as_bytes()).await.is_ok();
                 }
                 None => alive = false,
@@ -255,11 +304,6 @@ async fn stream(mut reader: BufReader<TcpStream>, headers: Headers, shared: &Sha
     }
     shared.state().streams.remove(&session);
     shared.changed.notify_waiters();
-}
-
-/// awc, as a client, takes no body without chunks or a length.
-fn chunk(text: &str) -> String {
-    format!("{:x}\r\n{text}\r\n", text.len())
 }
 
 /// Takes a message; the rest of the status line, or `None` to hang up.

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{
     Cluster, EventStream, FakeUpstream, McpClient, Oracle, PostTo, eventually,
-    fake_upstream::Reply,
+    fake_upstream::{Framing, Reply},
     http::{self, Request},
     mcp_client::{request, tool_call},
 };
@@ -40,6 +40,30 @@ async fn a_stream_without_initialize_opens_nothing_upstream() {
     let client = cluster.client().initialize().await;
     assert_eq!(upstream.open_sessions().len(), 1, "only that of the client");
     drop(client);
+}
+
+/// RFC 9112, section 6.3: however a server marks the ends of its bodies, messages pass whole and once, and a connection is
+/// used again only if it can be.
+#[tokio::test]
+async fn every_framing_of_http_1_is_understood() {
+    for framing in [Framing::Usual, Framing::Close, Framing::Chunks, Framing::Empty] {
+        let upstream = FakeUpstream::framing(framing).await;
+        let cluster = Cluster::builder().upstream_urls([upstream.url()]).start().await;
+        let client = cluster.client().initialize().await;
+        for call in 0..5 {
+            client.result("tools/call", json!({ "name": "x", "arguments": { "call": call } })).await;
+        }
+        let link = upstream.open_sessions()[0];
+        upstream
+            .send_raw(link, r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"data":7}}"#.into())
+            .await;
+        client.message("the note", |message| message["params"]["data"] == 7).await;
+        assert_eq!(upstream.received_of("tools/call").len(), 5, "{framing:?}");
+        Oracle::every_request_answered_once(&client);
+        upstream.drop_session(link);
+        client.result("tools/call", json!({ "name": "x", "arguments": {} })).await;
+        assert_ne!(upstream.open_sessions(), [link], "{framing:?}: the end of the stream was seen");
+    }
 }
 
 /// New sessions go to the endpoint with the fewest.
