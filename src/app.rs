@@ -253,10 +253,11 @@ impl Worker {
     pub fn start(app: Arc<App>) -> Rc<Self> {
         let is_first = app.workers_started.fetch_add(1, Ordering::Relaxed) == 0;
         let limits = &app.settings.upstream;
+        let config = Line::config();
         let mut upstreams = Vec::new();
         for service in app.pool.services() {
             for endpoint in &service.endpoints {
-                let line = Line::new(Arc::clone(endpoint), limits);
+                let line = Line::new(Arc::clone(endpoint), limits, config.clone());
                 let actor = UpstreamActor::launch(Arc::clone(service), line.clone(), limits.clone(), is_first);
                 upstreams.push((endpoint.number, line, actor));
             }

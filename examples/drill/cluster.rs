@@ -98,6 +98,7 @@ pub struct Cluster {
     /// The routers.
     pub instances: Vec<Instance>,
     restart: String,
+    restarting: tokio::sync::Mutex<()>,
     rolling: String,
     client: Client,
     counters: RefCell<HashMap<(u16, u32), Counters>>,
@@ -115,6 +116,7 @@ impl Cluster {
         Rc::new(Self {
             instances: ports.iter().map(instance).collect(),
             restart,
+            restarting: tokio::sync::Mutex::default(),
             rolling,
             client: Client::builder().timeout(ASK_LIMIT).finish(),
             counters: RefCell::default(),
@@ -323,7 +325,11 @@ impl Cluster {
             }
         }
         tokio::time::sleep(pause).await;
-        run(format!("{} {}", self.restart, instance.port)).await?;
+        {
+            // start-instances.sh does one thing at a time.
+            let _turn = self.restarting.lock().await;
+            run(format!("{} {}", self.restart, instance.port)).await?;
+        }
         self.until_ready(instance).await
     }
 

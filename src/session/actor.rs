@@ -66,9 +66,11 @@ pub struct SessionActor {
     /// Messages that are being journaled.
     pub(super) accepting: usize,
     pub(super) to_send: BTreeMap<u64, inbound::Outbound>,
-    /// Sequence of a POST that waits for its acknowledgement, and the next one for it.
+    /// Number of a POST that waits for its acknowledgement, and the next one for it.
     pub(super) posting: Option<u64>,
-    /// POSTs without an acknowledgement, by sequence.
+    pub(super) next_post: u64,
+    /// POSTs without an acknowledgement, by number. Not by sequence: a message may be sent again while an earlier POST of
+    /// it is still under way to a session that was given up.
     pub(super) posts: BTreeMap<u64, inbound::PostUnderWay>,
     pub(super) order_timer: bool,
     pub(super) outstanding: BTreeSet<u64>,
@@ -308,6 +310,7 @@ impl SessionActor {
             accepting: 0,
             to_send: BTreeMap::new(),
             posting: None,
+            next_post: 0,
             posts: BTreeMap::new(),
             order_timer: false,
             outstanding: BTreeSet::new(),

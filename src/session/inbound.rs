@@ -72,6 +72,7 @@ impl Arrived {
 /// A POST to the upstream without an acknowledgement.
 #[derive(Debug)]
 pub struct PostUnderWay {
+    seq: u64,
     since: Instant,
     outbound: Outbound,
     link_number: u64,
@@ -84,6 +85,8 @@ pub struct InFlight {
     pub(super) seq: u64,
     pub(super) progress: Progress,
     pub(super) attempts: u32,
+    /// Number of the POST that carries it: what becomes of an earlier one is not about it any more.
+    pub(super) post: Option<u64>,
     pub(super) since: Instant,
     pub(super) cancelled: Option<Instant>,
     pub(super) effect: Effect,
@@ -114,7 +117,8 @@ impl InFlight {
         };
         let progress = Progress::on_record(forwarded);
         // An earlier owner's attempts are not recorded; one is what is sure.
-        Self { seq, progress, attempts: u32::from(forwarded), since: Instant::now(), cancelled: None, effect }
+        let (since, attempts) = (Instant::now(), u32::from(forwarded));
+        Self { seq, progress, attempts, post: None, since, cancelled: None, effect }
     }
 }
 
@@ -505,6 +509,7 @@ impl SessionActor {
                         seq,
                         progress: Progress::NotSent,
                         attempts: 0,
+                        post: None,
                         since: Instant::now(),
                         cancelled: None,
                         effect: effect(&method, &body),
@@ -585,15 +590,18 @@ impl SessionActor {
         if let Some(request) = outbound.id.as_ref().and_then(|id| self.in_flight.get_mut(id)) {
             request.progress = Progress::MaybeSent;
             request.attempts += 1;
+            request.post = Some(self.next_post);
             fault::point(fault::BEFORE_POST);
         }
+        let number = self.next_post;
+        self.next_post += 1;
         let sent = line.post(post, outbound.body.clone());
         let future = ctx.spawn(sent.into_actor(self).map(move |outcome, actor, ctx| {
-            actor.posted(seq, outcome, ctx);
+            actor.posted(number, outcome, ctx);
         }));
-        self.posting = Some(seq);
+        self.posting = Some(number);
         let link_number = self.link_number;
-        self.posts.insert(seq, PostUnderWay { since: Instant::now(), outbound, link_number, future });
+        self.posts.insert(number, PostUnderWay { seq, since: Instant::now(), outbound, link_number, future });
         self.arm_deadline(ctx);
         if self.more_waits && self.to_send.len() == CLAIM_BATCH / 2 {
             self.claim(ctx);
@@ -603,14 +611,14 @@ impl SessionActor {
     /// A server that answers a POST only when the work is done must not hold up a cancel behind it. A timer only while
     /// something waits.
     fn arm_order_wait(&mut self, ctx: &mut Context<Self>) {
-        let under_way = self.posting.and_then(|seq| self.posts.get(&seq));
+        let under_way = self.posting.and_then(|number| self.posts.get(&number));
         let Some(since) = under_way.map(|post| post.since).filter(|_| !self.order_timer) else { return };
         self.order_timer = true;
         let patience = self.app().settings.upstream.order_wait;
         ctx.run_later(patience.saturating_sub(since.elapsed()), move |actor, ctx| {
             actor.order_timer = false;
             let posts = &actor.posts;
-            actor.posting.take_if(|seq| posts.get(seq).is_none_or(|post| post.since.elapsed() >= patience));
+            actor.posting.take_if(|number| posts.get(number).is_none_or(|post| post.since.elapsed() >= patience));
             actor.pump_posts(ctx);
         });
     }
@@ -649,22 +657,22 @@ impl SessionActor {
         }));
     }
 
-    fn posted(&mut self, seq: u64, outcome: Result<(), PostError>, ctx: &mut Context<Self>) {
-        self.posting.take_if(|posting| *posting == seq);
-        if let Some(post) = self.posts.remove(&seq) {
-            self.take_acknowledgement(seq, post.link_number, post.outbound, outcome, ctx);
+    fn posted(&mut self, number: u64, outcome: Result<(), PostError>, ctx: &mut Context<Self>) {
+        self.posting.take_if(|posting| *posting == number);
+        if let Some(post) = self.posts.remove(&number) {
+            self.take_acknowledgement(number, post, outcome, ctx);
         }
         self.pump_posts(ctx);
     }
 
     fn take_acknowledgement(
         &mut self,
-        seq: u64,
-        link_number: u64,
-        outbound: Outbound,
+        number: u64,
+        post: PostUnderWay,
         outcome: Result<(), PostError>,
         ctx: &mut Context<Self>,
     ) {
+        let PostUnderWay { seq, outbound, link_number, .. } = post;
         let error = match outcome {
             Ok(()) => {
                 if outbound.id.is_some() {
@@ -676,32 +684,37 @@ impl SessionActor {
             Err(error) => error,
         };
         tracing::debug!(session = %self.fence.session, %error, "POST to the upstream failed");
+        // The request may have been answered since, and its id used again; or it is on its way a second time.
+        let carried = outbound.id.as_ref().and_then(|id| self.in_flight.get_mut(id));
+        let carried = carried.filter(|request| request.post == Some(number));
         if let PostError::Refused(status) = error {
-            self.outstanding.remove(&seq);
+            let is_open = carried.is_some();
             match outbound.id {
-                Some(id) => {
+                Some(id) if is_open => {
                     let why = format!("the upstream refused the request with status {status}");
                     let details = serde_json::json!({ "reason": "upstream_refused", "retry": false });
                     self.fail_request(&id, jsonrpc::INTERNAL_ERROR, &why, "upstream_refused", details, ctx);
                 }
-                None => self.app().metrics.dropped.with_label_values(&["upstream_refused"]).inc(),
+                Some(_) => {}
+                None => {
+                    self.outstanding.remove(&seq);
+                    self.app().metrics.dropped.with_label_values(&["upstream_refused"]).inc();
+                }
             }
             return;
         }
         let not_executed = matches!(error, PostError::NotSent(_) | PostError::SessionGone);
-        match &outbound.id {
-            Some(id) => {
-                if let Some(request) = self.in_flight.get_mut(id)
-                    && not_executed
-                {
-                    request.progress = Progress::NotSent;
-                    self.to_send.insert(seq, outbound);
-                }
-            }
-            // At least once: the session that may have had it is given up.
-            None => {
+        match carried {
+            Some(request) if not_executed => {
+                request.progress = Progress::NotSent;
                 self.to_send.insert(seq, outbound);
             }
+            Some(_) => {}
+            // At least once: the session that may have had it is given up.
+            None if outbound.id.is_none() => {
+                self.to_send.insert(seq, outbound);
+            }
+            None => {}
         }
         if link_number == self.link_number {
             self.lose_link(&error, ctx);
@@ -756,9 +769,9 @@ impl SessionActor {
         let upstream = &self.app().settings.upstream;
         let (limit, post_limit) = (upstream.request_timeout, upstream.post_timeout);
         let late_posts = self.posts.iter().filter(|(_, post)| post.since.elapsed() >= post_limit);
-        for (seq, future) in late_posts.map(|(seq, post)| (*seq, post.future)).collect::<Vec<_>>() {
+        for (number, future) in late_posts.map(|(number, post)| (*number, post.future)).collect::<Vec<_>>() {
             ctx.cancel_future(future);
-            self.posted(seq, Err(PostError::late(post_limit)), ctx);
+            self.posted(number, Err(PostError::late(post_limit)), ctx);
         }
         let late: Vec<IdKey> = self
             .in_flight

@@ -153,9 +153,9 @@ settings! {
         /// Silence on an upstream stream after which the router pings it. A half-open connection shows no other sign.
         MCP_UPSTREAM_IDLE_TIMEOUT = "5m", "duration" => idle_timeout: Duration, duration(10 * MILLI..=DAY);
 
-        /// Connections to upstreams that one worker keeps. Every session with an HTTP+SSE upstream holds one; the
-        /// client library's own limit of 100 would starve the 101st.
-        MCP_UPSTREAM_MAX_CONNECTIONS = "20000", "connections per worker"
+        /// Connections that one worker has to one endpoint at a time. Every session with an HTTP+SSE upstream holds one,
+        /// so this is as many as a worker has sessions at most, and room for their POSTs.
+        MCP_UPSTREAM_MAX_CONNECTIONS = "20000", "connections per worker and endpoint"
             => max_connections: usize, whole(1..=1_000_000);
 
         /// How often each endpoint's health is checked, and so how soon an idle endpoint's death or return is noticed.

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::{
     Endpoint, Service,
-    line::{Line, PostError},
+    line::{KEEP_ALIVE, Line, PostError},
     transport::{
         Gate, LinkError, LinkEvent, LinkHandle, LinkNotice,
         sse::{self, LinkLimits},
@@ -175,6 +175,7 @@ impl Actor for UpstreamActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.run_interval(KEEP_ALIVE, |actor, _ctx| actor.line.sweep());
         if self.probes {
             self.probe(ctx);
             ctx.run_interval(self.limits.health_interval, |actor, ctx| actor.probe(ctx));

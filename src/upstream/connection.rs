@@ -8,31 +8,34 @@ use std::{
     cell::RefCell,
     future::poll_fn,
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 
-use actix_codec::{Decoder as _, Framed, ReadBuf};
+use actix_codec::{Decoder as _, Framed};
 use actix_http::{
-    RequestHead, RequestHeadType, ResponseHead, ServiceConfig, Uri,
+    RequestHead, RequestHeadType, ResponseHead, ServiceConfig, StatusCode, Uri,
     body::BodySize,
     h1::{ClientCodec, ClientPayloadCodec, Message, MessageType},
     header,
 };
 use bytes::{Bytes, BytesMut};
 use tokio::{
-    io::AsyncRead as _,
     net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 
 /// A body is written in pieces of this size, so that a large one does not leave a large buffer with the connection.
-const PIECE: usize = 64 << 10;
+const PIECE: usize = 16 << 10;
 
 /// What a server says to a POST beyond its status is of no interest; so much of it is read to keep the connection.
 const MAX_ACKNOWLEDGEMENT: usize = 4096;
+
+/// How long the rest of an answer to a POST may take after its head, before its connection is given up.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
@@ -90,19 +93,26 @@ impl Connection {
     }
 
     /// Nobody has closed it while it was idle, nor said anything.
-    pub(super) fn is_idle(&mut self) -> bool {
-        let mut byte = [0];
-        let read = Pin::new(self.framed.io_mut())
-            .poll_read(&mut Context::from_waker(Waker::noop()), &mut ReadBuf::new(&mut byte));
-        read.is_pending()
+    pub(super) fn is_idle(&self) -> bool {
+        let read = self.framed.io_ref().try_read(&mut [0]);
+        matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Sends one request and waits for the head of its answer.
     async fn request(&mut self, head: RequestHeadType, body: &Bytes) -> Result<ResponseHead, Broken> {
         let sent = self.send(head, body).await;
         // A server that refuses a request answers before it has read all of it.
-        let head = poll_fn(|context| Pin::new(&mut self.framed).next_item(context)).await;
+        let head = loop {
+            match poll_fn(|context| Pin::new(&mut self.framed).next_item(context)).await {
+                // Unasked, but allowed (RFC 9110, section 15.2): the answer follows.
+                Some(Ok(head)) if head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS => {}
+                head => break head,
+            }
+        };
         match (head, sent) {
+            (Some(Ok(head)), _) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
+                Err(Broken::NoAnswer("the upstream speaks another protocol now".to_owned()))
+            }
             (Some(Ok(head)), _) => Ok(head),
             (_, Err(error)) => Err(Broken::NoAnswer(error.to_string())),
             (Some(Err(error)), Ok(())) => Err(Broken::NoAnswer(error.to_string())),
@@ -133,10 +143,13 @@ impl Connection {
         let Self { framed, permit } = self;
         let framed = match framed.codec_ref().message_type() {
             MessageType::None => (!is_until_close(&head)).then_some(framed),
-            MessageType::Payload | MessageType::Stream => drain(framed).await,
+            MessageType::Payload | MessageType::Stream => drain_soon(framed).await,
         };
-        // What is left over would be taken for the answer to the next request.
-        let reusable = framed.filter(|framed| framed.codec_ref().keep_alive() && framed.is_read_buf_empty());
+        // What is left over would be taken for the answer to the next request, or for a part of it.
+        let reusable = framed.filter(|framed| {
+            let kept_by_both = head.keep_alive() && framed.codec_ref().keep_alive();
+            kept_by_both && framed.is_read_buf_empty() && framed.is_write_buf_empty()
+        });
         Ok((status, reusable.map(|framed| Self { framed, permit })))
     }
 
@@ -166,6 +179,16 @@ impl Connection {
 fn is_until_close(head: &ResponseHead) -> bool {
     let has_none = head.status.is_informational() || matches!(head.status.as_u16(), 204 | 304);
     !has_none && !head.headers.contains_key(header::CONTENT_LENGTH)
+}
+
+/// The status has been read, so that only the connection may be lost from here on. A timer only if the rest is not here
+/// already, as it usually is.
+async fn drain_soon(framed: Framed<TcpStream, ClientCodec>) -> Option<Framed<TcpStream, ClientCodec>> {
+    let mut drained = pin!(drain(framed));
+    match poll_fn(|context| Poll::Ready(drained.as_mut().poll(context))).await {
+        Poll::Ready(drained) => drained,
+        Poll::Pending => tokio::time::timeout(DRAIN_PATIENCE, drained).await.ok().flatten(),
+    }
 }
 
 /// Reads an answer to its end; `None` if that is too far away or did not come.
@@ -257,28 +280,28 @@ impl Body {
                 Err(error) => Err(error.to_string()),
             },
         };
-        if self.rest.is_empty() {
-            self.scratch.0.replace(std::mem::take(&mut self.rest));
-        }
+        self.give_back();
         piece
     }
 
-    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.socket.poll_read_ready(context))?;
-            if self.rest.is_empty() {
-                self.rest = self.scratch.0.take();
-                self.rest.clear();
-            }
-            self.rest.reserve(READ);
-            match self.socket.try_read_buf(&mut self.rest) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if self.rest.is_empty() {
-                        self.scratch.0.replace(std::mem::take(&mut self.rest));
-                    }
-                }
-                read => return Poll::Ready(read),
+    /// What has been read to its end needs no buffer any more.
+    fn give_back(&mut self) {
+        if self.rest.is_empty() {
+            let rest = std::mem::take(&mut self.rest);
+            if rest.capacity() > self.scratch.0.borrow().capacity() {
+                self.scratch.0.replace(rest);
             }
         }
+    }
+
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.rest.is_empty() {
+            self.rest = self.scratch.0.take();
+            self.rest.clear();
+        }
+        self.rest.reserve(READ);
+        let read = tokio_util::io::poll_read_buf(Pin::new(&mut self.socket), context, &mut self.rest);
+        self.give_back();
+        read
     }
 }

@@ -23,7 +23,7 @@ use crate::settings::UpstreamSettings;
 
 /// Connections that are idle longer are not used again: uvicorn, Node and actix close theirs after 5 s, and a POST on
 /// a connection that is just being closed has an unknown outcome.
-const KEEP_ALIVE: Duration = Duration::from_secs(4);
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(4);
 
 /// Idle connections that one thread keeps to one endpoint: as many as POSTs are usually under way at a time.
 const MAX_IDLE: usize = 256;
@@ -88,8 +88,13 @@ impl Drop for InFlight<'_> {
 }
 
 impl Line {
-    /// To be used on the current thread, which must have a `LocalSet` (actix's has).
-    pub fn new(endpoint: Arc<Endpoint>, limits: &UpstreamSettings) -> Self {
+    /// What all lines of a thread share. To be made on the thread, which must have a `LocalSet` (actix's has).
+    pub fn config() -> ServiceConfig {
+        ServiceConfig::new(KeepAlive::Os, Duration::ZERO, Duration::ZERO, false, None)
+    }
+
+    /// To be used on the current thread.
+    pub fn new(endpoint: Arc<Endpoint>, limits: &UpstreamSettings, config: ServiceConfig) -> Self {
         let head = |method, name, value| {
             // The upstream gets its own name, never the client's.
             let authority = &endpoint.url[url::Position::BeforeHost..url::Position::AfterPort];
@@ -103,7 +108,7 @@ impl Line {
         let shared = Shared {
             post: head(Method::POST, header::CONTENT_TYPE, "application/json"),
             get: head(Method::GET, header::ACCEPT, "text/event-stream"),
-            config: ServiceConfig::new(KeepAlive::Os, Duration::ZERO, Duration::ZERO, false, None),
+            config,
             connect_timeout: limits.connect_timeout,
             limit: Arc::new(Semaphore::new(limits.max_connections)),
             idle: RefCell::default(),
@@ -158,6 +163,10 @@ impl Line {
     }
 
     async fn connect(&self) -> Result<Connection, Broken> {
+        // Idle ones count, too.
+        if self.shared.limit.available_permits() == 0 {
+            self.let_go_of_oldest();
+        }
         let limit = self.shared.connect_timeout;
         let opened = Connection::open(&self.endpoint.url, &self.shared.config, &self.shared.limit);
         let late = |_| not_connected(format!("no connection within {limit:?}"));
@@ -166,7 +175,7 @@ impl Line {
 
     fn idle_connection(&self) -> Option<Connection> {
         let mut idle = self.shared.idle.borrow_mut();
-        let (since, mut connection) = idle.pop()?;
+        let (since, connection) = idle.pop()?;
         if since.elapsed() < KEEP_ALIVE && connection.is_idle() {
             return Some(connection);
         }
@@ -178,12 +187,22 @@ impl Line {
     }
 
     fn keep(&self, connection: Connection) {
+        if self.shared.idle.borrow().len() >= MAX_IDLE {
+            self.let_go_of_oldest();
+        }
+        self.shared.idle.borrow_mut().push((Instant::now(), connection));
+    }
+
+    fn let_go_of_oldest(&self) {
         let mut idle = self.shared.idle.borrow_mut();
-        // From time to time the oldest one is let go, so that those of a busy hour do not stay for ever.
-        if idle.len() >= MAX_IDLE || idle.first().is_some_and(|(since, _)| since.elapsed() >= KEEP_ALIVE) {
+        if !idle.is_empty() {
             idle.remove(0);
         }
-        idle.push((Instant::now(), connection));
+    }
+
+    /// Closes what has been idle for too long. To be called from time to time.
+    pub(super) fn sweep(&self) {
+        self.shared.idle.borrow_mut().retain(|(since, _)| since.elapsed() < KEEP_ALIVE);
     }
 }
 

@@ -34,6 +34,8 @@ pub enum Reply {
     Silence,
     /// Closes the connection of the POST without a word: it may have been executed or not.
     HangUp,
+    /// Leaves the POST without a word until it is told to go on, and then does this.
+    After(Arc<Notify>, Box<Reply>),
 }
 
 /// A message that a client's session was sent.
@@ -84,6 +86,10 @@ pub enum Framing {
     Chunks,
     /// An acknowledgement without a body.
     Empty,
+    /// Informational responses before each acknowledgement.
+    Early,
+    /// HTTP/1.0, which closes its connections after an answer with a length, without saying so.
+    Old,
 }
 
 impl Framing {
@@ -95,6 +101,11 @@ impl Framing {
                 format!("HTTP/1.1 {status}\r\ntransfer-encoding: chunked\r\n\r\n3\r\nAcc\r\n5\r\nepted\r\n0\r\n\r\n")
             }
             Self::Empty => format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n"),
+            Self::Early => format!(
+                "HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n\
+                 HTTP/1.1 {status}\r\ncontent-length: 8\r\n\r\nAccepted"
+            ),
+            Self::Old => format!("HTTP/1.0 {status}\r\ncontent-length: 8\r\n\r\nAccepted"),
         }
     }
 
@@ -241,7 +252,8 @@ async fn serve(socket: TcpStream, shared: Arc<Shared>) {
         }
         let Some(status) = take(&shared, &path, headers, body).await else { return };
         let answer = shared.framing.acknowledgement(status);
-        if reader.get_mut().write_all(answer.as_bytes()).await.is_err() || shared.framing == Framing::Close {
+        let closes = matches!(shared.framing, Framing::Close | Framing::Old);
+        if reader.get_mut().write_all(answer.as_bytes()).await.is_err() || closes {
             return;
         }
     }
@@ -323,7 +335,7 @@ async fn take(shared: &Shared, path: &str, headers: Headers, body: Vec<u8>) -> O
     shared.changed.notify_waiters();
     let Some(stream) = stream else { return Some("404 Not Found") };
     let (Some(id), Some(method)) = (message.get("id"), message["method"].as_str()) else { return ACCEPTED };
-    let reply = match method {
+    let mut reply = match method {
         "initialize" => Reply::Result(json!({
             "protocolVersion": message["params"]["protocolVersion"],
             "capabilities": { "tools": { "listChanged": true }, "logging": {} },
@@ -332,12 +344,20 @@ async fn take(shared: &Shared, path: &str, headers: Headers, body: Vec<u8>) -> O
         "ping" => Reply::Result(json!({})),
         _ => (shared.answers)(&message),
     };
+    // Not held while it waits: the session may be dropped meanwhile.
+    drop(stream);
+    while let Reply::After(told, then) = reply {
+        told.notified().await;
+        reply = *then;
+    }
     let text = match reply {
         Reply::Result(result) => json!({ "jsonrpc": "2.0", "id": id, "result": result }).to_string(),
         Reply::Raw(text) => text,
         Reply::Silence => return ACCEPTED,
         Reply::HangUp => return None,
+        Reply::After(..) => unreachable!("the wait is over"),
     };
+    let stream = shared.state().streams.get(&session).cloned()?;
     let _ = stream.send(text).await;
     ACCEPTED
 }

@@ -1,6 +1,12 @@
 //! Upstreams: balanced, watched, replaced when they die; and what passes between client and server passes unchanged.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 use crate::harness::{
     Cluster, EventStream, FakeUpstream, McpClient, Oracle, PostTo, eventually,
@@ -46,7 +52,8 @@ async fn a_stream_without_initialize_opens_nothing_upstream() {
 /// used again only if it can be.
 #[tokio::test]
 async fn every_framing_of_http_1_is_understood() {
-    for framing in [Framing::Usual, Framing::Close, Framing::Chunks, Framing::Empty] {
+    let all = [Framing::Usual, Framing::Close, Framing::Chunks, Framing::Empty, Framing::Early, Framing::Old];
+    for framing in all {
         let upstream = FakeUpstream::framing(framing).await;
         let cluster = Cluster::builder().upstream_urls([upstream.url()]).start().await;
         let client = cluster.client().initialize().await;
@@ -60,6 +67,7 @@ async fn every_framing_of_http_1_is_understood() {
         client.message("the note", |message| message["params"]["data"] == 7).await;
         assert_eq!(upstream.received_of("tools/call").len(), 5, "{framing:?}");
         Oracle::every_request_answered_once(&client);
+        assert_eq!(upstream.open_sessions(), [link], "{framing:?}: no POST was taken for a failed one");
         upstream.drop_session(link);
         client.result("tools/call", json!({ "name": "x", "arguments": {} })).await;
         assert_ne!(upstream.open_sessions(), [link], "{framing:?}: the end of the stream was seen");
@@ -317,6 +325,47 @@ async fn a_post_that_was_taken_without_a_word_is_not_repeated() {
     let rest = http::post(cluster.addr(0), REST, tool_call(1, "adds", json!({})).to_string()).await;
     assert_eq!((rest.status, rest.error_code()), (502, Some(-32001)), "{}", rest.text());
     assert_eq!(upstream.received_by_anyone("tools/call"), before + 1);
+    Oracle::every_request_answered_once(&client);
+}
+
+/// What becomes of a POST to a session that was given up says nothing of the same message's POST to the new one: the new
+/// link stays, and its answer counts.
+#[tokio::test]
+async fn a_late_post_to_a_former_link_does_not_touch_the_new_one() {
+    let (former, current) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let tell = (Arc::clone(&former), Arc::clone(&current));
+    let calls = AtomicUsize::new(0);
+    let upstream = FakeUpstream::answering(move |message| {
+        if message["method"] != "tools/call" {
+            let annotations = json!({ "readOnlyHint": true });
+            let tools = json!([{ "name": "reads", "inputSchema": {}, "annotations": annotations }]);
+            return Reply::Result(json!({ "tools": tools }));
+        }
+        match calls.fetch_add(1, Ordering::Relaxed) {
+            0 => Reply::After(Arc::clone(&former), Box::new(Reply::HangUp)),
+            number => Reply::After(Arc::clone(&current), Box::new(Reply::Result(json!({ "call": number })))),
+        }
+    })
+    .await;
+    let cluster = Cluster::builder().upstream_urls([upstream.url()]).start().await;
+    let client = cluster.client().initialize().await;
+    let id = client.start_call("reads", json!({})).await;
+    upstream.wait_for("tools/call", 1).await;
+    upstream.drop_session(upstream.open_sessions()[0]);
+    upstream.wait_for("tools/call", 2).await;
+    let link = upstream.open_sessions();
+
+    let under_way = || async {
+        let instances = http::get(cluster.addr(0), "/mcp/router/services/mcp-server-v6/instances").await.json();
+        instances["instances"][0]["inFlight"].as_u64()
+    };
+    eventually("both POSTs under way", || async { under_way().await == Some(2) }).await;
+    tell.0.notify_one();
+    eventually("the end of the former one", || async { under_way().await == Some(1) }).await;
+    tell.1.notify_one();
+    assert_eq!(client.response(id).await["result"], json!({ "call": 1 }));
+    assert_eq!(upstream.open_sessions(), link);
+    assert_eq!(upstream.received_of("tools/call").len(), 2);
     Oracle::every_request_answered_once(&client);
 }
 
