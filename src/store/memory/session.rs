@@ -311,11 +311,11 @@ impl Session {
     }
 
     pub(super) fn attachments(&self) -> Vec<Attachment> {
-        let attachment = |(name, stream): (&String, &Box<Stream>)| {
+        let held = self.streams.iter().filter_map(|(name, stream)| {
             let (incarnation, id) = stream.holder.clone()?;
             Some(Attachment { stream: name.clone(), incarnation, id })
-        };
-        self.streams.iter().filter_map(attachment).collect()
+        });
+        held.collect()
     }
 
     /// Processes that hold a stream, each once.
