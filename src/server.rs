@@ -48,6 +48,9 @@ const BUILT_IN_SERVICE: &str = "mcp-server-v6";
 /// Connections that may wait for `accept`: a reconnect storm must not meet a closed door.
 const BACKLOG: i32 = 4096;
 
+/// Open files besides the streams of sessions: connections of POSTs, to Redis, the log.
+const OTHER_FILES: u64 = 1000;
+
 /// How often the drain looks whether sessions have finished.
 const DRAIN_STEP: Duration = Duration::from_millis(50);
 
@@ -119,7 +122,7 @@ pub async fn run(mut settings: Settings) -> Result<(), Fatal> {
     let socket = bind(wanted).map_err(|source| Fatal::Listen { address: wanted, source })?;
     let address = socket.local_addr().ok().and_then(|bound| bound.as_socket()).unwrap_or(wanted);
     settings.set_bound_port(address.port());
-    raise_file_limit();
+    raise_file_limit(settings.limits.max_sessions);
 
     let _built_in = if settings.upstream.services.is_empty() { Some(start_built_in(&mut settings)?) } else { None };
     let store = open_store(&settings).await?;
@@ -171,11 +174,19 @@ fn bind(address: SocketAddr) -> std::io::Result<Socket> {
     Ok(socket)
 }
 
-/// Streams need descriptors: one for the client, one for the upstream.
-fn raise_file_limit() {
+/// Raises the limit of open files as far as it goes, and says so when that is not enough for the sessions that there may
+/// be: each has a stream to its client and one to its upstream.
+fn raise_file_limit(max_sessions: usize) {
+    let wanted = u64::try_from(max_sessions).unwrap_or(u64::MAX).saturating_mul(2).saturating_add(OTHER_FILES);
     match rlimit::increase_nofile_limit(u64::MAX) {
-        Ok(limit) if limit < 20_000 => {
-            tracing::warn!(limit, "few open files are allowed: each session needs two. Raise it with ulimit -n");
+        Ok(limit) if limit < wanted => {
+            let enough_for = limit.saturating_sub(OTHER_FILES) / 2;
+            tracing::warn!(
+                limit,
+                max_sessions,
+                "the open files that are allowed are enough for about {enough_for} sessions; \
+                 raise the limit to {wanted} (ulimit -n, LimitNOFILE) or lower MCP_MAX_SESSIONS"
+            );
         }
         Ok(limit) => tracing::debug!(limit, "open files"),
         Err(error) => tracing::warn!(%error, "the limit of open files cannot be raised"),

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use super::{
     MAIN_STREAM,
     attachment::{Attachment, End},
-    field, inbound, link,
+    field, forward, inbound, link,
     outbound::Outgoing,
 };
 use crate::{
@@ -65,13 +65,13 @@ pub struct SessionActor {
     pub(super) arrived: BTreeMap<u64, inbound::Arrived>,
     /// Messages that are being journaled.
     pub(super) accepting: usize,
-    pub(super) to_send: BTreeMap<u64, inbound::Outbound>,
+    pub(super) to_send: BTreeMap<u64, forward::Outbound>,
     /// Number of a POST that waits for its acknowledgement, and the next one for it.
     pub(super) posting: Option<u64>,
     pub(super) next_post: u64,
     /// POSTs without an acknowledgement, by number. Not by sequence: a message may be sent again while an earlier POST of
     /// it is still under way to a session that was given up.
-    pub(super) posts: BTreeMap<u64, inbound::PostUnderWay>,
+    pub(super) posts: BTreeMap<u64, forward::PostUnderWay>,
     pub(super) order_timer: bool,
     pub(super) outstanding: BTreeSet<u64>,
     pub(super) claiming: bool,

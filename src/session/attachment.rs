@@ -449,7 +449,8 @@ impl Pump {
         let next = page.events.first().map_or(page.last_seq + 1, |event| event.seq);
         if !self.follows(next) {
             if !fresh {
-                return self.gap();
+                // EVT-2: what this very stream has sent the log never had, or has no more.
+                return self.gap(if page.last_seq < self.cursor { "EVT-2" } else { "EVT-5" });
             }
             let reason = if next <= self.cursor { "cursor_unknown" } else { "events_expired" };
             self.app.metrics.resume_failed.with_label_values(&[reason]).inc();
@@ -462,7 +463,7 @@ impl Pump {
             if !self.follows(event.seq) {
                 // What stands before the hole goes out; the hole itself is met again by the next read.
                 if frames.is_empty() {
-                    return self.gap();
+                    return self.gap("EVT-5");
                 }
                 self.attachment.look();
                 break;
@@ -486,9 +487,9 @@ impl Pump {
     }
 
     /// EVT-5: a hole in the log is never skipped silently. The client comes back with its cursor and is told.
-    fn gap(&self) -> Read {
-        self.app.metrics.violations.with_label_values(&["EVT-5"]).inc();
-        tracing::error!(session = %self.attachment.session, after = self.cursor, "events are missing in the log");
+    fn gap(&self, broken: &'static str) -> Read {
+        self.app.metrics.violations.with_label_values(&[broken]).inc();
+        tracing::error!(session = %self.attachment.session, after = self.cursor, broken, "events are missing in the log");
         Read::End(End::Abort("events are missing in the log"))
     }
 }

@@ -4,7 +4,8 @@
 //! | file | what stands there |
 //! |---|---|
 //! | `actor` | state, start, stop, handlers |
-//! | `inbound` | client → upstream: journal, order, POSTs |
+//! | `inbound` | client → upstream: journal, order |
+//! | `forward` | client → upstream: POSTs and their ends |
 //! | `outbound` | upstream → client: append, deliver |
 //! | `link` | the upstream link: open, replay the handshake, recover what was open |
 //! | `recovery` | pure decisions |
@@ -14,6 +15,7 @@
 pub mod actor;
 pub mod attachment;
 pub mod directory;
+mod forward;
 mod inbound;
 mod link;
 mod outbound;
