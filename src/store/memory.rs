@@ -164,7 +164,7 @@ impl SessionStore for MemoryStore {
     async fn append(&self, append: Append) -> StoreResult<Appended> {
         let fence = append.fence.clone();
         let appended = self.as_owner(&fence, |session| {
-            let holder = session.streams.get(&append.stream).and_then(|stream| stream.holder.clone());
+            let holder = session.stream(&append.stream).and_then(|stream| stream.holder.clone());
             (session.append(append, Instant::now()), holder)
         });
         Ok(match appended {
@@ -211,7 +211,7 @@ impl SessionStore for MemoryStore {
         max_events: usize,
         max_bytes: usize,
     ) -> StoreResult<Option<Page>> {
-        Ok(self.with(&session, |session| match session.streams.get(stream) {
+        Ok(self.with(&session, |session| match session.stream(stream) {
             Some(stream) => stream.page(session.epoch, after, max_events, max_bytes),
             None => Page { events: Vec::new(), last_seq: 0, first_seq: 1, epoch: session.epoch, holder: None },
         }))
@@ -221,7 +221,7 @@ impl SessionStore for MemoryStore {
         let Attach { session: id, attachment } = attach;
         let caller = attachment.incarnation.clone();
         let attached = self.with(&id, |session| {
-            let stream = session.streams.entry(attachment.stream).or_default();
+            let stream = session.stream_or_new(&attachment.stream);
             let holder = (attachment.incarnation, attachment.id);
             // The same attachment again is a repeated call.
             let mut former = None;
@@ -258,7 +258,7 @@ impl SessionStore for MemoryStore {
     async fn detach(&self, session: SessionId, stream: &str, attachment_id: u64) -> StoreResult<bool> {
         // OWN-8: only the attachment that holds the stream can end it.
         let ended = self.with(&session, |session| {
-            let stream = session.streams.get_mut(stream)?;
+            let stream = session.stream_mut(stream)?;
             stream.holder.take_if(|(_, id)| *id == attachment_id)
         });
         Ok(ended.flatten().is_some())

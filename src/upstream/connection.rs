@@ -168,7 +168,10 @@ impl Connection {
             MessageType::None => (None, !is_until_close(&head)),
         };
         // A copy of what has come already: the connection's buffers go.
-        let rest = BytesMut::from(&parts.read_buf[..]);
+        let mut rest = scratch.0.take();
+        rest.clear();
+        rest.reserve(READ.max(parts.read_buf.len()));
+        rest.extend_from_slice(&parts.read_buf);
         let body = Body { socket: parts.io, codec, rest, has_ended, scratch, _permit: permit };
         Ok((head, body))
     }

@@ -33,13 +33,43 @@ pub(super) struct Session {
     fields: BTreeMap<String, String>,
     in_seq: u64,
     in_claimed: u64,
-    inbox: BTreeMap<u64, InboxEntry>,
+    inbox: Inbox,
     requests: HashMap<String, Request>,
     seen: HashMap<Arc<str>, u64>,
     seen_order: VecDeque<Arc<str>>,
     last_append: Option<(u64, Vec<Option<u64>>)>,
-    /// Boxed: a node of the map has room for eleven, and most sessions have one.
-    pub(super) streams: BTreeMap<String, Box<Stream>>,
+    /// By name. Most sessions have one.
+    streams: Vec<(String, Stream)>,
+}
+
+/// Entries in the order of their sequences. Few at a time: a queue that is searched costs less than a map.
+#[derive(Default)]
+struct Inbox(VecDeque<InboxEntry>);
+
+impl Inbox {
+    /// Sequences rise.
+    fn push(&mut self, entry: InboxEntry) {
+        self.0.push_back(entry);
+    }
+
+    fn after(&self, seq: u64) -> impl Iterator<Item = &InboxEntry> {
+        self.0.range(self.0.partition_point(|entry| entry.seq <= seq)..)
+    }
+
+    fn get(&self, seq: u64) -> Option<&InboxEntry> {
+        self.0.binary_search_by_key(&seq, |entry| entry.seq).ok().map(|at| &self.0[at])
+    }
+
+    fn remove(&mut self, seq: u64) -> Option<InboxEntry> {
+        self.0.binary_search_by_key(&seq, |entry| entry.seq).ok().and_then(|at| self.0.remove(at))
+    }
+
+    fn pop_until(&mut self, seq: u64) -> Option<InboxEntry> {
+        if self.0.front()?.seq > seq {
+            return None;
+        }
+        self.0.pop_front()
+    }
 }
 
 /// A request without an answer. Its body is here or, until it is marked forwarded, in the inbox.
@@ -61,9 +91,9 @@ impl Session {
             ("created_ms", now_ms.clone()),
             ("last_active_ms", now_ms),
         ];
-        let mut streams = BTreeMap::new();
+        let mut streams = Vec::new();
         if let Some((stream, id)) = new.attachment {
-            streams.insert(stream, Box::new(Stream::attached(new.owner.incarnation.clone(), id)));
+            streams.push((stream, Stream::attached(new.owner.incarnation.clone(), id)));
         }
         let restored = new.restored.unwrap_or_else(|| Restored { generation: 1, ..Restored::default() });
         let requests = restored
@@ -81,7 +111,7 @@ impl Session {
             fields: fields.collect(),
             in_seq: restored.in_seq,
             in_claimed: restored.in_seq,
-            inbox: BTreeMap::new(),
+            inbox: Inbox::default(),
             requests,
             seen: HashMap::new(),
             seen_order: VecDeque::new(),
@@ -146,7 +176,7 @@ impl Session {
             self.requests.insert(id_key.clone(), Request { seq, forwarded });
         }
         if !(is_request && direct) {
-            self.inbox.insert(seq, InboxEntry { seq, message: accept.message, body: accept.body });
+            self.inbox.push(InboxEntry { seq, message: accept.message, body: accept.body });
         }
         self.change(accept.set, accept.delete);
         if by_owner {
@@ -177,8 +207,7 @@ impl Session {
         if max == 0 {
             return (Vec::new(), self.in_claimed < self.in_seq);
         }
-        let entries: Vec<InboxEntry> =
-            self.inbox.range(self.in_claimed + 1..).take(max).map(|(_, entry)| entry.clone()).collect();
+        let entries: Vec<InboxEntry> = self.inbox.after(self.in_claimed).take(max).cloned().collect();
         // What was answered before it was claimed has left holes, also behind the last entry.
         self.in_claimed = match entries.last() {
             Some(last) if entries.len() == max => last.seq,
@@ -197,7 +226,7 @@ impl Session {
         if let Some(request) = self.requests.get_mut(id_key)
             && request.forwarded.is_none()
         {
-            request.forwarded = Some(self.inbox.remove(&request.seq).map(|entry| entry.body).unwrap_or_default());
+            request.forwarded = Some(self.inbox.remove(request.seq).map(|entry| entry.body).unwrap_or_default());
         }
     }
 
@@ -206,7 +235,7 @@ impl Session {
         if let Some(request) = self.requests.remove(id_key)
             && request.forwarded.is_none()
         {
-            self.inbox.remove(&request.seq);
+            self.inbox.remove(request.seq);
         }
     }
 
@@ -214,18 +243,13 @@ impl Session {
     /// yet; that it was must not be forgotten (REQ-3).
     fn acknowledge(&mut self, acked: u64) {
         let acked = acked.min(self.in_claimed);
-        while let Some(entry) = self.inbox.first_entry().filter(|entry| *entry.key() <= acked) {
-            let entry = entry.remove();
+        while let Some(entry) = self.inbox.pop_until(acked) {
             if let ClientMessage::Request { id_key } = &entry.message
                 && let Some(request) = self.requests.get_mut(id_key)
                 && request.seq == entry.seq
             {
                 request.forwarded = Some(entry.body);
             }
-        }
-        if self.inbox.is_empty() {
-            // An empty map keeps a node.
-            self.inbox = BTreeMap::new();
         }
     }
 
@@ -238,7 +262,7 @@ impl Session {
         }
         let results: Vec<_> =
             append.events.into_iter().map(|event| self.append_one(&append.stream, event, now)).collect();
-        if let Some(stream) = self.streams.get_mut(&append.stream) {
+        if let Some(stream) = self.stream_mut(&append.stream) {
             stream.trim(&append.limits, now);
         }
         self.acknowledge(append.acked);
@@ -250,13 +274,26 @@ impl Session {
         if let Some(id_key) = &event.answers {
             let request = self.requests.remove(id_key)?;
             // Answered without having been forwarded: nobody must forward it any more.
-            self.inbox.remove(&request.seq);
+            self.inbox.remove(request.seq);
         }
         self.change(event.set, event.delete);
-        if !self.streams.contains_key(stream) {
-            self.streams.insert(stream.to_owned(), Box::default());
-        }
-        self.streams.get_mut(stream).map(|stream| stream.push(event.body, now))
+        Some(self.stream_or_new(stream).push(event.body, now))
+    }
+
+    pub(super) fn stream(&self, name: &str) -> Option<&Stream> {
+        self.streams.iter().find(|(other, _)| other == name).map(|(_, stream)| stream)
+    }
+
+    pub(super) fn stream_mut(&mut self, name: &str) -> Option<&mut Stream> {
+        self.streams.iter_mut().find(|(other, _)| other == name).map(|(_, stream)| stream)
+    }
+
+    pub(super) fn stream_or_new(&mut self, name: &str) -> &mut Stream {
+        let at = self.streams.iter().position(|(other, _)| other == name).unwrap_or_else(|| {
+            self.streams.push((name.to_owned(), Stream::default()));
+            self.streams.len() - 1
+        });
+        &mut self.streams[at].1
     }
 
     pub(super) fn change(&mut self, set: Vec<(String, String)>, delete: Vec<String>) {
@@ -268,7 +305,7 @@ impl Session {
 
     pub(super) fn pending(&self) -> Vec<PendingRequest> {
         let body = |request: &Request| {
-            request.forwarded.clone().or_else(|| self.inbox.get(&request.seq).map(|entry| entry.body.clone()))
+            request.forwarded.clone().or_else(|| self.inbox.get(request.seq).map(|entry| entry.body.clone()))
         };
         let mut requests: Vec<_> = self
             .requests
@@ -298,7 +335,7 @@ impl Session {
                 generation: self.generation,
                 incarnation: new_owner.incarnation.clone(),
             },
-            inbox: self.inbox.values().cloned().collect(),
+            inbox: self.inbox.after(0).cloned().collect(),
             pending: self.pending(),
             streams: self.streams.iter().map(|(name, stream)| (name.clone(), stream.last_seq)).collect(),
             attachments: self.attachments(),

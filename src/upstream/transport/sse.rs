@@ -57,7 +57,6 @@ async fn read(
     // It holds the buffer into which it was read.
     drop(response);
     let mut reader = Reader::new(limits.max_message);
-    let mut events: Vec<LinkEvent> = Vec::new();
     let mut opened = false;
     loop {
         let chunk = if opened {
@@ -72,6 +71,8 @@ async fn read(
             Some(Err(error)) => return Err(LinkError::Lost(error)),
             None => return Err(LinkError::Lost("end of stream".to_owned())),
         };
+        // Made anew each time: a quiet link keeps nothing.
+        let mut events: Vec<LinkEvent> = Vec::new();
         // Copied on the way: the chunk is a part of the thread's read buffer.
         let mut bad_endpoint = None;
         reader
@@ -86,7 +87,7 @@ async fn read(
             })
             .map_err(|error| LinkError::Protocol(error.to_string()))?;
         drop(chunk);
-        for event in events.drain(..) {
+        for event in events {
             let charge = match &event {
                 LinkEvent::Message(body) => {
                     gate.wait().await;
