@@ -259,11 +259,10 @@ impl Worker {
             for endpoint in &service.endpoints {
                 let line = Line::new(Arc::clone(endpoint), limits, config.clone());
                 let actor = UpstreamActor::launch(Arc::clone(service), line.clone(), limits.clone(), is_first);
-                upstreams.push((endpoint.number, line, actor));
+                debug_assert_eq!(endpoint.number, upstreams.len(), "the pool numbers its endpoints in this order");
+                upstreams.push((line, actor));
             }
         }
-        upstreams.sort_by_key(|(number, ..)| *number);
-        let upstreams = upstreams.into_iter().map(|(_, line, actor)| (line, actor)).collect();
         let worker = Rc::new(Self { app, upstreams });
         let host = Host::launch(Rc::clone(&worker));
         worker.app.hosts.lock().unwrap_or_else(PoisonError::into_inner).push(host);

@@ -375,29 +375,19 @@ impl Pump {
     /// Takes those pushed frames that follow the cursor. The flag says that some are further ahead.
     fn take_next(&mut self, frames: &mut VecDeque<(u64, Bytes)>) -> (Bytes, bool) {
         let mut ready = Vec::new();
-        let mut first = Bytes::new();
         let mut behind = false;
         for (seq, frame) in frames.drain(..) {
             if seq == self.cursor + 1 && seq > self.only_needed_until {
                 self.cursor = seq;
-                if first.is_empty() {
-                    first = frame;
-                } else {
-                    ready.push(frame);
-                }
+                ready.push(frame);
             } else if seq > self.cursor {
                 behind = true;
                 break;
             }
         }
-        if first.is_empty() {
-            return (first, behind);
+        if !ready.is_empty() {
+            self.attachment.sent.store(self.cursor, Ordering::Release);
         }
-        self.attachment.sent.store(self.cursor, Ordering::Release);
-        if ready.is_empty() {
-            return (first, behind);
-        }
-        ready.insert(0, first);
         (join(ready), behind)
     }
 
