@@ -25,6 +25,9 @@ pub const AFTER_APPEND: &str = "append.after";
 /// An event was read from the log for a client's stream (the owner's is usually elsewhere), and is not written there.
 pub const BEFORE_DELIVER: &str = "deliver.before";
 
+/// The owner of a session that somebody waits for was found gone, and nobody has adopted the session yet.
+pub const OWNER_GONE: &str = "adopt.judged";
+
 /// OWN-1: the store refuses what an owner of an older generation writes.
 pub const FENCE: &str = "fence";
 /// EVT-5: a stream ends at a hole in the log.

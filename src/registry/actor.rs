@@ -14,7 +14,7 @@ use actix::prelude::*;
 use futures_util::{StreamExt as _, stream};
 use tokio::sync::mpsc;
 
-use super::sweep::{adopt_announced, sweep};
+use super::sweep::{adopt_if_needed, sweep};
 use crate::{
     app::App,
     lifecycle::Phase,
@@ -204,7 +204,7 @@ fn wake_session(app: &Arc<App>, session: SessionId) {
         let app = Arc::clone(app);
         actix_rt::spawn(async move {
             tokio::time::sleep(pause).await;
-            if let Err(error) = adopt_announced(&app, session).await {
+            if let Err(error) = adopt_if_needed(&app, session).await {
                 app.count_store_error(&error);
             }
         });

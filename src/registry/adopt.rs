@@ -123,7 +123,10 @@ pub async fn adopt(
                 look(&actor);
                 Adoption::Adopted(actor)
             }
-            _ => Adoption::OwnedBy(owner),
+            _ => {
+                tracing::debug!(%session, cause, owner = %owner.instance_id, "another instance was faster to adopt it");
+                Adoption::OwnedBy(owner)
+            }
         }),
         Adopted::NotFound => Ok(Adoption::NotFound),
     }

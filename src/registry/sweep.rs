@@ -3,7 +3,7 @@
 //! a client knocks: adopting thousands of them at once would only be a storm at the upstream. STM-1, OWN-9
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -13,6 +13,7 @@ use futures_util::{StreamExt as _, stream};
 use super::host::AdoptHere;
 use crate::{
     app::App,
+    fault,
     lifecycle::Phase,
     protocol::session_id::SessionId,
     store::{InstanceInfo, Owner, StoreResult},
@@ -111,7 +112,6 @@ pub async fn sweep(app: &Arc<App>) -> StoreResult<()> {
     if app.lifecycle.phase() != Phase::Ready || !app.may_judge_leases() {
         return Ok(());
     }
-    let incarnations: HashSet<Arc<str>> = alive.iter().map(|info| Arc::clone(&info.owner.incarnation)).collect();
     for instance in app.store.known_instances().await? {
         let lives = alive.iter().find(|info| *info.owner.instance_id == *instance);
         if !app.sightings.is_due(&instance, lives.map(|info| &info.owner.incarnation)) {
@@ -125,10 +125,9 @@ pub async fn sweep(app: &Arc<App>) -> StoreResult<()> {
             }
             tracing::info!(instance, sessions = sessions.len(), "an instance is gone; looking through its sessions");
         }
-        let incarnations = &incarnations;
         stream::iter(sessions)
             .for_each_concurrent(CONCURRENCY, |session| async move {
-                if let Err(error) = adopt_if_needed(app, session, incarnations).await {
+                if let Err(error) = adopt_if_needed(app, session).await {
                     app.count_store_error(&error);
                 }
             })
@@ -137,31 +136,28 @@ pub async fn sweep(app: &Arc<App>) -> StoreResult<()> {
     Ok(())
 }
 
-/// Somebody has named this session to us. If it has no owner and somebody waits for it, it is adopted.
-pub async fn adopt_announced(app: &Arc<App>, session: SessionId) -> StoreResult<()> {
-    let Some(record) = app.store.load(session).await? else { return Ok(()) };
-    let field = |name: &str| record.fields.get(name).map(String::as_str).unwrap_or_default();
-    let owner = Owner { instance_id: field("owner").into(), incarnation: field("incarnation").into() };
-    if is_gone(app, &owner).await? { adopt_if_needed(app, session, &HashSet::new()).await } else { Ok(()) }
-}
-
-async fn adopt_if_needed(app: &Arc<App>, session: SessionId, alive: &HashSet<Arc<str>>) -> StoreResult<()> {
+/// Adopts the session if its owner is gone and somebody waits for it.
+pub async fn adopt_if_needed(app: &Arc<App>, session: SessionId) -> StoreResult<()> {
     if app.directory.session(&session).is_some() {
         return Ok(());
     }
     let Some(record) = app.store.load(session).await? else { return Ok(()) };
     let field = |name: &str| record.fields.get(name).map(String::as_str).unwrap_or_default();
-    let incarnation: Arc<str> = field("incarnation").into();
-    if alive.contains(&incarnation) {
+    let owner = Owner { instance_id: field("owner").into(), incarnation: field("incarnation").into() };
+    let Ok(generation) = field("generation").parse() else { return Ok(()) };
+    if app.sightings.saw_alive(&owner) {
         return Ok(());
     }
     let shown_here = !app.directory.attachments(&session).is_empty();
     let needed = shown_here || field("in_seq") != field("in_claimed") || !app.store.pending(session).await?.is_empty();
-    let Ok(generation) = field("generation").parse() else { return Ok(()) };
-    if !needed {
+    // The leases are read after the record, and the very owner they are read for is the one that is replaced: whoever
+    // adopts the session meanwhile has its lease already, and makes this adoption lose (OWN-4).
+    if !needed || !is_gone(app, &owner).await? {
         return Ok(());
     }
-    let adopt = AdoptHere { session, incarnation, generation, service: field("service").to_owned(), cause: "sweep" };
+    fault::point(fault::OWNER_GONE);
+    let service = field("service").to_owned();
+    let adopt = AdoptHere { session, incarnation: owner.incarnation, generation, service, cause: "sweep" };
     if let Some(host) = app.next_host() {
         // A host ends only with its thread, and then the process ends.
         let _ = host.send(adopt).await;

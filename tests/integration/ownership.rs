@@ -143,6 +143,46 @@ async fn a_short_pause_costs_nothing() {
     assert_eq!(cluster.metric("mcp_router_fenced_total", None).await, 0.0);
 }
 
+/// OWN-4: an instance that has found a session's owner gone, and is held up before it adopts the session, leaves it to
+/// the one that has adopted it meanwhile: a call that is in flight there is not disturbed.
+#[cfg(feature = "fault-points")]
+#[tokio::test]
+async fn an_adopter_that_comes_late_leaves_the_session_to_its_new_owner() {
+    let upstream = FakeUpstream::answering(|_| Reply::Silence).await;
+    let dir = tempfile::tempdir().unwrap();
+    let arm = dir.path().join("armed");
+    let builder = quick(Cluster::builder().routers(3).upstream_urls([upstream.url()]))
+        .env("MCP_FAULT_POINT", mcp_router::fault::OWNER_GONE)
+        .env("MCP_FAULT_ACTION", "stop")
+        .env("MCP_FAULT_ARM", arm.display());
+    let mut cluster = builder.start().await;
+    // Instance 0 owns the session, instance 1 shows its stream and hears from instance 0 that it goes.
+    let client = cluster.client().stays_away().initialize().await;
+    client.disconnect().await;
+    client.reconnect(Some(1));
+    client.connection_count(2).await;
+    std::fs::write(&arm, "").unwrap();
+    cluster.routers[0].process().signal("TERM");
+    eventually("instance 1 has found the owner gone", || std::future::ready(!arm.exists())).await;
+
+    client.post_at(cluster.addr(2), &tool_call("in flight", "x", json!({}))).await;
+    upstream.wait_for("tools/call", 1).await;
+    cluster.routers[1].thaw();
+    eventually("instance 1 has seen that it is late", || {
+        std::future::ready(cluster.routers[1].log_text().contains("another instance was faster"))
+    })
+    .await;
+    let link = *upstream.open_sessions().last().unwrap();
+    upstream
+        .send(link, &json!({ "jsonrpc": "2.0", "id": upstream.received_of("tools/call")[0]["id"], "result": {} }))
+        .await;
+    let answer = client.response_to(&json!("in flight")).await;
+    assert!(answer["result"].is_object(), "{answer}");
+    assert_eq!(cluster.routers[1].metric("mcp_router_adoptions_total", None).await, 0.0);
+    Oracle::every_request_answered_once(&client);
+    cluster.assert_no_violations().await;
+}
+
 /// OWN-5: what a session has become is in the store when the client learns of it: right after each answer the owner is
 /// killed, and the adopter brings its own upstream session to the same place, from the client's own words, and
 /// swallows the answers.
