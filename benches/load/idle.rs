@@ -6,7 +6,7 @@ use crate::{
     figures::Figures,
     options::Idle,
     process::Sample,
-    session::{Client, OPENERS, Session, open_many},
+    session::{Client, OPENERS, Session},
 };
 
 pub async fn run(options: &Idle) -> io::Result<Figures> {
@@ -30,15 +30,17 @@ pub async fn run(options: &Idle) -> io::Result<Figures> {
 
 async fn open(client: &Rc<Client>, options: &Idle, first: u32, count: u32) -> io::Result<Vec<Session>> {
     use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-    if options.uninitialized {
-        return stream::iter(first..first + count)
-            .map(|number| Session::connect(Rc::clone(client), number))
-            .buffer_unordered(OPENERS)
-            .try_collect()
-            .await;
-    }
-    let mut sessions = open_many(client, first, count).await?;
-    // A client that is idle has no connection for POSTs.
-    sessions.iter_mut().for_each(|session| session.poster.hang_up());
-    Ok(sessions)
+    stream::iter(first..first + count)
+        .map(|number| async move {
+            if options.uninitialized {
+                return Session::connect(Rc::clone(client), number).await;
+            }
+            let mut session = Session::open(Rc::clone(client), number).await?;
+            // A client that is idle has no connection for POSTs.
+            session.poster.hang_up();
+            Ok(session)
+        })
+        .buffer_unordered(OPENERS)
+        .try_collect()
+        .await
 }

@@ -107,10 +107,7 @@ impl Attachment {
     /// The owner has appended event `seq`. When the queue is full the pump will read it from the log instead. MEM-1.
     pub fn push(&self, seq: u64, frame: Bytes) {
         let mut queue = self.queue();
-        if queue.look {
-            // It will read the log anyway.
-            return;
-        }
+        // Also when the log is going to be read: that may fail, and for as long as the store is away nothing else has it.
         if queue.bytes + frame.len() > self.queue_limit && !queue.frames.is_empty() {
             queue.frames.clear();
             queue.bytes = 0;
@@ -263,40 +260,47 @@ impl Pump {
         loop {
             let (mut frames, look, end) = {
                 let mut queue = self.attachment.queue();
-                queue.bytes = 0;
-                // Swapped with an empty one of the same capacity, so that neither is made anew for each event.
-                std::mem::swap(&mut queue.frames, &mut self.taken);
+                // A resumed stream reads first: what is pushed follows its cursor only when the log says so.
+                if !self.fresh {
+                    queue.bytes = 0;
+                    // Swapped with an empty one of the same capacity, so that neither is made anew for each event.
+                    std::mem::swap(&mut queue.frames, &mut self.taken);
+                }
                 (std::mem::take(&mut self.taken), std::mem::take(&mut queue.look), queue.end)
             };
-            match end {
-                Some(End::Abort(reason)) => return Err(Aborted(reason)),
-                Some(End::Finished) => return Ok(None),
-                Some(End::Superseded) => self.parked = true,
-                None => {}
-            }
+            self.parked |= end == Some(End::Superseded);
+            let (mut fresh, mut behind) = (Bytes::new(), false);
             if !self.parked {
-                let (fresh, behind) = self.take_next(&mut frames);
+                (fresh, behind) = self.take_next(&mut frames);
                 self.taken = frames;
+            }
+            // What is ready goes out before the stream ends: the log that has it may be lost with the store.
+            if !fresh.is_empty() {
                 if behind || look {
-                    // Read the log in the next turn, after what is ready has gone out.
+                    // Read the log in the next turn.
                     self.attachment.queue().look = true;
                 }
-                if !fresh.is_empty() {
-                    return Ok(Some(fresh));
+                return Ok(Some(fresh));
+            }
+            match end {
+                Some(End::Abort(reason)) => {
+                    // The server would throw away what it was given in this very turn and has not written yet.
+                    tokio::task::yield_now().await;
+                    return Err(Aborted(reason));
                 }
-                if behind || look {
-                    self.attachment.queue().look = false;
-                    match self.read().await {
-                        Read::Frames(bytes) => {
-                            fault::point(fault::BEFORE_DELIVER);
-                            return Ok(Some(bytes));
-                        }
-                        Read::Nothing => continue,
-                        Read::End(End::Abort(reason)) => return Err(Aborted(reason)),
-                        Read::End(End::Finished) => return Ok(None),
-                        Read::End(End::Superseded) => self.parked = true,
+                Some(End::Finished) => return Ok(None),
+                Some(End::Superseded) | None => {}
+            }
+            if !self.parked && (behind || look) {
+                match self.read().await {
+                    Read::Frames(bytes) => {
+                        fault::point(fault::BEFORE_DELIVER);
+                        return Ok(Some(bytes));
                     }
+                    Read::Nothing => {}
+                    Read::End(end) => self.attachment.end(end),
                 }
+                continue;
             }
             if self.wait().await == Woken::ByTimer {
                 let now = Instant::now();
@@ -561,6 +565,27 @@ impl Drop for Pump {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// EVT-2, DUR-1: between a wake-up and the reading of the log the store may be lost, and with it the only other copy.
+    #[test]
+    fn an_event_is_kept_although_the_log_is_going_to_be_read() {
+        let attachment = Attachment::new(SessionId::random(), "g", 100);
+        attachment.look();
+        attachment.push(1, Bytes::from_static(b"one"));
+        assert_eq!(attachment.queue().frames, [(1, Bytes::from_static(b"one"))]);
+        assert!(attachment.queue().look);
+    }
+
+    /// MEM-1
+    #[test]
+    fn a_full_mailbox_costs_a_look_and_no_memory() {
+        let attachment = Attachment::new(SessionId::random(), "g", 100);
+        for seq in 1..=10 {
+            attachment.push(seq, Bytes::from(vec![b'x'; 40]));
+            assert!(attachment.queue().bytes <= 100);
+        }
+        assert!(attachment.queue().look);
+    }
 
     /// OWN-9
     #[test]

@@ -180,6 +180,8 @@ async fn an_adopter_that_comes_late_leaves_the_session_to_its_new_owner() {
     assert!(answer["result"].is_object(), "{answer}");
     assert_eq!(cluster.routers[1].metric("mcp_router_adoptions_total", None).await, 0.0);
     Oracle::every_request_answered_once(&client);
+    assert_eq!(cluster.routers[0].process().exit_code().await, Some(0));
+    cluster.routers[0].restart().await;
     cluster.assert_no_violations().await;
 }
 
