@@ -16,21 +16,29 @@ loopback, lets the setups take turns, and stops what it started. Linux only: CPU
   --seconds N      length of one measurement                                     (5)
   --only NAMES     only these modes and setups, separated by commas; may be repeated
   --payload BYTES  text that each call carries                                   (64)
-  --sizes "N …"    sessions in the mode sse                                      ("1 32 256")
-  --idle N         sessions in the mode idle                                     (1000)
+  --sizes "N …"    sessions in the mode sse                                      ("1 32 256 2000")
+  --idle "N …"     sessions in the mode idle                 (1000, and 10000 or what the file limit allows)
   --to FILE        page to write; - is standard output      (docs/performance.md; with --quick or --only: -)
   --results FILE   keep the results of all runs there, one line of JSON each
 
-Modes: sse paced rest idle open failover
+Modes: sse paced rest idle open churn failover
 Setups: direct nginx router router-redis cluster cluster-any
 
 Environment: BIN_DIR (ready binaries mcp-router and load; nothing is built then), REDIS_BIN, NGINX_BIN
 END
 }
 
-all_modes="sse paced rest idle open failover"
+all_modes="sse paced rest idle open churn failover"
 all_setups="direct nginx router router-redis cluster cluster-any"
-rounds=3 seconds=5 warmup=1 payload=64 sizes="1 32 256" idle_sessions=1000 busy_sessions=256 callers=32 openers=32
+rounds=3 seconds=5 warmup=1 payload=64 sizes="1 32 256 2000" busy_sessions=256 callers=32 openers=32
+# A router and nginx have two open files for each session, and some for themselves.
+most_files=$(ulimit -Hn)
+case $most_files in *[!0-9]*) most_files=65536 ;; esac
+many_idle=$(((most_files - 200) / 2))
+[ "$many_idle" -lt 10000 ] || many_idle=10000
+idle_sizes="1000 $many_idle"
+# Behind two proxies on one machine a session has more ends than one process may have ports.
+most_idle_of_cluster=2000
 # 256 sessions that pause for 0.1 s make up to 2,500 calls per second, which leaves CPU idle.
 pause=0.1
 modes="" setups="" page="" results="" partial=0
@@ -38,7 +46,7 @@ modes="" setups="" page="" results="" partial=0
 while [ $# -gt 0 ]; do
     case $1 in
         --quick)
-            rounds=1 seconds=1 warmup=0.3 idle_sessions=200 partial=1
+            rounds=1 seconds=1 warmup=0.3 sizes="1 32 256" idle_sizes=200 partial=1
             shift
             continue
             ;;
@@ -53,7 +61,7 @@ while [ $# -gt 0 ]; do
         --seconds) seconds=$2 ;;
         --payload) payload=$2 ;;
         --sizes) sizes=$2 ;;
-        --idle) idle_sessions=$2 ;;
+        --idle) idle_sizes=$2 ;;
         --to) page=$2 ;;
         --results) results=$(absolute "$2") ;;
         --only)
@@ -181,31 +189,31 @@ start_upstream() {
     wait_for "the upstream" port_taken "$port"
 }
 
+# Settings of all routers beside those.
+router_env=()
 # Limits of how many sessions there may be and how fast they may come are raised, since they are what is measured.
 start_router() { # NAME [NAME=VALUE…]: sets port and launched
     local name=$1
     shift
     take_port
     launch "$name" env -i PATH="$PATH" SERVER_PORT="$port" MCP_UPSTREAMS="bench=http://127.0.0.1:$upstream_port/sse" \
-        MCP_NEW_SESSION_RATE=0 MCP_MAX_SESSIONS=1000000 "$@" "$router_bin"
+        MCP_NEW_SESSION_RATE=0 MCP_MAX_SESSIONS=1000000 ${router_env+"${router_env[@]}"} "$@" "$router_bin"
     wait_for "$name" router_is_ready "$port"
 }
 router_is_ready() { [ "$(http_code "http://127.0.0.1:$1/actuator/health/readiness")" = 200 ]; } # PORT
 
 start_plain_nginx() {
-    local user="" files
+    local user=""
     [ "$(id -u)" != 0 ] || user="user $(id -un) $(id -gn);"
-    files=$(ulimit -Hn)
-    case $files in *[!0-9]*) files=65536 ;; esac
     take_port
     mkdir -p "$work/nginx/tmp"
     cat >"$work/nginx/nginx.conf" <<END
 $user
 worker_processes auto;
-worker_rlimit_nofile $files;
+worker_rlimit_nofile $most_files;
 pid "$work/nginx/nginx.pid";
 error_log "$work/nginx/nginx-error.log" warn;
-events { worker_connections $((files / 2)); }
+events { worker_connections $most_files; }
 http {
     access_log off;
     client_body_temp_path "$work/nginx/tmp/body";
@@ -352,6 +360,8 @@ measure_fresh() { # MODE SESSIONS [ARG…]
     wanted "$mode" "$modes" || return 0
     for setup in nginx router router-redis cluster; do
         wanted "$setup" "$setups" || continue
+        [ "$mode:$setup" != churn:nginx ] || continue
+        [ "$mode:$setup" != idle:cluster ] || [ "$sessions" -le "$most_idle_of_cluster" ] || continue
         start_ground
         start_setup "$setup"
         run_load "$mode" "$setup" "$sessions" "$@"
@@ -393,7 +403,11 @@ for ((round = 1; round <= rounds; round++)); do
     measure_calls
     # shellcheck disable=SC2046  # flags without spaces
     measure_fresh open "$openers" $(window)
-    measure_fresh idle "$idle_sessions"
+    for idle in $idle_sizes; do measure_fresh idle "$idle"; done
+    router_env=(MCP_SESSION_TTL=1s MCP_SESSION_UNINITIALIZED_TTL=1s)
+    # shellcheck disable=SC2046  # as above
+    measure_fresh churn "$openers" $(window) --settle 5
+    router_env=()
     measure_failover
 done
 

@@ -12,12 +12,13 @@
 //! | [`store`] | the truth about sessions: in memory or in Redis |
 //! | [`protocol`] | JSON-RPC, MCP, SSE: pure |
 //! | [`watchdog`] | ends this process when it hangs |
-//! | [`settings`], [`telemetry`], [`metrics`], [`lifecycle`], [`app`], [`fault`] | what all of them share |
+//! | [`settings`], [`telemetry`], [`metrics`], [`lifecycle`], [`app`], [`backoff`], [`fault`] | what all of them share |
 //! | [`mcp_server_v6`] | the reference upstream |
 
 #![forbid(unsafe_code)]
 
 pub mod app;
+pub mod backoff;
 pub mod fault;
 pub mod http;
 pub mod lifecycle;

@@ -14,6 +14,7 @@ use url::Url;
 
 use crate::{
     app::{App, LeaseClock, Rebinds, Worker, fresh_dataset_id},
+    backoff::Backoff,
     http,
     lifecycle::{Lifecycle, Phase},
     mcp_server_v6,
@@ -227,7 +228,7 @@ async fn open_store(settings: &Settings) -> Result<Arc<dyn SessionStore>, Fatal>
         ..RedisConfig::new(url.expose())
     };
     let start = Instant::now();
-    let mut pause = Duration::from_millis(100);
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
     loop {
         let connected = async {
             let store = RedisStore::connect(config.clone()).await?;
@@ -241,8 +242,7 @@ async fn open_store(settings: &Settings) -> Result<Arc<dyn SessionStore>, Fatal>
             }
             Err(error) => tracing::warn!(redis = %url, %error, "Redis does not answer, trying again"),
         }
-        tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-        pause = (pause * 2).min(Duration::from_secs(2));
+        tokio::time::sleep(backoff.pause()).await;
     }
 }
 

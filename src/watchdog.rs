@@ -24,6 +24,7 @@ use futures_util::future::join_all;
 
 use crate::{
     app::App,
+    backoff::Backoff,
     lifecycle::Phase,
     registry::host::AreYouThere,
     settings::{LogFormat, Settings},
@@ -142,7 +143,7 @@ pub async fn keep_guard(app: Arc<App>) {
 }
 
 async fn keep(app: &App, recipe: &Recipe) {
-    let mut pause = RESTART_MIN;
+    let mut backoff = Backoff::new(RESTART_MIN, RESTART_MAX);
     loop {
         let started = Instant::now();
         let failure = match recipe.start() {
@@ -153,15 +154,14 @@ async fn keep(app: &App, recipe: &Recipe) {
             Err(error) => error,
         };
         if started.elapsed() > RESTART_MAX {
-            pause = RESTART_MIN;
+            backoff.reset();
         }
-        tokio::time::sleep(pause).await;
+        tokio::time::sleep(backoff.pause()).await;
         if app.lifecycle.phase() >= Phase::Draining {
             // A supervisor's SIGTERM may go to both (systemd), and the end of the guard is meant then.
             return;
         }
         tracing::warn!(error = %failure, "the watchdog could not be started or has ended; it is started again");
-        pause = (pause * 2).min(RESTART_MAX);
     }
 }
 

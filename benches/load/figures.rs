@@ -61,7 +61,7 @@ pub struct Used {
     pub cpu_per_1000: f64,
     pub rss_before_kib: u64,
     pub rss_after_kib: u64,
-    /// Growth of resident memory per session (mode open: per session that was opened and closed).
+    /// Growth of resident memory per session (modes open and churn: per session that was opened and closed).
     pub kib_per_session: f64,
 }
 
@@ -158,6 +158,13 @@ impl Figures {
         }
     }
 
+    /// Makes the errors of this part those of the whole.
+    pub fn copy_errors(&self, whole: &mut Self) {
+        whole.errors += self.errors;
+        whole.shown_errors.extend(self.shown_errors.iter().cloned());
+        whole.shown_errors.truncate(SHOWN_ERRORS);
+    }
+
     /// Prints it, and appends it to the file if there is one. Errors make the run fail.
     pub fn publish(&self) -> Result<(), Fault> {
         let json = serde_json::to_string(self)?;
@@ -202,7 +209,7 @@ impl Figures {
         }
         for (name, used) in &self.processes {
             let memory = match &*self.mode {
-                "idle" | "open" => format!("   {:.1} KiB per session", used.kib_per_session),
+                "idle" | "open" | "churn" => format!("   {:.1} KiB per session", used.kib_per_session),
                 _ => String::new(),
             };
             rows.push(format!(

@@ -10,7 +10,7 @@
 //! | `call` | the request of a call and the check of its answer |
 //! | `session` | one HTTP+SSE session of a client |
 //! | `closed_loop` | the measured window, for any transport that implements `Caller` |
-//! | `sse`, `rest`, `idle`, `open`, `failover` | the modes |
+//! | `sse`, `rest`, `idle`, `open` (and `churn`), `failover` | the modes |
 //! | `upstream` | an MCP server that is never the bottleneck |
 //! | `process` | CPU and memory of other processes, from `/proc` |
 //! | `figures` | what a run has measured: JSON and table |
@@ -72,6 +72,7 @@ fn run(mode: Mode) -> Result<(), Fault> {
             Mode::Sse(load) => sse::run(&Rc::new(load)).await?,
             Mode::Rest(load) => rest::run(&Rc::new(load)).await?,
             Mode::Open(load) => open::run(&Rc::new(load)).await?,
+            Mode::Churn(options) => open::churn(options).await?,
             Mode::Idle(options) => idle::run(&options).await?,
             Mode::Failover(options) => failover::run(&Rc::new(options)).await?,
             Mode::Upstream(options) => return upstream::run(&options).await,

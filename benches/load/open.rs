@@ -1,4 +1,5 @@
-//! Session openings: each of N openers opens a session up to `initialized`, closes it, and opens the next one.
+//! Session openings: each of N openers opens a session up to `initialized`, closes it, and opens the next one. And what
+//! is left of such sessions when their time is over, which should be nothing.
 
 use std::{cell::Cell, io, rc::Rc, time::Instant};
 
@@ -7,7 +8,8 @@ use tokio::task::JoinSet;
 use crate::{
     closed_loop::{self, Window},
     figures::Figures,
-    options::Load,
+    options::{Churn, Load},
+    process::Sample,
     session::{Client, Session},
 };
 
@@ -30,4 +32,27 @@ async fn open(client: Rc<Client>, window: Rc<Window>, next: Rc<Cell<u32>>) {
             Err(error) => return window.failed(&error),
         }
     }
+}
+
+pub async fn churn(options: Churn) -> io::Result<Figures> {
+    let Churn { load, windows, settle } = options;
+    let load = Rc::new(load);
+    let mut figures = Figures::new("churn", &load.common);
+    let mut before = None;
+    for _window in 0..windows {
+        let opened = run(&load).await?;
+        opened.copy_errors(&mut figures);
+        tokio::time::sleep(settle).await;
+        if before.is_none() {
+            before = Some(Sample::take(&load.common.groups)?);
+        } else {
+            figures.calls += opened.calls;
+            figures.seconds += opened.seconds;
+        }
+    }
+    let after = Sample::take(&load.common.groups)?;
+    figures.calls_per_second = figures.calls as f64 / figures.seconds;
+    let opened = figures.calls;
+    figures.set_processes(before.as_ref().unwrap_or(&after), &after, opened, opened);
+    Ok(figures)
 }

@@ -27,6 +27,8 @@ pub enum Mode {
     Rest(Load),
     /// Sessions opened (endpoint event, initialize, initialized) and closed again, as fast as possible
     Open(Load),
+    /// Memory that stays when sessions were opened and closed, and their time is over
+    Churn(Churn),
     /// Memory that idle sessions cost
     Idle(Idle),
     /// A process is killed under load: time until its sessions are answered again
@@ -91,6 +93,21 @@ pub struct Load {
     /// Bytes of text that a call carries and its answer brings back, beside the marker
     #[arg(long, default_value_t = 64)]
     pub payload: usize,
+}
+
+/// Sessions that come and go.
+#[derive(Debug, Args)]
+pub struct Churn {
+    #[command(flatten)]
+    pub load: Load,
+
+    /// Windows, of which the first is not counted: what it leaves are caches and tables of the size that is needed
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..))]
+    pub windows: u32,
+
+    /// How long nothing happens after a window before memory is looked at: longer than a session's life
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    pub settle: Duration,
 }
 
 /// Idle sessions.

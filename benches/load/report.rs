@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
 
 use crate::{
     Fault,
-    figures::{Figures, Quantiles},
+    figures::{Figures, Quantiles, Used},
     options::Report,
 };
 
@@ -137,6 +137,7 @@ impl Page {
                 number(left("router-redis"), 1)
             )?;
         }
+        self.churn(&mut page)?;
         self.failovers(&mut page)?;
         Ok(page)
     }
@@ -147,7 +148,6 @@ impl Page {
         };
         let p99 = |label: &str| self.latency("sse", label, 32, |latency| latency.p99);
         let added = p99("router-redis").zip(p99("direct")).map(|(with, without)| with - without);
-        let idle = self.sizes("idle").last().copied().unwrap_or(0);
         let recovery = self.failover_median("cluster", 256, |recovery| recovery.recovery_ms.as_ref().map(|it| it.p99));
         let mut rows: Vec<(String, String, Option<f64>, bool)> = Vec::new();
         let mut at_most = |what: &str, limit: f64, unit: &str, value: Option<f64>| {
@@ -169,12 +169,10 @@ impl Page {
             times_nginx("rest", "router", 32),
         );
         at_most("p99 that the router with Redis adds, 32 sessions", 3.0, "× nginx's p99", over(added, p99("nginx")));
-        at_most(
-            "memory per idle SSE session with its upstream stream open",
-            30.0,
-            "KiB",
-            self.kib_per_session("idle", "router", idle, "router"),
-        );
+        for sessions in self.sizes("idle") {
+            let what = format!("memory per idle SSE session with its upstream stream open, {sessions} sessions");
+            at_most(&what, 30.0, "KiB", self.kib_per_session("idle", "router", sessions, "router"));
+        }
         at_most("recovery of 256 busy sessions after kill -9 of their owner, p99", 1000.0, "ms", recovery);
         let rate = over(self.rate("sse", "router", 32), self.rate("sse", "nginx", 32));
         let reached = rate.is_some_and(|rate| rate >= 0.8);
@@ -217,12 +215,42 @@ impl Page {
 
     fn memory_table(&self, page: &mut String) -> Result<(), Fault> {
         for sessions in self.sizes("idle") {
-            writeln!(page, "\n## Memory, {sessions} idle sessions with their upstream streams open\n")?;
+            writeln!(
+                page,
+                "\n## Memory, {sessions} idle sessions with their upstream streams open\n\n\
+                 A client that is idle has closed its connection for POSTs, as HTTP clients do after some seconds.\n"
+            )?;
             writeln!(page, "| KiB per session | router | nginx | Redis |\n|---|---|---|---|")?;
             for (label, name) in SETUPS.iter().filter(|(label, _)| self.has("idle", label, sessions)) {
                 write!(page, "| {name} |")?;
                 for group in &GROUPS[..3] {
                     write!(page, " {} |", number(self.kib_per_session("idle", label, sessions, group), 1))?;
+                }
+                writeln!(page)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is left of sessions whose time is over.
+    fn churn(&self, page: &mut String) -> Result<(), Fault> {
+        for openers in self.sizes("churn") {
+            writeln!(
+                page,
+                "\n## Sessions that have come and gone\n\n\
+                 {openers} clients open and close sessions, which are over soon after (MCP_SESSION_TTL=1s). Resident memory in MiB,\n\
+                 after a first such window and after all; between the two looks that many sessions were opened and closed.\n"
+            )?;
+            writeln!(page, "| | sessions | router | afterwards | Redis | afterwards |\n|---|---|---|---|---|---|")?;
+            for (label, name) in SETUPS.iter().filter(|(label, _)| self.has("churn", label, openers)) {
+                let opened = self.median("churn", label, openers, |run| Some(run.calls as f64));
+                write!(page, "| {name} | {} |", number(opened, 0))?;
+                for group in ["router", "redis"] {
+                    let rss = |which: fn(&Used) -> u64| {
+                        let mib = |run: &Figures| run.processes.get(group).map(|used| which(used) as f64 / 1024.0);
+                        number(self.median("churn", label, openers, mib), 1)
+                    };
+                    write!(page, " {} | {} |", rss(|used| used.rss_before_kib), rss(|used| used.rss_after_kib))?;
                 }
                 writeln!(page)?;
             }

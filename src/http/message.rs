@@ -13,6 +13,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use super::{WorkerData, error::ApiError, forwarded, id_text, read_body};
 use crate::{
     app::Worker,
+    backoff::STORE_BACKOFF,
     fault,
     lifecycle::Phase,
     protocol::{
@@ -223,7 +224,7 @@ where
     Fut: Future<Output = Result<T, StoreError>>,
 {
     let deadline = Instant::now() + worker.app.settings.redis.wait;
-    let mut pause = Duration::from_millis(20);
+    let mut backoff = STORE_BACKOFF;
     loop {
         match operation().await {
             Ok(done) => return Ok(done),
@@ -234,8 +235,7 @@ where
                 }
             }
         }
-        tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-        pause = (pause * 2).min(Duration::from_secs(1));
+        tokio::time::sleep(backoff.pause()).await;
     }
 }
 

@@ -102,7 +102,7 @@ pub async fn is_gone(app: &App, owner: &Owner) -> StoreResult<bool> {
     if app.sightings.saw_alive(owner) || !app.may_judge_leases() || app.data_lost().await {
         return Ok(false);
     }
-    Ok(!app.store.instances().await?.iter().any(|info| info.owner.incarnation == owner.incarnation))
+    Ok(app.store.lease_holder(&owner.instance_id).await?.is_none_or(|holder| holder.incarnation != owner.incarnation))
 }
 
 /// One round.

@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     app::{App, Worker},
+    backoff::{Backoff, STORE_BACKOFF},
     protocol::jsonrpc::{IdKey, Said},
     store::{Fence, InboxEntry, Rehydration, StoreError},
     upstream::{
@@ -90,8 +91,8 @@ pub struct SessionActor {
     pub(super) outbox: VecDeque<Outgoing>,
     /// The batch whose append is under way.
     pub(super) appending: Vec<Outgoing>,
-    /// Pause before the append is tried again, if the store does not answer.
-    pub(super) append_pause: Duration,
+    /// Pauses before the append is tried again, if the store does not answer.
+    pub(super) append_backoff: Backoff,
     pub(super) op: u64,
     pub(super) last_seq: u64,
     pub(super) attachment: Option<Arc<Attachment>>,
@@ -325,7 +326,7 @@ impl SessionActor {
             server_requests: HashMap::new(),
             outbox: VecDeque::new(),
             appending: Vec::new(),
-            append_pause: inbound::RETRY_MIN,
+            append_backoff: STORE_BACKOFF,
             op: 0,
             last_seq: 0,
             attachment,

@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     app::App,
+    backoff::Backoff,
     fault,
     protocol::{
         jsonrpc::{Head, Kind},
@@ -176,7 +177,7 @@ pub struct Pump {
     next_poll: Instant,
     /// The one timer of the stream, for the earlier of the two.
     timer: Pin<Box<Sleep>>,
-    retry_read: Duration,
+    read_backoff: Backoff,
 }
 
 /// The client stream was aborted on purpose, so that the client comes back.
@@ -207,6 +208,7 @@ impl Pump {
         app.metrics.streams.inc();
         let next_poll = Instant::now() + app.settings.session.poll_interval;
         let next_heartbeat = Instant::now() + app.settings.stream.heartbeat;
+        let read_timeout = app.settings.redis.timeout;
         Self {
             app,
             attachment,
@@ -220,7 +222,7 @@ impl Pump {
             next_heartbeat,
             next_poll,
             timer: Box::pin(tokio::time::sleep_until(next_poll.min(next_heartbeat))),
-            retry_read: READ_RETRY,
+            read_backoff: Backoff::new(READ_RETRY, read_timeout),
         }
     }
 
@@ -410,7 +412,7 @@ impl Pump {
             .await;
         match page {
             Ok(Some(page)) => {
-                self.retry_read = READ_RETRY;
+                self.read_backoff.reset();
                 self.take_page(page)
             }
             Ok(None) if self.app.data_lost().await => Read::End(End::Abort("the session store lost its data")),
@@ -422,8 +424,7 @@ impl Pump {
                     return Read::End(End::Abort("the event log cannot be read"));
                 }
                 // DUR-2: nothing with an id goes out that cannot be read; the stream waits for the store.
-                tokio::time::sleep(self.retry_read.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-                self.retry_read = (self.retry_read * 2).min(self.app.settings.redis.timeout);
+                tokio::time::sleep(self.read_backoff.pause()).await;
                 self.attachment.look();
                 Read::Nothing
             }

@@ -12,13 +12,9 @@ use std::{
 use actix::prelude::*;
 use bytes::Bytes;
 
-use super::{
-    actor::SessionActor,
-    inbound::{CLAIM_BATCH, jittered},
-    link,
-    recovery::Progress,
-};
+use super::{actor::SessionActor, inbound::CLAIM_BATCH, link, recovery::Progress};
 use crate::{
+    backoff::jittered,
     fault,
     protocol::{
         jsonrpc::{self, IdKey},

@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     app::App,
+    backoff::{STORE_BACKOFF, jittered},
     fault,
     protocol::{
         jsonrpc::{self, Head, IdKey, Said},
@@ -34,10 +35,10 @@ use crate::{
 /// Inbox entries claimed at a time.
 pub(super) const CLAIM_BATCH: usize = 64;
 
-/// First wait before a failed store operation is repeated; doubled, with jitter, up to [`RETRY_MAX`]. STM-2
-pub(super) const RETRY_MIN: Duration = Duration::from_millis(20);
-/// Longest wait before a failed store operation is repeated.
-pub(super) const RETRY_MAX: Duration = Duration::from_secs(1);
+/// When a claim is made again that has met a session in the middle of being restored.
+const SOON: Duration = Duration::from_millis(20);
+/// When one is made that the store could not answer, or might have more to say than it did.
+const LATER: Duration = Duration::from_secs(1);
 
 /// A journaled message of the client, parsed once.
 #[derive(Debug)]
@@ -170,14 +171,13 @@ struct Journaling {
 impl Journaling {
     async fn run(self, asked: Instant) -> Result<Accepted, StoreError> {
         let deadline = asked + self.app.settings.redis.wait;
-        let mut pause = RETRY_MIN;
+        let mut backoff = STORE_BACKOFF;
         loop {
             // Safe to repeat: the request id makes it idempotent (REQ-6).
             match self.app.store.accept(self.attempt()).await {
                 Err(error) if Instant::now() < deadline && !matches!(error, StoreError::Corrupt(_)) => {
                     self.app.count_store_error(&error);
-                    tokio::time::sleep(jittered(pause)).await;
-                    pause = (pause * 2).min(RETRY_MAX);
+                    tokio::time::sleep(backoff.pause()).await;
                 }
                 outcome => return outcome,
             }
@@ -210,11 +210,6 @@ impl Journaling {
 fn is_superseded(mine: u64, holder: Option<u64>, joined_since: bool) -> bool {
     // What was said of its predecessors is not about it: it would be silenced for good, with nobody in its place.
     !joined_since && holder.is_some_and(|holder| holder != mine)
-}
-
-/// Between half of `pause` and all of it.
-pub(super) fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(0.5 + fastrand::f64() / 2.0)
 }
 
 impl SessionActor {
@@ -294,7 +289,7 @@ impl SessionActor {
                 self.note_store_error(&error);
                 // It may have been written and marked forwarded: found again by the next claim.
                 self.resync = true;
-                self.schedule_claim(RETRY_MAX, ctx);
+                self.schedule_claim(LATER, ctx);
                 Err(DeliverError::StoreUnavailable)
             }
         }
@@ -422,10 +417,10 @@ impl SessionActor {
             }
             Ok((Claimed::NotFound, _)) if epoch == self.fence.epoch => self.vanished(epoch, ctx),
             Ok((Claimed::Fenced, _)) if self.fenced(epoch, ctx) => {}
-            Ok((Claimed::NotFound | Claimed::Fenced, _)) => self.schedule_claim(RETRY_MIN, ctx),
+            Ok((Claimed::NotFound | Claimed::Fenced, _)) => self.schedule_claim(SOON, ctx),
             Err(error) => {
                 if self.note_store_error(&error) {
-                    self.schedule_claim(jittered(RETRY_MAX), ctx);
+                    self.schedule_claim(jittered(LATER), ctx);
                 }
             }
         }

@@ -15,10 +15,10 @@ use bytes::Bytes;
 use super::{
     actor::SessionActor,
     field,
-    inbound::{RETRY_MAX, RETRY_MIN, jittered},
     recovery::{self, Fate, Progress},
 };
 use crate::{
+    backoff::{STORE_BACKOFF, doubled, jittered},
     protocol::{
         jsonrpc::{self, Head, IdKey, Kind},
         mcp::{self, Repeatable},
@@ -166,13 +166,13 @@ impl SessionActor {
             self.give_up(&error.to_string(), ctx);
             return;
         }
-        let doublings = self.link_failures.min(16);
-        self.link_failures += 1;
+        let doublings = self.link_failures;
+        self.link_failures = self.link_failures.saturating_add(1);
         // The first attempt after a loss is nearly at once for those who wait for an answer, and spread out for others.
         let pause = match (doublings, self.in_flight.is_empty()) {
             (0, false) => Duration::from_millis(fastrand::u64(0..10)),
             (0, true) => Duration::from_millis(fastrand::u64(0..500)),
-            _ => jittered(settings.backoff_min.saturating_mul(1 << (doublings - 1)).min(settings.backoff_max)),
+            _ => jittered(doubled((settings.backoff_min, settings.backoff_max), doublings - 1)),
         };
         self.link = Link::Waiting;
         ctx.run_later(pause, |actor, ctx| {
@@ -375,7 +375,7 @@ impl SessionActor {
         let (app, fence) = (Arc::clone(self.app()), self.fence.clone());
         let service = Arc::clone(&self.service);
         let fetched = async move {
-            let mut pause = RETRY_MIN;
+            let mut backoff = STORE_BACKOFF;
             let fetched = loop {
                 let attempt = async {
                     let pending = app.store.pending(fence.session).await?;
@@ -388,8 +388,7 @@ impl SessionActor {
                     Ok(fetched) => break fetched,
                     Err(error) => {
                         app.count_store_error(&error);
-                        tokio::time::sleep(jittered(pause)).await;
-                        pause = (pause * 2).min(RETRY_MAX);
+                        tokio::time::sleep(backoff.pause()).await;
                     }
                 }
             };

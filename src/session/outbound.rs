@@ -10,7 +10,7 @@ use super::{
     MAIN_STREAM,
     actor::{Exit, SessionActor},
     field,
-    inbound::{Effect, RETRY_MAX, RETRY_MIN, jittered},
+    inbound::Effect,
 };
 use crate::{
     fault,
@@ -212,8 +212,7 @@ impl SessionActor {
     /// and nothing goes out before (EVT-2).
     fn append_later(&mut self, error: &StoreError, ctx: &mut Context<Self>) {
         self.app().count_store_error(error);
-        let pause = jittered(self.append_pause);
-        self.append_pause = (self.append_pause * 2).min(RETRY_MAX);
+        let pause = self.append_backoff.pause();
         let op = self.op;
         ctx.run_later(pause, move |actor, ctx| {
             if op == actor.op {
@@ -243,7 +242,7 @@ impl SessionActor {
     fn appended(&mut self, outcome: Result<Appended, StoreError>, epoch: u32, ctx: &mut Context<Self>) {
         let seqs = match outcome {
             Ok(Appended::Done(seqs)) => {
-                self.append_pause = RETRY_MIN;
+                self.append_backoff.reset();
                 seqs
             }
             // What is on its way stays where it is, for the case that the session is restored.

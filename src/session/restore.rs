@@ -11,10 +11,10 @@ use super::{
     actor::{Exit, SessionActor},
     attachment::End,
     field,
-    inbound::jittered,
 };
 use crate::{
     app::fresh_dataset_id,
+    backoff::jittered,
     protocol::jsonrpc::IdKey,
     store::{Created, NewSession, Restored},
 };

@@ -353,6 +353,10 @@ impl SessionStore for MemoryStore {
         Ok(self.leases.instances())
     }
 
+    async fn lease_holder(&self, instance_id: &str) -> StoreResult<Option<Owner>> {
+        Ok(self.leases.holder(instance_id))
+    }
+
     async fn known_instances(&self) -> StoreResult<Vec<String>> {
         Ok(self.leases.known())
     }

@@ -561,7 +561,11 @@ pub trait SessionStore: Send + Sync + 'static {
     /// Gives the lease up if it is ours.
     async fn lease_release(&self, owner: &Owner) -> StoreResult<()>;
 
-    /// All instances: those with a living lease.
+    /// The process whose living lease has this instance id.
+    async fn lease_holder(&self, instance_id: &str) -> StoreResult<Option<Owner>>;
+
+    /// All instances: those with a living lease. One that has just come may be missing: [`Self::lease_holder`] decides
+    /// who is gone.
     async fn instances(&self) -> StoreResult<Vec<InstanceInfo>>;
 
     /// Known instance ids, dead ones included.

@@ -5,6 +5,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::backoff::{doubled, jittered};
+
 /// What the breaker lets through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BreakerState {
@@ -70,10 +72,8 @@ impl Breaker {
         self.failures = self.failures.saturating_add(1);
         self.probe_since = None;
         if self.failures >= self.threshold {
-            let doublings = (self.failures - self.threshold).min(16);
-            let wait = self.backoff_min.saturating_mul(1 << doublings).min(self.backoff_max);
-            // Full jitter over the upper half: instances that saw the same death do not come back in step.
-            self.open_until = Some(now + wait.mul_f64(0.5 + fastrand::f64() / 2.0));
+            let wait = doubled((self.backoff_min, self.backoff_max), self.failures - self.threshold);
+            self.open_until = Some(now + jittered(wait));
         }
     }
 }

@@ -73,10 +73,14 @@ pub async fn only_dead_instances_are_forgotten(backend: Backend) {
 pub async fn a_lease_is_given_up_only_by_its_holder(backend: Backend) {
     let store = backend.store();
     let (first, second) = (instance("a", "first"), instance("a", "second"));
+    let holder = || async { store.lease_holder(&first.owner.instance_id).await.unwrap() };
+    assert_eq!(holder().await, None);
     store.lease_acquire(&first, LONG).await.unwrap();
     store.lease_release(&second.owner).await.unwrap();
     assert_eq!(store.instances().await.unwrap(), std::slice::from_ref(&first));
+    assert_eq!(holder().await.as_ref(), Some(&first.owner));
     store.lease_release(&first.owner).await.unwrap();
     assert!(store.instances().await.unwrap().is_empty());
+    assert_eq!(holder().await, None);
     assert_eq!(store.lease_acquire(&second, LONG).await.unwrap(), LeaseAcquired::Acquired);
 }

@@ -324,3 +324,18 @@ async fn every_script_stays_within_one_slot() {
     store.forget_instance("router-a").await.unwrap();
     assert_eq!(raw.keys().await, BTreeSet::new());
 }
+
+/// OWN-4: the list of instances and a lease are no single step. Who is missing on the list is alive all the same, and is
+/// put on it again.
+#[tokio::test]
+async fn an_instance_that_is_missing_on_the_list_is_alive() {
+    let backend = Backend::redis().await;
+    let store = backend.store();
+    let mut raw = Raw::of(&backend).await;
+    store.lease_acquire(&instance("a"), Duration::from_secs(600)).await.unwrap();
+    let _: u64 = raw.ask(cmd("DEL").arg("mcp:instances")).await;
+    assert!(store.instances().await.unwrap().is_empty());
+    assert_eq!(store.lease_holder("router-a").await.unwrap(), Some(owner("a")));
+    store.lease_renew(&instance("a"), Duration::from_secs(600)).await.unwrap();
+    assert_eq!(store.instances().await.unwrap(), [instance("a")]);
+}

@@ -49,6 +49,10 @@ impl Leases {
         }
     }
 
+    pub(super) fn holder(&self, instance_id: &str) -> Option<Owner> {
+        living(&self.lock(), instance_id).map(|held| held.owner.clone())
+    }
+
     pub(super) fn instances(&self) -> Vec<InstanceInfo> {
         let leases = self.lock();
         leases.keys().filter_map(|id| living(&leases, id).cloned()).collect()

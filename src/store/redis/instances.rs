@@ -139,6 +139,17 @@ impl RedisStore {
         Ok(())
     }
 
+    pub(super) async fn do_lease_holder(&self, instance_id: &str) -> StoreResult<Option<Owner>> {
+        let call = Call::command("HGET").arg(&self.keys.lease(instance_id)).arg("incarnation");
+        match self.link.single(call).await? {
+            Value::Nil => Ok(None),
+            incarnation => {
+                let incarnation = reply::text(incarnation, "lease_holder")?;
+                Ok(Some(Owner { instance_id: instance_id.into(), incarnation: incarnation.into() }))
+            }
+        }
+    }
+
     pub(super) async fn do_instances(&self) -> StoreResult<Vec<InstanceInfo>> {
         let ids = self.do_known_instances().await?;
         let leases = self.link.bulk(ids.iter().map(|id| Call::command("HGETALL").arg(&self.keys.lease(id))).collect());
@@ -172,11 +183,16 @@ impl RedisStore {
         }
     }
 
+    /// The lease and the list of instances may be on different nodes, so this is no single step: an instance that comes
+    /// back in between is put on the list again, here or by its next renewal.
     pub(super) async fn do_forget_instance(&self, instance_id: &str) -> StoreResult<()> {
         let call = Call::script(Script::ForgetInstance, 2);
         let call = call.arg(&self.keys.lease(instance_id)).arg(&self.keys.index(instance_id));
         if self.link.single(call).await? == Value::Int(1) {
             self.link.single(Call::command("SREM").arg(&self.keys.instances()).arg(instance_id)).await?;
+            if self.do_lease_holder(instance_id).await?.is_some() {
+                self.link.single(Call::command("SADD").arg(&self.keys.instances()).arg(instance_id)).await?;
+            }
         }
         Ok(())
     }

@@ -23,7 +23,10 @@ use super::{
     reply::server_error,
     scripts::{self, Call},
 };
-use crate::store::{StoreError, StoreResult};
+use crate::{
+    backoff::{doubled, jittered},
+    store::{StoreError, StoreResult},
+};
 
 /// Bodies at most in one pipeline, so that one answer does not wait for the transfer of many large neighbours.
 /// One larger body still goes, alone.
@@ -270,16 +273,9 @@ impl Backoff {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         // Threads that failed together count once.
         if state.1 <= now {
-            *state = (state.0.saturating_add(1), now + pause(self.bounds, state.0, fastrand::f64()));
+            *state = (state.0.saturating_add(1), now + jittered(doubled(self.bounds, state.0)));
         }
     }
-}
-
-/// The pause after `failures` earlier failures: doubling between the bounds, of which `jitter` (0 to 1) decides the
-/// upper half.
-pub(super) fn pause((min, max): (Duration, Duration), failures: u32, jitter: f64) -> Duration {
-    let full = min.saturating_mul(2u32.saturating_pow(failures)).min(max.max(min));
-    full.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
 }
 
 #[cfg(test)]
@@ -292,15 +288,5 @@ mod tests {
         assert!(check_version("# Server\r\nredis_version:10.2\r\n").is_ok());
         assert!(check_version("").is_ok());
         assert!(matches!(check_version("redis_version:6.2.14\r\n"), Err(StoreError::Corrupt(_))));
-    }
-
-    #[test]
-    fn the_pause_doubles_up_to_its_bound_and_never_vanishes() {
-        let bounds = (Duration::from_millis(50), Duration::from_secs(2));
-        assert_eq!(pause(bounds, 0, 1.0), Duration::from_millis(50));
-        assert_eq!(pause(bounds, 0, 0.0), Duration::from_millis(25));
-        assert_eq!(pause(bounds, 3, 1.0), Duration::from_millis(400));
-        assert_eq!(pause(bounds, 40, 1.0), Duration::from_secs(2));
-        assert_eq!(pause(bounds, u32::MAX, 0.0), Duration::from_secs(1));
     }
 }

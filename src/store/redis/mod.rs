@@ -187,6 +187,10 @@ impl SessionStore for RedisStore {
         self.do_instances().await
     }
 
+    async fn lease_holder(&self, instance_id: &str) -> StoreResult<Option<Owner>> {
+        self.do_lease_holder(instance_id).await
+    }
+
     async fn known_instances(&self) -> StoreResult<Vec<String>> {
         self.do_known_instances().await
     }

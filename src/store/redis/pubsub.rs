@@ -16,8 +16,11 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::link::{Link, pause};
-use crate::store::{StoreError, StoreResult, Wake};
+use super::link::Link;
+use crate::{
+    backoff::Backoff,
+    store::{StoreError, StoreResult, Wake},
+};
 
 /// What the task needs to know.
 pub(super) struct Subscription {
@@ -66,17 +69,16 @@ impl Subscription {
                 Ended::Unwanted => return,
                 Ended::Lost(reason) => tracing::warn!(reason, "the subscription to wake-ups is made again"),
             }
-            let mut failures = 0;
+            let mut backoff = Backoff::new(self.backoff.0, self.backoff.1);
             (sink, stream) = loop {
                 tokio::select! {
-                    () = sleep(pause(self.backoff, failures, fastrand::f64())) => {}
+                    () = sleep(backoff.pause()) => {}
                     () = wakes.closed() => return,
                 }
                 match self.subscribe().await {
                     Ok(subscribed) => break subscribed,
                     Err(error) => tracing::debug!(%error, "the subscription to wake-ups is still away"),
                 }
-                failures = failures.saturating_add(1);
             };
             owed = true;
         }
