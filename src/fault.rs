@@ -119,8 +119,20 @@ mod armed {
             _ => std::process::abort(),
         }
         let pid = std::process::id().to_string();
-        // Returns after SIGCONT: this process stops while it waits for its child.
         let sent = Command::new("kill").args(["-s", "STOP", &pid]).status();
         assert!(sent.is_ok_and(|status| status.success()), "kill -s STOP {pid}");
+        // Another thread takes the signal, and may be late. From then on this one stops on its way out of any system
+        // call, such as the look itself, so that it goes on after SIGCONT.
+        while stop_is_pending() {
+            std::thread::yield_now();
+        }
+    }
+
+    /// No thread of this process has taken the SIGSTOP yet: proc(5), `ShdPnd`.
+    fn stop_is_pending() -> bool {
+        const STOP: u64 = 1 << (19 - 1);
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
+        pending.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & STOP != 0)
     }
 }
