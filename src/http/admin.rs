@@ -13,7 +13,7 @@ use super::{WorkerData, error::ApiError, forwarded, route::on_some_endpoint};
 use crate::{
     app::App,
     protocol::{jsonrpc::Head, session_id::SessionId},
-    session::actor::TakeSnapshot,
+    session::messages::TakeSnapshot,
     store::SessionRecord,
     upstream::{
         Endpoint, Service,

@@ -8,7 +8,7 @@ use actix_web::{
 
 use crate::{
     protocol::jsonrpc::{self, InvalidMessage},
-    session::actor::DeliverError,
+    session::messages::DeliverError,
     store::StoreError,
     upstream::actor::CallError,
 };

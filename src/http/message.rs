@@ -25,8 +25,8 @@ use crate::{
         sweep::is_gone,
     },
     session::{
-        actor::{Deliver, DeliverError, Delivered, Look, Posted},
         field, inbound_view,
+        messages::{Deliver, DeliverError, Delivered, Look, Posted},
     },
     store::{Accept, Accepted, StoreError},
 };

@@ -37,9 +37,10 @@ use crate::{
     },
     session::{
         MAIN_STREAM,
-        actor::{AttachLocal, SessionActor},
+        actor::SessionActor,
         attachment::{Aborted, Attachment, Pump, resume_failed},
         field,
+        messages::AttachLocal,
     },
     store::{Attach, Attached, AttachedTo, Attachment as StoredAttachment, Created, Fence, NewSession},
     upstream::Service,

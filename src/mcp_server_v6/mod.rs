@@ -5,7 +5,7 @@
 //! name and a router that runs the server inside its own process both come through it.
 //!
 //! A session is its stream: it begins with `GET /sse` and is gone, running tool calls included, when that connection
-//! drops. There is no task per session; what a session owns hangs on the response body (see [`sessions`]).
+//! drops. There is no task per session; what a session owns hangs on the response body (see `sessions`).
 //!
 //! Never: no TLS, no sessions that outlive a connection, no state on disk but the optional counts file.
 

@@ -20,8 +20,8 @@ use crate::{
     lifecycle::Phase,
     protocol::session_id::SessionId,
     session::{
-        actor::{Drain, Look, Tick, Upkeep},
         field,
+        messages::{Drain, Look, Tick, Upkeep},
     },
     store::{InstanceInfo, LeaseRenewed, StoreError, Wake},
 };

@@ -14,7 +14,7 @@ use crate::{
     app::Worker,
     lifecycle::Phase,
     protocol::session_id::SessionId,
-    session::actor::{Look, SessionActor},
+    session::{actor::SessionActor, messages::Look},
     store::{Adopted, Owner, StoreResult},
 };
 

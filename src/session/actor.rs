@@ -21,12 +21,13 @@ use super::{
     MAIN_STREAM,
     attachment::{Attachment, End},
     field, forward, inbound, link,
+    messages::{AttachLocal, Detached, Drain, Look, Snapshot, TakeSnapshot, Tick, Upkeep},
     outbound::Outgoing,
 };
 use crate::{
     app::{App, Worker},
     backoff::{Backoff, STORE_BACKOFF},
-    protocol::jsonrpc::{IdKey, Said},
+    protocol::jsonrpc::IdKey,
     store::{Fence, InboxEntry, Rehydration, StoreError},
     upstream::{
         Endpoint, Service,
@@ -117,119 +118,6 @@ pub struct SessionActor {
     pub(super) restoring: bool,
     pub(super) draining: bool,
     pub(super) last_active: Instant,
-}
-
-/// A POST of the client, parsed once.
-#[derive(Debug)]
-pub struct Posted {
-    /// The message.
-    pub body: Bytes,
-    /// What it says.
-    pub said: Said,
-    /// Service that the URL names.
-    pub service: Option<Arc<str>>,
-    /// Identity of the POST.
-    pub request_id: String,
-}
-
-/// A POST of the client arrived on this process. Effect: journaled, then forwarded in order. Reply: what to answer.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<Delivered, DeliverError>")]
-pub struct Deliver(pub Arc<Posted>);
-
-/// The message is journaled (REQ-1): answer 202.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Delivered {
-    /// Journaled now.
-    Accepted,
-    /// Journaled before; nothing happened (REQ-6).
-    Duplicate,
-}
-
-/// Why a message was not journaled (or is not known to be).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DeliverError {
-    /// This process does not own the session (any more): take the way by the store.
-    NotOwner,
-    /// The session is gone: 404.
-    Gone,
-    /// The store does not know the session; the actor finds out whether it is over or was lost. Ask again soon.
-    Vanished,
-    /// The URL names another service: 404.
-    WrongService,
-    /// A cap is reached: 503.
-    TooMany,
-    /// The store does not answer: 503. The message may have been journaled.
-    StoreUnavailable,
-}
-
-/// "Look at the store": the inbox or the attachments may have changed.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct Look;
-
-/// A client stream of this session was opened on this process; it is the holder in the store already.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct AttachLocal {
-    /// The stream.
-    pub attachment: Arc<Attachment>,
-}
-
-/// A client stream of this process has ended.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct Detached {
-    /// Its attachment id.
-    pub attachment: u64,
-}
-
-/// The registry's periodic look: time for idle work. Reply: what the registry should do about the session.
-#[derive(Debug, Message)]
-#[rtype(result = "Upkeep")]
-pub struct Tick;
-
-/// Reply to [`Tick`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Upkeep {
-    /// In use: its life in the store should be extended.
-    Touch,
-    /// Nothing.
-    Leave,
-    /// Nobody needs it any more: delete it.
-    Purge,
-}
-
-/// The process is draining: hand the session over as soon as nothing is in flight. Reply at once; the actor stops later.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct Drain {
-    /// Hand over now, whatever is in flight.
-    pub now: bool,
-}
-
-/// For tests and the admin surface.
-#[derive(Debug, Message)]
-#[rtype(result = "Snapshot")]
-pub struct TakeSnapshot;
-
-/// What an owner knows of a session beyond the store.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Snapshot {
-    /// Generation of its ownership.
-    pub generation: u64,
-    /// `idle`, `opening`, `handshake`, `open`.
-    pub link: &'static str,
-    /// URL of the endpoint.
-    pub endpoint: Option<String>,
-    /// Requests in flight.
-    pub in_flight: usize,
-    /// Requests of the server that the client has not answered.
-    pub server_requests: usize,
-    /// Last appended sequence.
-    pub last_seq: u64,
-    /// The client's stream is on this process.
-    pub attached: bool,
 }
 
 /// Why an actor ended; logged, and the label of its last metric.

@@ -12,7 +12,7 @@ use std::{
 use actix::prelude::*;
 use bytes::Bytes;
 
-use super::{actor::SessionActor, inbound::CLAIM_BATCH, link, recovery::Progress};
+use super::{actor::SessionActor, claim::CLAIM_BATCH, link, recovery::Progress};
 use crate::{
     backoff::jittered,
     fault,

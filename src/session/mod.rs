@@ -4,22 +4,28 @@
 //! | file | what stands there |
 //! |---|---|
 //! | `actor` | state, start, stop, handlers |
+//! | `messages` | what it is told and asked |
 //! | `inbound` | client → upstream: journal, order |
+//! | `claim` | client → upstream: what other instances have journaled |
 //! | `forward` | client → upstream: POSTs and their ends |
 //! | `outbound` | upstream → client: append, deliver |
-//! | `link` | the upstream link: open, replay the handshake, recover what was open |
+//! | `link` | the upstream link: open, lose, give up |
+//! | `rehydrate` | a new upstream session: replay the handshake, recover what was open |
 //! | `recovery` | pure decisions |
 //! | `attachment` | a client stream: replay and live events without gap or duplicate |
 //! | `directory` | who is where in this process |
 
 pub mod actor;
 pub mod attachment;
+mod claim;
 pub mod directory;
 mod forward;
 mod inbound;
 mod link;
+pub mod messages;
 mod outbound;
 pub mod recovery;
+mod rehydrate;
 mod restore;
 
 pub use inbound::journal_view as inbound_view;

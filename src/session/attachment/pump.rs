@@ -1,0 +1,426 @@
+//! The body of a client stream: from the mailbox and from the log, in order, each event once.
+
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    task::Poll,
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, stream};
+use tokio::time::{Instant, Sleep};
+
+use super::{Attachment, End};
+use crate::{
+    app::App,
+    backoff::Backoff,
+    fault,
+    protocol::{
+        jsonrpc::{Head, Kind},
+        sse,
+    },
+    session::{
+        field,
+        messages::{AttachLocal, Detached},
+    },
+    store::{Attach, Attachment as StoredAttachment, Page, StoreError},
+};
+
+/// The body of a client stream.
+#[derive(Debug)]
+pub struct Pump {
+    app: Arc<App>,
+    attachment: Arc<Attachment>,
+    epoch: u32,
+    cursor: u64,
+    /// Frames that are being taken out of the mailbox; empty between two looks.
+    taken: VecDeque<(u64, Bytes)>,
+    /// Sent before anything else.
+    first: Option<Bytes>,
+    /// Up to here only what a client needs at least is sent again; see [`Pump::resume_without_cursor`].
+    only_needed_until: u64,
+    /// Resumed, and no page has been read yet: a hole right behind the cursor is said aloud instead of closing the stream again.
+    fresh: bool,
+    parked: bool,
+    next_heartbeat: Instant,
+    next_poll: Instant,
+    /// The one timer of the stream, for the earlier of the two.
+    timer: Pin<Box<Sleep>>,
+    read_backoff: Backoff,
+}
+
+/// The client stream was aborted on purpose, so that the client comes back.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("stream aborted: {0}")]
+pub struct Aborted(pub &'static str);
+
+/// First wait before a page that could not be read is tried again; doubled up to the store's own time-out.
+const READ_RETRY: Duration = Duration::from_millis(50);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Woken {
+    ByMailbox,
+    ByTimer,
+}
+
+enum Read {
+    Frames(Bytes),
+    Nothing,
+    End(End),
+}
+
+impl Pump {
+    /// A body that starts with `first` and goes on after `cursor`.
+    pub fn new(app: Arc<App>, attachment: Arc<Attachment>, epoch: u32, cursor: u64, first: Bytes) -> Self {
+        attachment.sent.store(cursor, Ordering::Release);
+        app.directory.insert_attachment(Arc::clone(&attachment));
+        app.metrics.streams.inc();
+        let next_poll = Instant::now() + app.settings.session.poll_interval;
+        let next_heartbeat = Instant::now() + app.settings.stream.heartbeat;
+        let read_timeout = app.settings.redis.timeout;
+        Self {
+            app,
+            attachment,
+            epoch,
+            cursor,
+            taken: VecDeque::new(),
+            first: Some(first),
+            only_needed_until: 0,
+            fresh: false,
+            parked: false,
+            next_heartbeat,
+            next_poll,
+            timer: Box::pin(tokio::time::sleep_until(next_poll.min(next_heartbeat))),
+            read_backoff: Backoff::new(READ_RETRY, read_timeout),
+        }
+    }
+
+    /// The stream is a resumed one: it starts by reading the log, and a cursor that cannot be served is said aloud.
+    pub fn resumed(mut self) -> Self {
+        self.fresh = true;
+        self.attachment.look();
+        self
+    }
+
+    /// The client came back without a cursor (the TypeScript SDK sends none). Everything after `sent` is new to it;
+    /// before that only `cursor..=sent` may have been lost on the way, and of it answers and open requests of the
+    /// server are sent again, which clients tell apart by id; notifications are not.
+    pub fn resume_without_cursor(mut self, cursor: u64, sent: u64) -> Self {
+        self.cursor = cursor;
+        self.only_needed_until = sent;
+        self
+    }
+
+    /// The stream for the HTTP response. An `Err` item closes the connection without a last chunk.
+    pub fn into_stream(self) -> impl Stream<Item = Result<Bytes, Aborted>> {
+        // Boxed: it is moved in and out for each event.
+        stream::unfold(Some(Box::new(self)), |pump| async move {
+            let mut pump = pump?;
+            match pump.next().await {
+                Ok(Some(bytes)) => Some((Ok(bytes), Some(pump))),
+                Ok(None) => None,
+                Err(aborted) => Some((Err(aborted), None)),
+            }
+        })
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, Aborted> {
+        if let Some(first) = self.first.take() {
+            return Ok(Some(first));
+        }
+        loop {
+            let (mut frames, look, end) = {
+                let mut queue = self.attachment.queue();
+                // A resumed stream reads first: what is pushed follows its cursor only when the log says so.
+                if !self.fresh {
+                    queue.bytes = 0;
+                    // Swapped with an empty one of the same capacity, so that neither is made anew for each event.
+                    std::mem::swap(&mut queue.frames, &mut self.taken);
+                }
+                (std::mem::take(&mut self.taken), std::mem::take(&mut queue.look), queue.end)
+            };
+            self.parked |= end == Some(End::Superseded);
+            let (mut fresh, mut behind) = (Bytes::new(), false);
+            if !self.parked {
+                (fresh, behind) = self.take_next(&mut frames);
+                self.taken = frames;
+            }
+            // What is ready goes out before the stream ends: the log that has it may be lost with the store.
+            if !fresh.is_empty() {
+                if behind || look {
+                    // Read the log in the next turn.
+                    self.attachment.queue().look = true;
+                }
+                return Ok(Some(fresh));
+            }
+            match end {
+                Some(End::Abort(reason)) => {
+                    // The server would throw away what it was given in this very turn and has not written yet.
+                    tokio::task::yield_now().await;
+                    return Err(Aborted(reason));
+                }
+                Some(End::Finished) => return Ok(None),
+                Some(End::Superseded) | None => {}
+            }
+            if !self.parked && (behind || look) {
+                match self.read().await {
+                    Read::Frames(bytes) => {
+                        fault::point(fault::BEFORE_DELIVER);
+                        return Ok(Some(bytes));
+                    }
+                    Read::Nothing => {}
+                    Read::End(end) => self.attachment.end(end),
+                }
+                continue;
+            }
+            if self.wait().await == Woken::ByTimer {
+                let now = Instant::now();
+                let heartbeat_is_due = now >= self.next_heartbeat;
+                if now >= self.next_poll {
+                    self.next_poll = now + self.app.settings.session.poll_interval;
+                    if self.parked {
+                        self.reclaim().await;
+                    } else if self.app.directory.session(&self.attachment.session).is_none() {
+                        // Finds what a lost wake-up missed; the owner in this process needs no wake-ups.
+                        self.attachment.queue().look = true;
+                    }
+                }
+                if heartbeat_is_due {
+                    self.next_heartbeat = now + self.app.settings.stream.heartbeat;
+                }
+                self.timer.as_mut().reset(self.next_poll.min(self.next_heartbeat));
+                if heartbeat_is_due {
+                    return Ok(Some(Bytes::from_static(sse::HEARTBEAT)));
+                }
+            }
+        }
+    }
+
+    /// Until there is something in the mailbox, or the timer is over.
+    async fn wait(&mut self) -> Woken {
+        let Self { attachment, timer, parked, .. } = self;
+        poll_fn(|context| {
+            attachment.woken.register(context.waker());
+            if attachment.queue().has_news(*parked) {
+                return Poll::Ready(Woken::ByMailbox);
+            }
+            timer.as_mut().poll(context).map(|()| Woken::ByTimer)
+        })
+        .await
+    }
+
+    /// A superseded stream whose successor has gone takes its place back. That successor may have been a GET that its
+    /// client had given up, served late by a process that had been paused: the client still listens here, and would for
+    /// ever. If it does not, its next stream supersedes this one again.
+    async fn reclaim(&mut self) {
+        let (session, stream) = (self.attachment.session, Arc::clone(&self.attachment.stream));
+        match self.app.store.read_page(session, &stream, self.cursor, 0, 0).await {
+            Ok(Some(page)) if page.epoch == self.epoch && page.holder.is_some_and(|id| id != self.attachment.id) => {
+                return;
+            }
+            Ok(Some(page)) if page.epoch == self.epoch => {
+                let attachment = StoredAttachment {
+                    stream: (*stream).to_owned(),
+                    incarnation: Arc::clone(&self.app.me.incarnation),
+                    id: self.attachment.id,
+                };
+                match self.app.store.attach(Attach { session, attachment }).await {
+                    Ok(_) => {}
+                    Err(error) => return self.app.count_store_error(&error),
+                }
+            }
+            // The session is over, or lives anew: reading on tells.
+            Ok(_) => {}
+            Err(error) => return self.app.count_store_error(&error),
+        }
+        {
+            let mut queue = self.attachment.queue();
+            if queue.end == Some(End::Superseded) {
+                queue.end = None;
+            }
+            queue.look = true;
+        }
+        self.parked = false;
+        if let Some(owner) = self.app.directory.session(&session) {
+            // An owner that has ended meanwhile needs to know nothing.
+            let _ = owner.send(AttachLocal { attachment: Arc::clone(&self.attachment) }).await;
+        }
+    }
+
+    /// Takes those pushed frames that follow the cursor. The flag says that some are further ahead.
+    fn take_next(&mut self, frames: &mut VecDeque<(u64, Bytes)>) -> (Bytes, bool) {
+        let mut ready = Vec::new();
+        let mut behind = false;
+        for (seq, frame) in frames.drain(..) {
+            if seq == self.cursor + 1 && seq > self.only_needed_until {
+                self.cursor = seq;
+                ready.push(frame);
+            } else if seq > self.cursor {
+                behind = true;
+                break;
+            }
+        }
+        if !ready.is_empty() {
+            self.attachment.sent.store(self.cursor, Ordering::Release);
+        }
+        (join(ready), behind)
+    }
+
+    async fn read(&mut self) -> Read {
+        let stream = &self.app.settings.stream;
+        let page = self
+            .app
+            .store
+            .read_page(
+                self.attachment.session,
+                &self.attachment.stream,
+                self.cursor,
+                stream.replay_page_events,
+                stream.replay_page_bytes,
+            )
+            .await;
+        match page {
+            Ok(Some(page)) => {
+                self.read_backoff.reset();
+                self.take_page(page)
+            }
+            Ok(None) if self.app.data_lost().await => Read::End(End::Abort("the session store lost its data")),
+            Ok(None) => Read::End(End::Finished),
+            Err(error) => {
+                self.app.count_store_error(&error);
+                if matches!(error, StoreError::Corrupt(_)) {
+                    tracing::error!(session = %self.attachment.session, %error, "cannot read the event log");
+                    return Read::End(End::Abort("the event log cannot be read"));
+                }
+                // DUR-2: nothing with an id goes out that cannot be read; the stream waits for the store.
+                tokio::time::sleep(self.read_backoff.pause()).await;
+                self.attachment.look();
+                Read::Nothing
+            }
+        }
+    }
+
+    fn take_page(&mut self, page: Page) -> Read {
+        if page.epoch != self.epoch {
+            // The session was made again after a loss of data: the client must come back and be told. EVT-6
+            return Read::End(End::Abort("the session was made again"));
+        }
+        if page.holder != Some(self.attachment.id) {
+            return Read::End(End::Superseded);
+        }
+        let fresh = std::mem::take(&mut self.fresh);
+        let mut frames = Vec::with_capacity(page.events.len());
+        let next = page.events.first().map_or(page.last_seq + 1, |event| event.seq);
+        if !self.follows(next) {
+            if !fresh {
+                // EVT-2: what this very stream has sent the log never had, or has no more.
+                return self.gap(if page.last_seq < self.cursor { "EVT-2" } else { "EVT-5" });
+            }
+            let reason = if next <= self.cursor { "cursor_unknown" } else { "events_expired" };
+            self.app.metrics.resume_failed.with_label_values(&[reason]).inc();
+            tracing::warn!(session = %self.attachment.session, reason, cursor = self.cursor, next,
+                "a client's cursor cannot be served");
+            frames.push(resume_failed(reason, self.cursor, next));
+            self.cursor = next - 1;
+        }
+        for event in page.events {
+            if !self.follows(event.seq) {
+                // What stands before the hole goes out; the hole itself is met again by the next read.
+                if frames.is_empty() {
+                    return self.gap("EVT-5");
+                }
+                self.attachment.look();
+                break;
+            }
+            self.cursor = event.seq;
+            if event.seq > self.only_needed_until || is_needed(&event.body) {
+                let id = &self.attachment;
+                frames.push(sse::message(&id.session, &id.stream, self.epoch, event.seq, &event.body));
+            }
+        }
+        self.attachment.sent.store(self.cursor, Ordering::Release);
+        if self.cursor < page.last_seq {
+            self.attachment.look();
+        }
+        if frames.is_empty() { Read::Nothing } else { Read::Frames(join(frames)) }
+    }
+
+    /// Nothing is missing between the cursor and `seq`. EVT-5
+    fn follows(&self, seq: u64) -> bool {
+        seq == self.cursor + 1 || fault::unprotected(fault::GAP_CHECK)
+    }
+
+    /// EVT-5: a hole in the log is never skipped silently. The client comes back with its cursor and is told.
+    fn gap(&self, broken: &'static str) -> Read {
+        self.app.metrics.violations.with_label_values(&[broken]).inc();
+        tracing::error!(session = %self.attachment.session, after = self.cursor, broken, "events are missing in the log");
+        Read::End(End::Abort("events are missing in the log"))
+    }
+}
+
+/// EVT-6, in the words of MCP: a log message of level error, which moves no cursor.
+pub fn resume_failed(reason: &str, cursor: u64, next: u64) -> Bytes {
+    let notification = serde_json::json!({
+        "jsonrpc": "2.0", "method": "notifications/message",
+        "params": { "level": "error", "logger": "mcp-router", "data": {
+            "reason": reason, "lastSeen": cursor, "next": next,
+            "message": "events between lastSeen and next cannot be delivered any more",
+        }},
+    });
+    sse::unnumbered("message", notification.to_string().as_bytes())
+}
+
+/// Answers and requests of the server; not notifications.
+fn is_needed(body: &[u8]) -> bool {
+    !matches!(Head::parse(body).map(|head| head.kind), Ok(Kind::Notification { .. }))
+}
+
+/// One write for many events; a single one is not copied.
+fn join(mut frames: Vec<Bytes>) -> Bytes {
+    match frames.len() {
+        0 => Bytes::new(),
+        1 => frames.remove(0),
+        _ => {
+            let mut joined = BytesMut::with_capacity(frames.iter().map(Bytes::len).sum());
+            for frame in &frames {
+                joined.extend_from_slice(frame);
+            }
+            joined.freeze()
+        }
+    }
+}
+
+impl Drop for Pump {
+    fn drop(&mut self) {
+        let attachment = Arc::clone(&self.attachment);
+        let app = Arc::clone(&self.app);
+        let parked = self.parked;
+        app.metrics.streams.dec();
+        app.directory.remove_attachment(&attachment);
+        if let Some(owner) = app.directory.session(&attachment.session) {
+            // A full mailbox only delays the owner's clean-up: its sweep looks again.
+            let _ = owner.try_send(Detached { attachment: attachment.id });
+        }
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                // For a client that comes back without a cursor. Not for a superseded stream: its successor knows better.
+                let sent = attachment.sent();
+                let superseded = parked || attachment.queue().end == Some(End::Superseded);
+                if sent > 0 && !superseded {
+                    let field = format!("{}{}", field::SENT, attachment.stream);
+                    if let Err(error) = app.store.hint(attachment.session, &field, &sent.to_string()).await {
+                        app.count_store_error(&error);
+                    }
+                }
+                let detached = app.store.detach(attachment.session, &attachment.stream, attachment.id).await;
+                if let Err(error) = detached {
+                    // The holder field stays until the next attach replaces it; nothing depends on its absence.
+                    app.count_store_error(&error);
+                }
+            });
+        }
+    }
+}

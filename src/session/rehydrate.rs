@@ -1,0 +1,278 @@
+//! A fresh upstream session is brought to where the client left the old one, from its own words; then every request that
+//! is open meets its fate. REQ-3, OWN-5
+
+use std::{collections::HashSet, sync::Arc, time::Instant};
+
+use actix::prelude::*;
+use actix_http::Uri;
+use bytes::Bytes;
+
+use super::{
+    actor::SessionActor,
+    field,
+    link::Link,
+    recovery::{self, Fate, Progress},
+};
+use crate::{
+    backoff::STORE_BACKOFF,
+    protocol::{
+        jsonrpc::{Head, IdKey, Kind},
+        mcp::{self, Repeatable},
+    },
+    store::{ClientMessage, Fenceable, PendingRequest, StoreError},
+    upstream::actor::Call,
+};
+
+/// What a recovery fetched.
+struct Fetched {
+    pending: Vec<PendingRequest>,
+    marked: Fenceable,
+    /// When the mark was asked for, and with which epoch.
+    asked: Instant,
+    epoch: u32,
+}
+
+impl SessionActor {
+    /// Sends one of our own messages; its fate is the link's.
+    pub(super) fn post_internal(&mut self, body: Bytes, ctx: &mut Context<Self>) {
+        let (Some(url), Some(line)) = (self.link.post().cloned(), self.line.clone()) else { return };
+        let limit = self.app().settings.upstream.post_timeout;
+        let sent = async move { line.post_within(url, body, limit).await };
+        let number = self.link_number;
+        ctx.spawn(sent.into_actor(self).map(move |outcome, actor, ctx| {
+            if let Err(error) = outcome
+                && number == actor.link_number
+            {
+                actor.lose_link(&error, ctx);
+            }
+        }));
+    }
+
+    pub(super) fn opened(&mut self, post: Uri, ctx: &mut Context<Self>) {
+        if let Some(endpoint) = &self.endpoint {
+            endpoint.succeeded();
+        }
+        self.app().metrics.upstream_links.with_label_values(&["opened"]).inc();
+        let (Some(_), Some(request)) = (&self.initialize_result, self.initialize_request.clone()) else {
+            self.recover(post, ctx);
+            return;
+        };
+        let id = self.internal_id();
+        let Ok(head) = Head::parse(&request) else { return };
+        let replay = head.with_id(&request, id.as_json());
+        self.link = Link::Handshake { post, id };
+        self.post_internal(replay, ctx);
+        let number = self.link_number;
+        ctx.run_later(self.app().settings.upstream.post_timeout, move |actor, ctx| {
+            if number == actor.link_number && matches!(actor.link, Link::Handshake { .. }) {
+                actor.lose_link(&"no answer to the replayed initialize", ctx);
+            }
+        });
+    }
+
+    /// An answer to one of our own requests: swallowed, but the one to `initialize` moves the link on.
+    pub(super) fn take_internal_answer(&mut self, answered: &IdKey, head: &Head<'_>, ctx: &mut Context<Self>) {
+        let Link::Handshake { post, id } = &self.link else { return };
+        if id != answered {
+            return;
+        }
+        let post = post.clone();
+        if !matches!(head.kind, Kind::Response { success: true, .. }) {
+            self.lose_link(&"the upstream refused the replayed initialize", ctx);
+            return;
+        }
+        let result = head.result.map_or("{}", |result| result.get());
+        if self.initialize_result.as_deref().is_some_and(|stored| capabilities(stored) != capabilities(result)) {
+            tracing::warn!(session = %self.fence.session, service = self.service.name,
+                "the new upstream session has other capabilities than the client was told");
+            self.tell_lists_changed(ctx);
+        }
+        if self.initialized {
+            let note = format!(r#"{{"jsonrpc":"2.0","method":"{}"}}"#, mcp::INITIALIZED);
+            self.post_internal(Bytes::from(note), ctx);
+        }
+        let setup: Vec<String> = self.log_level.iter().chain(self.subscriptions.values()).cloned().collect();
+        for request in setup {
+            let id = self.internal_id();
+            if let Ok(head) = Head::parse(request.as_bytes()) {
+                let replay = head.with_id(request.as_bytes(), id.as_json());
+                self.post_internal(replay, ctx);
+            }
+        }
+        self.record_endpoint(ctx);
+        self.recover(post, ctx);
+    }
+
+    fn record_endpoint(&self, ctx: &mut Context<Self>) {
+        let Some(endpoint) = &self.endpoint else { return };
+        let set = vec![(field::ENDPOINT.to_owned(), endpoint.url.to_string())];
+        let (app, fence, epoch) = (Arc::clone(self.app()), self.fence.clone(), self.fence.epoch);
+        let recorded = async move { app.store.update(&fence, &set, &[]).await };
+        ctx.spawn(recorded.into_actor(self).map(move |outcome, actor, ctx| match outcome {
+            Ok(Fenceable::Fenced) => {
+                actor.fenced(epoch, ctx);
+            }
+            Ok(_) => {}
+            // For people only; nothing depends on it.
+            Err(error) => {
+                actor.note_store_error(&error);
+            }
+        }));
+    }
+
+    /// Brings the open requests over to the new link. Does nothing much on a session's first link.
+    fn recover(&mut self, post: Uri, ctx: &mut Context<Self>) {
+        self.link = Link::Recovering { post };
+        self.cancel_server_requests(ctx);
+        if self.in_flight.is_empty() && self.inherited.is_none() {
+            self.become_open(ctx);
+            return;
+        }
+        let inherited: Vec<String> = self
+            .in_flight
+            .iter()
+            .filter(|(_, request)| request.progress == Progress::Accepted)
+            .map(|(id, _)| id.as_json().to_owned())
+            .collect();
+        let maybe_sent: HashSet<String> = self
+            .in_flight
+            .iter()
+            .filter(|(_, request)| request.progress == Progress::MaybeSent)
+            .map(|(id, _)| id.as_json().to_owned())
+            .collect();
+        let upstream = self.endpoint.as_ref().map(|endpoint| self.worker.upstream(endpoint).clone());
+        let patience = self.app().settings.upstream.health_timeout;
+        let (app, fence) = (Arc::clone(self.app()), self.fence.clone());
+        let service = Arc::clone(&self.service);
+        let fetched = async move {
+            let mut backoff = STORE_BACKOFF;
+            let fetched = loop {
+                let attempt = async {
+                    let pending = app.store.pending(fence.session).await?;
+                    let asked = Instant::now();
+                    // Before anything is sent: what is sent must be on record as sent.
+                    let marked = app.store.mark_forwarded(&fence, &inherited).await?;
+                    Ok::<_, StoreError>(Fetched { pending, marked, asked, epoch: fence.epoch })
+                };
+                match attempt.await {
+                    Ok(fetched) => break fetched,
+                    Err(error) => {
+                        app.count_store_error(&error);
+                        tokio::time::sleep(backoff.pause()).await;
+                    }
+                }
+            };
+            let tools_wanted = !service.knows_tools()
+                && fetched.pending.iter().any(|request| {
+                    maybe_sent.contains(&request.id_key)
+                        && matches!(repeatable(&request.body), Repeatable::IfToolSays(_))
+                });
+            if let Some(upstream) = upstream.filter(|_| tools_wanted) {
+                // Without an answer no tool can be vouched for, and unknown outcomes are said to be unknown.
+                let list = Bytes::from_static(br#"{"jsonrpc":"2.0","id":0,"method":"tools/list"}"#);
+                let call = upstream.send(Call { body: list, timeout: patience });
+                if let Ok(Ok(Ok(answer))) = tokio::time::timeout(patience * 2, call).await
+                    && let Ok(Some(result)) = Head::parse(&answer).map(|head| head.result)
+                {
+                    service.remember_tool_list(result.get());
+                }
+            }
+            fetched
+        };
+        let number = self.link_number;
+        ctx.spawn(fetched.into_actor(self).map(move |fetched, actor, ctx| {
+            if number == actor.link_number {
+                actor.recovered(fetched, ctx);
+            }
+        }));
+    }
+
+    fn recovered(&mut self, fetched: Fetched, ctx: &mut Context<Self>) {
+        match fetched.marked {
+            Fenceable::Done => self.confirmed_owner(fetched.asked),
+            // The claim that follows finds out and deals with it.
+            Fenceable::NotFound => {}
+            Fenceable::Fenced if self.fenced(fetched.epoch, ctx) => return,
+            Fenceable::Fenced => {}
+        }
+        let mut cancelled = Vec::new();
+        for entry in self.inherited.take().unwrap_or_default() {
+            match entry.message {
+                // Sorted out below, from the request table.
+                ClientMessage::Request { .. } => {}
+                // It answers a request of the dead upstream session.
+                ClientMessage::Response => {
+                    self.outstanding.remove(&entry.seq);
+                    self.app().metrics.dropped.with_label_values(&["answer_to_dead_upstream"]).inc();
+                }
+                ClientMessage::Notification => {
+                    self.outstanding.remove(&entry.seq);
+                    let Ok(head) = Head::parse(&entry.body) else { continue };
+                    match head.method() {
+                        // Replayed with the handshake; without one it goes up like any other.
+                        Some(mcp::INITIALIZED) if self.initialize_result.is_some() => {}
+                        Some(mcp::CANCELLED) => {
+                            cancelled.extend(mcp::cancelled_request_id(head.params).map(IdKey::from_stored));
+                        }
+                        _ => self.send_up(entry.seq, entry.body.clone(), None),
+                    }
+                }
+            }
+        }
+        for request in fetched.pending {
+            let id = IdKey::from_stored(request.id_key);
+            self.settle(id, request.seq, request.body, &cancelled, ctx);
+        }
+        self.become_open(ctx);
+    }
+
+    /// Decides the fate of one request that was open when the link broke.
+    fn settle(&mut self, id: IdKey, seq: u64, body: Bytes, cancelled: &[IdKey], ctx: &mut Context<Self>) {
+        if self.to_send.contains_key(&seq) {
+            return;
+        }
+        let Some(request) = self.in_flight.get_mut(&id) else { return };
+        if request.cancelled.is_some() || cancelled.contains(&id) {
+            // The upstream that worked on it is gone, and the client wants no answer.
+            request.cancelled.get_or_insert_with(Instant::now);
+            self.arm_deadline(ctx);
+            return;
+        }
+        let repeatable = match repeatable(&body) {
+            Repeatable::Yes => true,
+            Repeatable::No => false,
+            Repeatable::IfToolSays(tool) => self.service.tool_repeatable(&tool) == Some(true),
+        };
+        match recovery::fate(request.progress, repeatable, request.attempts) {
+            Fate::Forward => {
+                request.progress = Progress::NotSent;
+                self.send_up(seq, body, Some(id));
+            }
+            Fate::OutcomeUnknown => self.fail_unknown(&id, ctx),
+        }
+    }
+
+    fn become_open(&mut self, ctx: &mut Context<Self>) {
+        let Some(post) = self.link.post().cloned() else { return };
+        self.link = Link::Open { post };
+        self.unlinked_since = None;
+        self.link_failures = 0;
+        self.last_heard = Instant::now();
+        self.arm_deadline(ctx);
+        self.pump_posts(ctx);
+        self.claim(ctx);
+    }
+}
+
+/// Of a request whose body the store has kept (it has lost those of restored sessions).
+fn repeatable(body: &[u8]) -> Repeatable {
+    match Head::parse(body) {
+        Ok(head) => mcp::repeatable(head.method().unwrap_or_default(), head.params),
+        Err(_) => Repeatable::No,
+    }
+}
+
+fn capabilities(result: &str) -> Option<serde_json::Value> {
+    let mut result: serde_json::Value = serde_json::from_str(result).ok()?;
+    Some(result["capabilities"].take())
+}
