@@ -40,7 +40,7 @@ contract! {
         a_refused_message_leaves_nothing_behind
         a_post_tried_again_is_journaled_once_before_and_after_its_answer
         a_pending_id_is_a_duplicate_and_an_answered_id_is_free_again
-        the_last_256_request_ids_are_remembered
+        the_last_256_posts_are_remembered
         the_caps_count_requests_without_an_answer_and_unclaimed_entries
         fields_change_in_the_step_that_journals
         a_forwarded_notification_stays_until_it_is_acked

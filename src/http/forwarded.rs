@@ -3,11 +3,18 @@
 
 use std::net::IpAddr;
 
-use actix_web::{HttpRequest, http::header};
+use actix_web::{
+    HttpRequest,
+    http::header::{self, HeaderName},
+};
 use ipnet::IpNet;
 
 use super::error::ApiError;
 use crate::settings::SecuritySettings;
+
+// Names that are looked for in every request are parsed once.
+static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The peer of the TCP connection is a trusted proxy.
 pub fn from_trusted_proxy(request: &HttpRequest, trusted: &[IpNet]) -> bool {
@@ -17,6 +24,12 @@ pub fn from_trusted_proxy(request: &HttpRequest, trusted: &[IpNet]) -> bool {
 fn is_within(address: IpAddr, networks: &[IpNet]) -> bool {
     let address = address.to_canonical();
     networks.iter().any(|network| network.contains(&address))
+}
+
+/// What a trusted proxy calls this request, `X-Request-ID`.
+pub fn request_id<'r>(request: &'r HttpRequest, trusted: &[IpNet]) -> Option<&'r str> {
+    let given = request.headers().get(&X_REQUEST_ID).filter(|_| from_trusted_proxy(request, trusted))?;
+    given.to_str().ok().filter(|given| (1..=128).contains(&given.len()))
 }
 
 /// The client's address: the peer, or behind trusted proxies the last hop that is not one of them.
@@ -64,7 +77,7 @@ pub fn is_https(request: &HttpRequest, trusted: &[IpNet]) -> bool {
 pub fn check_host_and_origin(request: &HttpRequest, security: &SecuritySettings) -> Result<(), ApiError> {
     let forwarded = request
         .headers()
-        .get("x-forwarded-host")
+        .get(&X_FORWARDED_HOST)
         .filter(|_| from_trusted_proxy(request, &security.trusted_proxies))
         .and_then(|value| value.to_str().ok());
     let host = request.headers().get(header::HOST).and_then(|value| value.to_str().ok());

@@ -2,7 +2,6 @@
 //! owner by its actor, others by the store, which wakes the owner (OWN-6).
 
 use std::{
-    hash::{DefaultHasher, Hash as _, Hasher as _},
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -18,6 +17,7 @@ use crate::{
     lifecycle::Phase,
     protocol::{
         jsonrpc::{Head, Kind},
+        post_id::PostId,
         session_id::SessionId,
     },
     registry::{
@@ -79,8 +79,10 @@ async fn take(
         return complete_rebind(worker, session, answer).await;
     }
     let said = head.said();
-    let request_id = identity(request, &body, &app.settings.security.trusted_proxies);
-    let posted = Arc::new(Posted { body, said, service, request_id });
+    // nginx gives all its tries of one request the same one. REQ-6
+    let given = forwarded::request_id(request, &app.settings.security.trusted_proxies);
+    let post_id = given.map_or_else(PostId::random, |given| PostId::of(given, &body));
+    let posted = Arc::new(Posted { body, said, service, post_id });
     match deliver(worker, session, &posted).await {
         // Only here, after the journal has it. REQ-1
         Ok(Delivered::Accepted | Delivered::Duplicate) => {
@@ -89,25 +91,6 @@ async fn take(
         Err(_) if fault::unprotected(fault::JOURNAL_FIRST) => Ok(HttpResponse::Accepted().finish()),
         Err(Failure::Deliver(error)) => Ok(ApiError::from(error).response(id_text(&posted.said))),
         Err(Failure::Draining) => Ok(ApiError::Draining.response(id_text(&posted.said))),
-    }
-}
-
-/// The identity of a POST: nginx gives all its tries of one request the same `X-Request-ID`. The body is part of it,
-/// so that a client which sends a constant header loses nothing. REQ-6
-fn identity(request: &HttpRequest, body: &[u8], trusted: &[ipnet::IpNet]) -> String {
-    let given = request
-        .headers()
-        .get("x-request-id")
-        .filter(|_| forwarded::from_trusted_proxy(request, trusted))
-        .and_then(|value| value.to_str().ok())
-        .filter(|value| (1..=128).contains(&value.len()));
-    match given {
-        Some(given) => {
-            let mut hasher = DefaultHasher::new();
-            body.hash(&mut hasher);
-            format!("{given}:{:016x}", hasher.finish())
-        }
-        None => format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..)),
     }
 }
 
@@ -161,7 +144,7 @@ async fn deliver_by_store(worker: &Rc<Worker>, session: SessionId, posted: &Post
     let accept = Accept {
         session,
         service: posted.service.as_deref().map(str::to_owned),
-        request_id: posted.request_id.clone(),
+        post_id: posted.post_id,
         message,
         body: posted.body.clone(),
         fence: None,

@@ -54,8 +54,13 @@ impl IdKey {
     }
 
     /// Takes the text of an id that was made by this type before (the store's copy).
-    pub fn from_stored(text: String) -> Self {
+    pub fn from_stored(text: impl Into<Arc<str>>) -> Self {
         Self(text.into())
+    }
+
+    /// The text itself, not copied.
+    pub fn shared(&self) -> Arc<str> {
+        Arc::clone(&self.0)
     }
 
     fn parse(raw: &RawValue) -> Result<Self, InvalidMessage> {

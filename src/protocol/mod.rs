@@ -3,5 +3,6 @@
 pub mod event_id;
 pub mod jsonrpc;
 pub mod mcp;
+pub mod post_id;
 pub mod session_id;
 pub mod sse;

@@ -16,6 +16,7 @@ use std::{
 
 use actix::prelude::*;
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 
 use super::{
     MAIN_STREAM,
@@ -84,9 +85,9 @@ pub struct SessionActor {
     pub(super) rechecking: bool,
     /// When this actor asked for what the store last granted to it as the owner. OWN-2
     pub(super) confirmed: Option<Instant>,
-    pub(super) in_flight: HashMap<IdKey, inbound::InFlight>,
+    pub(super) in_flight: HashMap<IdKey, inbound::InFlight, RandomState>,
     pub(super) deadline_timer: bool,
-    pub(super) server_requests: HashMap<IdKey, ()>,
+    pub(super) server_requests: HashMap<IdKey, (), RandomState>,
 
     // --- upstream → client (outbound.rs)
     pub(super) outbox: VecDeque<Outgoing>,
@@ -209,9 +210,9 @@ impl SessionActor {
             resync: false,
             rechecking: false,
             confirmed: None,
-            in_flight: HashMap::new(),
+            in_flight: HashMap::default(),
             deadline_timer: false,
-            server_requests: HashMap::new(),
+            server_requests: HashMap::default(),
             outbox: VecDeque::new(),
             appending: Vec::new(),
             append_backoff: STORE_BACKOFF,

@@ -104,9 +104,7 @@ fn effect(method: &str, body: &Bytes) -> Effect {
 /// The store's view of a message: kind, and the fields that its journaling sets or clears in the same step.
 pub fn journal_view(said: &Said) -> (ClientMessage, Vec<(String, String)>, Vec<String>) {
     match said {
-        Said::Request { id, .. } => {
-            (ClientMessage::Request { id_key: id.as_json().to_owned() }, Vec::new(), Vec::new())
-        }
+        Said::Request { id, .. } => (ClientMessage::Request { id_key: id.shared() }, Vec::new(), Vec::new()),
         Said::Notification { method } if **method == *mcp::INITIALIZED => {
             (ClientMessage::Notification, vec![(field::INITIALIZED.to_owned(), "1".to_owned())], Vec::new())
         }
@@ -179,7 +177,7 @@ impl Journaling {
             session: self.fence.session,
             // The owner has compared it with its own.
             service: None,
-            request_id: self.posted.request_id.clone(),
+            post_id: self.posted.post_id,
             message,
             body: self.posted.body.clone(),
             fence: Some(self.fence.clone()),

@@ -6,7 +6,7 @@ use actix::prelude::*;
 use bytes::Bytes;
 
 use super::attachment::Attachment;
-use crate::protocol::jsonrpc::Said;
+use crate::protocol::{jsonrpc::Said, post_id::PostId};
 
 /// A POST of the client, parsed once.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub struct Posted {
     /// Service that the URL names.
     pub service: Option<Arc<str>>,
     /// Identity of the POST.
-    pub request_id: String,
+    pub post_id: PostId,
 }
 
 /// A POST of the client arrived on this process. Effect: journaled, then forwarded in order. Reply: what to answer.

@@ -188,7 +188,7 @@ impl SessionActor {
                 .appending
                 .iter()
                 .map(|event| NewEvent {
-                    answers: event.answers.as_ref().map(|id| id.as_json().to_owned()),
+                    answers: event.answers.as_ref().map(IdKey::shared),
                     body: event.body.clone(),
                     set: event.set.clone(),
                     delete: event.delete.clone(),

@@ -164,7 +164,7 @@ impl SessionActor {
             };
             let tools_wanted = !service.knows_tools()
                 && fetched.pending.iter().any(|request| {
-                    maybe_sent.contains(&request.id_key)
+                    maybe_sent.contains(&*request.id_key)
                         && matches!(repeatable(&request.body), Repeatable::IfToolSays(_))
                 });
             if let Some(upstream) = upstream.filter(|_| tools_wanted) {

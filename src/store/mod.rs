@@ -30,7 +30,7 @@ pub trait SessionStore: Send + Sync + 'static {
     /// Creates a session.
     async fn create(&self, new: NewSession) -> StoreResult<Created>;
 
-    /// Journals one message of the client. Checks, in order: session exists; service; fence (if given); `request_id`
+    /// Journals one message of the client. Checks, in order: session exists; service; fence (if given); `post_id`
     /// seen; JSON-RPC id pending; caps. Direct forwarding happens only if `forward_now`, the fence holds and every
     /// earlier entry is claimed; otherwise the entry waits in the inbox. Without a fence the owner is woken.
     /// A directly forwarded notification or response stays in the inbox until acked, so that an adopter finds it.

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use crate::protocol::session_id::SessionId;
+use crate::protocol::{post_id::PostId, session_id::SessionId};
 
 /// What an owner shows with every write. The store refuses the write (`Fenced`) unless all three still match.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,7 +80,7 @@ pub enum ClientMessage {
     /// Wants an answer; `id_key` is the canonical JSON text of its id (`1`, `"a"`).
     Request {
         /// Canonical JSON text of the id.
-        id_key: String,
+        id_key: Arc<str>,
     },
     /// No id.
     Notification,
@@ -96,7 +96,7 @@ pub struct Accept {
     /// The service that the URL names, if it does.
     pub service: Option<String>,
     /// Identity of the POST (`X-Request-ID`, equal over nginx's tries; else made by the router). REQ-6.
-    pub request_id: String,
+    pub post_id: PostId,
     /// Kind and id.
     pub message: ClientMessage,
     /// The message, as it came.
@@ -210,7 +210,7 @@ pub struct Attachment {
 pub struct NewEvent {
     /// `Some(id_key)`: this is the answer to that pending request. It is appended only if the request is pending, and
     /// the request is then answered in the same step (REQ-2).
-    pub answers: Option<String>,
+    pub answers: Option<Arc<str>>,
     /// The JSON-RPC message.
     pub body: Bytes,
     /// Session fields to set if the event is appended.
@@ -328,7 +328,7 @@ pub struct PendingRequest {
     /// Position in the session's inbox order.
     pub seq: u64,
     /// Canonical JSON text of its id.
-    pub id_key: String,
+    pub id_key: Arc<str>,
     /// Marked forwarded (else it is still in the inbox).
     pub forwarded: bool,
     /// The request, as it came.

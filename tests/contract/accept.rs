@@ -132,7 +132,7 @@ pub async fn a_pending_id_is_a_duplicate_and_an_answered_id_is_free_again(backen
 }
 
 /// REQ-6
-pub async fn the_last_256_request_ids_are_remembered(backend: Backend) {
+pub async fn the_last_256_posts_are_remembered(backend: Backend) {
     let store = backend.store();
     let fence = session_of(store, "a").await;
     let posts: Vec<Accept> = (0..600).map(|i| notification(fence.session, &format!("{i}"))).collect();

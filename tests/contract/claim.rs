@@ -19,7 +19,7 @@ pub async fn entries_come_in_order_and_once(backend: Backend) {
     queue(store, request(fence.session, "2")).await;
     let (first, more) = claim(store, &fence, 0, 3).await;
     assert!(more);
-    let request = |id_key: &str| ClientMessage::Request { id_key: id_key.to_owned() };
+    let request = |id_key: &str| ClientMessage::Request { id_key: id_key.into() };
     let entry = |seq, message, body: &'static str| InboxEntry { seq, message, body: Bytes::from(body) };
     assert_eq!(
         first,

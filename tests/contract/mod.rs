@@ -18,7 +18,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use mcp_router::{
-    protocol::session_id::SessionId,
+    protocol::{post_id::PostId, session_id::SessionId},
     store::{
         Accept, Accepted, Adopted, Append, Appended, Attach, Attached, AttachedTo, Attachment, Claim, Claimed,
         ClientMessage, Created, Fence, InboxEntry, LogLimits, NewEvent, NewSession, Owner, Rehydration, SessionStore,
@@ -111,7 +111,7 @@ pub fn message(session: SessionId, message: ClientMessage, body: &str) -> Accept
     Accept {
         session,
         service: None,
-        request_id: SessionId::random().reveal(),
+        post_id: PostId::of(&SessionId::random().reveal(), b""),
         message,
         body: Bytes::copy_from_slice(body.as_bytes()),
         fence: None,
@@ -125,7 +125,7 @@ pub fn message(session: SessionId, message: ClientMessage, body: &str) -> Accept
 }
 
 pub fn request(session: SessionId, id_key: &str) -> Accept {
-    message(session, ClientMessage::Request { id_key: id_key.to_owned() }, &format!("request {id_key}"))
+    message(session, ClientMessage::Request { id_key: id_key.into() }, &format!("request {id_key}"))
 }
 
 pub fn notification(session: SessionId, body: &str) -> Accept {
@@ -165,7 +165,7 @@ pub fn event(body: &str) -> NewEvent {
 }
 
 pub fn answer(id_key: &str) -> NewEvent {
-    NewEvent { answers: Some(id_key.to_owned()), ..event(&format!("answer {id_key}")) }
+    NewEvent { answers: Some(id_key.into()), ..event(&format!("answer {id_key}")) }
 }
 
 /// Limits that no test reaches by accident.

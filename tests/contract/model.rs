@@ -286,7 +286,7 @@ async fn outcome(store: &dyn SessionStore, step: &Step, i: u64, known: &Known) -
             said(
                 store
                     .accept(Accept {
-                        request_id: post.to_string(),
+                        post_id: PostId::of(&post.to_string(), b""),
                         body: format!("body {i}").into(),
                         fence: known.fence(*caller),
                         forward_now: *forward_now,
@@ -395,7 +395,7 @@ async fn see(store: &dyn SessionStore, session: SessionId, outcome: String) -> S
     }
     Seen {
         outcome,
-        pending: pending.into_iter().map(|r| (r.seq, r.id_key, r.forwarded, r.body)).collect(),
+        pending: pending.into_iter().map(|r| (r.seq, r.id_key.to_string(), r.forwarded, r.body)).collect(),
         pages: pages.try_into().unwrap(),
         fields: comparable(store.load(session).await.unwrap().unwrap()),
     }

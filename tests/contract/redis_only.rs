@@ -128,7 +128,7 @@ async fn a_purge_and_a_forgotten_instance_leave_no_key_at_all() {
 
 /// MEM-4
 #[tokio::test]
-async fn the_record_of_request_ids_is_bounded() {
+async fn the_record_of_posts_is_bounded() {
     let backend = Backend::redis().await;
     let store = backend.store();
     let fence = session_of(store, "a").await;

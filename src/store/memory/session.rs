@@ -9,18 +9,19 @@ use std::{
 };
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 
 use super::stream::Stream;
 use crate::{
-    protocol::session_id::SessionId,
+    protocol::{post_id::PostId, session_id::SessionId},
     store::{
         Accept, Accepted, Append, Attachment, Claim, ClientMessage, Fence, InboxEntry, NewEvent, NewSession, Owner,
         PendingRequest, Rehydration, Restored, SessionRecord,
     },
 };
 
-/// How many request ids of POSTs are remembered (REQ-6): far more than nginx can have tries on their way at once.
-const SEEN_REQUEST_IDS: usize = 256;
+/// How many POSTs are remembered (REQ-6): far more than nginx can have tries on their way at once.
+const SEEN_POSTS: usize = 256;
 
 /// See module documentation.
 pub(super) struct Session {
@@ -34,9 +35,9 @@ pub(super) struct Session {
     in_seq: u64,
     in_claimed: u64,
     inbox: Inbox,
-    requests: HashMap<String, Request>,
-    seen: HashMap<Arc<str>, u64>,
-    seen_order: VecDeque<Arc<str>>,
+    requests: HashMap<Arc<str>, Request, RandomState>,
+    seen: HashMap<PostId, u64, RandomState>,
+    seen_order: VecDeque<PostId>,
     last_append: Option<(u64, Vec<Option<u64>>)>,
     /// By name. Most sessions have one.
     streams: Vec<(String, Stream)>,
@@ -99,7 +100,7 @@ impl Session {
         let requests = restored
             .pending
             .into_iter()
-            .map(|(id_key, seq)| (id_key, Request { seq, forwarded: Some(Bytes::new()) }))
+            .map(|(id_key, seq)| (id_key.into(), Request { seq, forwarded: Some(Bytes::new()) }))
             .collect();
         let fields = fields.into_iter().map(|(field, value)| (field.to_owned(), value)).chain(restored.fields);
         Self {
@@ -113,7 +114,7 @@ impl Session {
             in_claimed: restored.in_seq,
             inbox: Inbox::default(),
             requests,
-            seen: HashMap::new(),
+            seen: HashMap::default(),
             seen_order: VecDeque::new(),
             last_append: None,
             streams,
@@ -155,7 +156,10 @@ impl Session {
             ClientMessage::Request { id_key } => self.requests.get(id_key).map(|request| request.seq),
             _ => None,
         };
-        if let Some(seq) = self.seen.get(accept.request_id.as_str()).copied().or(pending) {
+        // Nobody can repeat the others: this store never leaves its caller without an answer.
+        let given = accept.post_id.is_given();
+        let seen = given.then(|| self.seen.get(&accept.post_id).copied()).flatten();
+        if let Some(seq) = seen.or(pending) {
             return Accepted::Duplicate { seq, claimed: seq <= self.in_claimed };
         }
         let direct = by_owner && accept.forward_now && self.in_claimed == self.in_seq;
@@ -167,7 +171,9 @@ impl Session {
 
         self.in_seq += 1;
         let seq = self.in_seq;
-        self.remember(accept.request_id, seq);
+        if given {
+            self.remember(accept.post_id, seq);
+        }
         if direct {
             self.in_claimed = seq;
         }
@@ -189,15 +195,14 @@ impl Session {
         Accepted::Queued { seq, owner, generation, listeners: u64::from(by_owner) }
     }
 
-    fn remember(&mut self, request_id: String, seq: u64) {
-        if self.seen_order.len() >= SEEN_REQUEST_IDS
+    fn remember(&mut self, post_id: PostId, seq: u64) {
+        if self.seen_order.len() >= SEEN_POSTS
             && let Some(oldest) = self.seen_order.pop_front()
         {
             self.seen.remove(&oldest);
         }
-        let request_id: Arc<str> = request_id.into();
-        self.seen.insert(Arc::clone(&request_id), seq);
-        self.seen_order.push_back(request_id);
+        self.seen.insert(post_id, seq);
+        self.seen_order.push_back(post_id);
     }
 
     /// Entries, and whether there are more. The fence has been checked.

@@ -148,7 +148,7 @@ pub(super) fn stream_seq(value: Value, what: &'static str) -> StoreResult<u64> {
 /// Kind letter and id key of an inbox entry, as the scripts write them.
 pub(super) fn client_message(kind: &str, id_key: String, what: &'static str) -> StoreResult<ClientMessage> {
     match kind {
-        "q" => Ok(ClientMessage::Request { id_key }),
+        "q" => Ok(ClientMessage::Request { id_key: id_key.into() }),
         "n" => Ok(ClientMessage::Notification),
         "r" => Ok(ClientMessage::Response),
         _ => Err(corrupt(what)),
@@ -187,7 +187,12 @@ pub(super) fn pending(mut table: Fields) -> StoreResult<Vec<PendingRequest>> {
         let digits = state.iter().take_while(|byte| byte.is_ascii_digit()).count();
         let [b' ', flag @ (b'0' | b'1'), b' ', ..] = state[digits..] else { return Err(corrupt(what)) };
         let seq = parse(&state[..digits], what)?;
-        requests.push(PendingRequest { seq, id_key, forwarded: flag == b'1', body: state.slice(digits + 3..) });
+        requests.push(PendingRequest {
+            seq,
+            id_key: id_key.into(),
+            forwarded: flag == b'1',
+            body: state.slice(digits + 3..),
+        });
     }
     requests.sort_unstable_by_key(|request| request.seq);
     Ok(requests)

@@ -64,7 +64,7 @@ impl RedisStore {
     pub(super) async fn do_accept(&self, accept: Accept) -> StoreResult<Accepted> {
         let mut keys = self.keys.session(&accept.session);
         let (kind, id_key) = match &accept.message {
-            ClientMessage::Request { id_key } => ("q", id_key.as_str()),
+            ClientMessage::Request { id_key } => ("q", &**id_key),
             ClientMessage::Notification => ("n", ""),
             ClientMessage::Response => ("r", ""),
         };
@@ -78,7 +78,7 @@ impl RedisStore {
             .arg(&self.wake_prefix)
             .arg(keys.id())
             .arg(accept.service.as_deref().unwrap_or_default())
-            .arg(&accept.request_id)
+            .arg(&accept.post_id.to_string())
             .arg(kind)
             .arg(id_key)
             .body(&accept.body)
