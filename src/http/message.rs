@@ -7,7 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::header::{CONTENT_TYPE, HeaderValue},
+    web,
+};
 
 use super::{WorkerData, error::ApiError, forwarded, id_text, read_body};
 use crate::{
@@ -37,6 +41,8 @@ const OWNER_ATTEMPTS: usize = 5;
 
 /// How often a message looks whether its session has been written again after a loss of data.
 pub(super) const LOST_DATA_PAUSE: Duration = Duration::from_millis(50);
+
+static TEXT: HeaderValue = HeaderValue::from_static("text/plain");
 
 /// `POST /mcp/{service}/message` of a known service.
 pub async fn post_to_service(
@@ -86,7 +92,7 @@ async fn take(
     match deliver(worker, session, &posted).await {
         // Only here, after the journal has it. REQ-1
         Ok(Delivered::Accepted | Delivered::Duplicate) => {
-            Ok(HttpResponse::Accepted().content_type("text/plain").body("Accepted"))
+            Ok(HttpResponse::Accepted().insert_header((CONTENT_TYPE, TEXT.clone())).body("Accepted"))
         }
         Err(_) if fault::unprotected(fault::JOURNAL_FIRST) => Ok(HttpResponse::Accepted().finish()),
         Err(Failure::Deliver(error)) => Ok(ApiError::from(error).response(id_text(&posted.said))),

@@ -140,11 +140,11 @@ pub struct Head<'a> {
 #[derive(Deserialize)]
 struct RawHead<'a> {
     #[serde(borrow, default)]
-    jsonrpc: Option<Cow<'a, str>>,
+    jsonrpc: Option<Text<'a>>,
     #[serde(borrow, default, deserialize_with = "present")]
     id: Option<&'a RawValue>,
     #[serde(borrow, default)]
-    method: Option<Cow<'a, str>>,
+    method: Option<Text<'a>>,
     #[serde(borrow, default, deserialize_with = "present")]
     params: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "present")]
@@ -152,6 +152,10 @@ struct RawHead<'a> {
     #[serde(borrow, default, deserialize_with = "present")]
     error: Option<&'a RawValue>,
 }
+
+/// Borrows if it can; serde would copy an `Option<Cow<str>>`.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// A field that is there, even as `null` (serde's `Option` would not tell).
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
@@ -182,7 +186,7 @@ impl<'a> Head<'a> {
             serde_json::error::Category::Data => InvalidMessage::NotJsonRpc("a field has the wrong type or is doubled"),
             _ => InvalidMessage::NotJson(error.to_string()),
         })?;
-        if raw.jsonrpc.as_deref() != Some("2.0") {
+        if raw.jsonrpc.as_ref().map(|version| &*version.0) != Some("2.0") {
             return Err(InvalidMessage::NotJsonRpc("\"jsonrpc\" is not \"2.0\""));
         }
         let answers = raw.result.is_some() || raw.error.is_some();
@@ -190,8 +194,8 @@ impl<'a> Head<'a> {
             (Some(_), Some(_)) | (None, Some(_)) if answers => {
                 return Err(InvalidMessage::NotJsonRpc("it has a method and a result or error"));
             }
-            (Some(id), Some(method)) => Kind::Request { id: IdKey::parse(id)?, method },
-            (None, Some(method)) => Kind::Notification { method },
+            (Some(id), Some(Text(method))) => Kind::Request { id: IdKey::parse(id)?, method },
+            (None, Some(Text(method))) => Kind::Notification { method },
             (_, None) if raw.result.is_some() && raw.error.is_some() => {
                 return Err(InvalidMessage::NotJsonRpc("it has a result and an error"));
             }

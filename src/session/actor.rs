@@ -23,13 +23,12 @@ use super::{
     attachment::{Attachment, End},
     field, forward, inbound, link,
     messages::{AttachLocal, Detached, Drain, Look, Snapshot, TakeSnapshot, Tick, Upkeep},
-    outbound::Outgoing,
 };
 use crate::{
     app::{App, Worker},
     backoff::{Backoff, STORE_BACKOFF},
     protocol::jsonrpc::IdKey,
-    store::{Fence, InboxEntry, Rehydration, StoreError},
+    store::{Fence, InboxEntry, NewEvent, Rehydration, StoreError},
     upstream::{
         Endpoint, Service,
         line::Line,
@@ -90,9 +89,10 @@ pub struct SessionActor {
     pub(super) server_requests: HashMap<IdKey, (), RandomState>,
 
     // --- upstream → client (outbound.rs)
-    pub(super) outbox: VecDeque<Outgoing>,
+    pub(super) outbox: VecDeque<NewEvent>,
     /// The batch whose append is under way.
-    pub(super) appending: Vec<Outgoing>,
+    pub(super) appending: Arc<[NewEvent]>,
+    pub(super) appending_sent: Option<u64>,
     /// Pauses before the append is tried again, if the store does not answer.
     pub(super) append_backoff: Backoff,
     pub(super) op: u64,
@@ -214,7 +214,8 @@ impl SessionActor {
             deadline_timer: false,
             server_requests: HashMap::default(),
             outbox: VecDeque::new(),
-            appending: Vec::new(),
+            appending: Arc::default(),
+            appending_sent: None,
             append_backoff: STORE_BACKOFF,
             op: 0,
             last_seq: 0,
@@ -325,7 +326,6 @@ impl SessionActor {
         self.in_flight.shrink_to_fit();
         self.server_requests.shrink_to_fit();
         self.outbox.shrink_to_fit();
-        self.appending.shrink_to_fit();
         if let Some(attachment) = &self.attachment {
             attachment.shrink();
         }

@@ -14,7 +14,6 @@ use super::{
     field,
     forward::Outbound,
     messages::{Deliver, DeliverError, Delivered, Posted},
-    outbound::Outgoing,
     recovery::Progress,
 };
 use crate::{
@@ -25,7 +24,7 @@ use crate::{
         jsonrpc::{self, Head, IdKey, Said},
         mcp,
     },
-    store::{Accept, Accepted, ClientMessage, Fence, StoreError},
+    store::{Accept, Accepted, ClientMessage, Fence, NewEvent, StoreError},
 };
 
 /// A journaled message of the client, parsed once.
@@ -282,7 +281,7 @@ impl SessionActor {
             return Err(DeliverError::TooMany);
         }
         let error = self.too_many(id);
-        self.push_event(Outgoing::message(error), ctx);
+        self.push_event(NewEvent::message(error), ctx);
         Ok(Delivered::Accepted)
     }
 
@@ -395,6 +394,6 @@ impl SessionActor {
 
     /// Answers a request from here: through the log, like any answer.
     pub(super) fn answer(&mut self, id: IdKey, body: Bytes, ctx: &mut Context<Self>) {
-        self.push_event(Outgoing::answer(id, body), ctx);
+        self.push_event(NewEvent::answer(id.shared(), body), ctx);
     }
 }

@@ -49,8 +49,7 @@ pub mod field {
     pub const SUBSCRIPTION: &str = "sub:";
     /// Prefix + id of a server request that the client has not answered.
     pub const SERVER_REQUEST: &str = "sr:";
-    /// Prefix + stream → sequence up to which events were handed to the client's connection.
-    pub const SENT: &str = "sent:";
+    pub use crate::store::SENT;
     /// Nonce of a ping-rebind that found this session.
     pub const REBIND: &str = "rebind";
 }

@@ -26,39 +26,6 @@ const APPEND_EVENTS: usize = 64;
 /// Bytes in one append (a single larger event goes alone).
 const APPEND_BYTES: usize = 1 << 20;
 
-/// An event on its way into the log.
-#[derive(Debug)]
-pub struct Outgoing {
-    answers: Option<IdKey>,
-    body: Bytes,
-    set: Vec<(String, String)>,
-    delete: Vec<String>,
-}
-
-impl Outgoing {
-    /// The answer to a request of the client.
-    pub fn answer(id: IdKey, body: Bytes) -> Self {
-        Self { answers: Some(id), body, set: Vec::new(), delete: Vec::new() }
-    }
-
-    /// A notification or a request of the server.
-    pub fn message(body: Bytes) -> Self {
-        Self { answers: None, body, set: Vec::new(), delete: Vec::new() }
-    }
-
-    /// Sets a session field in the same step.
-    pub fn setting(mut self, field: String, value: String) -> Self {
-        self.set.push((field, value));
-        self
-    }
-
-    /// Clears a session field in the same step.
-    pub fn clearing(mut self, field: String) -> Self {
-        self.delete.push(field);
-        self
-    }
-}
-
 impl SessionActor {
     /// A message from the upstream.
     pub(super) fn take_upstream_message(&mut self, body: Bytes, ctx: &mut Context<Self>) {
@@ -78,7 +45,7 @@ impl SessionActor {
             Kind::Response { id: Some(id), success } => match self.in_flight.remove(id) {
                 Some(request) => {
                     self.outstanding.remove(&request.seq);
-                    let event = Outgoing::answer(id.clone(), body.clone());
+                    let event = NewEvent::answer(id.shared(), body.clone());
                     let event = if *success { self.apply(request.effect, &head, event) } else { event };
                     self.push_event(event, ctx);
                 }
@@ -90,20 +57,20 @@ impl SessionActor {
             Kind::Request { id, method } => {
                 self.server_requests.insert(id.clone(), ());
                 let field = format!("{}{}", field::SERVER_REQUEST, id.as_json());
-                let event = Outgoing::message(body.clone()).setting(field, method.clone().into_owned());
+                let event = NewEvent::message(body.clone()).setting(field, method.clone().into_owned());
                 self.push_event(event, ctx);
             }
             Kind::Notification { method } => {
                 if method == "notifications/tools/list_changed" {
                     self.service.forget_tools();
                 }
-                self.push_event(Outgoing::message(body.clone()), ctx);
+                self.push_event(NewEvent::message(body.clone()), ctx);
             }
         }
     }
 
     /// What the answer changes in the session's own state; written in the same step as the answer.
-    fn apply(&mut self, effect: Effect, head: &Head<'_>, event: Outgoing) -> Outgoing {
+    fn apply(&mut self, effect: Effect, head: &Head<'_>, event: NewEvent) -> NewEvent {
         match effect {
             Effect::None => event,
             Effect::Initialize(request) => {
@@ -140,7 +107,7 @@ impl SessionActor {
     }
 
     /// Queues an event for the log.
-    pub(super) fn push_event(&mut self, event: Outgoing, ctx: &mut Context<Self>) {
+    pub(super) fn push_event(&mut self, event: NewEvent, ctx: &mut Context<Self>) {
         self.gate.add(event.body.len());
         self.outbox.push_back(event);
         self.pump_outbox(ctx);
@@ -150,18 +117,16 @@ impl SessionActor {
         if self.restoring || !self.appending.is_empty() || self.outbox.is_empty() {
             return;
         }
-        let mut batch = Vec::new();
-        let mut bytes = 0;
-        while let Some(next) = self.outbox.front() {
-            let fits = batch.len() < APPEND_EVENTS && bytes + next.body.len() <= APPEND_BYTES;
-            if !batch.is_empty() && !fits {
+        let (mut count, mut bytes) = (0, 0);
+        for next in self.outbox.iter().take(APPEND_EVENTS) {
+            if count > 0 && bytes + next.body.len() > APPEND_BYTES {
                 break;
             }
             bytes += next.body.len();
-            batch.extend(self.outbox.pop_front());
+            count += 1;
         }
-        self.persist_sent(&mut batch);
-        self.appending = batch;
+        self.appending = self.outbox.drain(..count).collect();
+        self.appending_sent = self.news_of_sent();
         self.append_again(ctx);
     }
 
@@ -182,18 +147,10 @@ impl SessionActor {
     fn send_append(&mut self, ctx: &mut Context<Self>) {
         let append = Append {
             fence: self.fence.clone(),
-            stream: MAIN_STREAM.to_owned(),
+            stream: MAIN_STREAM.into(),
             op: self.op,
-            events: self
-                .appending
-                .iter()
-                .map(|event| NewEvent {
-                    answers: event.answers.as_ref().map(IdKey::shared),
-                    body: event.body.clone(),
-                    set: event.set.clone(),
-                    delete: event.delete.clone(),
-                })
-                .collect(),
+            events: Arc::clone(&self.appending),
+            sent: self.appending_sent,
             acked: self.acked(),
             limits: self.app().log_limits(),
         };
@@ -222,21 +179,19 @@ impl SessionActor {
     }
 
     /// Requests whose answer is on its way into the log.
-    pub(super) fn answers_on_the_way(&self) -> impl Iterator<Item = &IdKey> {
-        self.appending.iter().chain(&self.outbox).filter_map(|event| event.answers.as_ref())
+    pub(super) fn answers_on_the_way(&self) -> impl Iterator<Item = &str> {
+        self.appending.iter().chain(&self.outbox).filter_map(|event| event.answers.as_deref())
     }
 
     /// Lets an adopter know how far the connection had come, for clients that come back without a cursor. Rides on an
     /// append that is made anyway.
-    fn persist_sent(&mut self, batch: &mut [Outgoing]) {
-        let Some(attachment) = &self.attachment else { return };
-        let sent = attachment.sent();
-        if sent > self.persisted_sent
-            && let Some(first) = batch.first_mut()
-        {
+    fn news_of_sent(&mut self) -> Option<u64> {
+        let sent = self.attachment.as_ref()?.sent();
+        let is_news = sent > self.persisted_sent;
+        is_news.then(|| {
             self.persisted_sent = sent;
-            first.set.push((format!("{}{MAIN_STREAM}", field::SENT), sent.to_string()));
-        }
+            sent
+        })
     }
 
     fn appended(&mut self, outcome: Result<Appended, StoreError>, epoch: u32, ctx: &mut Context<Self>) {
@@ -269,7 +224,7 @@ impl SessionActor {
             fault::point(fault::AFTER_APPEND);
         }
         self.gate.sub(batch.iter().map(|event| event.body.len()).sum());
-        for (event, seq) in batch.into_iter().zip(seqs) {
+        for (event, seq) in batch.iter().zip(seqs) {
             let Some(seq) = seq else {
                 // Answered before (or cancelled and forgotten): the first answer stands. REQ-2
                 self.app().metrics.dropped.with_label_values(&["second_answer"]).inc();
@@ -300,7 +255,7 @@ impl SessionActor {
                 .is_some_and(|result| result["capabilities"][list]["listChanged"] == true);
             if offered {
                 let body = format!(r#"{{"jsonrpc":"2.0","method":"notifications/{list}/list_changed"}}"#);
-                self.push_event(Outgoing::message(Bytes::from(body)), ctx);
+                self.push_event(NewEvent::message(Bytes::from(body)), ctx);
             }
         }
     }
@@ -315,7 +270,7 @@ impl SessionActor {
                 id.as_json()
             );
             let field = format!("{}{}", field::SERVER_REQUEST, id.as_json());
-            self.push_event(Outgoing::message(Bytes::from(body)).clearing(field), ctx);
+            self.push_event(NewEvent::message(Bytes::from(body)).clearing(field), ctx);
         }
     }
 }

@@ -15,7 +15,6 @@ use super::{
 use crate::{
     app::fresh_dataset_id,
     backoff::jittered,
-    protocol::jsonrpc::IdKey,
     store::{Created, NewSession, Restored},
 };
 
@@ -90,7 +89,8 @@ impl SessionActor {
         self.fence.epoch = epoch;
         self.dataset = dataset;
         self.last_seq = 0;
-        self.persisted_sent = 0;
+        // What the connection had come to is of the lost log.
+        (self.persisted_sent, self.appending_sent) = (0, None);
         // Everything accepted before counts as claimed; what had not arrived here is lost with the store.
         let open: Vec<_> = std::mem::take(&mut self.arrived).into_iter().collect();
         for (seq, message) in open {
@@ -135,14 +135,14 @@ impl SessionActor {
                 generation: self.fence.generation,
                 in_seq,
                 fields,
-                pending: self.unanswered().map(|(id, seq)| (id.as_json().to_owned(), seq)).collect(),
+                pending: self.unanswered().map(|(id, seq)| (id.to_owned(), seq)).collect(),
             }),
         }
     }
 
     /// Requests whose answer is not in the log yet: in flight, or with their answer on its way into it.
-    fn unanswered(&self) -> impl Iterator<Item = (&IdKey, u64)> {
-        let in_flight = self.in_flight.iter().map(|(id, request)| (id, request.seq));
+    fn unanswered(&self) -> impl Iterator<Item = (&str, u64)> {
+        let in_flight = self.in_flight.iter().map(|(id, request)| (id.as_json(), request.seq));
         in_flight.chain(self.answers_on_the_way().map(|id| (id, self.next_seq)))
     }
 }

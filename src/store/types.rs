@@ -1,10 +1,13 @@
 //! What the operations of a [`SessionStore`](super::SessionStore) take and give.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
 use crate::protocol::{post_id::PostId, session_id::SessionId};
+
+/// Prefix + stream: the field with the sequence up to which events were handed to the client's connection.
+pub const SENT: &str = "sent:";
 
 /// What an owner shows with every write. The store refuses the write (`Fenced`) unless all three still match.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -219,6 +222,30 @@ pub struct NewEvent {
     pub delete: Vec<String>,
 }
 
+impl NewEvent {
+    /// The answer to a pending request.
+    pub fn answer(id_key: Arc<str>, body: Bytes) -> Self {
+        Self { answers: Some(id_key), body, set: Vec::new(), delete: Vec::new() }
+    }
+
+    /// A notification or a request of the server.
+    pub fn message(body: Bytes) -> Self {
+        Self { answers: None, body, set: Vec::new(), delete: Vec::new() }
+    }
+
+    /// Sets a session field in the same step.
+    pub fn setting(mut self, field: String, value: String) -> Self {
+        self.set.push((field, value));
+        self
+    }
+
+    /// Clears a session field in the same step.
+    pub fn clearing(mut self, field: String) -> Self {
+        self.delete.push(field);
+        self
+    }
+}
+
 /// How much of a stream's log is kept. The newest event is always kept, whatever its size.
 #[derive(Clone, Copy, Debug)]
 pub struct LogLimits {
@@ -236,12 +263,14 @@ pub struct Append {
     /// Proof of ownership.
     pub fence: Fence,
     /// The stream.
-    pub stream: String,
+    pub stream: Cow<'static, str>,
     /// Number of this append within the generation, rising from 1. The same number again (a retry after a broken
     /// connection) writes nothing and returns the first answer.
     pub op: u64,
     /// The events, in order; not empty.
-    pub events: Vec<NewEvent>,
+    pub events: Arc<[NewEvent]>,
+    /// How far the client's connection had come on this stream, if that is to be kept (field [`SENT`]).
+    pub sent: Option<u64>,
     /// As in [`Accept::acked`].
     pub acked: u64,
     /// What is kept.

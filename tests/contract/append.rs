@@ -15,7 +15,7 @@ pub async fn sequences_are_contiguous_in_each_stream(backend: Backend) {
     let store = backend.store();
     let fence = session_of(store, "a").await;
     assert_eq!(append(store, append_of(&fence, 1, vec![event("e1"), event("e2")])).await, [Some(1), Some(2)]);
-    let elsewhere = Append { stream: "other".to_owned(), ..append_of(&fence, 2, vec![event("o1")]) };
+    let elsewhere = Append { stream: "other".into(), ..append_of(&fence, 2, vec![event("o1")]) };
     assert_eq!(append(store, elsewhere).await, [Some(1)]);
     assert_eq!(append(store, append_of(&fence, 3, vec![event("e3")])).await, [Some(3)]);
     assert_eq!(log(store, fence.session, STREAM).await, numbered(1..4));
@@ -43,7 +43,7 @@ pub async fn an_answer_nobody_waits_for_uses_no_sequence_and_sets_nothing(backen
     let fence = session_of(store, "a").await;
     store.update(&fence, &[pair("keep", "1")], &[]).await.unwrap();
     let stray = NewEvent { set: vec![pair("mark", "1")], delete: vec!["keep".to_owned()], ..answer("never asked") };
-    let other = Append { stream: "fresh".to_owned(), ..append_of(&fence, 1, vec![stray]) };
+    let other = Append { stream: "fresh".into(), ..append_of(&fence, 1, vec![stray]) };
     assert_eq!(append(store, other).await, [None]);
     let fields = store.load(fence.session).await.unwrap().unwrap().fields;
     assert!(!fields.contains_key("mark"));
@@ -62,7 +62,7 @@ pub async fn the_same_append_again_writes_nothing_and_says_the_same(backend: Bac
     assert_eq!(said, [Some(1), None, Some(2)]);
     let with_change = NewEvent { set: vec![pair("mark", "1")], ..event("other") };
     assert_eq!(append(store, append_1.clone()).await, said);
-    assert_eq!(append(store, Append { events: vec![with_change], ..append_1 }).await, said);
+    assert_eq!(append(store, Append { events: [with_change].into(), ..append_1 }).await, said);
     assert_eq!(log(store, fence.session, STREAM).await.len(), 2);
     assert!(!store.load(fence.session).await.unwrap().unwrap().fields.contains_key("mark"));
     assert_eq!(append(store, append_of(&fence, 2, vec![event("e")])).await, [Some(3)]);

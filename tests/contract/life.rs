@@ -72,7 +72,7 @@ pub async fn a_touch_extends_the_life_of_everything(backend: Backend) {
     forward(store, &fence, request(fence.session, "1")).await;
     forward(store, &fence, notification(fence.session, "n")).await;
     append(store, append_of(&fence, 1, vec![event("e")])).await;
-    append(store, Append { stream: "other".to_owned(), ..append_of(&fence, 2, vec![event("o")]) }).await;
+    append(store, Append { stream: "other".into(), ..append_of(&fence, 2, vec![event("o")]) }).await;
     let missing = SessionId::random();
     let gone = store.touch(&[missing, touched.session], Duration::from_secs(600)).await.unwrap();
     assert_eq!(gone, [missing]);

@@ -173,7 +173,15 @@ pub const ROOMY: LogLimits =
     LogLimits { max_age: Duration::from_secs(3600), max_events: 1_000_000, max_bytes: 1 << 30 };
 
 pub fn append_of(fence: &Fence, op: u64, events: Vec<NewEvent>) -> Append {
-    Append { fence: fence.clone(), stream: STREAM.to_owned(), op, events, acked: 0, limits: ROOMY }
+    Append {
+        fence: fence.clone(),
+        stream: STREAM.into(),
+        op,
+        events: events.into(),
+        sent: None,
+        acked: 0,
+        limits: ROOMY,
+    }
 }
 
 pub async fn append(store: &dyn SessionStore, append: Append) -> Vec<Option<u64>> {

@@ -128,7 +128,8 @@ fn sequences_stay_contiguous_through_appends_adoptions_and_trimming() {
                     let expected = models[usize::from(stream)].append(&sizes, max_events, max_bytes);
                     let events = sizes.iter().map(|size| event(&"x".repeat(*size))).collect();
                     let limits = LogLimits { max_events, max_bytes, ..ROOMY };
-                    let appending = Append { stream: name(stream), limits, ..append_of(&fence, i as u64 + 1, events) };
+                    let appending =
+                        Append { stream: name(stream).into(), limits, ..append_of(&fence, i as u64 + 1, events) };
                     for store in [&memory, &redis] {
                         prop_assert_eq!(&append(&**store, appending.clone()).await, &expected, "{}", store.kind());
                     }

@@ -58,7 +58,7 @@ async fn use_everything(store: &dyn SessionStore) -> Fence {
     forward(store, &fence, notification(fence.session, "n")).await;
     forward(store, &fence, request(fence.session, "1")).await;
     append(store, append_of(&fence, 1, vec![event("e")])).await;
-    append(store, Append { stream: "r1".to_owned(), ..append_of(&fence, 2, vec![event("e")]) }).await;
+    append(store, Append { stream: "r1".into(), ..append_of(&fence, 2, vec![event("e")]) }).await;
     fence
 }
 
@@ -119,7 +119,7 @@ async fn a_purge_and_a_forgotten_instance_leave_no_key_at_all() {
     let fence = use_everything(store).await;
     attach(store, fence.session, "b", 8).await;
     let adopted = adopt(store, &fence, "b").await.fence;
-    append(store, Append { stream: "late".to_owned(), ..append_of(&adopted, 1, vec![event("e")]) }).await;
+    append(store, Append { stream: "late".into(), ..append_of(&adopted, 1, vec![event("e")]) }).await;
     assert!(store.purge(fence.session).await.unwrap());
     store.lease_release(&owner("a")).await.unwrap();
     store.forget_instance("router-a").await.unwrap();

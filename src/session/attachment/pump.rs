@@ -252,21 +252,21 @@ impl Pump {
 
     /// Takes those pushed frames that follow the cursor. The flag says that some are further ahead.
     fn take_next(&mut self, frames: &mut VecDeque<(u64, Bytes)>) -> (Bytes, bool) {
-        let mut ready = Vec::new();
+        let (mut first, mut others) = (Bytes::new(), Vec::new());
         let mut behind = false;
         for (seq, frame) in frames.drain(..) {
             if seq == self.cursor + 1 && seq > self.only_needed_until {
                 self.cursor = seq;
-                ready.push(frame);
+                if first.is_empty() { first = frame } else { others.push(frame) }
             } else if seq > self.cursor {
                 behind = true;
                 break;
             }
         }
-        if !ready.is_empty() {
+        if !first.is_empty() {
             self.attachment.sent.store(self.cursor, Ordering::Release);
         }
-        (join(ready), behind)
+        (join(first, &others), behind)
     }
 
     async fn read(&mut self) -> Read {
@@ -345,7 +345,7 @@ impl Pump {
         if self.cursor < page.last_seq {
             self.attachment.look();
         }
-        if frames.is_empty() { Read::Nothing } else { Read::Frames(join(frames)) }
+        if frames.is_empty() { Read::Nothing } else { Read::Frames(join(frames.remove(0), &frames)) }
     }
 
     /// Nothing is missing between the cursor and `seq`. EVT-5
@@ -379,18 +379,14 @@ fn is_needed(body: &[u8]) -> bool {
 }
 
 /// One write for many events; a single one is not copied.
-fn join(mut frames: Vec<Bytes>) -> Bytes {
-    match frames.len() {
-        0 => Bytes::new(),
-        1 => frames.remove(0),
-        _ => {
-            let mut joined = BytesMut::with_capacity(frames.iter().map(Bytes::len).sum());
-            for frame in &frames {
-                joined.extend_from_slice(frame);
-            }
-            joined.freeze()
-        }
+fn join(first: Bytes, others: &[Bytes]) -> Bytes {
+    if others.is_empty() {
+        return first;
     }
+    let mut joined = BytesMut::with_capacity(first.len() + others.iter().map(Bytes::len).sum::<usize>());
+    joined.extend_from_slice(&first);
+    others.iter().for_each(|frame| joined.extend_from_slice(frame));
+    joined.freeze()
 }
 
 impl Drop for Pump {

@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
+    fmt::Write as _,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,7 +17,7 @@ use crate::{
     protocol::{post_id::PostId, session_id::SessionId},
     store::{
         Accept, Accepted, Append, Attachment, Claim, ClientMessage, Fence, InboxEntry, NewEvent, NewSession, Owner,
-        PendingRequest, Rehydration, Restored, SessionRecord,
+        PendingRequest, Rehydration, Restored, SENT, SessionRecord,
     },
 };
 
@@ -265,8 +266,10 @@ impl Session {
             Some((op, _)) if *op > append.op => return Err(OldOp),
             _ => {}
         }
-        let results: Vec<_> =
-            append.events.into_iter().map(|event| self.append_one(&append.stream, event, now)).collect();
+        let results: Vec<_> = append.events.iter().map(|event| self.append_one(&append.stream, event, now)).collect();
+        if let Some(sent) = append.sent {
+            self.set_sent(&append.stream, sent);
+        }
         if let Some(stream) = self.stream_mut(&append.stream) {
             stream.trim(&append.limits, now);
         }
@@ -275,14 +278,31 @@ impl Session {
         Ok(results)
     }
 
-    fn append_one(&mut self, stream: &str, event: NewEvent, now: Instant) -> Option<u64> {
+    /// In place: it changes with nearly every event.
+    fn set_sent(&mut self, stream: &str, sent: u64) {
+        let mut fields = self.fields.iter_mut();
+        match fields.find(|(field, _)| field.strip_prefix(SENT) == Some(stream)) {
+            Some((_, value)) => {
+                value.clear();
+                // A String takes everything.
+                let _ = write!(value, "{sent}");
+            }
+            None => {
+                self.fields.insert(format!("{SENT}{stream}"), sent.to_string());
+            }
+        }
+    }
+
+    fn append_one(&mut self, stream: &str, event: &NewEvent, now: Instant) -> Option<u64> {
         if let Some(id_key) = &event.answers {
             let request = self.requests.remove(id_key)?;
             // Answered without having been forwarded: nobody must forward it any more.
             self.inbox.remove(request.seq);
         }
-        self.change(event.set, event.delete);
-        Some(self.stream_or_new(stream).push(event.body, now))
+        if !event.set.is_empty() || !event.delete.is_empty() {
+            self.change(event.set.clone(), event.delete.clone());
+        }
+        Some(self.stream_or_new(stream).push(event.body.clone(), now))
     }
 
     pub(super) fn stream(&self, name: &str) -> Option<&Stream> {

@@ -18,7 +18,7 @@ use crate::{
     protocol::session_id::SessionId,
     store::{
         Accept, Accepted, Adopted, Append, Appended, Attach, Attached, Claim, Claimed, ClientMessage, Created, Fence,
-        Fenceable, NewSession, Owner, Page, PendingRequest, Restored, SessionRecord, StoreResult,
+        Fenceable, NewSession, Owner, Page, PendingRequest, Restored, SENT, SessionRecord, StoreResult,
     },
 };
 
@@ -140,13 +140,17 @@ impl RedisStore {
             .number(append.limits.max_events as u64)
             .number(append.limits.max_bytes as u64)
             .number(append.events.len() as u64);
-        for event in &append.events {
+        // Goes with the first event.
+        let mut sent = append.sent.map(|sent| (format!("{SENT}{}", append.stream), sent.to_string()));
+        for event in append.events.iter() {
+            let sent = sent.take();
             call = call
                 .arg(event.answers.as_deref().unwrap_or_default())
                 .body(&event.body)
-                .number(event.set.len() as u64)
+                .number((event.set.len() + usize::from(sent.is_some())) as u64)
                 .number(event.delete.len() as u64)
                 .pairs(&event.set)
+                .pairs(sent.as_slice())
                 .args(&event.delete);
         }
         read_appended(self.lanes.call(call).await?)
