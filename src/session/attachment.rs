@@ -54,7 +54,7 @@ struct Queue {
 impl Queue {
     /// For a stream that has taken all there was before; a parked one only waits for its end.
     fn has_news(&self, parked: bool) -> bool {
-        let ends = !matches!(self.end, None | Some(End::Superseded));
+        let ends = !may_go_on(self.end);
         ends || (self.end == Some(End::Superseded) && !parked) || (!parked && (self.look || !self.frames.is_empty()))
     }
 }
@@ -94,6 +94,11 @@ impl Attachment {
     /// The owner has appended event `seq`. When the queue is full the pump will read it from the log instead. MEM-1.
     pub fn push(&self, seq: u64, frame: Bytes) {
         let mut queue = self.queue();
+        // What was pushed before the end goes out. What comes after it may be of another epoch, and would hide from the
+        // client what that one's log has before it.
+        if !may_go_on(queue.end) {
+            return;
+        }
         // Also when the log is going to be read: that may fail, and for as long as the store is away nothing else has it.
         if queue.bytes + frame.len() > self.queue_limit && !queue.frames.is_empty() {
             queue.frames.clear();
@@ -121,7 +126,7 @@ impl Attachment {
     /// Ends the stream; the first reason counts, but a superseded stream can still be ended.
     pub fn end(&self, end: End) {
         let mut queue = self.queue();
-        if matches!(queue.end, None | Some(End::Superseded)) {
+        if may_go_on(queue.end) {
             queue.end = Some(end);
         }
         drop(queue);
@@ -141,6 +146,11 @@ impl Attachment {
     pub fn sent(&self) -> u64 {
         self.sent.load(Ordering::Acquire)
     }
+}
+
+/// The stream is not at its end; a superseded one may be shown again.
+fn may_go_on(end: Option<End>) -> bool {
+    matches!(end, None | Some(End::Superseded))
 }
 
 /// After every wake-up somebody looks, if not at once then when the last look is long enough ago: the wake-up may be the
@@ -165,6 +175,16 @@ mod tests {
         attachment.push(1, Bytes::from_static(b"one"));
         assert_eq!(attachment.queue().frames, [(1, Bytes::from_static(b"one"))]);
         assert!(attachment.queue().look);
+    }
+
+    /// EVT-5, EVT-6
+    #[test]
+    fn nothing_is_pushed_after_the_end() {
+        let attachment = Attachment::new(SessionId::random(), "g", 100);
+        attachment.push(1, Bytes::from_static(b"of this epoch"));
+        attachment.end(End::Abort("the session store lost its data"));
+        attachment.push(2, Bytes::from_static(b"of the next epoch"));
+        assert_eq!(attachment.queue().frames, [(1, Bytes::from_static(b"of this epoch"))]);
     }
 
     /// MEM-1

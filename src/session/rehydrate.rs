@@ -128,18 +128,12 @@ impl SessionActor {
             self.become_open(ctx);
             return;
         }
-        let inherited: Vec<String> = self
-            .in_flight
-            .iter()
-            .filter(|(_, request)| request.progress == Progress::Accepted)
-            .map(|(id, _)| id.as_json().to_owned())
-            .collect();
-        let maybe_sent: HashSet<String> = self
-            .in_flight
-            .iter()
-            .filter(|(_, request)| request.progress == Progress::MaybeSent)
-            .map(|(id, _)| id.as_json().to_owned())
-            .collect();
+        let ids = |progress| {
+            let such = self.in_flight.iter().filter(move |(_, request)| request.progress == progress);
+            such.map(|(id, _)| id.as_json().to_owned())
+        };
+        let inherited: Vec<String> = ids(Progress::Accepted).collect();
+        let maybe_sent: HashSet<String> = ids(Progress::MaybeSent).collect();
         let upstream = self.endpoint.as_ref().map(|endpoint| self.worker.upstream(endpoint).clone());
         let patience = self.app().settings.upstream.health_timeout;
         let (app, fence) = (Arc::clone(self.app()), self.fence.clone());
