@@ -6,7 +6,7 @@ set -euo pipefail
 
 usage() {
     cat <<'END'
-Usage: scripts/failover-drill.sh [--kill | --term | --stop | --mixed | --rolling] [OPTION…]
+Usage: scripts/failover-drill.sh [--kill | --term | --stop | --mixed | --rolling | --redis-stop | --server-kill] [OPTION…]
 
 Sessions call tools without a pause through nginx; the instance that owns one of them is broken; when its sessions are
 served again and it is back, the next one is broken. Then a table, and exit code 1 if anything was lost or came twice.
@@ -17,6 +17,10 @@ served again and it is back, the next one is broken. Then a table, and exit code
                  in the environment it goes on instead (SIGCONT)
   --mixed        one of these three each time, at random
   --rolling      start-instances.sh rolling-restart
+  --redis-stop   SIGSTOP of Redis for 3 to 9 s, then SIGCONT; times are counted from its end. With --running, REDIS_PID
+                 names the process
+  --server-kill  SIGKILL of one MCP server, then a restart
+  --all-faults   one of all these but --rolling each time, at random
   --rounds N     faults (10)
   --minutes N    as many faults as fit into N minutes
   --sessions N   sessions (64)
@@ -36,7 +40,8 @@ END
 faults=kill rounds=10 minutes="" sessions=64 running=0 turns=0 together=0 keep=0
 while [ $# -gt 0 ]; do
     case $1 in
-        --kill | --term | --stop | --rolling) faults=${1#--} ;;
+        --kill | --term | --stop | --rolling | --redis-stop | --server-kill) faults=${1#--} ;;
+        --all-faults) faults=kill,term,stop,redis-stop,server-kill ;;
         --mixed) faults=kill,term,stop ;;
         --rounds | --minutes | --sessions)
             [ $# -ge 2 ] || { usage >&2; exit 64; }
@@ -162,6 +167,9 @@ declare -a options=(
     --rolling "'$project_root/scripts/start-instances.sh' rolling-restart"
     --faults "$faults" --rounds "$rounds" --sessions "$sessions"
 )
+paused_redis=${redis_pid:-${REDIS_PID:-}}
+[ -z "$paused_redis" ] || options+=(--redis-pid "$paused_redis")
+[ -z "${SERVER_PORTS:-}" ] || options+=(--server-ports "$SERVER_PORTS")
 [ -z "$minutes" ] || options+=(--minutes "$minutes")
 # Elsewhere than on Linux only 127.0.0.1 is there.
 [ "$turns$together" != 00 ] || [ "$(uname)" != Linux ] || options+=(--spread)

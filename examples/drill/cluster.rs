@@ -13,7 +13,7 @@ use std::{
 use awc::Client;
 use serde_json::Value;
 
-/// What can be done to an instance.
+/// What can be done to an instance, or to what the instances stand on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// SIGKILL, then a restart.
@@ -24,6 +24,10 @@ pub enum Fault {
     Stop,
     /// The restart of all, one by one.
     Rolling,
+    /// SIGSTOP of Redis for a while, then SIGCONT.
+    RedisStop,
+    /// SIGKILL of an MCP server, then a restart.
+    ServerKill,
 }
 
 impl Fault {
@@ -34,6 +38,8 @@ impl Fault {
             Self::Term => "SIGTERM",
             Self::Stop => "SIGSTOP",
             Self::Rolling => "rolling restart",
+            Self::RedisStop => "SIGSTOP of Redis",
+            Self::ServerKill => "SIGKILL of a server",
         }
     }
 }
@@ -97,6 +103,7 @@ pub struct MemorySample {
 pub struct Cluster {
     /// The routers.
     pub instances: Vec<Instance>,
+    run_dir: PathBuf,
     restart: String,
     restarting: tokio::sync::Mutex<()>,
     rolling: String,
@@ -115,6 +122,7 @@ impl Cluster {
         let instance = |port: &u16| Instance { port: *port, pid_file: run_dir.join(format!("router-{port}.pid")) };
         Rc::new(Self {
             instances: ports.iter().map(instance).collect(),
+            run_dir: run_dir.to_owned(),
             restart,
             restarting: tokio::sync::Mutex::default(),
             rolling,
@@ -213,7 +221,7 @@ impl Cluster {
 
     /// Its process.
     pub fn pid(&self, instance: &Instance) -> Option<u32> {
-        fs::read_to_string(&instance.pid_file).ok()?.trim().parse().ok()
+        read_pid(&instance.pid_file)
     }
 
     // --- Figures ---------------------------------------------------------------------------------------------------
@@ -300,6 +308,34 @@ impl Cluster {
         self.until_all_ready().await
     }
 
+    /// Pauses a process that is no router. It goes on by [`Cluster::go_on`], or with the end of the drill.
+    pub fn pause_other(&self, pid: u32) -> Result<Instant, String> {
+        self.paused.borrow_mut().push(pid);
+        send(pid, "STOP")?;
+        Ok(Instant::now())
+    }
+
+    /// Lets it go on.
+    pub fn go_on(&self, pid: u32) -> Result<(), String> {
+        self.paused.borrow_mut().retain(|paused| *paused != pid);
+        send(pid, "CONT")
+    }
+
+    /// Kills the MCP server on a port.
+    pub fn kill_server(&self, port: u16) -> Result<Instant, String> {
+        let pid = read_pid(&self.run_dir.join(format!("server-{port}.pid")));
+        send(pid.ok_or_else(|| format!("server {port} has no pid"))?, "KILL")?;
+        Ok(Instant::now())
+    }
+
+    /// Starts the MCP server on a port again.
+    pub async fn restart_server(&self, port: u16, pause: Duration) -> Result<(), String> {
+        tokio::time::sleep(pause).await;
+        // start-instances.sh does one thing at a time.
+        let _turn = self.restarting.lock().await;
+        run(format!("{} {port}", self.restart)).await
+    }
+
     /// How many instances were dead when they were to go on.
     pub fn ended_paused(&self) -> usize {
         self.ended_paused.get()
@@ -338,6 +374,10 @@ impl Cluster {
         run(self.rolling.clone()).await?;
         self.until_all_ready().await
     }
+}
+
+fn read_pid(file: &std::path::Path) -> Option<u32> {
+    fs::read_to_string(file).ok()?.trim().parse().ok()
 }
 
 fn send(pid: u32, signal: &str) -> Result<(), String> {

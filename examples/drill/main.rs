@@ -62,7 +62,7 @@ struct Arguments {
     #[arg(long, default_value = "run/counts")]
     counts: PathBuf,
 
-    /// Faults to choose from: kill, term, stop, rolling
+    /// Faults to choose from: kill, term, stop, rolling, redis-stop, server-kill
     #[arg(long, value_delimiter = ',', default_value = "kill")]
     faults: Vec<String>,
     /// So many faults
@@ -108,6 +108,15 @@ struct Arguments {
     /// How long an instance is paused, milliseconds: longer than the lease and the watchdog
     #[arg(long, default_value_t = 5000)]
     stop_for: u64,
+    /// The process of Redis, for redis-stop
+    #[arg(long)]
+    redis_pid: Option<u32>,
+    /// How long Redis is paused, milliseconds, from and to
+    #[arg(long, num_args = 2, value_names = ["FROM", "TO"], default_values_t = [3000, 9000])]
+    redis_stop_for: Vec<u64>,
+    /// Ports of the MCP servers, for server-kill
+    #[arg(long, value_delimiter = ' ', default_value = "8071 8072")]
+    server_ports: Vec<u16>,
     /// Longest pause before a fault, milliseconds
     #[arg(long, default_value_t = 1000)]
     pause: u64,
@@ -225,7 +234,11 @@ fn fault_named(name: &str) -> Result<Fault, String> {
         "term" => Fault::Term,
         "stop" => Fault::Stop,
         "rolling" => Fault::Rolling,
-        _ => return Err(format!("no such fault: {name}; known: kill, term, stop, rolling")),
+        "redis-stop" => Fault::RedisStop,
+        "server-kill" => Fault::ServerKill,
+        _ => {
+            return Err(format!("no such fault: {name}; known: kill, term, stop, rolling, redis-stop, server-kill"));
+        }
     })
 }
 
@@ -302,8 +315,12 @@ impl Course<'_> {
             let pause = Duration::from_millis(self.rng.u64(200..=self.arguments.pause.max(200)));
             tokio::time::sleep(pause).await;
             let fault = self.faults[self.rng.usize(..self.faults.len())];
-            let round =
-                if fault == Fault::Rolling { self.roll().await? } else { self.one(fault, &mut restarts).await? };
+            let round = match fault {
+                Fault::Rolling => self.roll().await?,
+                Fault::RedisStop => self.stop_redis().await?,
+                Fault::ServerKill => self.kill_server().await?,
+                Fault::Kill | Fault::Term | Fault::Stop => self.one(fault, &mut restarts).await?,
+            };
             println!("{:>4}  {round}", rounds.len() + 1);
             rounds.push(round);
             let (ended, running) = restarts.into_iter().partition(|restart| restart.is_finished());
@@ -373,7 +390,7 @@ impl Course<'_> {
         let signal = match fault {
             Fault::Kill => "KILL",
             Fault::Term => "TERM",
-            Fault::Stop | Fault::Rolling => "STOP",
+            _ => "STOP",
         };
         let at = self.cluster.signal(&instance, signal)?;
         let number = self.board.fault_at(at);
@@ -388,15 +405,8 @@ impl Course<'_> {
                 cluster.restart(&instance, pause).await
             }
         });
-        let deadline = at + Duration::from_secs(self.arguments.patience);
-        let recoveries = loop {
-            let recoveries = self.board.recoveries(number);
-            let all = streams.iter().chain(&only_owned).all(|session| recoveries[*session].is_some());
-            if all || Instant::now() >= deadline {
-                break recoveries;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        };
+        let affected: Vec<usize> = streams.iter().chain(&only_owned).copied().collect();
+        let recoveries = self.until_served(number, at, &affected).await;
         if self.arguments.overlap {
             restarts.push(back);
         } else {
@@ -411,7 +421,69 @@ impl Course<'_> {
             streams: times(&streams),
             only_owned: times(&only_owned),
             took: at.elapsed(),
+            held: Duration::ZERO,
         })
+    }
+
+    /// Waits until all these sessions are served again, or patience is over.
+    async fn until_served(&self, fault: usize, at: Instant, sessions: &[usize]) -> Vec<Option<Duration>> {
+        let deadline = at + Duration::from_secs(self.arguments.patience);
+        loop {
+            let recoveries = self.board.recoveries(fault);
+            if sessions.iter().all(|session| recoveries[*session].is_some()) || Instant::now() >= deadline {
+                return recoveries;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Redis answers nobody for a while: every session waits.
+    async fn stop_redis(&mut self) -> Result<Round, String> {
+        let pid = self.arguments.redis_pid.ok_or("redis-stop needs --redis-pid")?;
+        self.until_all_ready_and_quiet().await?;
+        let range = (self.arguments.redis_stop_for[0], self.arguments.redis_stop_for[1]);
+        let held = Duration::from_millis(self.rng.u64(range.0..=range.1.max(range.0)));
+        let at = self.cluster.pause_other(pid)?;
+        let number = self.board.fault_at(at);
+        tokio::time::sleep_until((at + held).into()).await;
+        self.cluster.go_on(pid)?;
+        self.for_all(Fault::RedisStop, "Redis".to_owned(), number, at, held).await
+    }
+
+    /// An MCP server dies; what it worked on is sorted out, and its sessions go on at another one.
+    async fn kill_server(&mut self) -> Result<Round, String> {
+        self.until_all_ready_and_quiet().await?;
+        let ports = &self.arguments.server_ports;
+        let port = *ports.get(self.rng.usize(..ports.len().max(1))).ok_or("server-kill needs --server-ports")?;
+        let at = self.cluster.kill_server(port)?;
+        let number = self.board.fault_at(at);
+        let (cluster, pause) = (Rc::clone(&self.cluster), Duration::from_millis(self.rng.u64(500..3000)));
+        let back = actix_rt::spawn(async move { cluster.restart_server(port, pause).await });
+        let round = self.for_all(Fault::ServerKill, format!("server {port}"), number, at, Duration::ZERO).await;
+        back.await.map_err(|error| error.to_string())??;
+        round
+    }
+
+    async fn until_all_ready_and_quiet(&self) -> Result<(), String> {
+        self.cluster.until_all_ready().await?;
+        self.until_quiet().await;
+        Ok(())
+    }
+
+    /// What came of a fault that concerns every session. `held`: for so long nobody could be served.
+    async fn for_all(
+        &self,
+        fault: Fault,
+        instance: String,
+        number: usize,
+        at: Instant,
+        held: Duration,
+    ) -> Result<Round, String> {
+        let all: Vec<usize> = (0..self.sessions.len()).collect();
+        let recoveries = self.until_served(number, at, &all).await;
+        self.until_quiet().await;
+        let streams = recoveries.into_iter().flatten().map(|after| after.saturating_sub(held)).collect();
+        Ok(Round { fault, instance, affected: all.len(), streams, only_owned: Vec::new(), took: at.elapsed(), held })
     }
 
     /// Waits until everything that the fault may have held up is answered: the next one starts from nothing.
@@ -435,6 +507,7 @@ impl Course<'_> {
             streams: Vec::new(),
             only_owned: Vec::new(),
             took: at.elapsed(),
+            held: Duration::ZERO,
         })
     }
 }

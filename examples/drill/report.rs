@@ -29,6 +29,8 @@ pub struct Round {
     pub only_owned: Vec<Duration>,
     /// Until the instance was back.
     pub took: Duration,
+    /// For so long nobody could be served; recovery times are counted from its end.
+    pub held: Duration,
 }
 
 impl Round {
@@ -50,7 +52,8 @@ impl fmt::Display for Round {
             self.affected,
             self.recovered().count(),
             slowest.as_millis()
-        )
+        )?;
+        if self.held.is_zero() { Ok(()) } else { write!(f, " beyond the {} ms of the hang", self.held.as_millis()) }
     }
 }
 
@@ -123,14 +126,16 @@ impl Report<'_> {
         let (adoptions, _) = self.cluster.counted();
         // What an instance counted between the last reading and its death is not in its own number.
         row("adoptions", format!("{} by the store, {adoptions} seen in the metrics", self.generations));
-        for fault in [Fault::Kill, Fault::Term, Fault::Stop] {
+        for fault in [Fault::Kill, Fault::Term, Fault::Stop, Fault::RedisStop, Fault::ServerKill] {
             let rounds = || self.rounds.iter().filter(move |round| round.fault == fault);
             let mut all: Vec<u128> = rounds().flat_map(|round| round.recovered().map(Duration::as_millis)).collect();
             let only_owned = rounds().flat_map(|round| &round.only_owned);
             let mut only_owned: Vec<u128> = only_owned.map(Duration::as_millis).collect();
             if !all.is_empty() {
                 row(&format!("served again after {}", fault.name()), quantiles(&mut all));
-                row("  those with their stream elsewhere", quantiles(&mut only_owned));
+                if !matches!(fault, Fault::RedisStop | Fault::ServerKill) {
+                    row("  those with their stream elsewhere", quantiles(&mut only_owned));
+                }
             }
         }
         let stops = self.rounds.iter().filter(|round| round.fault == Fault::Stop).count();
@@ -158,7 +163,8 @@ impl Report<'_> {
 
     fn faults(&self) -> String {
         let count = |fault| self.rounds.iter().filter(|round| round.fault == fault).count();
-        let named = [Fault::Kill, Fault::Term, Fault::Stop, Fault::Rolling]
+        let known = [Fault::Kill, Fault::Term, Fault::Stop, Fault::Rolling, Fault::RedisStop, Fault::ServerKill];
+        let named = known
             .into_iter()
             .map(|fault| (count(fault), fault.name()))
             .filter(|(count, _)| *count > 0)
