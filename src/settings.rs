@@ -203,6 +203,13 @@ fn add_env_file(reader: &mut Reader, warnings: &mut Vec<String>, named: Option<(
     reader.report(Problem { name: ENV_FILE.to_owned(), value, origin, expected });
 }
 
+impl LimitSettings {
+    /// What one session's messages may hold: one of the largest always fits.
+    pub fn inbox_bytes(&self) -> usize {
+        self.max_inbox_bytes.max(self.max_body)
+    }
+}
+
 impl Settings {
     /// Settings from pairs of variable and value over the defaults; neither the environment nor a file is read. For
     /// tests, and for programs that embed the router.

@@ -42,6 +42,7 @@ contract! {
         a_pending_id_is_a_duplicate_and_an_answered_id_is_free_again
         the_last_256_posts_are_remembered
         the_caps_count_requests_without_an_answer_and_unclaimed_entries
+        the_cap_in_bytes_counts_bodies_until_they_are_answered
         fields_change_in_the_step_that_journals
         a_forwarded_notification_stays_until_it_is_acked
         parallel_messages_are_claimed_in_the_order_they_were_accepted

@@ -91,6 +91,9 @@ impl From<DeliverError> for ApiError {
         match error {
             DeliverError::Gone | DeliverError::WrongService => Self::UnknownSession,
             DeliverError::TooMany => Self::TooMany { what: "requests of this session without an answer" },
+            DeliverError::TooManyBytes => {
+                Self::TooMany { what: "bytes in messages of this session without an answer (MCP_MAX_INBOX_BYTES)" }
+            }
             DeliverError::StoreUnavailable | DeliverError::NotOwner | DeliverError::Vanished => Self::StoreUnavailable,
         }
     }

@@ -162,6 +162,7 @@ async fn deliver_by_store(worker: &Rc<Worker>, session: SessionId, posted: &Post
         // clients. MEM-5
         max_pending: limits.max_inflight + limits.max_inbox,
         max_inbox: limits.max_inbox,
+        max_bytes: limits.inbox_bytes(),
     };
     let deadline = Instant::now() + app.settings.redis.wait;
     let accepted = loop {
@@ -198,6 +199,10 @@ async fn deliver_by_store(worker: &Rc<Worker>, session: SessionId, posted: &Post
         Accepted::TooManyPending => {
             app.metrics.accepted.refused.inc();
             Err(DeliverError::TooMany.into())
+        }
+        Accepted::TooManyBytes => {
+            app.metrics.accepted.refused.inc();
+            Err(DeliverError::TooManyBytes.into())
         }
         Accepted::WrongService => Err(DeliverError::WrongService.into()),
         Accepted::NotFound => Err(DeliverError::Gone.into()),

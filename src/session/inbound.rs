@@ -186,6 +186,7 @@ impl Journaling {
             delete,
             max_pending: limits.max_inflight,
             max_inbox: limits.max_inbox,
+            max_bytes: limits.inbox_bytes(),
         }
     }
 }
@@ -251,7 +252,11 @@ impl SessionActor {
             }
             Ok(Accepted::TooManyPending) => {
                 accepted.refused.inc();
-                self.refuse(&message.said, ctx)
+                self.refuse(&message.said, DeliverError::TooMany, ctx)
+            }
+            Ok(Accepted::TooManyBytes) => {
+                accepted.refused.inc();
+                self.refuse(&message.said, DeliverError::TooManyBytes, ctx)
             }
             Ok(Accepted::WrongService) => Err(DeliverError::WrongService),
             Ok(Accepted::NotFound) => {
@@ -275,12 +280,12 @@ impl SessionActor {
 
     /// A request beyond the cap gets its error on the stream: a status other than 2xx ends the session of some clients.
     /// It was not journaled, so this answer is no answer in the sense of REQ-2. MEM-5
-    fn refuse(&mut self, said: &Said, ctx: &mut Context<Self>) -> Result<Delivered, DeliverError> {
-        let Said::Request { id, .. } = said else { return Err(DeliverError::TooMany) };
+    fn refuse(&mut self, said: &Said, why: DeliverError, ctx: &mut Context<Self>) -> Result<Delivered, DeliverError> {
+        let Said::Request { id, .. } = said else { return Err(why) };
         if self.outbox.len() >= self.app().settings.limits.max_inbox {
-            return Err(DeliverError::TooMany);
+            return Err(why);
         }
-        let error = self.too_many(id);
+        let error = if why == DeliverError::TooManyBytes { self.too_many_bytes(id) } else { self.too_many(id) };
         self.push_event(NewEvent::message(error), ctx);
         Ok(Delivered::Accepted)
     }
@@ -291,6 +296,17 @@ impl SessionActor {
         let why =
             format!("more than {limit} requests of this session are without an answer; the request was not executed");
         let details = serde_json::json!({ "reason": "too_many", "outcome": "not_executed", "retry": true });
+        jsonrpc::error_response(id.as_json(), jsonrpc::INTERNAL_ERROR, &why, Some(&details))
+    }
+
+    fn too_many_bytes(&self, id: &IdKey) -> Bytes {
+        self.app().metrics.router_errors.with_label_values(&["too_many_bytes"]).inc();
+        let limit = self.app().settings.limits.inbox_bytes();
+        let why = format!(
+            "the messages of this session without an answer would hold more than {limit} bytes (MCP_MAX_INBOX_BYTES); \
+             the request was not executed"
+        );
+        let details = serde_json::json!({ "reason": "too_many_bytes", "outcome": "not_executed", "retry": true });
         jsonrpc::error_response(id.as_json(), jsonrpc::INTERNAL_ERROR, &why, Some(&details))
     }
 

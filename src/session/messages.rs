@@ -48,6 +48,8 @@ pub enum DeliverError {
     WrongService,
     /// A cap is reached: 503.
     TooMany,
+    /// The cap in bytes is reached: 503.
+    TooManyBytes,
     /// The store does not answer: 503. The message may have been journaled.
     StoreUnavailable,
 }

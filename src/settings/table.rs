@@ -245,6 +245,12 @@ settings! {
         /// Four times MCP_MAX_INFLIGHT leaves room for notifications.
         MCP_MAX_INBOX = "256", "messages per session" => max_inbox: usize, whole(1..=1_000_000);
 
+        /// Bytes that the messages of one session may hold in the store until the upstream has had them and answered;
+        /// beyond it requests are refused. Four of the largest bodies: with its event log (MCP_RESUME_BYTES) a session
+        /// then takes 32 MiB of Redis at most. One
+        /// body of MCP_MAX_BODY always fits.
+        MCP_MAX_INBOX_BYTES = "16MiB", "bytes per session" => max_inbox_bytes: usize, size(KIB..=GIB);
+
         /// Largest body of a client's POST; a larger one gets 413. What an upstream answers is bounded by
         /// MCP_UPSTREAM_MAX_MESSAGE instead, so results of this size pass with their envelope.
         MCP_MAX_BODY = "4MiB", "bytes" => max_body: usize, size(KIB..=GIB);

@@ -119,6 +119,9 @@ pub struct Accept {
     pub max_pending: usize,
     /// Cap on unclaimed inbox entries; one more is `TooManyPending`.
     pub max_inbox: usize,
+    /// Cap on the bytes of bodies that wait for the upstream or for an answer, this one included; one more is
+    /// `TooManyBytes`.
+    pub max_bytes: usize,
 }
 
 /// Answer of [`super::SessionStore::accept`].
@@ -149,6 +152,8 @@ pub enum Accepted {
     },
     /// A cap is reached; nothing was written.
     TooManyPending,
+    /// The cap in bytes is reached; nothing was written.
+    TooManyBytes,
     /// The session lives, but under another service than the URL names.
     WrongService,
     /// No such session (expired, closed, never existed).

@@ -169,6 +169,68 @@ pub async fn the_caps_count_requests_without_an_answer_and_unclaimed_entries(bac
     assert_eq!(forward(store, &fence, capped(request(fence.session, "3"))).await, 6);
 }
 
+/// MEM-5
+pub async fn the_cap_in_bytes_counts_bodies_until_they_are_answered(backend: Backend) {
+    const KIB: usize = 1024;
+    let store = backend.store();
+    let fence = session_of(store, "a").await;
+    let session = fence.session;
+    let sized = |accept: Accept, kib: usize| Accept {
+        body: Bytes::from(vec![b'x'; kib * KIB]),
+        // Room for the few bytes that stand before a body.
+        max_bytes: 10 * KIB + 512,
+        ..accept
+    };
+    let refused = |kib: usize| async move {
+        let accept = sized(direct(&fence_of_session(store, session).await, request(session, "refused")), kib);
+        store.accept(accept).await.unwrap() == Accepted::TooManyBytes
+    };
+    let big = sized(request(session, "1"), 4);
+    forward(store, &fence, big.clone()).await;
+    queue(store, sized(request(session, "2"), 3)).await;
+    queue(store, sized(notification(session, "n"), 2)).await;
+    assert!(refused(2).await, "nine are there");
+    assert!(refused(2).await, "and still are");
+    let again = store.accept(direct(&fence, big)).await.unwrap();
+    assert_eq!(again, Accepted::Duplicate { seq: 1, claimed: true }, "what is there already is told so");
+    // A claim moves bodies; an answer, a cancel and an ack free theirs.
+    claim(store, &fence, 0, 10).await;
+    assert!(refused(2).await);
+    append(store, append_of(&fence, 1, vec![answer("1")])).await;
+    forward(store, &fence, sized(request(session, "3"), 5)).await;
+    assert!(refused(1).await, "ten");
+    store.forget_requests(&fence, &["2".to_owned()]).await.unwrap();
+    forward(store, &fence, sized(message(session, ClientMessage::Response, "r"), 3)).await;
+    assert!(refused(1).await, "ten again: the notification was never acked");
+    claim(store, &fence, 3, 10).await;
+    forward(store, &fence, sized(notification(session, "n"), 2)).await;
+    assert!(refused(1).await);
+    // An adopter counts the same.
+    let adopted = adopt(store, &fence, "b").await.fence;
+    assert!(refused(1).await);
+    append(store, append_of(&adopted, 1, vec![answer("3")])).await;
+    forward(store, &adopted, sized(request(session, "4"), 5)).await;
+    assert!(refused(1).await);
+    let small = Accept { max_bytes: 10 * KIB + 512, ..direct(&adopted, request(session, "small")) };
+    assert_eq!(
+        store.accept(small).await.unwrap(),
+        Accepted::Forward { seq: 8 },
+        "what fits is taken, no sequence was used"
+    );
+    let ids: Vec<_> = store.pending(session).await.unwrap().into_iter().map(|request| request.id_key).collect();
+    assert_eq!(ids.iter().map(|id| &**id).collect::<Vec<_>>(), ["4", "small"], "nothing is left of what was refused");
+}
+
+async fn fence_of_session(store: &dyn SessionStore, session: SessionId) -> Fence {
+    let fields = store.load(session).await.unwrap().unwrap().fields;
+    Fence {
+        session,
+        epoch: fields["epoch"].parse().unwrap(),
+        generation: fields["generation"].parse().unwrap(),
+        incarnation: fields["incarnation"].as_str().into(),
+    }
+}
+
 pub async fn fields_change_in_the_step_that_journals(backend: Backend) {
     let store = backend.store();
     let fence = session_of(store, "a").await;

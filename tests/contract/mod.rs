@@ -121,6 +121,7 @@ pub fn message(session: SessionId, message: ClientMessage, body: &str) -> Accept
         delete: Vec::new(),
         max_pending: 1000,
         max_inbox: 1000,
+        max_bytes: 1 << 30,
     }
 }
 

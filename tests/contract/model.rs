@@ -261,8 +261,8 @@ struct Seen {
 }
 
 /// Fields that only one implementation needs, and clocks.
-const OWN_FIELDS: [&str; 8] =
-    ["created_ms", "last_active_ms", "op", "op_result", "claim", "claim_from", "claim_to", "in_adopted"];
+const OWN_FIELDS: [&str; 9] =
+    ["created_ms", "last_active_ms", "op", "op_result", "claim", "claim_from", "claim_to", "in_adopted", "held"];
 
 fn comparable(record: SessionRecord) -> Vec<(String, String)> {
     record.fields.into_iter().filter(|(field, _)| !OWN_FIELDS.contains(&field.as_str())).collect()

@@ -637,3 +637,50 @@ async fn health_tells_up_degraded_and_down() {
     let info = http::get(addr, "/actuator/info").await.json();
     assert_eq!((&info["app"]["name"], &info["instance"]["id"]), (&json!("mcp-router"), &json!("router-instance-1")));
 }
+
+/// MEM-5
+#[actix_web::test]
+async fn messages_of_one_session_hold_so_many_bytes_and_no_more() {
+    for redis in [true, false] {
+        let upstream = FakeUpstream::answering(|message| match message["method"].as_str() {
+            Some("initialize") => Reply::Result(json!({ "protocolVersion": "2024-11-05", "capabilities": {} })),
+            _ => Reply::Silence,
+        })
+        .await;
+        let builder = Cluster::builder().upstream_urls([upstream.url()]).env("MCP_MAX_BODY", "64KiB");
+        let builder = builder.env("MCP_MAX_INBOX_BYTES", "256KiB");
+        let cluster = if redis { builder.routers(2) } else { builder.without_redis() }.start().await;
+        let client = cluster.client_of(0).initialize().await;
+        let post =
+            async |client: &McpClient, addr, message: &Value| client.try_post_at(addr, message, None).await.unwrap();
+        let large = |id: &str| tool_call(id, "hold", json!({ "text": "x".repeat(60 << 10) }));
+        let owner = cluster.addr(0);
+        for number in 0..4 {
+            assert_eq!(post(&client, owner, &large(&format!("held {number}"))).await.status, 202);
+        }
+        upstream.wait_for("tools/call", 4).await;
+
+        let refused = post(&client, owner, &large("refused")).await;
+        let error = if refused.status == 202 { client.response_to(&json!("refused")).await } else { refused.json() };
+        assert!(error["error"]["message"].as_str().unwrap().contains("MCP_MAX_INBOX_BYTES"), "{error}");
+        assert_eq!(error["error"]["data"]["retry"], true);
+        if redis {
+            let elsewhere = post(&client, cluster.addr(1), &large("refused elsewhere")).await;
+            let text = elsewhere.text();
+            assert!(elsewhere.status == 503 && text.contains("MCP_MAX_INBOX_BYTES"), "{} {text}", elsewhere.status);
+            assert!(elsewhere.header("retry-after").is_some());
+        }
+        // Another session is none of its business, and what fits is still taken.
+        let other = cluster.client_of(0).initialize().await;
+        assert_eq!(post(&other, owner, &large("other")).await.status, 202);
+        assert_eq!(post(&client, owner, &tool_call("small", "hold", json!({}))).await.status, 202);
+        let calls = upstream.wait_for("tools/call", 6).await;
+
+        let first = calls.iter().find(|call| call["id"] == "held 0").expect("it was forwarded");
+        let sessions = upstream.open_sessions();
+        upstream.send(sessions[0], &json!({ "jsonrpc": "2.0", "id": first["id"], "result": {} })).await;
+        client.response_to(&json!("held 0")).await;
+        assert_eq!(post(&client, owner, &large("room again")).await.status, 202);
+        upstream.wait_for("tools/call", 7).await;
+    }
+}

@@ -2,11 +2,13 @@
 -- KEYS: 1 session hash, 2 inbox, 3 request table, 4 seen request ids
 -- ARGV: 1..3 fence (generation '' = the caller does not claim to be the owner), 4 wake channel prefix, 5 session id,
 --   6 service or '', 7 request id, 8 kind (q request, n notification, r response), 9 id key, 10 body, 11 forward now,
---   12 acked, 13 max pending, 14 max inbox, 15 count of set items, then set items (field, value), then deletes
--- Reply: seq > 0 forward it; 0 not found; -1 fenced; -2 too many; -3 wrong service;
+--   12 acked, 13 max pending, 14 max inbox, 15 max bytes of bodies, 16 count of set items, then set items (field, value),
+--   then deletes
+-- Reply: seq > 0 forward it; 0 not found; -1 fenced; -2 too many; -3 wrong service; -5 too many bytes;
 --   {2, seq, owner, incarnation, generation, listeners} queued; {3, seq, claimed} duplicate
 local call = redis.call
-local h = call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch', 'in_seq', 'in_claimed', 'service')
+local h = call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch', 'in_seq', 'in_claimed', 'service',
+  'held')
 if not h[4] then return 0 end
 if ARGV[6] ~= '' and ARGV[6] ~= h[6] then return -3 end
 local owner = ARGV[2] ~= ''
@@ -23,13 +25,29 @@ local size = request and call('HLEN', KEYS[3])
 local first
 local too_many = request and math.max(size - 1, 0) >= tonumber(ARGV[13])
   or not direct and in_seq - in_claimed >= tonumber(ARGV[14])
-if too_many then
+
+-- Bytes of the bodies in inbox and request table. `held` is never less than they are: this script alone writes it, and
+-- only adds. It counts before it refuses, and then not again until something has left: `<bytes> <what there was>`.
+local held, counted = string.match(h[7] or '0', '^(%d+) ?(.*)$')
+held = tonumber(held) + #ARGV[10]
+local too_much = false
+if held > tonumber(ARGV[15]) and not too_many then
+  local there = call('XLEN', KEYS[2]) .. '/' .. call('HLEN', KEYS[3])
+  too_much = there == counted
+  if not too_much then
+    held = held_bytes(KEYS[2], KEYS[3]) + #ARGV[10]
+    too_much = held > tonumber(ARGV[15])
+    -- Not `call`: no reason to fail when Redis is full.
+    if too_much then redis.pcall('HSET', KEYS[1], 'held', string.format('%d %s', held - #ARGV[10], there)) end
+  end
+end
+if too_many or too_much then
   first = call('ZSCORE', KEYS[4], ARGV[7])
   if not first and request then
     local state = call('HGET', KEYS[3], ARGV[9])
     first = state and string.match(state, '^%d+')
   end
-  if not first then return -2 end
+  if not first then return too_many and -2 or -5 end
 -- The first write is one that Redis refuses when it is full, so that a refusal leaves nothing behind.
 elseif call('ZADD', KEYS[4], 'NX', seq, ARGV[7]) == 0 then
   first = call('ZSCORE', KEYS[4], ARGV[7])
@@ -57,14 +75,14 @@ if not (request and direct) then
   call('PEXPIRE', KEYS[2], call('HGET', KEYS[1], 'ttl_ms'), 'NX')
 end
 
-local sets = 15 + 2 * tonumber(ARGV[15])
-if sets > 15 then call('HSET', KEYS[1], unpack(ARGV, 16, sets)) end
+local sets = 16 + 2 * tonumber(ARGV[16])
+if sets > 16 then call('HSET', KEYS[1], unpack(ARGV, 17, sets)) end
 if #ARGV > sets then call('HDEL', KEYS[1], unpack(ARGV, sets + 1)) end
 if direct then
   in_claimed = next_seq
-  call('HSET', KEYS[1], 'in_seq', seq, 'in_claimed', seq)
+  call('HSET', KEYS[1], 'in_seq', seq, 'in_claimed', seq, 'held', string.format('%d', held))
 else
-  call('HSET', KEYS[1], 'in_seq', seq)
+  call('HSET', KEYS[1], 'in_seq', seq, 'held', string.format('%d', held))
 end
 if owner and ARGV[12] ~= '0' then ack(KEYS[1], KEYS[2], KEYS[3], tonumber(ARGV[12]), in_claimed) end
 if direct then return next_seq end

@@ -8,7 +8,7 @@ local time = redis.call('TIME')
 local now = time[1] .. string.format('%03d', math.floor(time[2] / 1000))
 -- What every message needs comes first: Redis finds the fields of a small hash by walking through it.
 redis.call('HSET', KEYS[1], 'incarnation', ARGV[6], 'generation', ARGV[10], 'epoch', ARGV[1], 'in_seq', ARGV[11],
-  'in_claimed', ARGV[11], 'in_adopted', 0)
+  'in_claimed', ARGV[11], 'in_adopted', 0, 'held', 0)
 local stream = ARGV[8]
 if stream ~= '' then
   redis.call('HSET', KEYS[1], 's:' .. stream .. ':seq', 0, 's:' .. stream .. ':first', 1, 's:' .. stream .. ':bytes', 0,

@@ -39,6 +39,9 @@ pub(super) struct Session {
     requests: HashMap<Arc<str>, Request, RandomState>,
     seen: HashMap<PostId, u64, RandomState>,
     seen_order: VecDeque<PostId>,
+    /// Bytes of bodies in `inbox` and `requests`: never less than there are. Only [`Session::accept`] adds, and counts
+    /// before it refuses.
+    held: usize,
     last_append: Option<(u64, Vec<Option<u64>>)>,
     /// By name. Most sessions have one.
     streams: Vec<(String, Stream)>,
@@ -117,6 +120,7 @@ impl Session {
             requests,
             seen: HashMap::default(),
             seen_order: VecDeque::new(),
+            held: 0,
             last_append: None,
             streams,
         }
@@ -169,6 +173,14 @@ impl Session {
         if is_request && self.requests.len() >= accept.max_pending || !direct && unclaimed >= accept.max_inbox as u64 {
             return Accepted::TooManyPending;
         }
+        let size = accept.body.len();
+        if self.held + size > accept.max_bytes {
+            self.held = self.held_bytes();
+            if self.held + size > accept.max_bytes {
+                return Accepted::TooManyBytes;
+            }
+        }
+        self.held += size;
 
         self.in_seq += 1;
         let seq = self.in_seq;
@@ -194,6 +206,11 @@ impl Session {
         }
         let (owner, generation) = (self.owner.clone(), self.generation);
         Accepted::Queued { seq, owner, generation, listeners: u64::from(by_owner) }
+    }
+
+    fn held_bytes(&self) -> usize {
+        let forwarded = self.requests.values().filter_map(|request| request.forwarded.as_ref());
+        forwarded.map(Bytes::len).sum::<usize>() + self.inbox.0.iter().map(|entry| entry.body.len()).sum::<usize>()
     }
 
     fn remember(&mut self, post_id: PostId, seq: u64) {

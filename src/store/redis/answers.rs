@@ -30,6 +30,7 @@ pub(super) fn read_accepted(value: Value) -> StoreResult<Accepted> {
         Value::Int(code::NOT_FOUND) => return Ok(Accepted::NotFound),
         Value::Int(code::FENCED) => return Ok(Accepted::Fenced),
         Value::Int(code::TOO_MANY) => return Ok(Accepted::TooManyPending),
+        Value::Int(code::TOO_MANY_BYTES) => return Ok(Accepted::TooManyBytes),
         Value::Int(code::WRONG_SERVICE) => return Ok(Accepted::WrongService),
         Value::Int(seq @ 1..) => return Ok(Accepted::Forward { seq: seq.unsigned_abs() }),
         value => Fields::of(value, "accept")?,

@@ -19,6 +19,8 @@ pub(super) mod code {
     pub(in crate::store::redis) const WRONG_SERVICE: i64 = -3;
     /// An append with a number below the last one's.
     pub(in crate::store::redis) const OLD_OP: i64 = -4;
+    /// A cap in bytes is reached.
+    pub(in crate::store::redis) const TOO_MANY_BYTES: i64 = -5;
 }
 
 /// An answer that makes no sense. `what` names the operation, never a value (SEC-2).

@@ -23,7 +23,7 @@ macro_rules! scripts {
 
 scripts! {
     Create = ["create"];
-    Accept = ["fence", "ack", "accept"];
+    Accept = ["fence", "ack", "held", "accept"];
     Claim = ["fence", "ack", "claim"];
     MarkForwarded = ["fence", "mark_forwarded"];
     Append = ["fence", "ack", "append"];

@@ -86,6 +86,7 @@ impl RedisStore {
             .number(accept.acked)
             .number(accept.max_pending as u64)
             .number(accept.max_inbox as u64)
+            .number(accept.max_bytes as u64)
             .number(accept.set.len() as u64)
             .pairs(&accept.set)
             .args(&accept.delete);
