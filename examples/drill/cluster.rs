@@ -251,8 +251,9 @@ impl Cluster {
     pub fn counted(&self) -> (f64, f64) {
         let counters = self.counters.borrow();
         (
-            counters.values().map(|process| process.adoptions).sum(),
-            counters.values().map(|process| process.violations).sum(),
+            // The sum of nothing is -0.
+            counters.values().map(|process| process.adoptions).sum::<f64>() + 0.0,
+            counters.values().map(|process| process.violations).sum::<f64>() + 0.0,
         )
     }
 
