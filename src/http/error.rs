@@ -36,6 +36,9 @@ pub enum ApiError {
         /// What there is.
         known: String,
     },
+    /// A second request with an id in flight.
+    #[error("a request with this id, and another body, has no answer yet; an id is used once at a time")]
+    IdInUse,
     /// `sessionId` is missing.
     #[error("the query parameter sessionId is missing")]
     MissingSession,
@@ -90,6 +93,7 @@ impl From<DeliverError> for ApiError {
     fn from(error: DeliverError) -> Self {
         match error {
             DeliverError::Gone | DeliverError::WrongService => Self::UnknownSession,
+            DeliverError::IdInUse => Self::IdInUse,
             DeliverError::TooMany => Self::TooMany { what: "requests of this session without an answer" },
             DeliverError::TooManyBytes => {
                 Self::TooMany { what: "bytes in messages of this session without an answer (MCP_MAX_INBOX_BYTES)" }
@@ -123,6 +127,7 @@ impl ApiError {
             Self::Unexpected(_) => shape(400, jsonrpc::INVALID_REQUEST, "unexpected_message", None),
             Self::UnknownService { .. } => shape(404, jsonrpc::INVALID_REQUEST, "unknown_service", None),
             Self::AmbiguousService { .. } => shape(400, jsonrpc::INVALID_REQUEST, "ambiguous_service", None),
+            Self::IdInUse => shape(400, jsonrpc::INVALID_REQUEST, "id_in_use", None),
             Self::MissingSession => shape(400, jsonrpc::INVALID_REQUEST, "missing_session", None),
             Self::UnknownSession => shape(404, jsonrpc::INVALID_REQUEST, "unknown_session", None),
             Self::TooLarge { .. } => shape(413, jsonrpc::INVALID_REQUEST, "too_large", None),
@@ -181,6 +186,7 @@ mod tests {
             (ApiError::Invalid(InvalidMessage::NotJson(String::new())), 400, false),
             (ApiError::UnknownService { name: "x".into(), known: "y".into() }, 404, false),
             (ApiError::UnknownSession, 404, false),
+            (ApiError::IdInUse, 400, false),
             (ApiError::TooLarge { limit: 1 }, 413, false),
             (ApiError::ContentType, 415, false),
             (ApiError::Host, 403, false),

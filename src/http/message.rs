@@ -204,6 +204,10 @@ async fn deliver_by_store(worker: &Rc<Worker>, session: SessionId, posted: &Post
             app.metrics.accepted.refused.inc();
             Err(DeliverError::TooManyBytes.into())
         }
+        Accepted::IdInUse => {
+            app.metrics.accepted.refused.inc();
+            Err(DeliverError::IdInUse.into())
+        }
         Accepted::WrongService => Err(DeliverError::WrongService.into()),
         Accepted::NotFound => Err(DeliverError::Gone.into()),
         // Not for a caller without a fence.

@@ -9,6 +9,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+pub use super::id_key::IdKey;
+
 /// Invalid JSON.
 pub const PARSE_ERROR: i64 = -32700;
 /// JSON, but no JSON-RPC request; also batches.
@@ -39,41 +41,6 @@ impl InvalidMessage {
         match self {
             Self::NotJson(_) => PARSE_ERROR,
             Self::NotJsonRpc(_) => INVALID_REQUEST,
-        }
-    }
-}
-
-/// The id of a request: canonical JSON text, which keeps the type apart (`1` is not `"1"`). Cheap to clone.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct IdKey(Arc<str>);
-
-impl IdKey {
-    /// As JSON text, to be spliced into a message.
-    pub fn as_json(&self) -> &str {
-        &self.0
-    }
-
-    /// Takes the text of an id that was made by this type before (the store's copy).
-    pub fn from_stored(text: impl Into<Arc<str>>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text itself, not copied.
-    pub fn shared(&self) -> Arc<str> {
-        Arc::clone(&self.0)
-    }
-
-    fn parse(raw: &RawValue) -> Result<Self, InvalidMessage> {
-        let text = raw.get();
-        match text.as_bytes().first() {
-            // Two spellings of one string are one id.
-            Some(b'"') if text.contains('\\') => {
-                let value: String =
-                    serde_json::from_str(text).map_err(|_| InvalidMessage::NotJsonRpc("the id is no string"))?;
-                Ok(Self(serde_json::Value::String(value).to_string().into()))
-            }
-            Some(b'"' | b'-' | b'0'..=b'9') => Ok(Self(text.into())),
-            _ => Err(InvalidMessage::NotJsonRpc("an id is a string or a number")),
         }
     }
 }
@@ -189,23 +156,30 @@ impl<'a> Head<'a> {
         if raw.jsonrpc.as_ref().map(|version| &*version.0) != Some("2.0") {
             return Err(InvalidMessage::NotJsonRpc("\"jsonrpc\" is not \"2.0\""));
         }
-        let answers = raw.result.is_some() || raw.error.is_some();
+        let (result, error) = (raw.result, raw.error);
+        // Many servers write the member that they have no value for as null (jsonrpc.js, Jackson): it counts only where
+        // nothing else says what the message is.
+        let is_said = |member: Option<&RawValue>| member.is_some_and(|member| member.get() != "null");
+        let answers = match &raw.method {
+            Some(_) => is_said(result) || is_said(error),
+            None => result.is_some() || error.is_some(),
+        };
         let kind = match (raw.id, raw.method) {
             (Some(_), Some(_)) | (None, Some(_)) if answers => {
                 return Err(InvalidMessage::NotJsonRpc("it has a method and a result or error"));
             }
-            (Some(id), Some(Text(method))) => Kind::Request { id: IdKey::parse(id)?, method },
+            (Some(id), Some(Text(method))) => Kind::Request { id: id_of(id)?, method },
             (None, Some(Text(method))) => Kind::Notification { method },
-            (_, None) if raw.result.is_some() && raw.error.is_some() => {
+            (_, None) if is_said(result) && is_said(error) => {
                 return Err(InvalidMessage::NotJsonRpc("it has a result and an error"));
             }
             (Some(id), None) if answers => Kind::Response {
-                id: if id.get() == "null" { None } else { Some(IdKey::parse(id)?) },
-                success: raw.result.is_some(),
+                id: if id.get() == "null" { None } else { Some(id_of(id)?) },
+                success: result.is_some() && !is_said(error),
             },
             _ => return Err(InvalidMessage::NotJsonRpc("it is neither request, notification nor response")),
         };
-        Ok(Self { kind, params: raw.params, result: raw.result, id_text: raw.id.map(RawValue::get) })
+        Ok(Self { kind, params: raw.params, result, id_text: raw.id.map(RawValue::get) })
     }
 
     /// The kind, free of the body.
@@ -227,15 +201,47 @@ impl<'a> Head<'a> {
 
     /// A copy of `body` (the text this head was read from) with another id; all other bytes stay.
     pub fn with_id(&self, body: &[u8], id: &str) -> Bytes {
-        let Some(old) = self.id_text else { return Bytes::copy_from_slice(body) };
-        // `id_text` borrows from `body`, so the distance of the two starts is its place in it.
-        let start = (old.as_ptr() as usize).wrapping_sub(body.as_ptr() as usize);
-        let mut copy = Vec::with_capacity(body.len() + id.len());
-        copy.extend_from_slice(&body[..start]);
-        copy.extend_from_slice(id.as_bytes());
-        copy.extend_from_slice(&body[start + old.len()..]);
-        Bytes::from(copy)
+        self.id_text.map_or_else(|| Bytes::copy_from_slice(body), |old| with_part(body, old, id))
     }
+
+    /// The id as it stands in the body.
+    pub fn id_text(&self) -> Option<&'a str> {
+        self.id_text
+    }
+}
+
+fn id_of(raw: &RawValue) -> Result<IdKey, InvalidMessage> {
+    IdKey::of_json(raw.get()).ok_or(InvalidMessage::NotJsonRpc("an id is a string or a number"))
+}
+
+/// A copy of `body` with `new` in the place of `old`, a part that borrows from it (as what serde reads does); all other
+/// bytes stay. Of a part that does not, nothing is changed.
+pub fn with_part(body: &[u8], old: &str, new: &str) -> Bytes {
+    let start = (old.as_ptr() as usize).wrapping_sub(body.as_ptr() as usize);
+    let Some(rest) = start.checked_add(old.len()).and_then(|end| body.get(end..)) else {
+        return Bytes::copy_from_slice(body);
+    };
+    let mut copy = Vec::with_capacity(body.len() + new.len());
+    copy.extend_from_slice(&body[..start]);
+    copy.extend_from_slice(new.as_bytes());
+    copy.extend_from_slice(rest);
+    Bytes::from(copy)
+}
+
+/// The request that a body means to answer which is no valid answer, so that whoever waits for it can be told.
+pub fn broken_answer_to(body: &[u8]) -> Option<IdKey> {
+    #[derive(Deserialize)]
+    struct Broken<'a> {
+        #[serde(borrow)]
+        id: &'a RawValue,
+        #[serde(default)]
+        method: Option<serde::de::IgnoredAny>,
+    }
+    let broken: Broken<'_> = serde_json::from_slice(body).ok()?;
+    if broken.method.is_some() {
+        return None;
+    }
+    IdKey::of_json(broken.id.get())
 }
 
 /// Makes the text of an error response. `id` is JSON text (`null` when it could not be read).
@@ -256,27 +262,31 @@ pub fn result_response(id: &str, result: &str) -> Bytes {
 mod tests {
     use super::*;
 
+    fn key(text: &str) -> IdKey {
+        IdKey::of_json(text).unwrap()
+    }
+
     #[test]
     fn each_kind_of_message_is_told_apart() {
         let request = Head::parse(br#"{"jsonrpc":"2.0","id":"a\u0062","method":"x","params":{"deep":[1]}}"#).unwrap();
-        assert_eq!(request.kind, Kind::Request { id: IdKey("\"ab\"".into()), method: "x".into() });
+        assert_eq!(request.kind, Kind::Request { id: key("\"ab\""), method: "x".into() });
         assert_eq!(request.params.unwrap().get(), r#"{"deep":[1]}"#);
         let notification = Head::parse(br#"{"jsonrpc":"2.0","method":"n"}"#).unwrap();
         assert_eq!(notification.kind, Kind::Notification { method: "n".into() });
         let answer = Head::parse(br#"{"jsonrpc":"2.0","id":1,"result":null}"#).unwrap();
-        assert_eq!(answer.kind, Kind::Response { id: Some(IdKey("1".into())), success: true });
+        assert_eq!(answer.kind, Kind::Response { id: Some(key("1")), success: true });
         let lost = Head::parse(br#"{"jsonrpc":"2.0","id":null,"error":{"code":1,"message":""}}"#).unwrap();
         assert_eq!(lost.kind, Kind::Response { id: None, success: false });
     }
 
     #[test]
     fn an_id_keeps_its_json_type() {
-        let key = |text: &str| match Head::parse(text.as_bytes()).unwrap().kind {
+        let id = |text: &str| match Head::parse(text.as_bytes()).unwrap().kind {
             Kind::Request { id, .. } => id,
             other => panic!("{other:?}"),
         };
-        let number = key(r#"{"jsonrpc":"2.0","id":1,"method":"x"}"#);
-        let string = key(r#"{"jsonrpc":"2.0","id":"1","method":"x"}"#);
+        let number = id(r#"{"jsonrpc":"2.0","id":1,"method":"x"}"#);
+        let string = id(r#"{"jsonrpc":"2.0","id":"1","method":"x"}"#);
         assert_ne!(number, string);
     }
 
@@ -302,6 +312,43 @@ mod tests {
             assert_eq!(Head::parse(body.as_bytes()).unwrap_err().code(), code, "{body}");
         }
         assert_eq!(Head::parse(b"{\"a\":\"\xff\"}").unwrap_err().code(), PARSE_ERROR);
+    }
+
+    /// Textalk/jquery.jsonrpcclient.js#24, paritytech/jsonrpc#618
+    #[test]
+    fn a_member_that_is_null_says_nothing_beside_one_that_is_not() {
+        let success = |body: &str| match Head::parse(body.as_bytes()).map(|head| head.kind) {
+            Ok(Kind::Response { success, .. }) => Some(success),
+            _ => None,
+        };
+        for (members, expected) in [
+            (r#""result":{},"error":null"#, Some(true)),
+            (r#""error":null,"result":{}"#, Some(true)),
+            (r#""result":null,"error":{"code":1,"message":""}"#, Some(false)),
+            (r#""result":null,"error":null"#, Some(true)),
+            (r#""result":null"#, Some(true)),
+            (r#""error":null"#, Some(false)),
+            (r#""method":null,"result":{}"#, Some(true)),
+            (r#""result":{},"error":{"code":1,"message":""}"#, None),
+        ] {
+            assert_eq!(success(&format!(r#"{{"jsonrpc":"2.0","id":1,{members}}}"#)), expected, "{members}");
+        }
+        let request = Head::parse(br#"{"jsonrpc":"2.0","id":1,"method":"x","result":null,"error":null}"#).unwrap();
+        assert_eq!(request.kind, Kind::Request { id: key("1"), method: "x".into() });
+    }
+
+    #[test]
+    fn an_answer_that_is_none_names_its_request() {
+        for (body, expected) in [
+            (r#"{"jsonrpc":"2.0","id":1,"result":{},"error":{"code":1,"message":""}}"#, Some("1")),
+            (r#"{"id":"a","result":{}}"#, Some("\"a\"")),
+            (r#"{"jsonrpc":"2.0","id":1}"#, Some("1")),
+            (r#"{"jsonrpc":"1.0","id":1,"method":"x"}"#, None),
+            (r#"{"jsonrpc":"2.0","id":null,"result":{}}"#, None),
+            ("nonsense", None),
+        ] {
+            assert_eq!(broken_answer_to(body.as_bytes()).as_ref().map(IdKey::as_json), expected, "{body}");
+        }
     }
 
     #[test]

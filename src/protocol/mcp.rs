@@ -68,14 +68,14 @@ fn tool_name(params: Option<&RawValue>) -> Option<String> {
     serde_json::from_str::<Call>(params?.get()).ok().map(|call| call.name)
 }
 
-/// The request id that a `notifications/cancelled` names, as JSON text.
-pub fn cancelled_request_id(params: Option<&RawValue>) -> Option<String> {
+/// The request id that a `notifications/cancelled` names: JSON text, which borrows from the message.
+pub fn cancelled_request_id(params: Option<&RawValue>) -> Option<&str> {
     #[derive(Deserialize)]
     struct Cancelled<'a> {
         #[serde(borrow, rename = "requestId")]
         request_id: &'a RawValue,
     }
-    serde_json::from_str::<Cancelled<'_>>(params?.get()).ok().map(|cancelled| cancelled.request_id.get().to_owned())
+    serde_json::from_str::<Cancelled<'_>>(params?.get()).ok().map(|cancelled| cancelled.request_id.get())
 }
 
 /// The `uri` of a subscription request.

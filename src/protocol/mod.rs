@@ -1,6 +1,7 @@
 //! Pure protocol code: no I/O, no actors, imports nothing else of this crate.
 
 pub mod event_id;
+mod id_key;
 pub mod jsonrpc;
 pub mod mcp;
 pub mod post_id;

@@ -166,8 +166,8 @@ impl SessionActor {
         session.outstanding = found.inbox.iter().map(|entry| entry.seq).collect();
         for request in found.pending {
             session.outstanding.insert(request.seq);
-            let id = IdKey::from_stored(request.id_key);
-            session.in_flight.insert(id, inbound::InFlight::inherited(request.seq, request.forwarded, &request.body));
+            let (id, request) = inbound::InFlight::inherited(request);
+            session.in_flight.insert(id, request);
         }
         session.inherited = Some(found.inbox);
         session.holder =

@@ -218,12 +218,16 @@ impl SessionActor {
         ctx: &mut Context<Self>,
     ) {
         self.app().metrics.router_errors.with_label_values(&[reason]).inc();
-        if let Some(request) = self.in_flight.remove(id) {
-            self.to_send.remove(&request.seq);
-            self.outstanding.remove(&request.seq);
-        }
+        let (id, table_key) = match self.in_flight.remove_entry(id) {
+            Some((id, request)) => {
+                self.to_send.remove(&request.seq);
+                self.outstanding.remove(&request.seq);
+                (id, request.table_key)
+            }
+            None => (id.clone(), id.shared_key()),
+        };
         let body = jsonrpc::error_response(id.as_json(), code, message, Some(&details));
-        self.answer(id.clone(), body, ctx);
+        self.answer(table_key, body, ctx);
     }
 
     /// One timer a session, and only while something is in flight.
@@ -289,12 +293,13 @@ impl SessionActor {
 
     /// Cancelled and unanswered, as MCP allows: off the books, without an event.
     fn forget_cancelled(&mut self, ids: Vec<IdKey>, ctx: &mut Context<Self>) {
+        let mut keys: Vec<String> = Vec::with_capacity(ids.len());
         for id in &ids {
             if let Some(request) = self.in_flight.remove(id) {
                 self.outstanding.remove(&request.seq);
+                keys.push((*request.table_key).to_owned());
             }
         }
-        let keys: Vec<String> = ids.iter().map(|id| id.as_json().to_owned()).collect();
         let (app, fence) = (Arc::clone(self.app()), self.fence.clone());
         let forgotten = async move {
             if let Err(error) = app.store.forget_requests(&fence, &keys).await {

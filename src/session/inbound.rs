@@ -24,7 +24,7 @@ use crate::{
         jsonrpc::{self, Head, IdKey, Said},
         mcp,
     },
-    store::{Accept, Accepted, ClientMessage, Fence, NewEvent, StoreError},
+    store::{Accept, Accepted, ClientMessage, Fence, NewEvent, PendingRequest, StoreError},
 };
 
 /// A journaled message of the client, parsed once.
@@ -46,6 +46,8 @@ impl Arrived {
 #[derive(Debug)]
 pub struct InFlight {
     pub(super) seq: u64,
+    /// Its name in the store's request table.
+    pub(super) table_key: Arc<str>,
     pub(super) progress: Progress,
     pub(super) attempts: u32,
     /// Number of the POST that carries it: what becomes of an earlier one is not about it any more.
@@ -73,15 +75,18 @@ pub enum Effect {
 }
 
 impl InFlight {
-    pub(super) fn inherited(seq: u64, forwarded: bool, body: &Bytes) -> Self {
-        let effect = match Head::parse(body).map(|head| head.said()) {
-            Ok(Said::Request { method, .. }) => effect(&method, body),
-            _ => Effect::None,
+    /// As the store has it; with the id as the client wrote it.
+    pub(super) fn inherited(pending: PendingRequest) -> (IdKey, Self) {
+        let PendingRequest { seq, id_key: table_key, forwarded, body } = pending;
+        let (id, effect) = match Head::parse(&body).map(|head| head.said()) {
+            Ok(Said::Request { id, method }) => (id, effect(&method, &body)),
+            // Lost with the store's data, and restored without it.
+            _ => (IdKey::from_stored(Arc::clone(&table_key)), Effect::None),
         };
         let progress = Progress::on_record(forwarded);
         // An earlier owner's attempts are not recorded; one is what is sure.
         let (since, attempts) = (Instant::now(), u32::from(forwarded));
-        Self { seq, progress, attempts, post: None, since, cancelled: None, effect }
+        (id, Self { seq, table_key, progress, attempts, post: None, since, cancelled: None, effect })
     }
 }
 
@@ -103,13 +108,13 @@ fn effect(method: &str, body: &Bytes) -> Effect {
 /// The store's view of a message: kind, and the fields that its journaling sets or clears in the same step.
 pub fn journal_view(said: &Said) -> (ClientMessage, Vec<(String, String)>, Vec<String>) {
     match said {
-        Said::Request { id, .. } => (ClientMessage::Request { id_key: id.shared() }, Vec::new(), Vec::new()),
+        Said::Request { id, .. } => (ClientMessage::Request { id_key: id.shared_key() }, Vec::new(), Vec::new()),
         Said::Notification { method } if **method == *mcp::INITIALIZED => {
             (ClientMessage::Notification, vec![(field::INITIALIZED.to_owned(), "1".to_owned())], Vec::new())
         }
         Said::Notification { .. } => (ClientMessage::Notification, Vec::new(), Vec::new()),
         Said::Response { id } => {
-            let answered = id.iter().map(|id| format!("{}{}", field::SERVER_REQUEST, id.as_json())).collect();
+            let answered = id.iter().map(|id| format!("{}{}", field::SERVER_REQUEST, id.key())).collect();
             (ClientMessage::Response, Vec::new(), answered)
         }
     }
@@ -259,6 +264,10 @@ impl SessionActor {
                 self.refuse(&message.said, DeliverError::TooManyBytes, ctx)
             }
             Ok(Accepted::WrongService) => Err(DeliverError::WrongService),
+            Ok(Accepted::IdInUse) => {
+                accepted.refused.inc();
+                Err(DeliverError::IdInUse)
+            }
             Ok(Accepted::NotFound) => {
                 self.vanished(epoch, ctx);
                 Err(DeliverError::Vanished)
@@ -340,22 +349,23 @@ impl SessionActor {
                 mcp::INITIALIZE if self.initialize_result.is_some() => {
                     let result = self.initialize_result.clone().unwrap_or_default();
                     let answer = jsonrpc::result_response(id.as_json(), &result);
-                    self.answer(id, answer, ctx);
+                    self.answer(id.shared_key(), answer, ctx);
                 }
                 // Refused, so that clients of 2026-07-28 fall back to a version with sessions.
                 mcp::DISCOVER => {
                     let why = "this router speaks MCP versions with sessions, up to 2025-11-25";
                     let error = jsonrpc::error_response(id.as_json(), jsonrpc::METHOD_NOT_FOUND, why, None);
-                    self.answer(id, error, ctx);
+                    self.answer(id.shared_key(), error, ctx);
                 }
                 // Journaled by another instance, which does not know how many are in flight. MEM-5
                 _ if self.in_flight.len() >= self.app().settings.limits.max_inflight => {
                     let error = self.too_many(&id);
-                    self.answer(id, error, ctx);
+                    self.answer(id.shared_key(), error, ctx);
                 }
                 _ => {
                     let request = InFlight {
                         seq,
+                        table_key: id.shared_key(),
                         progress: Progress::NotSent,
                         attempts: 0,
                         post: None,
@@ -391,8 +401,8 @@ impl SessionActor {
 
     /// REQ-4: an explicit cancel goes up once; the request may stay without an answer, as MCP has it.
     fn take_cancel(&mut self, seq: u64, body: Bytes) {
-        let target = Head::parse(&body).ok().and_then(|head| mcp::cancelled_request_id(head.params));
-        let target = target.map(IdKey::from_stored);
+        let head = Head::parse(&body).ok();
+        let target = head.and_then(|head| mcp::cancelled_request_id(head.params)).and_then(IdKey::of_json);
         match target.and_then(|id| self.in_flight.get_mut(&id)) {
             Some(request) => {
                 request.cancelled = Some(Instant::now());
@@ -409,7 +419,7 @@ impl SessionActor {
     }
 
     /// Answers a request from here: through the log, like any answer.
-    pub(super) fn answer(&mut self, id: IdKey, body: Bytes, ctx: &mut Context<Self>) {
-        self.push_event(NewEvent::answer(id.shared(), body), ctx);
+    pub(super) fn answer(&mut self, table_key: Arc<str>, body: Bytes, ctx: &mut Context<Self>) {
+        self.push_event(NewEvent::answer(table_key, body), ctx);
     }
 }

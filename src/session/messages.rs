@@ -46,6 +46,8 @@ pub enum DeliverError {
     Vanished,
     /// The URL names another service: 404.
     WrongService,
+    /// A request without an answer has this id and another body: 400.
+    IdInUse,
     /// A cap is reached: 503.
     TooMany,
     /// The cap in bytes is reached: 503.

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     fault,
     protocol::{
-        jsonrpc::{Head, IdKey, Kind},
+        jsonrpc::{self, Head, IdKey, InvalidMessage, Kind},
         mcp, sse,
     },
     store::{Append, Appended, NewEvent, StoreError},
@@ -34,6 +34,9 @@ impl SessionActor {
             Err(error) => {
                 self.app().metrics.dropped.with_label_values(&["upstream_nonsense"]).inc();
                 tracing::warn!(session = %self.fence.session, %error, "the upstream sent no JSON-RPC message");
+                if let Some(id) = jsonrpc::broken_answer_to(&body).filter(|id| self.in_flight.contains_key(id)) {
+                    self.fail_broken(&id, &error, ctx);
+                }
                 return;
             }
         };
@@ -45,7 +48,7 @@ impl SessionActor {
             Kind::Response { id: Some(id), success } => match self.in_flight.remove(id) {
                 Some(request) => {
                     self.outstanding.remove(&request.seq);
-                    let event = NewEvent::answer(id.shared(), body.clone());
+                    let event = NewEvent::answer(Arc::clone(&request.table_key), body.clone());
                     let event = if *success { self.apply(request.effect, &head, event) } else { event };
                     self.push_event(event, ctx);
                 }
@@ -67,6 +70,13 @@ impl SessionActor {
                 self.push_event(NewEvent::message(body.clone()), ctx);
             }
         }
+    }
+
+    /// A request whose answer is none: nothing else will come.
+    fn fail_broken(&mut self, id: &IdKey, error: &InvalidMessage, ctx: &mut Context<Self>) {
+        let why = format!("the server answered this request, but not with a JSON-RPC response: {error}");
+        let details = serde_json::json!({ "reason": "broken_answer", "outcome": "unknown", "retry": false });
+        self.fail_request(id, jsonrpc::INTERNAL_ERROR, &why, "broken_answer", details, ctx);
     }
 
     /// What the answer changes in the session's own state; written in the same step as the answer.

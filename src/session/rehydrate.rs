@@ -130,7 +130,7 @@ impl SessionActor {
         }
         let ids = |progress| {
             let such = self.in_flight.iter().filter(move |(_, request)| request.progress == progress);
-            such.map(|(id, _)| id.as_json().to_owned())
+            such.map(|(_, request)| (*request.table_key).to_owned())
         };
         let inherited: Vec<String> = ids(Progress::Accepted).collect();
         let maybe_sent: HashSet<String> = ids(Progress::MaybeSent).collect();
@@ -206,7 +206,7 @@ impl SessionActor {
                         // Replayed with the handshake; without one it goes up like any other.
                         Some(mcp::INITIALIZED) if self.initialize_result.is_some() => {}
                         Some(mcp::CANCELLED) => {
-                            cancelled.extend(mcp::cancelled_request_id(head.params).map(IdKey::from_stored));
+                            cancelled.extend(mcp::cancelled_request_id(head.params).and_then(IdKey::of_json));
                         }
                         _ => self.send_up(entry.seq, entry.body.clone(), None),
                     }

@@ -142,7 +142,7 @@ impl SessionActor {
 
     /// Requests whose answer is not in the log yet: in flight, or with their answer on its way into it.
     fn unanswered(&self) -> impl Iterator<Item = (&str, u64)> {
-        let in_flight = self.in_flight.iter().map(|(id, request)| (id.as_json(), request.seq));
+        let in_flight = self.in_flight.values().map(|request| (&*request.table_key, request.seq));
         in_flight.chain(self.answers_on_the_way().map(|id| (id, self.next_seq)))
     }
 }

@@ -143,13 +143,15 @@ pub enum Accepted {
         /// How many listeners the wake-up had. 0: the owner's process is gone (always >= 1 when the caller is owner).
         listeners: u64,
     },
-    /// This POST (`X-Request-ID`) or this pending JSON-RPC id was journaled before; nothing was written (REQ-6).
+    /// This POST (`X-Request-ID`) or this very request, which is pending, was journaled before; nothing was written (REQ-6).
     Duplicate {
         /// Position of the first one.
         seq: u64,
         /// The owner has claimed it already (it is marked forwarded).
         claimed: bool,
     },
+    /// A pending request with another body has this id; nothing was written.
+    IdInUse,
     /// A cap is reached; nothing was written.
     TooManyPending,
     /// The cap in bytes is reached; nothing was written.

@@ -257,8 +257,7 @@ impl UpstreamActor {
         let Ok(head) = Head::parse(body) else { return };
         match &head.kind {
             Kind::Response { id: Some(id), .. } => {
-                let waiting =
-                    id.as_json().parse().ok().and_then(|id: u64| self.shared.borrow_mut().pending.remove(&id));
+                let waiting = id.key().parse().ok().and_then(|id: u64| self.shared.borrow_mut().pending.remove(&id));
                 if let Some(waiting) = waiting {
                     // The caller may have given up.
                     let _ = waiting.send(Ok(body.clone()));

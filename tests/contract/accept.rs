@@ -131,6 +131,33 @@ pub async fn a_pending_id_is_a_duplicate_and_an_answered_id_is_free_again(backen
     assert_eq!(append(store, append_of(&fence, 2, vec![answer("\"x\"")])).await, [Some(2)]);
 }
 
+/// REQ-2, REQ-6: with the first one in the inbox and in the request table, for the owner and for others, also at the caps.
+pub async fn another_request_with_a_pending_id_is_told_apart_from_the_same_one(backend: Backend) {
+    let (store, elsewhere) = (backend.store(), backend.another().await);
+    let fence = session_of(store, "a").await;
+    let first = || request(fence.session, "1");
+    let other = || Accept { body: "another request 1".into(), ..first() };
+    let full = |accept| Accept { max_pending: 1, max_inbox: 1, ..accept };
+    queue(store, first()).await;
+    for claimed in [false, true] {
+        for accept in [first(), full(first()), direct(&fence, first())] {
+            let accepted = elsewhere.accept(accept).await.unwrap();
+            assert_eq!(accepted, Accepted::Duplicate { seq: 1, claimed });
+        }
+        for accept in [other(), full(other()), direct(&fence, other())] {
+            let refused = Accept { set: vec![pair("mark", "1")], ..accept };
+            assert_eq!(elsewhere.accept(refused.clone()).await.unwrap(), Accepted::IdInUse);
+            assert_eq!(elsewhere.accept(refused).await.unwrap(), Accepted::IdInUse, "the refusal is not remembered");
+        }
+        if !claimed {
+            claim(store, &fence, 0, 10).await;
+        }
+    }
+    assert!(!store.load(fence.session).await.unwrap().unwrap().fields.contains_key("mark"));
+    append(store, append_of(&fence, 1, vec![answer("1")])).await;
+    assert_eq!(forward(store, &fence, other()).await, 2);
+}
+
 /// REQ-6
 pub async fn the_last_256_posts_are_remembered(backend: Backend) {
     let store = backend.store();

@@ -13,6 +13,7 @@ mod deployment;
 mod drain;
 mod events;
 mod failover;
+mod ids;
 mod ownership;
 mod requests;
 mod sdk;

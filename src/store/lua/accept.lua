@@ -5,7 +5,7 @@
 --   12 acked, 13 max pending, 14 max inbox, 15 max bytes of bodies, 16 count of set items, then set items (field, value),
 --   then deletes
 -- Reply: seq > 0 forward it; 0 not found; -1 fenced; -2 too many; -3 wrong service; -5 too many bytes;
---   {2, seq, owner, incarnation, generation, listeners} queued; {3, seq, claimed} duplicate
+--   -6 the id is in use; {2, seq, owner, incarnation, generation, listeners} queued; {3, seq, claimed} duplicate
 local call = redis.call
 local h = call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch', 'in_seq', 'in_claimed', 'service',
   'held')
@@ -19,6 +19,15 @@ local request = ARGV[8] == 'q'
 local direct = owner and ARGV[11] == '1' and in_claimed == in_seq
 local next_seq = in_seq + 1
 local seq = string.format('%d', next_seq)
+
+-- The sequence of the pending request with this id, if that is this very request; false if it is another one.
+local function same_request(state)
+  local first, forwarded, at = string.match(state, '^(%d+) (%d) ()')
+  local entry = forwarded == '0' and call('XRANGE', KEYS[2], first, first)[1]
+  local body = entry and entry[2][4] or string.sub(state, at)
+  -- The body of a restored request is lost: nobody can tell.
+  return (body == ARGV[10] or body == '') and first
+end
 
 -- One field of the request table is no request: it keeps the table, and with it its TTL, when all are answered.
 local size = request and call('HLEN', KEYS[3])
@@ -45,7 +54,8 @@ if too_many or too_much then
   first = call('ZSCORE', KEYS[4], ARGV[7])
   if not first and request then
     local state = call('HGET', KEYS[3], ARGV[9])
-    first = state and string.match(state, '^%d+')
+    first = state and same_request(state)
+    if state and not first then return -6 end
   end
   if not first then return too_many and -2 or -5 end
 -- The first write is one that Redis refuses when it is full, so that a refusal leaves nothing behind.
@@ -58,7 +68,8 @@ elseif request then
     call('PEXPIRE', KEYS[3], call('HGET', KEYS[1], 'ttl_ms'), 'NX')
   elseif call('HSETNX', KEYS[3], ARGV[9], state) == 0 then
     call('ZREM', KEYS[4], ARGV[7])
-    first = string.match(call('HGET', KEYS[3], ARGV[9]), '^%d+')
+    first = same_request(call('HGET', KEYS[3], ARGV[9]))
+    if not first then return -6 end
   end
 end
 if first then

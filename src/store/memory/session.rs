@@ -158,12 +158,17 @@ impl Session {
             return Accepted::Fenced;
         }
         let pending = match &accept.message {
-            ClientMessage::Request { id_key } => self.requests.get(id_key).map(|request| request.seq),
+            ClientMessage::Request { id_key } => self.requests.get(id_key),
             _ => None,
         };
+        let other = pending.is_some_and(|request| !self.is_request(request, &accept.body));
+        let pending = pending.map(|request| request.seq);
         // Nobody can repeat the others: this store never leaves its caller without an answer.
         let given = accept.post_id.is_given();
         let seen = given.then(|| self.seen.get(&accept.post_id).copied()).flatten();
+        if other && seen.is_none() {
+            return Accepted::IdInUse;
+        }
         if let Some(seq) = seen.or(pending) {
             return Accepted::Duplicate { seq, claimed: seq <= self.in_claimed };
         }
@@ -211,6 +216,12 @@ impl Session {
     fn held_bytes(&self) -> usize {
         let forwarded = self.requests.values().filter_map(|request| request.forwarded.as_ref());
         forwarded.map(Bytes::len).sum::<usize>() + self.inbox.0.iter().map(|entry| entry.body.len()).sum::<usize>()
+    }
+
+    /// Whether a pending request is the one with this body. That of a restored one is lost: nobody can tell.
+    fn is_request(&self, pending: &Request, body: &Bytes) -> bool {
+        let waiting = || self.inbox.get(pending.seq).map(|entry| &entry.body);
+        pending.forwarded.as_ref().or_else(waiting).is_none_or(|known| known.is_empty() || known == body)
     }
 
     fn remember(&mut self, post_id: PostId, seq: u64) {

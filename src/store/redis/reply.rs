@@ -21,6 +21,8 @@ pub(super) mod code {
     pub(in crate::store::redis) const OLD_OP: i64 = -4;
     /// A cap in bytes is reached.
     pub(in crate::store::redis) const TOO_MANY_BYTES: i64 = -5;
+    /// Another request has this id.
+    pub(in crate::store::redis) const ID_IN_USE: i64 = -6;
 }
 
 /// An answer that makes no sense. `what` names the operation, never a value (SEC-2).
