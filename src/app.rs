@@ -258,7 +258,8 @@ impl Worker {
         for service in app.pool.services() {
             for endpoint in &service.endpoints {
                 let line = Line::new(Arc::clone(endpoint), limits, config.clone());
-                let actor = UpstreamActor::launch(Arc::clone(service), line.clone(), limits.clone(), is_first);
+                let vital = app.lifecycle.vital("the connections to a server");
+                let actor = UpstreamActor::launch(Arc::clone(service), line.clone(), limits.clone(), is_first, vital);
                 debug_assert_eq!(endpoint.number, upstreams.len(), "the pool numbers its endpoints in this order");
                 upstreams.push((line, actor));
             }

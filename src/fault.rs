@@ -2,7 +2,7 @@
 //! is exact. Only in a build with the feature `fault-points`; without it a point is nothing. Never in a release.
 //!
 //! `MCP_FAULT_POINT=name` or `name:n` (the n-th time, from 1) says where; `MCP_FAULT_ACTION=abort` (default: as a crash),
-//! `stop` (SIGSTOP, until somebody sends SIGCONT) or `wedge` (this thread alone, for good) says what. Only passes count
+//! `stop` (SIGSTOP, until somebody sends SIGCONT), `wedge` (this thread alone, for good) or `panic` says what. Only passes count
 //! while the file named by `MCP_FAULT_ARM` exists; who faults removes it, so that of many processes one does.
 //!
 //! Beside them the protections that a test can switch off, to show that it would see the fault which they keep away:
@@ -27,6 +27,9 @@ pub const BEFORE_DELIVER: &str = "deliver.before";
 
 /// The owner of a session that somebody waits for was found gone, and nobody has adopted the session yet.
 pub const OWNER_GONE: &str = "adopt.judged";
+
+/// The lease is about to be renewed.
+pub const LEASE: &str = "lease.renew";
 
 /// OWN-1: the store refuses what an owner of an older generation writes.
 pub const FENCE: &str = "fence";
@@ -111,8 +114,10 @@ mod armed {
         }
         plan.passed.store(0, Ordering::Relaxed);
         tracing::warn!(name, action = plan.action, "fault point");
+        crate::telemetry::flush();
         match plan.action.as_str() {
             "stop" => {}
+            "panic" => panic!("fault point"),
             "wedge" => loop {
                 std::thread::park();
             },

@@ -1,6 +1,9 @@
 //! Starts the router: settings → tracing → run → exit code. Or, when the router itself asks for it, its guard.
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 use mcp_router::{server, settings, telemetry, watchdog};
 
@@ -16,16 +19,27 @@ fn main() -> ExitCode {
     let settings = match settings::load() {
         Ok(settings) => settings,
         Err(error) => {
-            eprintln!("{error}");
+            // Not `eprintln!`, which panics when nobody reads it.
+            let _ = writeln!(io::stderr(), "{error}");
             return ExitCode::from(&error);
         }
     };
     telemetry::init(&settings.log);
+    let _last_lines = LastLines;
     match actix_rt::System::new().block_on(server::run(settings)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
             error.exit_code()
         }
+    }
+}
+
+/// Has the last lines written, also when `main` ends by a panic.
+struct LastLines;
+
+impl Drop for LastLines {
+    fn drop(&mut self) {
+        telemetry::flush();
     }
 }

@@ -5,6 +5,8 @@
 
 use prometheus::{Encoder as _, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 
+use crate::telemetry::writer::DROPPED;
+
 /// All metrics of one process.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -105,6 +107,7 @@ impl Metrics {
             streams: gauge("mcp_router_streams", "Client streams open on this process"),
             registry,
         };
+        metrics.registry.register(Box::new(DROPPED.clone())).expect("each name is registered once");
         // Rows exist from the start, so that "stays 0" can be seen: of what a process can see to be broken.
         for id in ["EVT-1", "EVT-2", "EVT-5"] {
             metrics.violations.with_label_values(&[id]).inc_by(0);

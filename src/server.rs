@@ -38,6 +38,8 @@ use crate::{
 
 /// A needed service does not answer (sysexits `EX_UNAVAILABLE`).
 pub const EXIT_UNAVAILABLE: u8 = 69;
+/// A part of the process has ended by itself: a bug (`EX_SOFTWARE`).
+pub const EXIT_SOFTWARE: u8 = 70;
 /// The operating system refuses: the port is taken (`EX_OSERR`).
 pub const EXIT_OS: u8 = 71;
 /// The deployment is configured wrongly: the instance id is in use (`EX_CONFIG`).
@@ -97,6 +99,15 @@ pub enum Fatal {
     /// The HTTP server failed.
     #[error("the HTTP server failed: {0}")]
     Http(#[from] std::io::Error),
+    /// A part that the process cannot do without has ended. Nothing is drained: who should do it may be what is missing, and
+    /// other instances adopt the sessions as after a crash.
+    #[error(
+        "{what} has ended: this process cannot go on, and must be started again (its supervisor does). This is a bug; the lines before tell more"
+    )]
+    Part {
+        /// Which.
+        what: &'static str,
+    },
 }
 
 impl Fatal {
@@ -106,6 +117,7 @@ impl Fatal {
             Self::Listen { .. } | Self::Http(_) => EXIT_OS,
             Self::Redis { .. } => EXIT_UNAVAILABLE,
             Self::InstanceId { .. } => EXIT_CONFIG,
+            Self::Part { .. } => EXIT_SOFTWARE,
         })
     }
 }
@@ -142,16 +154,29 @@ pub async fn run(mut settings: Settings) -> Result<(), Fatal> {
     socket.listen(BACKLOG).map_err(|source| Fatal::Listen { address, source })?;
     let server = serve(&app, TcpListener::from(socket))?;
     let handle = server.handle();
-    let serving = actix_rt::spawn(server);
+    let vital = app.lifecycle.vital("the HTTP server");
+    let serving = actix_rt::spawn(async move {
+        let _vital = vital;
+        server.await
+    });
     // Not before: a start may wait long for Redis or an old lease, has limits of its own, and holds no client yet.
-    let guarded = actix_rt::spawn(watchdog::keep_guard(Arc::clone(&app)));
+    let guarded = actix_rt::spawn({
+        let (app, vital) = (Arc::clone(&app), app.lifecycle.vital("the keeper of the watchdog"));
+        async move {
+            watchdog::keep_guard(app).await;
+            vital.done();
+        }
+    });
     app.lifecycle.advance(Phase::Ready);
     tracing::info!(
         %address, instance = %app.me.instance_id, store = app.store.kind(), services = app.pool.names(),
         "mcp-router is ready: http://{address}/sse/{}",
         app.pool.services().next().map_or("", |service| service.name.as_str())
     );
-    wait_for_end(&app).await;
+    tokio::select! {
+        () = wait_for_end(&app) => {}
+        what = app.lifecycle.failed() => return Err(Fatal::Part { what }),
+    }
     // A second signal does not wait.
     tokio::select! {
         () = shut_down(&app, &handle) => {}

@@ -262,6 +262,15 @@ fn finish(mut reader: Reader, mut warnings: Vec<String>) -> Result<Settings, Set
             settings.server.address,
         ));
     }
+    let has_name = settings.session.instance_id != defaults::MCP_SESSION_INSTANCE_ID;
+    if !shares_redis && has_name {
+        warnings.push(
+            "MCP_SESSION_INSTANCE_ID is set, but REDIS_URL is not: this instance keeps its sessions in its own memory, \
+             shares them with no other instance, and loses them with a restart. Set REDIS_URL, the same for all instances; \
+             for one instance alone no id is needed"
+                .to_owned(),
+        );
+    }
     let problems = reader.into_problems();
     if !problems.is_empty() {
         return Err(SettingsError::Invalid(problems));

@@ -1,15 +1,19 @@
-//! Logs: one subscriber for the process, to standard error.
+//! Logs: one subscriber for the process, to standard error. What becomes of a log that cannot be written: [`writer`].
 //!
 //! Session ids are secrets. They are masked by type, not by filter: `Debug` and `Display` of
 //! [`SessionId`](crate::protocol::session_id::SessionId) show a short prefix only, so no log line can hold a whole one
 //! (SEC-2). Tokens and the password of Redis are kept out in the same way ([`crate::settings::Secret`],
 //! [`crate::settings::RedisUrl`]).
 
-use std::{env, io, io::IsTerminal};
+use std::{backtrace::Backtrace, env, io, io::IsTerminal, panic};
 
 use tracing_subscriber::{EnvFilter, util::SubscriberInitExt};
 
 use crate::settings::{LogFormat, LogSettings, defaults};
+
+pub mod writer;
+
+pub use writer::flush;
 
 /// Starts to log as `log` says: text (coloured only on a terminal, and not if `NO_COLOR` is set) or one JSON object a
 /// line. To be called once, by `main`; a subscriber that is set already stays, so that tests may call it, too.
@@ -21,7 +25,8 @@ pub fn init(log: &LogSettings) {
         Ok(directive) if !log.level.contains("actix_http") => filter.add_directive(directive),
         _ => filter,
     };
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let queue = writer::to_stderr(log.queue);
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(queue).log_internal_errors(false);
     let outcome = match log.format {
         LogFormat::Text => {
             let coloured = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
@@ -32,4 +37,16 @@ pub fn init(log: &LogSettings) {
     if outcome.is_err() {
         tracing::debug!("a subscriber is set already; it stays");
     }
+    // The default one writes to standard error itself, and would wait there for a reader that is stuck.
+    panic::set_hook(Box::new(|info| {
+        let at = info.location().map(ToString::to_string).unwrap_or_default();
+        // Only what stands in the program: a formatted text may quote a payload (SEC-2).
+        let text = info.payload().downcast_ref::<&'static str>().copied().unwrap_or("(its text may quote a payload)");
+        match Backtrace::capture() {
+            trace if trace.status() == std::backtrace::BacktraceStatus::Captured => {
+                tracing::error!(at, "a thread or task panicked: {text}\n{trace}");
+            }
+            _ => tracing::error!(at, "a thread or task panicked: {text}"),
+        }
+    }));
 }

@@ -579,6 +579,9 @@ mod values {
         let named = shared.into_iter().chain([("MCP_SESSION_INSTANCE_ID", "one")]);
         assert_eq!(Settings::from_pairs(named).unwrap().warnings, [""; 0]);
         assert_eq!(one("SERVER_ADDRESS", "0.0.0.0").unwrap().warnings, [""; 0]);
+        // Three of these would be three separate routers.
+        let alone = one("MCP_SESSION_INSTANCE_ID", "router-instance-1").unwrap().warnings;
+        assert!(alone.len() == 1 && alone[0].contains("REDIS_URL"), "{alone:?}");
     }
 
     #[test]

@@ -68,6 +68,8 @@ async fn main() -> ExitCode {
         .with_max_level(arguments.log_level)
         .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr)
+        // A log that cannot be written is no reason not to serve.
+        .log_internal_errors(false)
         .init();
     let (address, port) = (arguments.address, arguments.port);
     let options = ServerOptions {
@@ -83,7 +85,7 @@ async fn main() -> ExitCode {
     match serve(options).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
-            eprintln!("mcp-server-v6: {}", complaint(&reason, address, port));
+            let _ = writeln!(io::stderr(), "mcp-server-v6: {}", complaint(&reason, address, port));
             ExitCode::FAILURE
         }
     }

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use super::sweep::{adopt_if_needed, sweep};
 use crate::{
     app::App,
+    fault,
     lifecycle::Phase,
     protocol::session_id::SessionId,
     session::{
@@ -58,7 +59,13 @@ impl Registry {
         Self::create(|ctx| {
             ctx.set_mailbox_capacity(1024);
             let waiting = Arc::clone(&app);
-            ctx.spawn(dispatch(waiting, wakes).into_actor(&Self::idle(&app)));
+            // Ends with the dispatch, and with this actor: the lease and the sweep are its own.
+            let vital = app.lifecycle.vital("the registry (lease, wake-ups, sweep)");
+            let dispatching = async move {
+                let _vital = vital;
+                dispatch(waiting, wakes).await;
+            };
+            ctx.spawn(dispatching.into_actor(&Self::idle(&app)));
             Self::idle(&app)
         })
     }
@@ -74,6 +81,7 @@ impl Registry {
         let app = Arc::clone(&self.app);
         let renewed = async move {
             let ttl = app.settings.session.lease;
+            fault::point(fault::LEASE);
             let asked = Instant::now();
             let renewed = app.store.lease_renew(&instance_info(&app), ttl).await;
             match renewed {

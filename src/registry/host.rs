@@ -6,7 +6,7 @@ use std::{rc::Rc, sync::Arc};
 use actix::prelude::*;
 
 use super::adopt::{Adoption, adopt};
-use crate::{app::Worker, protocol::session_id::SessionId};
+use crate::{app::Worker, lifecycle::Vital, protocol::session_id::SessionId};
 
 /// Adoptions that may wait for one thread; `send().await` waits beyond it.
 const MAILBOX: usize = 64;
@@ -15,6 +15,8 @@ const MAILBOX: usize = 64;
 #[derive(Debug)]
 pub struct Host {
     worker: Rc<Worker>,
+    /// Without it nothing is adopted on this thread, and nobody would ask whether the thread runs.
+    _vital: Vital,
 }
 
 /// Adopts a session from the process that had it with this generation. Reply: whether this process owns it now.
@@ -43,7 +45,8 @@ impl Host {
     pub fn launch(worker: Rc<Worker>) -> Addr<Self> {
         Self::create(|ctx| {
             ctx.set_mailbox_capacity(MAILBOX);
-            Self { worker }
+            let vital = worker.app.lifecycle.vital("the host of a worker thread");
+            Self { worker, _vital: vital }
         })
     }
 }

@@ -379,8 +379,14 @@ impl Actor for SessionActor {
     }
 
     fn stopped(&mut self, ctx: &mut Self::Context) {
-        self.app().metrics.sessions.dec();
         self.app().directory.remove_session(&self.fence.session, &ctx.address());
+    }
+}
+
+/// Not in `stopped`, which an actor that panics does not see. Its entry in the directory is found to be dead.
+impl Drop for SessionActor {
+    fn drop(&mut self) {
+        self.app().metrics.sessions.dec();
     }
 }
 

@@ -38,7 +38,14 @@ impl Directory {
 
     /// The actor of a session that this process owns.
     pub fn session(&self, session: &SessionId) -> Option<Addr<SessionActor>> {
-        self.shard(session).sessions.get(session).cloned()
+        let mut shard = self.shard(session);
+        let actor = shard.sessions.get(session)?;
+        if actor.connected() {
+            return Some(actor.clone());
+        }
+        // It has panicked, or is about to leave by itself: nobody takes its messages.
+        shard.sessions.remove(session);
+        None
     }
 
     /// This process owns the session now.
@@ -80,7 +87,8 @@ impl Directory {
         self.shards
             .iter()
             .flat_map(|shard| {
-                let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+                shard.sessions.retain(|_, actor| actor.connected());
                 shard.sessions.iter().map(|(id, actor)| (*id, actor.clone())).collect::<Vec<_>>()
             })
             .collect()

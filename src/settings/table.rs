@@ -290,6 +290,10 @@ settings! {
         /// Least severe level that is logged, or directives of tracing's EnvFilter such as info,mcp_router=debug. info
         /// tells what changed, not each message.
         LOG_LEVEL = "info", "level or directives" => level: String, parse::log_level;
+
+        /// Lines that may wait to be written. Beyond it they are dropped and counted: a log on a full disk, or in a pipe
+        /// that nobody reads, must hold nobody up. As many as a storm of reconnects writes in a second.
+        LOG_QUEUE = "4096", "lines" => queue: usize, whole(1..=1_000_000);
     }
 
     /// How the router ends, and what ends it when it hangs.

@@ -20,6 +20,7 @@ use super::{
     },
 };
 use crate::{
+    lifecycle::Vital,
     protocol::{
         jsonrpc::{self, Head, Kind},
         mcp,
@@ -39,6 +40,8 @@ pub struct UpstreamActor {
     limits: UpstreamSettings,
     shared: Rc<RefCell<Shared>>,
     probes: bool,
+    /// Without it no call from this thread reaches the endpoint, and the first one's checks are missing.
+    _vital: Vital,
 }
 
 impl std::fmt::Debug for UpstreamActor {
@@ -125,11 +128,17 @@ pub enum CallError {
 impl UpstreamActor {
     /// Starts the actor of `endpoint` on the current thread. `probes`: this one also does the health checks (one
     /// worker of the process does).
-    pub fn launch(service: Arc<Service>, line: Line, limits: UpstreamSettings, probes: bool) -> Addr<Self> {
+    pub fn launch(
+        service: Arc<Service>,
+        line: Line,
+        limits: UpstreamSettings,
+        probes: bool,
+        vital: Vital,
+    ) -> Addr<Self> {
         let endpoint = Arc::clone(&line.endpoint);
         Self::create(|ctx| {
             ctx.set_mailbox_capacity(MAILBOX);
-            Self { service, endpoint, line, limits, shared: Rc::default(), probes }
+            Self { service, endpoint, line, limits, shared: Rc::default(), probes, _vital: vital }
         })
     }
 

@@ -97,7 +97,7 @@ pub fn run(charge: &Charge) -> ExitCode {
     }
     // First the deed: what keeps the router from going on may be the log itself.
     let killed = router.kill();
-    telemetry::init(&LogSettings { format: charge.log_format, level: "info".to_owned() });
+    telemetry::init(&LogSettings { format: charge.log_format, level: "info".to_owned(), queue: 16 });
     let (pid, period) = (charge.router, charge.period);
     match killed {
         Ok(()) => tracing::error!(
@@ -110,6 +110,7 @@ pub fn run(charge: &Charge) -> ExitCode {
             tracing::error!(%error, "the router (pid {pid}) has been silent for {period:?}, and cannot be killed");
         }
     }
+    telemetry::flush();
     ExitCode::SUCCESS
 }
 

@@ -14,6 +14,7 @@ mod drain;
 mod events;
 mod failover;
 mod ids;
+mod logs;
 mod ownership;
 mod requests;
 mod sdk;
