@@ -50,6 +50,9 @@ contract! {
     }
     claim {
         entries_come_in_order_and_once
+        what_an_owner_has_missed_is_handed_out_again_until_it_is_acked_or_answered
+        what_is_urgent_is_handed_out_unclaimed
+        a_cancel_marks_its_request_until_that_is_gone
         a_claim_of_nothing_takes_nothing_and_tells_that_more_waits
         a_forgotten_request_is_neither_pending_nor_handed_out
         a_session_the_store_lost_is_written_again_with_its_open_requests

@@ -145,7 +145,7 @@ async fn deliver_by_store(worker: &Rc<Worker>, session: SessionId, posted: &Post
     if app.lifecycle.phase() != Phase::Ready {
         return Err(Failure::Draining);
     }
-    let (message, set, delete) = inbound_view(&posted.said);
+    let (message, set, delete) = inbound_view(&posted.said, &posted.body);
     let limits = &app.settings.limits;
     let accept = Accept {
         session,
@@ -188,12 +188,11 @@ async fn deliver_by_store(worker: &Rc<Worker>, session: SessionId, posted: &Post
             }
             Ok(Delivered::Accepted)
         }
-        Accepted::Duplicate { claimed, .. } => {
+        Accepted::Duplicate { .. } => {
             app.metrics.accepted.duplicate.inc();
-            if !claimed {
-                let worker = Rc::clone(worker);
-                actix_rt::spawn(async move { wake_or_adopt(&worker, session).await });
-            }
+            // Also when it is claimed: by a journaling perhaps whose reply the owner has not had. It looks for it then.
+            let worker = Rc::clone(worker);
+            actix_rt::spawn(async move { wake_or_adopt(&worker, session).await });
             Ok(Delivered::Duplicate)
         }
         Accepted::TooManyPending => {
@@ -250,7 +249,7 @@ async fn take_over(worker: &Rc<Worker>, session: SessionId, incarnation: &str, g
     }
 }
 
-/// A duplicate that nobody has claimed: its owner may have died since.
+/// A duplicate: its owner may not know of the first one, or may have died since.
 async fn wake_or_adopt(worker: &Rc<Worker>, session: SessionId) {
     if let Some(owner) = worker.app.directory.session(&session) {
         // Already awake if its mailbox is full.

@@ -21,8 +21,10 @@ use foldhash::fast::RandomState;
 use super::{
     MAIN_STREAM,
     attachment::{Attachment, End},
+    claim::PlannedClaim,
     field, forward, inbound, link,
     messages::{AttachLocal, Detached, Drain, Look, Snapshot, TakeSnapshot, Tick, Upkeep},
+    order::Order,
 };
 use crate::{
     app::{App, Worker},
@@ -63,8 +65,8 @@ pub struct SessionActor {
     pub(super) next_internal_id: u64,
 
     // --- client → upstream (inbound.rs)
-    pub(super) next_seq: u64,
-    pub(super) arrived: BTreeMap<u64, inbound::Arrived>,
+    /// What was journaled, until every earlier message has been handled.
+    pub(super) order: Order<inbound::Arrived>,
     /// Messages that are being journaled.
     pub(super) accepting: usize,
     pub(super) to_send: BTreeMap<u64, forward::Outbound>,
@@ -80,12 +82,22 @@ pub struct SessionActor {
     pub(super) claim_again: bool,
     /// The last claim left entries in the inbox.
     pub(super) more_waits: bool,
-    pub(super) resync: bool,
+    /// Looks for what was missed that are to be made even if nothing seems to be missing.
+    pub(super) looks_left: u32,
+    pub(super) planned_claim: Option<PlannedClaim>,
+    /// Claims without an answer, one after the other.
+    pub(super) claim_failures: u32,
+    /// While draining: what is urgent was taken from the inbox up to here.
+    pub(super) urgent_seen: u64,
     pub(super) rechecking: bool,
     /// When this actor asked for what the store last granted to it as the owner. OWN-2
     pub(super) confirmed: Option<Instant>,
     pub(super) in_flight: HashMap<IdKey, inbound::InFlight, RandomState>,
     pub(super) deadline_timer: bool,
+    /// Cancelled requests (id, sequence) that are to be taken off the store's table (cancel.rs).
+    pub(super) forgetting: Vec<(String, u64)>,
+    pub(super) forgetting_now: bool,
+    pub(super) forget_backoff: Backoff,
     pub(super) server_requests: HashMap<IdKey, (), RandomState>,
 
     // --- upstream → client (outbound.rs)
@@ -149,7 +161,7 @@ impl SessionActor {
         let mut session = Self::new(worker, service, found.fence, None);
         let fields = found.record.fields;
         let number = |name: &str| fields.get(name).and_then(|value| value.parse::<u64>().ok()).unwrap_or(0);
-        session.next_seq = number("in_seq") + 1;
+        session.order = Order::new(number("in_seq") + 1);
         session.last_seq =
             found.streams.iter().find(|(stream, _)| stream == MAIN_STREAM).map_or(0, |(_, last_seq)| *last_seq);
         session.initialize_request = fields.get(field::INITIALIZE_REQUEST).map(|text| Bytes::from(text.clone()));
@@ -169,6 +181,10 @@ impl SessionActor {
             let (id, request) = inbound::InFlight::inherited(request);
             session.in_flight.insert(id, request);
         }
+        session.inherit_cancels(fields.iter().filter_map(|(name, seq)| {
+            let id = name.strip_prefix(field::CANCELLED)?;
+            Some((IdKey::from_stored(id.to_owned()), seq.parse().ok()?))
+        }));
         session.inherited = Some(found.inbox);
         session.holder =
             found.attachments.iter().find(|attachment| attachment.stream == MAIN_STREAM).map(|held| held.id);
@@ -195,8 +211,7 @@ impl SessionActor {
             unlinked_since: None,
             link_failures: 0,
             next_internal_id: 0,
-            next_seq: 1,
-            arrived: BTreeMap::new(),
+            order: Order::new(1),
             accepting: 0,
             to_send: BTreeMap::new(),
             posting: None,
@@ -207,11 +222,17 @@ impl SessionActor {
             claiming: false,
             claim_again: false,
             more_waits: false,
-            resync: false,
+            looks_left: 0,
+            planned_claim: None,
+            claim_failures: 0,
+            urgent_seen: 0,
             rechecking: false,
             confirmed: None,
             in_flight: HashMap::default(),
             deadline_timer: false,
+            forgetting: Vec::new(),
+            forgetting_now: false,
+            forget_backoff: STORE_BACKOFF,
             server_requests: HashMap::default(),
             outbox: VecDeque::new(),
             appending: Arc::default(),
@@ -305,9 +326,13 @@ impl SessionActor {
 
     /// Nothing of this session is under way.
     pub(super) fn is_quiet(&self) -> bool {
-        self.in_flight.is_empty()
-            && self.to_send.is_empty()
-            && self.arrived.is_empty()
+        self.in_flight.is_empty() && self.has_no_work()
+    }
+
+    /// Nothing is under way but requests that wait for their answers.
+    fn has_no_work(&self) -> bool {
+        self.to_send.is_empty()
+            && self.order.is_even()
             && self.accepting == 0
             && self.outbox.is_empty()
             && self.appending.is_empty()
@@ -321,7 +346,8 @@ impl SessionActor {
         if !self.is_quiet() {
             return;
         }
-        (self.arrived, self.to_send, self.posts) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        (self.to_send, self.posts) = (BTreeMap::new(), BTreeMap::new());
+        self.order.shrink();
         self.outstanding = std::mem::take(&mut self.outstanding).into_iter().collect();
         self.in_flight.shrink_to_fit();
         self.server_requests.shrink_to_fit();
@@ -333,7 +359,10 @@ impl SessionActor {
 
     /// While draining: hands the session over once nothing is under way.
     pub(super) fn release_if_quiet(&mut self, now: bool, ctx: &mut Context<Self>) {
-        if !self.draining || !(now || self.is_quiet()) {
+        // A cancelled request is no reason to stay: the next owner finds that it is (REQ-4).
+        let mut open = self.in_flight.values().filter(|request| request.cancelled.is_none());
+        let is_over = open.next().is_none() && self.has_no_work();
+        if !self.draining || !(now || is_over) {
             return;
         }
         let (app, fence) = (Arc::clone(self.app()), self.fence.clone());
@@ -373,6 +402,7 @@ impl Actor for SessionActor {
             self.attachment = held.into_iter().find(|attachment| attachment.id == holder);
             self.detached_since = self.detached_since.filter(|_| self.attachment.is_none());
         }
+        self.forget_in_store(ctx);
         if self.inherited.is_some() && self.wants_link() {
             self.ensure_link(ctx);
         }
@@ -445,7 +475,7 @@ impl Handler<Tick> for SessionActor {
             self.detached_since = Some(Instant::now());
         }
         let detached = self.detached_since.map_or(Duration::ZERO, |since| since.elapsed());
-        let never_used = self.initialize_request.is_none() && self.next_seq == 1;
+        let never_used = self.initialize_request.is_none() && self.order.next() == 1;
         let idle = self.last_active.elapsed().min(detached);
         self.check_link(ctx);
         MessageResult(if never_used && detached > settings.uninitialized_ttl {
@@ -467,8 +497,12 @@ impl Handler<Drain> for SessionActor {
     type Result = ();
 
     fn handle(&mut self, drain: Drain, ctx: &mut Self::Context) {
-        self.draining = true;
+        let begins = !std::mem::replace(&mut self.draining, true);
         self.release_if_quiet(drain.now, ctx);
+        if begins && !self.is_quiet() {
+            // DRN-2: what the server waits for may be in the inbox already.
+            self.claim(ctx);
+        }
     }
 }
 

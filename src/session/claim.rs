@@ -1,5 +1,10 @@
 //! What other instances have journaled for this owner, and what it lost sight of itself: claimed from the store in
 //! order, and with it the word on who shows the client's stream.
+//!
+//! A journaling may be executed by the store when this actor has given it up, and any reply may be lost. What was missed is
+//! a hole in the order of messages ([`super::order`]), which is seen in every word of the store about later ones; as long as
+//! there is one, each claim asks for it. What is missing at the end is looked for a while after each failure, and whenever
+//! somebody tells this owner to look, which a duplicate of such a message does. REQ-1
 
 use std::{
     sync::Arc,
@@ -10,21 +15,63 @@ use actix::prelude::*;
 
 use super::{MAIN_STREAM, actor::SessionActor, attachment::End, inbound::Arrived};
 use crate::{
-    backoff::jittered,
-    store::{Claim, Claimed, PendingRequest, StoreError},
+    backoff::{doubled, jittered},
+    store::{Claim, Claimed, Handed, InboxEntry, StoreError},
 };
 
 /// Inbox entries claimed at a time.
 pub(super) const CLAIM_BATCH: usize = 64;
 
-/// When a claim is made again that has met a session in the middle of being restored.
+/// When a claim is made again that has met a session in the middle of being restored; and how long a hole may be the
+/// doing of replies that are on their way.
 const SOON: Duration = Duration::from_millis(20);
-/// When one is made that the store could not answer, or might have more to say than it did.
-pub(super) const LATER: Duration = Duration::from_secs(1);
+/// When one is made that the store could not answer: this, then twice as long, and so on up to [`LATEST`].
+const LATER: Duration = Duration::from_secs(1);
+/// The longest such pause.
+const LATEST: Duration = Duration::from_secs(8);
+
+/// How often it is looked for what a journaling without an answer has left, at pauses that double from [`LATER`]: for half
+/// a minute, longer than the kernel's and Redis's buffers usually keep what was sent before a fault.
+const LOOKS_AFTER_DOUBT: u32 = 5;
+
+/// A claim that is to be made.
+#[derive(Debug)]
+pub struct PlannedClaim {
+    at: Instant,
+    timer: SpawnHandle,
+}
 
 impl SessionActor {
-    pub(super) fn schedule_claim(&self, after: Duration, ctx: &mut Context<Self>) {
-        ctx.run_later(after, |actor, ctx| actor.claim(ctx));
+    /// Claims after this time; at most one such claim is planned, the earlier one.
+    pub(super) fn plan_claim(&mut self, after: Duration, ctx: &mut Context<Self>) {
+        let at = Instant::now() + after;
+        if let Some(planned) = &self.planned_claim {
+            if planned.at <= at {
+                return;
+            }
+            ctx.cancel_future(planned.timer);
+        }
+        let timer = ctx.run_later(after, |actor, ctx| {
+            actor.planned_claim = None;
+            actor.claim(ctx);
+        });
+        self.planned_claim = Some(PlannedClaim { at, timer });
+    }
+
+    /// A journaling has ended without an answer: the store may have executed it, or may yet do so.
+    pub(super) fn doubt(&mut self, ctx: &mut Context<Self>) {
+        self.looks_left = LOOKS_AFTER_DOUBT;
+        self.plan_claim(LATER, ctx);
+    }
+
+    /// As long as something is known to be missing, somebody asks for it.
+    pub(super) fn watch_holes(&mut self, ctx: &mut Context<Self>) {
+        if self.order.is_even() || self.claiming {
+            return;
+        }
+        // Replies that are on their way close most holes.
+        let pause = if self.accepting == 0 { Duration::ZERO } else { SOON };
+        self.plan_claim(pause, ctx);
     }
 
     /// Messages can go up now. What is claimed counts as forwarded and waits in this process, so no more is claimed than
@@ -33,7 +80,7 @@ impl SessionActor {
         self.link.is_open() && !self.draining && self.to_send.len() < CLAIM_BATCH
     }
 
-    /// Asks the store for unclaimed inbox entries and for who holds the client stream.
+    /// Asks the store for unclaimed inbox entries, for what was missed, and for who holds the client stream.
     pub(super) fn claim(&mut self, ctx: &mut Context<Self>) {
         if self.claiming {
             self.claim_again = true;
@@ -41,43 +88,55 @@ impl SessionActor {
         }
         self.claiming = true;
         self.claim_again = false;
-        let may_take = self.may_take_more();
-        let claim = Claim {
-            fence: self.fence.clone(),
-            acked: self.acked(),
-            // Without a link nothing is claimed: what is claimed counts as forwarded.
-            max_entries: if may_take { CLAIM_BATCH } else { 0 },
-        };
+        // Without a link nothing is claimed: what is claimed counts as forwarded. What was missed is so already.
+        let claim = self.next_claim(if self.may_take_more() { CLAIM_BATCH } else { 0 });
         let store = Arc::clone(&self.app().store);
-        let (resync, session) = (self.resync && may_take, self.fence.session);
         let (asked, epoch, attached_count) = (Instant::now(), self.fence.epoch, self.attached_count);
-        let claimed = async move {
-            let claimed = store.claim(claim).await?;
-            let pending = if resync { Some(store.pending(session).await?) } else { None };
-            Ok((claimed, pending))
-        };
+        let looked = claim.missing_from.is_some();
+        let claimed = async move { store.claim(claim).await };
         ctx.spawn(claimed.into_actor(self).map(move |outcome, actor, ctx| {
             actor.claiming = false;
-            if let Ok((Claimed::Entries { .. }, _)) = &outcome {
+            if let Ok(Claimed::Entries { .. }) = &outcome {
                 actor.confirmed_owner(asked);
+                actor.claim_failures = 0;
+                actor.has_looked(looked, ctx);
             }
             actor.claimed(outcome, epoch, attached_count, ctx);
+            actor.watch_holes(ctx);
         }));
+    }
+
+    /// Up to so many new entries, and what was missed.
+    pub(super) fn next_claim(&self, max_entries: usize) -> Claim {
+        let is_missing = !self.order.is_even() || self.looks_left > 0;
+        Claim {
+            missing_from: is_missing.then(|| self.order.next()),
+            urgent_after: self.draining.then_some(self.urgent_seen),
+            ..Claim::new(self.fence.clone(), self.acked(), max_entries)
+        }
+    }
+
+    /// A look for what an unanswered journaling has left is over; the next one comes later.
+    fn has_looked(&mut self, looked: bool, ctx: &mut Context<Self>) {
+        if !looked || self.looks_left == 0 {
+            return;
+        }
+        self.looks_left -= 1;
+        if self.looks_left > 0 {
+            let before = LOOKS_AFTER_DOUBT - self.looks_left;
+            self.plan_claim(jittered(doubled((LATER, Duration::MAX), before)), ctx);
+        }
     }
 
     fn claimed(
         &mut self,
-        outcome: Result<(Claimed, Option<Vec<PendingRequest>>), StoreError>,
+        outcome: Result<Claimed, StoreError>,
         epoch: u32,
         attached_count: u64,
         ctx: &mut Context<Self>,
     ) {
         match outcome {
-            Ok((Claimed::Entries { entries, more, attachments }, pending)) => {
-                if let Some(pending) = pending {
-                    self.resync = false;
-                    self.fill_holes(pending, entries.first().map(|entry| entry.seq), ctx);
-                }
+            Ok(Claimed::Entries { handed, attachments }) => {
                 let holder = attachments.iter().find(|attachment| attachment.stream == MAIN_STREAM);
                 let joined_since = attached_count != self.attached_count;
                 let holder = holder.map(|holder| holder.id);
@@ -85,15 +144,11 @@ impl SessionActor {
                 if let Some(superseded) = superseded {
                     superseded.end(End::Superseded);
                 }
-                let took = !entries.is_empty();
-                if took {
+                if !handed.entries.is_empty() {
                     self.last_active = Instant::now();
                 }
-                for entry in entries {
-                    if let Some(message) = Arrived::parse(entry.body) {
-                        self.arrive(entry.seq, message, ctx);
-                    }
-                }
+                let more = handed.more;
+                self.take_handed(handed, ctx);
                 self.more_waits = more;
                 if more && !self.link.is_open() {
                     self.ensure_link(ctx);
@@ -102,40 +157,68 @@ impl SessionActor {
                 }
                 self.release_if_quiet(false, ctx);
             }
-            Ok((Claimed::NotFound, _)) if epoch == self.fence.epoch => self.vanished(epoch, ctx),
-            Ok((Claimed::Fenced, _)) if self.fenced(epoch, ctx) => {}
-            Ok((Claimed::NotFound | Claimed::Fenced, _)) => self.schedule_claim(SOON, ctx),
+            Ok(Claimed::NotFound) if epoch == self.fence.epoch => self.vanished(epoch, ctx),
+            Ok(Claimed::Fenced) if self.fenced(epoch, ctx) => {}
+            Ok(Claimed::NotFound | Claimed::Fenced) => self.plan_claim(SOON, ctx),
             Err(error) => {
                 if self.note_store_error(&error) {
-                    self.schedule_claim(jittered(LATER), ctx);
+                    // What the lost reply held counts as claimed.
+                    self.looks_left = self.looks_left.max(1);
+                    let pause = jittered(doubled((LATER, LATEST), self.claim_failures));
+                    self.claim_failures = self.claim_failures.saturating_add(1);
+                    self.plan_claim(pause, ctx);
                 }
             }
         }
     }
 
-    /// After an `accept` of unknown outcome: what the store marked forwarded and this actor never saw is forwarded now
-    /// (for the first time: only this actor forwards).
-    fn fill_holes(&mut self, pending: Vec<PendingRequest>, first_claimed: Option<u64>, ctx: &mut Context<Self>) {
-        for request in pending {
-            let unseen = request.forwarded && request.seq >= self.next_seq;
-            if unseen
-                && !self.arrived.contains_key(&request.seq)
-                && let Some(message) = Arrived::parse(request.body)
-            {
-                self.arrived.insert(request.seq, message);
+    /// Takes note of what the store has handed out, and handles what is next.
+    fn take_handed(&mut self, handed: Handed, ctx: &mut Context<Self>) {
+        let Handed { entries, after, upto, urgent, last, .. } = handed;
+        self.note_handed(after, upto, entries);
+        self.take_ready(ctx);
+        if !self.draining {
+            return;
+        }
+        // DRN-2: the server works on what is in flight, and may wait for just these. They stay in the inbox, where they mean
+        // nothing to a later upstream session.
+        let seen = self.urgent_seen;
+        for entry in urgent.into_iter().filter(|entry| entry.seq > seen) {
+            if let Some(message) = Arrived::parse(entry.body) {
+                self.take(entry.seq, message, ctx);
             }
         }
-        // What is still missing was a notification whose POST was answered 503: the client knows.
-        while let Some(first) = self.arrived.keys().next().copied().or(first_claimed) {
-            if first < self.next_seq {
-                break;
-            }
-            self.next_seq = first;
-            let Some(message) = self.arrived.remove(&first) else { break };
-            self.next_seq = first + 1;
-            self.take(first, message, ctx);
+        self.urgent_seen = self.urgent_seen.max(last);
+        self.pump_posts(ctx);
+    }
+
+    pub(super) fn note_handed(&mut self, after: u64, upto: u64, entries: Vec<InboxEntry>) {
+        // What cannot be read was journaled by no router; nothing will come there.
+        let messages = entries.into_iter().filter_map(|entry| Some((entry.seq, Arrived::parse(entry.body)?)));
+        self.order.told(after, upto, messages);
+    }
+
+    /// Handles what is next in order.
+    pub(super) fn take_ready(&mut self, ctx: &mut Context<Self>) {
+        while let Some((seq, message)) = self.order.pop() {
+            self.take(seq, message, ctx);
         }
         self.pump_posts(ctx);
+    }
+
+    /// Handles a message that counts as claimed, or keeps it until every earlier one has been handled.
+    pub(super) fn arrive(&mut self, seq: u64, message: Arrived, ctx: &mut Context<Self>) {
+        if let Some(message) = self.order.came(seq, message) {
+            self.take(seq, message, ctx);
+        }
+        self.take_ready(ctx);
+        self.watch_holes(ctx);
+    }
+
+    /// A message counts as claimed by this owner, which may never have seen it.
+    pub(super) fn look_for(&mut self, seq: u64, ctx: &mut Context<Self>) {
+        self.order.taken(seq);
+        self.watch_holes(ctx);
     }
 }
 

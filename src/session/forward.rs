@@ -37,6 +37,8 @@ pub struct Outbound {
     pub(super) body: Bytes,
     /// Set for requests.
     pub(super) id: Option<IdKey>,
+    /// It means something to the present upstream session only.
+    pub(super) of_session: bool,
 }
 
 /// A POST to the upstream without an acknowledgement.
@@ -143,6 +145,28 @@ impl SessionActor {
         }));
     }
 
+    /// The upstream session was given up, and there is another. What went to the old one and may not have arrived goes up
+    /// again, before all that comes after it (REQ-5); the outcome of that POST is of no interest any more.
+    pub(super) fn resend_unacknowledged(&mut self, ctx: &mut Context<Self>) {
+        let number = self.link_number;
+        // Requests are sorted out from the request table.
+        let is_of_old = |post: &PostUnderWay| post.link_number != number && post.outbound.id.is_none();
+        let old: Vec<u64> = self.posts.iter().filter(|(_, post)| is_of_old(post)).map(|(number, _)| *number).collect();
+        for post in old.into_iter().filter_map(|number| self.posts.remove(&number)) {
+            ctx.cancel_future(post.future);
+            self.to_send.insert(post.seq, post.outbound);
+        }
+        let posts = &self.posts;
+        self.posting.take_if(|posting| posts.get(posting).is_none_or(|post| post.link_number != number));
+        let foreign: Vec<u64> =
+            self.to_send.iter().filter(|(_, outbound)| outbound.of_session).map(|(seq, _)| *seq).collect();
+        for seq in foreign {
+            self.to_send.remove(&seq);
+            self.outstanding.remove(&seq);
+            self.app().metrics.dropped.with_label_values(&["answer_to_dead_upstream"]).inc();
+        }
+    }
+
     fn posted(&mut self, number: u64, outcome: Result<(), PostError>, ctx: &mut Context<Self>) {
         self.posting.take_if(|posting| *posting == number);
         if let Some(post) = self.posts.remove(&number) {
@@ -217,6 +241,11 @@ impl SessionActor {
         details: serde_json::Value,
         ctx: &mut Context<Self>,
     ) {
+        if self.in_flight.get(id).is_some_and(|request| request.cancelled.is_some()) {
+            // REQ-4: nobody wants to hear of it any more.
+            self.forget_cancelled(vec![id.clone()], ctx);
+            return;
+        }
         self.app().metrics.router_errors.with_label_values(&[reason]).inc();
         let (id, table_key) = match self.in_flight.remove_entry(id) {
             Some((id, request)) => {
@@ -289,24 +318,5 @@ impl SessionActor {
         if !forgotten.is_empty() {
             self.forget_cancelled(forgotten, ctx);
         }
-    }
-
-    /// Cancelled and unanswered, as MCP allows: off the books, without an event.
-    fn forget_cancelled(&mut self, ids: Vec<IdKey>, ctx: &mut Context<Self>) {
-        let mut keys: Vec<String> = Vec::with_capacity(ids.len());
-        for id in &ids {
-            if let Some(request) = self.in_flight.remove(id) {
-                self.outstanding.remove(&request.seq);
-                keys.push((*request.table_key).to_owned());
-            }
-        }
-        let (app, fence) = (Arc::clone(self.app()), self.fence.clone());
-        let forgotten = async move {
-            if let Err(error) = app.store.forget_requests(&fence, &keys).await {
-                // They stay in the table until the session ends, and count towards its cap.
-                app.count_store_error(&error);
-            }
-        };
-        ctx.spawn(forgotten.into_actor(self).map(|(), actor, ctx| actor.release_if_quiet(false, ctx)));
     }
 }

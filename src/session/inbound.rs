@@ -1,6 +1,6 @@
 //! Client → upstream, the first half: journal (REQ-1), and decide in the order the store accepted (REQ-5).
 //!
-//! A message has three stations: `arrived` (journaled, waits until every earlier sequence has been seen), `to_send` (decided
+//! A message has three stations: `order` (journaled, waits until every earlier sequence has been seen), `to_send` (decided
 //! to be forwarded, in order; from here on it is `forward`'s), and for requests `in_flight` (until the answer is in the log).
 
 use std::{sync::Arc, task::Poll, time::Instant};
@@ -10,8 +10,7 @@ use bytes::Bytes;
 
 use super::{
     actor::{SessionActor, poll_now},
-    claim::LATER,
-    field,
+    cancel, field,
     forward::Outbound,
     messages::{Deliver, DeliverError, Delivered, Posted},
     recovery::Progress,
@@ -106,11 +105,15 @@ fn effect(method: &str, body: &Bytes) -> Effect {
 }
 
 /// The store's view of a message: kind, and the fields that its journaling sets or clears in the same step.
-pub fn journal_view(said: &Said) -> (ClientMessage, Vec<(String, String)>, Vec<String>) {
+pub fn journal_view(said: &Said, body: &[u8]) -> (ClientMessage, Vec<(String, String)>, Vec<String>) {
     match said {
         Said::Request { id, .. } => (ClientMessage::Request { id_key: id.shared_key() }, Vec::new(), Vec::new()),
         Said::Notification { method } if **method == *mcp::INITIALIZED => {
             (ClientMessage::Notification, vec![(field::INITIALIZED.to_owned(), "1".to_owned())], Vec::new())
+        }
+        Said::Notification { method } if **method == *mcp::CANCELLED => {
+            let cancel = cancel::target(body).map(|id| ClientMessage::Cancel { id_key: id.shared_key() });
+            (cancel.unwrap_or(ClientMessage::Notification), Vec::new(), Vec::new())
         }
         Said::Notification { .. } => (ClientMessage::Notification, Vec::new(), Vec::new()),
         Said::Response { id } => {
@@ -175,7 +178,7 @@ impl Journaling {
     }
 
     fn attempt(&self) -> Accept {
-        let (message, set, delete) = journal_view(&self.posted.said);
+        let (message, set, delete) = journal_view(&self.posted.said, &self.posted.body);
         let limits = &self.app.settings.limits;
         Accept {
             session: self.fence.session,
@@ -204,7 +207,8 @@ impl SessionActor {
 
     /// Inbox entries up to here need not be kept: the upstream has had them, or the request table has them.
     pub(super) fn acked(&self) -> u64 {
-        self.outstanding.first().map_or(self.next_seq, |first| *first).min(self.next_seq).saturating_sub(1)
+        let next = self.order.next();
+        self.outstanding.first().map_or(next, |first| *first).min(next).saturating_sub(1)
     }
 
     fn journaled(
@@ -249,9 +253,11 @@ impl SessionActor {
             }
             Ok(Accepted::Duplicate { seq, claimed }) => {
                 accepted.duplicate.inc();
-                // Ours, when an earlier try of this very POST was written but its answer was lost on the way.
-                if claimed && seq >= self.next_seq && !self.arrived.contains_key(&seq) {
-                    self.arrive(seq, message, ctx);
+                // When an earlier try of this very POST was written but its answer was lost on the way, nobody has seen it.
+                if claimed {
+                    self.look_for(seq, ctx);
+                } else {
+                    self.claim(ctx);
                 }
                 Ok(Delivered::Duplicate)
             }
@@ -279,9 +285,8 @@ impl SessionActor {
             Err(error) => {
                 accepted.refused.inc();
                 self.note_store_error(&error);
-                // It may have been written and marked forwarded: found again by the next claim.
-                self.resync = true;
-                self.schedule_claim(LATER, ctx);
+                // It may have been written and marked forwarded: found again by the next claims.
+                self.doubt(ctx);
                 Err(DeliverError::StoreUnavailable)
             }
         }
@@ -317,26 +322,6 @@ impl SessionActor {
         );
         let details = serde_json::json!({ "reason": "too_many_bytes", "outcome": "not_executed", "retry": true });
         jsonrpc::error_response(id.as_json(), jsonrpc::INTERNAL_ERROR, &why, Some(&details))
-    }
-
-    /// A journaled message is known here; it is handled when every earlier one has been.
-    pub(super) fn arrive(&mut self, seq: u64, message: Arrived, ctx: &mut Context<Self>) {
-        if seq < self.next_seq {
-            return;
-        }
-        let mut next = if seq == self.next_seq {
-            Some(message)
-        } else {
-            self.arrived.insert(seq, message);
-            self.arrived.remove(&self.next_seq)
-        };
-        while let Some(message) = next {
-            let seq = self.next_seq;
-            self.next_seq += 1;
-            self.take(seq, message, ctx);
-            next = self.arrived.remove(&self.next_seq);
-        }
-        self.pump_posts(ctx);
     }
 
     /// Decides what becomes of a journaled message, in order.
@@ -385,13 +370,13 @@ impl SessionActor {
                     self.initialized = true;
                     self.send_up(seq, body, None);
                 }
-                mcp::CANCELLED => self.take_cancel(seq, body),
+                mcp::CANCELLED => self.take_cancel(seq, body, ctx),
                 _ => self.send_up(seq, body, None),
             },
             Said::Response { id } => {
                 let asked = id.as_ref().is_some_and(|id| self.server_requests.remove(id).is_some());
                 if asked {
-                    self.send_up(seq, body, None);
+                    self.send_to_this_session(seq, body);
                 } else {
                     self.app().metrics.dropped.with_label_values(&["answer_to_nothing"]).inc();
                 }
@@ -399,23 +384,15 @@ impl SessionActor {
         }
     }
 
-    /// REQ-4: an explicit cancel goes up once; the request may stay without an answer, as MCP has it.
-    fn take_cancel(&mut self, seq: u64, body: Bytes) {
-        let head = Head::parse(&body).ok();
-        let target = head.and_then(|head| mcp::cancelled_request_id(head.params)).and_then(IdKey::of_json);
-        match target.and_then(|id| self.in_flight.get_mut(&id)) {
-            Some(request) => {
-                request.cancelled = Some(Instant::now());
-                self.send_up(seq, body, None);
-            }
-            // Answered meanwhile.
-            None => self.app().metrics.dropped.with_label_values(&["cancel_of_nothing"]).inc(),
-        }
-    }
-
     pub(super) fn send_up(&mut self, seq: u64, body: Bytes, id: Option<IdKey>) {
         self.outstanding.insert(seq);
-        self.to_send.insert(seq, Outbound { body, id });
+        self.to_send.insert(seq, Outbound { body, id, of_session: false });
+    }
+
+    /// What a later upstream session would not understand: an answer to a request of this one, or a cancel.
+    pub(super) fn send_to_this_session(&mut self, seq: u64, body: Bytes) {
+        self.outstanding.insert(seq);
+        self.to_send.insert(seq, Outbound { body, id: None, of_session: true });
     }
 
     /// Answers a request from here: through the log, like any answer.

@@ -11,14 +11,14 @@ use actix::prelude::*;
 use actix_http::Uri;
 use bytes::Bytes;
 
-use super::{actor::SessionActor, recovery::Progress};
+use super::{actor::SessionActor, claim::CLAIM_BATCH, recovery::Progress};
 use crate::{
     backoff::{doubled, jittered},
     protocol::{
-        jsonrpc::{self, IdKey},
+        jsonrpc::{self, IdKey, Said},
         mcp,
     },
-    store::{Claim, Claimed, ClientMessage},
+    store::Claimed,
     upstream::{
         actor::OpenLink,
         transport::{LinkError, LinkEvent, LinkNotice},
@@ -103,7 +103,11 @@ impl SessionActor {
 
     /// Opens a link unless there is one or one is on its way.
     pub(super) fn ensure_link(&mut self, ctx: &mut Context<Self>) {
-        if !matches!(self.link, Link::Idle) || self.draining {
+        if !matches!(self.link, Link::Idle) {
+            return;
+        }
+        // DRN-2: what is in flight is finished here if it can be.
+        if self.draining && self.in_flight.is_empty() && self.to_send.is_empty() {
             return;
         }
         self.unlinked_since.get_or_insert_with(Instant::now);
@@ -138,7 +142,7 @@ impl SessionActor {
         self.link_handle = None;
         self.link_number += 1;
         self.link = Link::Idle;
-        if self.wants_link() || !self.arrived.is_empty() {
+        if self.wants_link() || !self.order.is_even() {
             self.link_failed(error, ctx);
         }
     }
@@ -201,18 +205,17 @@ impl SessionActor {
         for entry in inherited {
             self.outstanding.remove(&entry.seq);
         }
-        let claim = Claim { fence: self.fence.clone(), acked: self.acked(), max_entries: 64 };
+        let claim = self.next_claim(CLAIM_BATCH);
         let (app, epoch) = (Arc::clone(self.app()), self.fence.epoch);
         let claimed = async move { app.store.claim(claim).await };
         ctx.spawn(claimed.into_actor(self).map(move |outcome, actor, ctx| match outcome {
-            Ok(Claimed::Entries { entries, more, .. }) => {
-                for entry in entries {
-                    actor.next_seq = actor.next_seq.max(entry.seq + 1);
-                    match entry.message {
-                        ClientMessage::Request { id_key } => {
-                            actor.fail_unavailable(&IdKey::from_stored(id_key), ctx);
-                        }
-                        ClientMessage::Notification | ClientMessage::Response => {
+            Ok(Claimed::Entries { handed, .. }) => {
+                let more = handed.more;
+                actor.note_handed(handed.after, handed.upto, handed.entries);
+                while let Some((_, message)) = actor.order.pop() {
+                    match message.said {
+                        Said::Request { id, .. } => actor.fail_unavailable(&id, ctx),
+                        Said::Notification { .. } | Said::Response { .. } => {
                             actor.app().metrics.dropped.with_label_values(&["upstream_down"]).inc();
                         }
                     }
@@ -220,13 +223,17 @@ impl SessionActor {
                 if more {
                     actor.refuse_inbox(ctx);
                 }
+                actor.watch_holes(ctx);
             }
             Ok(Claimed::NotFound) => actor.vanished(epoch, ctx),
             Ok(Claimed::Fenced) => {
                 actor.fenced(epoch, ctx);
             }
             Err(error) => {
-                actor.note_store_error(&error);
+                if actor.note_store_error(&error) {
+                    // What the lost reply held counts as claimed.
+                    actor.doubt(ctx);
+                }
             }
         }));
     }

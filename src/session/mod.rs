@@ -6,7 +6,9 @@
 //! | `actor` | state, start, stop, handlers |
 //! | `messages` | what it is told and asked |
 //! | `inbound` | client → upstream: journal, order |
-//! | `claim` | client → upstream: what other instances have journaled |
+//! | `order` | pure: the order of what was journaled, and the holes in it |
+//! | `claim` | client → upstream: what other instances have journaled, and what was missed |
+//! | `cancel` | client → upstream: requests that the client has given up |
 //! | `forward` | client → upstream: POSTs and their ends |
 //! | `outbound` | upstream → client: append, deliver |
 //! | `link` | the upstream link: open, lose, give up |
@@ -17,12 +19,14 @@
 
 pub mod actor;
 pub mod attachment;
+mod cancel;
 mod claim;
 pub mod directory;
 mod forward;
 mod inbound;
 mod link;
 pub mod messages;
+pub mod order;
 mod outbound;
 pub mod recovery;
 mod rehydrate;
@@ -49,7 +53,7 @@ pub mod field {
     pub const SUBSCRIPTION: &str = "sub:";
     /// Prefix + id of a server request that the client has not answered.
     pub const SERVER_REQUEST: &str = "sr:";
-    pub use crate::store::SENT;
+    pub use crate::store::{CANCELLED, SENT};
     /// Nonce of a ping-rebind that found this session.
     pub const REBIND: &str = "rebind";
 }

@@ -48,7 +48,7 @@ impl SessionActor {
             Kind::Response { id: Some(id), success } => match self.in_flight.remove(id) {
                 Some(request) => {
                     self.outstanding.remove(&request.seq);
-                    let event = NewEvent::answer(Arc::clone(&request.table_key), body.clone());
+                    let event = Self::answer_event(&request, body.clone());
                     let event = if *success { self.apply(request.effect, &head, event) } else { event };
                     self.push_event(event, ctx);
                 }

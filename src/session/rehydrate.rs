@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::{
     actor::SessionActor,
-    field,
+    cancel, field,
     link::Link,
     recovery::{self, Fate, Progress},
 };
@@ -124,6 +124,7 @@ impl SessionActor {
     fn recover(&mut self, post: Uri, ctx: &mut Context<Self>) {
         self.link = Link::Recovering { post };
         self.cancel_server_requests(ctx);
+        self.resend_unacknowledged(ctx);
         if self.in_flight.is_empty() && self.inherited.is_none() {
             self.become_open(ctx);
             return;
@@ -199,15 +200,17 @@ impl SessionActor {
                     self.outstanding.remove(&entry.seq);
                     self.app().metrics.dropped.with_label_values(&["answer_to_dead_upstream"]).inc();
                 }
+                ClientMessage::Cancel { id_key } => {
+                    self.outstanding.remove(&entry.seq);
+                    cancelled.push(IdKey::from_stored(id_key));
+                }
                 ClientMessage::Notification => {
                     self.outstanding.remove(&entry.seq);
                     let Ok(head) = Head::parse(&entry.body) else { continue };
                     match head.method() {
                         // Replayed with the handshake; without one it goes up like any other.
                         Some(mcp::INITIALIZED) if self.initialize_result.is_some() => {}
-                        Some(mcp::CANCELLED) => {
-                            cancelled.extend(mcp::cancelled_request_id(head.params).and_then(IdKey::of_json));
-                        }
+                        Some(mcp::CANCELLED) => cancelled.extend(cancel::target(&entry.body)),
                         _ => self.send_up(entry.seq, entry.body.clone(), None),
                     }
                 }
@@ -228,8 +231,7 @@ impl SessionActor {
         let Some(request) = self.in_flight.get_mut(&id) else { return };
         if request.cancelled.is_some() || cancelled.contains(&id) {
             // The upstream that worked on it is gone, and the client wants no answer.
-            request.cancelled.get_or_insert_with(Instant::now);
-            self.arm_deadline(ctx);
+            self.forget_cancelled(vec![id], ctx);
             return;
         }
         let repeatable = match repeatable(&body) {

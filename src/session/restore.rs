@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::{
     actor::{Exit, SessionActor},
     attachment::End,
+    claim::CLAIM_BATCH,
     field,
 };
 use crate::{
@@ -40,6 +41,7 @@ impl SessionActor {
         let app = Arc::clone(self.app());
         let known = Arc::clone(&self.dataset);
         let mut again = self.as_new_session();
+        let last = self.last_possible();
         let restored = async move {
             loop {
                 let attempt = async {
@@ -63,12 +65,12 @@ impl SessionActor {
                 }
             }
         };
-        ctx.spawn(restored.into_actor(self).map(|outcome, actor, ctx| {
+        ctx.spawn(restored.into_actor(self).map(move |outcome, actor, ctx| {
             actor.restoring = false;
             match outcome {
                 Outcome::Over => actor.exit(Exit::Gone, ctx),
                 Outcome::Taken => actor.exit(Exit::Fenced, ctx),
-                Outcome::Written(epoch, dataset) => actor.restored(epoch, dataset, ctx),
+                Outcome::Written(epoch, dataset) => actor.restored(epoch, dataset, last, ctx),
             }
         }));
     }
@@ -83,7 +85,7 @@ impl SessionActor {
         !is_ours
     }
 
-    fn restored(&mut self, epoch: u32, dataset: Arc<str>, ctx: &mut Context<Self>) {
+    fn restored(&mut self, epoch: u32, dataset: Arc<str>, last: u64, ctx: &mut Context<Self>) {
         self.app().metrics.restored.inc();
         tracing::warn!(session = %self.fence.session, "the store had lost this session; it is written again");
         self.fence.epoch = epoch;
@@ -92,9 +94,7 @@ impl SessionActor {
         // What the connection had come to is of the lost log.
         (self.persisted_sent, self.appending_sent) = (0, None);
         // Everything accepted before counts as claimed; what had not arrived here is lost with the store.
-        let open: Vec<_> = std::mem::take(&mut self.arrived).into_iter().collect();
-        for (seq, message) in open {
-            self.next_seq = self.next_seq.max(seq + 1);
+        for (seq, message) in self.order.restart(last) {
             self.take(seq, message, ctx);
         }
         // The client must come back and be told that its cursor is of another life.
@@ -120,7 +120,7 @@ impl SessionActor {
         for id in self.server_requests.keys() {
             keep(&format!("{}{}", field::SERVER_REQUEST, id.as_json()), Some(String::new()));
         }
-        let in_seq = self.arrived.keys().next_back().copied().unwrap_or(0).max(self.next_seq - 1);
+        fields.extend(self.cancel_marks());
         let app = self.app();
         NewSession {
             session: self.fence.session,
@@ -133,16 +133,23 @@ impl SessionActor {
             ttl: app.settings.session.ttl,
             restored: Some(Restored {
                 generation: self.fence.generation,
-                in_seq,
+                in_seq: self.last_possible(),
                 fields,
                 pending: self.unanswered().map(|(id, seq)| (id.to_owned(), seq)).collect(),
             }),
         }
     }
 
+    /// The last sequence that may be in this owner's hands, with what is on its way to it: the numbers go on after it, so
+    /// that none is given twice.
+    fn last_possible(&self) -> u64 {
+        let claiming = if self.claiming { CLAIM_BATCH } else { 0 };
+        self.order.last() + (self.accepting + claiming) as u64
+    }
+
     /// Requests whose answer is not in the log yet: in flight, or with their answer on its way into it.
     fn unanswered(&self) -> impl Iterator<Item = (&str, u64)> {
         let in_flight = self.in_flight.values().map(|request| (&*request.table_key, request.seq));
-        in_flight.chain(self.answers_on_the_way().map(|id| (id, self.next_seq)))
+        in_flight.chain(self.answers_on_the_way().map(|id| (id, self.order.last())))
     }
 }

@@ -150,7 +150,7 @@ impl SessionStore for MemoryStore {
     async fn claim(&self, claim: Claim) -> StoreResult<Claimed> {
         let claimed = self.as_owner(&claim.fence, |session| (session.claim(&claim), session.attachments()));
         Ok(match claimed {
-            Owned::Done(((entries, more), attachments)) => Claimed::Entries { entries, more, attachments },
+            Owned::Done((handed, attachments)) => Claimed::Entries { handed, attachments },
             Owned::NotFound => Claimed::NotFound,
             Owned::Fenced => Claimed::Fenced,
         })
@@ -189,8 +189,10 @@ impl SessionStore for MemoryStore {
         Ok(self.with(&session, |session| session.pending()).unwrap_or_default())
     }
 
-    async fn forget_requests(&self, fence: &Fence, id_keys: &[String]) -> StoreResult<Fenceable> {
-        let forgotten = self.as_owner(fence, |session| id_keys.iter().for_each(|id_key| session.forget(id_key)));
+    async fn forget_requests(&self, fence: &Fence, requests: &[(String, u64)]) -> StoreResult<Fenceable> {
+        let forgotten = self.as_owner(fence, |session| {
+            requests.iter().for_each(|(id_key, seq)| session.forget(id_key, *seq));
+        });
         Ok(forgotten.fenceable())
     }
 

@@ -37,7 +37,8 @@ pub trait SessionStore: Send + Sync + 'static {
     async fn accept(&self, accept: Accept) -> StoreResult<Accepted>;
 
     /// Hands the owner the next inbox entries; requests among them are marked forwarded and leave the inbox
-    /// (their body moves to the request table).
+    /// (their body moves to the request table). What it has handed out before, and every direct forwarding, is handed out
+    /// again on demand ([`Claim::missing_from`]) until it is acked or answered: a reply may be lost.
     async fn claim(&self, claim: Claim) -> StoreResult<Claimed>;
 
     /// Marks requests forwarded (again) that an adopter got in [`Rehydration`]: by id, must be pending. Their inbox
@@ -50,8 +51,9 @@ pub trait SessionStore: Send + Sync + 'static {
     /// Requests without an answer, by `seq`.
     async fn pending(&self, session: SessionId) -> StoreResult<Vec<PendingRequest>>;
 
-    /// Takes requests off the request table without an answer (cancelled ones): ids that are not pending are ignored.
-    async fn forget_requests(&self, fence: &Fence, id_keys: &[String]) -> StoreResult<Fenceable>;
+    /// Takes requests (canonical id, sequence) off the request table without an answer, and their marks of a cancel. What is
+    /// not pending with this very sequence is left alone: the id may have been used again.
+    async fn forget_requests(&self, fence: &Fence, requests: &[(String, u64)]) -> StoreResult<Fenceable>;
 
     /// Sets one field without proof of ownership: for hints between instances, never for truth. `false`: no session.
     async fn hint(&self, session: SessionId, field: &str, value: &str) -> StoreResult<bool>;

@@ -9,6 +9,10 @@ use crate::protocol::{post_id::PostId, session_id::SessionId};
 /// Prefix + stream: the field with the sequence up to which events were handed to the client's connection.
 pub const SENT: &str = "sent:";
 
+/// Prefix + id of a request that the client has cancelled: the field with the request's sequence. It goes with the request:
+/// with its answer (the owner clears it) or by [`super::SessionStore::forget_requests`].
+pub const CANCELLED: &str = "cx:";
+
 /// What an owner shows with every write. The store refuses the write (`Fenced`) unless all three still match.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fence {
@@ -87,8 +91,21 @@ pub enum ClientMessage {
     },
     /// No id.
     Notification,
+    /// `notifications/cancelled`: a notification that gives up a request of the client. Its journaling marks that request
+    /// in the same step, if it has no answer (field [`CANCELLED`]), so that whoever owns the session later knows it. REQ-4
+    Cancel {
+        /// Canonical JSON text of the request's id.
+        id_key: Arc<str>,
+    },
     /// Answers a request of the server.
     Response,
+}
+
+impl ClientMessage {
+    /// It is about what the server works on now, and of no use to a later upstream session: see [`Claim::urgent_after`].
+    pub fn is_urgent(&self) -> bool {
+        matches!(self, Self::Response | Self::Cancel { .. })
+    }
 }
 
 /// One POST of the client, to be journaled.
@@ -176,6 +193,9 @@ pub struct InboxEntry {
 }
 
 /// The owner asks for the next inbox entries and thereby marks the requests among them forwarded.
+///
+/// A reply may be lost, and a journaling may be executed when its caller has long given it up: then entries count as
+/// claimed that the owner has never seen. It sees it by the numbers, and asks for them by `missing_from`.
 #[derive(Clone, Debug)]
 pub struct Claim {
     /// Proof of ownership.
@@ -184,17 +204,45 @@ pub struct Claim {
     pub acked: u64,
     /// At most so many entries; 0 looks without taking.
     pub max_entries: usize,
+    /// The lowest sequence that the owner has not seen, when it may have missed some that count as claimed: those from here
+    /// on that have not been acked or answered are handed out again, before any new one.
+    pub missing_from: Option<u64>,
+    /// What must not wait for the next owner is handed out, too, past the requests before it, if its sequence is greater:
+    /// answers to the server and cancels. It is not claimed, and stays in the inbox. For an owner that drains. DRN-2
+    pub urgent_after: Option<u64>,
+}
+
+impl Claim {
+    /// Takes up to `max_entries` new entries.
+    pub fn new(fence: Fence, acked: u64, max_entries: usize) -> Self {
+        Self { fence, acked, max_entries, missing_from: None, urgent_after: None }
+    }
+}
+
+/// What a [`Claim`] has handed out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Handed {
+    /// The entries, in order: those that were missing, then new ones.
+    pub entries: Vec<InboxEntry>,
+    /// Of the sequences after this one and up to `upto` nothing will ever come but these entries.
+    pub after: u64,
+    /// The last one that counts as claimed and was looked at.
+    pub upto: u64,
+    /// There are more: claim again.
+    pub more: bool,
+    /// Not claimed, see [`Claim::urgent_after`].
+    pub urgent: Vec<InboxEntry>,
+    /// Sequence of the last entry ever journaled.
+    pub last: u64,
 }
 
 /// Answer of [`super::SessionStore::claim`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Claimed {
-    /// The entries after the last claimed one, in order.
+    /// The entries after the last claimed one, in order, and what else was asked for.
     Entries {
         /// The entries.
-        entries: Vec<InboxEntry>,
-        /// There are more: claim again.
-        more: bool,
+        handed: Handed,
         /// Who holds the client streams now: (stream, incarnation, attachment id).
         attachments: Vec<Attachment>,
     },

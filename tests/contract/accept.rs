@@ -226,7 +226,7 @@ pub async fn the_cap_in_bytes_counts_bodies_until_they_are_answered(backend: Bac
     append(store, append_of(&fence, 1, vec![answer("1")])).await;
     forward(store, &fence, sized(request(session, "3"), 5)).await;
     assert!(refused(1).await, "ten");
-    store.forget_requests(&fence, &["2".to_owned()]).await.unwrap();
+    store.forget_requests(&fence, &[("2".to_owned(), 2)]).await.unwrap();
     forward(store, &fence, sized(message(session, ClientMessage::Response, "r"), 3)).await;
     assert!(refused(1).await, "ten again: the notification was never acked");
     claim(store, &fence, 3, 10).await;

@@ -1,6 +1,8 @@
 //! Handing the inbox to the owner.
 
-use mcp_router::store::{Accept, Attachment, Claim, Claimed, ClientMessage, Created, Fence, Fenceable, Restored};
+use mcp_router::store::{
+    Accept, Attachment, CANCELLED, Claim, Claimed, ClientMessage, Created, Fence, Fenceable, Restored,
+};
 
 use super::*;
 
@@ -65,7 +67,7 @@ pub async fn a_claim_tells_who_holds_the_streams(backend: Backend) {
     let fence = session_of(store, "a").await;
     let attachment = Attachment { stream: "other".to_owned(), incarnation: incarnation("b"), id: u64::MAX };
     store.attach(Attach { session: fence.session, attachment: attachment.clone() }).await.unwrap();
-    let claimed = store.claim(Claim { fence: fence.clone(), acked: 0, max_entries: 1 }).await.unwrap();
+    let claimed = store.claim(Claim::new(fence.clone(), 0, 1)).await.unwrap();
     let Claimed::Entries { mut attachments, .. } = claimed else { panic!("{claimed:?}") };
     attachments.sort_by(|a, b| a.stream.cmp(&b.stream));
     let own = Attachment { stream: STREAM.to_owned(), incarnation: incarnation("a"), id: 7 };
@@ -153,7 +155,10 @@ pub async fn a_forgotten_request_is_neither_pending_nor_handed_out(backend: Back
     queue(store, request(fence.session, "1")).await;
     claim(store, &fence, 0, 10).await;
     queue(store, request(fence.session, "2")).await;
-    let ids = ["1".to_owned(), "2".to_owned(), "unknown".to_owned()];
+    let another = [("1".to_owned(), 2), ("2".to_owned(), 1)];
+    assert_eq!(store.forget_requests(&fence, &another).await.unwrap(), Fenceable::Done);
+    assert_eq!(store.pending(fence.session).await.unwrap().len(), 2, "of these sequences there is none");
+    let ids = [("1".to_owned(), 1), ("2".to_owned(), 2), ("unknown".to_owned(), 3)];
     assert_eq!(store.forget_requests(&fence, &ids).await.unwrap(), Fenceable::Done);
     assert_eq!(store.pending(fence.session).await.unwrap(), []);
     assert_eq!(claim(store, &fence, 0, 10).await, (vec![], false));
@@ -195,4 +200,75 @@ pub async fn a_hint_reaches_living_sessions_only(backend: Backend) {
     assert_eq!(store.load(fence.session).await.unwrap(), None);
     let data = store.dataset("first").await.unwrap();
     assert_eq!(store.dataset("second").await.unwrap(), data, "the data has one name for its life");
+}
+
+/// REQ-1: what counts as claimed stays to be had until it is acked or answered, whichever way it was claimed.
+pub async fn what_an_owner_has_missed_is_handed_out_again_until_it_is_acked_or_answered(backend: Backend) {
+    let store = backend.store();
+    let fence = session_of(store, "a").await;
+    forward(store, &fence, request(fence.session, "1")).await;
+    forward(store, &fence, notification(fence.session, "n")).await;
+    forward(store, &fence, message(fence.session, ClientMessage::Response, "r")).await;
+    forward(store, &fence, request(fence.session, "2")).await;
+    queue(store, request(fence.session, "3")).await;
+    let look = |from, max| Claim { missing_from: Some(from), ..Claim::new(fence.clone(), 0, max) };
+
+    let missed = handed(store, look(1, 0)).await;
+    assert_eq!((seqs(&missed.entries), missed.after, missed.upto, missed.more), (vec![1, 2, 3, 4], 0, 4, true));
+    let bodies: Vec<_> = missed.entries.iter().map(|entry| entry.body.clone()).collect();
+    assert_eq!(bodies, ["request 1", "n", "r", "request 2"]);
+    let missed = handed(store, look(3, 10)).await;
+    assert_eq!((seqs(&missed.entries), missed.after, missed.upto, missed.last), (vec![3, 4, 5], 2, 5, 5));
+    let nothing = handed(store, look(6, 10)).await;
+    assert_eq!((seqs(&nothing.entries), nothing.after, nothing.upto), (vec![], 5, 5));
+
+    append(store, append_of(&fence, 1, vec![answer("1")])).await;
+    claim(store, &fence, 2, 0).await;
+    let missed = handed(store, look(1, 0)).await;
+    assert_eq!((seqs(&missed.entries), missed.after, missed.upto), (vec![3, 4, 5], 0, 5), "nothing comes at 1 and 2");
+}
+
+/// DRN-2, REQ-5: answers and cancels pass what waits, and wait themselves for the next owner all the same.
+pub async fn what_is_urgent_is_handed_out_unclaimed(backend: Backend) {
+    let store = backend.store();
+    let fence = session_of(store, "a").await;
+    let cancel = |id: &str| message(fence.session, ClientMessage::Cancel { id_key: id.into() }, "cancel");
+    queue(store, request(fence.session, "1")).await;
+    queue(store, message(fence.session, ClientMessage::Response, "r")).await;
+    queue(store, notification(fence.session, "n")).await;
+    queue(store, cancel("9")).await;
+    let look = |after| Claim { urgent_after: Some(after), ..Claim::new(fence.clone(), 0, 0) };
+    let handed_out = handed(store, look(0)).await;
+    assert_eq!((seqs(&handed_out.entries), seqs(&handed_out.urgent)), (vec![], vec![2, 4]));
+    assert_eq!((handed_out.upto, handed_out.last, handed_out.more), (0, 4, true));
+    assert_eq!(handed_out.urgent[1].message, ClientMessage::Cancel { id_key: "9".into() });
+    assert_eq!(seqs(&handed(store, look(2)).await.urgent), [4]);
+    assert!(handed(store, look(4)).await.urgent.is_empty());
+    assert_eq!(seqs(&adopt(store, &fence, "b").await.inbox), [1, 2, 3, 4]);
+}
+
+/// REQ-4: whoever journals the cancel marks the request; the mark goes with it.
+pub async fn a_cancel_marks_its_request_until_that_is_gone(backend: Backend) {
+    let (store, elsewhere) = (backend.store(), backend.another().await);
+    let fence = session_of(store, "a").await;
+    let cancel = |id: &str| message(fence.session, ClientMessage::Cancel { id_key: id.into() }, "cancel");
+    let marks = || async {
+        let fields = store.load(fence.session).await.unwrap().unwrap().fields;
+        let marks = fields.into_iter().filter_map(|(name, seq)| Some((name.strip_prefix(CANCELLED)?.to_owned(), seq)));
+        marks.collect::<Vec<_>>()
+    };
+    forward(store, &fence, request(fence.session, "1")).await;
+    forward(store, &fence, request(fence.session, "2")).await;
+    forward(store, &fence, cancel("1")).await;
+    queue(&*elsewhere, cancel("2")).await;
+    queue(&*elsewhere, cancel("3")).await;
+    assert_eq!(marks().await, [pair("1", "1"), pair("2", "2")], "there is no request 3");
+    assert_eq!(store.forget_requests(&fence, &[("2".to_owned(), 7)]).await.unwrap(), Fenceable::Done);
+    assert_eq!(marks().await.len(), 2, "of another request with this id");
+    assert_eq!(store.forget_requests(&fence, &[("2".to_owned(), 2)]).await.unwrap(), Fenceable::Done);
+    assert_eq!(marks().await, [pair("1", "1")]);
+    let answered = answer("1").clearing(format!("{CANCELLED}1"));
+    append(store, append_of(&fence, 1, vec![answered])).await;
+    assert_eq!(marks().await, []);
+    assert_eq!(adopt(store, &fence, "b").await.pending, []);
 }

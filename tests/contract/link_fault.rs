@@ -107,7 +107,7 @@ impl Broken {
 }
 
 #[tokio::test]
-async fn a_claim_whose_answer_was_lost_hands_out_the_same_again() {
+async fn what_a_lost_answer_to_a_claim_held_is_handed_out_on_demand() {
     let broken = setup().await;
     let fence = session_of(&broken.store, "a").await;
     let session = fence.session;
@@ -116,23 +116,21 @@ async fn a_claim_whose_answer_was_lost_hands_out_the_same_again() {
         queue(&broken.store, notification(session, "n")).await;
     }
     assert_eq!(claim(&broken.store, &fence, 0, 1).await.0[0].seq, 1);
-    for _ in 0..2 {
+    for claimed in ["4", "6"] {
         broken.proxy.set(DEAF);
-        broken.store.claim(Claim { fence: fence.clone(), acked: 0, max_entries: 3 }).await.unwrap_err();
+        let again = Claim { missing_from: Some(2), ..Claim::new(fence.clone(), 0, 3) };
+        broken.store.claim(again).await.unwrap_err();
         eventually("the claim has happened", || async {
             let record = broken.witness.load(session).await.unwrap().unwrap();
-            (record.fields["in_claimed"] == "4").then_some(())
+            (record.fields["in_claimed"] == claimed).then_some(())
         })
         .await;
         broken.heal().await;
     }
-    let (entries, more) = claim(&broken.store, &fence, 0, 3).await;
-    assert_eq!(entries.iter().map(|entry| entry.seq).collect::<Vec<_>>(), [2, 3, 4]);
-    assert_eq!(entries[1].body, "request 2");
-    assert!(more);
-    let (entries, more) = claim(&broken.store, &fence, 0, 3).await;
-    assert_eq!(entries.iter().map(|entry| entry.seq).collect::<Vec<_>>(), [5, 6]);
-    assert!(!more);
+    let looked = handed(&broken.store, Claim { missing_from: Some(2), ..Claim::new(fence, 0, 0) }).await;
+    assert_eq!(looked.entries.iter().map(|entry| entry.seq).collect::<Vec<_>>(), [2, 3, 4, 5, 6]);
+    assert_eq!((&looked.entries[1].body, &looked.entries[2].body), (&"request 2".into(), &"n".into()));
+    assert_eq!((looked.after, looked.upto, looked.more), (1, 6, false));
 }
 
 #[tokio::test]
@@ -143,7 +141,7 @@ async fn a_claim_that_never_arrived_is_made_by_the_next_one() {
     claim(&broken.store, &fence, 0, 1).await;
     queue(&broken.store, request(fence.session, "2")).await;
     broken.proxy.set(BLACK_HOLE);
-    broken.store.claim(Claim { fence: fence.clone(), acked: 0, max_entries: 3 }).await.unwrap_err();
+    broken.store.claim(Claim::new(fence.clone(), 0, 3)).await.unwrap_err();
     broken.heal().await;
     let (entries, _) = claim(&broken.store, &fence, 0, 3).await;
     assert_eq!(entries.iter().map(|entry| entry.seq).collect::<Vec<_>>(), [2], "and nothing is handed out twice");

@@ -21,8 +21,8 @@ use mcp_router::{
     protocol::{post_id::PostId, session_id::SessionId},
     store::{
         Accept, Accepted, Adopted, Append, Appended, Attach, Attached, AttachedTo, Attachment, Claim, Claimed,
-        ClientMessage, Created, Fence, InboxEntry, LogLimits, NewEvent, NewSession, Owner, Rehydration, SessionStore,
-        Wake,
+        ClientMessage, Created, Fence, Handed, InboxEntry, LogLimits, NewEvent, NewSession, Owner, Rehydration,
+        SessionStore, Wake,
         memory::MemoryStore,
         redis::{RedisConfig, RedisStore},
     },
@@ -155,8 +155,13 @@ pub async fn forward(store: &dyn SessionStore, fence: &Fence, accept: Accept) ->
 }
 
 pub async fn claim(store: &dyn SessionStore, fence: &Fence, acked: u64, max_entries: usize) -> (Vec<InboxEntry>, bool) {
-    match store.claim(Claim { fence: fence.clone(), acked, max_entries }).await.unwrap() {
-        Claimed::Entries { entries, more, .. } => (entries, more),
+    let handed = handed(store, Claim::new(fence.clone(), acked, max_entries)).await;
+    (handed.entries, handed.more)
+}
+
+pub async fn handed(store: &dyn SessionStore, claim: Claim) -> Handed {
+    match store.claim(claim).await.unwrap() {
+        Claimed::Entries { handed, .. } => handed,
         other => panic!("not claimed: {other:?}"),
     }
 }

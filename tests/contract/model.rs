@@ -185,6 +185,12 @@ enum Step {
         caller: Caller,
         acked: u64,
         max_entries: usize,
+        missing_from: Option<u64>,
+        urgent_after: Option<u64>,
+    },
+    Forget {
+        caller: Caller,
+        requests: Vec<(u8, u64)>,
     },
     Mark {
         caller: Caller,
@@ -232,13 +238,18 @@ fn step() -> impl Strategy<Value = Step> {
     let acked = || prop_oneof![3 => Just(0u64), 2 => 0u64..30];
     let caps = (prop_oneof![1usize..5, Just(100)], prop_oneof![1usize..6, Just(100)]);
     prop_oneof![
-        8 => (0u8..3, 0u8..5, 0u8..40, caller(), any::<bool>(), acked(), caps, 0u8..6).prop_map(
+        8 => (0u8..4, 0u8..5, 0u8..40, caller(), any::<bool>(), acked(), caps, 0u8..6).prop_map(
             |(kind, id, post, caller, forward_now, acked, caps, field)| Step::Accept {
                 kind, id, post, caller, forward_now, acked, caps, field
             }
         ),
-        4 => (caller(), acked(), 0usize..5)
-            .prop_map(|(caller, acked, max_entries)| Step::Claim { caller, acked, max_entries }),
+        4 => (caller(), acked(), 0usize..5, prop::option::of(1u64..30), prop::option::of(0u64..30)).prop_map(
+            |(caller, acked, max_entries, missing_from, urgent_after)| Step::Claim {
+                caller, acked, max_entries, missing_from, urgent_after
+            }
+        ),
+        1 => (caller(), prop::collection::vec((0u8..5, 1u64..20), 0..6))
+            .prop_map(|(caller, requests)| Step::Forget { caller, requests }),
         1 => (caller(), prop::collection::vec(0u8..5, 0..3)).prop_map(|(caller, ids)| Step::Mark { caller, ids }),
         5 => (caller(), prop::collection::vec(prop::option::of(0u8..5), 1..4), acked(), prop::bool::weighted(0.1))
             .prop_map(|(caller, ids, acked, again)| Step::Append { caller, ids, acked, again }),
@@ -261,8 +272,7 @@ struct Seen {
 }
 
 /// Fields that only one implementation needs, and clocks.
-const OWN_FIELDS: [&str; 9] =
-    ["created_ms", "last_active_ms", "op", "op_result", "claim", "claim_from", "claim_to", "in_adopted", "held"];
+const OWN_FIELDS: [&str; 6] = ["created_ms", "last_active_ms", "op", "op_result", "in_adopted", "held"];
 
 fn comparable(record: SessionRecord) -> Vec<(String, String)> {
     record.fields.into_iter().filter(|(field, _)| !OWN_FIELDS.contains(&field.as_str())).collect()
@@ -282,6 +292,7 @@ async fn outcome(store: &dyn SessionStore, step: &Step, i: u64, known: &Known) -
             let accept = match kind {
                 0 => request(session, &id.to_string()),
                 1 => notification(session, "n"),
+                3 => message(session, ClientMessage::Cancel { id_key: id.to_string().into() }, "c"),
                 _ => message(session, ClientMessage::Response, "r"),
             };
             said(
@@ -302,15 +313,22 @@ async fn outcome(store: &dyn SessionStore, step: &Step, i: u64, known: &Known) -
                     .await,
             )
         }
-        Step::Claim { caller, acked, max_entries } => {
+        Step::Claim { caller, acked, max_entries, missing_from, urgent_after } => {
             let Some(fence) = known.fence(*caller) else { return String::new() };
-            match store.claim(Claim { fence, acked: *acked, max_entries: *max_entries }).await {
-                Ok(Claimed::Entries { entries, more, mut attachments }) => {
+            let (missing_from, urgent_after) = (*missing_from, *urgent_after);
+            let claim = Claim { missing_from, urgent_after, ..Claim::new(fence, *acked, *max_entries) };
+            match store.claim(claim).await {
+                Ok(Claimed::Entries { handed, mut attachments }) => {
                     attachments.sort_by(|a, b| a.stream.cmp(&b.stream));
-                    format!("{entries:?} {more} {attachments:?}")
+                    format!("{handed:?} {attachments:?}")
                 }
                 other => said(other),
             }
+        }
+        Step::Forget { caller, requests } => {
+            let Some(fence) = known.fence(*caller) else { return String::new() };
+            let requests: Vec<_> = requests.iter().map(|(id, seq)| (id.to_string(), *seq)).collect();
+            said(store.forget_requests(&fence, &requests).await)
         }
         Step::Mark { caller, ids } => {
             let Some(fence) = known.fence(*caller) else { return String::new() };

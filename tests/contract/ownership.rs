@@ -99,7 +99,7 @@ pub async fn every_write_of_a_former_owner_is_refused(backend: Backend) {
     for fence in stale {
         let accept = Accept { acked: 2, ..direct(&fence, request(fence.session, "2")) };
         assert_eq!(store.accept(accept).await.unwrap(), Accepted::Fenced);
-        let claim = Claim { fence: fence.clone(), acked: 2, max_entries: 10 };
+        let claim = Claim::new(fence.clone(), 2, 10);
         assert_eq!(store.claim(claim).await.unwrap(), Claimed::Fenced);
         assert_eq!(store.mark_forwarded(&fence, &["1".to_owned()]).await.unwrap(), Fenceable::Fenced);
         let append = Append { acked: 2, ..append_of(&fence, 1, vec![answer("1"), event("e")]) };
@@ -174,7 +174,7 @@ pub async fn a_missing_session_is_not_found_by_any_operation(backend: Backend) {
     let session = fence.session;
     assert_eq!(store.accept(request(session, "1")).await.unwrap(), Accepted::NotFound);
     assert_eq!(store.accept(direct(&fence, request(session, "1"))).await.unwrap(), Accepted::NotFound);
-    let claim = Claim { fence: fence.clone(), acked: 1, max_entries: 1 };
+    let claim = Claim::new(fence.clone(), 1, 1);
     assert_eq!(store.claim(claim).await.unwrap(), Claimed::NotFound);
     assert_eq!(store.mark_forwarded(&fence, &["1".to_owned()]).await.unwrap(), Fenceable::NotFound);
     assert_eq!(store.append(append_of(&fence, 1, vec![event("e")])).await.unwrap(), Appended::NotFound);

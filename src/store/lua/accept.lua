@@ -1,9 +1,9 @@
 -- Journals one message of the client (REQ-1, REQ-5, REQ-6).
 -- KEYS: 1 session hash, 2 inbox, 3 request table, 4 seen request ids
 -- ARGV: 1..3 fence (generation '' = the caller does not claim to be the owner), 4 wake channel prefix, 5 session id,
---   6 service or '', 7 request id, 8 kind (q request, n notification, r response), 9 id key, 10 body, 11 forward now,
---   12 acked, 13 max pending, 14 max inbox, 15 max bytes of bodies, 16 count of set items, then set items (field, value),
---   then deletes
+--   6 service or '', 7 request id, 8 kind (q request, n notification, r response), 9 id key (of a notification: that of
+--   the request which it cancels), 10 body, 11 forward now, 12 acked, 13 max pending, 14 max inbox, 15 max bytes of
+--   bodies, 16 count of set items, then set items (field, value), then deletes
 -- Reply: seq > 0 forward it; 0 not found; -1 fenced; -2 too many; -3 wrong service; -5 too many bytes;
 --   -6 the id is in use; {2, seq, owner, incarnation, generation, listeners} queued; {3, seq, claimed} duplicate
 local call = redis.call
@@ -84,6 +84,12 @@ end
 if not (request and direct) then
   call('XADD', KEYS[2], seq .. '-0', 'k', ARGV[8], 'b', ARGV[10], 'i', ARGV[9])
   call('PEXPIRE', KEYS[2], call('HGET', KEYS[1], 'ttl_ms'), 'NX')
+end
+
+-- The mark stays with the request for whoever owns the session later (REQ-4).
+if ARGV[8] == 'n' and ARGV[9] ~= '' then
+  local state = call('HGET', KEYS[3], ARGV[9])
+  if state then call('HSET', KEYS[1], 'cx:' .. ARGV[9], string.match(state, '^%d+')) end
 end
 
 local sets = 16 + 2 * tonumber(ARGV[16])

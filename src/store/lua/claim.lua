@@ -1,50 +1,54 @@
 -- Hands the owner the next inbox entries.
 -- KEYS: 1 session hash, 2 inbox, 3 request table
--- ARGV: 1..3 fence, 4 acked, 5 max entries, 6 name of this claim
--- Reply: 0 not found; -1 fenced; {more, attachments (stream, holder, ...), seq, kind, id key, body, ...}
--- The same name again means that the answer was lost: the same entries are handed out again (they may be repeated
--- after a broken connection without loss).
-local h = redis.call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch', 'in_seq', 'in_claimed',
-  'claim', 'claim_from', 'claim_to')
+-- ARGV: 1..3 fence, 4 acked, 5 max entries, 6 first sequence that the owner may have missed, or 0,
+--   7 sequence after which what is urgent is handed out unclaimed, or ''
+-- Reply: 0 not found; -1 fenced; {more, attachments (stream, holder, ...), after, upto, last, seq, kind, id key, body, ...}
+--   Of the sequences after `after` and up to `upto` nothing will ever come but these entries. Those beyond `upto` are the
+--   urgent ones.
+-- A reply may be lost, and an accept may be executed when its caller has given it up: what counts as claimed and is
+-- neither acked nor answered is handed out again when the owner asks for it.
+local h = redis.call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch', 'in_seq', 'in_claimed')
 if not h[4] then return 0 end
 if fenced(h) then return -1 end
-local in_seq, in_claimed = tonumber(h[4]), tonumber(h[5])
+local in_seq, in_claimed, missing = tonumber(h[4]), tonumber(h[5]), tonumber(ARGV[6])
 if ARGV[4] ~= '0' then ack(KEYS[1], KEYS[2], KEYS[3], tonumber(ARGV[4]), in_claimed) end
 
-local out = { 0, {} }
+local out = { 0, {}, in_claimed, in_claimed, in_seq }
 local function hand_out(seq, kind, id, body)
   local n = #out
   out[n + 1], out[n + 2], out[n + 3], out[n + 4] = seq, kind, id, body
 end
 
-if h[6] == ARGV[6] then
-  local from, to = tonumber(h[7]), tonumber(h[8])
+if missing > 0 and missing <= in_claimed then
   local again = {}
-  for _, entry in ipairs(redis.call('XRANGE', KEYS[2], from + 1, to)) do
+  for _, entry in ipairs(redis.call('XRANGE', KEYS[2], missing, in_claimed)) do
     local e = entry[2]
     again[#again + 1] = { tonumber(string.match(entry[1], '^%d+')), e[2], e[6], e[4] }
   end
-  local table_ = redis.call('HGETALL', KEYS[3])
-  for i = 1, #table_, 2 do
-    local seq, forwarded, at = string.match(table_[i + 1], '^(%d+) (%d) ()')
-    seq = tonumber(seq or 0)
-    if forwarded == '1' and seq > from and seq <= to then
-      again[#again + 1] = { seq, 'q', table_[i], string.sub(table_[i + 1], at) }
+  if #again <= in_claimed - missing then
+    local table_ = redis.call('HGETALL', KEYS[3])
+    for i = 1, #table_, 2 do
+      local seq, forwarded, at = string.match(table_[i + 1], '^(%d+) (%d) ()')
+      seq = tonumber(seq or 0)
+      if forwarded == '1' and seq >= missing and seq <= in_claimed then
+        again[#again + 1] = { seq, 'q', table_[i], string.sub(table_[i + 1], at) }
+      end
     end
+    table.sort(again, function(a, b) return a[1] < b[1] end)
   end
-  table.sort(again, function(a, b) return a[1] < b[1] end)
   for _, e in ipairs(again) do hand_out(e[1], e[2], e[3], e[4]) end
-  if in_claimed < in_seq then out[1] = 1 end
-elseif in_claimed < in_seq and ARGV[5] == '0' then
-  -- A look, without taking: what is claimed counts as forwarded.
-  out[1] = 1
-elseif in_claimed < in_seq then
+  out[3] = missing - 1
+end
+
+local last = in_claimed
+if in_claimed < in_seq and ARGV[5] ~= '0' then
   local max = tonumber(ARGV[5])
   local entries = redis.call('XRANGE', KEYS[2], in_claimed + 1, '+', 'COUNT', max)
-  local gone, last = {}, in_seq
+  local gone = {}
+  last = in_seq
   -- Not HSET first: a claim frees more than it takes and must work when Redis is full. A script is refused only
-  -- before its first write.
-  redis.call('HDEL', KEYS[1], 'claim')
+  -- before its first write. (Earlier versions had these fields.)
+  redis.call('HDEL', KEYS[1], 'claim', 'claim_from', 'claim_to')
   for _, entry in ipairs(entries) do
     local e = entry[2]
     local seq = string.match(entry[1], '^%d+')
@@ -57,8 +61,20 @@ elseif in_claimed < in_seq then
   end
   if #gone > 0 then redis.call('XDEL', KEYS[2], unpack(gone)) end
   if #entries < max then last = in_seq end
-  if last < in_seq then out[1] = 1 end
-  redis.call('HSET', KEYS[1], 'in_claimed', last, 'claim', ARGV[6], 'claim_from', in_claimed, 'claim_to', last)
+  redis.call('HSET', KEYS[1], 'in_claimed', last)
+end
+out[4] = last
+-- Without taking: what is claimed counts as forwarded.
+if last < in_seq then out[1] = 1 end
+
+if ARGV[7] ~= '' and last < in_seq then
+  local from = math.max(last, tonumber(ARGV[7])) + 1
+  for _, entry in ipairs(redis.call('XRANGE', KEYS[2], from, '+')) do
+    local e = entry[2]
+    if e[2] == 'r' or e[2] == 'n' and e[6] ~= '' then
+      hand_out(tonumber(string.match(entry[1], '^%d+')), e[2], e[6], e[4])
+    end
+  end
 end
 
 local attachments = out[2]

@@ -1,14 +1,18 @@
--- Takes requests off the table without an answer (cancelled ones).
+-- Takes requests off the table without an answer (cancelled ones), and their marks of a cancel.
 -- KEYS: 1 session hash, 2 inbox, 3 request table
--- ARGV: 1..3 fence, then id keys
+-- ARGV: 1..3 fence, then each: id key, sequence. Another sequence is another request: the id was used again.
 -- Reply: 1 done, 0 not found, -1 fenced
 local h = redis.call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch')
 if not h[2] then return 0 end
 if fenced(h) then return -1 end
-for i = 4, #ARGV do
-  local state = redis.call('HGET', KEYS[3], ARGV[i])
-  local waiting = state and string.match(state, '^(%d+) 0 ')
-  if waiting then redis.call('XDEL', KEYS[2], waiting .. '-0') end
-  redis.call('HDEL', KEYS[3], ARGV[i])
+for i = 4, #ARGV, 2 do
+  local id, seq = ARGV[i], ARGV[i + 1]
+  local state = redis.call('HGET', KEYS[3], id)
+  local pending, forwarded = string.match(state or '', '^(%d+) (%d) ')
+  if pending == seq then
+    if forwarded == '0' then redis.call('XDEL', KEYS[2], seq .. '-0') end
+    redis.call('HDEL', KEYS[3], id)
+  end
+  if redis.call('HGET', KEYS[1], 'cx:' .. id) == seq then redis.call('HDEL', KEYS[1], 'cx:' .. id) end
 end
 return 1

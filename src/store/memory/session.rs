@@ -16,8 +16,8 @@ use super::stream::Stream;
 use crate::{
     protocol::{post_id::PostId, session_id::SessionId},
     store::{
-        Accept, Accepted, Append, Attachment, Claim, ClientMessage, Fence, InboxEntry, NewEvent, NewSession, Owner,
-        PendingRequest, Rehydration, Restored, SENT, SessionRecord,
+        Accept, Accepted, Append, Attachment, CANCELLED, Claim, ClientMessage, Fence, Handed, InboxEntry, NewEvent,
+        NewSession, Owner, PendingRequest, Rehydration, Restored, SENT, SessionRecord,
     },
 };
 
@@ -199,6 +199,11 @@ impl Session {
             let forwarded = direct.then(|| accept.body.clone());
             self.requests.insert(id_key.clone(), Request { seq, forwarded });
         }
+        if let ClientMessage::Cancel { id_key } = &accept.message
+            && let Some(request) = self.requests.get(id_key)
+        {
+            self.fields.insert(format!("{CANCELLED}{id_key}"), request.seq.to_string());
+        }
         if !(is_request && direct) {
             self.inbox.push(InboxEntry { seq, message: accept.message, body: accept.body });
         }
@@ -234,12 +239,42 @@ impl Session {
         self.seen_order.push_back(post_id);
     }
 
-    /// Entries, and whether there are more. The fence has been checked.
-    pub(super) fn claim(&mut self, claim: &Claim) -> (Vec<InboxEntry>, bool) {
+    /// The fence has been checked.
+    pub(super) fn claim(&mut self, claim: &Claim) -> Handed {
         self.acknowledge(claim.acked);
-        let max = claim.max_entries;
+        let mut handed = Handed { after: self.in_claimed, ..Handed::default() };
+        if let Some(from) = claim.missing_from.filter(|from| *from <= self.in_claimed) {
+            handed.after = from - 1;
+            handed.entries = self.claimed_from(from);
+        }
+        let new = self.claim_new(claim.max_entries);
+        handed.entries.extend(new);
+        (handed.upto, handed.last) = (self.in_claimed, self.in_seq);
+        handed.more = self.in_claimed < self.in_seq;
+        if let Some(after) = claim.urgent_after {
+            let is_urgent = |entry: &&InboxEntry| entry.message.is_urgent();
+            let beyond = self.inbox.after(self.in_claimed.max(after));
+            handed.urgent = beyond.filter(is_urgent).cloned().collect();
+        }
+        handed
+    }
+
+    /// What counts as claimed and has neither been acked nor answered.
+    fn claimed_from(&self, from: u64) -> Vec<InboxEntry> {
+        let waiting = self.inbox.after(from - 1).take_while(|entry| entry.seq <= self.in_claimed).cloned();
+        let forwarded = self.requests.iter().filter_map(|(id_key, request)| {
+            let body = request.forwarded.clone().filter(|_| request.seq >= from)?;
+            let message = ClientMessage::Request { id_key: id_key.clone() };
+            Some(InboxEntry { seq: request.seq, message, body })
+        });
+        let mut entries: Vec<InboxEntry> = waiting.chain(forwarded).collect();
+        entries.sort_unstable_by_key(|entry| entry.seq);
+        entries
+    }
+
+    fn claim_new(&mut self, max: usize) -> Vec<InboxEntry> {
         if max == 0 {
-            return (Vec::new(), self.in_claimed < self.in_seq);
+            return Vec::new();
         }
         let entries: Vec<InboxEntry> = self.inbox.after(self.in_claimed).take(max).cloned().collect();
         // What was answered before it was claimed has left holes, also behind the last entry.
@@ -252,7 +287,7 @@ impl Session {
                 self.mark_forwarded(id_key);
             }
         }
-        (entries, self.in_claimed < self.in_seq)
+        entries
     }
 
     /// Moves the body of a pending request from the inbox to the request table.
@@ -264,8 +299,15 @@ impl Session {
         }
     }
 
-    /// Takes a pending request off the table, and out of the inbox if it is still there.
-    pub(super) fn forget(&mut self, id_key: &str) {
+    /// Takes a pending request off the table, and out of the inbox if it is still there; and its mark of a cancel.
+    pub(super) fn forget(&mut self, id_key: &str, seq: u64) {
+        let mark = format!("{CANCELLED}{id_key}");
+        if self.fields.get(&mark).is_some_and(|marked| *marked == seq.to_string()) {
+            self.fields.remove(&mark);
+        }
+        if self.requests.get(id_key).is_none_or(|request| request.seq != seq) {
+            return;
+        }
         if let Some(request) = self.requests.remove(id_key)
             && request.forwarded.is_none()
         {

@@ -6,7 +6,7 @@ use super::reply::{self, Fields, code, corrupt};
 use crate::{
     protocol::session_id::SessionId,
     store::{
-        Accepted, Adopted, Appended, Attached, AttachedTo, Attachment, Claimed, Fence, Fenceable, InboxEntry,
+        Accepted, Adopted, Appended, Attached, AttachedTo, Attachment, Claimed, Fence, Fenceable, Handed, InboxEntry,
         LoggedEvent, Owner, Page, Rehydration, SessionRecord, StoreResult,
     },
 };
@@ -55,21 +55,23 @@ pub(super) fn read_claimed(value: Value) -> StoreResult<Claimed> {
         Value::Int(code::FENCED) => return Ok(Claimed::Fenced),
         value => Fields::of(value, WHAT)?,
     };
-    let more = fields.number::<u64>()? == 1;
+    let mut handed = Handed { more: fields.number::<u64>()? == 1, ..Handed::default() };
     let mut holders = fields.fields()?;
     let mut attachments = Vec::with_capacity(holders.len() / 2);
     while !holders.is_empty() {
         let stream = holders.text()?;
         attachments.push(reply::attachment(&stream, &holders.text()?, WHAT)?);
     }
-    let mut entries = Vec::with_capacity(fields.len() / 4);
+    (handed.after, handed.upto, handed.last) = (fields.number()?, fields.number()?, fields.number()?);
+    handed.entries.reserve(fields.len() / 4);
     while !fields.is_empty() {
         let seq = fields.number()?;
         let kind = fields.text()?;
         let message = reply::client_message(&kind, fields.text()?, WHAT)?;
-        entries.push(InboxEntry { seq, message, body: fields.bytes()? });
+        let list = if seq > handed.upto { &mut handed.urgent } else { &mut handed.entries };
+        list.push(InboxEntry { seq, message, body: fields.bytes()? });
     }
-    Ok(Claimed::Entries { entries, more, attachments })
+    Ok(Claimed::Entries { handed, attachments })
 }
 
 pub(super) fn read_appended(value: Value) -> StoreResult<Appended> {

@@ -7,7 +7,6 @@
 
 mod answers;
 mod config;
-mod doubt;
 mod instances;
 mod keys;
 mod link;
@@ -26,7 +25,7 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 pub use self::config::RedisConfig;
-use self::{doubt::Doubts, keys::Keys, link::Link, pipeline::Lanes, pubsub::Subscription, scripts::Call};
+use self::{keys::Keys, link::Link, pipeline::Lanes, pubsub::Subscription, scripts::Call};
 use crate::{
     protocol::session_id::SessionId,
     store::{
@@ -50,7 +49,6 @@ pub struct RedisStore {
     wake_prefix: String,
     link: Arc<Link>,
     lanes: Lanes,
-    doubts: Doubts,
     /// The instance that uses this store, as its first write names it: its index is swept of sessions that are gone.
     instance_id: OnceLock<Arc<str>>,
 }
@@ -67,7 +65,7 @@ impl RedisStore {
         let keys = Keys::new(&config.prefix);
         let wake_prefix = keys.wake_prefix();
         let lanes = Lanes::new(link.clone(), config.queue);
-        Ok(Self { config, keys, wake_prefix, link, lanes, doubts: Doubts::default(), instance_id: OnceLock::new() })
+        Ok(Self { config, keys, wake_prefix, link, lanes, instance_id: OnceLock::new() })
     }
 
     fn wake_channel(&self, incarnation: &str) -> String {
@@ -106,8 +104,8 @@ impl SessionStore for RedisStore {
         self.do_pending(session).await
     }
 
-    async fn forget_requests(&self, fence: &Fence, id_keys: &[String]) -> StoreResult<Fenceable> {
-        self.do_forget_requests(fence, id_keys).await
+    async fn forget_requests(&self, fence: &Fence, requests: &[(String, u64)]) -> StoreResult<Fenceable> {
+        self.do_forget_requests(fence, requests).await
     }
 
     async fn hint(&self, session: SessionId, field: &str, value: &str) -> StoreResult<bool> {

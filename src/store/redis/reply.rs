@@ -153,7 +153,8 @@ pub(super) fn stream_seq(value: Value, what: &'static str) -> StoreResult<u64> {
 pub(super) fn client_message(kind: &str, id_key: String, what: &'static str) -> StoreResult<ClientMessage> {
     match kind {
         "q" => Ok(ClientMessage::Request { id_key: id_key.into() }),
-        "n" => Ok(ClientMessage::Notification),
+        "n" if id_key.is_empty() => Ok(ClientMessage::Notification),
+        "n" => Ok(ClientMessage::Cancel { id_key: id_key.into() }),
         "r" => Ok(ClientMessage::Response),
         _ => Err(corrupt(what)),
     }

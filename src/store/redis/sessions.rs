@@ -66,6 +66,7 @@ impl RedisStore {
         let (kind, id_key) = match &accept.message {
             ClientMessage::Request { id_key } => ("q", &**id_key),
             ClientMessage::Notification => ("n", ""),
+            ClientMessage::Cancel { id_key } => ("n", &**id_key),
             ClientMessage::Response => ("r", ""),
         };
         let call = Call::script_with_body(Script::Accept, 4, accept.body.len() + pairs_len(&accept.set));
@@ -95,17 +96,18 @@ impl RedisStore {
 
     pub(super) async fn do_claim(&self, claim: Claim) -> StoreResult<Claimed> {
         let session = claim.fence.session;
-        let doubt = self.doubts.begin(session);
         let mut keys = self.keys.session(&session);
         let call = Call::script(Script::Claim, 3).arg(keys.plain()).arg(keys.inbox()).arg(keys.requests());
         let call = call
             .fence(&claim.fence)
             .number(claim.acked)
             .number(claim.max_entries.min(MAX_CLAIM) as u64)
-            .number(doubt.name());
-        let claimed = read_claimed(self.lanes.call(call).await?)?;
-        doubt.settle();
-        Ok(claimed)
+            .number(claim.missing_from.unwrap_or_default());
+        let call = match claim.urgent_after {
+            Some(after) => call.number(after),
+            None => call.arg(""),
+        };
+        read_claimed(self.lanes.call(call).await?)
     }
 
     pub(super) async fn do_mark_forwarded(&self, fence: &Fence, id_keys: &[String]) -> StoreResult<Fenceable> {
@@ -114,10 +116,14 @@ impl RedisStore {
         read_fenceable(self.lanes.call(call.fence(fence).args(id_keys)).await?, "mark_forwarded")
     }
 
-    pub(super) async fn do_forget_requests(&self, fence: &Fence, id_keys: &[String]) -> StoreResult<Fenceable> {
+    pub(super) async fn do_forget_requests(&self, fence: &Fence, requests: &[(String, u64)]) -> StoreResult<Fenceable> {
         let mut keys = self.keys.session(&fence.session);
         let call = Call::script(Script::ForgetRequests, 3).arg(keys.plain()).arg(keys.inbox()).arg(keys.requests());
-        read_fenceable(self.lanes.call(call.fence(fence).args(id_keys)).await?, "forget_requests")
+        let mut call = call.fence(fence);
+        for (id_key, seq) in requests {
+            call = call.arg(id_key).number(*seq);
+        }
+        read_fenceable(self.lanes.call(call).await?, "forget_requests")
     }
 
     pub(super) async fn do_hint(&self, session: SessionId, field: &str, value: &str) -> StoreResult<bool> {

@@ -1,0 +1,118 @@
+//! Client → upstream: requests that the client has given up (`notifications/cancelled`). REQ-4
+//!
+//! The cancel is on record from the moment it is journaled, as a mark on the request ([`field::CANCELLED`]), by whichever
+//! instance that was: an owner that comes later neither runs the request again nor answers it. The mark goes with the
+//! request: with an answer that comes all the same, or when the request is taken off the store's table, which is tried until
+//! it is done.
+
+use std::{sync::Arc, time::Instant};
+
+use actix::prelude::*;
+use bytes::Bytes;
+
+use super::{actor::SessionActor, field, inbound::InFlight};
+use crate::{
+    protocol::{
+        jsonrpc::{Head, IdKey},
+        mcp,
+    },
+    store::{Fenceable, NewEvent},
+};
+
+/// The request that this `notifications/cancelled` gives up.
+pub(super) fn target(body: &[u8]) -> Option<IdKey> {
+    Head::parse(body).ok().and_then(|head| mcp::cancelled_request_id(head.params)).and_then(IdKey::of_json)
+}
+
+/// Field of the mark on a request.
+fn mark(table_key: &str) -> String {
+    format!("{}{table_key}", field::CANCELLED)
+}
+
+impl SessionActor {
+    /// An explicit cancel goes up once; the request may stay without an answer, as MCP has it.
+    pub(super) fn take_cancel(&mut self, seq: u64, body: Bytes, ctx: &mut Context<Self>) {
+        let cancelled = target(&body).and_then(|id| {
+            let request = self.in_flight.get_mut(&id)?;
+            request.cancelled = Some(Instant::now());
+            Some((id, request.seq))
+        });
+        match cancelled {
+            // The server has never seen it.
+            Some((id, request)) if self.to_send.contains_key(&request) => self.forget_cancelled(vec![id], ctx),
+            Some(_) => self.send_to_this_session(seq, body),
+            // Answered meanwhile.
+            None => self.app().metrics.dropped.with_label_values(&["cancel_of_nothing"]).inc(),
+        }
+    }
+
+    /// What an adopter finds: the marks on requests that are open, and those that have lost their request.
+    pub(super) fn inherit_cancels(&mut self, fields: impl Iterator<Item = (IdKey, u64)>) {
+        for (id, seq) in fields {
+            match self.in_flight.get_mut(&id).filter(|request| request.seq == seq) {
+                Some(request) => request.cancelled = Some(Instant::now()),
+                None => self.forgetting.push((id.key().to_owned(), seq)),
+            }
+        }
+    }
+
+    /// The marks, for a session that is written again.
+    pub(super) fn cancel_marks(&self) -> impl Iterator<Item = (String, String)> {
+        let cancelled = self.in_flight.values().filter(|request| request.cancelled.is_some());
+        cancelled.map(|request| (mark(&request.table_key), request.seq.to_string()))
+    }
+
+    /// The answer to a request that may have been cancelled takes the mark with it.
+    pub(super) fn answer_event(request: &InFlight, body: Bytes) -> NewEvent {
+        let event = NewEvent::answer(Arc::clone(&request.table_key), body);
+        if request.cancelled.is_some() { event.clearing(mark(&request.table_key)) } else { event }
+    }
+
+    /// Cancelled and unanswered, as MCP allows: off the books, without an event.
+    pub(super) fn forget_cancelled(&mut self, ids: Vec<IdKey>, ctx: &mut Context<Self>) {
+        for id in ids {
+            let Some(request) = self.in_flight.remove(&id) else { continue };
+            self.to_send.remove(&request.seq);
+            self.outstanding.remove(&request.seq);
+            self.forgetting.push(((*request.table_key).to_owned(), request.seq));
+        }
+        self.forget_in_store(ctx);
+    }
+
+    /// Until it is done, or somebody else owns the session, who then finds the marks.
+    pub(super) fn forget_in_store(&mut self, ctx: &mut Context<Self>) {
+        if self.forgetting.is_empty() || std::mem::replace(&mut self.forgetting_now, true) {
+            return;
+        }
+        let requests = self.forgetting.clone();
+        let store = Arc::clone(&self.app().store);
+        let (fence, epoch) = (self.fence.clone(), self.fence.epoch);
+        let forgotten = async move { (store.forget_requests(&fence, &requests).await, requests.len()) };
+        ctx.spawn(forgotten.into_actor(self).map(move |(forgotten, count), actor, ctx| {
+            actor.forgetting_now = false;
+            match forgotten {
+                Ok(Fenceable::Done) => {
+                    actor.forgetting.drain(..count);
+                    actor.forget_backoff.reset();
+                    actor.forget_in_store(ctx);
+                }
+                Ok(Fenceable::Fenced) if actor.fenced(epoch, ctx) => {}
+                Ok(Fenceable::NotFound) if epoch == actor.fence.epoch => {
+                    actor.vanished(epoch, ctx);
+                    actor.forget_later(ctx);
+                }
+                Ok(_) => actor.forget_later(ctx),
+                Err(error) => {
+                    if actor.note_store_error(&error) {
+                        actor.forget_later(ctx);
+                    }
+                }
+            }
+        }));
+    }
+
+    fn forget_later(&mut self, ctx: &mut Context<Self>) {
+        let pause = self.forget_backoff.pause();
+        ctx.run_later(pause, |actor, ctx| actor.forget_in_store(ctx));
+    }
+}
