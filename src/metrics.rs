@@ -19,6 +19,8 @@ pub struct Metrics {
     pub router_errors: IntCounterVec,
     /// Messages that were not passed on, by reason.
     pub dropped: IntCounterVec,
+    /// Connections that were closed unread, by reason.
+    pub connections_refused: IntCounterVec,
     /// Store operations that failed, by kind (`unavailable`, `full`, `overloaded`, `corrupt`).
     pub store_errors: IntCounterVec,
     /// Sessions taken over from another process, by cause.
@@ -95,6 +97,11 @@ impl Metrics {
             appended: counter("mcp_router_events_appended_total", "Events appended to stream logs"),
             router_errors: counters("mcp_router_errors_total", "JSON-RPC errors made by the router", "reason"),
             dropped: counters("mcp_router_dropped_total", "Messages not passed on", "reason"),
+            connections_refused: counters(
+                "mcp_router_connections_refused_total",
+                "Connections closed unread",
+                "reason",
+            ),
             store_errors: counters("mcp_router_store_errors_total", "Failed store operations", "kind"),
             adoptions: counters("mcp_router_adoptions_total", "Sessions taken over", "cause"),
             restored: counter("mcp_router_restored_total", "Sessions written again after the store lost them"),

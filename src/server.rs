@@ -1,6 +1,7 @@
 //! One router process from settings to exit code: store → lease → wake-ups → HTTP → drain.
 
 use std::{
+    io::ErrorKind,
     net::{SocketAddr, TcpListener},
     process::ExitCode,
     sync::{Arc, Mutex, OnceLock, PoisonError, atomic::AtomicUsize},
@@ -15,7 +16,10 @@ use url::Url;
 use crate::{
     app::{App, LeaseClock, Rebinds, Worker, fresh_dataset_id},
     backoff::Backoff,
-    http,
+    http::{
+        self,
+        connections::{Connections, Open, TooMany, refuse},
+    },
     lifecycle::{Lifecycle, Phase},
     mcp_server_v6,
     metrics::Metrics,
@@ -71,6 +75,24 @@ pub enum Fatal {
         /// What the system says.
         source: std::io::Error,
     },
+    /// The address is another machine's.
+    #[error(
+        "cannot listen on {address}: this machine has no address {}. SERVER_ADDRESS is the address of one of its own \
+         interfaces (see ip addr), 127.0.0.1 for this machine only, or 0.0.0.0 for all of them", address.ip()
+    )]
+    ForeignAddress {
+        /// What was asked for.
+        address: SocketAddr,
+    },
+    /// The port is for privileged processes.
+    #[error(
+        "cannot listen on {address}: the system does not allow it (ports below 1024 are for privileged processes). \
+         Choose another by SERVER_PORT, and let nginx listen on the low one"
+    )]
+    NotAllowed {
+        /// What was asked for.
+        address: SocketAddr,
+    },
     /// Redis does not answer.
     #[error(
         "Redis at {url} does not answer for {waited:?}: {source}. Check REDIS_URL, or unset it for one instance with an embedded store"
@@ -111,10 +133,18 @@ pub enum Fatal {
 }
 
 impl Fatal {
+    fn listen(address: SocketAddr, source: std::io::Error) -> Self {
+        match source.kind() {
+            ErrorKind::AddrNotAvailable => Self::ForeignAddress { address },
+            ErrorKind::PermissionDenied => Self::NotAllowed { address },
+            _ => Self::Listen { address, source },
+        }
+    }
+
     /// The exit code that says it to scripts.
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Self::Listen { .. } | Self::Http(_) => EXIT_OS,
+            Self::Listen { .. } | Self::ForeignAddress { .. } | Self::NotAllowed { .. } | Self::Http(_) => EXIT_OS,
             Self::Redis { .. } => EXIT_UNAVAILABLE,
             Self::InstanceId { .. } => EXIT_CONFIG,
             Self::Part { .. } => EXIT_SOFTWARE,
@@ -132,10 +162,10 @@ pub async fn run(mut settings: Settings) -> Result<(), Fatal> {
     }
     // First of all: a taken port is the most common mistake, and nothing else should be touched then.
     let wanted = SocketAddr::new(settings.server.address, settings.server.port);
-    let socket = bind(wanted).map_err(|source| Fatal::Listen { address: wanted, source })?;
+    let socket = bind(wanted).map_err(|source| Fatal::listen(wanted, source))?;
     let address = socket.local_addr().ok().and_then(|bound| bound.as_socket()).unwrap_or(wanted);
     settings.set_bound_port(address.port());
-    raise_file_limit(settings.limits.max_sessions);
+    let files = raise_file_limit(settings.limits.max_sessions);
 
     let _built_in = if settings.upstream.services.is_empty() { Some(start_built_in(&mut settings)?) } else { None };
     let store = open_store(&settings).await?;
@@ -151,8 +181,8 @@ pub async fn run(mut settings: Settings) -> Result<(), Fatal> {
     let _ = app.registry.set(registry);
 
     // Two that start at the same time may both be bound; one can listen.
-    socket.listen(BACKLOG).map_err(|source| Fatal::Listen { address, source })?;
-    let server = serve(&app, TcpListener::from(socket))?;
+    socket.listen(BACKLOG).map_err(|source| Fatal::listen(address, source))?;
+    let server = serve(&app, TcpListener::from(socket), files)?;
     let handle = server.handle();
     let vital = app.lifecycle.vital("the HTTP server");
     let serving = actix_rt::spawn(async move {
@@ -201,8 +231,8 @@ fn bind(address: SocketAddr) -> std::io::Result<Socket> {
 }
 
 /// Raises the limit of open files as far as it goes, and says so when that is not enough for the sessions that there may
-/// be: each has a stream to its client and one to its upstream.
-fn raise_file_limit(max_sessions: usize) {
+/// be: each has a stream to its client and one to its upstream. Returns the limit.
+fn raise_file_limit(max_sessions: usize) -> u64 {
     let wanted = u64::try_from(max_sessions).unwrap_or(u64::MAX).saturating_mul(2).saturating_add(OTHER_FILES);
     match rlimit::increase_nofile_limit(u64::MAX) {
         Ok(limit) if limit < wanted => {
@@ -213,9 +243,16 @@ fn raise_file_limit(max_sessions: usize) {
                 "the open files that are allowed are enough for about {enough_for} sessions; \
                  raise the limit to {wanted} (ulimit -n, LimitNOFILE) or lower MCP_MAX_SESSIONS"
             );
+            limit
         }
-        Ok(limit) => tracing::debug!(limit, "open files"),
-        Err(error) => tracing::warn!(%error, "the limit of open files cannot be raised"),
+        Ok(limit) => {
+            tracing::debug!(limit, "open files");
+            limit
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the limit of open files cannot be raised");
+            wanted
+        }
     }
 }
 
@@ -356,13 +393,16 @@ async fn acquire_lease(app: &App) -> Result<(), Fatal> {
     }
 }
 
-fn serve(app: &Arc<App>, listener: TcpListener) -> Result<actix_web::dev::Server, Fatal> {
+fn serve(app: &Arc<App>, listener: TcpListener, files: u64) -> Result<actix_web::dev::Server, Fatal> {
     let settings = &app.settings;
     let workers = match settings.server.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         workers => workers,
     };
     let flush = settings.stream.client_flush_timeout;
+    let trusted = settings.security.trusted_proxies.clone();
+    let connections = Connections::new(settings.server.max_connections_per_address, files, trusted);
+    let refused = app.metrics.connections_refused.with_label_values(&["too_many_of_an_address"]);
     let factory = {
         let app = Arc::clone(app);
         move || {
@@ -386,8 +426,20 @@ fn serve(app: &Arc<App>, listener: TcpListener) -> Result<actix_web::dev::Server
         .keep_alive(Duration::from_secs(75))
         // A client that closes its side is gone: its stream ends at once and not at the next heartbeat.
         .h1_allow_half_closed(false)
-        .on_connect(move |connection, _| {
+        .client_request_timeout(settings.server.header_timeout)
+        .on_connect(move |connection, kept| {
             if let Some(stream) = connection.downcast_ref::<actix_web::rt::net::TcpStream>() {
+                kept.insert(Open::default());
+                match stream.peer_addr().map(|peer| connections.admit(peer.ip())) {
+                    // Kept as long as the connection.
+                    Ok(Ok(Some(admitted))) => drop(kept.insert(admitted)),
+                    Ok(Err(TooMany)) => {
+                        refused.inc();
+                        refuse(stream);
+                    }
+                    // Gone already, or not counted.
+                    Ok(Ok(None)) | Err(_) => {}
+                }
                 let socket = SockRef::from(stream);
                 // MEM-3: the kernel ends a connection whose client takes nothing for so long.
                 let limited = socket.set_tcp_user_timeout(Some(flush)).and_then(|()| socket.set_tcp_nodelay(true));

@@ -1,6 +1,8 @@
 //! The only place that maps errors to HTTP. Every error answer is a JSON-RPC error object, so that a client which reads
 //! bodies learns the same as one that reads statuses.
 
+use std::time::Duration;
+
 use actix_web::{
     HttpResponse,
     http::{StatusCode, header},
@@ -54,9 +56,38 @@ pub enum ApiError {
     /// The body could not be read.
     #[error("the body could not be read")]
     BrokenBody,
+    /// The body did not come to its end in time.
+    #[error("the body was not complete after {limit:?} (SERVER_BODY_TIMEOUT)")]
+    SlowBody {
+        /// The limit.
+        limit: Duration,
+    },
     /// Wrong content type.
     #[error("the content type must be application/json")]
     ContentType,
+    /// The body is compressed, or the like. RFC 9110, sections 8.4 and 15.5.16.
+    #[error("Content-Encoding is not supported: send the body as it is")]
+    ContentCoding,
+    /// Nothing has this path.
+    #[error(
+        "there is nothing at this path: a stream is opened by GET /sse/{{service}}, one request is answered by POST /mcp/router/route/{{service}}"
+    )]
+    NoSuchPath,
+    /// The path has other methods.
+    #[error("this path takes {allow}")]
+    Method {
+        /// As in `Allow`.
+        allow: &'static str,
+    },
+    /// A query that cannot be understood.
+    #[error("the query cannot be read: a parameter is repeated or has another form than it should")]
+    Query,
+    /// A header that must not be repeated was.
+    #[error("the header {header} stands there more than once")]
+    Repeated {
+        /// Its name.
+        header: &'static str,
+    },
     /// DNS rebinding protection.
     #[error("this Host is not allowed (MCP_ALLOWED_HOSTS)")]
     Host,
@@ -132,7 +163,13 @@ impl ApiError {
             Self::UnknownSession => shape(404, jsonrpc::INVALID_REQUEST, "unknown_session", None),
             Self::TooLarge { .. } => shape(413, jsonrpc::INVALID_REQUEST, "too_large", None),
             Self::BrokenBody => shape(400, jsonrpc::PARSE_ERROR, "broken_body", None),
+            Self::SlowBody { .. } => shape(408, jsonrpc::INVALID_REQUEST, "slow_body", None),
             Self::ContentType => shape(415, jsonrpc::INVALID_REQUEST, "content_type", None),
+            Self::ContentCoding => shape(415, jsonrpc::INVALID_REQUEST, "content_coding", None),
+            Self::NoSuchPath => shape(404, jsonrpc::INVALID_REQUEST, "no_such_path", None),
+            Self::Method { .. } => shape(405, jsonrpc::INVALID_REQUEST, "method", None),
+            Self::Query => shape(400, jsonrpc::INVALID_REQUEST, "query", None),
+            Self::Repeated { .. } => shape(400, jsonrpc::INVALID_REQUEST, "repeated_header", None),
             Self::Host => shape(403, jsonrpc::INVALID_REQUEST, "forbidden_host", None),
             Self::Origin => shape(403, jsonrpc::INVALID_REQUEST, "forbidden_origin", None),
             Self::NotAdmin => shape(403, jsonrpc::INVALID_REQUEST, "forbidden", None),
@@ -159,6 +196,24 @@ impl ApiError {
         response.content_type("application/json");
         if let Some(seconds) = retry_after {
             response.insert_header((header::RETRY_AFTER, seconds.to_string()));
+        }
+        match self {
+            Self::Method { allow } => {
+                response.insert_header((header::ALLOW, *allow));
+            }
+            // RFC 9110, section 12.5.3: what would have been taken.
+            Self::ContentCoding => {
+                response.insert_header((header::ACCEPT_ENCODING, "identity"));
+            }
+            // The same request with another origin has another answer.
+            Self::Origin => {
+                response.insert_header((header::VARY, "Origin"));
+            }
+            // RFC 9110, section 15.5.9. What is left of the body would be taken for the next request.
+            Self::SlowBody { .. } => {
+                response.force_close();
+            }
+            _ => {}
         }
         response.body(body)
     }
@@ -188,7 +243,13 @@ mod tests {
             (ApiError::UnknownSession, 404, false),
             (ApiError::IdInUse, 400, false),
             (ApiError::TooLarge { limit: 1 }, 413, false),
+            (ApiError::SlowBody { limit: Duration::from_secs(1) }, 408, false),
             (ApiError::ContentType, 415, false),
+            (ApiError::ContentCoding, 415, false),
+            (ApiError::NoSuchPath, 404, false),
+            (ApiError::Method { allow: "GET" }, 405, false),
+            (ApiError::Query, 400, false),
+            (ApiError::Repeated { header: "Host" }, 400, false),
             (ApiError::Host, 403, false),
             (ApiError::Origin, 403, false),
             (ApiError::TooMany { what: "sessions" }, 503, true),

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use actix_web::{
     HttpRequest,
-    http::header::{self, HeaderName},
+    http::header::{self, HeaderName, HeaderValue},
 };
 use ipnet::IpNet;
 
@@ -14,6 +14,9 @@ use crate::settings::SecuritySettings;
 
 // Names that are looked for in every request are parsed once.
 static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+static X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
+static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+static X_MCP_REQUEST_TRY: HeaderName = HeaderName::from_static("x-mcp-request-try");
 static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The peer of the TCP connection is a trusted proxy.
@@ -21,15 +24,39 @@ pub fn from_trusted_proxy(request: &HttpRequest, trusted: &[IpNet]) -> bool {
     request.peer_addr().is_some_and(|peer| is_within(peer.ip(), trusted))
 }
 
-fn is_within(address: IpAddr, networks: &[IpNet]) -> bool {
+/// The address is in one of the networks.
+pub(super) fn is_within(address: IpAddr, networks: &[IpNet]) -> bool {
     let address = address.to_canonical();
     networks.iter().any(|network| network.contains(&address))
 }
 
-/// What a trusted proxy calls this request, `X-Request-ID`.
-pub fn request_id<'r>(request: &'r HttpRequest, trusted: &[IpNet]) -> Option<&'r str> {
-    let given = request.headers().get(&X_REQUEST_ID).filter(|_| from_trusted_proxy(request, trusted))?;
-    given.to_str().ok().filter(|given| (1..=128).contains(&given.len()))
+/// What a trusted proxy calls a request. REQ-6
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Name<'r> {
+    /// `X-MCP-Request-Try`: of this request alone, the same over all its tries. The shipped nginx.conf sets it to
+    /// `$request_id`.
+    OfOneRequest(&'r str),
+    /// `X-Request-ID`: the same over all tries of one request, too, but some gateways send the same for everything that
+    /// belongs together (a trace, a conversation).
+    Correlation(&'r str),
+}
+
+impl<'r> Name<'r> {
+    /// Its text.
+    pub fn text(self) -> &'r str {
+        match self {
+            Self::OfOneRequest(text) | Self::Correlation(text) => text,
+        }
+    }
+}
+
+/// What a trusted proxy calls this request.
+pub fn request_name<'r>(request: &'r HttpRequest, trusted: &[IpNet]) -> Option<Name<'r>> {
+    let headers = request.headers();
+    let text = |value: &'r HeaderValue| value.to_str().ok().filter(|text| (1..=128).contains(&text.len()));
+    let own = headers.get(&X_MCP_REQUEST_TRY).and_then(text).map(Name::OfOneRequest);
+    let name = own.or_else(|| headers.get(&X_REQUEST_ID).and_then(text).map(Name::Correlation))?;
+    from_trusted_proxy(request, trusted).then_some(name)
 }
 
 /// The client's address: the peer, or behind trusted proxies the last hop that is not one of them.
@@ -52,12 +79,19 @@ pub fn client_address(request: &HttpRequest, trusted: &[IpNet]) -> Option<IpAddr
     hops.first().and_then(|hop| hop.parse().ok()).or(Some(peer))
 }
 
+/// What the hop next to the client said: each further proxy in a row appends its own value, with a comma or a line of its
+/// own.
+fn first_value<'r>(request: &'r HttpRequest, name: &HeaderName) -> Option<&'r str> {
+    let values = request.headers().get(name)?.to_str().ok()?;
+    values.split(',').next().map(str::trim)
+}
+
 /// `X-Forwarded-Prefix` of a trusted proxy, without a final slash; empty when there is none.
 pub fn prefix(request: &HttpRequest, trusted: &[IpNet]) -> String {
     if !from_trusted_proxy(request, trusted) {
         return String::new();
     }
-    let prefix = request.headers().get("x-forwarded-prefix").and_then(|value| value.to_str().ok()).unwrap_or("");
+    let prefix = first_value(request, &X_FORWARDED_PREFIX).unwrap_or("");
     let prefix = prefix.trim_end_matches('/');
     // It goes into the endpoint event: nothing that could end the line or name another origin.
     let sound = prefix.starts_with('/')
@@ -70,31 +104,62 @@ pub fn prefix(request: &HttpRequest, trusted: &[IpNet]) -> String {
 /// The client reached us by https, as a trusted proxy says.
 pub fn is_https(request: &HttpRequest, trusted: &[IpNet]) -> bool {
     from_trusted_proxy(request, trusted)
-        && request.headers().get("x-forwarded-proto").is_some_and(|value| value.as_bytes() == b"https")
+        && first_value(request, &X_FORWARDED_PROTO).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https"))
 }
 
-/// Checks Host (as the client sent it) and Origin.
-pub fn check_host_and_origin(request: &HttpRequest, security: &SecuritySettings) -> Result<(), ApiError> {
-    let forwarded = request
-        .headers()
-        .get(&X_FORWARDED_HOST)
-        .filter(|_| from_trusted_proxy(request, &security.trusted_proxies))
-        .and_then(|value| value.to_str().ok());
-    let host = request.headers().get(header::HOST).and_then(|value| value.to_str().ok());
-    for host in forwarded.iter().chain(host.iter()) {
+/// A proxy has handed the request on, as proxies say it: in `Forwarded` (RFC 7239), `Via` (RFC 9110, section 7.6.3), one
+/// of `X-Forwarded-*` or what single products send in their place. Whoever is trusted or not: it shows that the peer is not
+/// where the request comes from.
+pub fn was_forwarded(request: &HttpRequest) -> bool {
+    const OTHERS: [&str; 9] = [
+        "forwarded",
+        "via",
+        "x-real-ip",
+        "x-client-ip",
+        "x-cluster-client-ip",
+        "x-original-forwarded-for",
+        "x-envoy-external-address",
+        "cf-connecting-ip",
+        "true-client-ip",
+    ];
+    request.headers().keys().any(|name| name.as_str().starts_with("x-forwarded-") || OTHERS.contains(&name.as_str()))
+}
+
+/// Checks Host (as the client sent it) and Origin; the origin when it is an allowed one.
+pub fn check_host_and_origin<'r>(
+    request: &'r HttpRequest,
+    security: &SecuritySettings,
+) -> Result<Option<&'r HeaderValue>, ApiError> {
+    let headers = request.headers();
+    let mut hosts = headers.get_all(header::HOST);
+    let host = hosts.next().ok_or(ApiError::Host)?.to_str().map_err(|_| ApiError::Host)?;
+    // RFC 9112, section 3.2. Which one a proxy before us went by nobody can know.
+    if hosts.next().is_some() {
+        return Err(ApiError::Repeated { header: "Host" });
+    }
+    let forwarded = match headers.contains_key(&X_FORWARDED_HOST) {
+        true if from_trusted_proxy(request, &security.trusted_proxies) => {
+            Some(first_value(request, &X_FORWARDED_HOST).ok_or(ApiError::Host)?)
+        }
+        _ => None,
+    };
+    // Of a request target in absolute form the host counts (RFC 9112, section 3.2.2).
+    let target = request.uri().host();
+    for host in [Some(host), forwarded, target].into_iter().flatten() {
         if !security.allowed_hosts.covers(without_port(host)) {
             return Err(ApiError::Host);
         }
     }
-    if host.is_none() {
-        return Err(ApiError::Host);
+    let mut origins = headers.get_all(header::ORIGIN);
+    let Some(origin) = origins.next() else { return Ok(None) };
+    if origins.next().is_some() {
+        return Err(ApiError::Origin);
     }
-    let Some(origin) = request.headers().get(header::ORIGIN) else { return Ok(()) };
-    let origin = origin.to_str().map_err(|_| ApiError::Origin)?;
-    let loopback = origin
+    let text = origin.to_str().map_err(|_| ApiError::Origin)?;
+    let loopback = text
         .split_once("://")
         .is_some_and(|(_, host)| matches!(without_port(host), "localhost" | "127.0.0.1" | "[::1]"));
-    if loopback || security.allowed_origins.covers(origin) { Ok(()) } else { Err(ApiError::Origin) }
+    if loopback || security.allowed_origins.covers(text) { Ok(Some(origin)) } else { Err(ApiError::Origin) }
 }
 
 fn without_port(host: &str) -> &str {
@@ -134,8 +199,70 @@ mod tests {
             if let Some(origin) = origin {
                 request = request.insert_header(("origin", origin));
             }
-            let checked = check_host_and_origin(&request.to_http_request(), &security);
+            let request = request.to_http_request();
+            let checked = check_host_and_origin(&request, &security);
             assert_eq!(checked.is_ok(), allowed, "{host} {origin:?}");
+            if let Ok(named) = checked {
+                assert_eq!(named.and_then(|named| named.to_str().ok()), origin, "what CORS answers");
+            }
+        }
+    }
+
+    #[test]
+    fn a_header_that_decides_who_speaks_stands_once() {
+        let security = security(&[]);
+        let twice = |name: &'static str, first: &'static str, second: &'static str| {
+            let request = TestRequest::default().insert_header(("host", "localhost"));
+            request.append_header((name, first)).append_header((name, second)).to_http_request()
+        };
+        assert!(check_host_and_origin(&twice("x-other", "a", "b"), &security).is_ok());
+        for request in [
+            twice("origin", "http://localhost:1", "http://localhost:1"),
+            twice("origin", "http://localhost:1", "https://evil.example"),
+            TestRequest::default()
+                .append_header(("host", "localhost"))
+                .append_header(("host", "localhost"))
+                .to_http_request(),
+            TestRequest::default().to_http_request(),
+            TestRequest::with_uri("http://evil.example/sse").insert_header(("host", "localhost")).to_http_request(),
+        ] {
+            assert!(check_host_and_origin(&request, &security).is_err(), "{request:?}");
+        }
+    }
+
+    /// Several proxies in a row make lists: the first value is the client's own.
+    #[test]
+    fn of_a_list_the_first_value_counts() {
+        let security = security(&[]);
+        let trusted = &security.trusted_proxies;
+        let request = |name: &'static str, value: &'static str| {
+            let request = TestRequest::default().peer_addr("127.0.0.1:1".parse().unwrap());
+            request.insert_header(("host", "localhost")).insert_header((name, value)).to_http_request()
+        };
+        for (value, allowed) in [
+            ("mcp-bridge.local, 10.0.0.7:8080", true),
+            ("mcp-bridge.local:80,evil.example", true),
+            ("evil.example, mcp-bridge.local", false),
+            (", mcp-bridge.local", false),
+            ("", false),
+        ] {
+            let request = request("x-forwarded-host", value);
+            assert_eq!(check_host_and_origin(&request, &security).is_ok(), allowed, "{value:?}");
+        }
+        assert_eq!(prefix(&request("x-forwarded-prefix", "/mcp-bridge/, /inner"), trusted), "/mcp-bridge");
+        for (value, https) in [("https", true), ("HTTPS, http", true), ("http, https", false), ("", false)] {
+            assert_eq!(is_https(&request("x-forwarded-proto", value), trusted), https, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn a_forwarded_request_is_known_by_any_of_the_usual_headers() {
+        let with = |name: &'static str| TestRequest::default().insert_header((name, "x")).to_http_request();
+        for name in ["forwarded", "via", "x-real-ip", "x-forwarded-for", "x-forwarded-port", "cf-connecting-ip"] {
+            assert!(was_forwarded(&with(name)), "{name}");
+        }
+        for name in ["host", "user-agent", "authorization", "x-request-id"] {
+            assert!(!was_forwarded(&with(name)), "{name}");
         }
     }
 

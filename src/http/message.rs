@@ -13,7 +13,12 @@ use actix_web::{
     web,
 };
 
-use super::{WorkerData, error::ApiError, forwarded, id_text, read_body};
+use super::{
+    WorkerData, answered,
+    error::ApiError,
+    forwarded::{self, Name},
+    id_text, read_body,
+};
 use crate::{
     app::Worker,
     backoff::STORE_BACKOFF,
@@ -67,8 +72,12 @@ pub async fn post(worker: WorkerData, request: HttpRequest, payload: web::Payloa
 /// The session that the query names.
 fn session_of(query: &str) -> Result<SessionId, ApiError> {
     // Session ids are plain digits, so nothing in a right one is percent-encoded.
-    let named = query.split('&').find_map(|pair| pair.strip_prefix("sessionId="));
-    named.ok_or(ApiError::MissingSession)?.parse().map_err(|_| ApiError::UnknownSession)
+    let mut named = query.split('&').filter_map(|pair| pair.strip_prefix("sessionId="));
+    let session = named.next().ok_or(ApiError::MissingSession)?;
+    if named.next().is_some() {
+        return Err(ApiError::Query);
+    }
+    session.parse().map_err(|_| ApiError::UnknownSession)
 }
 
 async fn take(
@@ -78,7 +87,7 @@ async fn take(
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
     let app = &worker.app;
-    let body = read_body(request, payload, app.settings.limits.max_body).await?;
+    let body = read_body(request, payload, &app.settings).await?;
     let session = session_of(request.query_string())?;
     let head = Head::parse(&body)?;
     if let Some(answer) = rebind_answer(&head) {
@@ -86,12 +95,21 @@ async fn take(
     }
     let said = head.said();
     // nginx gives all its tries of one request the same one. REQ-6
-    let given = forwarded::request_id(request, &app.settings.security.trusted_proxies);
-    let post_id = given.map_or_else(PostId::random, |given| PostId::of(given, &body));
+    let name = forwarded::request_name(request, &app.settings.security.trusted_proxies);
+    let post_id = name.map_or_else(PostId::random, |name| PostId::of(name.text(), &body));
     let posted = Arc::new(Posted { body, said, service, post_id });
-    match deliver(worker, session, &posted).await {
+    let correlated = matches!(name, Some(Name::Correlation(_)));
+    let begun = Instant::now();
+    let delivered = match correlated {
+        true => answered::deliver(worker, session, &posted).await,
+        false => deliver(worker, session, &posted).await,
+    };
+    match delivered {
         // Only here, after the journal has it. REQ-1
         Ok(Delivered::Accepted | Delivered::Duplicate) => {
+            if correlated {
+                answered::forget(worker, request, session, post_id, begun);
+            }
             Ok(HttpResponse::Accepted().insert_header((CONTENT_TYPE, TEXT.clone())).body("Accepted"))
         }
         Err(_) if fault::unprotected(fault::JOURNAL_FIRST) => Ok(HttpResponse::Accepted().finish()),
@@ -100,7 +118,7 @@ async fn take(
     }
 }
 
-enum Failure {
+pub(super) enum Failure {
     Deliver(DeliverError),
     /// This instance goes down and does not own the session: nginx tries the next one.
     Draining,
@@ -112,7 +130,11 @@ impl From<DeliverError> for Failure {
     }
 }
 
-async fn deliver(worker: &Rc<Worker>, session: SessionId, posted: &Arc<Posted>) -> Result<Delivered, Failure> {
+pub(super) async fn deliver(
+    worker: &Rc<Worker>,
+    session: SessionId,
+    posted: &Arc<Posted>,
+) -> Result<Delivered, Failure> {
     let app = &worker.app;
     let deadline = Instant::now() + app.settings.redis.wait;
     let mut attempts = 0;

@@ -2,33 +2,45 @@
 
 pub mod actuator;
 pub mod admin;
+mod answered;
+pub mod connections;
+mod cors;
 pub mod error;
 pub mod forwarded;
 mod guard;
+mod head;
 pub mod message;
 pub mod route;
 pub mod sse;
+mod unread;
 
-use std::{rc::Rc, sync::Arc};
+use std::{future::ready, rc::Rc, sync::Arc};
 
 use actix_web::{
-    HttpRequest, HttpResponse,
+    FromRequest, Handler, HttpMessage as _, HttpRequest, HttpResponse, Resource, Responder,
     body::MessageBody,
     dev::{ServiceRequest, ServiceResponse},
-    http::header,
+    http::{
+        Method,
+        header::{self, HeaderValue},
+    },
     web,
 };
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 
-use self::{error::ApiError, guard::Guard};
-use crate::{app::Worker, protocol::jsonrpc::Said};
+use self::{error::ApiError, guard::Guard, unread::BodyRead};
+use crate::{app::Worker, protocol::jsonrpc::Said, settings::Settings};
 
 /// The worker thread's own state, as handlers get it.
 pub type WorkerData = web::Data<Rc<Worker>>;
 
 /// So much of a declared length is believed before anything of the body has come.
 const TRUSTED_LENGTH: usize = 64 << 10;
+
+const GET: &str = "GET, HEAD, OPTIONS";
+const POST: &str = "POST, OPTIONS";
+const GET_AND_DELETE: &str = "GET, HEAD, DELETE, OPTIONS";
 
 /// Mounts every surface below `base`.
 pub fn configure<'a>(config: &mut web::ServiceConfig, base: &str, services: impl Iterator<Item = &'a str>) {
@@ -37,44 +49,79 @@ pub fn configure<'a>(config: &mut web::ServiceConfig, base: &str, services: impl
         let service: Arc<str> = name.into();
         let post =
             move |worker, request, payload| message::post_to_service(worker, request, payload, Arc::clone(&service));
-        scope.route(&format!("/mcp/{name}/message"), web::post().to(post))
+        scope.service(at(&format!("/mcp/{name}/message"), POST).route(web::post().to(post)))
     });
     let guarded = messages
-        .route("/mcp/{service}/message", web::post().to(message::unknown_service))
-        .route("/mcp/router/route/{service}", web::post().to(route::post))
-        .route("/mcp/message", web::post().to(message::post))
-        .route("/sse", web::get().to(sse::open_by_query))
-        .route("/sse/{service}", web::get().to(sse::open))
-        .route("/mcp/router/services", web::get().to(admin::services))
-        .route("/mcp/router/services/{service}/instances", web::get().to(admin::instances))
-        .route("/mcp/router/tools/{service}", web::get().to(admin::tools))
-        .route("/mcp/router/sessions", web::get().to(admin::sessions))
-        .route("/mcp/router/sessions/{id}", web::get().to(admin::session))
-        .route("/mcp/router/sessions/{id}", web::delete().to(admin::delete_session))
-        .route("/actuator/info", web::get().to(actuator::info))
-        .route("/actuator/prometheus", web::get().to(actuator::prometheus))
-        .default_service(web::to(not_found));
-    // Probes come with whatever Host the platform likes.
-    let probes = web::scope(&format!("{base}/actuator/health"))
-        .route("", web::get().to(actuator::health))
-        .route("/liveness", web::get().to(actuator::liveness))
-        .route("/readiness", web::get().to(actuator::readiness));
-    config.service(probes);
+        .service(at("/mcp/router/route/{service}", POST).route(web::post().to(route::post)))
+        .service(at("/mcp/{service}/message", POST).route(web::post().to(message::unknown_service)))
+        .service(at("/mcp/message", POST).route(web::post().to(message::post)))
+        // A HEAD must not open a session.
+        .service(at("/sse", GET).route(web::get().to(sse::open_by_query)).route(web::head().to(head::stream_by_query)))
+        .service(at("/sse/{service}", GET).route(web::get().to(sse::open)).route(web::head().to(head::stream)))
+        .service(read("/mcp/router/services", admin::services))
+        .service(read("/mcp/router/services/{service}/instances", admin::instances))
+        .service(read("/mcp/router/tools/{service}", admin::tools))
+        .service(read("/mcp/router/sessions", admin::sessions))
+        .service(
+            at("/mcp/router/sessions/{id}", GET_AND_DELETE)
+                .route(web::get().to(admin::session))
+                .route(web::head().to(admin::session))
+                .route(web::delete().to(admin::delete_session)),
+        )
+        .service(read("/actuator/info", actuator::info))
+        .service(read("/actuator/prometheus", actuator::prometheus))
+        .service(read("/actuator/health", actuator::health))
+        .service(read("/actuator/health/liveness", actuator::liveness))
+        .service(read("/actuator/health/readiness", actuator::readiness))
+        .default_service(web::to(nothing));
+    config
+        .app_data(web::PathConfig::default().error_handler(|_, _| ApiError::NoSuchPath.into()))
+        .app_data(web::QueryConfig::default().error_handler(|_, _| ApiError::Query.into()));
     if base.is_empty() {
         config.service(guarded);
     } else {
-        config.service(web::scope(base).service(guarded));
+        config.service(web::scope(base).service(guarded)).default_service(web::to(nothing));
     }
 }
 
-async fn not_found() -> HttpResponse {
-    HttpResponse::NotFound().json(serde_json::json!({ "status": 404, "error": "Not Found" }))
+/// A path and what it says to all methods but those of its routes. OPTIONS is answered for every path (RFC 9110, section
+/// 9.3.7); preflights of browsers do not come this far.
+fn at(path: &str, allow: &'static str) -> Resource {
+    let others = move |method: Method| {
+        ready(match method {
+            Method::OPTIONS => Ok(HttpResponse::NoContent().insert_header((header::ALLOW, allow)).finish()),
+            _ => Err(ApiError::Method { allow }),
+        })
+    };
+    web::resource(path).default_service(web::to(others))
 }
 
-/// Reads a JSON-RPC body: content type, size.
-pub(crate) async fn read_body(request: &HttpRequest, payload: web::Payload, limit: usize) -> Result<Bytes, ApiError> {
-    let is_json = request
-        .headers()
+/// A path that is only read.
+fn read<F, Args>(path: &str, handler: F) -> Resource
+where
+    F: Handler<Args>,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    at(path, GET).route(web::get().to(handler.clone())).route(web::head().to(handler))
+}
+
+async fn nothing() -> Result<HttpResponse, ApiError> {
+    Err(ApiError::NoSuchPath)
+}
+
+/// Reads a JSON-RPC body: content type and coding, size, time.
+pub(crate) async fn read_body(
+    request: &HttpRequest,
+    payload: web::Payload,
+    settings: &Settings,
+) -> Result<Bytes, ApiError> {
+    let (headers, limit) = (request.headers(), settings.limits.max_body);
+    let is_plain = |coding: &HeaderValue| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity");
+    if !headers.get_all(header::CONTENT_ENCODING).all(is_plain) {
+        return Err(ApiError::ContentCoding);
+    }
+    let is_json = headers
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
         .map(|value| value.split(';').next().unwrap_or("").trim())
@@ -82,11 +129,22 @@ pub(crate) async fn read_body(request: &HttpRequest, payload: web::Payload, limi
     if !is_json {
         return Err(ApiError::ContentType);
     }
-    let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    let declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if declared.is_some_and(|declared: usize| declared > limit) {
         return Err(ApiError::TooLarge { limit });
     }
-    collect(payload, declared, limit).await
+    // Its timer is armed only when the body is not there yet.
+    let in_time = settings.server.body_timeout;
+    match tokio::time::timeout(in_time, collect(payload, declared, limit)).await {
+        Ok(body) => {
+            let body = body?;
+            if declared.is_none() {
+                request.extensions_mut().insert(BodyRead);
+            }
+            Ok(body)
+        }
+        Err(_) => Err(ApiError::SlowBody { limit: in_time }),
+    }
 }
 
 /// The body in memory of its own and no more than it needs: it may stay in the journal for long, and a piece of the

@@ -38,7 +38,7 @@ pub async fn post(
         .service(&service)
         .cloned()
         .ok_or_else(|| ApiError::UnknownService { name: service.into_inner(), known: app.pool.names() })?;
-    let body = read_body(&request, payload, app.settings.limits.max_body).await?;
+    let body = read_body(&request, payload, &app.settings).await?;
     let head = Head::parse(&body)?;
     let _slot = Slot::take(&app.rest_in_flight, app.settings.limits.rest_max_inflight)?;
     match &head.kind {

@@ -56,7 +56,7 @@ const GONE_CLIENT_PAUSE: Duration = Duration::from_millis(2);
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Query {
-    service_name: Option<String>,
+    pub(super) service_name: Option<String>,
     session_id: Option<String>,
 }
 
@@ -85,7 +85,7 @@ pub async fn open(
     serve(&worker, &request, service, &query).await
 }
 
-fn find_service(worker: &Worker, name: &str) -> Result<Arc<Service>, ApiError> {
+pub(super) fn find_service(worker: &Worker, name: &str) -> Result<Arc<Service>, ApiError> {
     let known = || ApiError::UnknownService { name: name.to_owned(), known: worker.app.pool.names() };
     worker.app.pool.service(name).cloned().ok_or_else(known)
 }
@@ -465,7 +465,8 @@ fn response(
         let cookie = Cookie::build(COOKIE, session.reveal())
             .path("/")
             .http_only(true)
-            .same_site(SameSite::Lax)
+            // A page elsewhere has no use for a session here, not even by a link.
+            .same_site(SameSite::Strict)
             .secure(secure)
             .finish();
         response.cookie(cookie);

@@ -27,7 +27,7 @@ use self::{
     wakes::Wakes,
 };
 use crate::{
-    protocol::session_id::SessionId,
+    protocol::{post_id::PostId, session_id::SessionId},
     store::{
         Accept, Accepted, Adopted, Append, Appended, Attach, Attached, AttachedTo, Claim, Claimed, Created, Fence,
         Fenceable, InstanceInfo, LeaseAcquired, LeaseRenewed, NewSession, Owner, Page, PendingRequest, SessionRecord,
@@ -194,6 +194,10 @@ impl SessionStore for MemoryStore {
             requests.iter().for_each(|(id_key, seq)| session.forget(id_key, *seq));
         });
         Ok(forgotten.fenceable())
+    }
+
+    async fn forget_post(&self, session: SessionId, post_id: PostId) -> StoreResult<bool> {
+        Ok(self.with(&session, |session| session.forget_post(post_id)).unwrap_or(false))
     }
 
     async fn hint(&self, session: SessionId, field: &str, value: &str) -> StoreResult<bool> {

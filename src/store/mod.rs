@@ -22,7 +22,7 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 pub use self::types::*;
-use crate::protocol::session_id::SessionId;
+use crate::protocol::{post_id::PostId, session_id::SessionId};
 
 /// The store. All operations are safe to repeat after [`StoreError::Unavailable`].
 #[async_trait]
@@ -54,6 +54,10 @@ pub trait SessionStore: Send + Sync + 'static {
     /// Takes requests (canonical id, sequence) off the request table without an answer, and their marks of a cancel. What is
     /// not pending with this very sequence is left alone: the id may have been used again.
     async fn forget_requests(&self, fence: &Fence, requests: &[(String, u64)]) -> StoreResult<Fenceable>;
+
+    /// Forgets a POST: its name belongs to the next one that bears it. For names that are not of one POST alone, once
+    /// their sender has its answer (REQ-6). `false`: it was not known.
+    async fn forget_post(&self, session: SessionId, post_id: PostId) -> StoreResult<bool>;
 
     /// Sets one field without proof of ownership: for hints between instances, never for truth. `false`: no session.
     async fn hint(&self, session: SessionId, field: &str, value: &str) -> StoreResult<bool>;

@@ -113,6 +113,27 @@ pub async fn a_post_tried_again_is_journaled_once_before_and_after_its_answer(ba
 }
 
 /// REQ-6
+pub async fn a_post_that_is_forgotten_makes_way_for_another_of_its_name(backend: Backend) {
+    let (store, elsewhere) = (backend.store(), backend.another().await);
+    let fence = session_of(store, "a").await;
+    let notify = notification(fence.session, "n");
+    assert!(!store.forget_post(fence.session, notify.post_id).await.unwrap(), "it was not there");
+    for seq in 1..=3 {
+        assert_eq!(queue(store, notify.clone()).await, seq);
+        assert_eq!(elsewhere.accept(notify.clone()).await.unwrap(), Accepted::Duplicate { seq, claimed: false });
+        assert!(elsewhere.forget_post(fence.session, notify.post_id).await.unwrap());
+    }
+    let other = notification(fence.session, "n");
+    assert_eq!(queue(store, other.clone()).await, 4);
+    store.forget_post(fence.session, notify.post_id).await.unwrap();
+    assert_eq!(
+        store.accept(other).await.unwrap(),
+        Accepted::Duplicate { seq: 4, claimed: false },
+        "no other is forgotten"
+    );
+}
+
+/// REQ-6
 pub async fn a_pending_id_is_a_duplicate_and_an_answered_id_is_free_again(backend: Backend) {
     let store = backend.store();
     let fence = session_of(store, "a").await;

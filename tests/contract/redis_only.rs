@@ -111,6 +111,24 @@ async fn every_key_has_a_time_to_live_also_when_it_was_emptied_and_made_again() 
     }
 }
 
+/// MEM-4, REQ-6: a record of posts that are all forgotten is not made anew without an end.
+#[tokio::test]
+async fn forgotten_posts_leave_their_record_its_time_to_live() {
+    let backend = Backend::redis().await;
+    let store = backend.store();
+    let fence = session_of(store, "a").await;
+    let mut raw = Raw::of(&backend).await;
+    let key = format!("{{mcp:sessions:{}}}:rid", fence.session.reveal());
+    for round in 0..20 {
+        let post = notification(fence.session, "n");
+        forward(store, &fence, post.clone()).await;
+        assert!(store.forget_post(fence.session, post.post_id).await.unwrap());
+        let ttl: i64 = raw.ask(cmd("PTTL").arg(&key)).await;
+        assert!(ttl > 0, "round {round}: {ttl}");
+    }
+    assert_eq!(raw.ask::<u64>(cmd("ZCARD").arg(&key)).await, 1);
+}
+
 /// MEM-4
 #[tokio::test]
 async fn a_purge_and_a_forgotten_instance_leave_no_key_at_all() {

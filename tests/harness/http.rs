@@ -30,6 +30,11 @@ impl Request {
         Self { method: "DELETE", ..Self::get(path) }
     }
 
+    /// With any method, without a body.
+    pub fn with_method(method: &'static str, path: impl Into<String>) -> Self {
+        Self { method, ..Self::get(path) }
+    }
+
     /// With a JSON body.
     pub fn post(path: impl Into<String>, body: impl Into<Vec<u8>>) -> Self {
         Self { method: "POST", body: body.into(), ..Self::get(path) }.header("content-type", "application/json")
@@ -38,6 +43,12 @@ impl Request {
     /// Sets a header; an earlier one of the same name is replaced. `host` replaces the default one.
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.retain(|(other, _)| !other.eq_ignore_ascii_case(name));
+        self.headers.push((name.to_ascii_lowercase(), value.to_owned()));
+        self
+    }
+
+    /// Adds a header beside those of the same name.
+    pub fn also(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_ascii_lowercase(), value.to_owned()));
         self
     }
@@ -79,7 +90,7 @@ impl Request {
             // A server that refuses early may close while the body is still on its way; its answer counts.
             let written = socket.write_all(&self.to_bytes(addr, false)).await;
             let mut reader = BufReader::new(socket);
-            let answer = read_response(&mut reader).await;
+            let answer = read_response(&mut reader, self.method == "HEAD").await;
             if answer.is_err() {
                 written?;
             }
@@ -167,10 +178,12 @@ pub(super) async fn read_head(reader: &mut BufReader<TcpStream>) -> io::Result<(
     }
 }
 
-async fn read_response(reader: &mut BufReader<TcpStream>) -> io::Result<Response> {
+async fn read_response(reader: &mut BufReader<TcpStream>, is_head: bool) -> io::Result<Response> {
     let (status, headers) = read_head(reader).await?;
     let mut body = Vec::new();
-    if header(&headers, "transfer-encoding").is_some_and(|coding| coding.contains("chunked")) {
+    if is_head {
+        reader.read_to_end(&mut body).await?;
+    } else if header(&headers, "transfer-encoding").is_some_and(|coding| coding.contains("chunked")) {
         while let Some(chunk) = read_chunk(reader).await? {
             body.extend_from_slice(&chunk);
         }

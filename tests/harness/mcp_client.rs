@@ -310,7 +310,7 @@ impl McpClient {
         self.try_post_at(addr, message, None).await
     }
 
-    /// Posts to one instance, with this `X-Request-ID` if any; whatever the answer is.
+    /// Posts to one instance, named as nginx names all tries of one request, if so; whatever the answer is.
     ///
     /// # Errors
     /// No connection, or it broke before the answer.
@@ -322,7 +322,7 @@ impl McpClient {
     ) -> io::Result<Response> {
         let mut request = self.inner.post_request(message);
         if let Some(request_id) = request_id {
-            request = request.header("x-request-id", request_id);
+            request = request.header("x-mcp-request-try", request_id).header("x-request-id", request_id);
         }
         let response = request.try_send(addr).await?;
         if response.status == 202 {
@@ -344,7 +344,7 @@ impl McpClient {
         self.post_with(addr, message, None).await;
     }
 
-    /// Posts to one instance with this `X-Request-ID`; must be accepted.
+    /// Posts to one instance, named as nginx names all tries of one request; must be accepted.
     pub async fn post_with(&self, addr: SocketAddr, message: &Value, request_id: Option<&str>) {
         let response = self.try_post_at(addr, message, request_id).await;
         let response = response.unwrap_or_else(|error| panic!("POST to {addr}: {error}"));

@@ -19,6 +19,9 @@ use super::{
 /// Settings of one router, beyond those of the harness.
 pub type Env = BTreeMap<String, String>;
 
+/// No setting of the router: how many files its process may open.
+pub const FILES: &str = "HARNESS_OPEN_FILES";
+
 /// See module documentation.
 #[derive(Debug)]
 pub struct RouterProcess {
@@ -129,7 +132,15 @@ async fn is_ready(addr: SocketAddr) -> bool {
 }
 
 fn spawn(dir: &Path, name: &str, port: &Port, env: &Env) -> Process {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mcp-router"));
+    let program = env!("CARGO_BIN_EXE_mcp-router");
+    let mut command = match env.get(FILES) {
+        Some(files) => {
+            let mut command = Command::new("sh");
+            command.args(["-c", r#"ulimit -n "$0" && exec "$1""#, files.as_str(), program]);
+            command
+        }
+        None => Command::new(program),
+    };
     // Not the test's environment, and not the project's folder, where a person's .env may lie.
     command.env_clear().current_dir(dir);
     command

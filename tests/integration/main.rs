@@ -9,6 +9,7 @@
 mod harness;
 
 mod bounds;
+mod connections;
 mod deployment;
 mod drain;
 mod events;
@@ -24,3 +25,4 @@ mod storms;
 mod surfaces;
 mod upstreams;
 mod watchdog;
+mod web;

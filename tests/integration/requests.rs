@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Cluster, FakeUpstream, Mode, Oracle, PostTo, eventually,
+    Cluster, FakeUpstream, McpClient, Mode, Oracle, PostTo, eventually,
     fake_upstream::Reply,
     http,
     mcp_client::{request, tool_call},
@@ -344,6 +344,64 @@ async fn the_identity_of_a_post_is_believed_from_trusted_proxies_only() {
         eventually("no open request", || async { redis.pending(&client.session()).await.is_empty() }).await;
     }
     eventually("both runs", || std::future::ready(cluster.counts().get("twice") == Some(&2))).await;
+}
+
+/// Posts with an `X-Request-ID` and nothing else that names the request, as proxies other than the shipped nginx do.
+async fn post_correlated(client: &McpClient, addr: std::net::SocketAddr, message: &Value, name: &str) -> bool {
+    let post = http::Request::post(client.endpoint(), message.to_string()).header("x-request-id", name);
+    matches!(post.try_send(addr).await, Ok(response) if response.status == 202)
+}
+
+/// REQ-6: a name that a proxy gives to a whole conversation makes no two POSTs one: equal notifications all arrive, and a
+/// call is answered again when it is sent again after its answer; on one instance and on several, with either store.
+#[tokio::test]
+async fn a_correlation_id_makes_no_two_posts_one() {
+    for (builder, routers) in [(Cluster::builder().without_redis(), 1), (Cluster::builder(), 2)] {
+        let upstream = FakeUpstream::start().await;
+        let cluster = builder.routers(routers).upstream_urls([upstream.url()]).start().await;
+        let client = cluster.client().initialize().await;
+        let changed = json!({ "jsonrpc": "2.0", "method": "notifications/roots/list_changed" });
+        let addrs = cluster.addrs();
+        for (number, addr) in addrs.iter().cycle().take(12).enumerate() {
+            // As a trace id or as anything else.
+            let name = if number % 2 == 0 { "0af7651916cd43dd8448eb211c80319c" } else { "conversation-42" };
+            assert!(post_correlated(&client, *addr, &changed, name).await);
+        }
+        upstream.wait_for("notifications/roots/list_changed", 12).await;
+        for (number, addr) in addrs.iter().cycle().take(4).enumerate() {
+            assert!(post_correlated(&client, *addr, &tool_call(7, "any", json!({})), "conversation-42").await);
+            // That of `initialize`, and one for each call.
+            client.message_count(2 + number).await;
+        }
+        assert_eq!(upstream.received_of("tools/call").len(), 4);
+        assert_eq!(upstream.received_of("notifications/roots/list_changed").len(), 12);
+    }
+}
+
+/// REQ-6: by such a name, too, a POST is known again when its first try was journaled and never answered, because its
+/// instance died at that moment: also when the call itself has its answer by then.
+#[tokio::test]
+async fn a_correlation_id_makes_the_tries_of_an_unanswered_post_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let arm = dir.path().join("armed");
+    let mut cluster = Cluster::builder()
+        .routers(2)
+        .env("MCP_FAULT_POINT", mcp_router::fault::QUEUED)
+        .env("MCP_FAULT_ARM", arm.display())
+        .start()
+        .await;
+    let client = cluster.client_of(0).initialize().await;
+    std::fs::write(&arm, "").unwrap();
+    let message = increment("once", "once");
+    assert!(!post_correlated(&client, cluster.addr(1), &message, "conversation-42").await, "it dies with the POST");
+    client.response_to(&json!("once")).await;
+    assert!(post_correlated(&client, cluster.addr(0), &message, "conversation-42").await);
+    assert_eq!(client.text("echo", json!({ "text": "behind" })).await, "behind");
+    Oracle::counted_once(&cluster.counts(), ["once"]);
+    Oracle::exactly_once(&client);
+    let answers = client.messages().iter().filter(|record| record.json()["id"] == "once").count();
+    assert_eq!(answers, 1);
+    cluster.routers[1].kill();
 }
 
 /// The ids of requests keep their JSON type and text on both ways; `1` and `"1"` are two requests.

@@ -239,6 +239,11 @@ impl Session {
         self.seen_order.push_back(post_id);
     }
 
+    pub(super) fn forget_post(&mut self, post_id: PostId) -> bool {
+        self.seen_order.retain(|seen| *seen != post_id);
+        self.seen.remove(&post_id).is_some()
+    }
+
     /// The fence has been checked.
     pub(super) fn claim(&mut self, claim: &Claim) -> Handed {
         self.acknowledge(claim.acked);

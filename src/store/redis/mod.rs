@@ -27,7 +27,7 @@ use tokio::sync::mpsc;
 pub use self::config::RedisConfig;
 use self::{keys::Keys, link::Link, pipeline::Lanes, pubsub::Subscription, scripts::Call};
 use crate::{
-    protocol::session_id::SessionId,
+    protocol::{post_id::PostId, session_id::SessionId},
     store::{
         Accept, Accepted, Adopted, Append, Appended, Attach, Attached, Claim, Claimed, Created, Fence, Fenceable,
         InstanceInfo, LeaseAcquired, LeaseRenewed, NewSession, Owner, Page, PendingRequest, SessionRecord,
@@ -106,6 +106,10 @@ impl SessionStore for RedisStore {
 
     async fn forget_requests(&self, fence: &Fence, requests: &[(String, u64)]) -> StoreResult<Fenceable> {
         self.do_forget_requests(fence, requests).await
+    }
+
+    async fn forget_post(&self, session: SessionId, post_id: PostId) -> StoreResult<bool> {
+        self.do_forget_post(session, post_id).await
     }
 
     async fn hint(&self, session: SessionId, field: &str, value: &str) -> StoreResult<bool> {

@@ -29,6 +29,7 @@ scripts! {
     Append = ["fence", "ack", "append"];
     Pending = ["pending"];
     ForgetRequests = ["fence", "forget_requests"];
+    ForgetPost = ["forget_post"];
     Hint = ["hint"];
     Update = ["fence", "update"];
     ReadPage = ["read_page"];

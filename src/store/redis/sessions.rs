@@ -15,7 +15,7 @@ use super::{
     scripts::{Call, Script},
 };
 use crate::{
-    protocol::session_id::SessionId,
+    protocol::{post_id::PostId, session_id::SessionId},
     store::{
         Accept, Accepted, Adopted, Append, Appended, Attach, Attached, Claim, Claimed, ClientMessage, Created, Fence,
         Fenceable, NewSession, Owner, Page, PendingRequest, Restored, SENT, SessionRecord, StoreResult,
@@ -124,6 +124,12 @@ impl RedisStore {
             call = call.arg(id_key).number(*seq);
         }
         read_fenceable(self.lanes.call(call).await?, "forget_requests")
+    }
+
+    pub(super) async fn do_forget_post(&self, session: SessionId, post_id: PostId) -> StoreResult<bool> {
+        let mut keys = self.keys.session(&session);
+        let call = Call::script(Script::ForgetPost, 1).arg(keys.seen()).arg(&post_id.to_string());
+        Ok(reply::number::<u64>(self.lanes.call(call).await?, "forget_post")? == 1)
     }
 
     pub(super) async fn do_hint(&self, session: SessionId, field: &str, value: &str) -> StoreResult<bool> {

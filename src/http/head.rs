@@ -1,0 +1,30 @@
+//! `HEAD` of a stream: what its `GET` would be, without a session. Load balancers and link checkers ask so.
+
+use actix_web::{HttpResponse, http::header, web};
+
+use super::{WorkerData, error::ApiError, sse};
+
+/// `HEAD /sse/{service}`
+pub(super) async fn stream(worker: WorkerData, service: web::Path<String>) -> Result<HttpResponse, ApiError> {
+    sse::find_service(&worker, &service)?;
+    Ok(answer())
+}
+
+/// `HEAD /sse` and `HEAD /sse?serviceName=`
+pub(super) async fn stream_by_query(
+    worker: WorkerData,
+    query: web::Query<sse::Query>,
+) -> Result<HttpResponse, ApiError> {
+    let pool = &worker.app.pool;
+    match &query.service_name {
+        Some(name) => drop(sse::find_service(&worker, name)?),
+        None => drop(pool.only_service().ok_or_else(|| ApiError::AmbiguousService { known: pool.names() })?),
+    }
+    Ok(answer())
+}
+
+fn answer() -> HttpResponse {
+    let mut response = HttpResponse::Ok();
+    response.content_type("text/event-stream").insert_header((header::CACHE_CONTROL, "no-cache, no-transform"));
+    response.finish()
+}
