@@ -90,8 +90,10 @@ async fn take(
     let body = read_body(request, payload, &app.settings).await?;
     let session = session_of(request.query_string())?;
     let head = Head::parse(&body)?;
-    if let Some(answer) = rebind_answer(&head) {
-        return complete_rebind(worker, session, answer).await;
+    if let Some(answer) = rebind_answer(&head)
+        && complete_rebind(worker, session, answer).await?
+    {
+        return Ok(HttpResponse::Accepted().finish());
     }
     let said = head.said();
     // nginx gives all its tries of one request the same one. REQ-6
@@ -300,24 +302,22 @@ pub(super) fn rebind_id(incarnation: &str, nonce: u64) -> String {
     format!("\"rebind.{incarnation}.{nonce}\"")
 }
 
-/// Tells the stream that waits, on whichever instance, that its client speaks for `session`.
+/// Tells the stream that waits, on whichever instance, that its client speaks for `session`. `false`: nobody waits, so
+/// that it is an ordinary answer, whatever its id looks like.
 async fn complete_rebind(
     worker: &Rc<Worker>,
     session: SessionId,
     (incarnation, nonce): (String, u64),
-) -> Result<HttpResponse, ApiError> {
+) -> Result<bool, ApiError> {
     let app = &worker.app;
-    let known = if incarnation == *app.me.incarnation {
-        app.rebinds.complete(nonce, session);
-        true
-    } else {
-        let store = Arc::clone(&app.store);
-        let nonce = nonce.to_string();
-        let hinted = patiently(worker, || store.hint(session, field::REBIND, &nonce)).await?;
-        if hinted {
-            patiently(worker, || store.wake(&incarnation, session)).await?;
-        }
-        hinted
-    };
-    if known { Ok(HttpResponse::Accepted().finish()) } else { Err(ApiError::UnknownSession) }
+    if incarnation == *app.me.incarnation {
+        return Ok(app.rebinds.complete(nonce, session));
+    }
+    let store = Arc::clone(&app.store);
+    let nonce = nonce.to_string();
+    if !patiently(worker, || store.hint(session, field::REBIND, &nonce)).await? {
+        return Ok(false);
+    }
+    // No listener: no instance of this deployment has asked.
+    Ok(patiently(worker, || store.wake(&incarnation, session)).await? > 0)
 }

@@ -25,6 +25,7 @@ use super::{
     field, forward, inbound, link,
     messages::{AttachLocal, Detached, Drain, Look, Snapshot, TakeSnapshot, Tick, Upkeep},
     order::Order,
+    questions::Questions,
 };
 use crate::{
     app::{App, Worker},
@@ -62,7 +63,6 @@ pub struct SessionActor {
     /// Since when there has been no working link although one is wanted.
     pub(super) unlinked_since: Option<Instant>,
     pub(super) link_failures: u32,
-    pub(super) next_internal_id: u64,
 
     // --- client → upstream (inbound.rs)
     /// What was journaled, until every earlier message has been handled.
@@ -98,7 +98,7 @@ pub struct SessionActor {
     pub(super) forgetting: Vec<(String, u64)>,
     pub(super) forgetting_now: bool,
     pub(super) forget_backoff: Backoff,
-    pub(super) server_requests: HashMap<IdKey, (), RandomState>,
+    pub(super) questions: Questions,
 
     // --- upstream → client (outbound.rs)
     pub(super) outbox: VecDeque<NewEvent>,
@@ -172,7 +172,7 @@ impl SessionActor {
             if let Some(uri) = name.strip_prefix(field::SUBSCRIPTION) {
                 session.subscriptions.insert(uri.to_owned(), value.clone());
             } else if let Some(id) = name.strip_prefix(field::SERVER_REQUEST) {
-                session.server_requests.insert(IdKey::from_stored(id.to_owned()), ());
+                session.questions.inherit(id, value);
             }
         }
         session.outstanding = found.inbox.iter().map(|entry| entry.seq).collect();
@@ -210,7 +210,6 @@ impl SessionActor {
             last_heard: now,
             unlinked_since: None,
             link_failures: 0,
-            next_internal_id: 0,
             order: Order::new(1),
             accepting: 0,
             to_send: BTreeMap::new(),
@@ -233,7 +232,7 @@ impl SessionActor {
             forgetting: Vec::new(),
             forgetting_now: false,
             forget_backoff: STORE_BACKOFF,
-            server_requests: HashMap::default(),
+            questions: Questions::new(),
             outbox: VecDeque::new(),
             appending: Arc::default(),
             appending_sent: None,
@@ -350,7 +349,7 @@ impl SessionActor {
         self.order.shrink();
         self.outstanding = std::mem::take(&mut self.outstanding).into_iter().collect();
         self.in_flight.shrink_to_fit();
-        self.server_requests.shrink_to_fit();
+        self.questions.shrink();
         self.outbox.shrink_to_fit();
         if let Some(attachment) = &self.attachment {
             attachment.shrink();
@@ -515,7 +514,7 @@ impl Handler<TakeSnapshot> for SessionActor {
             link: self.link.name(),
             endpoint: self.endpoint.as_ref().map(|endpoint| endpoint.url.to_string()),
             in_flight: self.in_flight.len(),
-            server_requests: self.server_requests.len(),
+            server_requests: self.questions.len(),
             last_seq: self.last_seq,
             attached: self.attachment.is_some(),
         })

@@ -32,17 +32,23 @@ fn mark(table_key: &str) -> String {
 impl SessionActor {
     /// An explicit cancel goes up once; the request may stay without an answer, as MCP has it.
     pub(super) fn take_cancel(&mut self, seq: u64, body: Bytes, ctx: &mut Context<Self>) {
-        let cancelled = target(&body).and_then(|id| {
-            let request = self.in_flight.get_mut(&id)?;
+        let target = target(&body);
+        let cancelled = target.as_ref().and_then(|id| {
+            let request = self.in_flight.get_mut(id)?;
             request.cancelled = Some(Instant::now());
-            Some((id, request.seq))
+            Some((id.clone(), request.seq))
         });
-        match cancelled {
+        match (cancelled, target) {
             // The server has never seen it.
-            Some((id, request)) if self.to_send.contains_key(&request) => self.forget_cancelled(vec![id], ctx),
-            Some(_) => self.send_to_this_session(seq, body),
-            // Answered meanwhile.
-            None => self.app().metrics.dropped.with_label_values(&["cancel_of_nothing"]).inc(),
+            (Some((id, request)), _) if self.to_send.contains_key(&request) => self.forget_cancelled(vec![id], ctx),
+            // The upstream session that has seen it is gone.
+            (Some(_), _) if !self.link.is_open() => self.count_dropped("cancel_to_dead_upstream"),
+            (Some(_), _) => self.send_to_this_session(seq, body),
+            (None, target) => match target.and_then(|id| self.cancel_of_question(&id, &body)) {
+                Some(body) => self.send_to_this_session(seq, body),
+                // Answered meanwhile.
+                None => self.count_dropped("cancel_of_nothing"),
+            },
         }
     }
 

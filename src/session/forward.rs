@@ -37,8 +37,15 @@ pub struct Outbound {
     pub(super) body: Bytes,
     /// Set for requests.
     pub(super) id: Option<IdKey>,
-    /// It means something to the present upstream session only.
-    pub(super) of_session: bool,
+    /// Number of the link whose upstream session alone understands it: an answer to a question of it, or a cancel.
+    pub(super) only_on: Option<u64>,
+}
+
+impl Outbound {
+    /// It may be sent on the link of this number.
+    pub(super) fn may_go_on(&self, link: u64) -> bool {
+        self.only_on.is_none_or(|only| only == link)
+    }
 }
 
 /// A POST to the upstream without an acknowledgement.
@@ -158,12 +165,18 @@ impl SessionActor {
         }
         let posts = &self.posts;
         self.posting.take_if(|posting| posts.get(posting).is_none_or(|post| post.link_number != number));
-        let foreign: Vec<u64> =
-            self.to_send.iter().filter(|(_, outbound)| outbound.of_session).map(|(seq, _)| *seq).collect();
-        for seq in foreign {
+        self.drop_link_bound();
+    }
+
+    /// What waits to be sent and was for a session that is gone is for nobody.
+    pub(super) fn drop_link_bound(&mut self) {
+        let link = self.link_number;
+        let dead: Vec<u64> =
+            self.to_send.iter().filter(|(_, outbound)| !outbound.may_go_on(link)).map(|(seq, _)| *seq).collect();
+        for seq in dead {
             self.to_send.remove(&seq);
             self.outstanding.remove(&seq);
-            self.app().metrics.dropped.with_label_values(&["answer_to_dead_upstream"]).inc();
+            self.count_dropped("answer_to_dead_upstream");
         }
     }
 
@@ -220,6 +233,10 @@ impl SessionActor {
                 self.to_send.insert(seq, outbound);
             }
             Some(_) => {}
+            None if !outbound.may_go_on(self.link_number) => {
+                self.outstanding.remove(&seq);
+                self.count_dropped("answer_to_dead_upstream");
+            }
             // At least once: the session that may have had it is given up.
             None if outbound.id.is_none() => {
                 self.to_send.insert(seq, outbound);
@@ -299,11 +316,12 @@ impl SessionActor {
             .map(|(id, _)| id.clone())
             .collect();
         for id in late {
-            let cancel = serde_json::json!({ "jsonrpc": "2.0", "method": mcp::CANCELLED, "params": {
-                "requestId": serde_json::from_str::<serde_json::Value>(id.as_json()).unwrap_or_default(),
-                "reason": "the router's time limit",
-            }});
-            self.post_internal(Bytes::from(cancel.to_string()), ctx);
+            let cancel = format!(
+                r#"{{"jsonrpc":"2.0","method":"{}","params":{{"requestId":{},"reason":"the router's time limit"}}}}"#,
+                mcp::CANCELLED,
+                id.as_json()
+            );
+            self.post_internal(Bytes::from(cancel), ctx);
             let why =
                 format!("the upstream did not answer within {limit:?}; whether the request was executed is unknown");
             let details = serde_json::json!({ "reason": "timeout", "outcome": "unknown", "retry": false });

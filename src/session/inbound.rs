@@ -13,6 +13,7 @@ use super::{
     cancel, field,
     forward::Outbound,
     messages::{Deliver, DeliverError, Delivered, Posted},
+    questions::answered_field,
     recovery::Progress,
 };
 use crate::{
@@ -117,7 +118,7 @@ pub fn journal_view(said: &Said, body: &[u8]) -> (ClientMessage, Vec<(String, St
         }
         Said::Notification { .. } => (ClientMessage::Notification, Vec::new(), Vec::new()),
         Said::Response { id } => {
-            let answered = id.iter().map(|id| format!("{}{}", field::SERVER_REQUEST, id.key())).collect();
+            let answered = id.iter().map(answered_field).collect();
             (ClientMessage::Response, Vec::new(), answered)
         }
     }
@@ -373,26 +374,19 @@ impl SessionActor {
                 mcp::CANCELLED => self.take_cancel(seq, body, ctx),
                 _ => self.send_up(seq, body, None),
             },
-            Said::Response { id } => {
-                let asked = id.as_ref().is_some_and(|id| self.server_requests.remove(id).is_some());
-                if asked {
-                    self.send_to_this_session(seq, body);
-                } else {
-                    self.app().metrics.dropped.with_label_values(&["answer_to_nothing"]).inc();
-                }
-            }
+            Said::Response { id } => self.take_answer(seq, id.as_ref(), body),
         }
     }
 
     pub(super) fn send_up(&mut self, seq: u64, body: Bytes, id: Option<IdKey>) {
         self.outstanding.insert(seq);
-        self.to_send.insert(seq, Outbound { body, id, of_session: false });
+        self.to_send.insert(seq, Outbound { body, id, only_on: None });
     }
 
     /// What a later upstream session would not understand: an answer to a request of this one, or a cancel.
     pub(super) fn send_to_this_session(&mut self, seq: u64, body: Bytes) {
         self.outstanding.insert(seq);
-        self.to_send.insert(seq, Outbound { body, id: None, of_session: true });
+        self.to_send.insert(seq, Outbound { body, id: None, only_on: Some(self.link_number) });
     }
 
     /// Answers a request from here: through the log, like any answer.

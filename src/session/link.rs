@@ -79,19 +79,7 @@ impl Link {
     }
 }
 
-/// Prefix of the ids of our own requests on a client's upstream session.
-const INTERNAL_ID: &str = "\"mcp-router-";
-
 impl SessionActor {
-    pub(super) fn is_internal(&self, id: &IdKey) -> bool {
-        id.as_json().starts_with(INTERNAL_ID)
-    }
-
-    pub(super) fn internal_id(&mut self) -> IdKey {
-        self.next_internal_id += 1;
-        IdKey::from_stored(format!("{INTERNAL_ID}{}-{}\"", self.fence.generation, self.next_internal_id))
-    }
-
     /// There is something to do for a link, or the client may expect notifications.
     pub(super) fn wants_link(&self) -> bool {
         self.initialize_result.is_some()
@@ -142,6 +130,8 @@ impl SessionActor {
         self.link_handle = None;
         self.link_number += 1;
         self.link = Link::Idle;
+        self.questions.forget_own();
+        self.drop_link_bound();
         if self.wants_link() || !self.order.is_even() {
             self.link_failed(error, ctx);
         }
@@ -265,7 +255,7 @@ impl SessionActor {
             // The ping of the round before has met silence.
             self.lose_link(&"the upstream is silent", ctx);
         } else if self.link.is_open() && self.last_heard.elapsed() > idle_timeout {
-            let id = self.internal_id();
+            let id = self.questions.own_id();
             let ping = format!(r#"{{"jsonrpc":"2.0","id":{},"method":"{}"}}"#, id.as_json(), mcp::PING);
             self.post_internal(Bytes::from(ping), ctx);
         }

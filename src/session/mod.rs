@@ -11,6 +11,7 @@
 //! | `cancel` | client → upstream: requests that the client has given up |
 //! | `forward` | client → upstream: POSTs and their ends |
 //! | `outbound` | upstream → client: append, deliver |
+//! | `questions` | requests of the server and their answers, under ids of both sides |
 //! | `link` | the upstream link: open, lose, give up |
 //! | `rehydrate` | a new upstream session: replay the handshake, recover what was open |
 //! | `recovery` | pure decisions |
@@ -28,6 +29,7 @@ mod link;
 pub mod messages;
 pub mod order;
 mod outbound;
+mod questions;
 pub mod recovery;
 mod rehydrate;
 mod restore;
@@ -51,7 +53,8 @@ pub mod field {
     pub const ENDPOINT: &str = "upstream_endpoint";
     /// Prefix + resource URI → the `resources/subscribe` request.
     pub const SUBSCRIPTION: &str = "sub:";
-    /// Prefix + id of a server request that the client has not answered.
+    /// Prefix + id (towards the client) of a server request that the client has not answered → its id at the server. Empty
+    /// or a method: written by an older build, which passed the id on unchanged.
     pub const SERVER_REQUEST: &str = "sr:";
     pub use crate::store::{CANCELLED, SENT};
     /// Nonce of a ping-rebind that found this session.

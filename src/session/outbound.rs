@@ -41,7 +41,7 @@ impl SessionActor {
             }
         };
         match &head.kind {
-            Kind::Response { id: Some(id), .. } if self.is_internal(id) => {
+            Kind::Response { id: Some(id), .. } if self.questions.answers_own(id) => {
                 let id = id.clone();
                 self.take_internal_answer(&id, &head, ctx);
             }
@@ -57,12 +57,8 @@ impl SessionActor {
             Kind::Response { id: None, .. } => {
                 self.app().metrics.dropped.with_label_values(&["upstream_answer_without_id"]).inc();
             }
-            Kind::Request { id, method } => {
-                self.server_requests.insert(id.clone(), ());
-                let field = format!("{}{}", field::SERVER_REQUEST, id.as_json());
-                let event = NewEvent::message(body.clone()).setting(field, method.clone().into_owned());
-                self.push_event(event, ctx);
-            }
+            Kind::Request { id, .. } => self.take_question(id.clone(), &head, &body, ctx),
+            Kind::Notification { method } if method == mcp::CANCELLED => self.take_upstream_cancel(&head, &body, ctx),
             Kind::Notification { method } => {
                 if method == "notifications/tools/list_changed" {
                     self.service.forget_tools();
@@ -267,20 +263,6 @@ impl SessionActor {
                 let body = format!(r#"{{"jsonrpc":"2.0","method":"notifications/{list}/list_changed"}}"#);
                 self.push_event(NewEvent::message(Bytes::from(body)), ctx);
             }
-        }
-    }
-
-    /// Requests of the dead upstream session cannot be answered any more: the client is told.
-    pub(super) fn cancel_server_requests(&mut self, ctx: &mut Context<Self>) {
-        let ids: Vec<IdKey> = self.server_requests.drain().map(|(id, ())| id).collect();
-        for id in ids {
-            let body = format!(
-                r#"{{"jsonrpc":"2.0","method":"{}","params":{{"requestId":{},"reason":"the server that asked is gone"}}}}"#,
-                mcp::CANCELLED,
-                id.as_json()
-            );
-            let field = format!("{}{}", field::SERVER_REQUEST, id.as_json());
-            self.push_event(NewEvent::message(Bytes::from(body)).clearing(field), ctx);
         }
     }
 }

@@ -57,7 +57,7 @@ impl SessionActor {
             self.recover(post, ctx);
             return;
         };
-        let id = self.internal_id();
+        let id = self.questions.own_id();
         let Ok(head) = Head::parse(&request) else { return };
         let replay = head.with_id(&request, id.as_json());
         self.link = Link::Handshake { post, id };
@@ -93,7 +93,7 @@ impl SessionActor {
         }
         let setup: Vec<String> = self.log_level.iter().chain(self.subscriptions.values()).cloned().collect();
         for request in setup {
-            let id = self.internal_id();
+            let id = self.questions.own_id();
             if let Ok(head) = Head::parse(request.as_bytes()) {
                 let replay = head.with_id(request.as_bytes(), id.as_json());
                 self.post_internal(replay, ctx);
@@ -123,7 +123,7 @@ impl SessionActor {
     /// Brings the open requests over to the new link. Does nothing much on a session's first link.
     fn recover(&mut self, post: Uri, ctx: &mut Context<Self>) {
         self.link = Link::Recovering { post };
-        self.cancel_server_requests(ctx);
+        self.cancel_dead_questions(ctx);
         self.resend_unacknowledged(ctx);
         if self.in_flight.is_empty() && self.inherited.is_none() {
             self.become_open(ctx);

@@ -117,9 +117,7 @@ impl SessionActor {
         for (uri, request) in &self.subscriptions {
             keep(&format!("{}{uri}", field::SUBSCRIPTION), Some(request.clone()));
         }
-        for id in self.server_requests.keys() {
-            keep(&format!("{}{}", field::SERVER_REQUEST, id.as_json()), Some(String::new()));
-        }
+        fields.extend(self.questions.stored());
         fields.extend(self.cancel_marks());
         let app = self.app();
         NewSession {

@@ -1,5 +1,7 @@
 //! What a person would do with `redis-cli`: look at a session's keys, and damage them.
 
+use std::collections::HashMap;
+
 use redis::{FromRedisValue, aio::MultiplexedConnection};
 
 use super::RedisServer;
@@ -62,6 +64,11 @@ impl RedisClient {
     /// One field of the session.
     pub async fn field(&self, session: &str, field: &str) -> Option<String> {
         self.run(&["HGET", &Self::session_key(session), field]).await
+    }
+
+    /// All fields of the session.
+    pub async fn fields(&self, session: &str) -> HashMap<String, String> {
+        self.run(&["HGETALL", &Self::session_key(session)]).await
     }
 
     /// The session's event log as it stands.

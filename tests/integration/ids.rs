@@ -153,3 +153,216 @@ async fn another_request_with_an_id_in_flight_is_refused_and_a_retry_is_not() {
             .await;
     }
 }
+
+fn ask(id: impl Into<Value>, text: &str) -> Value {
+    json!({ "jsonrpc": "2.0", "id": id.into(), "method": "sampling/createMessage", "params": { "text": text } })
+}
+
+fn answer(id: &Value, text: &str) -> Value {
+    json!({ "jsonrpc": "2.0", "id": id, "result": { "text": text } })
+}
+
+/// The id under which the client was asked this.
+async fn asked(client: &McpClient, text: &str) -> Value {
+    client.message(text, |message| message["params"]["text"] == text).await["id"].clone()
+}
+
+/// (id, text) of the client's answers, as the server got them.
+fn answered(upstream: &FakeUpstream) -> Vec<(String, String)> {
+    let received = upstream.received();
+    let answers = received.iter().map(|got| got.json()).filter(|message| message.get("result").is_some());
+    answers
+        .map(|message| (message["id"].to_string(), message["result"]["text"].as_str().unwrap_or_default().to_owned()))
+        .collect()
+}
+
+/// MCP, base protocol: any string is an id. Whatever one looks like, it is not taken for one of the router's own: of the
+/// client's requests (stream and REST), of the server's, and of answers that nobody waits for.
+#[tokio::test]
+async fn an_id_that_looks_like_the_routers_own_is_any_id() {
+    let upstream = FakeUpstream::start().await;
+    let cluster = Cluster::builder().routers(2).upstream_urls([upstream.url()]).start().await;
+    let client = cluster.client().initialize().await;
+    let redis = cluster.redis_client().await;
+    let incarnation = redis.field(&client.session(), "incarnation").await.unwrap();
+    let mine = format!("rebind.{incarnation}.1");
+    let ids = ["mcp-router-1-1", "mcp-router-", "rebind.x.1", "ask-1", "sr:1", &mine];
+    for id in ids {
+        client.post(&tool_call(id, "x", json!({}))).await;
+        assert!(client.response_to(&json!(id)).await["result"].is_object(), "{id}");
+        let path = "/mcp/router/route/mcp-server-v6";
+        let rest = http::post(cluster.addr(0), path, tool_call(id, "x", json!({})).to_string()).await;
+        assert_eq!((rest.status, &rest.json()["id"]), (200, &json!(id)));
+    }
+    let link = upstream.open_sessions()[0];
+    for id in ids {
+        upstream.send(link, &ask(id, id)).await;
+        let asked = asked(&client, id).await;
+        client.post(&answer(&asked, id)).await;
+    }
+    let expected: Vec<(String, String)> = ids.iter().map(|id| (json!(id).to_string(), (*id).to_owned())).collect();
+    eventually("all answers", || std::future::ready(answered(&upstream) == expected)).await;
+
+    let dropped = cluster.metric("mcp_router_dropped_total", Some("answer_to_nothing")).await;
+    for (number, id) in ids.into_iter().enumerate() {
+        // Whether a stream waits for an answer to its rebind is known where it is.
+        let router = if id == mine { 0 } else { number % 2 };
+        client.post_at(cluster.addr(router), &answer(&json!(id), "nobody asked")).await;
+    }
+    eventually("each is an ordinary answer", || async {
+        cluster.metric("mcp_router_dropped_total", Some("answer_to_nothing")).await == dropped + ids.len() as f64
+    })
+    .await;
+}
+
+/// REQ-7: the server's questions have ids of the router's own towards the client. A late answer to a question of a dead upstream
+/// session reaches nobody, although the new session asks under the same id: after the server has gone, and after the
+/// session's owner has.
+#[tokio::test]
+async fn an_answer_never_reaches_another_question_with_the_same_id() {
+    for owner_dies in [false, true] {
+        let upstream = FakeUpstream::start().await;
+        let mut cluster = Cluster::builder().routers(2).upstream_urls([upstream.url()]).start().await;
+        let client = cluster.client().post_to(PostTo::Only(1)).initialize().await;
+        let link = upstream.open_sessions()[0];
+        for id in [json!(4), json!("\u{e9}")] {
+            upstream.send(link, &ask(id.clone(), &format!("before {id}"))).await;
+        }
+        let late = [asked(&client, "before 4").await, asked(&client, "before \"\u{e9}\"").await];
+        if owner_dies {
+            cluster.routers[0].kill();
+        } else {
+            upstream.drop_session(link);
+        }
+        for question in &late {
+            let told = |message: &Value| message["params"]["requestId"] == *question;
+            client.message("its cancellation", told).await;
+        }
+        eventually("a new upstream session", || std::future::ready(upstream.open_sessions().len() == 1)).await;
+        client.call("x", json!({})).await;
+        let link = upstream.open_sessions()[0];
+        upstream.send(link, &ask(4, "after 4")).await;
+        let now = asked(&client, "after 4").await;
+        assert!(!late.contains(&now), "{now} is another question");
+        for question in &late {
+            client.post(&answer(question, "late")).await;
+        }
+        client.post(&answer(&now, "right")).await;
+        eventually("the answer", || std::future::ready(!answered(&upstream).is_empty())).await;
+        client.call("x", json!({})).await;
+        assert_eq!(answered(&upstream), [("4".to_owned(), "right".to_owned())], "owner dies: {owner_dies}");
+        let session = cluster.redis_client().await.fields(&client.session()).await;
+        assert!(!session.keys().any(|field| field.starts_with("sr:")), "no question is open: {session:?}");
+    }
+}
+
+/// REQ-7, DUR-1: a question stays answerable when Redis has lost the session.
+#[tokio::test]
+async fn a_question_survives_the_loss_of_the_stores_data() {
+    let upstream = FakeUpstream::start().await;
+    let cluster = Cluster::builder().upstream_urls([upstream.url()]).start().await;
+    let client = cluster.client().initialize().await;
+    upstream.send(upstream.open_sessions()[0], &ask(4, "?")).await;
+    let id = asked(&client, "?").await;
+    let redis = cluster.redis_client().await;
+    redis.run::<()>(&["FLUSHALL"]).await;
+    client.call("x", json!({})).await;
+    assert_eq!(redis.field(&client.session(), &format!("sr:{id}")).await.as_deref(), Some("4"));
+    client.post(&answer(&id, "!")).await;
+    eventually("the answer", || std::future::ready(answered(&upstream) == [("4".to_owned(), "!".to_owned())])).await;
+}
+
+/// REQ-7: a question is on record with its id at the server; only the bytes of the id differ on either side, and the server's
+/// cancel names the id that the client knows. `progressToken` stays.
+#[tokio::test]
+async fn only_the_id_of_a_question_is_replaced_in_both_directions() {
+    let upstream = FakeUpstream::start().await;
+    let cluster = Cluster::builder().upstream_urls([upstream.url()]).start().await;
+    let client = cluster.client().initialize().await;
+    let link = upstream.open_sessions()[0];
+    let question = |id: &str, text: &str| {
+        format!(
+            r#"{{ "params":{{"id":7.0,"_meta":{{"progressToken":{id}}},"text":"{text}"}}, "id" : {id},"jsonrpc":"2.0" ,"method":"x/y"}}"#
+        )
+    };
+    upstream.send_raw(link, question("7.0", "one")).await;
+    let id = asked(&client, "one").await;
+    let seen = client.messages().pop().unwrap().data;
+    let expected = question("7.0", "one").replace(r#""id" : 7.0"#, &format!(r#""id" : {id}"#));
+    assert_eq!(seen, expected);
+    let redis = cluster.redis_client().await;
+    assert_eq!(redis.field(&client.session(), &format!("sr:{id}")).await.as_deref(), Some("7.0"));
+
+    let text = format!(r#"{{"result" : {{"id":{id}}}, "id":{id} ,"jsonrpc":"2.0"}}"#);
+    post_text(&client, &cluster, 0, &text).await;
+    let expected = format!(r#"{{"result" : {{"id":{id}}}, "id":7.0 ,"jsonrpc":"2.0"}}"#);
+    eventually("the answer", || {
+        std::future::ready(upstream.received().iter().any(|got| got.body == expected.as_bytes()))
+    })
+    .await;
+    assert_eq!(redis.field(&client.session(), &format!("sr:{id}")).await, None);
+
+    upstream.send_raw(link, question(r#""\u00e9""#, "two")).await;
+    let id = asked(&client, "two").await;
+    let cancel = r#"{"jsonrpc":"2.0", "method":"notifications/cancelled","params":{"reason":"é","requestId": "é" }}"#;
+    upstream.send_raw(link, cancel.to_owned()).await;
+    let told = client.message("its cancellation", |message| message["params"]["requestId"] == id).await;
+    assert_eq!(told["params"]["reason"], "é");
+    client.post(&answer(&id, "too late")).await;
+    client.call("x", json!({})).await;
+    assert!(answered(&upstream).iter().all(|(_, text)| text != "too late"), "the server does not wait for it");
+    assert_eq!(redis.field(&client.session(), &format!("sr:{id}")).await, None);
+}
+
+/// A router whose server is a router: neither takes the other's own requests, cancels and pings for its own, in either
+/// direction, also when both set up their sessions anew.
+#[tokio::test]
+async fn a_router_behind_a_router_is_a_server_like_any_other() {
+    let upstream = FakeUpstream::answering(|message| match message["method"].as_str() {
+        Some("tools/list") => Reply::Result(json!({ "tools": [{ "name": "x", "inputSchema": {} }] })),
+        _ if message["params"]["name"] == "hold" => Reply::Silence,
+        _ => Reply::Result(json!({ "content": [] })),
+    })
+    .await;
+    let inner = Cluster::builder().routers(2).upstream_urls([upstream.url()]).start().await;
+    let urls = inner.addrs().into_iter().map(|addr| format!("http://{addr}/sse/mcp-server-v6"));
+    // Looked at every 500 ms, so that a silent link is asked before it is given up.
+    let outer = Cluster::builder().routers(2).upstream_urls(urls).env("MCP_SESSION_UNINITIALIZED_TTL", "1s");
+    let outer = outer.env("MCP_UPSTREAM_IDLE_TIMEOUT", "1200ms").start().await;
+    let client = outer.client().samples("from the client").initialize().await;
+    let whole_round = async || {
+        assert_eq!(client.result("tools/list", json!({})).await["tools"][0]["name"], "x");
+        client.call("x", json!({})).await;
+        let path = "/mcp/router/route/mcp-server-v6";
+        let rest = http::post(outer.addr(1), path, tool_call("mcp-router-1-1", "x", json!({})).to_string()).await;
+        assert_eq!(rest.json()["id"], "mcp-router-1-1");
+
+        let link = *upstream.open_sessions().last().unwrap();
+        let before = answered(&upstream).len();
+        upstream.send(link, &json!({ "jsonrpc": "2.0", "id": "rebind.a.1", "method": "ping" })).await;
+        upstream.send(link, &ask("mcp-router-1-1", "?")).await;
+        let both = || std::future::ready(answered(&upstream).len() >= before + 2);
+        eventually("the client's answers to ping and question", both).await;
+        let ids: Vec<String> = answered(&upstream)[before..].iter().map(|(id, _)| id.clone()).collect();
+        assert!(ids.contains(&json!("rebind.a.1").to_string()) && ids.contains(&json!("mcp-router-1-1").to_string()));
+
+        let (held, cancelled) =
+            (upstream.received_of("tools/call").len(), upstream.received_of("notifications/cancelled").len());
+        let id = client.start_call("hold", json!({})).await;
+        upstream.wait_for("tools/call", held + 1).await;
+        client.notify("notifications/cancelled", json!({ "requestId": id })).await;
+        let cancels = upstream.wait_for("notifications/cancelled", cancelled + 1).await;
+        assert_eq!(cancels[cancelled]["params"]["requestId"], json!(id));
+    };
+    whole_round().await;
+    // The outer router asks its silent server for a sign of life, under an id of its own; the inner one passes it on.
+    let pings = upstream.wait_for("ping", 1).await;
+    assert!(pings[0]["id"].as_str().unwrap().starts_with("mcp-router-"));
+    let links = upstream.open_sessions();
+    upstream.wait_for("ping", 3).await;
+    assert_eq!(upstream.open_sessions(), links, "the sign of life comes back");
+    // The inner one replays the handshake of its client, the outer router, under an id of its own.
+    upstream.drop_session(*links.last().unwrap());
+    upstream.wait_for("initialize", 2).await;
+    whole_round().await;
+}
