@@ -129,6 +129,9 @@ process_start() { # PID
         ps -o lstart= -p "$1" 2>/dev/null
     fi
 }
+command_line() { # PID
+    if [ -r "/proc/$1/cmdline" ]; then tr '\0' ' ' <"/proc/$1/cmdline"; else ps -o args= -p "$1" 2>/dev/null; fi || true
+}
 process_program() { # PID
     if [ -r "/proc/$1/stat" ]; then
         local path
@@ -152,23 +155,28 @@ running_pid() { # PORT
     local pid started program
     { read -r pid && read -r started && read -r program; } 2>/dev/null <"$(pid_file "$1").process" || return 1
     [ "$(process_start "$pid")" = "$started" ] || return 1
-    [ "$(process_program "$pid")" = "$program" ] || return 1
+    [ "$(process_program "$pid")" = "$program" ] || runs_program "$pid" "$program" || return 1
     printf '%s' "$pid"
 }
 
 # NAME.pid holds the pid, for people and other tools; NAME.pid.process what proves that it is still the same process.
-record() { # PORT PID
-    local program started tries=0
-    started=$(process_start "$2") || return 1
-    # Until it has become the program, the child is a copy of this shell.
+# Written by the process itself before it becomes the program, which changes neither its pid nor its start: a router is
+# known by its record from its first moment, also when this script is killed in that moment.
+record_self() { # PORT
+    local pid started
+    pid=$(exec sh -c 'printf "%s" "$PPID"') # bash 3.2 does not know its own pid in a subshell
+    started=$(process_start "$pid") || return 1
+    printf '%s\n' "$pid" "$started" "$(program_of "$1")" >"$(pid_file "$1").process"
+    printf '%s\n' "$pid" >"$(pid_file "$1")"
+}
+# Until it has become the program, the child is a copy of this shell.
+await_program() { # PORT PID
+    local tries=0
     until runs_program "$2" "$(program_of "$1")"; do
         tries=$((tries + 1))
         if [ "$tries" -ge 100 ] || ! process_start "$2" >/dev/null; then return 1; fi
         sleep 0.05
     done
-    program=$(process_program "$2") || return 1
-    printf '%s\n' "$2" >"$(pid_file "$1")"
-    printf '%s\n' "$2" "$started" "$program" >"$(pid_file "$1").process"
 }
 forget() { rm -f "$(pid_file "$1")" "$(pid_file "$1").process"; } # PORT
 
@@ -204,12 +212,13 @@ launch() { # PORT
     set -m
     (
         cd "$project_root"
+        record_self "$1"
         exec_process "$1"
     ) >>"$(log_file "$1")" 2>&1 </dev/null &
     pid=$!
     set +m
     disown "$pid" 2>/dev/null || true
-    record "$1" "$pid" || { show_end "$1"; return 1; }
+    await_program "$1" "$pid" || { show_end "$1"; return 1; }
 }
 
 show_end() { # PORT
@@ -283,8 +292,8 @@ require_redis() { # PORT…
                 die "Redis at $(redis_shown "$url") does not answer. Install it with scripts/setup.sh; start it with
     sudo systemctl start redis-server
 or, without systemd,
-    redis-server --daemonize yes --appendonly yes --dir /var/tmp
-or set REDIS_URL to where yours is."
+    (umask 077; mkdir -p ~/.mcp-redis; redis-server --daemonize yes --appendonly yes --dir ~/.mcp-redis)
+or set REDIS_URL to where yours is. Its files hold session ids: nobody else must be able to read them."
                 ;;
         esac
     done
@@ -292,16 +301,30 @@ or set REDIS_URL to where yours is."
 
 # One start or stop at a time: two would race for ports and PID files.
 lock() {
-    local holder
-    if ! mkdir "$run_dir/lock" 2>/dev/null; then
+    local holder tries=0
+    until mkdir "$run_dir/lock" 2>/dev/null; do
+        tries=$((tries + 1))
+        if [ ! -d "$run_dir/lock" ] || [ "$tries" -gt 10 ]; then die "cannot make $run_dir/lock"; fi
         [ -s "$run_dir/lock/pid" ] || sleep 0.5
-        holder=$(cat "$run_dir/lock/pid" 2>/dev/null || true)
-        if [ -n "$holder" ] && kill -0 "$holder" 2>/dev/null; then
-            die "another start or stop is under way (pid $holder)"
-        fi
-    fi
-    printf '%s\n' $$ >"$run_dir/lock/pid"
+        if holder=$(lock_holder "$run_dir/lock"); then die "another start or stop is under way (pid $holder)"; fi
+        # Its holder is gone. Of several that see so one moves it away; should it be a new one by then, it goes back.
+        mv "$run_dir/lock" "$run_dir/lock.$$" 2>/dev/null || continue
+        if lock_holder "$run_dir/lock.$$" >/dev/null; then mv "$run_dir/lock.$$" "$run_dir/lock"; fi
+        rm -rf "$run_dir/lock.$$"
+    done
     trap 'rm -rf "$run_dir/lock"' EXIT
+    printf '%s\n' $$ "$(process_start $$)" >"$run_dir/lock/pid"
+}
+# Prints the pid of the script that holds LOCK; fails when it is gone. The pid alone proves nothing: after a power cut it
+# may be anybody's.
+lock_holder() { # LOCK
+    local pid="" started=""
+    { read -r pid && read -r started; } 2>/dev/null <"$1/pid" || [ -n "$pid" ] || return 1
+    case $pid in "" | *[!0-9]*) return 1 ;; esac
+    if [ -n "$started" ]; then
+        [ "$(process_start "$pid")" = "$started" ] || return 1
+    fi
+    case $(command_line "$pid") in *start-instances.sh*) printf '%s' "$pid" ;; *) return 1 ;; esac
 }
 
 # --- Commands -----------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ mod ids;
 mod logs;
 mod ownership;
 mod requests;
+mod scripts;
 mod sdk;
 mod smoke;
 mod starting;
