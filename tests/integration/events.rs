@@ -276,6 +276,44 @@ async fn a_cursor_behind_the_kept_events_is_told_so() {
     assert_eq!(unnumbered.len(), 1, "the complaint moves no cursor");
 }
 
+/// EVT-6: a server that says more than a slow reader takes moves the log on under it: the reader is told what it will not
+/// get and goes on, on the same connection, at the owner and elsewhere; nothing counts as broken (EVT-5).
+#[tokio::test]
+async fn a_reader_that_the_log_has_left_behind_is_told_so_and_goes_on() {
+    for instance in [0, 1] {
+        let (upstream, cluster, client, session) = with_fake_upstream(|cluster| {
+            cluster.routers(2).env("MCP_RESUME_EVENTS", 50).env("MCP_CLIENT_QUEUE_BYTES", "64KiB")
+        })
+        .await;
+        client.disconnect().await;
+        let cursor = client.cursor_text().unwrap();
+        let mut stream = EventStream::open(cluster.addr(instance), &resume(&cursor)).await;
+        stream.event().await;
+        let filler = "x".repeat(100_000);
+        for number in 0..300 {
+            let params = json!({ "level": "info", "data": number, "filler": filler });
+            let note = json!({ "jsonrpc": "2.0", "method": "notifications/message", "params": params });
+            upstream.send(session, &note).await;
+        }
+        let redis = cluster.redis_client().await;
+        logged(&redis, &client, 301).await;
+        let (mut expected, mut told) = (0, 0);
+        while expected < 300 {
+            let message: Value = serde_json::from_str(&next_message(&mut stream).await.data).unwrap();
+            if complaint(&message) == Some("events_expired") {
+                told += 1;
+                // Event 1 is the answer to `initialize`.
+                expected = message["params"]["data"]["next"].as_u64().unwrap() - 2;
+            } else {
+                assert_eq!(message["params"]["data"], expected, "nothing is left out without a word");
+                expected += 1;
+            }
+        }
+        assert!(told > 0, "30 MB fit into no socket");
+        cluster.assert_no_violations().await;
+    }
+}
+
 /// EVT-6: cursors that cannot be anybody's here, or are ahead of the log, or of another life of the session, are told so.
 /// The status stays 200: any other would stop stock clients for good.
 #[tokio::test]
@@ -431,7 +469,7 @@ async fn a_client_resumes_by_session_id_and_by_cookie() {
     let (upstream, cluster, client, session) = with_fake_upstream(|cluster| cluster.routers(2)).await;
     let (id, endpoint) = (client.session(), client.endpoint());
     let cookie = client.connections()[0].headers.iter().find(|(name, _)| name == "set-cookie").unwrap().1.clone();
-    assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Lax"), "{cookie}");
+    assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict"), "{cookie}");
     let cookie = cookie.split(';').next().unwrap().to_owned();
 
     let with_cookie = Request::get(SSE).header("cookie", &cookie);

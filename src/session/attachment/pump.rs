@@ -44,6 +44,8 @@ pub struct Pump {
     only_needed_until: u64,
     /// Resumed, and no page has been read yet: a hole right behind the cursor is said aloud instead of closing the stream again.
     fresh: bool,
+    /// The log says already that this stream could not be served in full.
+    told: bool,
     parked: bool,
     next_heartbeat: Instant,
     next_poll: Instant,
@@ -90,6 +92,7 @@ impl Pump {
             first: Some(first),
             only_needed_until: 0,
             fresh: false,
+            told: false,
             parked: false,
             next_heartbeat,
             next_poll,
@@ -315,14 +318,20 @@ impl Pump {
         let mut frames = Vec::with_capacity(page.events.len());
         let next = page.events.first().map_or(page.last_seq + 1, |event| event.seq);
         if !self.follows(next) {
-            if !fresh {
+            // A reader that is slower than its server, and whose log has moved on: back pressure would hold up the session
+            // and whoever else it serves, so it is told what it will not get. EVT-6
+            let expired = next > self.cursor && page.events.first().is_some_and(|first| first.seq == page.first_seq);
+            if !fresh && !expired {
                 // EVT-2: what this very stream has sent the log never had, or has no more.
                 return self.gap(if page.last_seq < self.cursor { "EVT-2" } else { "EVT-5" });
             }
             let reason = if next <= self.cursor { "cursor_unknown" } else { "events_expired" };
             self.app.metrics.resume_failed.with_label_values(&[reason]).inc();
-            tracing::warn!(session = %self.attachment.session, reason, cursor = self.cursor, next,
-                "a client's cursor cannot be served");
+            // Once: a flood makes it happen with every page.
+            if !std::mem::replace(&mut self.told, true) {
+                tracing::warn!(session = %self.attachment.session, reason, cursor = self.cursor, next,
+                    "events that a client has not had are not kept any more");
+            }
             frames.push(resume_failed(reason, self.cursor, next));
             self.cursor = next - 1;
         }
