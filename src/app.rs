@@ -14,6 +14,7 @@ use actix::Addr;
 use tokio::sync::oneshot;
 
 use crate::{
+    cluster::{ownership::Judge, process::ProcessId},
     lifecycle::Lifecycle,
     metrics::Metrics,
     protocol::session_id::SessionId,
@@ -35,6 +36,8 @@ pub struct App {
     pub store: Arc<dyn SessionStore>,
     /// This process.
     pub me: Owner,
+    /// The same, as other processes on this machine can find it.
+    pub process: Option<ProcessId>,
     /// `host:port` that it listens on.
     pub address: String,
     /// Milliseconds since the Unix epoch.
@@ -63,8 +66,10 @@ pub struct App {
     pub sightings: Sightings,
     /// Until when this process may believe that it owns what it owned; see [`App::lease_holds`].
     pub lease: LeaseClock,
-    /// Sessions that are being adopted right now.
+    /// Sessions that are being adopted or created right now.
     pub adopting: Turns,
+    /// What is known of owners that were suspected to be gone.
+    pub judge: Judge,
     /// One a worker thread, for adoptions that no request asks for.
     pub hosts: Mutex<Vec<Addr<Host>>>,
     /// The registry, once it runs.
@@ -102,10 +107,10 @@ impl App {
         confirmed.is_some_and(|confirmed| self.lease.covers(confirmed))
     }
 
-    /// A missing lease of another instance means its death only to somebody whose own lease has held for a whole period:
-    /// after the store was away or lost its data, all leases are missing and all instances alive.
+    /// A missing lease of another instance means its death only to somebody who has renewed its own without a gap for a
+    /// whole period: after the store was away or lost its data, leases are missing and all instances alive.
     pub fn may_judge_leases(&self) -> bool {
-        self.lease.held_for(self.settings.session.lease)
+        self.lease.steady_for(self.settings.session.lease)
     }
 
     /// Id of the data that the store holds.
@@ -192,20 +197,29 @@ pub struct LeaseClock {
     until: AtomicU64,
     /// Since when it has held without a break, milliseconds after `origin`.
     since: AtomicU64,
+    /// When it was asked for last, and since when without a gap in which another's may have run out.
+    asked: AtomicU64,
+    steady: AtomicU64,
 }
 
 impl Default for LeaseClock {
     fn default() -> Self {
-        Self { origin: Instant::now(), until: AtomicU64::new(0), since: AtomicU64::new(0) }
+        let never = || AtomicU64::new(0);
+        Self { origin: Instant::now(), until: never(), since: never(), asked: never(), steady: never() }
     }
 }
 
 impl LeaseClock {
     /// The store granted `lease` to a request that was sent at `asked`: counted from the asking, so that the store never
-    /// ends it before we do. `unbroken`: the store still had it; else it may have been missing until this moment.
-    pub fn renewed(&self, asked: Instant, lease: Duration, unbroken: bool) {
+    /// ends it before we do. `pace`: how often all instances ask. `unbroken`: the store still had it; else it may have been
+    /// missing until this moment.
+    pub fn renewed(&self, asked: Instant, lease: Duration, pace: Duration, unbroken: bool) {
         let asked = self.millis_at(asked);
         let lapsed = asked > self.until.load(Ordering::Acquire);
+        let before = self.asked.swap(asked, Ordering::AcqRel);
+        if !unbroken || lapsed || is_gap(Duration::from_millis(asked.saturating_sub(before)), lease, pace) {
+            self.steady.store(self.millis_at(Instant::now()), Ordering::Release);
+        }
         if !unbroken {
             self.since.store(self.millis_at(Instant::now()), Ordering::Release);
         } else if lapsed {
@@ -231,12 +245,18 @@ impl LeaseClock {
         recovery::may_forward(self.millis_at(Instant::now()), lease, self.millis_at(confirmed))
     }
 
-    /// The lease was renewed without a break for at least `period`.
-    fn held_for(&self, period: Duration) -> bool {
-        let since = self.since.load(Ordering::Acquire);
-        let held = self.millis_at(Instant::now()).saturating_sub(since);
-        self.holds() && since > 0 && u128::from(held) >= period.as_millis()
+    /// The lease was renewed without a gap for at least `period`.
+    fn steady_for(&self, period: Duration) -> bool {
+        let steady = self.steady.load(Ordering::Acquire);
+        let held = self.millis_at(Instant::now()).saturating_sub(steady);
+        self.holds() && steady > 0 && u128::from(held) >= period.as_millis()
     }
+}
+
+/// So long has passed between two renewals that, if it was the store's fault, the lease of an instance which renews at
+/// the same pace may have run out meanwhile. Its owner is given time to renew it.
+fn is_gap(between: Duration, lease: Duration, pace: Duration) -> bool {
+    between >= lease.saturating_sub(pace).max(pace.mul_f64(1.5))
 }
 
 /// One worker thread's own.
@@ -297,18 +317,36 @@ mod tests {
         };
         let too_early = tick();
         assert!(!clock.covers(too_early), "there is no lease");
-        clock.renewed(tick(), LEASE, true);
+        let renewed = |asked, unbroken| clock.renewed(asked, LEASE, LEASE / 3, unbroken);
+        renewed(tick(), true);
         assert!(!clock.covers(too_early));
         let first = tick();
         assert!(clock.covers(first));
         // In time, and the store still had it.
-        clock.renewed(tick(), LEASE, true);
+        renewed(tick(), true);
         assert!(clock.covers(first));
         // In time, but the store had it no more.
         let asked = tick();
-        clock.renewed(asked, LEASE, false);
+        renewed(asked, false);
         assert!(!clock.covers(first));
         assert!(!clock.covers(asked), "nor what was asked for while it was missing");
         assert!(clock.covers(tick()));
+    }
+
+    /// OWN-4: a store that was away for so long that others may have lost their leases.
+    #[test]
+    fn a_gap_between_two_renewals_is_one_in_which_anothers_lease_may_have_run_out() {
+        let millis = Duration::from_millis;
+        for (between, lease, pace, expected) in [
+            (1000, 3000, 1000, false),
+            (1900, 3000, 1000, false),
+            (2000, 3000, 1000, true),
+            (2999, 3000, 1000, true),
+            // As seldom as is allowed: the usual pace is no gap.
+            (1500, 3000, 1500, false),
+            (2250, 3000, 1500, true),
+        ] {
+            assert_eq!(is_gap(millis(between), millis(lease), millis(pace)), expected, "{between} {lease} {pace}");
+        }
     }
 }

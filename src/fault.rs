@@ -25,7 +25,7 @@ pub const AFTER_APPEND: &str = "append.after";
 /// An event was read from the log for a client's stream (the owner's is usually elsewhere), and is not written there.
 pub const BEFORE_DELIVER: &str = "deliver.before";
 
-/// The owner of a session that somebody waits for was found gone, and nobody has adopted the session yet.
+/// The owner of a session was found gone, and this process is about to adopt the session.
 pub const OWNER_GONE: &str = "adopt.judged";
 
 /// The lease is about to be renewed.
@@ -33,6 +33,11 @@ pub const LEASE: &str = "lease.renew";
 
 /// OWN-1: the store refuses what an owner of an older generation writes.
 pub const FENCE: &str = "fence";
+/// OWN-4: an owner that does not listen for wake-ups is only suspected to be gone, and the store lets nobody replace one
+/// whose lease lives.
+pub const JUDGE: &str = "judge";
+/// OWN-9: the table of processes says whether an owner on the same machine is dead. For tests of what is done without it.
+pub const PROCESS_TABLE: &str = "process-table";
 /// EVT-5: a stream ends at a hole in the log.
 pub const GAP_CHECK: &str = "gap";
 /// REQ-1: 202 only when the journal has the message.

@@ -19,6 +19,7 @@
 
 pub mod app;
 pub mod backoff;
+pub mod cluster;
 pub mod fault;
 pub mod http;
 pub mod lifecycle;

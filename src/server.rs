@@ -16,6 +16,10 @@ use url::Url;
 use crate::{
     app::{App, LeaseClock, Rebinds, Worker, fresh_dataset_id},
     backoff::Backoff,
+    cluster::{
+        ownership::{self, Judge},
+        process::{ProcessId, Word},
+    },
     http::{
         self,
         connections::{Connections, Open, TooMany, refuse},
@@ -328,6 +332,8 @@ fn build_app(settings: Settings, store: Arc<dyn SessionStore>, address: SocketAd
         lifecycle: Lifecycle::default(),
         rebinds: Rebinds::default(),
         adopting: Turns::default(),
+        judge: Judge::default(),
+        process: ProcessId::of_this_process(),
         adoptions: RateLimiter::new(settings.session.adopt_rate),
         openings: RateLimiter::new(settings.limits.new_session_rate),
         rest_in_flight: AtomicUsize::new(0),
@@ -371,8 +377,15 @@ async fn acquire_lease(app: &App) -> Result<(), Fatal> {
         let asked = Instant::now();
         match app.store.lease_acquire(&instance_info(app), lease).await {
             Ok(LeaseAcquired::Acquired) => {
-                app.lease.renewed(asked, lease, true);
+                app.lease.renewed(asked, lease, app.settings.session.lease_renew, true);
                 return Ok(());
+            }
+            // Killed a moment ago, on this machine: nobody renews its lease any more.
+            Ok(LeaseAcquired::HeldBy(other)) if ownership::word_on(app, &other) == Word::Dead => {
+                match app.store.lease_release(&other.owner).await {
+                    Ok(()) => continue,
+                    Err(error) => app.count_store_error(&error),
+                }
             }
             Ok(LeaseAcquired::HeldBy(other)) if Instant::now() >= patience => {
                 let started = UNIX_EPOCH + Duration::from_millis(other.started_ms);

@@ -93,6 +93,10 @@ contract! {
     ownership {
         adoption_raises_the_generation_and_hands_everything_over
         adoption_from_the_wrong_owner_is_lost
+        an_owner_whose_lease_lives_is_not_replaced
+        a_lease_that_has_run_out_protects_nobody
+        a_released_session_is_adopted_although_its_former_owner_lives
+        an_owner_adopts_from_itself_whatever_its_lease
         of_sixteen_adopters_exactly_one_wins
         every_write_of_a_former_owner_is_refused
         a_released_session_is_adopted_from_nobody

@@ -22,6 +22,7 @@ use super::{
 use crate::{
     app::Worker,
     backoff::STORE_BACKOFF,
+    cluster::ownership,
     fault,
     lifecycle::Phase,
     protocol::{
@@ -29,13 +30,9 @@ use crate::{
         post_id::PostId,
         session_id::SessionId,
     },
-    registry::{
-        adopt::{Adoption, adopt},
-        sweep::is_gone,
-    },
     session::{
         field, inbound_view,
-        messages::{Deliver, DeliverError, Delivered, Look, Posted},
+        messages::{Deliver, DeliverError, Delivered, Posted},
     },
     store::{Accept, Accepted, StoreError},
 };
@@ -198,25 +195,20 @@ async fn deliver_by_store(worker: &Rc<Worker>, session: SessionId, posted: &Post
         tokio::time::sleep(LOST_DATA_PAUSE).await;
     };
     match accepted {
-        Accepted::Queued { owner, generation, listeners, .. } => {
+        Accepted::Queued { owner, listeners, .. } => {
             app.metrics.accepted.queued.inc();
             fault::point(fault::QUEUED);
-            let ours = owner.incarnation == app.me.incarnation && app.directory.session(&session).is_none();
-            // A hung owner still listens; its lease tells.
-            let gone = listeners == 0 || ours || matches!(is_gone(app, &owner).await, Ok(true));
-            if gone {
-                // Nobody will look: this instance becomes the owner. The message is safe either way, so the client
-                // need not wait for it.
-                let worker = Rc::clone(worker);
-                actix_rt::spawn(async move { take_over(&worker, session, &owner.incarnation, generation).await });
+            if ownership::is_suspect(app, &session, &owner, listeners) {
+                // Perhaps nobody will look. The message is safe either way, so the client need not wait for it.
+                ownership::look_after(worker, session, "post");
             }
             Ok(Delivered::Accepted)
         }
         Accepted::Duplicate { .. } => {
             app.metrics.accepted.duplicate.inc();
-            // Also when it is claimed: by a journaling perhaps whose reply the owner has not had. It looks for it then.
-            let worker = Rc::clone(worker);
-            actix_rt::spawn(async move { wake_or_adopt(&worker, session).await });
+            // Also when it is claimed: by a journaling perhaps whose reply the owner has not had. It looks for it then. And
+            // it may have died since, or hang.
+            ownership::look_after(worker, session, "post");
             Ok(Delivered::Duplicate)
         }
         Accepted::TooManyPending => {
@@ -257,35 +249,6 @@ where
             }
         }
         tokio::time::sleep(backoff.pause()).await;
-    }
-}
-
-async fn take_over(worker: &Rc<Worker>, session: SessionId, incarnation: &str, generation: u64) {
-    match adopt(worker, session, incarnation, generation, None, "post").await {
-        Ok(Adoption::Adopted(_) | Adoption::NotFound | Adoption::UnknownService | Adoption::Refused) => {}
-        Ok(Adoption::OwnedBy(owner)) => {
-            // Somebody was faster, but may have read the inbox before our message.
-            if let Err(error) = worker.app.store.wake(&owner.incarnation, session).await {
-                worker.app.count_store_error(&error);
-            }
-        }
-        Err(error) => worker.app.count_store_error(&error),
-    }
-}
-
-/// A duplicate: its owner may not know of the first one, or may have died since.
-async fn wake_or_adopt(worker: &Rc<Worker>, session: SessionId) {
-    if let Some(owner) = worker.app.directory.session(&session) {
-        // Already awake if its mailbox is full.
-        let _ = owner.try_send(Look);
-        return;
-    }
-    let Ok(Some(record)) = worker.app.store.load(session).await else { return };
-    let incarnation = record.fields.get("incarnation").cloned().unwrap_or_default();
-    let generation = record.fields.get("generation").and_then(|text| text.parse().ok()).unwrap_or(0);
-    let listeners = if incarnation.is_empty() { Ok(0) } else { worker.app.store.wake(&incarnation, session).await };
-    if matches!(listeners, Ok(0)) {
-        take_over(worker, session, &incarnation, generation).await;
     }
 }
 

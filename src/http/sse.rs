@@ -29,12 +29,9 @@ use super::{
 };
 use crate::{
     app::{App, Worker},
+    cluster::ownership,
     lifecycle::Phase,
     protocol::{event_id::EventId, mcp, session_id::SessionId, sse},
-    registry::{
-        adopt::{Adoption, adopt},
-        sweep::is_gone,
-    },
     session::{
         MAIN_STREAM,
         actor::SessionActor,
@@ -241,9 +238,16 @@ impl Opening {
             attachment: Some((MAIN_STREAM.to_owned(), attachment.id)),
             ttl: app.settings.session.ttl,
         };
-        match patiently(&self.worker, || app.store.create(new.clone())).await? {
+        // Until the actor is known: the store says that the session is ours, and nobody must miss its actor.
+        let _turn = app.adopting.take(session);
+        match patiently(&self.worker, || app.store.create(new.clone())).await {
             // Ours, too, when the answer to an earlier try was lost: ids do not repeat.
-            Created::Created | Created::AlreadyExists => {}
+            Ok(Created::Created | Created::AlreadyExists) => {}
+            Err(error) => {
+                // It may have been made, for nobody.
+                ownership::look_after(&self.worker, session, "create");
+                return Err(error.into());
+            }
         }
         let fence = Fence { session, epoch, generation: 1, incarnation: Arc::clone(&app.me.incarnation) };
         let mut first = sse::opening(&session, MAIN_STREAM, epoch, 0, self.retry(), &self.endpoint(&session)).to_vec();
@@ -335,23 +339,14 @@ impl Opening {
         {
             return;
         }
-        let orphaned = joined.listeners == 0
-            || joined.owner.incarnation == app.me.incarnation
-            || matches!(is_gone(app, &joined.owner).await, Ok(true));
-        if orphaned {
+        if ownership::is_suspect(app, &session, &joined.owner, joined.listeners) {
             // Beside the stream, which reads the log whoever owns the session.
-            let (worker, joined) = (Rc::clone(&self.worker), joined.clone());
+            let worker = Rc::clone(&self.worker);
             actix_rt::spawn(async move {
-                let (from, generation) = (&joined.owner.incarnation, joined.generation);
-                match adopt(&worker, session, from, generation, Some(&joined.service), "attach").await {
-                    // It may have been adopted before the stream was known here.
-                    Ok(Adoption::Adopted(owner)) => {
-                        // An owner that has ended meanwhile needs to know nothing.
-                        let _ = owner.send(AttachLocal { attachment }).await;
-                    }
-                    Ok(_) => {}
-                    // The next POST or the sweep tries again.
-                    Err(error) => worker.app.count_store_error(&error),
+                // It may have been adopted before the stream was known here.
+                if let Some(owner) = ownership::settle(&worker, session, ownership::ATTACH).await {
+                    // An owner that has ended meanwhile needs to know nothing.
+                    let _ = owner.send(AttachLocal { attachment }).await;
                 }
             });
         }

@@ -80,13 +80,13 @@ impl Registry {
         }
         let app = Arc::clone(&self.app);
         let renewed = async move {
-            let ttl = app.settings.session.lease;
+            let (ttl, pace) = (app.settings.session.lease, app.settings.session.lease_renew);
             fault::point(fault::LEASE);
             let asked = Instant::now();
             let renewed = app.store.lease_renew(&instance_info(&app), ttl).await;
             match renewed {
-                Ok(LeaseRenewed::Renewed) => app.lease.renewed(asked, ttl, true),
-                Ok(LeaseRenewed::Reacquired) => app.lease.renewed(asked, ttl, false),
+                Ok(LeaseRenewed::Renewed) => app.lease.renewed(asked, ttl, pace, true),
+                Ok(LeaseRenewed::Reacquired) => app.lease.renewed(asked, ttl, pace, false),
                 Ok(LeaseRenewed::Lost) | Err(_) => {}
             }
             renewed
@@ -178,6 +178,7 @@ pub fn instance_info(app: &App) -> InstanceInfo {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started_ms: app.started_ms,
         sessions: u64::try_from(app.directory.session_count()).unwrap_or(u64::MAX),
+        process: app.process.as_ref().map(ToString::to_string).unwrap_or_default(),
     }
 }
 

@@ -12,6 +12,7 @@ use actix::Addr;
 
 use crate::{
     app::Worker,
+    fault,
     lifecycle::Phase,
     protocol::session_id::SessionId,
     session::{actor::SessionActor, messages::Look},
@@ -25,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two looks whether another adoption of the same session is over. It takes a round trip to the store.
 const TURN_PAUSE: Duration = Duration::from_millis(2);
 
-/// The sessions that are being adopted by this process. One adoption of a session at a time: a stream and a POST that
+/// The sessions that are being adopted or created by this process. One adoption of a session at a time: a stream and a POST that
 /// meet the same dead owner would otherwise adopt it one after the other, the second from this very process, and leave
 /// it with two actors.
 #[derive(Debug, Default)]
@@ -34,15 +35,17 @@ pub struct Turns {
 }
 
 impl Turns {
-    fn take(&self, session: SessionId) -> Option<Turn<'_>> {
+    /// `None`: somebody has it.
+    pub fn take(&self, session: SessionId) -> Option<Turn<'_>> {
         let is_free = self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(session);
         // Not `then_some`: a turn that is made and thrown away would end the other one's.
         is_free.then(|| Turn { turns: self, session })
     }
 }
 
-/// Held while a session is being adopted.
-struct Turn<'a> {
+/// Held while a session is being adopted, or created.
+#[derive(Debug)]
+pub struct Turn<'a> {
     turns: &'a Turns,
     session: SessionId,
 }
@@ -62,18 +65,21 @@ pub enum Adoption {
     OwnedBy(Owner),
     /// No such session.
     NotFound,
+    /// The owner has a living lease, whatever the caller has seen: the store does not let it be replaced (OWN-4).
+    OwnerLives,
     /// Not now: too many adoptions per second, or this process is draining.
     Refused,
     /// The session is for a service that this process does not know. It is left to those that do.
     UnknownService,
 }
 
-/// Takes the session over from the process that had it with this generation. To be called on a worker thread, which
-/// will host the actor.
+/// Takes the session over from the owner that had it with this generation, and that [`ownership`](crate::cluster::ownership)
+/// has found gone. To be called on a worker thread, which will host the actor. After an error this process may be the
+/// owner on record, without an actor: to be looked after.
 pub async fn adopt(
     worker: &Rc<Worker>,
     session: SessionId,
-    from_incarnation: &str,
+    from: &Owner,
     from_generation: u64,
     service: Option<&str>,
     cause: &'static str,
@@ -88,7 +94,7 @@ pub async fn adopt(
         }
     };
     // The caller has seen this process as owner, and no actor yet: there is one now.
-    if from_incarnation == &*app.me.incarnation
+    if from.incarnation == app.me.incarnation
         && let Some(actor) = app.directory.session(&session)
     {
         look(&actor);
@@ -110,7 +116,8 @@ pub async fn adopt(
         tracing::warn!(%session, service = name, "a session of an unknown service cannot be adopted");
         return Ok(Adoption::UnknownService);
     };
-    match app.store.adopt(session, from_incarnation, from_generation, &app.me).await? {
+    fault::point(fault::OWNER_GONE);
+    match app.store.adopt(session, from, from_generation, &app.me).await? {
         Adopted::Adopted(found) => {
             app.metrics.adoptions.with_label_values(&[cause]).inc();
             tracing::info!(%session, generation = found.fence.generation, cause, pending = found.pending.len(), "session adopted");
@@ -128,6 +135,10 @@ pub async fn adopt(
                 Adoption::OwnedBy(owner)
             }
         }),
+        Adopted::OwnerLives => {
+            tracing::debug!(%session, cause, owner = %from.instance_id, "its owner lives");
+            Ok(Adoption::OwnerLives)
+        }
         Adopted::NotFound => Ok(Adoption::NotFound),
     }
 }

@@ -1,12 +1,12 @@
 //! [`Host`]: one a worker thread. Session actors live on worker threads, so an adoption that no HTTP request asks for
 //! (the sweep) is done by one of these, in turn.
 
-use std::{rc::Rc, sync::Arc};
+use std::rc::Rc;
 
 use actix::prelude::*;
 
 use super::adopt::{Adoption, adopt};
-use crate::{app::Worker, lifecycle::Vital, protocol::session_id::SessionId};
+use crate::{app::Worker, cluster::ownership, lifecycle::Vital, protocol::session_id::SessionId, store::Owner};
 
 /// Adoptions that may wait for one thread; `send().await` waits beyond it.
 const MAILBOX: usize = 64;
@@ -19,14 +19,15 @@ pub struct Host {
     _vital: Vital,
 }
 
-/// Adopts a session from the process that had it with this generation. Reply: whether this process owns it now.
+/// Adopts a session from the owner that had it with this generation and is gone. Reply: whether this process owns it
+/// now.
 #[derive(Debug, Message)]
 #[rtype(result = "bool")]
 pub struct AdoptHere {
     /// The session.
     pub session: SessionId,
-    /// Incarnation that owns it according to the store.
-    pub incarnation: Arc<str>,
+    /// Who owns it according to the store.
+    pub owner: Owner,
     /// Generation of that ownership.
     pub generation: u64,
     /// The session's service.
@@ -68,11 +69,13 @@ impl Handler<AdoptHere> for Host {
         let worker = Rc::clone(&self.worker);
         Box::pin(async move {
             let adopted =
-                adopt(&worker, from.session, &from.incarnation, from.generation, Some(&from.service), from.cause).await;
+                adopt(&worker, from.session, &from.owner, from.generation, Some(&from.service), from.cause).await;
             match adopted {
                 Ok(adoption) => matches!(adoption, Adoption::Adopted(_)),
                 Err(error) => {
                     worker.app.count_store_error(&error);
+                    // It may be ours on record by now.
+                    ownership::look_after(&worker, from.session, from.cause);
                     false
                 }
             }

@@ -13,7 +13,7 @@ use futures_util::{StreamExt as _, stream};
 use super::host::AdoptHere;
 use crate::{
     app::App,
-    fault,
+    cluster::ownership::{AGAIN, is_gone, owner_of},
     lifecycle::Phase,
     protocol::session_id::SessionId,
     store::{InstanceInfo, Owner, StoreResult},
@@ -43,10 +43,14 @@ struct Seen {
     /// When an instance's sessions were looked through last, and how long until the next time: of a dead one (`None`),
     /// or for what the incarnations before this one have left behind.
     looked: HashMap<Life, (Instant, Duration)>,
+    /// When the own index was looked through last for sessions without an actor.
+    looked_for_own: Option<Instant>,
+    /// Sessions in the own index that were found to be another's, or nobody's, and when.
+    elsewhere: HashMap<SessionId, Instant>,
 }
 
 impl Sightings {
-    /// The last sweep saw this owner alive. A fresh process may be unknown yet: ask [`is_gone`] before acting on `false`.
+    /// The last sweep saw this owner alive. A fresh process may be unknown yet: `false` says nothing.
     pub fn saw_alive(&self, owner: &Owner) -> bool {
         let seen = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         seen.alive.get(&owner.instance_id).is_some_and(|incarnation| *incarnation == owner.incarnation)
@@ -60,13 +64,34 @@ impl Sightings {
         (!others.is_empty()).then(|| Arc::clone(others[fastrand::usize(..others.len())]))
     }
 
+    fn is_time_for_my_own(&self, pause: Duration) -> bool {
+        let mut seen = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = seen.looked_for_own.is_none_or(|at| at.elapsed() >= pause);
+        if due {
+            seen.looked_for_own = Some(Instant::now());
+        }
+        due
+    }
+
+    /// Those of the sessions that were not looked at lately. The others are left alone for a while: an instance that was
+    /// started again may find thousands which its predecessor has left behind.
+    fn not_seen_elsewhere(&self, sessions: impl Iterator<Item = SessionId>) -> Vec<SessionId> {
+        let mut seen = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.elsewhere.retain(|_, at| at.elapsed() < LOOK_AGAIN);
+        sessions.filter(|session| !seen.elsewhere.contains_key(session)).collect()
+    }
+
+    fn saw_elsewhere(&self, session: SessionId) {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).elsewhere.insert(session, Instant::now());
+    }
+
     fn update(&self, alive: &[InstanceInfo]) {
         let mut seen = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         seen.alive = alive
             .iter()
             .map(|info| (Arc::clone(&info.owner.instance_id), Arc::clone(&info.owner.incarnation)))
             .collect();
-        let Seen { alive, looked } = &mut *seen;
+        let Seen { alive, looked, .. } = &mut *seen;
         looked.retain(|(instance, incarnation), _| match (alive.get(instance), incarnation) {
             // Alive again: its next death is a new one, and nobody must wait for the pace of the last one.
             (Some(_), None) => false,
@@ -94,22 +119,15 @@ impl Sightings {
     }
 }
 
-/// The owner has no living lease, as the store says now.
-pub async fn is_gone(app: &App, owner: &Owner) -> StoreResult<bool> {
-    if owner.incarnation.is_empty() {
-        return Ok(true);
-    }
-    if app.sightings.saw_alive(owner) || !app.may_judge_leases() || app.data_lost().await {
-        return Ok(false);
-    }
-    Ok(app.store.lease_holder(&owner.instance_id).await?.is_none_or(|holder| holder.incarnation != owner.incarnation))
-}
-
 /// One round.
 pub async fn sweep(app: &Arc<App>) -> StoreResult<()> {
     let alive = app.store.instances().await?;
     app.sightings.update(&alive);
-    if app.lifecycle.phase() != Phase::Ready || !app.may_judge_leases() {
+    if app.lifecycle.phase() != Phase::Ready {
+        return Ok(());
+    }
+    look_for_my_own(app).await?;
+    if !app.may_judge_leases() {
         return Ok(());
     }
     for instance in app.store.known_instances().await? {
@@ -136,31 +154,52 @@ pub async fn sweep(app: &Arc<App>) -> StoreResult<()> {
     Ok(())
 }
 
+/// Sessions of which the store says that this process owns them, and that have no actor here: the answer to an adoption
+/// or a creation was lost, or the actor broke. Nobody else may adopt them while this process lives. REQ-2, OWN-9
+async fn look_for_my_own(app: &Arc<App>) -> StoreResult<()> {
+    if !app.sightings.is_time_for_my_own(app.settings.session.poll_interval) {
+        return Ok(());
+    }
+    let indexed = app.store.owned_by(&app.me.instance_id).await?;
+    let without_actor = indexed.into_iter().filter(|session| app.directory.session(session).is_none());
+    for session in app.sightings.not_seen_elsewhere(without_actor) {
+        let owner = app.store.load(session).await?.as_ref().and_then(owner_of).map(|(owner, _)| owner);
+        if owner.as_ref() == Some(&app.me) {
+            adopt_if_needed(app, session).await?;
+        } else {
+            // Over, or left behind by the process before this one: those who wait for it find it.
+            app.sightings.saw_elsewhere(session);
+        }
+    }
+    Ok(())
+}
+
 /// Adopts the session if its owner is gone and somebody waits for it.
 pub async fn adopt_if_needed(app: &Arc<App>, session: SessionId) -> StoreResult<()> {
     if app.directory.session(&session).is_some() {
         return Ok(());
     }
     let Some(record) = app.store.load(session).await? else { return Ok(()) };
+    let Some((owner, generation)) = owner_of(&record) else { return Ok(()) };
     let field = |name: &str| record.fields.get(name).map(String::as_str).unwrap_or_default();
-    let owner = Owner { instance_id: field("owner").into(), incarnation: field("incarnation").into() };
-    let Ok(generation) = field("generation").parse() else { return Ok(()) };
-    if app.sightings.saw_alive(&owner) {
+    // Mine and without an actor: what an adoption has claimed whose answer was lost shows nowhere.
+    let mine = owner == app.me;
+    if !mine && app.sightings.saw_alive(&owner) {
         return Ok(());
     }
     let shown_here = !app.directory.attachments(&session).is_empty();
-    let needed = shown_here || field("in_seq") != field("in_claimed") || !app.store.pending(session).await?.is_empty();
+    let needed =
+        mine || shown_here || field("in_seq") != field("in_claimed") || !app.store.pending(session).await?.is_empty();
     // The leases are read after the record, and the very owner they are read for is the one that is replaced: whoever
     // adopts the session meanwhile has its lease already, and makes this adoption lose (OWN-4).
     if !needed || !is_gone(app, &owner).await? {
         return Ok(());
     }
-    fault::point(fault::OWNER_GONE);
     let service = field("service").to_owned();
-    let adopt = AdoptHere { session, incarnation: owner.incarnation, generation, service, cause: "sweep" };
+    let cause = if mine { AGAIN } else { "sweep" };
     if let Some(host) = app.next_host() {
         // A host ends only with its thread, and then the process ends.
-        let _ = host.send(adopt).await;
+        let _ = host.send(AdoptHere { session, owner, generation, service, cause }).await;
     }
     Ok(())
 }
@@ -172,7 +211,7 @@ mod tests {
     fn alive(incarnation: &str) -> [InstanceInfo; 1] {
         let owner = Owner { instance_id: "one".into(), incarnation: incarnation.into() };
         let (address, version) = (String::new(), String::new());
-        [InstanceInfo { owner, address, version, started_ms: 0, sessions: 0 }]
+        [InstanceInfo { owner, address, version, started_ms: 0, sessions: 0, process: String::new() }]
     }
 
     /// OWN-9

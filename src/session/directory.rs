@@ -36,7 +36,7 @@ impl Directory {
         self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The actor of a session that this process owns.
+    /// The actor of a session that this process owns. Not one that has broken.
     pub fn session(&self, session: &SessionId) -> Option<Addr<SessionActor>> {
         let mut shard = self.shard(session);
         let actor = shard.sessions.get(session)?;

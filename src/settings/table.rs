@@ -108,6 +108,12 @@ settings! {
         /// MCP_MAX_INFLIGHT under way; a full mailbox pushes back instead of growing.
         MCP_MAILBOX = "256", "messages" => mailbox: usize, whole(1..=1_000_000);
 
+        /// How long an instance tries to connect to the address of an owner that does not listen for wake-ups: if the
+        /// connection is refused, the owner is dead, and its sessions are adopted before its MCP_LEASE is over; 0s turns
+        /// that off. On one machine the table of processes tells, and this is not needed. Off, because a firewall that
+        /// refuses connections between instances, or equal addresses in two networks, would make a living owner look dead.
+        MCP_DEATH_PROBE = "0s", "duration" => death_probe: Duration, off_or(duration(MILLI..=MINUTE));
+
         /// Sessions of a dead instance that this one takes over per second. Each costs the upstream an initialize; the
         /// bound keeps a takeover from becoming a storm.
         MCP_ADOPT_RATE = "500", "sessions per second" => adopt_rate: u32, whole(1..=1_000_000);

@@ -273,15 +273,20 @@ impl SessionStore for MemoryStore {
     async fn adopt(
         &self,
         session: SessionId,
-        from_incarnation: &str,
+        from: &Owner,
         from_generation: u64,
         new_owner: &Owner,
     ) -> StoreResult<Adopted> {
         let adopted = self.with(&session, |entry| {
-            if *entry.owner.incarnation == *from_incarnation && entry.generation == from_generation {
-                return Adopted::Adopted(Box::new(entry.adopt(session, new_owner)));
+            if entry.owner != *from || entry.generation != from_generation {
+                return Adopted::Lost { owner: entry.owner.clone(), generation: entry.generation };
             }
-            Adopted::Lost { owner: entry.owner.clone(), generation: entry.generation }
+            // OWN-4. A session that was released has no owner, and so none with a lease.
+            let itself = from.incarnation == new_owner.incarnation;
+            if !itself && self.leases.holder(&from.instance_id).is_some_and(|held| held.owner == *from) {
+                return Adopted::OwnerLives;
+            }
+            Adopted::Adopted(Box::new(entry.adopt(session, new_owner)))
         });
         Ok(adopted.unwrap_or(Adopted::NotFound))
     }
@@ -359,7 +364,7 @@ impl SessionStore for MemoryStore {
         Ok(self.leases.instances())
     }
 
-    async fn lease_holder(&self, instance_id: &str) -> StoreResult<Option<Owner>> {
+    async fn lease_holder(&self, instance_id: &str) -> StoreResult<Option<InstanceInfo>> {
         Ok(self.leases.holder(instance_id))
     }
 

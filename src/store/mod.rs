@@ -82,12 +82,13 @@ pub trait SessionStore: Send + Sync + 'static {
     /// Ends an attachment; does nothing if another holds the stream by now (OWN-8). `true` if it was the holder.
     async fn detach(&self, session: SessionId, stream: &str, attachment_id: u64) -> StoreResult<bool>;
 
-    /// Compare-and-set of the owner: succeeds only if owner incarnation and generation are still `from`. Raises the
-    /// generation. An entry with no owner (released) has incarnation `""`.
+    /// Compare-and-set of the owner: succeeds only if owner and generation are still `from`, and if that owner has no
+    /// living lease (OWN-4). Raises the generation. A session without an owner (released) has an owner whose names are
+    /// empty. An owner may adopt from itself, whatever its lease.
     async fn adopt(
         &self,
         session: SessionId,
-        from_incarnation: &str,
+        from: &Owner,
         from_generation: u64,
         new_owner: &Owner,
     ) -> StoreResult<Adopted>;
@@ -120,8 +121,8 @@ pub trait SessionStore: Send + Sync + 'static {
     /// Gives the lease up if it is ours.
     async fn lease_release(&self, owner: &Owner) -> StoreResult<()>;
 
-    /// The process whose living lease has this instance id.
-    async fn lease_holder(&self, instance_id: &str) -> StoreResult<Option<Owner>>;
+    /// The living lease of this instance id.
+    async fn lease_holder(&self, instance_id: &str) -> StoreResult<Option<InstanceInfo>>;
 
     /// All instances: those with a living lease. One that has just come may be missing: [`Self::lease_holder`] decides
     /// who is gone.

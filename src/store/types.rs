@@ -157,7 +157,8 @@ pub enum Accepted {
         owner: Owner,
         /// Generation of that ownership.
         generation: u64,
-        /// How many listeners the wake-up had. 0: the owner's process is gone (always >= 1 when the caller is owner).
+        /// How many listeners the wake-up had (always >= 1 when the caller is owner). 0: the owner may be gone; or it lives, and
+        /// its subscription is away.
         listeners: u64,
     },
     /// This POST (`X-Request-ID`) or this very request, which is pending, was journaled before; nothing was written (REQ-6).
@@ -376,7 +377,7 @@ pub struct AttachedTo {
     pub service: String,
     /// Principal hash it was opened with.
     pub principal: String,
-    /// Listeners of the owner's wake-up (>= 1 when the caller is the owner); 0: the owner's process is gone.
+    /// Listeners of the owner's wake-up (>= 1 when the caller is the owner); 0 as in [`Accepted::Queued`].
     pub listeners: u64,
     /// How many attachments this stream has had, this one included.
     pub attach_count: u64,
@@ -458,6 +459,9 @@ pub enum Adopted {
         /// Generation of that ownership.
         generation: u64,
     },
+    /// The owner is the one that the caller named, and has a living lease: it is not replaced (OWN-4). Not for an owner
+    /// that adopts from itself.
+    OwnerLives,
     /// See [`Accepted::NotFound`].
     NotFound,
 }
@@ -486,6 +490,9 @@ pub struct InstanceInfo {
     pub started_ms: u64,
     /// Sessions it owns.
     pub sessions: u64,
+    /// Which process it is, for those on its machine ([`ProcessId`](crate::cluster::process::ProcessId)); empty when it
+    /// cannot tell, or is older than the field.
+    pub process: String,
 }
 
 /// Answer of [`super::SessionStore::lease_acquire`].

@@ -7,13 +7,14 @@ use super::*;
 const LONG: Duration = Duration::from_secs(600);
 const SHORT: Duration = Duration::from_millis(150);
 
-fn instance(name: &str, process: &str) -> InstanceInfo {
+pub fn instance(name: &str, process: &str) -> InstanceInfo {
     InstanceInfo {
         owner: Owner { incarnation: incarnation(process), ..owner(name) },
         address: "127.0.0.1:8051".to_owned(),
         version: "0.1.0".to_owned(),
         started_ms: 1_790_000_000_123,
         sessions: 3,
+        process: format!("the process {process}"),
     }
 }
 
@@ -78,7 +79,7 @@ pub async fn a_lease_is_given_up_only_by_its_holder(backend: Backend) {
     store.lease_acquire(&first, LONG).await.unwrap();
     store.lease_release(&second.owner).await.unwrap();
     assert_eq!(store.instances().await.unwrap(), std::slice::from_ref(&first));
-    assert_eq!(holder().await.as_ref(), Some(&first.owner));
+    assert_eq!(holder().await.as_ref(), Some(&first));
     store.lease_release(&first.owner).await.unwrap();
     assert!(store.instances().await.unwrap().is_empty());
     assert_eq!(holder().await, None);

@@ -134,8 +134,8 @@ pub async fn the_index_follows_the_owner(backend: Backend) {
     let adopted = adopt(store, &first, "b").await;
     assert_eq!(owned("a").await, BTreeSet::from([second.session]));
     assert_eq!(owned("b").await, BTreeSet::from([first.session]));
-    store.adopt(second.session, "process-x", 1, &owner("c")).await.unwrap();
-    store.adopt(SessionId::random(), "", 1, &owner("c")).await.unwrap();
+    store.adopt(second.session, &owner("x"), 1, &owner("c")).await.unwrap();
+    store.adopt(SessionId::random(), &nobody(), 1, &owner("c")).await.unwrap();
     assert_eq!(owned("c").await, BTreeSet::new(), "who lost owns nothing");
     store.release(&adopted.fence).await.unwrap();
     assert_eq!(owned("b").await, BTreeSet::new());

@@ -77,6 +77,16 @@ pub fn owner(name: &str) -> Owner {
     Owner { instance_id: format!("router-{name}").into(), incarnation: format!("process-{name}").into() }
 }
 
+/// Nobody: the owner of a session that was let go.
+pub fn nobody() -> Owner {
+    Owner { instance_id: "".into(), incarnation: "".into() }
+}
+
+/// The owner that has this incarnation.
+pub fn owner_with(incarnation: &str) -> Owner {
+    incarnation.strip_prefix("process-").map_or_else(nobody, owner)
+}
+
 pub fn incarnation(name: &str) -> Arc<str> {
     owner(name).incarnation
 }
@@ -204,7 +214,7 @@ pub async fn log(store: &dyn SessionStore, session: SessionId, stream: &str) -> 
 }
 
 pub async fn adopt(store: &dyn SessionStore, from: &Fence, name: &str) -> Rehydration {
-    match store.adopt(from.session, &from.incarnation, from.generation, &owner(name)).await.unwrap() {
+    match store.adopt(from.session, &owner_with(&from.incarnation), from.generation, &owner(name)).await.unwrap() {
         Adopted::Adopted(rehydration) => *rehydration,
         other => panic!("not adopted: {other:?}"),
     }

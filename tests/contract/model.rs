@@ -10,7 +10,7 @@ use proptest::{
     test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
 };
 
-use super::*;
+use super::{instance::instance, *};
 
 const CASES: u32 = 60;
 
@@ -223,6 +223,10 @@ enum Step {
     Release {
         caller: Caller,
     },
+    Lease {
+        process: u8,
+        living: bool,
+    },
 }
 
 /// With which fence.
@@ -259,6 +263,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (any::<bool>(), 1u64..4).prop_map(|(stream, id)| Step::Detach { stream, id }),
         2 => (0u8..3, prop::bool::weighted(0.8)).prop_map(|(process, right)| Step::Adopt { process, right }),
         1 => caller().prop_map(|caller| Step::Release { caller }),
+        1 => (0u8..3, any::<bool>()).prop_map(|(process, living)| Step::Lease { process, living }),
     ]
 }
 
@@ -360,8 +365,8 @@ async fn outcome(store: &dyn SessionStore, step: &Step, i: u64, known: &Known) -
         Step::Adopt { process, right } => {
             let generation = known.generation + u64::from(!right);
             let adopted =
-                store.adopt(session, &known.incarnation, generation, &owner(&process.to_string())).await.unwrap();
-            match adopted {
+                store.adopt(session, &owner_with(&known.incarnation), generation, &owner(&process.to_string())).await;
+            match adopted.unwrap() {
                 Adopted::Adopted(rehydration) => {
                     let Rehydration { record, fence, inbox, pending, streams, attachments } = *rehydration;
                     let record = comparable(record);
@@ -373,6 +378,15 @@ async fn outcome(store: &dyn SessionStore, step: &Step, i: u64, known: &Known) -
         Step::Release { caller } => {
             let Some(fence) = known.fence(*caller) else { return String::new() };
             said(store.release(&fence).await)
+        }
+        Step::Lease { process, living } => {
+            let process = process.to_string();
+            let instance = instance(&process, &process);
+            if *living {
+                said(store.lease_renew(&instance, Duration::from_secs(600)).await)
+            } else {
+                said(store.lease_release(&instance.owner).await)
+            }
         }
     }
 }

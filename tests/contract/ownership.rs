@@ -4,7 +4,7 @@ use std::sync::{Arc, Barrier};
 
 use mcp_router::store::{Accepted, Appended, Attachment, Claim, Claimed, Fenceable, Wake};
 
-use super::*;
+use super::{instance::instance, *};
 
 /// OWN-5
 pub async fn adoption_raises_the_generation_and_hands_everything_over(backend: Backend) {
@@ -35,14 +35,77 @@ pub async fn adoption_raises_the_generation_and_hands_everything_over(backend: B
 pub async fn adoption_from_the_wrong_owner_is_lost(backend: Backend) {
     let store = backend.store();
     let fence = session_of(store, "a").await;
-    for (incarnation, generation) in [("process-a", 2), ("process-x", 1), ("", 1)] {
-        let lost = store.adopt(fence.session, incarnation, generation, &owner("b")).await.unwrap();
+    let elsewhere = Owner { instance_id: owner("x").instance_id, ..owner("a") };
+    for (from, generation) in [(owner("a"), 2), (owner("x"), 1), (nobody(), 1), (elsewhere, 1)] {
+        let lost = store.adopt(fence.session, &from, generation, &owner("b")).await.unwrap();
         assert_eq!(lost, Adopted::Lost { owner: owner("a"), generation: 1 });
     }
     let adopted = adopt(store, &fence, "b").await;
-    let lost = store.adopt(fence.session, "process-a", 1, &owner("c")).await.unwrap();
+    let lost = store.adopt(fence.session, &owner("a"), 1, &owner("c")).await.unwrap();
     assert_eq!(lost, Adopted::Lost { owner: owner("b"), generation: 2 });
     assert_eq!(append(store, append_of(&adopted.fence, 1, vec![event("e")])).await, [Some(1)]);
+}
+
+/// OWN-4: the store itself lets nobody replace an owner whose lease lives, whatever the adopter believes.
+pub async fn an_owner_whose_lease_lives_is_not_replaced(backend: Backend) {
+    const LONG: Duration = Duration::from_secs(600);
+    let store = backend.store();
+    let fence = session_of(store, "a").await;
+    queue(store, request(fence.session, "1")).await;
+    let living = instance("a", "a");
+    store.lease_acquire(&living, LONG).await.unwrap();
+    let before = store.load(fence.session).await.unwrap();
+    for adopter in ["b", "c"] {
+        let refused = store.adopt(fence.session, &owner("a"), 1, &owner(adopter)).await.unwrap();
+        assert_eq!(refused, Adopted::OwnerLives);
+        assert!(store.owned_by(&owner(adopter).instance_id).await.unwrap().is_empty());
+    }
+    assert_eq!(store.load(fence.session).await.unwrap(), before, "nothing was written");
+    append(store, append_of(&fence, 1, vec![event("e")])).await;
+
+    // The lease of another process under the same instance id is none of its.
+    store.lease_release(&living.owner).await.unwrap();
+    store.lease_acquire(&instance("a", "successor"), LONG).await.unwrap();
+    let adopted = adopt(store, &fence, "b").await;
+    assert_eq!((adopted.fence.generation, adopted.inbox.len()), (2, 1));
+}
+
+/// OWN-4
+pub async fn a_lease_that_has_run_out_protects_nobody(backend: Backend) {
+    let store = backend.store();
+    let fence = session_of(store, "a").await;
+    store.lease_acquire(&instance("a", "a"), Duration::from_millis(100)).await.unwrap();
+    eventually("the lease runs out", || async {
+        let adopted = store.adopt(fence.session, &owner("a"), 1, &owner("b")).await.unwrap();
+        matches!(adopted, Adopted::Adopted(_)).then_some(())
+    })
+    .await;
+}
+
+/// OWN-4: whoever lets a session go need not end.
+pub async fn a_released_session_is_adopted_although_its_former_owner_lives(backend: Backend) {
+    let store = backend.store();
+    let fence = session_of(store, "a").await;
+    store.lease_acquire(&instance("a", "a"), Duration::from_secs(600)).await.unwrap();
+    store.release(&fence).await.unwrap();
+    let adopted = store.adopt(fence.session, &nobody(), 1, &owner("b")).await.unwrap();
+    assert!(matches!(adopted, Adopted::Adopted(_)), "{adopted:?}");
+}
+
+/// REQ-2, OWN-9: the answer to an adoption was lost: the owner on record adopts from itself, and gets everything again.
+pub async fn an_owner_adopts_from_itself_whatever_its_lease(backend: Backend) {
+    let store = backend.store();
+    let fence = session_of(store, "a").await;
+    queue(store, request(fence.session, "1")).await;
+    queue(store, notification(fence.session, "n")).await;
+    store.lease_acquire(&instance("b", "b"), Duration::from_secs(600)).await.unwrap();
+    let unknown = adopt(store, &fence, "b").await;
+    let adopted = adopt(store, &unknown.fence, "b").await;
+    assert_eq!(adopted.fence, Fence { generation: 3, ..unknown.fence.clone() });
+    assert_eq!(adopted.inbox, unknown.inbox);
+    assert_eq!(adopted.pending, unknown.pending);
+    assert_eq!(store.update(&unknown.fence, &[pair("x", "1")], &[]).await.unwrap(), Fenceable::Fenced);
+    assert_eq!(store.owned_by(&owner("b").instance_id).await.unwrap(), [fence.session]);
 }
 
 /// OWN-4
@@ -60,7 +123,7 @@ pub async fn of_sixteen_adopters_exactly_one_wins(backend: Backend) {
             for round in 1..=ROUNDS {
                 start.wait();
                 let new_owner = owner(&format!("{round}-{i}"));
-                from = match store.adopt(session, &from.incarnation, round, &new_owner).await.unwrap() {
+                from = match store.adopt(session, &from, round, &new_owner).await.unwrap() {
                     Adopted::Adopted(rehydration) => {
                         assert_eq!(rehydration.fence.generation, round + 1);
                         won.push(round);
@@ -70,7 +133,7 @@ pub async fn of_sixteen_adopters_exactly_one_wins(backend: Backend) {
                         assert_eq!(generation, round + 1, "who lost is told who won");
                         owner
                     }
-                    Adopted::NotFound => panic!("the session is gone"),
+                    other => panic!("{other:?}"),
                 };
             }
             won
@@ -119,14 +182,14 @@ pub async fn a_released_session_is_adopted_from_nobody(backend: Backend) {
     let fence = session_of(store, "a").await;
     queue(store, request(fence.session, "1")).await;
     assert_eq!(store.release(&fence).await.unwrap(), Fenceable::Done);
-    let nobody = Owner { instance_id: "".into(), incarnation: "".into() };
+    let nobody = nobody();
     let queued = store.accept(request(fence.session, "2")).await.unwrap();
     assert_eq!(queued, Accepted::Queued { seq: 2, owner: nobody.clone(), generation: 1, listeners: 0 });
     let joined = attach(store, fence.session, "b", 9).await;
     assert_eq!((joined.owner, joined.generation, joined.listeners), (nobody.clone(), 1, 0));
-    let lost = store.adopt(fence.session, &fence.incarnation, 1, &owner("b")).await.unwrap();
-    assert_eq!(lost, Adopted::Lost { owner: nobody, generation: 1 });
-    let adopted = store.adopt(fence.session, "", 1, &owner("b")).await.unwrap();
+    let lost = store.adopt(fence.session, &owner("a"), 1, &owner("b")).await.unwrap();
+    assert_eq!(lost, Adopted::Lost { owner: nobody.clone(), generation: 1 });
+    let adopted = store.adopt(fence.session, &nobody, 1, &owner("b")).await.unwrap();
     let Adopted::Adopted(adopted) = adopted else { panic!("{adopted:?}") };
     assert_eq!(adopted.fence.generation, 2);
     assert_eq!(adopted.inbox.len(), 2);
@@ -183,7 +246,7 @@ pub async fn a_missing_session_is_not_found_by_any_operation(backend: Backend) {
     let attachment = Attachment { stream: STREAM.to_owned(), incarnation: incarnation("a"), id: 1 };
     assert_eq!(store.attach(Attach { session, attachment }).await.unwrap(), Attached::NotFound);
     assert!(!store.detach(session, STREAM, 1).await.unwrap());
-    assert_eq!(store.adopt(session, "", 1, &owner("a")).await.unwrap(), Adopted::NotFound);
+    assert_eq!(store.adopt(session, &nobody(), 1, &owner("a")).await.unwrap(), Adopted::NotFound);
     assert_eq!(store.touch(&[session], Duration::from_secs(60)).await.unwrap(), [session]);
     assert!(!store.purge(session).await.unwrap());
     assert_eq!(store.load(session).await.unwrap(), None);

@@ -1,13 +1,20 @@
 -- Compare-and-set of the owner (OWN-4); hands the whole inbox to the new one.
--- KEYS: 1 session hash, 2 inbox, 3 request table
--- ARGV: 1 incarnation and 2 generation it must have now, 3 new owner, 4 new incarnation
--- Reply: 0 not found; {2, owner, incarnation, generation} lost; {1, former owner, session hash, inbox, request table}
+-- KEYS: 1 session hash, 2 inbox, 3 request table, 4 lease of the instance that owns it now
+-- ARGV: 1 instance id, 2 incarnation and 3 generation it must have now, 4 new owner, 5 new incarnation
+-- Reply: 0 not found; {2, owner, incarnation, generation} lost; -7 its owner lives;
+--   {1, former owner, session hash, inbox, request table}
+-- Whose lease lives is not replaced, but by itself: that of a process which is known to be dead is taken away first
+-- (lease_release), that of one which has let the session go does not matter.
+local function lives(owner)
+  return owner ~= '' and owner ~= ARGV[5] and redis.call('HGET', KEYS[4], 'incarnation') == owner
+end
 local h = redis.call('HMGET', KEYS[1], 'incarnation', 'generation', 'owner', 'in_seq')
 if not h[2] then return 0 end
-if h[1] ~= ARGV[1] or h[2] ~= ARGV[2] then return { 2, h[3], h[1], h[2] } end
+if h[3] ~= ARGV[1] or h[1] ~= ARGV[2] or h[2] ~= ARGV[3] then return { 2, h[3], h[1], h[2] } end
+if lives(h[1]) then return -7 end
 -- HDEL before HSET: adoption must work when Redis is full (a script is refused only before its first write).
 redis.call('HDEL', KEYS[1], 'op', 'op_result', 'claim', 'claim_from', 'claim_to')
-redis.call('HSET', KEYS[1], 'owner', ARGV[3], 'incarnation', ARGV[4], 'generation', string.format('%d', h[2] + 1),
+redis.call('HSET', KEYS[1], 'owner', ARGV[4], 'incarnation', ARGV[5], 'generation', string.format('%d', h[2] + 1),
   'in_claimed', h[4])
 local inbox = redis.call('XRANGE', KEYS[2], '-', '+')
 for _, entry in ipairs(inbox) do

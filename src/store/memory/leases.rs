@@ -49,8 +49,8 @@ impl Leases {
         }
     }
 
-    pub(super) fn holder(&self, instance_id: &str) -> Option<Owner> {
-        living(&self.lock(), instance_id).map(|held| held.owner.clone())
+    pub(super) fn holder(&self, instance_id: &str) -> Option<InstanceInfo> {
+        living(&self.lock(), instance_id).cloned()
     }
 
     pub(super) fn instances(&self) -> Vec<InstanceInfo> {

@@ -135,6 +135,7 @@ pub(super) fn read_adopted(
     let new_index = || Some(new_owner.instance_id.to_string());
     let mut fields = match value {
         Value::Int(code::NOT_FOUND) => return Ok((Adopted::NotFound, new_index())),
+        Value::Int(code::OWNER_LIVES) => return Ok((Adopted::OwnerLives, new_index())),
         value => Fields::of(value, WHAT)?,
     };
     if fields.number::<u64>()? == 2 {

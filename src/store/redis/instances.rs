@@ -115,7 +115,8 @@ impl RedisStore {
             .arg(&info.address)
             .arg(&info.version)
             .number(info.started_ms)
-            .number(info.sessions);
+            .number(info.sessions)
+            .arg(&info.process);
         let instances = self.keys.instances();
         let index_ttl = millis(INDEX_TTL);
         let calls = vec![
@@ -139,15 +140,14 @@ impl RedisStore {
         Ok(())
     }
 
-    pub(super) async fn do_lease_holder(&self, instance_id: &str) -> StoreResult<Option<Owner>> {
-        let call = Call::command("HGET").arg(&self.keys.lease(instance_id)).arg("incarnation");
-        match self.link.single(call).await? {
-            Value::Nil => Ok(None),
-            incarnation => {
-                let incarnation = reply::text(incarnation, "lease_holder")?;
-                Ok(Some(Owner { instance_id: instance_id.into(), incarnation: incarnation.into() }))
-            }
+    pub(super) async fn do_lease_holder(&self, instance_id: &str) -> StoreResult<Option<InstanceInfo>> {
+        const WHAT: &str = "lease_holder";
+        let call = Call::command("HGETALL").arg(&self.keys.lease(instance_id));
+        let lease = Fields::of(self.link.single(call).await?, WHAT)?.map()?;
+        if lease.is_empty() {
+            return Ok(None);
         }
+        read_lease(instance_id, &lease, WHAT).map(Some)
     }
 
     pub(super) async fn do_instances(&self) -> StoreResult<Vec<InstanceInfo>> {
@@ -207,5 +207,7 @@ fn read_lease(instance_id: &str, lease: &BTreeMap<String, String>, what: &'stati
         version: text("version")?.to_owned(),
         started_ms: number("started_ms")?,
         sessions: number("sessions")?,
+        // Not that of an older version.
+        process: lease.get("process").cloned().unwrap_or_default(),
     })
 }

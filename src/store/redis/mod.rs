@@ -142,11 +142,11 @@ impl SessionStore for RedisStore {
     async fn adopt(
         &self,
         session: SessionId,
-        from_incarnation: &str,
+        from: &Owner,
         from_generation: u64,
         new_owner: &Owner,
     ) -> StoreResult<Adopted> {
-        self.do_adopt(session, from_incarnation, from_generation, new_owner).await
+        self.do_adopt(session, from, from_generation, new_owner).await
     }
 
     async fn release(&self, fence: &Fence) -> StoreResult<Fenceable> {
@@ -189,7 +189,7 @@ impl SessionStore for RedisStore {
         self.do_instances().await
     }
 
-    async fn lease_holder(&self, instance_id: &str) -> StoreResult<Option<Owner>> {
+    async fn lease_holder(&self, instance_id: &str) -> StoreResult<Option<InstanceInfo>> {
         self.do_lease_holder(instance_id).await
     }
 

@@ -23,6 +23,8 @@ pub(super) mod code {
     pub(in crate::store::redis) const TOO_MANY_BYTES: i64 = -5;
     /// Another request has this id.
     pub(in crate::store::redis) const ID_IN_USE: i64 = -6;
+    /// The owner that was to be replaced has a living lease.
+    pub(in crate::store::redis) const OWNER_LIVES: i64 = -7;
 }
 
 /// An answer that makes no sense. `what` names the operation, never a value (SEC-2).

@@ -48,10 +48,18 @@ scripts! {
 static HASHES: LazyLock<Vec<String>> =
     LazyLock::new(|| SOURCES.iter().map(|source| redis::Script::new(&guarded(source)).get_hash().to_owned()).collect());
 
-/// The source as it is taught; only a test's negative control has the fence let everybody pass.
+/// How the protections begin that a test can switch off.
+const FENCE_HEAD: &str = "function fenced(h)";
+const LIVES_HEAD: &str = "function lives(owner)";
+
+/// The source as it is taught; only in a test's negative control the fence lets everybody pass, or nobody lives.
 fn guarded(source: &'static str) -> Cow<'static, str> {
-    if fault::unprotected(fault::FENCE) {
-        return source.replace("function fenced(h)", "function fenced(h) if true then return false end").into();
+    let passes = |head: &str| source.replace(head, &format!("{head} if true then return false end"));
+    if fault::unprotected(fault::FENCE) && source.contains(FENCE_HEAD) {
+        return passes(FENCE_HEAD).into();
+    }
+    if fault::unprotected(fault::JUDGE) && source.contains(LIVES_HEAD) {
+        return passes(LIVES_HEAD).into();
     }
     source.into()
 }
@@ -142,5 +150,11 @@ mod tests {
         hashes.dedup();
         assert_eq!(hashes.len(), SOURCES.len());
         assert_eq!(SOURCES.len(), Script::ForgetInstance as usize + 1);
+    }
+
+    #[test]
+    fn the_protections_begin_where_a_test_switches_them_off() {
+        assert!(SOURCES[Script::Claim as usize].contains(FENCE_HEAD));
+        assert!(SOURCES[Script::Adopt as usize].contains(LIVES_HEAD));
     }
 }

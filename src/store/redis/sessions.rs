@@ -229,13 +229,14 @@ impl RedisStore {
     pub(super) async fn do_adopt(
         &self,
         session: SessionId,
-        from_incarnation: &str,
+        from: &Owner,
         from_generation: u64,
         new_owner: &Owner,
     ) -> StoreResult<Adopted> {
         let mut keys = self.keys.session(&session);
-        let call = Call::script(Script::Adopt, 3).arg(keys.plain()).arg(keys.inbox()).arg(keys.requests());
-        let call = call.arg(from_incarnation).number(from_generation);
+        let call = Call::script(Script::Adopt, 4).arg(keys.plain()).arg(keys.inbox()).arg(keys.requests());
+        let call = call.arg(&self.keys.lease(&from.instance_id));
+        let call = call.arg(&from.instance_id).arg(&from.incarnation).number(from_generation);
         let call = call.arg(&new_owner.instance_id).arg(&new_owner.incarnation);
         self.instance_id.get_or_init(|| new_owner.instance_id.clone());
         // Into the new owner's index before it is known whether it will be the owner: an id too many there is harmless
