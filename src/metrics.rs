@@ -29,6 +29,8 @@ pub struct Metrics {
     pub restored: IntCounter,
     /// Sessions given up because another process owns them by now.
     pub fenced: IntCounter,
+    /// Sessions ended because what the store has of them makes no sense.
+    pub corrupt: IntCounter,
     /// Client streams resumed, by how the session was found.
     pub resumed: IntCounterVec,
     /// Cursors that could not be served, by reason (EVT-6).
@@ -106,6 +108,7 @@ impl Metrics {
             adoptions: counters("mcp_router_adoptions_total", "Sessions taken over", "cause"),
             restored: counter("mcp_router_restored_total", "Sessions written again after the store lost them"),
             fenced: counter("mcp_router_fenced_total", "Sessions given up to a newer owner"),
+            corrupt: counter("mcp_router_corrupt_total", "Sessions ended because their stored data makes no sense"),
             resumed: counters("mcp_router_resumed_total", "Client streams resumed", "by"),
             resume_failed: counters("mcp_router_resume_failed_total", "Cursors that could not be served", "reason"),
             upstream_links: counters("mcp_router_upstream_links_total", "Upstream links by event", "event"),

@@ -142,6 +142,8 @@ pub enum Exit {
     Gone,
     /// Handed over while draining.
     Released,
+    /// What the store has of it makes no sense: it cannot go on anywhere, and silence would be worse.
+    Corrupt,
 }
 
 impl SessionActor {
@@ -303,6 +305,20 @@ impl SessionActor {
                 actix_rt::spawn(async move { store.purge(session).await });
                 for attachment in app.directory.attachments(&self.fence.session) {
                     attachment.end(End::Finished);
+                }
+            }
+            Exit::Corrupt => {
+                app.metrics.corrupt.inc();
+                tracing::error!(session = %self.fence.session, "the store's data of this session makes no sense; it is ended");
+                // So that nobody inherits it: its client is told that the session is gone, and begins anew.
+                let (store, session) = (Arc::clone(&app.store), self.fence.session);
+                actix_rt::spawn(async move {
+                    if let Err(error) = store.purge(session).await {
+                        tracing::error!(%session, %error, "what makes no sense could not be deleted; it stays until it expires");
+                    }
+                });
+                for attachment in app.directory.attachments(&self.fence.session) {
+                    attachment.end(End::Abort("the session's data makes no sense"));
                 }
             }
             Exit::Released => {

@@ -13,7 +13,12 @@ use std::{
 
 use actix::prelude::*;
 
-use super::{MAIN_STREAM, actor::SessionActor, attachment::End, inbound::Arrived};
+use super::{
+    MAIN_STREAM,
+    actor::{Exit, SessionActor},
+    attachment::End,
+    inbound::Arrived,
+};
 use crate::{
     backoff::{doubled, jittered},
     store::{Claim, Claimed, Handed, InboxEntry, StoreError},
@@ -167,6 +172,8 @@ impl SessionActor {
                     let pause = jittered(doubled((LATER, LATEST), self.claim_failures));
                     self.claim_failures = self.claim_failures.saturating_add(1);
                     self.plan_claim(pause, ctx);
+                } else {
+                    self.exit(Exit::Corrupt, ctx);
                 }
             }
         }

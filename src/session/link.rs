@@ -11,7 +11,11 @@ use actix::prelude::*;
 use actix_http::Uri;
 use bytes::Bytes;
 
-use super::{actor::SessionActor, claim::CLAIM_BATCH, recovery::Progress};
+use super::{
+    actor::{Exit, SessionActor},
+    claim::CLAIM_BATCH,
+    recovery::Progress,
+};
 use crate::{
     backoff::{doubled, jittered},
     protocol::{
@@ -223,6 +227,8 @@ impl SessionActor {
                 if actor.note_store_error(&error) {
                     // What the lost reply held counts as claimed.
                     actor.doubt(ctx);
+                } else {
+                    actor.exit(Exit::Corrupt, ctx);
                 }
             }
         }));

@@ -219,9 +219,8 @@ impl SessionActor {
                 return self.append_later(&error, ctx);
             }
             Err(error) => {
-                // Nonsense in the store: this session cannot go on here, and silence would be worse.
                 self.note_store_error(&error);
-                return self.exit(Exit::Fenced, ctx);
+                return self.exit(Exit::Corrupt, ctx);
             }
         };
         self.last_active = Instant::now();

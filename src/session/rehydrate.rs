@@ -8,7 +8,7 @@ use actix_http::Uri;
 use bytes::Bytes;
 
 use super::{
-    actor::SessionActor,
+    actor::{Exit, SessionActor},
     cancel, field,
     link::Link,
     recovery::{self, Fate, Progress},
@@ -151,6 +151,7 @@ impl SessionActor {
                 };
                 match attempt.await {
                     Ok(fetched) => break fetched,
+                    Err(error @ StoreError::Corrupt(_)) => return Err(error),
                     Err(error) => {
                         app.count_store_error(&error);
                         tokio::time::sleep(backoff.pause()).await;
@@ -172,12 +173,19 @@ impl SessionActor {
                     service.remember_tool_list(result.get());
                 }
             }
-            fetched
+            Ok(fetched)
         };
         let number = self.link_number;
         ctx.spawn(fetched.into_actor(self).map(move |fetched, actor, ctx| {
-            if number == actor.link_number {
-                actor.recovered(fetched, ctx);
+            if number != actor.link_number {
+                return;
+            }
+            match fetched {
+                Ok(fetched) => actor.recovered(fetched, ctx),
+                Err(error) => {
+                    actor.note_store_error(&error);
+                    actor.exit(Exit::Corrupt, ctx);
+                }
             }
         }));
     }

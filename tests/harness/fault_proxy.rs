@@ -1,6 +1,13 @@
 //! A TCP link with faults on demand. What holds at the moment of a switch holds for open connections too.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -24,6 +31,8 @@ pub enum Mode {
     BlackHole,
     /// Requests arrive, answers are thrown away: what was written is written, and nobody knows.
     LoseAnswers,
+    /// As a black hole, but for connections that have subscribed to something, or try to.
+    BlackHoleSubscriptions,
     /// Passes everything on, late.
     Delay(Duration),
 }
@@ -81,8 +90,9 @@ async fn connect(client: TcpStream, target: SocketAddr, mut mode: watch::Receive
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     reset_at_close(&client);
     let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
-    let up = pass(from_client, to_server, mode.clone(), false);
-    let down = pass(from_server, to_client, mode.clone(), true);
+    let subscribes = Arc::new(AtomicBool::new(false));
+    let up = pass(from_client, to_server, mode.clone(), Arc::clone(&subscribes), false);
+    let down = pass(from_server, to_client, mode.clone(), subscribes, true);
     let cut = async move {
         let _ = mode.wait_for(|mode| *mode == Mode::Cut).await;
     };
@@ -94,14 +104,28 @@ async fn connect(client: TcpStream, target: SocketAddr, mut mode: watch::Receive
     }
 }
 
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut mode: watch::Receiver<Mode>, is_answer: bool) {
+async fn pass(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut mode: watch::Receiver<Mode>,
+    subscribes: Arc<AtomicBool>,
+    is_answer: bool,
+) {
     let mut buffer = vec![0; 64 << 10];
     loop {
         let Ok(count) = from.read(&mut buffer).await else { return };
         if count == 0 {
             return;
         }
-        let Ok(now) = mode.wait_for(|mode| *mode != Mode::BlackHole).await.map(|mode| *mode) else { return };
+        if !is_answer && buffer[..count].windows(9).any(|word| word.eq_ignore_ascii_case(b"SUBSCRIBE")) {
+            subscribes.store(true, Ordering::Relaxed);
+        }
+        let passes = |mode: &Mode| match mode {
+            Mode::BlackHole => false,
+            Mode::BlackHoleSubscriptions => !subscribes.load(Ordering::Relaxed),
+            _ => true,
+        };
+        let Ok(now) = mode.wait_for(passes).await.map(|mode| *mode) else { return };
         match now {
             Mode::LoseAnswers if is_answer => continue,
             Mode::Delay(delay) => tokio::time::sleep(delay).await,

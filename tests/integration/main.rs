@@ -24,6 +24,7 @@ mod smoke;
 mod starting;
 mod storms;
 mod surfaces;
+mod suspicion;
 mod upstreams;
 mod watchdog;
 mod web;

@@ -1,7 +1,8 @@
 //! The subscription to the wake-ups of one process.
 //!
 //! A task owns the connection, makes it again whenever it breaks and then says [`Wake::All`], since wake-ups may have
-//! been lost meanwhile. A link that is dead without saying so is found by a ping that is not answered (OWN-10).
+//! been lost meanwhile. A link that is dead without saying so is found by a ping that is not answered (OWN-10). For as long as
+//! there is none, it says `All` from time to time, so that a lost wake-up costs delay and nothing else.
 //! The task ends when the receiver is dropped.
 
 use std::{future::pending, pin::pin, sync::Arc, time::Duration};
@@ -13,7 +14,7 @@ use redis::{
 };
 use tokio::{
     sync::mpsc::{self, error::TrySendError},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::link::Link;
@@ -70,6 +71,7 @@ impl Subscription {
                 Ended::Lost(reason) => tracing::warn!(reason, "the subscription to wake-ups is made again"),
             }
             let mut backoff = Backoff::new(self.backoff.0, self.backoff.1);
+            let mut looked: Option<Instant> = None;
             (sink, stream) = loop {
                 tokio::select! {
                     () = sleep(backoff.pause()) => {}
@@ -78,6 +80,12 @@ impl Subscription {
                 match self.subscribe().await {
                     Ok(subscribed) => break subscribed,
                     Err(error) => tracing::debug!(%error, "the subscription to wake-ups is still away"),
+                }
+                // The other connections may work: what cannot be heard is looked for, at the pace of the probe. What does
+                // not fit is covered by what lies there.
+                if looked.is_none_or(|at| at.elapsed() >= self.probe) {
+                    looked = Some(Instant::now());
+                    let _ = wakes.try_send(Wake::All);
                 }
             };
             owed = true;
