@@ -15,6 +15,7 @@ mod drain;
 mod events;
 mod failover;
 mod ids;
+mod inbox;
 mod logs;
 mod ownership;
 mod requests;
