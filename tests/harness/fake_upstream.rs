@@ -65,6 +65,7 @@ struct State {
     sessions: usize,
     own: std::collections::HashSet<usize>,
     get_headers: HashMap<usize, Vec<(String, String)>>,
+    swallowed: Option<String>,
 }
 
 struct Shared {
@@ -230,6 +231,12 @@ impl FakeUpstream {
         stream.expect("an open session").send(text).await.expect("an open stream");
     }
 
+    /// POSTs of this method are lost from now on, as on a link that is dead in one direction: they do not come, and nobody
+    /// says so. `None`: no more.
+    pub fn swallow(&self, method: Option<&str>) {
+        self.shared.state().swallowed = method.map(str::to_owned);
+    }
+
     /// Ends a session's stream.
     pub fn drop_session(&self, session: usize) {
         self.shared.state().streams.remove(&session);
@@ -324,6 +331,10 @@ async fn take(shared: &Shared, path: &str, headers: Headers, body: Vec<u8>) -> O
     let session = path.rsplit_once("sessionId=").and_then(|(_, session)| session.parse::<usize>().ok());
     let Some(session) = session else { return Some("404 Not Found") };
     let Ok(message) = serde_json::from_slice::<Value>(&body) else { return Some("400 Bad Request") };
+    let is_lost = shared.state().swallowed.as_deref().is_some_and(|method| message["method"] == method);
+    if is_lost {
+        std::future::pending::<()>().await;
+    }
     let stream = {
         let mut state = shared.state();
         if message["params"]["clientInfo"]["name"] == "mcp-router" {

@@ -368,3 +368,37 @@ async fn a_draining_owner_takes_answers_and_cancels_until_it_hands_over() {
         Oracle::exactly_once(&client);
     }
 }
+
+/// REQ-5: a notification that was on its way when its upstream session broke goes up again to the next one before what came
+/// after it, and nothing waits for the late end of the first POST. An answer to the session that is gone goes nowhere.
+#[tokio::test]
+async fn what_was_on_its_way_to_a_lost_session_goes_up_again_in_its_place() {
+    let upstream = FakeUpstream::start().await;
+    // The POSTs that are lost end long after the test, and nothing overtakes them.
+    let builder = Cluster::builder().upstream_urls([upstream.url()]).env("MCP_UPSTREAM_ORDER_WAIT", "1h");
+    let cluster = builder.env("MCP_UPSTREAM_POST_TIMEOUT", "1h").start().await;
+    let client = cluster.client().initialize().await;
+    let question = ask(&upstream, &client, "really?").await;
+    let first = *upstream.open_sessions().last().unwrap();
+    upstream.swallow(Some(NOTE));
+    client.post(&note(1)).await;
+    client.post(&answer_of(&question, "late")).await;
+    client.post(&tool_call(2, "x", json!({ "number": 2 }))).await;
+    client.post(&note(3)).await;
+    let redis = cluster.redis_client().await;
+    eventually("all of it journaled", || async { redis.pending(&client.session()).await.len() == 1 }).await;
+    upstream.swallow(None);
+    upstream.drop_session(first);
+    client.response(2).await;
+    upstream.wait_for(NOTE, 2).await;
+    client.post(&tool_call(4, "x", json!({ "number": 4 }))).await;
+    client.response(4).await;
+    assert_eq!(numbers(&upstream), [1, 2, 3, 4]);
+    assert!(answers(&upstream).is_empty(), "the session that asked is gone");
+    assert!(
+        upstream
+            .received()
+            .iter()
+            .all(|received| received.session != first || received.json()["params"]["number"].is_null())
+    );
+}
