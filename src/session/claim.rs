@@ -113,9 +113,8 @@ impl SessionActor {
 
     /// Up to so many new entries, and what was missed.
     pub(super) fn next_claim(&self, max_entries: usize) -> Claim {
-        let is_missing = !self.order.is_even() || self.looks_left > 0;
         Claim {
-            missing_from: is_missing.then(|| self.order.next()),
+            missing_from: self.order.missing_from(self.looks_left > 0),
             urgent_after: self.draining.then_some(self.urgent_seen),
             ..Claim::new(self.fence.clone(), self.acked(), max_entries)
         }

@@ -50,6 +50,11 @@ impl<M> Order<M> {
         (self.claimed >= self.next).then_some(self.next)
     }
 
+    /// From where on the next claim asks again. `in_doubt`: something was claimed, perhaps, of which nothing was heard.
+    pub fn missing_from(&self, in_doubt: bool) -> Option<u64> {
+        (in_doubt || !self.is_even()).then_some(self.next)
+    }
+
     /// A message counts as claimed, and here it is. It is given back if it is the next one: then [`Order::pop`] has what
     /// has waited for it. What was seen before is not seen again.
     #[must_use]

@@ -1,0 +1,446 @@
+//! The way of a client's messages into the journal and out of it to the server as a model, checked in every order in which
+//! its steps can happen: replies of the store that are lost, and steps that it executes when their caller has given them up
+//! long ago (Redis was paused, or bytes lay in a socket). One owner, another instance that journals, and clients that try a
+//! POST again there. REQ-1, REQ-5, REQ-6
+//!
+//! The order of messages, its holes, and what a claim asks for are those of the router ([`Order`]). `tests/model.rs` is about
+//! who owns a session. For each protection there is a model without it, which must break.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+
+use mcp_router::session::order::Order;
+use stateright::{Checker, HasDiscoveries, Model, Property};
+
+/// The client's messages, in the order in which it posts them: is it a request? Answers of the client go the way of
+/// notifications.
+const MESSAGES: [bool; 3] = [false, true, false];
+
+const FORWARDED: &str = "REQ-1: when nothing more happens, every accepted message was forwarded";
+const ONCE: &str = "REQ-6: no message is forwarded twice";
+const IN_ORDER: &str = "REQ-5: messages are forwarded in the order of the store";
+const REACHED: [&str; 3] = [
+    "a message that was refused with 503 is forwarded all the same",
+    "a hole is closed that was seen by a later message",
+    "the store executes a claim that was given up",
+];
+
+/// How much may happen, and which protections are in place.
+#[derive(Debug, Clone)]
+struct Inbox {
+    messages: usize,
+    /// How often the owner gives up a step of the store.
+    faults: u8,
+    /// Looks that follow such a fault.
+    looks: u8,
+    /// As long as there is a hole, claims are made and ask for it.
+    closes_holes: bool,
+    /// A claim finds notifications again, too, not only requests.
+    finds_notifications: bool,
+    /// Who journals a duplicate wakes the owner.
+    wakes_for_duplicates: bool,
+    /// What was seen before is not forwarded again.
+    knows_what_it_saw: bool,
+}
+
+impl Inbox {
+    fn sound() -> Self {
+        Self {
+            messages: MESSAGES.len(),
+            faults: 2,
+            looks: 1,
+            closes_holes: true,
+            finds_notifications: true,
+            wakes_for_duplicates: true,
+            knows_what_it_saw: true,
+        }
+    }
+}
+
+/// A step of the store that the owner has asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Op {
+    Accept(usize),
+    Claim { missing_from: Option<u64>, acked: u64 },
+}
+
+/// What the store says to it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Reply {
+    Forward(usize, u64),
+    Queued(usize),
+    Duplicate(usize, u64, bool),
+    Claimed { looked: bool, after: u64, upto: u64, entries: Vec<(u64, usize)> },
+}
+
+/// What became of a message for its client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Post {
+    Fresh,
+    UnderWay,
+    /// 503: it may be tried again elsewhere.
+    Refused,
+    /// 202.
+    Accepted,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct State {
+    // --- the store
+    /// By sequence, from 1: the message, and whether inbox or request table still has it.
+    journal: Vec<(usize, bool)>,
+    claimed: u64,
+    // --- between store and owner
+    /// Steps on their way to the store: its thread's lane keeps their order.
+    asked: Vec<Op>,
+    /// Steps that were given up before they were executed.
+    given_up: Vec<Op>,
+    replies: Vec<Reply>,
+    // --- the owner
+    order: Order<usize>,
+    claiming: bool,
+    /// Somebody has told it to look.
+    woken: bool,
+    looks_left: u8,
+    /// Sequence and message.
+    forwarded: Vec<(u64, usize)>,
+    // --- clients
+    posts: Vec<Post>,
+    faults: u8,
+    was_refused: BTreeSet<usize>,
+    closed_a_hole: bool,
+    late_claim: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Action {
+    /// The client posts its next message at the owner.
+    PostHere,
+    /// At another instance.
+    PostThere,
+    /// A refused message is tried again at another instance.
+    Again(usize),
+    /// The store executes what the owner asked for first.
+    Execute,
+    /// It executes something that was given up.
+    ExecuteLate(usize),
+    /// The owner hears of it.
+    Deliver,
+    /// The owner gives up what it asked for first: it is on its way, or its reply is lost.
+    GiveUp,
+    /// The owner claims.
+    Claim,
+    /// The server answers a request that was forwarded.
+    Answer(usize),
+}
+
+impl Action {
+    /// It need never happen.
+    fn is_optional(self) -> bool {
+        match self {
+            Self::PostHere | Self::PostThere | Self::Again(_) | Self::ExecuteLate(_) | Self::GiveUp => true,
+            Self::Execute | Self::Deliver | Self::Claim | Self::Answer(_) => false,
+        }
+    }
+}
+
+impl State {
+    fn last(&self) -> u64 {
+        self.journal.len() as u64
+    }
+
+    fn seq_of(&self, message: usize) -> Option<u64> {
+        let found = self.journal.iter().position(|(journaled, _)| *journaled == message);
+        found.map(|at| at as u64 + 1)
+    }
+
+    /// REQ-6 and direct forwarding, as the store's `accept`.
+    fn accept(&mut self, message: usize, is_owner: bool) -> Reply {
+        if let Some(seq) = self.seq_of(message) {
+            return Reply::Duplicate(message, seq, seq <= self.claimed);
+        }
+        let direct = is_owner && self.claimed == self.last();
+        self.journal.push((message, true));
+        if direct {
+            self.claimed = self.last();
+            return Reply::Forward(message, self.last());
+        }
+        Reply::Queued(message)
+    }
+
+    fn execute(&mut self, model: &Inbox, op: &Op) -> Reply {
+        let (missing_from, acked) = match op {
+            Op::Accept(message) => return self.accept(*message, true),
+            Op::Claim { missing_from, acked } => (*missing_from, *acked),
+        };
+        for (message, there) in self.journal.iter_mut().take(acked.min(self.claimed) as usize) {
+            *there &= MESSAGES[*message];
+        }
+        let before = self.claimed;
+        let looked = missing_from.is_some();
+        let missing_from = missing_from.filter(|from| *from <= before);
+        let from = missing_from.unwrap_or(before + 1);
+        self.claimed = self.last();
+        let entries = (from..=self.claimed)
+            .map(|seq| (seq, self.journal[seq as usize - 1]))
+            .filter(|(seq, (message, there))| {
+                *there && (model.finds_notifications || MESSAGES[*message] || *seq > before)
+            })
+            .map(|(seq, (message, _))| (seq, message))
+            .collect();
+        Reply::Claimed { looked, after: from - 1, upto: self.claimed, entries }
+    }
+
+    fn deliver(&mut self, model: &Inbox, reply: Reply) {
+        match reply {
+            Reply::Forward(message, seq) => {
+                self.posts[message] = Post::Accepted;
+                self.closed_a_hole |= seq > self.order.next();
+                if let Some(message) = self.order.came(seq, message) {
+                    self.forwarded.push((seq, message));
+                }
+            }
+            Reply::Queued(message) => {
+                self.posts[message] = Post::Accepted;
+                self.woken = true;
+            }
+            Reply::Duplicate(message, seq, claimed) => {
+                self.posts[message] = Post::Accepted;
+                if claimed {
+                    self.order.taken(seq);
+                } else {
+                    self.woken = true;
+                }
+            }
+            Reply::Claimed { looked, after, upto, entries } => {
+                self.claiming = false;
+                if looked {
+                    self.looks_left = self.looks_left.saturating_sub(1);
+                }
+                if !model.knows_what_it_saw {
+                    self.forwarded.extend(entries.iter().filter(|(seq, _)| *seq < self.order.next()));
+                }
+                self.order.told(after, upto, entries);
+            }
+        }
+        while let Some((seq, message)) = self.order.pop() {
+            self.forwarded.push((seq, message));
+        }
+    }
+
+    fn wants_claim(&self, model: &Inbox) -> bool {
+        self.woken || self.looks_left > 0 || (model.closes_holes && !self.order.is_even())
+    }
+}
+
+impl Model for Inbox {
+    type State = State;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<State> {
+        vec![State {
+            journal: Vec::new(),
+            claimed: 0,
+            asked: Vec::new(),
+            given_up: Vec::new(),
+            replies: Vec::new(),
+            order: Order::new(1),
+            claiming: false,
+            woken: false,
+            looks_left: 0,
+            forwarded: Vec::new(),
+            posts: vec![Post::Fresh; self.messages],
+            faults: 0,
+            was_refused: BTreeSet::new(),
+            closed_a_hole: false,
+            late_claim: false,
+        }]
+    }
+
+    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
+        if state.posts.contains(&Post::Fresh) {
+            actions.extend([Action::PostHere, Action::PostThere]);
+        }
+        let refused = state.posts.iter().enumerate().filter(|(_, post)| **post == Post::Refused);
+        actions.extend(refused.map(|(message, _)| Action::Again(message)));
+        if !state.asked.is_empty() {
+            actions.push(Action::Execute);
+        }
+        actions.extend((0..state.given_up.len()).map(Action::ExecuteLate));
+        if !state.replies.is_empty() {
+            actions.push(Action::Deliver);
+        }
+        if state.faults < self.faults && !(state.asked.is_empty() && state.replies.is_empty()) {
+            actions.push(Action::GiveUp);
+        }
+        if state.wants_claim(self) && !state.claiming {
+            actions.push(Action::Claim);
+        }
+        for (seq, message) in &state.forwarded {
+            if MESSAGES[*message] && state.journal[*seq as usize - 1].1 {
+                actions.push(Action::Answer(*message));
+            }
+        }
+    }
+
+    fn next_state(&self, last: &State, action: Action) -> Option<State> {
+        let mut state = last.clone();
+        let fresh = state.posts.iter().position(|post| *post == Post::Fresh);
+        match action {
+            Action::PostHere => {
+                state.posts[fresh?] = Post::UnderWay;
+                state.asked.push(Op::Accept(fresh?));
+            }
+            Action::PostThere | Action::Again(_) => {
+                let message = if let Action::Again(message) = action { message } else { fresh? };
+                let reply = state.accept(message, false);
+                state.posts[message] = Post::Accepted;
+                let is_duplicate = matches!(reply, Reply::Duplicate(_, _, true));
+                state.woken |= !is_duplicate || self.wakes_for_duplicates;
+            }
+            Action::Execute => {
+                let op = state.asked.remove(0);
+                let reply = state.execute(self, &op);
+                state.replies.push(reply);
+            }
+            Action::ExecuteLate(at) => {
+                let op = state.given_up.remove(at);
+                state.late_claim |= matches!(op, Op::Claim { .. });
+                state.execute(self, &op);
+            }
+            Action::Deliver => {
+                let reply = state.replies.remove(0);
+                state.deliver(self, reply);
+            }
+            Action::GiveUp => {
+                state.faults += 1;
+                let op = if state.replies.is_empty() {
+                    let op = state.asked.remove(0);
+                    state.given_up.push(op.clone());
+                    op
+                } else {
+                    match state.replies.remove(0) {
+                        Reply::Claimed { .. } => Op::Claim { missing_from: None, acked: 0 },
+                        Reply::Forward(message, _) | Reply::Queued(message) | Reply::Duplicate(message, ..) => {
+                            Op::Accept(message)
+                        }
+                    }
+                };
+                match op {
+                    Op::Claim { .. } => {
+                        state.claiming = false;
+                        state.woken = true;
+                    }
+                    Op::Accept(message) => {
+                        state.posts[message] = Post::Refused;
+                        state.was_refused.insert(message);
+                    }
+                }
+                state.looks_left = self.looks;
+            }
+            Action::Claim => {
+                let in_doubt = state.looks_left > 0;
+                let holes = self.closes_holes || in_doubt;
+                let missing_from = if holes { state.order.missing_from(in_doubt) } else { None };
+                state.woken = false;
+                state.claiming = true;
+                state.asked.push(Op::Claim { missing_from, acked: state.order.next() - 1 });
+            }
+            Action::Answer(message) => {
+                let seq = state.seq_of(message)?;
+                state.journal[seq as usize - 1].1 = false;
+            }
+        }
+        Some(state)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::always(FORWARDED, |model: &Self, state: &State| {
+                let is_forwarded = |message: usize| state.forwarded.iter().any(|(_, forwarded)| *forwarded == message);
+                let accepted = state.posts.iter().enumerate().filter(|(_, post)| **post == Post::Accepted);
+                if accepted.map(|(message, _)| message).all(is_forwarded) {
+                    return true;
+                }
+                let mut actions = Vec::new();
+                model.actions(state, &mut actions);
+                !actions.into_iter().all(Action::is_optional)
+            }),
+            Property::always(ONCE, |_, state: &State| {
+                let different: BTreeSet<usize> = state.forwarded.iter().map(|(_, message)| *message).collect();
+                different.len() == state.forwarded.len()
+            }),
+            Property::always(IN_ORDER, |_, state: &State| state.forwarded.is_sorted_by_key(|(seq, _)| *seq)),
+            Property::sometimes(REACHED[0], |_, state: &State| {
+                state.was_refused.iter().any(|message| {
+                    state.posts[*message] == Post::Refused
+                        && state.forwarded.iter().any(|(_, forwarded)| forwarded == message)
+                })
+            }),
+            Property::sometimes(REACHED[1], |_, state: &State| state.closed_a_hole && state.order.is_even()),
+            Property::sometimes(REACHED[2], |_, state: &State| state.late_claim),
+        ]
+    }
+}
+
+/// Names of the properties that do not hold, and of what was reached.
+fn discovered(name: &str, model: Inbox, until: HasDiscoveries) -> BTreeSet<&'static str> {
+    let started = std::time::Instant::now();
+    let checked = model.checker().threads(2).finish_when(until).spawn_bfs().join();
+    println!(
+        "{name}: {} states, {} of them distinct, depth {}, {:.1?}",
+        checked.state_count(),
+        checked.unique_state_count(),
+        checked.max_depth(),
+        started.elapsed()
+    );
+    let discoveries = checked.discoveries();
+    for (property, path) in &discoveries {
+        println!("  {property}: {:?}", path.clone().into_actions());
+    }
+    discoveries.into_keys().collect()
+}
+
+fn assert_breaks(name: &str, model: Inbox, property: &'static str) {
+    let broken = discovered(name, model, HasDiscoveries::AllOf(BTreeSet::from([property])));
+    assert!(broken.contains(property), "{name}: the model cannot see the fault");
+}
+
+/// REQ-1, REQ-5, REQ-6: replies that are lost, and steps that are executed late.
+#[test]
+fn every_accepted_message_is_forwarded_once_and_in_order() {
+    let found = discovered("3 messages, 2 faults", Inbox::sound(), HasDiscoveries::AnyFailures);
+    assert_eq!(found, BTreeSet::from(REACHED), "nothing is broken, and everything is reached");
+}
+
+/// REQ-1: it does not hang on the looks that follow a fault, which may come too early.
+#[test]
+fn a_look_after_a_fault_is_not_what_the_promise_stands_on() {
+    let found = discovered("no looks", Inbox { looks: 0, ..Inbox::sound() }, HasDiscoveries::AnyFailures);
+    assert_eq!(found, BTreeSet::from(REACHED));
+}
+
+/// REQ-1, negative control: the session stalls behind a hole that came after the look.
+#[test]
+fn without_closing_holes_a_session_stalls() {
+    assert_breaks("holes stay", Inbox { closes_holes: false, ..Inbox::sound() }, FORWARDED);
+}
+
+/// REQ-1, negative control.
+#[test]
+fn without_finding_notifications_again_one_is_lost() {
+    assert_breaks("requests only", Inbox { finds_notifications: false, ..Inbox::sound() }, FORWARDED);
+}
+
+/// REQ-1, negative control: nobody tells the owner of the last message.
+#[test]
+fn without_a_word_on_duplicates_one_is_lost() {
+    assert_breaks("silent duplicates", Inbox { wakes_for_duplicates: false, ..Inbox::sound() }, FORWARDED);
+}
+
+/// REQ-6, negative control.
+#[test]
+fn without_knowing_what_it_saw_an_owner_forwards_twice() {
+    assert_breaks("no sequence is remembered", Inbox { knows_what_it_saw: false, ..Inbox::sound() }, ONCE);
+}
