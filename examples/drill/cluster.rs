@@ -115,6 +115,11 @@ pub struct Cluster {
     began: Instant,
 }
 
+/// The name of a session in the lists of the router: the first digits of its id, which is a secret.
+pub fn handle(session: &str) -> &str {
+    &session[..session.len().min(12)]
+}
+
 impl Cluster {
     /// Routers on these ports whose pids stand in `<run_dir>/router-<port>.pid`. `restart` is a command that starts the
     /// one whose port is added to it, `rolling` one that restarts all.
@@ -181,7 +186,7 @@ impl Cluster {
         Some(Identity { id: text("id")?, incarnation: text("incarnation")? })
     }
 
-    /// The sessions in the store, by id. Empty when no instance tells.
+    /// The sessions in the store, by handle ([`handle`]). Empty when no instance tells.
     pub async fn placements(&self) -> BTreeMap<String, Placement> {
         for instance in &self.instances {
             let Some(list) = self.ask_json(instance, "/mcp/router/sessions?limit=10000").await else { continue };
@@ -190,7 +195,7 @@ impl Cluster {
                 let holders = streams.values().filter_map(|holder| holder.as_str().map(str::to_owned)).collect();
                 let owner = session["owner"].as_str()?.to_owned();
                 let generation = session["generation"].as_u64()?;
-                Some((session["sessionId"].as_str()?.to_owned(), Placement { owner, holders, generation }))
+                Some((session["handle"].as_str()?.to_owned(), Placement { owner, holders, generation }))
             };
             return list["sessions"].as_array().into_iter().flatten().filter_map(placement).collect();
         }

@@ -30,7 +30,7 @@ use clap::Parser;
 use futures_util::{StreamExt as _, stream};
 use url::Url;
 
-use cluster::{Cluster, Fault, Instance};
+use cluster::{Cluster, Fault, Instance, handle};
 use ledger::{Outcome, Totals};
 use report::{Report, Round};
 use session::{Board, Plan, Reconnect, Session};
@@ -200,7 +200,7 @@ async fn drill(arguments: Arguments) -> Result<bool, String> {
     }
     let generations: u64 = {
         let placements = cluster.placements().await;
-        let ours = sessions.iter().filter_map(|session| placements.get(&session.id()?));
+        let ours = sessions.iter().filter_map(|session| placements.get(handle(&session.id()?)));
         ours.map(|placement| placement.generation.saturating_sub(1)).sum()
     };
     for session in &sessions {
@@ -351,7 +351,7 @@ impl Course<'_> {
             let owners: Vec<&str> = self
                 .sessions
                 .iter()
-                .filter_map(|session| placements.get(&session.id()?).map(|placement| placement.owner.as_str()))
+                .filter_map(|session| placements.get(handle(&session.id()?)).map(|placement| placement.owner.as_str()))
                 .collect();
             if ready.len() >= enough && !owners.is_empty() {
                 if self.arguments.spare_one {
@@ -363,7 +363,7 @@ impl Course<'_> {
                 let drawn = ready.iter().position(|(_, _, identity)| identity.id == owner);
                 let other = (self.arguments.spare_one && !ready.is_empty()).then(|| self.rng.usize(..ready.len()));
                 if let Some((_, instance, identity)) = drawn.or(other).map(|index| ready.swap_remove(index)) {
-                    let place = |session: &Rc<Session>| placements.get(&session.id()?);
+                    let place = |session: &Rc<Session>| placements.get(handle(&session.id()?));
                     let (mut streams, mut only_owned) = (Vec::new(), Vec::new());
                     for (number, session) in self.sessions.iter().enumerate() {
                         let Some(placement) = place(session) else { continue };

@@ -1,13 +1,16 @@
 //! Health in the shape of Spring Boot's actuator, which the deployment's scripts and monitors already read.
+//!
+//! Strangers are told how it is, by component; where things are, what is wrong with them and how much there is only
+//! operators ([`admin::is_admin`]).
 
-use actix_web::{HttpResponse, http::header};
+use actix_web::{HttpRequest, HttpResponse, http::header};
 use serde_json::{Map, Value, json};
 
 use super::{WorkerData, admin};
 use crate::{lifecycle::Phase, upstream::breaker::BreakerState};
 
 /// `GET /actuator/health`: DOWN (503) when this instance cannot serve at all, DEGRADED when some of it cannot.
-pub async fn health(worker: WorkerData) -> HttpResponse {
+pub async fn health(worker: WorkerData, request: HttpRequest) -> HttpResponse {
     let app = &worker.app;
     let store = match store_answers(&worker).await {
         Ok(()) => json!({ "status": "UP", "details": { "store": app.store.kind() } }),
@@ -25,7 +28,7 @@ pub async fn health(worker: WorkerData) -> HttpResponse {
         } else {
             "DOWN"
         };
-        let instances: Vec<Value> = service.endpoints.iter().map(|endpoint| admin::describe(endpoint)).collect();
+        let instances: Vec<Value> = service.endpoints.iter().map(|endpoint| admin::describe(endpoint, true)).collect();
         services.insert(service.name.clone(), json!({ "status": status, "instances": instances }));
     }
     let sessions = app.directory.session_count();
@@ -39,7 +42,7 @@ pub async fn health(worker: WorkerData) -> HttpResponse {
     } else {
         "UP"
     };
-    let body = json!({
+    let mut body = json!({
         "status": status,
         "components": {
             "redis": store,
@@ -52,7 +55,18 @@ pub async fn health(worker: WorkerData) -> HttpResponse {
         "instance": *app.me.instance_id,
         "phase": format!("{:?}", app.lifecycle.phase()),
     });
+    if !admin::is_admin(app, &request) {
+        body = only_statuses(&body);
+    }
     answer(status != "DOWN", &body)
+}
+
+/// What a stranger is told of health.
+fn only_statuses(body: &Value) -> Value {
+    let components = body["components"].as_object().into_iter().flatten();
+    let components: Map<String, Value> =
+        components.map(|(name, component)| (name.clone(), json!({ "status": component["status"] }))).collect();
+    json!({ "status": body["status"], "components": components })
 }
 
 /// `GET /actuator/health/liveness`: the process answers.
@@ -61,31 +75,32 @@ pub async fn liveness() -> HttpResponse {
 }
 
 /// `GET /actuator/health/readiness`: new sessions are welcome.
-pub async fn readiness(worker: WorkerData) -> HttpResponse {
+pub async fn readiness(worker: WorkerData, request: HttpRequest) -> HttpResponse {
     let phase = worker.app.lifecycle.phase();
-    if phase != Phase::Ready {
-        return answer(false, &json!({ "status": "OUT_OF_SERVICE", "phase": format!("{phase:?}") }));
-    }
-    match store_answers(&worker).await {
-        Ok(()) => answer(true, &json!({ "status": "UP" })),
-        Err(error) => answer(false, &json!({ "status": "DOWN", "error": error })),
-    }
+    let body = if phase != Phase::Ready {
+        json!({ "status": "OUT_OF_SERVICE", "phase": format!("{phase:?}") })
+    } else {
+        match store_answers(&worker).await {
+            Ok(()) => json!({ "status": "UP" }),
+            Err(error) => json!({ "status": "DOWN", "error": error }),
+        }
+    };
+    let told = if admin::is_admin(&worker.app, &request) { body.clone() } else { json!({ "status": body["status"] }) };
+    answer(body["status"] == "UP", &told)
 }
 
 /// `GET /actuator/info`
-pub async fn info(worker: WorkerData) -> HttpResponse {
+pub async fn info(worker: WorkerData, request: HttpRequest) -> HttpResponse {
     let app = &worker.app;
-    answer(
-        true,
-        &json!({
-            "app": { "name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION") },
-            "instance": {
-                "id": *app.me.instance_id, "incarnation": *app.me.incarnation,
-                "address": app.address, "startedMs": app.started_ms,
-            },
-            "store": app.store.kind(),
-        }),
-    )
+    let mut info = json!({ "app": { "name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION") } });
+    if admin::is_admin(app, &request) {
+        info["instance"] = json!({
+            "id": *app.me.instance_id, "incarnation": *app.me.incarnation,
+            "address": app.address, "startedMs": app.started_ms,
+        });
+        info["store"] = json!(app.store.kind());
+    }
+    answer(true, &info)
 }
 
 /// `GET /actuator/prometheus`

@@ -1,5 +1,6 @@
 //! What is configured and what is going on: services, endpoints, tools, sessions. Sessions are read from the store, so
-//! they are the same on every instance; they are for operators only, since a session's id is its secret.
+//! they are the same on every instance; they are for operators only, and name sessions by handles, since a session's id is
+//! its secret.
 
 use std::{collections::BTreeMap, sync::atomic::Ordering};
 
@@ -26,6 +27,8 @@ use crate::{
 const LIST_LIMIT: usize = 100;
 /// Most sessions listed at a time: the store is scanned for them.
 const LIST_LIMIT_MAX: usize = 10_000;
+/// Fewest digits by which a session can be named: as many as the log shows.
+const HANDLE_LEAST: usize = 6;
 /// Pages of a tool list that are followed.
 const TOOL_PAGES: usize = 100;
 
@@ -44,21 +47,29 @@ pub async fn services(worker: WorkerData) -> HttpResponse {
 }
 
 /// `GET /mcp/router/services/{service}/instances`
-pub async fn instances(worker: WorkerData, service: web::Path<String>) -> Result<HttpResponse, ApiError> {
+pub async fn instances(
+    worker: WorkerData,
+    request: HttpRequest,
+    service: web::Path<String>,
+) -> Result<HttpResponse, ApiError> {
     let service = find(&worker.app, &service)?;
-    let instances: Vec<Value> = service.endpoints.iter().map(|endpoint| describe(endpoint)).collect();
+    let whole = is_admin(&worker.app, &request);
+    let instances: Vec<Value> = service.endpoints.iter().map(|endpoint| describe(endpoint, whole)).collect();
     Ok(HttpResponse::Ok().json(json!({ "service": service.name, "instances": instances })))
 }
 
-/// An endpoint for people.
-pub(super) fn describe(endpoint: &Endpoint) -> Value {
-    json!({
-        "url": endpoint.url.as_str(),
+/// An endpoint for people; where it is and what is wrong with it only for operators.
+pub(super) fn describe(endpoint: &Endpoint, whole: bool) -> Value {
+    let mut instance = json!({
         "status": status(endpoint.state()),
         "sessions": endpoint.sessions.load(Ordering::Relaxed),
         "inFlight": endpoint.in_flight.load(Ordering::Relaxed),
-        "lastError": endpoint.last_error(),
-    })
+    });
+    if whole {
+        instance["url"] = json!(endpoint.url.as_str());
+        instance["lastError"] = json!(endpoint.last_error());
+    }
+    instance
 }
 
 /// Spring's words.
@@ -130,14 +141,14 @@ pub async fn sessions(
     Ok(HttpResponse::Ok().json(json!({ "sessions": sessions, "count": sessions.len(), "more": more })))
 }
 
-/// `GET /mcp/router/sessions/{id}`
+/// `GET /mcp/router/sessions/{id}`: by its handle, or the whole id.
 pub async fn session(
     worker: WorkerData,
     request: HttpRequest,
-    id: web::Path<String>,
+    name: web::Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     check_admin(&worker.app, &request)?;
-    let id: SessionId = id.parse().map_err(|_| ApiError::UnknownSession)?;
+    let id = named(&worker.app, &name).await?;
     let record = worker.app.store.load(id).await?.ok_or(ApiError::UnknownSession)?;
     let mut session = describe_session(&id, &record, true);
     if let Some(owner) = worker.app.directory.session(&id)
@@ -148,14 +159,14 @@ pub async fn session(
     Ok(HttpResponse::Ok().json(session))
 }
 
-/// `DELETE /mcp/router/sessions/{id}`
+/// `DELETE /mcp/router/sessions/{id}`: by its handle, or the whole id.
 pub async fn delete_session(
     worker: WorkerData,
     request: HttpRequest,
-    id: web::Path<String>,
+    name: web::Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     check_admin(&worker.app, &request)?;
-    let id: SessionId = id.parse().map_err(|_| ApiError::UnknownSession)?;
+    let id = named(&worker.app, &name).await?;
     if worker.app.store.purge(id).await? {
         tracing::info!(session = %id, "session deleted by an operator");
         Ok(HttpResponse::NoContent().finish())
@@ -164,7 +175,25 @@ pub async fn delete_session(
     }
 }
 
-/// What clients said (payloads) stays out of it. SEC-2
+/// The session that an operator means: by the whole id, or by the first digits, as the list and the log show them.
+async fn named(app: &App, name: &str) -> Result<SessionId, ApiError> {
+    if let Ok(id) = name.parse() {
+        return Ok(id);
+    }
+    let digits = name.trim_end_matches('…');
+    let is_handle = (HANDLE_LEAST..32).contains(&digits.len())
+        && digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+    if !is_handle {
+        return Err(ApiError::UnknownSession);
+    }
+    match app.store.find(digits, 2).await?.as_slice() {
+        [] => Err(ApiError::UnknownSession),
+        [(id, _)] => Ok(*id),
+        _ => Err(ApiError::AmbiguousSession),
+    }
+}
+
+/// What clients said (payloads) stays out of it, and so does what would let its reader speak for the session. SEC-2
 fn describe_session(id: &SessionId, record: &SessionRecord, whole: bool) -> Value {
     let field = |name: &str| record.fields.get(name).map(String::as_str).unwrap_or_default();
     let number = |name: &str| field(name).parse::<u64>().unwrap_or(0);
@@ -174,7 +203,8 @@ fn describe_session(id: &SessionId, record: &SessionRecord, whole: bool) -> Valu
         .filter_map(|(name, value)| Some((name.strip_prefix("a:")?, value.split(' ').next()?)))
         .collect();
     let mut session = json!({
-        "sessionId": id.reveal(),
+        "sessionId": id.to_string(),
+        "handle": id.handle(),
         "service": field("service"),
         "transport": field("transport"),
         "owner": field("owner"),
@@ -193,20 +223,20 @@ fn describe_session(id: &SessionId, record: &SessionRecord, whole: bool) -> Valu
     session
 }
 
-/// Loopback, or the admin token. A client behind a trusted proxy is judged by its own address.
 fn check_admin(app: &App, request: &HttpRequest) -> Result<(), ApiError> {
-    let security = &app.settings.security;
-    if let Some(token) = &security.admin_token {
-        let given = request
-            .headers()
-            .get(header::AUTHORIZATION)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| value.strip_prefix("Bearer "))
-            .unwrap_or("");
-        if bool::from(given.as_bytes().ct_eq(token.expose().as_bytes())) {
-            return Ok(());
-        }
+    if is_admin(app, request) { Ok(()) } else { Err(ApiError::NotAdmin) }
+}
+
+/// With the admin token, or from this machine itself. What a proxy has handed on comes from anywhere, however near the
+/// proxy is and whoever it says the client was: behind a second proxy on this host all clients are loopback ones.
+pub(super) fn is_admin(app: &App, request: &HttpRequest) -> bool {
+    let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    if let Some(token) = &app.settings.security.admin_token
+        && let Some(given) = given.and_then(|given| given.strip_prefix("Bearer "))
+        && bool::from(given.as_bytes().ct_eq(token.expose().as_bytes()))
+    {
+        return true;
     }
-    let client = forwarded::client_address(request, &security.trusted_proxies);
-    if client.is_some_and(|address| address.to_canonical().is_loopback()) { Ok(()) } else { Err(ApiError::NotAdmin) }
+    let is_local = request.peer_addr().is_some_and(|peer| peer.ip().to_canonical().is_loopback());
+    is_local && !forwarded::was_forwarded(request)
 }

@@ -47,6 +47,9 @@ pub enum ApiError {
     /// Unknown or expired session.
     #[error("no such session: it has expired, was closed, or never existed")]
     UnknownSession,
+    /// Several sessions have this handle.
+    #[error("several sessions begin with these digits: name more of them")]
+    AmbiguousSession,
     /// Body too large.
     #[error("the body is larger than {limit} bytes (MCP_MAX_BODY)")]
     TooLarge {
@@ -161,6 +164,7 @@ impl ApiError {
             Self::IdInUse => shape(400, jsonrpc::INVALID_REQUEST, "id_in_use", None),
             Self::MissingSession => shape(400, jsonrpc::INVALID_REQUEST, "missing_session", None),
             Self::UnknownSession => shape(404, jsonrpc::INVALID_REQUEST, "unknown_session", None),
+            Self::AmbiguousSession => shape(409, jsonrpc::INVALID_REQUEST, "ambiguous_session", None),
             Self::TooLarge { .. } => shape(413, jsonrpc::INVALID_REQUEST, "too_large", None),
             Self::BrokenBody => shape(400, jsonrpc::PARSE_ERROR, "broken_body", None),
             Self::SlowBody { .. } => shape(408, jsonrpc::INVALID_REQUEST, "slow_body", None),

@@ -14,6 +14,9 @@ use std::{
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SessionId([u8; 16]);
 
+/// Digits of a handle.
+const HANDLE: usize = 12;
+
 /// The text is not 32 hex digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a session id is 32 hexadecimal digits")]
@@ -28,6 +31,12 @@ impl SessionId {
     /// The whole id, for the wire and the store. Never for logs, metrics or errors.
     pub fn reveal(&self) -> String {
         self.reveal_bytes().iter().map(|b| char::from(*b)).collect()
+    }
+
+    /// Its first 12 digits: a name for operators, which tells sessions apart and is far from enough to speak for one. What
+    /// stands in logs ([`fmt::Display`]) is its beginning.
+    pub fn handle(&self) -> String {
+        self.reveal_bytes().iter().take(HANDLE).map(|digit| char::from(*digit)).collect()
     }
 
     /// One of its random bytes, to spread sessions over shards.

@@ -298,7 +298,8 @@ settings! {
         MCP_TRUSTED_PROXIES = "127.0.0.0/8,::1/128", "network,network or none"
             => trusted_proxies: Vec<IpNet>, parse::networks;
 
-        /// Bearer token that the administrative endpoints ask for. Unset, because a token that everybody knows is none.
+        /// Bearer token that the administrative endpoints ask of everybody but this machine itself (loopback, without a
+        /// proxy in between). Unset, because a token that everybody knows is none.
         MCP_ADMIN_TOKEN = "", "visible ASCII" => admin_token: Option<Secret>, optional(parse::token);
     }
 

@@ -337,6 +337,16 @@ impl SessionStore for MemoryStore {
         Ok(listed)
     }
 
+    async fn find(&self, digits: &str, limit: usize) -> StoreResult<Vec<(SessionId, SessionRecord)>> {
+        let mut found = Vec::new();
+        self.each_session(|id, session| {
+            if found.len() < limit && id.reveal_bytes().starts_with(digits.as_bytes()) {
+                found.push((*id, session.record()));
+            }
+        });
+        Ok(found)
+    }
+
     async fn owned_by(&self, instance_id: &str) -> StoreResult<Vec<SessionId>> {
         let mut owned = Vec::new();
         self.each_session(|id, session| {

@@ -109,6 +109,9 @@ pub trait SessionStore: Send + Sync + 'static {
     /// Up to `limit` sessions with their fields, in no order (Redis: `SCAN`, never `KEYS`).
     async fn list(&self, limit: usize) -> StoreResult<Vec<(SessionId, SessionRecord)>>;
 
+    /// Up to `limit` sessions whose ids begin with these hex digits, by a look at all keys (`SCAN`): for operators.
+    async fn find(&self, digits: &str, limit: usize) -> StoreResult<Vec<(SessionId, SessionRecord)>>;
+
     /// Ids of the sessions that an instance's index names (some may be gone).
     async fn owned_by(&self, instance_id: &str) -> StoreResult<Vec<SessionId>>;
 

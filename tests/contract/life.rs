@@ -121,6 +121,16 @@ pub async fn sessions_can_be_listed(backend: Backend) {
     assert!(listed.iter().all(|(_, record)| record.fields["owner"] == "router-a"));
     assert_eq!(store.list(7).await.unwrap().len(), 7);
     assert!(store.list(0).await.unwrap().is_empty());
+    for session in created.iter().take(5) {
+        let handle = session.handle();
+        let found = store.find(&handle, 10).await.unwrap();
+        assert_eq!(found.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [*session], "{handle}");
+    }
+    assert_eq!(store.find("", 1000).await.unwrap().len(), 30);
+    assert_eq!(store.find("", 7).await.unwrap().len(), 7);
+    for none in ["*", "?", "[a-f]", "g", "ABCDEF"] {
+        assert!(store.find(none, 10).await.unwrap().is_empty(), "{none}");
+    }
 }
 
 /// MEM-4

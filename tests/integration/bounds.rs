@@ -359,7 +359,8 @@ async fn secrets_are_in_no_log_no_metric_and_no_error() {
         drop(EventStream::open(nginx, &Request::get(SSE).header("last-event-id", &foreign)).await);
         let gone = format!("/mcp/router/sessions/{session}");
         if sessions.len() == 1 {
-            assert_eq!(Request::delete(gone).send(nginx).await.status, 204);
+            let delete = Request::delete(gone).header("authorization", "Bearer admin-token-marker");
+            assert_eq!(delete.send(nginx).await.status, 204);
             texts.push(http::post(nginx, &path, tool_call(1, "echo", json!({})).to_string()).await.text());
         }
     }

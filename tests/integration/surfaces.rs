@@ -295,9 +295,10 @@ async fn forwarded_headers_are_believed_from_trusted_proxies_only() {
     let wary = Cluster::builder().env("MCP_TRUSTED_PROXIES", "none").start().await;
     let endpoint = EventStream::open(wary.addr(0), &behind).await.event().await.data;
     assert!(endpoint.starts_with("/mcp/"), "{endpoint}");
-    let claimed =
-        Request::get("/mcp/router/sessions").header("x-forwarded-for", "203.0.113.9").send(wary.addr(0)).await;
-    assert_eq!(claimed.status, 200, "the peer is loopback, whatever it claims");
+    for address in ["203.0.113.9", "127.0.0.1"] {
+        let claimed = Request::get("/mcp/router/sessions").header("x-forwarded-for", address).send(wary.addr(0)).await;
+        assert_eq!(claimed.status, 403, "who says so is a proxy, and its clients may be anywhere");
+    }
 }
 
 /// The base path is free: all surfaces are below it, and the endpoint names it.
@@ -564,11 +565,19 @@ async fn sessions_are_listed_the_same_on_every_instance() {
             .as_array()
             .unwrap()
             .iter()
-            .map(|session| (text(&session["sessionId"]), text(&session["owner"])))
+            .map(|session| (text(&session["handle"]), text(&session["owner"])))
             .collect();
         listed.sort();
-        assert_eq!(listed, expected);
+        let handles = expected.iter().map(|(session, owner)| (session[..12].to_owned(), owner.clone()));
+        assert_eq!(listed, handles.collect::<Vec<_>>());
         for (session, owner) in &expected {
+            assert!(!list.to_string().contains(session), "a session's id is its secret");
+            for name in [&session[..12], &session[..10], &format!("{}…", &session[..11])] {
+                let path = format!("/mcp/router/sessions/{}", name.replace('…', "%E2%80%A6"));
+                let one = http::get(addr, &path).await;
+                assert_eq!((one.status, &one.json()["owner"]), (200, &json!(owner)), "{name}");
+                assert!(!one.text().contains(session));
+            }
             let one = http::get(addr, &format!("/mcp/router/sessions/{session}")).await.json();
             assert_eq!((&one["owner"], &one["service"]), (&json!(owner), &json!("mcp-server-v6")));
             assert_eq!(one["initialized"], true);
@@ -576,8 +585,66 @@ async fn sessions_are_listed_the_same_on_every_instance() {
         let limited = http::get(addr, "/mcp/router/sessions?limit=2").await.json();
         assert_eq!((&limited["count"], &limited["more"]), (&json!(2), &json!(true)));
         assert_eq!(http::get(addr, "/mcp/router/sessions/00112233445566778899aabbccddeeff").await.status, 404);
-        assert_eq!(http::get(addr, "/mcp/router/sessions/nonsense").await.status, 404);
+        for nobody in ["nonsense", "00112", "001122334455", "00*", "%2A"] {
+            assert_eq!(http::get(addr, &format!("/mcp/router/sessions/{nobody}")).await.status, 404, "{nobody}");
+        }
     }
+    let (session, _) = &expected[0];
+    let gone = Request::delete(format!("/mcp/router/sessions/{}", &session[..12]));
+    assert_eq!(gone.send(cluster.addr(1)).await.status, 204);
+    assert_eq!(http::get(cluster.addr(2), &format!("/mcp/router/sessions/{session}")).await.status, 404);
+}
+
+/// Strangers, and whoever comes through a proxy on this host, are told how it is and nothing else; the details are for this
+/// machine itself and for the token.
+#[tokio::test]
+async fn strangers_are_told_how_it_is_and_no_more() {
+    let mut cluster = Cluster::builder()
+        .env("MCP_ADMIN_TOKEN", "open-sesame")
+        .env("REDIS_TIMEOUT", "100ms")
+        .env("MCP_UPSTREAM_HEALTH_INTERVAL", "50ms")
+        .start()
+        .await;
+    let addr = cluster.addr(0);
+    let server = cluster.upstreams[0].url();
+    let redis = cluster.redis().port().to_string();
+    cluster.upstreams[0].kill();
+    eventually("a server that is down", || async move {
+        http::get(addr, "/actuator/health").await.json()["status"] == "DEGRADED"
+    })
+    .await;
+    cluster.redis().kill();
+    let instances = "/mcp/router/services/mcp-server-v6/instances";
+    for path in ["/actuator/health", "/actuator/health/readiness", "/actuator/info", instances] {
+        let own = http::get(addr, path).await;
+        for name in ["x-forwarded-for", "x-forwarded-host", "forwarded", "x-real-ip", "via", "x-forwarded-proto"] {
+            let value = match name {
+                "x-forwarded-host" => "localhost",
+                "forwarded" => "for=127.0.0.1",
+                _ => "127.0.0.1",
+            };
+            let stranger = Request::get(path).header(name, value);
+            let told = stranger.send(addr).await;
+            assert_eq!(told.status, own.status, "{path}");
+            let text = told.text();
+            for secret in [server.as_str(), "127.0.0.1", redis.as_str(), "error", "Error", "router-instance-1"] {
+                assert!(!text.contains(secret), "{path} with {name} tells {secret}: {text}");
+            }
+            let with_token = stranger.header("authorization", "Bearer open-sesame").send(addr).await;
+            assert_eq!(with_token.json().as_object().unwrap().len(), own.json().as_object().unwrap().len(), "{path}");
+        }
+    }
+    let health = Request::get("/actuator/health").header("x-forwarded-for", "203.0.113.9").send(addr).await;
+    assert_eq!(
+        health.json(),
+        json!({ "status": "DOWN", "components": {
+            "redis": { "status": "DOWN" }, "upstreams": { "status": "DEGRADED" }, "sessions": { "status": "UP" }
+        }})
+    );
+    let foreign = Request::get("/actuator/health").header("host", "evil.example").send(addr).await;
+    assert_refused(&foreign, 403, -32600, "health is no probe: its Host counts");
+    let refused = Request::get("/mcp/router/sessions").header("x-forwarded-for", "127.0.0.1").send(addr).await;
+    assert_refused(&refused, 403, -32600, "a second proxy on this host");
 }
 
 /// Sessions' ids are secrets: the admin surface is for loopback and for the admin token.

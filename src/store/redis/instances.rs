@@ -51,8 +51,9 @@ impl RedisStore {
         Ok(gone)
     }
 
-    pub(super) async fn do_list(&self, limit: usize) -> StoreResult<Vec<(SessionId, SessionRecord)>> {
-        let pattern = self.keys.session_pattern();
+    /// The sessions whose ids begin with `digits`.
+    pub(super) async fn do_list(&self, digits: &str, limit: usize) -> StoreResult<Vec<(SessionId, SessionRecord)>> {
+        let pattern = self.keys.session_pattern(digits);
         let mut seen = HashSet::new();
         let mut listed = Vec::new();
         let mut cursor = 0;

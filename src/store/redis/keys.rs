@@ -35,7 +35,7 @@ impl Keys {
     }
 
     /// Pattern for `SCAN` that the plain session keys match and no other key does.
-    pub(super) fn session_pattern(&self) -> String {
+    pub(super) fn session_pattern(&self, digits: &str) -> String {
         let mut pattern = String::new();
         for c in self.prefix.chars() {
             if matches!(c, '*' | '?' | '[' | ']' | '\\' | '^') {
@@ -43,7 +43,7 @@ impl Keys {
             }
             pattern.push(c);
         }
-        pattern + ":sessions:*"
+        pattern + ":sessions:" + digits + "*"
     }
 
     /// The session whose plain key this is.
@@ -138,6 +138,6 @@ mod tests {
 
     #[test]
     fn the_scan_pattern_takes_the_prefix_literally() {
-        assert_eq!(Keys::new("a*[b]").session_pattern(), "a\\*\\[b\\]:sessions:*");
+        assert_eq!(Keys::new("a*[b]").session_pattern("0f"), "a\\*\\[b\\]:sessions:0f*");
     }
 }
