@@ -6,6 +6,7 @@
 //! read and never an event (MEM-1), and it makes no difference where the session's owner is (OWN-6).
 
 mod pump;
+mod replay;
 
 use std::{
     collections::VecDeque,

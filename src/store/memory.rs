@@ -13,7 +13,7 @@ mod stream;
 mod wakes;
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -187,6 +187,10 @@ impl SessionStore for MemoryStore {
 
     async fn pending(&self, session: SessionId) -> StoreResult<Vec<PendingRequest>> {
         Ok(self.with(&session, |session| session.pending()).unwrap_or_default())
+    }
+
+    async fn pending_ids(&self, session: SessionId) -> StoreResult<Vec<Arc<str>>> {
+        Ok(self.with(&session, |session| session.pending_ids()).unwrap_or_default())
     }
 
     async fn forget_requests(&self, fence: &Fence, requests: &[(String, u64)]) -> StoreResult<Fenceable> {

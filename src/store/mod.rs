@@ -16,7 +16,7 @@ pub mod memory;
 pub mod redis;
 mod types;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
@@ -58,6 +58,9 @@ pub trait SessionStore: Send + Sync + 'static {
     /// Forgets a POST: its name belongs to the next one that bears it. For names that are not of one POST alone, once
     /// their sender has its answer (REQ-6). `false`: it was not known.
     async fn forget_post(&self, session: SessionId, post_id: PostId) -> StoreResult<bool>;
+
+    /// Canonical ids of the requests without an answer, in no order.
+    async fn pending_ids(&self, session: SessionId) -> StoreResult<Vec<Arc<str>>>;
 
     /// Sets one field without proof of ownership: for hints between instances, never for truth. `false`: no session.
     async fn hint(&self, session: SessionId, field: &str, value: &str) -> StoreResult<bool>;

@@ -18,6 +18,7 @@ pub async fn the_owner_with_an_open_link_forwards_in_the_same_step(backend: Back
     );
     let pending = store.pending(fence.session).await.unwrap();
     assert_eq!(pending.len(), 1);
+    assert_eq!(store.pending_ids(fence.session).await.unwrap(), [Arc::from("1")]);
     assert_eq!((pending[0].seq, pending[0].forwarded, &*pending[0].id_key), (1, true, "1"));
     assert_eq!(pending[0].body, "request 1");
     assert_eq!(claim(store, &fence, 0, 10).await, (vec![], false), "nothing is left to claim");

@@ -13,15 +13,15 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, stream};
 use tokio::time::{Instant, Sleep};
 
-use super::{Attachment, End};
+use super::{
+    Attachment, End,
+    replay::{self, Known},
+};
 use crate::{
     app::App,
     backoff::Backoff,
     fault,
-    protocol::{
-        jsonrpc::{Head, Kind},
-        sse,
-    },
+    protocol::sse,
     session::{
         field,
         messages::{AttachLocal, Detached},
@@ -40,8 +40,10 @@ pub struct Pump {
     taken: VecDeque<(u64, Bytes)>,
     /// Sent before anything else.
     first: Option<Bytes>,
-    /// Up to here only what a client needs at least is sent again; see [`Pump::resume_without_cursor`].
+    /// Up to here a connection was given the events; see [`Pump::resume_without_cursor`].
     only_needed_until: u64,
+    /// Up to here only that is sent which the client is not proven to have had.
+    unproven_until: u64,
     /// Resumed, and no page has been read yet: a hole right behind the cursor is said aloud instead of closing the stream again.
     fresh: bool,
     /// The log says already that this stream could not be served in full.
@@ -91,6 +93,7 @@ impl Pump {
             taken: VecDeque::new(),
             first: Some(first),
             only_needed_until: 0,
+            unproven_until: 0,
             fresh: false,
             told: false,
             parked: false,
@@ -108,12 +111,15 @@ impl Pump {
         self
     }
 
-    /// The client came back without a cursor (the TypeScript SDK sends none). Everything after `sent` is new to it;
-    /// before that only `cursor..=sent` may have been lost on the way, and of it answers and open requests of the
-    /// server are sent again, which clients tell apart by id; notifications are not.
+    /// The client came back without a cursor (the TypeScript SDK sends none). Of what was handed to its connections,
+    /// `cursor..=sent`, answers and open questions of the server are sent again, which clients tell apart by id, unless the
+    /// client is proven to have had them ([`replay`]); notifications are not. `sent` may lag, so that what follows it is
+    /// looked at in the same way, but that notifications in it are sent.
     pub fn resume_without_cursor(mut self, cursor: u64, sent: u64) -> Self {
         self.cursor = cursor;
         self.only_needed_until = sent;
+        // Found by the first page.
+        self.unproven_until = u64::MAX;
         self
     }
 
@@ -288,7 +294,13 @@ impl Pump {
         match page {
             Ok(Some(page)) => {
                 self.read_backoff.reset();
-                self.take_page(page)
+                self.unproven_until = self.unproven_until.min(page.last_seq);
+                let known = match page.events.first() {
+                    // Asked after the page was read, so that nothing in it is newer than the answer.
+                    Some(first) if first.seq <= self.unproven_until => Some(self.known().await),
+                    _ => None,
+                };
+                self.take_page(page, known)
             }
             Ok(None) if self.app.data_lost().await => Read::End(End::Abort("the session store lost its data")),
             Ok(None) => Read::End(End::Finished),
@@ -306,7 +318,21 @@ impl Pump {
         }
     }
 
-    fn take_page(&mut self, page: Page) -> Read {
+    /// What is known of the client's side; nothing, if the store does not say: a repetition is better than a loss.
+    async fn known(&self) -> Known {
+        let (store, session) = (&self.app.store, self.attachment.session);
+        let known = async {
+            let Some(record) = store.load(session).await? else { return Ok(Known::default()) };
+            Ok::<_, StoreError>(Known::new(&record, store.pending_ids(session).await?))
+        };
+        known.await.unwrap_or_else(|error| {
+            self.app.count_store_error(&error);
+            Known::default()
+        })
+    }
+
+    /// `known` for a page of which some may be sent for the second time.
+    fn take_page(&mut self, page: Page, known: Option<Known>) -> Read {
         if page.epoch != self.epoch {
             // The session was made again after a loss of data: the client must come back and be told. EVT-6
             return Read::End(End::Abort("the session was made again"));
@@ -335,7 +361,9 @@ impl Pump {
             frames.push(resume_failed(reason, self.cursor, next));
             self.cursor = next - 1;
         }
-        for event in page.events {
+        let to_the_end = page.events.last().is_some_and(|last| last.seq == page.last_seq);
+        let wanted = known.map(|known| replay::wanted(&page.events, &known, self.only_needed_until, to_the_end));
+        for (at, event) in page.events.into_iter().enumerate() {
             if !self.follows(event.seq) {
                 // What stands before the hole goes out; the hole itself is met again by the next read.
                 if frames.is_empty() {
@@ -345,7 +373,8 @@ impl Pump {
                 break;
             }
             self.cursor = event.seq;
-            if event.seq > self.only_needed_until || is_needed(&event.body) {
+            let is_new = event.seq > self.unproven_until;
+            if is_new || wanted.as_ref().is_none_or(|wanted| wanted[at]) {
                 let id = &self.attachment;
                 frames.push(sse::message(&id.session, &id.stream, self.epoch, event.seq, &event.body));
             }
@@ -380,11 +409,6 @@ pub fn resume_failed(reason: &str, cursor: u64, next: u64) -> Bytes {
         }},
     });
     sse::unnumbered("message", notification.to_string().as_bytes())
-}
-
-/// Answers and requests of the server; not notifications.
-fn is_needed(body: &[u8]) -> bool {
-    !matches!(Head::parse(body).map(|head| head.kind), Ok(Kind::Notification { .. }))
 }
 
 /// One write for many events; a single one is not copied.

@@ -403,6 +403,10 @@ impl Session {
         }
     }
 
+    pub(super) fn pending_ids(&self) -> Vec<Arc<str>> {
+        self.requests.keys().cloned().collect()
+    }
+
     pub(super) fn pending(&self) -> Vec<PendingRequest> {
         let body = |request: &Request| {
             request.forwarded.clone().or_else(|| self.inbox.get(request.seq).map(|entry| entry.body.clone()))

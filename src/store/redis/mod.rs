@@ -104,6 +104,10 @@ impl SessionStore for RedisStore {
         self.do_pending(session).await
     }
 
+    async fn pending_ids(&self, session: SessionId) -> StoreResult<Vec<Arc<str>>> {
+        self.do_pending_ids(session).await
+    }
+
     async fn forget_requests(&self, fence: &Fence, requests: &[(String, u64)]) -> StoreResult<Fenceable> {
         self.do_forget_requests(fence, requests).await
     }

@@ -2,6 +2,8 @@
 //!
 //! The meaning of each operation stands at the trait; how it is done, in its script.
 
+use std::sync::Arc;
+
 use redis::{Cmd, Value};
 
 use super::{
@@ -173,6 +175,13 @@ impl RedisStore {
         let mut keys = self.keys.session(&session);
         let call = Call::script(Script::Pending, 2).arg(keys.requests()).arg(keys.inbox());
         reply::pending(Fields::of(self.lanes.call(call).await?, "pending")?)
+    }
+
+    pub(super) async fn do_pending_ids(&self, session: SessionId) -> StoreResult<Vec<Arc<str>>> {
+        let call = Call::command("HKEYS").arg(self.keys.session(&session).requests());
+        let ids = Fields::of(self.lanes.call(call).await?, "pending_ids")?.texts()?;
+        // The empty one is no request (see accept).
+        Ok(ids.into_iter().filter(|id| !id.is_empty()).map(Into::into).collect())
     }
 
     pub(super) async fn do_update(

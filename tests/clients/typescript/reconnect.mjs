@@ -41,6 +41,9 @@ export async function reconnect(report, options) {
     );
     report.check('the session is the same', session.sessionId === before, `${before} then ${session.sessionId}`);
     report.check('session stayed open', session.alive);
+    // Its answer came before the listener.
+    report.check('the answer to initialize does not come again', !responses.has(0), [...responses.keys()]);
+    report.check('nothing is asked twice', session.sampled === options.cuts, `${session.sampled} times`);
     // Allowed by the protocol, since clients drop them; worth knowing all the same.
     report.facts.duplicateAnswers = [...responses.values()].filter((times) => times > 1).length;
     report.facts.streamsSeen = proxy.streamsSeen;
