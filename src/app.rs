@@ -88,6 +88,7 @@ impl App {
         let kind = match error {
             StoreError::Unavailable(_) => "unavailable",
             StoreError::Full(_) => "full",
+            StoreError::Unusable(_) => "unusable",
             StoreError::Overloaded => "overloaded",
             StoreError::Corrupt(_) => "corrupt",
         };

@@ -44,7 +44,7 @@ use crate::{
     watchdog,
 };
 
-/// A needed service does not answer (sysexits `EX_UNAVAILABLE`).
+/// A needed service does not answer, or does not let itself be used (sysexits `EX_UNAVAILABLE`).
 pub const EXIT_UNAVAILABLE: u8 = 69;
 /// A part of the process has ended by itself: a bug (`EX_SOFTWARE`).
 pub const EXIT_SOFTWARE: u8 = 70;
@@ -109,6 +109,14 @@ pub enum Fatal {
         /// The last failure.
         source: StoreError,
     },
+    /// Redis does not let itself be used, and waiting does not change that.
+    #[error("Redis at {url} cannot be used: {reason}")]
+    RedisUnusable {
+        /// Without its password.
+        url: String,
+        /// Why, and what to do.
+        reason: String,
+    },
     /// OWN-11.
     #[error(
         "instance id {id:?} is in use by a running router at {address} (started {started}); \
@@ -149,7 +157,7 @@ impl Fatal {
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Listen { .. } | Self::ForeignAddress { .. } | Self::NotAllowed { .. } | Self::Http(_) => EXIT_OS,
-            Self::Redis { .. } => EXIT_UNAVAILABLE,
+            Self::Redis { .. } | Self::RedisUnusable { .. } => EXIT_UNAVAILABLE,
             Self::InstanceId { .. } => EXIT_CONFIG,
             Self::Part { .. } => EXIT_SOFTWARE,
         })
@@ -303,6 +311,7 @@ async fn open_store(settings: &Settings) -> Result<Arc<dyn SessionStore>, Fatal>
         };
         match connected.await {
             Ok(store) => return Ok(Arc::new(store)),
+            Err(StoreError::Unusable(reason)) => return Err(Fatal::RedisUnusable { url: url.to_string(), reason }),
             Err(source) if start.elapsed() >= redis.start_timeout => {
                 return Err(Fatal::Redis { url: url.to_string(), waited: redis.start_timeout, source });
             }
@@ -358,6 +367,10 @@ where
     loop {
         match operation().await {
             Ok(done) => return Ok(done),
+            Err(StoreError::Unusable(reason)) => {
+                let url = redis.url.as_ref().map(ToString::to_string).unwrap_or_default();
+                return Err(Fatal::RedisUnusable { url, reason });
+            }
             Err(source) if Instant::now() >= deadline => {
                 let url = redis.url.as_ref().map(ToString::to_string).unwrap_or_default();
                 return Err(Fatal::Redis { url, waited: redis.start_timeout, source });
@@ -372,6 +385,8 @@ where
 async fn acquire_lease(app: &App) -> Result<(), Fatal> {
     let lease = app.settings.session.lease;
     let patience = Instant::now() + lease + lease / 2;
+    let redis = &app.settings.redis;
+    let deadline = Instant::now() + redis.start_timeout;
     let mut told = false;
     loop {
         let asked = Instant::now();
@@ -399,6 +414,10 @@ async fn acquire_lease(app: &App) -> Result<(), Fatal> {
                 if !std::mem::replace(&mut told, true) {
                     tracing::info!("the lease of this instance id is still held; waiting for it to run out");
                 }
+            }
+            Err(source) if Instant::now() >= deadline => {
+                let url = redis.url.as_ref().map(ToString::to_string).unwrap_or_default();
+                return Err(Fatal::Redis { url, waited: redis.start_timeout, source });
             }
             Err(error) => app.count_store_error(&error),
         }

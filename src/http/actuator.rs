@@ -111,7 +111,8 @@ pub async fn prometheus(worker: WorkerData) -> HttpResponse {
 async fn store_answers(worker: &WorkerData) -> Result<(), String> {
     let limit = worker.app.settings.redis.timeout;
     match tokio::time::timeout(limit, worker.app.store.ping()).await {
-        Ok(Ok(())) => Ok(()),
+        // It may answer, and take nothing.
+        Ok(Ok(())) => worker.app.store.refusal().map_or(Ok(()), Err),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("no answer within {limit:?}")),
     }

@@ -11,7 +11,7 @@ use actix_web::{
 use crate::{
     protocol::jsonrpc::{self, InvalidMessage},
     session::messages::DeliverError,
-    store::StoreError,
+    store::{SessionStore, StoreError},
     upstream::actor::CallError,
 };
 
@@ -112,6 +112,9 @@ pub enum ApiError {
     /// The store does not answer.
     #[error("the session store does not answer; the message is not known to be accepted")]
     StoreUnavailable,
+    /// The store answers, and refuses writes; why.
+    #[error("{0}; the message is not known to be accepted")]
+    StoreRefuses(String),
     /// REST: the upstream failed.
     #[error("{0}")]
     Upstream(#[from] CallError),
@@ -179,7 +182,9 @@ impl ApiError {
             Self::NotAdmin => shape(403, jsonrpc::INVALID_REQUEST, "forbidden", None),
             Self::TooMany { .. } => shape(503, jsonrpc::INTERNAL_ERROR, "too_many", Some(1)),
             Self::Draining => shape(503, jsonrpc::INTERNAL_ERROR, "draining", Some(1)),
-            Self::StoreUnavailable => shape(503, jsonrpc::INTERNAL_ERROR, "store_unavailable", Some(1)),
+            Self::StoreUnavailable | Self::StoreRefuses(_) => {
+                shape(503, jsonrpc::INTERNAL_ERROR, "store_unavailable", Some(1))
+            }
             Self::Upstream(CallError::Unreachable(_)) => {
                 shape(502, jsonrpc::UPSTREAM_UNAVAILABLE, "upstream_unreachable", Some(1))
             }
@@ -187,6 +192,14 @@ impl ApiError {
             Self::Upstream(CallError::Refused(_)) => shape(502, jsonrpc::INTERNAL_ERROR, "upstream_refused", None),
             Self::Upstream(CallError::TimedOut(_)) => shape(504, jsonrpc::OUTCOME_UNKNOWN, "upstream_timeout", None),
             Self::NoEndpoint { .. } => shape(503, jsonrpc::UPSTREAM_UNAVAILABLE, "upstream_unavailable", Some(1)),
+        }
+    }
+
+    /// With the cause, where the store is known to refuse writes.
+    pub fn knowing(self, store: &dyn SessionStore) -> Self {
+        match (self, store.refusal()) {
+            (Self::StoreUnavailable, Some(cause)) => Self::StoreRefuses(cause),
+            (error, _) => error,
         }
     }
 
@@ -258,6 +271,7 @@ mod tests {
             (ApiError::Origin, 403, false),
             (ApiError::TooMany { what: "sessions" }, 503, true),
             (ApiError::StoreUnavailable, 503, true),
+            (ApiError::StoreRefuses(String::new()), 503, true),
             (ApiError::Upstream(CallError::Unreachable(String::new())), 502, true),
             (ApiError::Upstream(CallError::Lost(String::new())), 502, false),
             (ApiError::Upstream(CallError::TimedOut(Duration::ZERO)), 504, false),

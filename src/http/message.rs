@@ -112,7 +112,7 @@ async fn take(
             Ok(HttpResponse::Accepted().insert_header((CONTENT_TYPE, TEXT.clone())).body("Accepted"))
         }
         Err(_) if fault::unprotected(fault::JOURNAL_FIRST) => Ok(HttpResponse::Accepted().finish()),
-        Err(Failure::Deliver(error)) => Ok(ApiError::from(error).response(id_text(&posted.said))),
+        Err(Failure::Deliver(error)) => Ok(ApiError::from(error).knowing(&*app.store).response(id_text(&posted.said))),
         Err(Failure::Draining) => Ok(ApiError::Draining.response(id_text(&posted.said))),
     }
 }

@@ -146,7 +146,7 @@ async fn serve(
             let broken = stream::once(future::ready(Err(Aborted("the session store does not answer"))));
             Ok(response(broken, None, secure))
         }
-        outcome => outcome,
+        outcome => outcome.map_err(|error| error.knowing(&*worker.app.store)),
     }
 }
 

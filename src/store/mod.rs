@@ -154,6 +154,12 @@ pub trait SessionStore: Send + Sync + 'static {
     /// One round trip.
     async fn ping(&self) -> StoreResult<()>;
 
+    /// Why the store refuses writes now, in words for people, as far as it is known; known anew with each renewal of the
+    /// lease.
+    fn refusal(&self) -> Option<String> {
+        None
+    }
+
     /// `memory` or `redis`.
     fn kind(&self) -> &'static str;
 }

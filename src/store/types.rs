@@ -534,12 +534,26 @@ pub enum StoreError {
     /// The store refused for lack of room (`maxmemory`). Nothing was written.
     #[error("the session store is full: {0}")]
     Full(String),
+    /// The store cannot be used as it is configured: no right, wrong password, too old, no Redis at all. Nothing was
+    /// written, and trying again does not help until a person has done something.
+    #[error("the session store cannot be used: {0}")]
+    Unusable(String),
     /// The router's own queue to the store is full. Nothing was written.
     #[error("too many operations are waiting for the session store")]
     Overloaded,
     /// An answer that makes no sense: a key of the wrong type, a field that is no number.
     #[error("the session store answered nonsense: {0}")]
     Corrupt(String),
+}
+
+impl StoreError {
+    /// What went wrong, without what kind of error it is.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Unavailable(text) | Self::Full(text) | Self::Unusable(text) | Self::Corrupt(text) => text.clone(),
+            Self::Overloaded => self.to_string(),
+        }
+    }
 }
 
 /// Result of a store operation.

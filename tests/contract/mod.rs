@@ -12,6 +12,7 @@ pub mod ownership;
 pub mod page;
 pub mod redis_link;
 pub mod redis_only;
+pub mod rights;
 pub mod wake;
 
 use std::{future::Future, sync::Arc, time::Duration};

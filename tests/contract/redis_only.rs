@@ -320,7 +320,7 @@ async fn every_script_but_adopt_stays_within_one_slot() {
         raw.ask::<String>(cmd("CLUSTER").arg("INFO")).await.contains("cluster_state:ok").then_some(())
     })
     .await;
-    let store = RedisStore::connect(config(server.url())).await.unwrap();
+    let store = RedisStore::connect(RedisConfig { cluster: true, ..config(server.url()) }).await.unwrap();
     let fence = use_everything(&store).await;
     queue(&store, request(fence.session, "9")).await;
     claim(&store, &fence, 1, 10).await;

@@ -42,6 +42,7 @@ pub enum Mode {
 pub struct FaultProxy {
     addr: SocketAddr,
     mode: watch::Sender<Mode>,
+    target: watch::Sender<SocketAddr>,
     accepting: AbortHandle,
 }
 
@@ -51,17 +52,24 @@ impl FaultProxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let addr = listener.local_addr().expect("its address");
         let (mode, follow) = watch::channel(Mode::Pass);
+        let (target, leads_to) = watch::channel(target);
         let accepting = tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
+                let target = *leads_to.borrow();
                 tokio::spawn(connect(socket, target, follow.clone()));
             }
         });
-        Self { addr, mode, accepting: accepting.abort_handle() }
+        Self { addr, mode, target, accepting: accepting.abort_handle() }
     }
 
     /// Where it listens.
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Leads new connections to another place; those that are open stay where they are.
+    pub fn lead_to(&self, target: SocketAddr) {
+        self.target.send_replace(target);
     }
 
     /// Switches.

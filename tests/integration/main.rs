@@ -18,6 +18,7 @@ mod ids;
 mod inbox;
 mod logs;
 mod ownership;
+mod refusals;
 mod replay;
 mod requests;
 mod scripts;

@@ -20,6 +20,8 @@ pub struct RedisConfig {
     pub queue: usize,
     /// Bounds of the pause after a failed connection; it doubles from the first to the second, with jitter (STM-2).
     pub backoff: (Duration, Duration),
+    /// A node of a Redis Cluster is taken. The router refuses one: it would not find sessions that are on other nodes.
+    pub cluster: bool,
     /// How often the idle subscription is probed. A link that is dead without a reset is noticed within this and
     /// `timeout` (OWN-10).
     pub probe: Duration,
@@ -38,6 +40,7 @@ impl RedisConfig {
             batch: 64,
             queue: 4096,
             backoff: (Duration::from_millis(50), Duration::from_secs(2)),
+            cluster: false,
             probe: Duration::from_secs(3),
         }
     }

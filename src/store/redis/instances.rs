@@ -127,9 +127,14 @@ impl RedisStore {
             Call::command("PEXPIRE").arg(&self.keys.index(instance_id)).number(index_ttl),
         ];
         let mut answers = self.link.bulk(calls).await?;
+        // A lease is renewed also when Redis is full. SADD is refused then, like the messages of clients: whether writes are
+        // done is known once in a renewal, without any traffic.
+        if answers.iter().all(Result::is_ok) {
+            self.link.writes_done();
+        }
         for side_effect in answers.drain(1..) {
             if let Err(error) = side_effect {
-                tracing::warn!(%error, "the list of instances was not written");
+                tracing::debug!(%error, "the list of instances was not written");
             }
         }
         answers.pop().unwrap_or_else(|| Err(corrupt("lease")))
@@ -178,8 +183,9 @@ impl RedisStore {
         let calls = vec![Call::command("SETNX").arg(&key).arg(candidate), Call::command("GET").arg(&key)];
         let mut answers = self.link.bulk(calls).await?.into_iter();
         match (answers.next(), answers.next()) {
-            (Some(Ok(_)), Some(answer)) => reply::text(answer?, "dataset"),
-            (Some(Err(error)), _) => Err(error),
+            // There is one already: that it could not be written (Redis is full) does not matter.
+            (Some(_), Some(Ok(answer))) if answer != Value::Nil => reply::text(answer, "dataset"),
+            (Some(Err(error)), _) | (_, Some(Err(error))) => Err(error),
             _ => Err(corrupt("dataset")),
         }
     }

@@ -24,6 +24,10 @@ impl Keys {
         Self { prefix: prefix.to_owned() }
     }
 
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     pub(super) fn session(&self, session: &SessionId) -> SessionKeys {
         let mut buffer = String::with_capacity(self.prefix.len() + 64);
         buffer.push('{');

@@ -4,7 +4,6 @@
 //! unknown: that is the caller's to decide.
 
 use std::{
-    fmt::Display,
     future::Future,
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -16,11 +15,14 @@ use redis::{
     aio::MultiplexedConnection,
     io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout, timeout_at},
+};
 
 use super::{
     config::RedisConfig,
-    reply::server_error,
+    refusal::{Follows, Refusal, connecting, server_error},
     scripts::{self, Call},
 };
 use crate::{
@@ -39,6 +41,10 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 /// A connection that was not used for a while is asked whether it lives; one that does not answer soon is replaced.
 const CHECK_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// Longest pause before a connection is made again that led to a node which refuses to serve: writes are to be possible
+/// soon after a change of the primary.
+const REFUSED_PAUSE: Duration = Duration::from_millis(500);
+
 /// What the scripts need: `PEXPIRE … NX`, and `TIME` before a write.
 const OLDEST_REDIS: u32 = 7;
 
@@ -50,6 +56,11 @@ pub(super) struct Link {
     pub(super) timeout: Duration,
     pub(super) batch: usize,
     backoff: Backoff,
+    refusal: Refusal,
+    cluster: bool,
+    /// Number of the node that the address leads to, as far as is known: connections made under an older number are given
+    /// up.
+    node: watch::Sender<u64>,
 }
 
 impl Link {
@@ -77,12 +88,38 @@ impl Link {
             timeout: config.timeout,
             batch: config.batch.max(1),
             backoff: Backoff::new(config.backoff),
+            refusal: Refusal::default(),
+            cluster: config.cluster,
+            node: watch::Sender::new(0),
         })
     }
 
     /// For the subscription, which needs a connection of its own kind.
     pub(super) fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// Tells of the number of the node, see [`Link::node`].
+    pub(super) fn node(&self) -> watch::Receiver<u64> {
+        self.node.subscribe()
+    }
+
+    /// Why writes are refused, if they are.
+    pub(super) fn refusal(&self) -> Option<String> {
+        self.refusal.cause()
+    }
+
+    /// Every kind of write has been done just now.
+    pub(super) fn writes_done(&self) {
+        if self.refusal.over() {
+            // Some connections may still lead to a node that is no primary any more.
+            self.redial_all();
+        }
+    }
+
+    fn redial_all(&self) {
+        self.node.send_modify(|node| *node += 1);
+        self.pool.retain(|_, _| false);
     }
 
     /// A connection of the pool, for bulk work.
@@ -104,7 +141,7 @@ impl Link {
     }
 
     /// Tries until `deadline`, with the pauses of the back-off.
-    async fn patiently<T, E: Display, F>(&self, deadline: Instant, mut attempt: impl FnMut() -> F) -> StoreResult<T>
+    async fn patiently<T, E: Failure, F>(&self, deadline: Instant, mut attempt: impl FnMut() -> F) -> StoreResult<T>
     where
         F: Future<Output = Result<T, E>>,
     {
@@ -121,20 +158,23 @@ impl Link {
                     self.backoff.succeeded();
                     return Ok(connection);
                 }
-                Ok(Err(error)) => failure = error.to_string(),
+                Ok(Err(error)) => {
+                    failure = error.text();
+                    self.refusal.note_text(&failure);
+                }
                 Err(_) => failure = "no connection in time".to_owned(),
             }
             self.backoff.failed();
         }
     }
 
-    /// One round trip with all commands of `pipeline`; `Err` means that the connection is of no use any more. Scripts
-    /// that Redis does not know are taught and asked again, in order, before anything later can be.
+    /// One round trip with all commands of `pipeline`; `Err`, or [`Answers::redial`], means that the connection is of no
+    /// use any more. Scripts that Redis does not know are taught and asked again, in order, before anything later can be.
     pub(super) async fn exchange(
         &self,
         connection: &mut MultiplexedConnection,
         pipeline: &Pipeline,
-    ) -> StoreResult<Vec<StoreResult<Value>>> {
+    ) -> StoreResult<Answers> {
         let round_trips = async {
             let mut values = connection.send_packed_commands(pipeline, 0, pipeline.len()).await?;
             let forgotten: Vec<usize> = (0..values.len()).filter(|&i| is_noscript(&values[i])).collect();
@@ -154,11 +194,34 @@ impl Link {
             Ok(values)
         };
         match timeout(self.timeout, round_trips).await {
-            Ok(Ok(values)) if values.len() == pipeline.len() => Ok(values.into_iter().map(answer).collect()),
+            Ok(Ok(values)) if values.len() == pipeline.len() => Ok(self.judged(values)),
             Ok(Ok(_)) => Err(StoreError::Unavailable("answers are missing".to_owned())),
             Ok(Err(error)) => Err(lost(error)),
             Err(_) => Err(StoreError::Unavailable("no answer in time".to_owned())),
         }
+    }
+
+    fn judged(&self, values: Vec<Value>) -> Answers {
+        let mut redial = false;
+        let mut judge = |value| match value {
+            Value::ServerError(error) => {
+                match self.refusal.note(&error) {
+                    Follows::Nothing => {}
+                    Follows::Redial => redial = true,
+                    Follows::RedialAll => {
+                        redial = true;
+                        self.redial_all();
+                    }
+                }
+                Err(server_error(&error))
+            }
+            value => Ok(value),
+        };
+        let results = values.into_iter().map(&mut judge).collect();
+        if redial {
+            self.backoff.refused(self.refusal.redials());
+        }
+        Answers { results, redial }
     }
 
     /// Many commands on a connection from the pool; each has its own result.
@@ -167,14 +230,19 @@ impl Link {
         if calls.is_empty() {
             return Ok(results);
         }
+        let node = *self.node.borrow();
         let mut connection = self.borrow().await?;
         let mut pipeline = Pipeline::with_capacity(self.batch);
+        let mut redial = false;
         let mut calls = calls.into_iter().peekable();
         while let Some(call) = calls.next() {
             pipeline.add_command(call.cmd);
             if pipeline.len() >= self.batch || calls.peek().is_none() {
                 match self.exchange(&mut connection, &pipeline).await {
-                    Ok(answers) => results.extend(answers),
+                    Ok(answers) => {
+                        results.extend(answers.results);
+                        redial |= answers.redial;
+                    }
                     Err(error) => {
                         discard(connection);
                         return Err(error);
@@ -182,6 +250,9 @@ impl Link {
                 }
                 pipeline.clear();
             }
+        }
+        if redial || node != *self.node.borrow() {
+            discard(connection);
         }
         Ok(results)
     }
@@ -192,36 +263,153 @@ impl Link {
         results.pop().unwrap_or_else(|| Err(StoreError::Unavailable("answers are missing".to_owned())))
     }
 
-    /// Looks at the version and teaches Redis all scripts, which also shows whether it accepts them.
+    /// One round trip on a connection of its own, which judges nothing.
+    pub(super) async fn ask(&self, pipeline: &Pipeline) -> StoreResult<Vec<Value>> {
+        let asking = async {
+            let dialled = self.client.get_multiplexed_async_connection_with_config(&self.connection).await;
+            let mut connection = dialled.map_err(|error| connecting(&error))?;
+            let asked = connection.send_packed_commands(pipeline, 0, pipeline.len()).await;
+            asked.map_err(|error| connecting(&error))
+        };
+        timeout(self.timeout, asking)
+            .await
+            .unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".to_owned())))
+    }
+
+    /// Subscribes once.
+    pub(super) async fn try_channel(&self, channel: &str) -> StoreResult<()> {
+        let trying = async {
+            let mut subscription = self.client.get_async_pubsub().await.map_err(|error| connecting(&error))?;
+            subscription.subscribe(channel).await.map_err(|error| match error.code() {
+                // The text tells whether it is the command or the channel.
+                Some("NOPERM") => StoreError::Unusable(error.detail().unwrap_or_default().to_owned()),
+                _ => connecting(&error),
+            })
+        };
+        timeout(self.timeout, trying)
+            .await
+            .unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".to_owned())))
+    }
+
+    /// Whether this Redis can be used: that it is one, of which version and kind, that it lets the user in, and knows the
+    /// scripts.
+    ///
+    /// # Errors
+    /// `Unusable` when trying again does not help.
     pub(super) async fn prepare(&self) -> StoreResult<()> {
-        let mut connection = self.borrow().await?;
-        let preparing = async {
-            let server: String = redis::cmd("INFO").arg("server").query_async(&mut *connection).await?;
-            teach(&mut connection).await?;
-            RedisResult::Ok(server)
-        };
-        let prepared = match timeout(self.timeout, preparing).await {
-            Ok(prepared) => prepared.map_err(lost),
-            Err(_) => Err(StoreError::Unavailable("no answer in time".to_owned())),
-        };
-        match prepared {
-            Ok(server) => check_version(&server),
-            Err(error) => {
-                discard(connection);
-                Err(error)
+        let deadline = Instant::now() + self.timeout;
+        let late = || StoreError::Unavailable("no answer in time".to_owned());
+        let dialling = self.client.get_multiplexed_async_connection_with_config(&self.connection);
+        let dialled = timeout_at(deadline, dialling).await.map_err(|_| late())?;
+        let mut connection = dialled.map_err(|error| connecting(&error))?;
+        // What it does not tell (INFO may be forbidden) is believed to be right: the scripts will show it.
+        let asking = async { redis::cmd("INFO").query_async::<String>(&mut connection).await };
+        let server = match timeout_at(deadline, asking).await.map_err(|_| late())? {
+            Ok(server) => server,
+            Err(error) if error.is_io_error() || error.code() == Some("LOADING") || error.code() == Some("NOAUTH") => {
+                return Err(connecting(&error));
             }
+            Err(_) => String::new(),
+        };
+        check_server(&server, self.cluster)?;
+        warn_of_eviction(&server, &mut connection).await;
+        let taught = timeout_at(deadline, teach(&mut connection)).await.map_err(|_| late())?;
+        taught.map_err(|error| scripts_refused(&error))
+    }
+}
+
+/// The answers of one round trip.
+pub(super) struct Answers {
+    /// One a command.
+    pub(super) results: Vec<StoreResult<Value>>,
+    /// The connection leads to a node that cannot serve: it must be made again.
+    pub(super) redial: bool,
+}
+
+/// Why a connection could not be had.
+trait Failure {
+    fn text(&self) -> String;
+}
+
+impl Failure for redis::RedisError {
+    fn text(&self) -> String {
+        match connecting(self) {
+            StoreError::Unavailable(text) | StoreError::Unusable(text) => text,
+            other => other.to_string(),
         }
     }
 }
 
-/// A server that does not tell its version is believed to be new enough.
-fn check_version(server: &str) -> StoreResult<()> {
-    let version = server.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or_default().trim();
+impl Failure for deadpool_redis::PoolError {
+    fn text(&self) -> String {
+        match self {
+            Self::Backend(error) => error.text(),
+            other => other.to_string(),
+        }
+    }
+}
+
+/// The value of a line of `INFO`.
+fn told<'a>(server: &'a str, name: &str) -> Option<&'a str> {
+    server.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+}
+
+/// A server that does not tell its version or kind is believed to be the right one.
+fn check_server(server: &str, cluster: bool) -> StoreResult<()> {
+    let version = told(server, "redis_version").unwrap_or_default();
     match version.split('.').next().and_then(|major| major.parse::<u32>().ok()) {
         Some(major) if major < OLDEST_REDIS => {
-            Err(StoreError::Corrupt(format!("Redis {OLDEST_REDIS}.0 or later is needed, this one is {version}")))
+            return Err(StoreError::Unusable(format!(
+                "Redis {OLDEST_REDIS}.0 or later is needed, this one is {version}; upgrade it"
+            )));
         }
+        _ => {}
+    }
+    match told(server, "redis_mode") {
+        Some("cluster") if !cluster => Err(StoreError::Unusable(
+            "this is a node of a Redis Cluster; the router needs a single Redis (a primary and its replicas)"
+                .to_owned(),
+        )),
+        Some("sentinel") => Err(StoreError::Unusable(
+            "this is a Sentinel, which holds no data; REDIS_URL must lead to the primary that it watches".to_owned(),
+        )),
         _ => Ok(()),
+    }
+}
+
+/// A Redis that evicts keys loses sessions without a word. Where it does not tell its policy nothing is said.
+async fn warn_of_eviction(server: &str, connection: &mut MultiplexedConnection) {
+    let policy = match told(server, "maxmemory_policy") {
+        Some(policy) => Some(policy.to_owned()),
+        None => {
+            let ask = redis::cmd("CONFIG").arg("GET").arg("maxmemory-policy").to_owned();
+            let asking = ask.query_async::<Vec<String>>(connection);
+            timeout(CHECK_TIMEOUT, asking).await.ok().and_then(Result::ok).and_then(|pair| pair.into_iter().nth(1))
+        }
+    };
+    if let Some(policy) = policy.filter(|policy| policy != "noeviction") {
+        tracing::warn!(
+            "Redis has maxmemory-policy {policy}: when its memory is full it deletes sessions without a word. Set \
+             maxmemory-policy noeviction: it then refuses writes, which clients are told"
+        );
+    }
+}
+
+/// Teaching failed: by a right that is missing, or since the server does not understand the scripts.
+fn scripts_refused(error: &redis::RedisError) -> StoreError {
+    if error.is_io_error() {
+        return connecting(error);
+    }
+    let errors = error.clone().into_server_errors();
+    match errors.as_deref().and_then(|errors| errors.first()) {
+        Some((_, error)) => match server_error(error) {
+            StoreError::Unavailable(text) if error.code() == "NOPERM" => {
+                StoreError::Unusable(format!("{text}; missing: +script|load"))
+            }
+            StoreError::Corrupt(text) => StoreError::Unusable(format!("it does not take the scripts ({text})")),
+            other => other,
+        },
+        None => connecting(error),
     }
 }
 
@@ -236,13 +424,6 @@ async fn teach(connection: &mut MultiplexedConnection) -> RedisResult<()> {
 
 fn is_noscript(value: &Value) -> bool {
     matches!(value, Value::ServerError(error) if error.code() == "NOSCRIPT")
-}
-
-fn answer(value: Value) -> StoreResult<Value> {
-    match value {
-        Value::ServerError(error) => Err(server_error(&error)),
-        value => Ok(value),
-    }
 }
 
 fn lost(error: redis::RedisError) -> StoreError {
@@ -268,6 +449,14 @@ impl Backoff {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).0 = 0;
     }
 
+    /// The server has answered, and cannot serve: for the so-manieth time. It may be another one soon, behind the same
+    /// address.
+    fn refused(&self, times: u32) {
+        let pause = jittered(doubled((self.bounds.0, REFUSED_PAUSE.min(self.bounds.1)), times.min(16)));
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.1 = state.1.max(Instant::now() + pause);
+    }
+
     fn failed(&self) {
         let now = Instant::now();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -284,9 +473,13 @@ mod tests {
 
     #[test]
     fn a_redis_that_is_too_old_is_refused() {
-        assert!(check_version("# Server\r\nredis_version:7.0.15\r\n").is_ok());
-        assert!(check_version("# Server\r\nredis_version:10.2\r\n").is_ok());
-        assert!(check_version("").is_ok());
-        assert!(matches!(check_version("redis_version:6.2.14\r\n"), Err(StoreError::Corrupt(_))));
+        for right in ["# Server\r\nredis_version:7.0.15\r\nredis_mode:standalone\r\n", "redis_version:10.2\r\n", ""] {
+            assert!(check_server(right, false).is_ok(), "{right}");
+        }
+        for wrong in
+            ["redis_version:6.2.14\r\n", "redis_version:7.2.0\r\nredis_mode:cluster\r\n", "redis_mode:sentinel"]
+        {
+            assert!(matches!(check_server(wrong, false), Err(StoreError::Unusable(_))), "{wrong}");
+        }
     }
 }

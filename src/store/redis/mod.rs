@@ -12,7 +12,9 @@ mod keys;
 mod link;
 mod pipeline;
 mod pubsub;
+mod refusal;
 mod reply;
+mod rights;
 mod scripts;
 mod sessions;
 
@@ -57,12 +59,13 @@ impl RedisStore {
     /// Connects, and teaches Redis the scripts.
     ///
     /// # Errors
-    /// `Unavailable` when the URL cannot be read or Redis does not answer within the time-out; `Corrupt` when it is
-    /// older than 7.0.
+    /// `Unavailable` when the URL cannot be read or Redis does not answer within the time-out; `Unusable` when trying again
+    /// does not help: it is older than 7.0, of another kind, no Redis, or does not let the user in.
     pub async fn connect(config: RedisConfig) -> StoreResult<Self> {
         let link = Arc::new(Link::new(&config)?);
         link.prepare().await?;
         let keys = Keys::new(&config.prefix);
+        rights::check(&link, &keys).await?;
         let wake_prefix = keys.wake_prefix();
         let lanes = Lanes::new(link.clone(), config.queue);
         Ok(Self { config, keys, wake_prefix, link, lanes, instance_id: OnceLock::new() })
@@ -235,6 +238,10 @@ impl SessionStore for RedisStore {
 
     async fn ping(&self) -> StoreResult<()> {
         self.lanes.call(Call::command("PING")).await.map(drop)
+    }
+
+    fn refusal(&self) -> Option<String> {
+        self.link.refusal()
     }
 
     fn kind(&self) -> &'static str {

@@ -140,7 +140,7 @@ impl Batch {
                     }
                     for follower in results.by_ref().take(commands - 1) {
                         if let Err(error) = follower {
-                            tracing::warn!(%error, "the index of sessions by instance was not written");
+                            tracing::debug!(%error, "the index of sessions by instance was not written");
                         }
                     }
                 }
@@ -159,9 +159,12 @@ impl Batch {
 /// The task of one lane.
 async fn run(link: Arc<Link>, mut queue: mpsc::Receiver<Op>) {
     let mut kept: Option<(MultiplexedConnection, Instant)> = None;
+    let node = link.node();
+    let mut led_to = *node.borrow();
     let mut batch = Batch::default();
     while let Some(op) = queue.recv().await {
-        let trusted = match kept.take() {
+        let leads_to = *node.borrow();
+        let trusted = match kept.take().filter(|_| leads_to == led_to) {
             Some((connection, used)) if used.elapsed() < TRUST => Some(connection),
             Some((connection, _)) => link.check(connection).await,
             None => None,
@@ -176,6 +179,7 @@ async fn run(link: Arc<Link>, mut queue: mpsc::Receiver<Op>) {
                 }
             },
         };
+        led_to = leads_to;
         let now = Instant::now();
         batch.push(op, now);
         while batch.has_room(link.batch) {
@@ -189,8 +193,10 @@ async fn run(link: Arc<Link>, mut queue: mpsc::Receiver<Op>) {
             continue;
         }
         let results = link.exchange(&mut connection, &batch.pipeline).await;
-        // After an error nobody knows which answer would come next on this connection: it is dropped.
-        kept = results.is_ok().then(|| (connection, Instant::now()));
-        batch.finish(results);
+        // After an error nobody knows which answer would come next on this connection: it is dropped. So is one to a node
+        // that cannot serve: the address may lead to another one by now.
+        let good = results.as_ref().is_ok_and(|answers| !answers.redial);
+        kept = good.then(|| (connection, Instant::now()));
+        batch.finish(results.map(|answers| answers.results));
     }
 }

@@ -17,7 +17,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::link::Link;
+use super::{link::Link, refusal::connecting};
 use crate::{
     backoff::Backoff,
     store::{StoreError, StoreResult, Wake},
@@ -56,7 +56,7 @@ impl Subscription {
         };
         match timeout(self.link.timeout, subscribe).await {
             Ok(Ok(subscribed)) => Ok(subscribed),
-            Ok(Err(error)) => Err(StoreError::Unavailable(error.to_string())),
+            Ok(Err(error)) => Err(connecting(&error)),
             Err(_) => Err(StoreError::Unavailable("no answer in time".to_owned())),
         }
     }
@@ -101,10 +101,12 @@ impl Subscription {
         owed: &mut bool,
     ) -> Ended {
         let mut silence = pin!(self.silence(sink));
+        let mut node = self.link.node();
         loop {
             let room = async { if *owed { wakes.reserve().await } else { pending().await } };
             tokio::select! {
                 () = wakes.closed() => return Ended::Unwanted,
+                _ = node.changed() => return Ended::Lost("the address of Redis leads to another node"),
                 () = &mut silence => return Ended::Lost("no answer to a ping"),
                 permit = room => match permit {
                     Ok(permit) => {

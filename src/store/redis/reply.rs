@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, str::FromStr, sync::Arc};
 
 use bytes::Bytes;
-use redis::{ServerError, Value};
+use redis::Value;
 
 use crate::store::{Attachment, ClientMessage, InboxEntry, Owner, PendingRequest, StoreError, StoreResult};
 
@@ -30,21 +30,6 @@ pub(super) mod code {
 /// An answer that makes no sense. `what` names the operation, never a value (SEC-2).
 pub(super) fn corrupt(what: &str) -> StoreError {
     StoreError::Corrupt(format!("unexpected answer to {what}"))
-}
-
-/// What an error of the server means to the caller.
-pub(super) fn server_error(error: &ServerError) -> StoreError {
-    let text = || match error.details() {
-        Some(details) => format!("{}: {details}", error.code()),
-        None => error.code().to_owned(),
-    };
-    match error.code() {
-        "OOM" => StoreError::Full(text()),
-        // The server is there but cannot serve now, or not us: starting, failing over, misconfigured.
-        "LOADING" | "BUSY" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "NOREPLICAS" | "MISCONF"
-        | "NOAUTH" | "WRONGPASS" | "NOPERM" | "MOVED" | "ASK" | "NOSCRIPT" => StoreError::Unavailable(text()),
-        _ => StoreError::Corrupt(text()),
-    }
 }
 
 /// The values of one array, taken one by one.

@@ -16,6 +16,8 @@ macro_rules! scripts {
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub(super) enum Script { $($name),+ }
 
+        const ALL: &[Script] = &[$(Script::$name),+];
+
         /// Source of each script, in the order of [`Script`].
         const SOURCES: &[&str] = &[$(concat!($(include_str!(concat!("../lua/", $file, ".lua"))),+)),+];
     };
@@ -62,6 +64,16 @@ fn guarded(source: &'static str) -> Cow<'static, str> {
         return passes(LIVES_HEAD).into();
     }
     source.into()
+}
+
+/// All scripts.
+pub(super) fn all() -> impl Iterator<Item = Script> {
+    ALL.iter().copied()
+}
+
+#[cfg(test)]
+pub(super) fn sources() -> &'static [&'static str] {
+    SOURCES
 }
 
 /// Commands that teach Redis every script.
