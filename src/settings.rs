@@ -11,6 +11,7 @@
 mod macros;
 mod parse;
 mod source;
+mod spring;
 mod table;
 mod upstreams;
 mod value;
@@ -160,7 +161,7 @@ where
 /// The flags given, by variable. The command also declares the variables, for its help; the values that clap has found
 /// in them are left to the environment's own layer.
 fn flags(args: impl IntoIterator<Item = OsString>) -> Result<Layer, clap::Error> {
-    let matches = CommandLine::command().try_get_matches_from(args)?;
+    let matches = CommandLine::command().try_get_matches_from(spring::plain_flags(args))?;
     let mut flags = Layer::new();
     for id in matches.ids() {
         let name = id.as_str();

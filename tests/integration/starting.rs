@@ -24,6 +24,23 @@ async fn a_taken_port_is_named_with_how_to_find_its_holder() {
     }
 }
 
+/// An address that this machine does not have is no taken port, and is not called one.
+#[tokio::test]
+async fn an_address_of_another_machine_is_named_as_such() {
+    let dir = tempfile::tempdir().unwrap();
+    // RFC 5737: nobody has it.
+    let settings = env(&[("SERVER_ADDRESS", "192.0.2.1"), ("REDIS_URL", "redis://127.0.0.1:1")]);
+    let mut router = RouterProcess::launch(dir.path(), "elsewhere", &settings);
+    assert_eq!(router.process().exit_code().await, Some(71));
+    let log = router.log_text();
+    for word in ["192.0.2.1", "SERVER_ADDRESS", "0.0.0.0"] {
+        assert!(log.contains(word), "{word}: {log}");
+    }
+    for word in ["lsof", "ss -ltnp"] {
+        assert!(!log.contains(word), "{word}: {log}");
+    }
+}
+
 /// Redis away at the start: tried again until the limit, then exit 69 with where it was looked for, password aside.
 #[tokio::test]
 async fn redis_away_at_the_start_is_said_and_waited_for() {
@@ -88,6 +105,30 @@ async fn an_instance_id_can_be_taken_again_after_its_process() {
     cluster.routers[0].process().signal("TERM");
     assert_eq!(cluster.routers[0].process().exit_code().await, Some(0));
     cluster.routers[0].restart().await;
+}
+
+/// The command line of the Spring deployment (`--server.port=… --mcp.session.instance-id=…`) is understood, over the
+/// environment as any flag.
+#[tokio::test]
+async fn flags_in_springs_spelling_are_understood() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = Port::reserve();
+    let log = dir.path().join("spring.log");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mcp-router"));
+    command.env_clear().current_dir(dir.path()).env("SERVER_PORT", "1").args([
+        &format!("--server.port={}", port.number()),
+        "--mcp.session.instance-id=router-instance-1",
+        "--mcp.session.ttl=5m",
+    ]);
+    let router = crate::harness::process::Process::spawn("spring", &mut command, &log);
+    let addr = port.addr();
+    eventually("readiness", || async move {
+        let asked = http::Request::get("/actuator/health/readiness").try_send(addr).await;
+        asked.is_ok_and(|answer| answer.status == 200)
+    })
+    .await;
+    assert_eq!(http::get(addr, "/actuator/info").await.json()["instance"]["id"], "router-instance-1");
+    drop(router);
 }
 
 /// `--help` and `--version` end with success; an unknown flag is a wrong setting.
