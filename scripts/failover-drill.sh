@@ -73,6 +73,7 @@ target_dir=$(absolute "${CARGO_TARGET_DIR:-$project_root/target}")
 drill_bin=${DRILL_BIN:-}
 if [ -z "$drill_bin" ]; then
     have cargo || die "Rust is missing: https://rustup.rs (or set BIN_DIR and DRILL_BIN)"
+    say "Building what is not built yet (cargo build --release; the first time takes some minutes)"
     # Not in one command: the router would be built with what only examples and tests need.
     (cd "$project_root" && cargo build --release --bins && cargo build --release --example drill)
     drill_bin=$target_dir/release/examples/drill

@@ -255,7 +255,7 @@ build_if_stale() { # PORT…
             fi
         done
         if [ "$stale" = 1 ] && have cargo; then
-            say "Building (cargo build --release)"
+            say "Building (cargo build --release; the first time takes some minutes)"
             (cd "$project_root" && cargo build --release --bins)
         fi
     fi

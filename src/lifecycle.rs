@@ -70,7 +70,11 @@ impl Lifecycle {
             let moves = *phase < to;
             if moves {
                 *phase = to;
-                tracing::info!(phase = ?to, "lifecycle");
+                match to {
+                    // Said with the address, as the last line of a start.
+                    Phase::Ready => tracing::debug!(phase = ?to, "lifecycle"),
+                    _ => tracing::info!(phase = ?to, "lifecycle"),
+                }
             }
             moves
         });

@@ -20,11 +20,16 @@ pub use writer::flush;
 pub fn init(log: &LogSettings) {
     // Checked when the settings were read; settings changed by a program since then fall back rather than fail.
     let filter = EnvFilter::try_new(&log.level).unwrap_or_else(|_| EnvFilter::new(defaults::LOG_LEVEL));
-    // It calls every stream that is aborted on purpose an error of the response body.
-    let filter = match "actix_http::h1::dispatcher=off".parse() {
-        Ok(directive) if !log.level.contains("actix_http") => filter.add_directive(directive),
-        _ => filter,
-    };
+    let filter = [
+        // It calls every stream that is aborted on purpose an error of the response body.
+        ("actix_http", "actix_http::h1::dispatcher=off"),
+        // It tells of its threads and sockets, after the line that says that the router is ready.
+        ("actix_server", "actix_server=warn"),
+    ]
+    .into_iter()
+    .filter(|(program, _)| !log.level.contains(program))
+    .filter_map(|(_, directive)| directive.parse().ok())
+    .fold(filter, EnvFilter::add_directive);
     let queue = writer::to_stderr(log.queue);
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(queue).log_internal_errors(false);
     let outcome = match log.format {

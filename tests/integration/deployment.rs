@@ -82,7 +82,11 @@ async fn the_documented_curl_lines_work() {
             continue;
         }
         let answer: Value = serde_json::from_str(&output).unwrap_or_else(|_| panic!("{line}: {output}"));
-        let is_sound = answer["result"].is_object() || answer["status"] == "UP";
+        let is_sound =
+            answer["result"].is_object() || answer["status"] == "UP" || answer["services"].as_array().is_some();
+        if !line.contains("/actuator/") && !line.contains("tools/list") {
+            assert!(output.len() < 400, "a line to copy prints little: {line}: {output}");
+        }
         assert!(is_sound && answer.get("error").is_none(), "{line}: {answer}");
     }
 }

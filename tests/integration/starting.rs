@@ -107,6 +107,22 @@ async fn an_instance_id_can_be_taken_again_after_its_process() {
     cluster.routers[0].restart().await;
 }
 
+/// A start says little, and last that it is ready: what a newcomer sees after `cargo run`.
+#[tokio::test]
+async fn a_start_is_quiet_and_its_last_line_says_ready() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut router =
+        RouterProcess::start(dir.path(), "quiet", &env(&[("LOG_LEVEL", "info"), ("MCP_SESSION_INSTANCE_ID", "")]))
+            .await;
+    let log = router.log_text();
+    let lines: Vec<&str> = log.lines().collect();
+    assert!(lines.len() <= 5, "{log}");
+    let last = lines.last().unwrap();
+    assert!(last.contains("mcp-router is ready") && last.contains(&router.addr().to_string()), "{log}");
+    assert!(!log.contains("WARN") || log.contains("open files"), "{log}");
+    router.kill();
+}
+
 /// The command line of the Spring deployment (`--server.port=… --mcp.session.instance-id=…`) is understood, over the
 /// environment as any flag.
 #[tokio::test]
