@@ -12,7 +12,8 @@ use mcp_router::{
         event_id::EventId,
         jsonrpc::Head,
         session_id::SessionId,
-        sse::{self, Reader},
+        sse,
+        sse_reader::{Read, Reader},
     },
     session::MAIN_STREAM,
 };
@@ -45,11 +46,11 @@ fn event_stream(c: &mut Criterion) {
             b.iter(|| sse::message(&session, MAIN_STREAM, 1, black_box(42), black_box(body.as_bytes())));
         });
         group.bench_function(BenchmarkId::new("feed", name), |b| {
-            let mut reader = Reader::new(16 << 20);
+            let mut reader = Reader::new(16 << 20, 16 << 20);
             b.iter(|| {
                 for segment in black_box(&frame).chunks(SEGMENT) {
-                    let fed = reader.feed(segment, |name, body| {
-                        black_box((name.len(), body));
+                    let fed = reader.feed(segment, |read| {
+                        black_box(matches!(read, Read::Event { .. }));
                     });
                     fed.expect("the frame is sound");
                 }

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     cluster::{ownership::Judge, process::ProcessId},
+    http::calls::Calls,
     lifecycle::Lifecycle,
     metrics::Metrics,
     protocol::session_id::SessionId,
@@ -56,8 +57,10 @@ pub struct App {
     pub adoptions: RateLimiter,
     /// Bounds new sessions per second.
     pub openings: RateLimiter,
-    /// REST calls under way.
+    /// REST calls under way: how many, and whose.
     pub rest_in_flight: AtomicUsize,
+    /// See there.
+    pub rest_calls: Calls,
     /// Worker threads that have started; the first does the health checks.
     pub workers_started: AtomicUsize,
     /// Id of the data that the store holds, and since when.
@@ -280,7 +283,9 @@ impl Worker {
             for endpoint in &service.endpoints {
                 let line = Line::new(Arc::clone(endpoint), limits, config.clone());
                 let vital = app.lifecycle.vital("the connections to a server");
-                let actor = UpstreamActor::launch(Arc::clone(service), line.clone(), limits.clone(), is_first, vital);
+                let metrics = app.metrics.clone();
+                let service = Arc::clone(service);
+                let actor = UpstreamActor::launch(service, line.clone(), limits.clone(), metrics, is_first, vital);
                 debug_assert_eq!(endpoint.number, upstreams.len(), "the pool numbers its endpoints in this order");
                 upstreams.push((line, actor));
             }

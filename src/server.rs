@@ -282,7 +282,7 @@ fn start_built_in(settings: &mut Settings) -> Result<ServerHandle, Fatal> {
     settings
         .upstream
         .services
-        .push(crate::settings::UpstreamService { name: BUILT_IN_SERVICE.to_owned(), endpoints: vec![url] });
+        .push(crate::settings::UpstreamService { name: BUILT_IN_SERVICE.to_owned(), endpoints: vec![url.into()] });
     let handle = server.handle();
     actix_rt::spawn(server.into_server());
     Ok(handle)
@@ -347,6 +347,7 @@ fn build_app(settings: Settings, store: Arc<dyn SessionStore>, address: SocketAd
         adoptions: RateLimiter::new(settings.session.adopt_rate),
         openings: RateLimiter::new(settings.limits.new_session_rate),
         rest_in_flight: AtomicUsize::new(0),
+        rest_calls: http::calls::Calls::default(),
         workers_started: AtomicUsize::new(0),
         data: Mutex::new(("".into(), Instant::now())),
         sightings: Sightings::default(),

@@ -13,6 +13,7 @@ mod parse;
 mod source;
 mod spring;
 mod table;
+mod upstream_url;
 mod upstreams;
 mod value;
 
@@ -33,6 +34,7 @@ pub use table::{
     LifecycleSettings, LimitSettings, LogSettings, RedisSettings, SecuritySettings, ServerSettings, SessionSettings,
     Settings, StreamSettings, UpstreamSettings, defaults,
 };
+pub use upstream_url::UpstreamUrl;
 pub use value::{Allowed, LogFormat, RedisUrl, Secret, UpstreamService};
 
 /// Exit code for wrong settings: `EX_USAGE` of sysexits.h.

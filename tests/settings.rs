@@ -519,7 +519,6 @@ mod values {
             ("a=127.0.0.1:8071", "http"),
             ("a=http://", "empty host"),
             ("a=http://h:70000", "invalid port"),
-            ("a=http://u:p@h", "without credentials"),
             ("a=http://h#f", "without a fragment"),
             ("a=http://h,http://h/", "each URL of a service once"),
             ("a=http://h;a=http://g", "a stands there twice"),

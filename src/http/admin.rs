@@ -66,7 +66,7 @@ pub(super) fn describe(endpoint: &Endpoint, whole: bool) -> Value {
         "inFlight": endpoint.in_flight.load(Ordering::Relaxed),
     });
     if whole {
-        instance["url"] = json!(endpoint.url.as_str());
+        instance["url"] = json!(endpoint.url.to_string());
         instance["lastError"] = json!(endpoint.last_error());
     }
     instance
@@ -99,7 +99,7 @@ pub async fn tools(worker: WorkerData, service: web::Path<String>) -> Result<Htt
         let answer = on_some_endpoint(&worker, &service, |upstream| {
             let body = body.clone();
             async move {
-                let answer = upstream.send(Call { body, timeout }).await;
+                let answer = upstream.send(Call { body, timeout, given_up: None }).await;
                 answer.unwrap_or_else(|_| Err(CallError::Lost("the router is stopping".to_owned())))
             }
         })

@@ -188,8 +188,20 @@ impl ApiError {
             Self::Upstream(CallError::Unreachable(_)) => {
                 shape(502, jsonrpc::UPSTREAM_UNAVAILABLE, "upstream_unreachable", Some(1))
             }
+            Self::Upstream(CallError::NotNow { retry_after, .. }) => {
+                let seconds = retry_after.map_or(1, |asked| asked.as_secs().clamp(1, 3600));
+                let seconds = u32::try_from(seconds).unwrap_or(1);
+                shape(503, jsonrpc::UPSTREAM_UNAVAILABLE, "upstream_busy", Some(seconds))
+            }
             Self::Upstream(CallError::Lost(_)) => shape(502, jsonrpc::OUTCOME_UNKNOWN, "upstream_lost", None),
-            Self::Upstream(CallError::Refused(_)) => shape(502, jsonrpc::INTERNAL_ERROR, "upstream_refused", None),
+            Self::Upstream(CallError::Refused(_) | CallError::NotFollowed(_)) => {
+                shape(502, jsonrpc::INTERNAL_ERROR, "upstream_refused", None)
+            }
+            Self::Upstream(CallError::TooLarge { .. }) => shape(502, jsonrpc::INTERNAL_ERROR, "answer_too_large", None),
+            Self::Upstream(CallError::Nonsense) => shape(502, jsonrpc::INTERNAL_ERROR, "broken_answer", None),
+            Self::Upstream(CallError::Altered(_)) => shape(502, jsonrpc::INTERNAL_ERROR, "answer_not_utf8", None),
+            // nginx's word for a client that did not wait.
+            Self::Upstream(CallError::Cancelled) => shape(499, jsonrpc::OUTCOME_UNKNOWN, "cancelled", None),
             Self::Upstream(CallError::TimedOut(_)) => shape(504, jsonrpc::OUTCOME_UNKNOWN, "upstream_timeout", None),
             Self::NoEndpoint { .. } => shape(503, jsonrpc::UPSTREAM_UNAVAILABLE, "upstream_unavailable", Some(1)),
         }
@@ -203,10 +215,34 @@ impl ApiError {
         }
     }
 
+    /// Whether the request of this error was executed, where it is about one.
+    fn outcome(&self) -> Option<&'static str> {
+        match self {
+            Self::NoEndpoint { .. } | Self::Upstream(CallError::Unreachable(_) | CallError::NotNow { .. }) => {
+                Some("not_executed")
+            }
+            Self::Upstream(CallError::TooLarge { .. } | CallError::Altered(_)) => Some("executed"),
+            Self::Upstream(
+                CallError::Lost(_) | CallError::TimedOut(_) | CallError::Nonsense | CallError::Cancelled,
+            ) => Some("unknown"),
+            _ => None,
+        }
+    }
+
     /// The response. `id`: JSON text of the request's id, where it is known.
     pub fn response(&self, id: Option<&str>) -> HttpResponse {
         let Shape { status, code, reason, retry_after } = self.shape();
-        let details = serde_json::json!({ "reason": reason, "retry": retry_after.is_some() });
+        let mut details = serde_json::json!({ "reason": reason, "retry": retry_after.is_some() });
+        if let Some(outcome) = self.outcome() {
+            details["outcome"] = outcome.into();
+        }
+        if let Self::Upstream(CallError::Altered(answer)) = self
+            && let Ok(serde_json::Value::Object(mut answer)) = serde_json::from_slice(answer)
+        {
+            for part in ["result", "error"] {
+                details[part] = answer.remove(part).unwrap_or_default();
+            }
+        }
         let body = jsonrpc::error_response(id.unwrap_or("null"), code, &self.to_string(), Some(&details));
         let mut response =
             HttpResponse::build(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR));
@@ -273,7 +309,12 @@ mod tests {
             (ApiError::StoreUnavailable, 503, true),
             (ApiError::StoreRefuses(String::new()), 503, true),
             (ApiError::Upstream(CallError::Unreachable(String::new())), 502, true),
+            (ApiError::Upstream(CallError::NotNow { status: 429, retry_after: None }), 503, true),
             (ApiError::Upstream(CallError::Lost(String::new())), 502, false),
+            (ApiError::Upstream(CallError::TooLarge { limit: 1 }), 502, false),
+            (ApiError::Upstream(CallError::Nonsense), 502, false),
+            (ApiError::Upstream(CallError::NotFollowed(String::new())), 502, false),
+            (ApiError::Upstream(CallError::Cancelled), 499, false),
             (ApiError::Upstream(CallError::TimedOut(Duration::ZERO)), 504, false),
             (ApiError::NoEndpoint { service: "x".into() }, 503, true),
         ] {

@@ -3,6 +3,7 @@
 pub mod actuator;
 pub mod admin;
 mod answered;
+pub mod calls;
 pub mod connections;
 mod cors;
 pub mod error;

@@ -11,14 +11,16 @@ use std::{
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
+use tokio::{sync::watch, time::Instant};
 
-use super::{WorkerData, error::ApiError, read_body};
+use super::{WorkerData, calls::Cancelled, error::ApiError, read_body};
 use crate::{
     app::Worker,
     protocol::{
-        jsonrpc::{Head, Kind},
+        jsonrpc::{Head, IdKey, Kind},
         mcp::{self, Repeatable},
     },
+    session::{recovery::MAX_ATTEMPTS, refused::pause_before_retry},
     upstream::{
         Endpoint, Service,
         actor::{Call, CallError, Initialized, Notify, UpstreamActor},
@@ -41,11 +43,25 @@ pub async fn post(
     let body = read_body(&request, payload, &app.settings).await?;
     let head = Head::parse(&body)?;
     let _slot = Slot::take(&app.rest_in_flight, app.settings.limits.rest_max_inflight)?;
+    let trusted = &app.settings.security.trusted_proxies;
     match &head.kind {
-        Kind::Request { id, .. } => match answer(&worker, &service, &head, &body).await {
-            Ok(answer) => Ok(HttpResponse::Ok().content_type("application/json").body(answer)),
-            Err(error) => Ok(error.response(Some(id.as_json()))),
-        },
+        Kind::Request { id, .. } => {
+            // Dropped with this future when the caller is gone.
+            let known = app.rest_calls.register(&request, trusted, &service.name, id.as_json());
+            match answer(&worker, &service, &head, &body, known.given_up()).await {
+                Ok(answer) => Ok(HttpResponse::Ok().content_type("application/json").body(answer)),
+                Err(error) => Ok(error.response(Some(id.as_json()))),
+            }
+        }
+        // The caller's ids mean nothing on the shared session, or somebody else's call.
+        Kind::Notification { method } if method == mcp::CANCELLED => {
+            let id = mcp::cancelled_request_id(head.params).map(IdKey::from_stored);
+            let found = id.map(|id| app.rest_calls.cancel(&request, trusted, &service.name, id.as_json()));
+            if found != Some(Cancelled::One) {
+                app.metrics.dropped.with_label_values(&["cancel_of_nothing"]).inc();
+            }
+            Ok(HttpResponse::Accepted().finish())
+        }
         Kind::Notification { .. } => {
             on_some_endpoint(&worker, &service, |upstream| {
                 let body = body.clone();
@@ -59,26 +75,21 @@ pub async fn post(
 }
 
 /// Runs one request, and gives its response the caller's id.
-async fn answer(worker: &Rc<Worker>, service: &Arc<Service>, head: &Head<'_>, body: &Bytes) -> Result<Bytes, ApiError> {
-    let timeout = worker.app.settings.upstream.request_timeout;
+async fn answer(
+    worker: &Rc<Worker>,
+    service: &Arc<Service>,
+    head: &Head<'_>,
+    body: &Bytes,
+    given_up: watch::Receiver<bool>,
+) -> Result<Bytes, ApiError> {
     let response = if head.method() == Some(mcp::INITIALIZE) {
         // The shared session is initialised already; a second time would change it for everybody.
         on_some_endpoint(worker, service, |upstream| async move { flatten(upstream.send(Initialized).await) }).await?
     } else {
-        let call = || {
-            on_some_endpoint(worker, service, |upstream| {
-                let body = body.clone();
-                async move { flatten(upstream.send(Call { body, timeout }).await) }
-            })
-        };
-        match call().await {
-            Err(ApiError::Upstream(CallError::Lost(_))) if is_repeatable(service, head) => call().await?,
-            outcome => outcome?,
-        }
+        run(worker, service, head, body, given_up).await?
     };
     let Kind::Request { id, .. } = &head.kind else { return Ok(response) };
-    let answer =
-        Head::parse(&response).map_err(|_| ApiError::Upstream(CallError::Lost("it answered nonsense".into())))?;
+    let answer = Head::parse(&response).map_err(|_| ApiError::Upstream(CallError::Nonsense))?;
     if let (Some(mcp::LIST_TOOLS), Some(result)) = (head.method(), answer.result)
         && head.params.is_none()
         && !service.knows_tools()
@@ -86,6 +97,48 @@ async fn answer(worker: &Rc<Worker>, service: &Arc<Service>, head: &Head<'_>, bo
         service.remember_tool_list(result.get());
     }
     Ok(answer.with_id(&response, id.as_json()))
+}
+
+/// Sends a request until it is answered, within its time limit: again at once if its outcome is unknown and that does no
+/// harm, and after a pause if no server takes it for the time being. REQ-3
+async fn run(
+    worker: &Rc<Worker>,
+    service: &Arc<Service>,
+    head: &Head<'_>,
+    body: &Bytes,
+    mut given_up: watch::Receiver<bool>,
+) -> Result<Bytes, ApiError> {
+    let settings = &worker.app.settings.upstream;
+    let deadline = Instant::now() + settings.request_timeout;
+    let (mut sent, mut refusals) = (0, 0);
+    loop {
+        let call = |upstream: actix::Addr<UpstreamActor>| {
+            let timeout = deadline.saturating_duration_since(Instant::now());
+            let call = Call { body: body.clone(), timeout, given_up: Some(given_up.clone()) };
+            async move { flatten(upstream.send(call).await) }
+        };
+        match on_some_endpoint(worker, service, call).await {
+            Err(ApiError::Upstream(CallError::Lost(_))) if sent + 1 < MAX_ATTEMPTS && is_repeatable(service, head) => {
+                sent += 1;
+            }
+            Err(ApiError::Upstream(CallError::NotNow { status, retry_after })) => {
+                let pause = pause_before_retry(settings, retry_after, refusals);
+                if Instant::now() + pause >= deadline {
+                    return Err(ApiError::Upstream(CallError::NotNow { status, retry_after }));
+                }
+                refusals += 1;
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    _ = given_up.changed() => return Err(ApiError::Upstream(CallError::Cancelled)),
+                }
+            }
+            // The whole limit, not what was left of it.
+            Err(ApiError::Upstream(CallError::TimedOut(_))) => {
+                return Err(ApiError::Upstream(CallError::TimedOut(settings.request_timeout)));
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 fn is_repeatable(service: &Service, head: &Head<'_>) -> bool {
@@ -117,7 +170,9 @@ where
         }
         match operation(worker.upstream(endpoint).clone()).await {
             Ok(done) => return Ok(done),
-            Err(error @ CallError::Unreachable(_)) => last = Some(error),
+            // One that only has no time now is worth another try.
+            Err(error @ CallError::NotNow { .. }) => last = Some(error),
+            Err(error @ CallError::Unreachable(_)) => last = last.or(Some(error)),
             Err(error) => return Err(error.into()),
         }
     }

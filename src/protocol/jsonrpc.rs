@@ -253,6 +253,17 @@ pub fn error_response(id: &str, code: i64, message: &str, details: Option<&serde
     Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{error}}}"#))
 }
 
+/// The messages of an array of them (a batch, which some servers answer with), each as it stands there. `None`: it is
+/// no array.
+pub fn split_batch(body: &Bytes) -> Option<Vec<Bytes>> {
+    if body.trim_ascii_start().first() != Some(&b'[') {
+        return None;
+    }
+    let messages: Vec<&RawValue> = serde_json::from_slice(body).ok()?;
+    // In memory of their own: one may stay for long, and would keep them all.
+    Some(messages.into_iter().map(|message| Bytes::copy_from_slice(message.get().as_bytes())).collect())
+}
+
 /// Makes the text of a success response around a result that is JSON text already.
 pub fn result_response(id: &str, result: &str) -> Bytes {
     Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#))

@@ -1,7 +1,10 @@
 //! What the router knows of MCP itself: method names, and which requests may safely be sent again.
 
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+
+use super::jsonrpc::Head;
 
 /// The client's first request.
 pub const INITIALIZE: &str = "initialize";
@@ -76,6 +79,27 @@ pub fn cancelled_request_id(params: Option<&RawValue>) -> Option<&str> {
         request_id: &'a RawValue,
     }
     serde_json::from_str::<Cancelled<'_>>(params?.get()).ok().map(|cancelled| cancelled.request_id.get())
+}
+
+/// A copy of a request whose `_meta.progressToken` is `token` (JSON text); all other bytes stay. `None`: it has none.
+pub fn with_progress_token(body: &[u8], token: &str) -> Option<Bytes> {
+    #[derive(Deserialize)]
+    struct Params<'a> {
+        #[serde(borrow, rename = "_meta")]
+        meta: &'a RawValue,
+    }
+    #[derive(Deserialize)]
+    struct Meta<'a> {
+        #[serde(borrow, rename = "progressToken")]
+        token: &'a RawValue,
+    }
+    let params = Head::parse(body).ok()?.params?;
+    let meta = serde_json::from_str::<Params<'_>>(params.get()).ok()?.meta;
+    let old = serde_json::from_str::<Meta<'_>>(meta.get()).ok()?.token.get();
+    // It borrows from `body`, so the distance of the two starts is its place in it.
+    let start = (old.as_ptr() as usize).checked_sub(body.as_ptr() as usize)?;
+    let (before, after) = (body.get(..start)?, body.get(start + old.len()..)?);
+    Some(Bytes::from([before, token.as_bytes(), after].concat()))
 }
 
 /// The `uri` of a subscription request.

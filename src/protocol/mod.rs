@@ -5,5 +5,7 @@ mod id_key;
 pub mod jsonrpc;
 pub mod mcp;
 pub mod post_id;
+pub mod scan;
 pub mod session_id;
 pub mod sse;
+pub mod sse_reader;

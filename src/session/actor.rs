@@ -26,6 +26,7 @@ use super::{
     messages::{AttachLocal, Detached, Drain, Look, Snapshot, TakeSnapshot, Tick, Upkeep},
     order::Order,
     questions::Questions,
+    refused::Pace,
 };
 use crate::{
     app::{App, Worker},
@@ -77,6 +78,7 @@ pub struct SessionActor {
     /// it is still under way to a session that was given up.
     pub(super) posts: BTreeMap<u64, forward::PostUnderWay>,
     pub(super) order_timer: bool,
+    pub(super) pace: Pace,
     pub(super) outstanding: BTreeSet<u64>,
     pub(super) claiming: bool,
     pub(super) claim_again: bool,
@@ -219,6 +221,7 @@ impl SessionActor {
             next_post: 0,
             posts: BTreeMap::new(),
             order_timer: false,
+            pace: Pace::default(),
             outstanding: BTreeSet::new(),
             claiming: false,
             claim_again: false,
@@ -353,7 +356,7 @@ impl SessionActor {
             && self.appending.is_empty()
             && !self.restoring
             && !self.claiming
-            && self.posts.is_empty()
+            && self.posts_are_settled()
     }
 
     /// Gives back what the last burst has left: most sessions are idle most of the time, and there are many.
@@ -361,8 +364,12 @@ impl SessionActor {
         if !self.is_quiet() {
             return;
         }
-        (self.to_send, self.posts) = (BTreeMap::new(), BTreeMap::new());
+        self.to_send = BTreeMap::new();
+        if self.posts.is_empty() {
+            self.posts = BTreeMap::new();
+        }
         self.order.shrink();
+        self.pace.shrink();
         self.outstanding = std::mem::take(&mut self.outstanding).into_iter().collect();
         self.in_flight.shrink_to_fit();
         self.questions.shrink();

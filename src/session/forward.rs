@@ -21,12 +21,13 @@ use crate::{
         mcp,
     },
     store::Fenceable,
-    upstream::line::PostError,
+    upstream::{line::PostError, reply::Reply},
 };
 
-/// POSTs of one session that may be without an answer at a time. More than one only for servers that answer a POST when
-/// its work is done.
-const MAX_POSTS: usize = 32;
+/// POSTs of one session that may be without an acknowledgement at a time, beside one for each request that may be in
+/// flight: servers that acknowledge when the work is done must not keep a cancel, or the answer that the work waits for,
+/// from coming.
+const MAX_OTHER_POSTS: usize = 32;
 
 /// How long a cancelled request may still be answered before it is forgotten.
 const CANCEL_GRACE: Duration = Duration::from_secs(5);
@@ -51,11 +52,11 @@ impl Outbound {
 /// A POST to the upstream without an acknowledgement.
 #[derive(Debug)]
 pub struct PostUnderWay {
-    seq: u64,
-    since: Instant,
-    outbound: Outbound,
-    link_number: u64,
-    future: SpawnHandle,
+    pub(super) seq: u64,
+    pub(super) since: Instant,
+    pub(super) outbound: Outbound,
+    pub(super) link_number: u64,
+    pub(super) future: SpawnHandle,
 }
 
 impl SessionActor {
@@ -64,7 +65,7 @@ impl SessionActor {
         if self.to_send.is_empty() {
             return;
         }
-        if self.posting.is_some() || self.posts.len() >= MAX_POSTS {
+        if self.posting.is_some() {
             self.arm_order_wait(ctx);
             return;
         }
@@ -81,7 +82,11 @@ impl SessionActor {
             return;
         }
         let (Some(line), post) = (self.line.clone(), post.clone()) else { return };
-        let Some((seq, outbound)) = self.to_send.pop_first() else { return };
+        if !self.has_room_for_post(ctx) {
+            return;
+        }
+        let Some(seq) = self.next_to_go() else { return };
+        let Some(outbound) = self.to_send.remove(&seq) else { return };
         if let Some(request) = outbound.id.as_ref().and_then(|id| self.in_flight.get_mut(id)) {
             request.progress = Progress::MaybeSent;
             request.attempts += 1;
@@ -109,13 +114,45 @@ impl SessionActor {
         let under_way = self.posting.and_then(|number| self.posts.get(&number));
         let Some(since) = under_way.map(|post| post.since).filter(|_| !self.order_timer) else { return };
         self.order_timer = true;
-        let patience = self.app().settings.upstream.order_wait;
+        let patience = self.pace.patience(self.app().settings.upstream.order_wait);
         ctx.run_later(patience.saturating_sub(since.elapsed()), move |actor, ctx| {
             actor.order_timer = false;
             let posts = &actor.posts;
-            actor.posting.take_if(|number| posts.get(number).is_none_or(|post| post.since.elapsed() >= patience));
+            let late = |number: &mut u64| posts.get(number).is_none_or(|post| post.since.elapsed() >= patience);
+            if actor.posting.take_if(late).is_some() {
+                actor.pace.acknowledged_late();
+            }
             actor.pump_posts(ctx);
         });
+    }
+
+    /// A POST for each request in flight, and some for the rest. Of those whose request is answered already, the oldest
+    /// makes room: its acknowledgement is of no use to anybody.
+    fn has_room_for_post(&mut self, ctx: &mut Context<Self>) -> bool {
+        let limit = self.app().settings.limits.max_inflight + MAX_OTHER_POSTS;
+        if self.posts.len() < limit {
+            return true;
+        }
+        let useless = self.posts.iter().find(|(number, post)| !self.matters(**number, post));
+        let Some((number, future)) = useless.map(|(number, post)| (*number, post.future)) else { return false };
+        ctx.cancel_future(future);
+        self.posts.remove(&number);
+        true
+    }
+
+    /// Something depends on its outcome: it carries a notification or an answer, or a request that is not answered yet.
+    fn matters(&self, number: u64, post: &PostUnderWay) -> bool {
+        post.outbound.id.as_ref().is_none_or(|id| self.carries(number, id))
+    }
+
+    /// The request of this id is in flight, and this POST is the last one that has carried it.
+    pub(super) fn carries(&self, number: u64, id: &IdKey) -> bool {
+        self.in_flight.get(id).is_some_and(|request| request.post == Some(number))
+    }
+
+    /// No POST is under way whose outcome matters.
+    pub(super) fn posts_are_settled(&self) -> bool {
+        !self.posts.iter().any(|(number, post)| self.matters(*number, post))
     }
 
     /// Forwards nothing until the store has confirmed that this process still owns the session.
@@ -180,71 +217,30 @@ impl SessionActor {
         }
     }
 
-    fn posted(&mut self, number: u64, outcome: Result<(), PostError>, ctx: &mut Context<Self>) {
+    fn posted(&mut self, number: u64, outcome: Result<Option<Reply>, PostError>, ctx: &mut Context<Self>) {
         self.posting.take_if(|posting| *posting == number);
         if let Some(post) = self.posts.remove(&number) {
-            self.take_acknowledgement(number, post, outcome, ctx);
+            match outcome {
+                Ok(reply) => self.acknowledged(number, post, reply, ctx),
+                Err(error) => self.post_failed(number, post, error, ctx),
+            }
         }
         self.pump_posts(ctx);
     }
 
-    fn take_acknowledgement(
-        &mut self,
-        number: u64,
-        post: PostUnderWay,
-        outcome: Result<(), PostError>,
-        ctx: &mut Context<Self>,
-    ) {
-        let PostUnderWay { seq, outbound, link_number, .. } = post;
-        let error = match outcome {
-            Ok(()) => {
-                if outbound.id.is_some() {
-                    fault::point(fault::AFTER_POST);
-                }
-                self.outstanding.remove(&seq);
-                return;
-            }
-            Err(error) => error,
-        };
-        tracing::debug!(session = %self.fence.session, %error, "POST to the upstream failed");
-        // The request may have been answered since, and its id used again; or it is on its way a second time.
-        let carried = outbound.id.as_ref().and_then(|id| self.in_flight.get_mut(id));
-        let carried = carried.filter(|request| request.post == Some(number));
-        if let PostError::Refused(status) = error {
-            let is_open = carried.is_some();
-            match outbound.id {
-                Some(id) if is_open => {
-                    let why = format!("the upstream refused the request with status {status}");
-                    let details = serde_json::json!({ "reason": "upstream_refused", "retry": false });
-                    self.fail_request(&id, jsonrpc::INTERNAL_ERROR, &why, "upstream_refused", details, ctx);
-                }
-                Some(_) => {}
-                None => {
-                    self.outstanding.remove(&seq);
-                    self.app().metrics.dropped.with_label_values(&["upstream_refused"]).inc();
-                }
-            }
-            return;
+    fn acknowledged(&mut self, number: u64, post: PostUnderWay, reply: Option<Reply>, ctx: &mut Context<Self>) {
+        let PostUnderWay { seq, since, outbound, link_number, .. } = post;
+        if outbound.id.is_some() {
+            fault::point(fault::AFTER_POST);
         }
-        let not_executed = matches!(error, PostError::NotSent(_) | PostError::SessionGone);
-        match carried {
-            Some(request) if not_executed => {
-                request.progress = Progress::NotSent;
-                self.to_send.insert(seq, outbound);
-            }
-            Some(_) => {}
-            None if !outbound.may_go_on(self.link_number) => {
-                self.outstanding.remove(&seq);
-                self.count_dropped("answer_to_dead_upstream");
-            }
-            // At least once: the session that may have had it is given up.
-            None if outbound.id.is_none() => {
-                self.to_send.insert(seq, outbound);
-            }
-            None => {}
+        self.outstanding.remove(&seq);
+        self.pace.taken(seq);
+        let carried = outbound.id.filter(|id| self.carries(number, id));
+        if carried.is_some() && since.elapsed() < self.app().settings.upstream.order_wait {
+            self.pace.acknowledged_early();
         }
         if link_number == self.link_number {
-            self.lose_link(&error, ctx);
+            self.read_reply(reply, carried.map(|id| (number, seq, id, outbound.body)), ctx);
         }
     }
 
@@ -268,6 +264,7 @@ impl SessionActor {
             Some((id, request)) => {
                 self.to_send.remove(&request.seq);
                 self.outstanding.remove(&request.seq);
+                self.pace.taken(request.seq);
                 (id, request.table_key)
             }
             None => (id.clone(), id.shared_key()),
@@ -288,7 +285,7 @@ impl SessionActor {
             .in_flight
             .values()
             .map(|request| request.cancelled.map_or(request.since + limit, |at| at + CANCEL_GRACE));
-        let posts = self.posts.values().map(|post| post.since + post_limit);
+        let posts = self.posts.values().map(|post| post.since + post_limit).filter(|at| *at > now);
         let next = requests.chain(posts).min().map_or(limit, |at| at.saturating_duration_since(now));
         // A cancel or a POST that comes meanwhile is seen at the next round.
         let next = next.min(post_limit).clamp(Duration::from_millis(10), CANCEL_GRACE);
@@ -304,18 +301,30 @@ impl SessionActor {
     fn check_deadlines(&mut self, ctx: &mut Context<Self>) {
         let upstream = &self.app().settings.upstream;
         let (limit, post_limit) = (upstream.request_timeout, upstream.post_timeout);
-        let late_posts = self.posts.iter().filter(|(_, post)| post.since.elapsed() >= post_limit);
+        let late_posts = self.posts.iter().filter(|(_, post)| {
+            let age = post.since.elapsed();
+            // That of a request may come when the work is done: the limit of the request is its limit, too.
+            age >= limit || (age >= post_limit && post.outbound.id.is_none() && self.seems_dead(post.since))
+        });
         for (number, future) in late_posts.map(|(number, post)| (*number, post.future)).collect::<Vec<_>>() {
             ctx.cancel_future(future);
-            self.posted(number, Err(PostError::late(post_limit)), ctx);
+            let age = self.posts.get(&number).map_or(limit, |post| post.since.elapsed());
+            self.posted(number, Err(PostError::Late(age)), ctx);
         }
-        let late: Vec<IdKey> = self
+        let late: Vec<(IdKey, Progress)> = self
             .in_flight
             .iter()
             .filter(|(_, request)| request.cancelled.is_none() && request.since.elapsed() >= limit)
-            .map(|(id, _)| id.clone())
+            .map(|(id, request)| (id.clone(), request.progress))
             .collect();
-        for id in late {
+        for (id, progress) in late {
+            if progress != Progress::MaybeSent {
+                let why =
+                    format!("the request could not be given to the upstream within {limit:?}; it was not executed");
+                let details = serde_json::json!({ "reason": "timeout", "outcome": "not_executed", "retry": true });
+                self.fail_request(&id, jsonrpc::UPSTREAM_UNAVAILABLE, &why, "timeout", details, ctx);
+                continue;
+            }
             let cancel = format!(
                 r#"{{"jsonrpc":"2.0","method":"{}","params":{{"requestId":{},"reason":"the router's time limit"}}}}"#,
                 mcp::CANCELLED,

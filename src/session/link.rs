@@ -136,6 +136,7 @@ impl SessionActor {
         self.link = Link::Idle;
         self.questions.forget_own();
         self.drop_link_bound();
+        self.pace.forget_link();
         if self.wants_link() || !self.order.is_even() {
             self.link_failed(error, ctx);
         }
@@ -285,9 +286,10 @@ impl Handler<LinkNotice> for SessionActor {
                     self.opened(post, ctx);
                 }
             }
-            LinkEvent::Message(body) => self.take_upstream_message(body, ctx),
+            LinkEvent::Message(body) | LinkEvent::Altered(body) => self.take_upstream_message(body, ctx),
+            LinkEvent::TooLarge(told) => self.take_too_large(told, ctx),
             LinkEvent::Closed(error) => {
-                if let (Some(endpoint), LinkError::Connect(_) | LinkError::Protocol(_)) = (&self.endpoint, &error) {
+                if let Some(endpoint) = self.endpoint.as_ref().filter(|_| error.is_failure()) {
                     endpoint.failed(&error);
                 }
                 self.lose_link(&error, ctx);

@@ -10,8 +10,10 @@
 //! | `claim` | client → upstream: what other instances have journaled, and what was missed |
 //! | `cancel` | client → upstream: requests that the client has given up |
 //! | `forward` | client → upstream: POSTs and their ends |
+//! | `refused` | client → upstream: what becomes of a message whose POST failed |
 //! | `outbound` | upstream → client: append, deliver |
 //! | `questions` | requests of the server and their answers, under ids of both sides |
+//! | `unreadable` | upstream → client: what is too large |
 //! | `link` | the upstream link: open, lose, give up |
 //! | `rehydrate` | a new upstream session: replay the handshake, recover what was open |
 //! | `recovery` | pure decisions |
@@ -31,8 +33,10 @@ pub mod order;
 mod outbound;
 mod questions;
 pub mod recovery;
+pub mod refused;
 mod rehydrate;
 mod restore;
+mod unreadable;
 
 pub use inbound::journal_view as inbound_view;
 

@@ -16,7 +16,9 @@ use crate::{
     fault,
     protocol::{
         jsonrpc::{self, Head, IdKey, InvalidMessage, Kind},
-        mcp, sse,
+        mcp,
+        scan::meant_to_answer,
+        sse,
     },
     store::{Append, Appended, NewEvent, StoreError},
 };
@@ -34,7 +36,7 @@ impl SessionActor {
             Err(error) => {
                 self.app().metrics.dropped.with_label_values(&["upstream_nonsense"]).inc();
                 tracing::warn!(session = %self.fence.session, %error, "the upstream sent no JSON-RPC message");
-                if let Some(id) = jsonrpc::broken_answer_to(&body).filter(|id| self.in_flight.contains_key(id)) {
+                if let Some(id) = meant_to_answer(&body).filter(|id| self.in_flight.contains_key(id)) {
                     self.fail_broken(&id, &error, ctx);
                 }
                 return;

@@ -1,7 +1,11 @@
 //! A fresh upstream session is brought to where the client left the old one, from its own words; then every request that
 //! is open meets its fate. REQ-3, OWN-5
 
-use std::{collections::HashSet, sync::Arc, time::Instant};
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use actix::prelude::*;
 use actix_http::Uri;
@@ -12,6 +16,7 @@ use super::{
     cancel, field,
     link::Link,
     recovery::{self, Fate, Progress},
+    refused::pause_before_retry,
 };
 use crate::{
     backoff::STORE_BACKOFF,
@@ -20,7 +25,11 @@ use crate::{
         mcp::{self, Repeatable},
     },
     store::{ClientMessage, Fenceable, PendingRequest, StoreError},
-    upstream::actor::Call,
+    upstream::{
+        Service,
+        actor::{Call, UpstreamActor},
+        line::PostError,
+    },
 };
 
 /// What a recovery fetched.
@@ -33,19 +42,49 @@ struct Fetched {
 }
 
 impl SessionActor {
-    /// Sends one of our own messages; its fate is the link's.
+    /// Sends one of our own messages. What says that the server or its session is gone ends the link; so does whatever
+    /// goes wrong before the handshake is done.
     pub(super) fn post_internal(&mut self, body: Bytes, ctx: &mut Context<Self>) {
         let (Some(url), Some(line)) = (self.link.post().cloned(), self.line.clone()) else { return };
-        let limit = self.app().settings.upstream.post_timeout;
-        let sent = async move { line.post_within(url, body, limit).await };
+        let app = Arc::clone(self.app());
+        let since = Instant::now();
+        let sent = async move {
+            let settings = &app.settings.upstream;
+            let mut refusals = 0;
+            loop {
+                let left = settings.post_timeout.saturating_sub(since.elapsed());
+                let outcome = line.post_within(url.clone(), body.clone(), left).await;
+                let Err(PostError::NotNow { retry_after, .. }) = outcome else { return outcome };
+                let pause = pause_before_retry(settings, retry_after, refusals);
+                if since.elapsed() + pause >= settings.post_timeout {
+                    return outcome;
+                }
+                refusals += 1;
+                tokio::time::sleep(pause).await;
+            }
+        };
         let number = self.link_number;
         ctx.spawn(sent.into_actor(self).map(move |outcome, actor, ctx| {
-            if let Err(error) = outcome
-                && number == actor.link_number
-            {
-                actor.lose_link(&error, ctx);
+            if number != actor.link_number {
+                return;
+            }
+            match outcome {
+                Ok(reply) => actor.read_reply(reply, None, ctx),
+                Err(error) if actor.ends_link(&error, since) => actor.lose_link(&error, ctx),
+                Err(error) => tracing::debug!(session = %actor.fence.session, %error, "own message not taken"),
             }
         }));
+    }
+
+    fn ends_link(&self, error: &PostError, since: Instant) -> bool {
+        match error {
+            _ if matches!(self.link, Link::Handshake { .. }) => true,
+            PostError::NotSent(_) | PostError::SessionGone => true,
+            PostError::Late(_) | PostError::Unknown(_) => self.seems_dead(since),
+            PostError::Refused(_) | PostError::NotFollowed(_) | PostError::NotNow { .. } | PostError::Failed(_) => {
+                false
+            }
+        }
     }
 
     pub(super) fn opened(&mut self, post: Uri, ctx: &mut Context<Self>) {
@@ -164,14 +203,7 @@ impl SessionActor {
                         && matches!(repeatable(&request.body), Repeatable::IfToolSays(_))
                 });
             if let Some(upstream) = upstream.filter(|_| tools_wanted) {
-                // Without an answer no tool can be vouched for, and unknown outcomes are said to be unknown.
-                let list = Bytes::from_static(br#"{"jsonrpc":"2.0","id":0,"method":"tools/list"}"#);
-                let call = upstream.send(Call { body: list, timeout: patience });
-                if let Ok(Ok(Ok(answer))) = tokio::time::timeout(patience * 2, call).await
-                    && let Ok(Some(result)) = Head::parse(&answer).map(|head| head.result)
-                {
-                    service.remember_tool_list(result.get());
-                }
+                learn_tools(&service, upstream, patience).await;
             }
             Ok(fetched)
         };
@@ -268,8 +300,20 @@ impl SessionActor {
     }
 }
 
+/// Asks a server what it says of its tools. Without an answer no tool can be vouched for, and unknown outcomes are said
+/// to be unknown.
+pub(super) async fn learn_tools(service: &Service, upstream: Addr<UpstreamActor>, patience: Duration) {
+    let list = Bytes::from_static(br#"{"jsonrpc":"2.0","id":0,"method":"tools/list"}"#);
+    let call = upstream.send(Call { body: list, timeout: patience, given_up: None });
+    if let Ok(Ok(Ok(answer))) = tokio::time::timeout(patience * 2, call).await
+        && let Ok(Some(result)) = Head::parse(&answer).map(|head| head.result)
+    {
+        service.remember_tool_list(result.get());
+    }
+}
+
 /// Of a request whose body the store has kept (it has lost those of restored sessions).
-fn repeatable(body: &[u8]) -> Repeatable {
+pub(super) fn repeatable(body: &[u8]) -> Repeatable {
     match Head::parse(body) {
         Ok(head) => mcp::repeatable(head.method().unwrap_or_default(), head.params),
         Err(_) => Repeatable::No,

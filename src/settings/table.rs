@@ -162,8 +162,9 @@ settings! {
         /// give up earlier.
         MCP_UPSTREAM_REQUEST_TIMEOUT = "5m", "duration" => request_timeout: Duration, duration(MILLI..=30 * DAY);
 
-        /// Longest wait for the head of the answer to one POST. Servers acknowledge at once and answer on a stream;
-        /// some never answer a POST to a session they have forgotten.
+        /// Longest wait for the acknowledgement of a POST that expects no answer (notifications, answers of the client, the
+        /// router's own). That of a request may come as late as its answer, as from servers that acknowledge when the
+        /// work is done; some never answer a POST to a session they have forgotten.
         MCP_UPSTREAM_POST_TIMEOUT = "10s", "duration" => post_timeout: Duration, duration(MILLI..=HOUR);
 
         /// How long a message waits for the POST before it to be acknowledged. It keeps the order of a session's
@@ -200,8 +201,17 @@ settings! {
         MCP_UPSTREAM_RELINK_TIMEOUT = "30s", "duration" => relink_timeout: Duration, duration(MILLI..=DAY);
 
         /// Largest message accepted from an upstream. Tool results carry images and files; beyond this one message
-        /// would crowd out the rest.
+        /// would crowd out the rest. A call whose answer is larger gets an error that says so; nothing else is touched.
         MCP_UPSTREAM_MAX_MESSAGE = "16MiB", "bytes" => max_message: usize, size(KIB..=GIB);
+
+        /// Most bytes of a message beyond MCP_UPSTREAM_MAX_MESSAGE that are read and thrown away, so that the connection
+        /// can go on behind it; one that has no end would hold up all others. At least MCP_UPSTREAM_MAX_MESSAGE.
+        MCP_UPSTREAM_MAX_SKIPPED = "256MiB", "bytes" => max_skipped: usize, size(KIB..=GIB);
+
+        /// Longest pause granted to a server that does not take a request now (408, 425, 429, 503 with Retry-After) before
+        /// it is tried again, within MCP_UPSTREAM_REQUEST_TIMEOUT. Longer than most quotas ask for, far below the
+        /// patience of clients.
+        MCP_UPSTREAM_RETRY_AFTER_MAX = "10s", "duration" => retry_after_max: Duration, duration(MILLI..=HOUR);
     }
 
     /// Streams towards clients: heartbeats, what is kept for a resume, and how much may be under way.

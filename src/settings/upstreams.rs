@@ -4,6 +4,7 @@ use url::Url;
 
 use super::{
     parse::{Parsed, is_name},
+    upstream_url::UpstreamUrl,
     value::UpstreamService,
 };
 
@@ -51,7 +52,7 @@ fn service(entry: &str) -> Parsed<UpstreamService> {
     Ok(UpstreamService { name: name.to_owned(), endpoints })
 }
 
-fn endpoint(text: &str) -> Parsed<Url> {
+fn endpoint(text: &str) -> Parsed<UpstreamUrl> {
     if text.is_empty() {
         return Err("at least one URL for each service, and none empty".to_owned());
     }
@@ -61,11 +62,8 @@ fn endpoint(text: &str) -> Parsed<Url> {
         "https" => return Err("http URLs; https is not supported yet".to_owned()),
         _ => return Err("http URLs".to_owned()),
     }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("URLs without credentials, which the router does not send".to_owned());
-    }
     if url.fragment().is_some() {
         return Err("URLs without a fragment".to_owned());
     }
-    Ok(url)
+    Ok(UpstreamUrl::new(url))
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use url::Url;
+use super::upstream_url::UpstreamUrl;
 
 /// A secret. `Debug` does not show it; [`Secret::expose`] is the only way to the text.
 #[derive(Clone, PartialEq, Eq)]
@@ -57,8 +57,8 @@ impl fmt::Debug for RedisUrl {
 pub struct UpstreamService {
     /// Name in the router's paths: 1 to 64 of `A-Z a-z 0-9 . _ -`, unique.
     pub name: String,
-    /// At least one, all different, all `http` with a host and without credentials.
-    pub endpoints: Vec<Url>,
+    /// At least one, all different, all `http` with a host.
+    pub endpoints: Vec<UpstreamUrl>,
 }
 
 /// An allow-list that may be open.
@@ -117,10 +117,25 @@ fn mask_url(text: &str) -> String {
     scheme + &shown
 }
 
-/// Masks the credentials of every URL in a list: in each part from `://` (or the start) to the last `@` before the
-/// next `://`, so that no separator inside a password lets its end slip through.
+/// Masks the credentials and the query of every URL in a list: in each part from `://` (or the start) to the last `@`
+/// before the next `://`, and from the first `?` on, so that no separator inside a secret lets its end slip through.
 fn mask_urls(text: &str) -> String {
-    text.split("://").map(mask_user).collect::<Vec<_>>().join("://")
+    text.split("://").map(mask_part).collect::<Vec<_>>().join("://")
+}
+
+/// What begins the next entry of the list stays.
+fn mask_part(part: &str) -> String {
+    let Some((path, query)) = part.split_once('?') else { return mask_user(part) };
+    let next = query.rfind([',', ';']).map(|at| &query[at..]).filter(|next| begins_entry(&next[1..]));
+    // A question mark in a password, or an `@` in the query: nobody can say.
+    let shown = if query.contains('@') { String::new() } else { format!("{}?", mask_user(path)) };
+    format!("{shown}{MASK}{}", next.unwrap_or_default())
+}
+
+/// `http` of the next URL, with the name of its service or without.
+fn begins_entry(text: &str) -> bool {
+    let scheme = text.rsplit('=').next().unwrap_or_default().trim();
+    matches!(scheme, "http" | "https")
 }
 
 fn mask_user(text: &str) -> String {
@@ -156,6 +171,9 @@ mod tests {
             ("a=http://u:pw@h,http://k@g;b=http://i", "a=http://***@h,http://***@g;b=http://i"),
             ("a=http://u:p,w;@h/sse,http://g", "a=http://***@h/sse,http://g"),
             ("a=u:pw@h", "***@h"),
+            ("a=http://h/sse?api_key=s;b=http://g?k=s,http://i", "a=http://h/sse?***;b=http://g?***,http://i"),
+            ("a=http://h?k=s,t;u", "a=http://h?***"),
+            ("a=http://u:p?w@h,http://g?k=s@t", "a=http://***,http://***"),
         ] {
             assert_eq!(masked("MCP_UPSTREAMS", value), shown, "{value}");
         }

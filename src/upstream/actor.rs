@@ -4,26 +4,37 @@
 //! with rewritten ids. Session actors ask it for links; their POSTs go over the thread's [`Line`] without a message to it.
 //! It never knows client streams and never waits inside a handler: every answer is a future of its own.
 
-use std::{cell::RefCell, collections::HashMap, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use actix::prelude::*;
 use actix_http::Uri;
 use bytes::Bytes;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
+pub use super::call::{Call, CallError};
 use super::{
     Endpoint, Service,
+    call::{GivenUp, gives_up, rewritten},
     line::{KEEP_ALIVE, Line, PostError},
+    reply::{Reply, ReplyEnd},
     transport::{
-        Gate, LinkError, LinkEvent, LinkHandle, LinkNotice,
+        Gate, LinkEvent, LinkHandle, LinkNotice, Outlet,
         sse::{self, LinkLimits},
     },
 };
 use crate::{
     lifecycle::Vital,
+    metrics::Metrics,
     protocol::{
-        jsonrpc::{self, Head, Kind},
+        jsonrpc::{self, Head, IdKey, Kind},
         mcp,
+        scan::{Told, meant_to_answer},
     },
     settings::UpstreamSettings,
 };
@@ -39,6 +50,7 @@ pub struct UpstreamActor {
     line: Line,
     limits: UpstreamSettings,
     shared: Rc<RefCell<Shared>>,
+    metrics: Metrics,
     probes: bool,
     /// Without it no call from this thread reaches the endpoint, and the first one's checks are missing.
     _vital: Vital,
@@ -57,8 +69,18 @@ struct Shared {
     /// Number of the current link; notices of older ones are ignored.
     link: u64,
     handle: Option<LinkHandle>,
+    /// Counts what comes on the stream: it grows while the server lives, however slow it is.
+    heard: Rc<Cell<u64>>,
     next_id: u64,
-    pending: HashMap<u64, oneshot::Sender<Result<Bytes, CallError>>>,
+    pending: HashMap<u64, oneshot::Sender<Result<Answer, CallError>>>,
+}
+
+/// A server's answer.
+#[derive(Debug)]
+struct Answer {
+    body: Bytes,
+    /// Some of it was no text, and has been replaced by U+FFFD.
+    is_altered: bool,
 }
 
 #[derive(Debug, Default)]
@@ -85,16 +107,6 @@ pub struct OpenLink {
     pub gate: Arc<Gate>,
 }
 
-/// Runs one request over the shared session. Reply: the response, with the id that it was given there.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<Bytes, CallError>")]
-pub struct Call {
-    /// The request as the caller sent it.
-    pub body: Bytes,
-    /// Longest wait for the answer.
-    pub timeout: Duration,
-}
-
 /// Sends a notification over the shared session.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), CallError>")]
@@ -103,27 +115,13 @@ pub struct Notify {
     pub body: Bytes,
 }
 
+/// How long a cancelled request may still be answered.
+const CANCEL_GRACE: Duration = Duration::from_secs(5);
+
 /// Asks for the answer of the endpoint to `initialize`.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<Bytes, CallError>")]
 pub struct Initialized;
-
-/// Why a call over the shared session failed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CallError {
-    /// The endpoint cannot be reached; the request was not sent.
-    #[error("the upstream cannot be reached: {0}")]
-    Unreachable(String),
-    /// Sent, but the connection broke before the answer.
-    #[error("the upstream connection broke before the answer: {0}")]
-    Lost(String),
-    /// Sent, and no answer in time.
-    #[error("the upstream did not answer within {0:?}")]
-    TimedOut(Duration),
-    /// The upstream refused the POST with this status.
-    #[error("the upstream refused the request with status {0}")]
-    Refused(u16),
-}
 
 impl UpstreamActor {
     /// Starts the actor of `endpoint` on the current thread. `probes`: this one also does the health checks (one
@@ -132,18 +130,15 @@ impl UpstreamActor {
         service: Arc<Service>,
         line: Line,
         limits: UpstreamSettings,
+        metrics: Metrics,
         probes: bool,
         vital: Vital,
     ) -> Addr<Self> {
         let endpoint = Arc::clone(&line.endpoint);
         Self::create(|ctx| {
             ctx.set_mailbox_capacity(MAILBOX);
-            Self { service, endpoint, line, limits, shared: Rc::default(), probes, _vital: vital }
+            Self { service, endpoint, line, limits, shared: Rc::default(), metrics, probes, _vital: vital }
         })
-    }
-
-    fn link_limits(&self) -> LinkLimits {
-        LinkLimits { connect: self.limits.connect_timeout, max_message: self.limits.max_message }
     }
 
     /// Everything a call needs beyond the actor's borrow.
@@ -152,7 +147,8 @@ impl UpstreamActor {
             line: self.line.clone(),
             shared: Rc::clone(&self.shared),
             post_timeout: self.limits.post_timeout,
-            link_limits: self.link_limits(),
+            request_timeout: self.limits.request_timeout,
+            link_limits: LinkLimits::from(&self.limits),
             to: ctx.address().recipient(),
         }
     }
@@ -165,18 +161,44 @@ impl UpstreamActor {
         let timeout = self.limits.health_timeout;
         let endpoint = Arc::clone(&self.endpoint);
         actix_rt::spawn(async move {
+            let heard = Rc::clone(&caller.shared.borrow().heard);
+            let before = heard.get();
             let ping = Bytes::from_static(br#"{"jsonrpc":"2.0","id":0,"method":"ping"}"#);
-            let checked = tokio::time::timeout(timeout, caller.call(ping, timeout)).await;
-            match checked {
-                Ok(Ok(_)) => endpoint.succeeded(),
-                Ok(Err(ref error)) => endpoint.failed(error),
-                Err(_) => endpoint.failed(&"the health check timed out"),
-            }
-            // The next check starts from a fresh session, unless callers still wait for answers on this one.
-            if !matches!(checked, Ok(Ok(_))) && caller.shared.borrow().pending.is_empty() {
-                caller.close(&CallError::Lost("the health check failed".to_owned()));
+            let call = caller.call(Call { body: ping, timeout, given_up: None });
+            let checked = tokio::time::timeout(timeout, call).await.unwrap_or(Err(CallError::TimedOut(timeout)));
+            match judge(&checked, heard.get() != before) {
+                Health::Up => endpoint.succeeded(),
+                Health::Unclear => {}
+                Health::Down => {
+                    if let Err(error) = &checked {
+                        endpoint.failed(error);
+                    }
+                    // The next check starts from a fresh session, unless callers still wait for answers on this one.
+                    if caller.shared.borrow().pending.is_empty() {
+                        caller.close(&CallError::Lost("the health check failed".to_owned()));
+                    }
+                }
             }
         });
+    }
+}
+
+/// What a health check says of its endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Health {
+    Up,
+    /// It lives, but its answer is not there: it stands behind a large message, or the server takes no more just now.
+    Unclear,
+    Down,
+}
+
+fn judge(checked: &Result<Bytes, CallError>, was_heard: bool) -> Health {
+    match checked {
+        Ok(_) => Health::Up,
+        Err(CallError::TimedOut(_)) if was_heard => Health::Unclear,
+        // 503 is what stands for "not in service"; the others are about this request.
+        Err(CallError::NotNow { status, .. }) if *status != 503 => Health::Unclear,
+        Err(_) => Health::Down,
     }
 }
 
@@ -196,7 +218,8 @@ impl Handler<OpenLink> for UpstreamActor {
     type Result = MessageResult<OpenLink>;
 
     fn handle(&mut self, open: OpenLink, _ctx: &mut Self::Context) -> Self::Result {
-        let link = sse::run(self.line.clone(), self.link_limits(), open.link, open.to, open.gate);
+        let outlet = Outlet { link: open.link, to: open.to, gate: open.gate };
+        let link = sse::run(self.line.clone(), LinkLimits::from(&self.limits), outlet, None);
         let task = actix_rt::spawn(link);
         MessageResult(LinkHandle::new(task.abort_handle(), Some(Arc::clone(&self.endpoint))))
     }
@@ -207,7 +230,7 @@ impl Handler<Call> for UpstreamActor {
 
     fn handle(&mut self, message: Call, ctx: &mut Self::Context) -> Self::Result {
         let caller = self.caller(ctx);
-        Box::pin(async move { caller.call(message.body, message.timeout).await })
+        Box::pin(async move { caller.call(message).await })
     }
 }
 
@@ -217,8 +240,8 @@ impl Handler<Notify> for UpstreamActor {
     fn handle(&mut self, message: Notify, ctx: &mut Self::Context) -> Self::Result {
         let caller = self.caller(ctx);
         Box::pin(async move {
-            let (url, _) = caller.ready().await?;
-            caller.post(url, message.body).await
+            let session = caller.ready().await?;
+            Ok(caller.post(session.post, message.body).await?)
         })
     }
 }
@@ -228,7 +251,7 @@ impl Handler<Initialized> for UpstreamActor {
 
     fn handle(&mut self, _message: Initialized, ctx: &mut Self::Context) -> Self::Result {
         let caller = self.caller(ctx);
-        Box::pin(async move { caller.ready().await.map(|(_, initialized)| initialized) })
+        Box::pin(async move { caller.ready().await.map(|session| session.initialized) })
     }
 }
 
@@ -242,18 +265,17 @@ impl Handler<LinkNotice> for UpstreamActor {
         let caller = self.caller(ctx);
         match notice.event {
             LinkEvent::Opened(post) => {
-                actix_rt::spawn(async move { caller.initialize(post).await });
+                actix_rt::spawn(async move { caller.initialize(notice.link, post).await });
             }
-            LinkEvent::Message(body) => self.take_message(&caller, &body),
+            LinkEvent::Message(body) => self.take_message(&caller, Answer { body, is_altered: false }),
+            LinkEvent::Altered(body) => self.take_message(&caller, Answer { body, is_altered: true }),
+            LinkEvent::TooLarge(told) => self.take_too_large(&caller, told),
             LinkEvent::Closed(error) => {
-                let error = match error {
-                    LinkError::Lost(why) => CallError::Lost(why),
-                    LinkError::Connect(why) | LinkError::Protocol(why) => {
-                        self.endpoint.failed(&why);
-                        CallError::Unreachable(why)
-                    }
-                };
-                caller.close(&error);
+                if error.is_failure() {
+                    self.endpoint.failed(&error);
+                }
+                // What was sent may have been executed, whatever has become of the link. REQ-3
+                caller.close(&CallError::Lost(error.to_string()));
             }
         }
     }
@@ -262,14 +284,23 @@ impl Handler<LinkNotice> for UpstreamActor {
 impl UpstreamActor {
     /// A message on the shared session: an answer goes to its caller, a request of the server gets a refusal (there is
     /// no client behind this session that could sample or elicit).
-    fn take_message(&self, caller: &Caller, body: &Bytes) {
-        let Ok(head) = Head::parse(body) else { return };
+    fn take_message(&self, caller: &Caller, message: Answer) {
+        let head = match Head::parse(&message.body) {
+            Ok(head) => head,
+            Err(error) => {
+                self.metrics.dropped.with_label_values(&["upstream_nonsense"]).inc();
+                tracing::warn!(service = self.service.name, %error, "the upstream sent no JSON-RPC message");
+                if let Some(id) = meant_to_answer(&message.body) {
+                    caller.answered(&id, Err(CallError::Nonsense));
+                }
+                return;
+            }
+        };
         match &head.kind {
             Kind::Response { id: Some(id), .. } => {
-                let waiting = id.key().parse().ok().and_then(|id: u64| self.shared.borrow_mut().pending.remove(&id));
-                if let Some(waiting) = waiting {
-                    // The caller may have given up.
-                    let _ = waiting.send(Ok(body.clone()));
+                let answer = Answer { body: message.body.clone(), is_altered: message.is_altered };
+                if !caller.answered(id, Ok(answer)) {
+                    self.metrics.dropped.with_label_values(&["upstream_unknown_answer"]).inc();
                 }
             }
             Kind::Request { id, method } => {
@@ -279,9 +310,7 @@ impl UpstreamActor {
                     let why = "this session serves REST callers, there is no client to ask";
                     jsonrpc::error_response(id.as_json(), jsonrpc::METHOD_NOT_FOUND, why, None)
                 };
-                let Phase::Ready { post, .. } = &self.shared.borrow().phase else { return };
-                let (caller, url) = (caller.clone(), post.clone());
-                actix_rt::spawn(async move { caller.post(url, answer).await });
+                caller.reply(answer);
             }
             Kind::Notification { method } if method == "notifications/tools/list_changed" => {
                 self.service.forget_tools();
@@ -289,6 +318,31 @@ impl UpstreamActor {
             Kind::Notification { .. } | Kind::Response { .. } => {}
         }
     }
+
+    fn take_too_large(&self, caller: &Caller, told: Told) {
+        let limit = self.limits.max_message;
+        self.metrics.dropped.with_label_values(&["upstream_too_large"]).inc();
+        tracing::warn!(service = self.service.name, limit, "the upstream sent a message that is too large");
+        match told {
+            Told::Answer(id) => {
+                let answered = IdKey::of_json(&id).map(|id| caller.answered(&id, Err(CallError::TooLarge { limit })));
+                tracing::debug!(service = self.service.name, ?answered, "told whose answer it was");
+            }
+            Told::Request(id) => {
+                let why = format!("the request is larger than {limit} bytes");
+                caller.reply(jsonrpc::error_response(&id, jsonrpc::INVALID_REQUEST, &why, None));
+            }
+            Told::Nothing => {}
+        }
+    }
+}
+
+/// The shared session, initialised.
+struct Session {
+    post: Uri,
+    initialized: Bytes,
+    /// Number of its link.
+    link: u64,
 }
 
 /// The shared session as seen by the future of one call.
@@ -297,38 +351,138 @@ struct Caller {
     line: Line,
     shared: Rc<RefCell<Shared>>,
     post_timeout: Duration,
+    request_timeout: Duration,
     link_limits: LinkLimits,
     to: Recipient<LinkNotice>,
 }
 
 impl Caller {
-    async fn call(&self, body: Bytes, timeout: Duration) -> Result<Bytes, CallError> {
-        let deadline = tokio::time::Instant::now() + timeout;
+    async fn call(&self, call: Call) -> Result<Bytes, CallError> {
+        let deadline = Instant::now() + call.timeout;
+        let mut given_up = call.given_up;
         // Once more when the upstream says that it does not know our session: it has not executed anything then.
-        for attempt in 0..2 {
-            let (url, _) = self.ready().await?;
+        for _attempt in 0..2 {
+            let session = self.ready().await?;
+            let link = session.link;
+            if given_up.as_ref().is_some_and(|caller| caller.has_changed().is_err() || *caller.borrow()) {
+                return Err(CallError::Cancelled);
+            }
             let (id, answer) = self.register();
             let _forget = ForgetOnDrop { shared: &self.shared, id };
-            let head = Head::parse(&body).map_err(|error| CallError::Unreachable(error.to_string()))?;
-            let request = head.with_id(&body, &id.to_string());
-            match self.line.post_within(url, request, self.post_timeout).await {
-                Ok(()) => {}
-                Err(PostError::SessionGone) if attempt == 0 => {
-                    self.close(&CallError::Lost("the upstream forgot the shared session".to_owned()));
-                    continue;
+            let request = rewritten(&call.body, id).map_err(|error| CallError::Unreachable(error.to_string()))?;
+            let exchanged = self.exchange(&session.post, id, request, answer, deadline, &mut given_up).await;
+            match exchanged {
+                Err(Failed::SessionGone) => {
+                    self.close_link(link, &CallError::Lost("the upstream forgot the shared session".to_owned()));
                 }
-                Err(error) => return Err(error.into()),
+                Err(Failed::TimedOut) => return Err(CallError::TimedOut(call.timeout)),
+                Err(Failed::Call(error)) => return Err(error),
+                // A caller would take it for the server's own words. The streams of sessions have their rule for it
+                // (WHATWG), a JSON body has none.
+                Ok(Answer { body, is_altered: true }) if given_up.is_some() => return Err(CallError::Altered(body)),
+                Ok(answer) => return Ok(answer.body),
             }
-            return match tokio::time::timeout_at(deadline, answer).await {
-                Ok(Ok(answer)) => answer,
-                Ok(Err(_)) => Err(CallError::Lost("the shared session ended".to_owned())),
-                Err(_) => Err(CallError::TimedOut(timeout)),
-            };
         }
-        Err(CallError::Lost("the upstream keeps forgetting the shared session".to_owned()))
+        Err(CallError::Unreachable("it keeps forgetting the shared session".to_owned()))
     }
 
-    fn register(&self) -> (u64, oneshot::Receiver<Result<Bytes, CallError>>) {
+    /// Sends a request and waits for its answer, whichever way that comes: on the stream, before or after the POST is
+    /// acknowledged, or in the answer to the POST. The server is told when nobody waits any more.
+    async fn exchange(
+        &self,
+        url: &Uri,
+        id: u64,
+        request: Bytes,
+        mut answer: oneshot::Receiver<Result<Answer, CallError>>,
+        deadline: Instant,
+        given_up: &mut GivenUp,
+    ) -> Result<Answer, Failed> {
+        let tells = given_up.is_some();
+        let (mut deadline, mut is_cancelled, mut is_posted) = (deadline, false, false);
+        let mut post = Box::pin(self.line.clone().post(url.clone(), request));
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut answer => {
+                    if !is_posted {
+                        // The acknowledgement is only late; cut off, its connection would be lost.
+                        let limit = self.request_timeout;
+                        actix_rt::spawn(async move { tokio::time::timeout(limit, post).await });
+                    }
+                    let closed = || Err(CallError::Lost("the shared session ended".to_owned()));
+                    return answer.unwrap_or_else(|_| closed()).map_err(Failed::Call);
+                }
+                posted = &mut post, if !is_posted => match posted {
+                    Ok(reply) => {
+                        is_posted = true;
+                        self.read_reply(reply, Some(id));
+                    }
+                    Err(PostError::SessionGone) => return Err(Failed::SessionGone),
+                    Err(error) => return Err(Failed::Call(error.into())),
+                },
+                left = gives_up(given_up), if !is_cancelled => {
+                    self.cancel(url, id, "the caller gave it up");
+                    if left {
+                        return Err(Failed::Call(CallError::Cancelled));
+                    }
+                    // The server may answer all the same.
+                    is_cancelled = true;
+                    deadline = deadline.min(Instant::now() + CANCEL_GRACE);
+                }
+                () = tokio::time::sleep_until(deadline) => {
+                    if is_cancelled {
+                        return Err(Failed::Call(CallError::Cancelled));
+                    }
+                    if tells {
+                        self.cancel(url, id, "the router's time limit");
+                    }
+                    return Err(Failed::TimedOut);
+                }
+            }
+        }
+    }
+
+    /// Tells the server that nobody waits for the answer to this request of ours.
+    fn cancel(&self, url: &Uri, id: u64, reason: &str) {
+        let cancel = serde_json::json!({
+            "jsonrpc": "2.0", "method": mcp::CANCELLED, "params": { "requestId": id, "reason": reason },
+        });
+        let (caller, url) = (self.clone(), url.clone());
+        actix_rt::spawn(async move { caller.post(url, Bytes::from(cancel.to_string())).await });
+    }
+
+    /// Answers the server.
+    fn reply(&self, answer: Bytes) {
+        let Phase::Ready { post, .. } = &self.shared.borrow().phase else { return };
+        let (caller, url) = (self.clone(), post.clone());
+        actix_rt::spawn(async move { caller.post(url, answer).await });
+    }
+
+    /// Hands an answer to whoever waits for it. `false`: nobody does.
+    fn answered(&self, id: &IdKey, answer: Result<Answer, CallError>) -> bool {
+        id.key().parse().is_ok_and(|id: u64| self.answered_own(id, answer))
+    }
+
+    fn answered_own(&self, id: u64, answer: Result<Answer, CallError>) -> bool {
+        let waiting = self.shared.borrow_mut().pending.remove(&id);
+        // The caller may have given up.
+        waiting.is_some_and(|waiting| waiting.send(answer).is_ok())
+    }
+
+    /// What the answer to a POST holds goes the way of what comes on the stream. `id`: of the request that was posted.
+    fn read_reply(&self, reply: Option<Reply>, id: Option<u64>) {
+        let Some(reply) = reply else { return };
+        let outlet = Outlet { link: self.shared.borrow().link, to: self.to.clone(), gate: Gate::new(usize::MAX) };
+        let caller = self.clone();
+        actix_rt::spawn(async move {
+            let end = reply.read(caller.link_limits, outlet, caller.request_timeout).await;
+            if let (ReplyEnd::Broken, Some(id)) = (end, id) {
+                caller.answered_own(id, Err(CallError::Lost("the answer broke off".to_owned())));
+            }
+        });
+    }
+
+    fn register(&self) -> (u64, oneshot::Receiver<Result<Answer, CallError>>) {
         let (sender, receiver) = oneshot::channel();
         let mut shared = self.shared.borrow_mut();
         shared.next_id += 1;
@@ -338,12 +492,15 @@ impl Caller {
     }
 
     /// Waits until the shared session is initialised; opens it when needed. Bounded by the connection's time limits.
-    async fn ready(&self) -> Result<(Uri, Bytes), CallError> {
+    async fn ready(&self) -> Result<Session, CallError> {
         loop {
             let waiting = {
                 let mut shared = self.shared.borrow_mut();
+                let link = shared.link;
                 match &mut shared.phase {
-                    Phase::Ready { post, initialized } => return Ok((post.clone(), initialized.clone())),
+                    Phase::Ready { post, initialized } => {
+                        return Ok(Session { post: post.clone(), initialized: initialized.clone(), link });
+                    }
                     Phase::Opening(waiters) => {
                         let (sender, receiver) = oneshot::channel();
                         waiters.push(sender);
@@ -353,28 +510,27 @@ impl Caller {
                         let (sender, receiver) = oneshot::channel();
                         shared.phase = Phase::Opening(vec![sender]);
                         shared.link += 1;
-                        let link = sse::run(
-                            self.line.clone(),
-                            self.link_limits,
-                            shared.link,
-                            self.to.clone(),
-                            Gate::new(usize::MAX),
-                        );
+                        let outlet = Outlet { link: shared.link, to: self.to.clone(), gate: Gate::new(usize::MAX) };
+                        let heard = Rc::clone(&shared.heard);
+                        let link = sse::run(self.line.clone(), self.link_limits, outlet, Some(heard));
                         shared.handle = Some(LinkHandle::new(actix_rt::spawn(link).abort_handle(), None));
                         receiver
                     }
                 }
             };
-            waiting.await.map_err(|_| CallError::Lost("the shared session ended".to_owned()))??;
+            waiting.await.map_err(|_| CallError::Unreachable("the shared session ended".to_owned()))??;
         }
     }
 
-    async fn initialize(&self, post_to: Uri) {
-        let outcome = self.handshake(&post_to).await;
-        match outcome {
+    async fn initialize(&self, link: u64, post: Uri) {
+        match self.handshake(&post).await {
             Ok(initialized) => {
-                let ready = Phase::Ready { post: post_to, initialized };
-                let before = std::mem::replace(&mut self.shared.borrow_mut().phase, ready);
+                let mut shared = self.shared.borrow_mut();
+                if shared.link != link {
+                    return;
+                }
+                let before = std::mem::replace(&mut shared.phase, Phase::Ready { post, initialized });
+                drop(shared);
                 self.line.endpoint.succeeded();
                 if let Phase::Opening(waiters) = before {
                     for waiter in waiters {
@@ -383,8 +539,9 @@ impl Caller {
                 }
             }
             Err(error) => {
-                self.line.endpoint.failed(&error);
-                self.close(&error);
+                if self.close_link(link, &error) {
+                    self.line.endpoint.failed(&error);
+                }
             }
         }
     }
@@ -399,22 +556,37 @@ impl Caller {
                 "clientInfo": { "name": "mcp-router", "version": env!("CARGO_PKG_VERSION") },
             },
         });
-        self.post(url.clone(), Bytes::from(request.to_string())).await?;
-        let answer = tokio::time::timeout(self.post_timeout, answer)
-            .await
-            .map_err(|_| CallError::TimedOut(self.post_timeout))?
-            .map_err(|_| CallError::Lost("the shared session ended".to_owned()))??;
+        let deadline = Instant::now() + self.post_timeout;
+        let exchanged = self.exchange(url, id, Bytes::from(request.to_string()), answer, deadline, &mut None).await;
+        let answer = exchanged.map_err(|failed| match failed {
+            Failed::SessionGone => CallError::Unreachable("it does not know the session that it has opened".to_owned()),
+            Failed::TimedOut => CallError::TimedOut(self.post_timeout),
+            Failed::Call(error) => error,
+        })?;
+        let answer = answer.body;
         let accepted = matches!(Head::parse(&answer).map(|head| head.kind), Ok(Kind::Response { success: true, .. }));
         if !accepted {
-            return Err(CallError::Unreachable("the upstream refused to initialize".to_owned()));
+            return Err(CallError::Unreachable("it refused to initialize".to_owned()));
         }
         let initialized = Bytes::from_static(br#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);
         self.post(url.clone(), initialized).await?;
         Ok(answer)
     }
 
-    async fn post(&self, url: Uri, body: Bytes) -> Result<(), CallError> {
-        Ok(self.line.post_within(url, body, self.post_timeout).await?)
+    /// POSTs what expects no answer.
+    async fn post(&self, url: Uri, body: Bytes) -> Result<(), PostError> {
+        let reply = self.line.post_within(url, body, self.post_timeout).await?;
+        self.read_reply(reply, None);
+        Ok(())
+    }
+
+    /// Ends the shared session if it is still that of this link. `false`: it is another one by now.
+    fn close_link(&self, link: u64, error: &CallError) -> bool {
+        let is_current = self.shared.borrow().link == link;
+        if is_current {
+            self.close(error);
+        }
+        is_current
     }
 
     /// Ends the shared session; everybody who waits learns why. The next call opens a new one.
@@ -427,13 +599,20 @@ impl Caller {
         };
         if let Phase::Opening(waiters) = phase {
             for waiter in waiters {
-                let _ = waiter.send(Err(error.clone()));
+                let _ = waiter.send(Err(error.clone().before_sent()));
             }
         }
         for (_, waiting) in pending {
             let _ = waiting.send(Err(error.clone()));
         }
     }
+}
+
+/// Why an exchange failed.
+enum Failed {
+    SessionGone,
+    TimedOut,
+    Call(CallError),
 }
 
 /// A caller that gives up leaves nothing behind.
@@ -448,13 +627,25 @@ impl Drop for ForgetOnDrop<'_> {
     }
 }
 
-impl From<PostError> for CallError {
-    fn from(error: PostError) -> Self {
-        match error {
-            PostError::NotSent(why) => Self::Unreachable(why),
-            PostError::SessionGone => Self::Lost("the upstream session is gone".to_owned()),
-            PostError::Refused(status) => Self::Refused(status),
-            PostError::Unknown(why) => Self::Lost(why),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_is_only_busy_is_not_taken_out_of_use() {
+        let late = || Err(CallError::TimedOut(Duration::from_secs(2)));
+        let not_now = |status| Err(CallError::NotNow { status, retry_after: None });
+        for (checked, was_heard, health) in [
+            (Ok(Bytes::new()), false, Health::Up),
+            (late(), false, Health::Down),
+            // Its answer stands behind a large message.
+            (late(), true, Health::Unclear),
+            (not_now(429), false, Health::Unclear),
+            (not_now(503), true, Health::Down),
+            (Err(CallError::Lost(String::new())), true, Health::Down),
+            (Err(CallError::Unreachable(String::new())), false, Health::Down),
+        ] {
+            assert_eq!(judge(&checked, was_heard), health, "{checked:?} {was_heard}");
         }
     }
 }

@@ -1,4 +1,5 @@
-//! One HTTP/1.1 connection to an upstream: a request at a time, a POST that is acknowledged or a GET whose body goes on.
+//! One HTTP/1.1 connection to an upstream: a request at a time, a POST that is acknowledged (or answered) or a GET whose
+//! body goes on.
 //!
 //! Reading and writing HTTP is actix-http's; this file owns the order of the two and the state of the connection. It is
 //! awc's job, but awc makes a codec, two buffers and a task with a timer anew for each request
@@ -136,10 +137,19 @@ impl Connection {
         poll_fn(|context| Pin::new(&mut self.framed).flush::<Message<(RequestHeadType, BodySize)>>(context)).await
     }
 
-    /// POSTs `body` and reads the whole answer. Returns its status, and the connection if it can be used again.
-    pub(super) async fn post(mut self, head: &Head, url: &Uri, body: &Bytes) -> Result<(u16, Option<Self>), Broken> {
+    /// POSTs `body`. What the answer says beyond its head is read to its end, unless it may hold messages.
+    pub(super) async fn post(
+        mut self,
+        head: &Head,
+        url: &Uri,
+        body: &Bytes,
+        scratch: &Rc<Scratch>,
+    ) -> Result<(ResponseHead, Rest), Broken> {
         let head = self.request(head.with_url(url), body).await?;
-        let status = head.status.as_u16();
+        if head.status.is_success() && BodyKind::of(&head).is_some() {
+            let body = self.into_body(&head, Rc::clone(scratch));
+            return Ok((head, Rest::Body(body)));
+        }
         let Self { framed, permit } = self;
         let framed = match framed.codec_ref().message_type() {
             MessageType::None => (!is_until_close(&head)).then_some(framed),
@@ -150,7 +160,7 @@ impl Connection {
             let kept_by_both = head.keep_alive() && framed.codec_ref().keep_alive();
             kept_by_both && framed.is_read_buf_empty() && framed.is_write_buf_empty()
         });
-        Ok((status, reusable.map(|framed| Self { framed, permit })))
+        Ok((head, Rest::Read(reusable.map(|framed| Self { framed, permit }))))
     }
 
     /// GETs `url`: the head of the answer, and its body as it comes.
@@ -161,19 +171,55 @@ impl Connection {
         scratch: Rc<Scratch>,
     ) -> Result<(ResponseHead, Body), Broken> {
         let head = self.request(head.with_url(url), &Bytes::new()).await?;
+        let body = self.into_body(&head, scratch);
+        Ok((head, body))
+    }
+
+    fn into_body(self, head: &ResponseHead, scratch: Rc<Scratch>) -> Body {
         let Self { framed, permit } = self;
+        let is_kept = head.keep_alive() && framed.codec_ref().keep_alive();
         let parts = framed.into_parts();
         let (codec, has_ended) = match parts.codec.message_type() {
             MessageType::Payload | MessageType::Stream => (Some(parts.codec.into_payload_codec()), false),
-            MessageType::None => (None, !is_until_close(&head)),
+            MessageType::None => (None, !is_until_close(head)),
         };
         // A copy of what has come already: the connection's buffers go.
         let mut rest = scratch.0.take();
         rest.clear();
         rest.reserve(READ.max(parts.read_buf.len()));
         rest.extend_from_slice(&parts.read_buf);
-        let body = Body { socket: parts.io, codec, rest, has_ended, scratch, _permit: permit };
-        Ok((head, body))
+        Body { socket: parts.io, codec, rest, has_ended, is_kept, scratch, permit }
+    }
+}
+
+/// What is left of the answer to a POST behind its head.
+pub(super) enum Rest {
+    /// Nothing; the connection, if it can be used again.
+    Read(Option<Connection>),
+    /// A body that may hold messages.
+    Body(Body),
+}
+
+/// A body that may hold messages, by its content type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BodyKind {
+    /// One message, or an array of them.
+    Json,
+    /// An event stream.
+    Events,
+}
+
+impl BodyKind {
+    pub(super) fn of(head: &ResponseHead) -> Option<Self> {
+        let given = head.headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+        let essence = given.split(';').next().unwrap_or_default().trim();
+        if essence.eq_ignore_ascii_case("application/json") {
+            Some(Self::Json)
+        } else if essence.eq_ignore_ascii_case("text/event-stream") {
+            Some(Self::Events)
+        } else {
+            None
+        }
     }
 }
 
@@ -226,11 +272,20 @@ pub(super) struct Body {
     /// Read, and not a whole piece of the body yet.
     rest: BytesMut,
     has_ended: bool,
+    /// Neither side wants the connection closed behind it.
+    is_kept: bool,
     scratch: Rc<Scratch>,
-    _permit: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
 }
 
 impl Body {
+    /// The connection, if the body has been read to its end and it can be used again.
+    pub(super) fn into_connection(self) -> Option<Connection> {
+        let codec = self.codec.filter(|_| self.has_ended && self.is_kept && self.rest.is_empty())?;
+        let framed = Framed::new(self.socket, codec.into_message_codec());
+        Some(Connection { framed, permit: self.permit })
+    }
+
     /// The next bytes; `None` at the end. They should not be kept: they hold the thread's buffer.
     pub(super) async fn next(&mut self) -> Option<Result<Bytes, String>> {
         poll_fn(|context| self.poll_next(context)).await

@@ -17,7 +17,9 @@ use tokio::sync::Semaphore;
 
 use super::{
     Endpoint,
-    connection::{Body, Broken, Connection, Head, Scratch},
+    connection::{Body, BodyKind, Broken, Connection, Head, Rest, Scratch},
+    redirect::{self, NotFollowed},
+    reply::Reply,
 };
 use crate::settings::UpstreamSettings;
 
@@ -54,6 +56,23 @@ impl std::fmt::Debug for Line {
     }
 }
 
+/// An open event stream.
+pub(super) struct Opened {
+    pub(super) head: ResponseHead,
+    pub(super) body: Body,
+    /// Where it was found in the end: relative references are resolved against it (RFC 3986, section 5.1.3).
+    pub(super) url: url::Url,
+}
+
+/// Why an event stream could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotOpened {
+    #[error(transparent)]
+    Broken(#[from] Broken),
+    #[error(transparent)]
+    NotFollowed(#[from] NotFollowed),
+}
+
 /// Why a POST failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PostError {
@@ -63,12 +82,30 @@ pub enum PostError {
     /// The upstream does not know the session (404).
     #[error("the upstream session is gone")]
     SessionGone,
-    /// The upstream refused the message with this status.
-    #[error("the upstream answered with status {0}")]
+    /// The upstream refused the message with this status: it was not executed.
+    #[error("the upstream refused it with status {0}")]
     Refused(u16),
-    /// The connection broke or timed out: the upstream may have seen it.
+    /// The upstream sends it where the router does not follow: it was not executed.
+    #[error("the upstream did not take it: {0}")]
+    NotFollowed(#[from] NotFollowed),
+    /// The upstream did not process the message now (408, 425, 429, 503: RFC 9110, sections 15.5.9 and 15.6.4, RFC 6585,
+    /// section 4, RFC 8470, section 5.2): it may be sent again.
+    #[error("the upstream does not take it now (status {status})")]
+    NotNow {
+        /// What it said.
+        status: u16,
+        /// How long it wants to be left alone.
+        retry_after: Option<Duration>,
+    },
+    /// The upstream, or something before it, failed with this status: it may have executed the message.
+    #[error("the upstream failed with status {0}")]
+    Failed(u16),
+    /// The connection broke: the upstream may have seen it.
     #[error("no answer to the POST: {0}")]
     Unknown(String),
+    /// The time is over: the upstream may have seen it.
+    #[error("no answer to the POST within {0:?}")]
+    Late(Duration),
 }
 
 /// Counted as long as it lives, however it ends.
@@ -97,11 +134,15 @@ impl Line {
     pub fn new(endpoint: Arc<Endpoint>, limits: &UpstreamSettings, config: ServiceConfig) -> Self {
         let head = |method, name, value| {
             // The upstream gets its own name, never the client's.
-            let authority = &endpoint.url[url::Position::BeforeHost..url::Position::AfterPort];
+            let authority = &endpoint.url.request_url()[url::Position::BeforeHost..url::Position::AfterPort];
             let host = HeaderValue::from_str(authority).expect("the authority of a parsed URL is visible ASCII");
             let mut head = RequestHead::default();
             head.method = method;
             head.headers.insert(header::HOST, host);
+            if let Some(authorization) = endpoint.url.authorization() {
+                let value = HeaderValue::from_str(authorization).expect("base64 is visible ASCII");
+                head.headers.insert(header::AUTHORIZATION, value);
+            }
             head.headers.insert(name, HeaderValue::from_static(value));
             Head::new(head)
         };
@@ -118,12 +159,25 @@ impl Line {
     }
 
     /// POSTs one message, byte for byte. Without a time limit but that for a new connection: whoever waits for it has
-    /// one.
+    /// one. `Some`: the answer has a body that may hold messages, to be read on.
     ///
     /// # Errors
     /// [`PostError`], which says whether the upstream may have seen it.
-    pub async fn post(self, url: Uri, body: Bytes) -> Result<(), PostError> {
+    pub async fn post(self, mut url: Uri, body: Bytes) -> Result<Option<Reply>, PostError> {
         let _counted = InFlight::count(&self.endpoint);
+        for _hop in 0..=redirect::MAX_REDIRECTS {
+            let (head, reply) = self.post_once(&url, &body).await?;
+            let status = head.status.as_u16();
+            if !redirect::is_redirect(status, false) {
+                return outcome(&head).map(|()| reply);
+            }
+            let from = url.to_string().parse().map_err(|_| NotFollowed::Nowhere(status))?;
+            url = self.redirected(&from, &head)?.1;
+        }
+        Err(NotFollowed::TooOften.into())
+    }
+
+    async fn post_once(&self, url: &Uri, body: &Bytes) -> Result<(ResponseHead, Option<Reply>), PostError> {
         let connection = match self.idle_connection() {
             Some(connection) => connection,
             None => self.connect().await.map_err(|error| {
@@ -131,35 +185,50 @@ impl Line {
                 PostError::NotSent(error.to_string())
             })?,
         };
-        let (status, reusable) = connection
-            .post(&self.shared.post, &url, &body)
-            .await
-            .map_err(|error| PostError::Unknown(error.to_string()))?;
-        if let Some(connection) = reusable {
-            self.keep(connection);
-        }
-        match status {
-            200..=299 => Ok(()),
-            404 => Err(PostError::SessionGone),
-            status => Err(PostError::Refused(status)),
-        }
+        let sent = connection.post(&self.shared.post, url, body, &self.shared.scratch).await;
+        let (head, rest) = sent.map_err(|error| PostError::Unknown(error.to_string()))?;
+        let reply = match rest {
+            Rest::Read(reusable) => {
+                reusable.into_iter().for_each(|connection| self.keep(connection));
+                None
+            }
+            Rest::Body(body) => BodyKind::of(&head).map(|kind| Reply::new(body, kind, self.clone())),
+        };
+        Ok((head, reply))
     }
 
     /// As [`Self::post`], with a time limit.
     ///
     /// # Errors
-    /// As [`Self::post`]; [`PostError::Unknown`] when the time is over.
-    pub async fn post_within(&self, url: Uri, body: Bytes, limit: Duration) -> Result<(), PostError> {
+    /// As [`Self::post`]; [`PostError::Late`] when the time is over.
+    pub async fn post_within(&self, url: Uri, body: Bytes, limit: Duration) -> Result<Option<Reply>, PostError> {
         match tokio::time::timeout(limit, self.clone().post(url, body)).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(PostError::late(limit)),
+            Err(_) => Err(PostError::Late(limit)),
         }
     }
 
     /// GETs the endpoint's own URL, on a connection of its own.
-    pub(super) async fn open_stream(&self) -> Result<(ResponseHead, Body), Broken> {
-        let url = self.endpoint.url.as_str().parse().map_err(|_| not_connected("the URL cannot be requested"))?;
-        self.connect().await?.get(&self.shared.get, &url, Rc::clone(&self.shared.scratch)).await
+    pub(super) async fn open_stream(&self) -> Result<Opened, NotOpened> {
+        let mut url = redirect::bare(self.endpoint.url.request_url().clone());
+        let mut uri = redirect::to_uri(&url).ok_or_else(|| not_connected("the URL cannot be requested"))?;
+        for _hop in 0..=redirect::MAX_REDIRECTS {
+            let connection = self.connect().await?;
+            let (head, body) = connection.get(&self.shared.get, &uri, Rc::clone(&self.shared.scratch)).await?;
+            if !redirect::is_redirect(head.status.as_u16(), true) {
+                return Ok(Opened { head, body, url });
+            }
+            (url, uri) = self.redirected(&url, &head)?;
+        }
+        Err(NotFollowed::TooOften.into())
+    }
+
+    fn redirected(&self, from: &url::Url, head: &ResponseHead) -> Result<(url::Url, Uri), NotFollowed> {
+        let status = head.status.as_u16();
+        let to = redirect::target(from, status, &head.headers)?;
+        let uri = redirect::to_uri(&to).ok_or(NotFollowed::Nowhere(status))?;
+        tracing::debug!(service = self.endpoint.service, endpoint = %self.endpoint.url, status, "redirected");
+        Ok((to, uri))
     }
 
     async fn connect(&self) -> Result<Connection, Broken> {
@@ -168,7 +237,7 @@ impl Line {
             self.let_go_of_oldest();
         }
         let limit = self.shared.connect_timeout;
-        let opened = Connection::open(&self.endpoint.url, &self.shared.config, &self.shared.limit);
+        let opened = Connection::open(self.endpoint.url.request_url(), &self.shared.config, &self.shared.limit);
         let late = |_| not_connected(format!("no connection within {limit:?}"));
         tokio::time::timeout(limit, opened).await.map_err(late)?
     }
@@ -186,7 +255,7 @@ impl Line {
         None
     }
 
-    fn keep(&self, connection: Connection) {
+    pub(super) fn keep(&self, connection: Connection) {
         if self.shared.idle.borrow().len() >= MAX_IDLE {
             self.let_go_of_oldest();
         }
@@ -206,13 +275,55 @@ impl Line {
     }
 }
 
+/// What a status says of the message.
+fn outcome(head: &ResponseHead) -> Result<(), PostError> {
+    match head.status.as_u16() {
+        200..=299 => Ok(()),
+        404 => Err(PostError::SessionGone),
+        status @ (408 | 425 | 429 | 503) => {
+            Err(PostError::NotNow { status, retry_after: redirect::retry_after(&head.headers) })
+        }
+        // 501 and 505: not understood.
+        status @ (500 | 502 | 504 | 506..) => Err(PostError::Failed(status)),
+        status => Err(PostError::Refused(status)),
+    }
+}
+
 fn not_connected(why: impl Into<String>) -> Broken {
     Broken::NotConnected(std::io::Error::other(why.into()))
 }
 
-impl PostError {
-    /// The time limit is over: the upstream may have seen the message.
-    pub fn late(limit: Duration) -> Self {
-        Self::Unknown(format!("no answer within {limit:?}"))
+#[cfg(test)]
+mod tests {
+    use actix_http::StatusCode;
+
+    use super::*;
+
+    #[test]
+    fn a_status_says_whether_the_message_may_have_been_executed() {
+        for (status, expected) in [
+            (200, Ok(())),
+            (202, Ok(())),
+            (204, Ok(())),
+            (400, Err(PostError::Refused(400))),
+            (401, Err(PostError::Refused(401))),
+            (403, Err(PostError::Refused(403))),
+            (404, Err(PostError::SessionGone)),
+            (405, Err(PostError::Refused(405))),
+            (408, Err(PostError::NotNow { status: 408, retry_after: None })),
+            (413, Err(PostError::Refused(413))),
+            (425, Err(PostError::NotNow { status: 425, retry_after: None })),
+            (429, Err(PostError::NotNow { status: 429, retry_after: None })),
+            (500, Err(PostError::Failed(500))),
+            (501, Err(PostError::Refused(501))),
+            (502, Err(PostError::Failed(502))),
+            (503, Err(PostError::NotNow { status: 503, retry_after: None })),
+            (504, Err(PostError::Failed(504))),
+            (505, Err(PostError::Refused(505))),
+            (520, Err(PostError::Failed(520))),
+            (302, Err(PostError::Refused(302))),
+        ] {
+            assert_eq!(outcome(&ResponseHead::new(StatusCode::from_u16(status).unwrap())), expected, "{status}");
+        }
     }
 }

@@ -6,8 +6,11 @@
 
 pub mod actor;
 pub mod breaker;
+pub mod call;
 mod connection;
 pub mod line;
+pub mod redirect;
+pub mod reply;
 pub mod transport;
 
 use std::{
@@ -21,7 +24,7 @@ use std::{
 
 use breaker::{Breaker, BreakerState};
 
-use crate::protocol::mcp;
+use crate::{protocol::mcp, settings::UpstreamUrl};
 
 /// One server of a service.
 #[derive(Debug)]
@@ -32,8 +35,8 @@ pub struct Endpoint {
     pub index: usize,
     /// Position among all endpoints of the pool.
     pub number: usize,
-    /// URL of its event stream, e.g. `http://127.0.0.1:8071/sse`.
-    pub url: url::Url,
+    /// URL of its event stream, e.g. `http://127.0.0.1:8071/sse`. Shows no secret.
+    pub url: UpstreamUrl,
     /// Sessions (of all worker threads of this process) that are pinned to it.
     pub sessions: AtomicUsize,
     /// POSTs under way.
@@ -156,14 +159,14 @@ pub struct Pool {
 impl Pool {
     /// Builds the pool from (service, endpoint URLs).
     pub fn new(
-        services: impl IntoIterator<Item = (String, Vec<url::Url>)>,
+        services: impl IntoIterator<Item = (String, Vec<UpstreamUrl>)>,
         breaker_failures: u32,
         backoff_min: Duration,
         backoff_max: Duration,
     ) -> Self {
         let mut number = 0..;
         // Collected first, so that the numbers have no gaps.
-        let services: BTreeMap<String, Vec<url::Url>> = services.into_iter().collect();
+        let services: BTreeMap<String, Vec<UpstreamUrl>> = services.into_iter().collect();
         let services = services
             .into_iter()
             .map(|(name, urls)| {

@@ -12,6 +12,8 @@ use actix_http::Uri;
 use bytes::Bytes;
 use tokio::sync::Notify;
 
+use crate::protocol::{jsonrpc, scan::Told, sse_reader::Read};
+
 /// What a link reports to the actor that asked for it.
 #[derive(Debug)]
 pub enum LinkEvent {
@@ -19,6 +21,10 @@ pub enum LinkEvent {
     Opened(Uri),
     /// A JSON-RPC message from the upstream.
     Message(Bytes),
+    /// The same, of which some bytes were no text and have been replaced by U+FFFD.
+    Altered(Bytes),
+    /// A message larger than the limit has been passed over; what could be told of it.
+    TooLarge(Told),
     /// The link is gone; nothing follows.
     Closed(LinkError),
 }
@@ -33,6 +39,65 @@ pub struct LinkNotice {
     pub event: LinkEvent,
     /// Held until the receiver has taken the message.
     pub charge: Option<Charge>,
+}
+
+/// Where a link, or the answer to a POST, puts what it has read.
+#[derive(Debug)]
+pub struct Outlet {
+    /// Number for the notices.
+    pub link: u64,
+    /// Who gets them.
+    pub to: Recipient<LinkNotice>,
+    /// Stops the reading while the receiver is behind.
+    pub gate: Arc<Gate>,
+}
+
+impl Outlet {
+    /// Waits while too much waits already, and while the receiver's mailbox is full.
+    async fn put(&self, event: LinkEvent) -> Result<(), LinkError> {
+        let charge = match &event {
+            LinkEvent::Message(body) | LinkEvent::Altered(body) => {
+                self.gate.wait().await;
+                Some(Charge::new(&self.gate, body.len()))
+            }
+            LinkEvent::Opened(_) | LinkEvent::TooLarge(_) | LinkEvent::Closed(_) => None,
+        };
+        let gone = || LinkError::Lost("nobody listens any more".to_owned());
+        match self.to.try_send(LinkNotice { link: self.link, event, charge }) {
+            Ok(()) => Ok(()),
+            Err(SendError::Full(notice)) => self.to.send(notice).await.map_err(|_| gone()),
+            Err(SendError::Closed(_)) => Err(gone()),
+        }
+    }
+
+    /// As [`Self::put`], in order.
+    pub(super) async fn put_all(&self, events: Vec<LinkEvent>) -> Result<(), LinkError> {
+        for event in events {
+            self.put(event).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Adds what a piece of an event stream holds for the router. `endpoint`: what becomes of that event.
+pub(super) fn sort_event(read: Read<'_>, events: &mut Vec<LinkEvent>, endpoint: impl FnOnce(&[u8])) {
+    match read {
+        Read::Event { name: "endpoint", data, .. } => endpoint(&data),
+        Read::Event { name: "message", data, is_altered } => sort_message(data, is_altered, events),
+        // Heartbeats and the like of other servers.
+        Read::Event { .. } => {}
+        Read::TooLarge(told) => events.push(LinkEvent::TooLarge(told)),
+    }
+}
+
+/// Adds a message, or each message of an array (MCP 2025-03-26).
+pub(super) fn sort_message(data: Bytes, is_altered: bool, events: &mut Vec<LinkEvent>) {
+    let event = if is_altered { LinkEvent::Altered } else { LinkEvent::Message };
+    match jsonrpc::split_batch(&data) {
+        Some(messages) => events.extend(messages.into_iter().map(event)),
+        None if data.is_empty() => {}
+        None => events.push(event(data)),
+    }
 }
 
 /// Bytes that a [`Gate`] counts for as long as this lives.
@@ -67,6 +132,13 @@ pub enum LinkError {
     /// It was open and has ended.
     #[error("the upstream closed the stream: {0}")]
     Lost(String),
+}
+
+impl LinkError {
+    /// It speaks against the endpoint: no MCP server can be reached there.
+    pub fn is_failure(&self) -> bool {
+        matches!(self, Self::Connect(_) | Self::Protocol(_))
+    }
 }
 
 /// Back-pressure between a link and the actor behind it: the link stops reading while too much waits in the actor's

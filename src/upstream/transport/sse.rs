@@ -2,29 +2,50 @@
 //!
 //! A link is a task on the thread of its actor; it ends when its [`LinkHandle`](super::LinkHandle) is dropped.
 
-use std::{sync::Arc, time::Duration};
+use std::{cell::Cell, convert::Infallible, rc::Rc, time::Duration};
 
-use actix::{Recipient, prelude::SendError};
 use actix_http::Uri;
 
-use super::{Charge, Gate, LinkError, LinkEvent, LinkNotice};
-use crate::{protocol::sse::Reader, upstream::line::Line};
+use super::{LinkError, LinkEvent, LinkNotice, Outlet, sort_event};
+use crate::{
+    protocol::sse_reader::Reader,
+    settings::UpstreamSettings,
+    upstream::{
+        connection::BodyKind,
+        line::{Line, NotOpened},
+        redirect,
+    },
+};
 
 /// Time limits and bounds of a link.
 #[derive(Debug, Clone, Copy)]
 pub struct LinkLimits {
     /// For the connection, the response head and the `endpoint` event together.
     pub connect: Duration,
-    /// Largest event.
+    /// Largest message.
     pub max_message: usize,
+    /// Most bytes of a larger one that are passed over.
+    pub max_skipped: usize,
 }
 
-/// Opens the stream at the line's endpoint and reports everything to `to` until it ends.
-pub async fn run(line: Line, limits: LinkLimits, link: u64, to: Recipient<LinkNotice>, gate: Arc<Gate>) {
-    let error = match read(&line, limits, link, &to, &gate).await {
+impl From<&UpstreamSettings> for LinkLimits {
+    fn from(settings: &UpstreamSettings) -> Self {
+        Self {
+            connect: settings.connect_timeout,
+            max_message: settings.max_message,
+            max_skipped: settings.max_skipped.max(settings.max_message),
+        }
+    }
+}
+
+/// Opens the stream at the line's endpoint and reports everything to `outlet` until it ends. `heard`: counts what has
+/// come, as a sign of life.
+pub async fn run(line: Line, limits: LinkLimits, outlet: Outlet, heard: Option<Rc<Cell<u64>>>) {
+    let error = match read(&line, limits, &outlet, heard.as_deref()).await {
         Ok(never) => match never {},
         Err(error) => error,
     };
+    let Outlet { link, to, .. } = outlet;
     // A receiver that is gone has no use for it.
     let _ = to.send(LinkNotice { link, event: LinkEvent::Closed(error), charge: None }).await;
 }
@@ -32,31 +53,28 @@ pub async fn run(line: Line, limits: LinkLimits, link: u64, to: Recipient<LinkNo
 async fn read(
     line: &Line,
     limits: LinkLimits,
-    link: u64,
-    to: &Recipient<LinkNotice>,
-    gate: &Arc<Gate>,
-) -> Result<std::convert::Infallible, LinkError> {
-    let url = &line.endpoint.url;
+    outlet: &Outlet,
+    heard: Option<&Cell<u64>>,
+) -> Result<Infallible, LinkError> {
     let deadline = tokio::time::Instant::now() + limits.connect;
     // Boxed: it is large, and done with for the rest of the link's life.
-    let (response, mut body) = Box::pin(tokio::time::timeout_at(deadline, line.open_stream()))
+    let stream = Box::pin(tokio::time::timeout_at(deadline, line.open_stream()))
         .await
         .map_err(|_| LinkError::Connect(format!("no answer within {:?}", limits.connect)))?
-        .map_err(|error| LinkError::Connect(error.to_string()))?;
-    if !response.status.is_success() {
-        return Err(LinkError::Protocol(format!("status {}", response.status.as_u16())));
+        .map_err(|error| match error {
+            NotOpened::Broken(error) => LinkError::Connect(error.to_string()),
+            NotOpened::NotFollowed(error) => LinkError::Protocol(error.to_string()),
+        })?;
+    if !stream.head.status.is_success() {
+        return Err(LinkError::Protocol(format!("status {}", stream.head.status.as_u16())));
     }
-    let is_stream = response
-        .headers
-        .get("content-type")
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|value| value.trim_start().to_ascii_lowercase().starts_with("text/event-stream"));
-    if !is_stream {
+    if BodyKind::of(&stream.head) != Some(BodyKind::Events) {
         return Err(LinkError::Protocol("the content type is not text/event-stream".to_owned()));
     }
-    // It holds the buffer into which it was read.
-    drop(response);
-    let mut reader = Reader::new(limits.max_message);
+    // The head holds the buffer into which it was read.
+    drop(stream.head);
+    let (mut body, url) = (stream.body, Box::new(stream.url));
+    let mut reader = Reader::new(limits.max_message, limits.max_skipped);
     let mut opened = false;
     loop {
         let chunk = if opened {
@@ -71,46 +89,35 @@ async fn read(
             Some(Err(error)) => return Err(LinkError::Lost(error)),
             None => return Err(LinkError::Lost("end of stream".to_owned())),
         };
+        if let Some(heard) = heard {
+            heard.set(heard.get() + 1);
+        }
         // Made anew each time: a quiet link keeps nothing.
         let mut events: Vec<LinkEvent> = Vec::new();
+        let (mut bad_endpoint, mut is_open) = (None, opened);
         // Copied on the way: the chunk is a part of the thread's read buffer.
-        let mut bad_endpoint = None;
-        reader
-            .feed(&chunk, |name, body| match name {
-                "endpoint" => match post_url(url, &body) {
-                    Ok(post) => events.push(LinkEvent::Opened(post)),
-                    Err(error) => bad_endpoint = Some(error),
-                },
-                "message" if !body.is_empty() => events.push(LinkEvent::Message(body)),
-                // Heartbeats and the like of other servers.
-                _ => {}
-            })
-            .map_err(|error| LinkError::Protocol(error.to_string()))?;
-        drop(chunk);
-        for event in events {
-            let charge = match &event {
-                LinkEvent::Message(body) => {
-                    gate.wait().await;
-                    Some(Charge::new(gate, body.len()))
+        let readable = reader.feed(&chunk, |read| {
+            let mut posts_to = None;
+            sort_event(read, &mut events, |reference| posts_to = Some(post_url(&url, reference)));
+            match posts_to {
+                // Some servers send it twice; the first stands.
+                _ if is_open || bad_endpoint.is_some() => {}
+                Some(Ok(post)) => {
+                    is_open = true;
+                    events.push(LinkEvent::Opened(post));
                 }
-                LinkEvent::Opened(_) | LinkEvent::Closed(_) => None,
-            };
-            opened |= matches!(event, LinkEvent::Opened(_));
-            report(to, LinkNotice { link, event, charge }).await?;
-        }
+                Some(Err(error)) => bad_endpoint = Some(error),
+                None => {}
+            }
+        });
+        drop(chunk);
+        opened = is_open;
+        outlet.put_all(events).await?;
         if let Some(error) = bad_endpoint {
             return Err(error);
         }
-    }
-}
-
-/// Without waiting for the receiver, unless its mailbox is full.
-async fn report(to: &Recipient<LinkNotice>, notice: LinkNotice) -> Result<(), LinkError> {
-    let gone = || LinkError::Lost("nobody listens any more".to_owned());
-    match to.try_send(notice) {
-        Ok(()) => Ok(()),
-        Err(SendError::Full(notice)) => to.send(notice).await.map_err(|_| gone()),
-        Err(SendError::Closed(_)) => Err(gone()),
+        // It was open: nobody says that the endpoint cannot be reached.
+        readable.map_err(|error| LinkError::Lost(error.to_string()))?;
     }
 }
 
@@ -119,9 +126,11 @@ fn post_url(base: &url::Url, reference: &[u8]) -> Result<Uri, LinkError> {
     let reference = std::str::from_utf8(reference).map_err(|_| LinkError::Protocol("endpoint is not UTF-8".into()))?;
     let url = base.join(reference.trim()).map_err(|error| LinkError::Protocol(format!("endpoint: {error}")))?;
     if url.origin() != base.origin() {
-        return Err(LinkError::Protocol("the endpoint event names another origin".to_owned()));
+        let origin = url.origin().ascii_serialization();
+        return Err(LinkError::Protocol(format!("the endpoint event names another origin, {origin}")));
     }
-    url.as_str().parse().map_err(|_| LinkError::Protocol("the endpoint event is no URL".to_owned()))
+    let uri = redirect::to_uri(&redirect::bare(url));
+    uri.ok_or_else(|| LinkError::Protocol("the endpoint event is no URL that can be requested".to_owned()))
 }
 
 #[cfg(test)]
@@ -136,6 +145,9 @@ mod tests {
             ("m?s=1", "http://127.0.0.1:8071/a/m?s=1"),
             ("?s=1", "http://127.0.0.1:8071/a/sse?s=1"),
             ("http://127.0.0.1:8071/abs", "http://127.0.0.1:8071/abs"),
+            ("//127.0.0.1:8071/abs", "http://127.0.0.1:8071/abs"),
+            ("http://u:pw@127.0.0.1:8071/abs#x", "http://127.0.0.1:8071/abs"),
+            (" ../m?s=1 ", "http://127.0.0.1:8071/m?s=1"),
         ] {
             assert_eq!(post_url(&base, reference.as_bytes()).unwrap().to_string(), expected);
         }
