@@ -103,6 +103,9 @@ impl SessionActor {
         let link_number = self.link_number;
         self.posts.insert(number, PostUnderWay { seq, since: Instant::now(), outbound, link_number, future });
         self.arm_deadline(ctx);
+        if !self.to_send.is_empty() {
+            self.arm_order_wait(ctx);
+        }
         if self.more_waits && self.to_send.len() == CLAIM_BATCH / 2 {
             self.claim(ctx);
         }

@@ -323,11 +323,10 @@ impl Body {
     }
 
     fn take_piece(&mut self) -> Result<Option<Bytes>, String> {
-        if self.rest.is_empty() {
-            return Ok(None);
-        }
         let piece = match &mut self.codec {
+            None if self.rest.is_empty() => Ok(None),
             None => Ok(Some(self.rest.split().freeze())),
+            // Asked without bytes, too: the end of a body with a length is none.
             Some(codec) => match codec.decode(&mut self.rest) {
                 Ok(Some(Some(piece))) => Ok(Some(piece)),
                 Ok(Some(None)) => {

@@ -6,6 +6,7 @@
 //! | [`Cluster`] | redis-server, upstreams, routers and nginx together |
 //! | [`RedisServer`], [`UpstreamProcess`], [`RouterProcess`], [`Nginx`] | the programs themselves |
 //! | [`FakeUpstream`] | an MCP server inside the test: sees every byte, answers as told |
+//! | [`OddUpstream`] | an MCP server inside the test that breaks the rules as told |
 //! | [`FaultProxy`] | a TCP link that can be cut, delayed, or swallow everything |
 //! | [`http`], [`EventStream`] | HTTP/1.1 and event streams on a bare socket |
 //! | [`McpClient`] | a client that does what the EventSource standard says, and remembers everything |
@@ -23,6 +24,7 @@ pub mod fault_proxy;
 pub mod http;
 pub mod mcp_client;
 pub mod nginx;
+pub mod odd_upstream;
 pub mod oracle;
 pub mod ports;
 pub mod process;
@@ -39,6 +41,7 @@ pub use fake_upstream::FakeUpstream;
 pub use fault_proxy::{FaultProxy, Mode};
 pub use mcp_client::{McpClient, PostTo};
 pub use nginx::Nginx;
+pub use odd_upstream::OddUpstream;
 pub use oracle::Oracle;
 pub use process::Process;
 pub use redis_client::RedisClient;
