@@ -37,6 +37,12 @@ pub struct Metrics {
     pub resume_failed: IntCounterVec,
     /// Upstream links opened, lost or failed.
     pub upstream_links: IntCounterVec,
+    /// Clients without a mark that were asked who they are, by what came of it.
+    pub rebinds: IntCounterVec,
+    /// Sessions let go to make room for new ones.
+    pub made_room: IntCounter,
+    /// Upstream sessions initialised by the router itself, for clients that came back without a handshake.
+    pub handshakes_assumed: IntCounter,
     /// Broken guarantees by id.
     pub violations: IntCounterVec,
     /// Sessions this process owns.
@@ -112,6 +118,12 @@ impl Metrics {
             resumed: counters("mcp_router_resumed_total", "Client streams resumed", "by"),
             resume_failed: counters("mcp_router_resume_failed_total", "Cursors that could not be served", "reason"),
             upstream_links: counters("mcp_router_upstream_links_total", "Upstream links by event", "event"),
+            rebinds: counters("mcp_router_rebinds_total", "Clients asked by ping who they are", "outcome"),
+            made_room: counter("mcp_router_made_room_total", "Sessions let go to make room for new ones"),
+            handshakes_assumed: counter(
+                "mcp_router_handshakes_assumed_total",
+                "Handshakes by the router for clients that sent none",
+            ),
             violations: counters("mcp_router_invariant_violations_total", "Broken guarantees; stays 0", "id"),
             sessions: gauge("mcp_router_sessions", "Sessions owned by this process"),
             streams: gauge("mcp_router_streams", "Client streams open on this process"),

@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use url::Url;
 
 use crate::{
-    app::{App, LeaseClock, Rebinds, Worker, fresh_dataset_id},
+    app::{App, LeaseClock, Proofs, Rebinds, Worker, fresh_dataset_id},
     backoff::Backoff,
     cluster::{
         ownership::{self, Judge},
@@ -31,6 +31,7 @@ use crate::{
         actor::{DrainAll, Registry, WAKE_CAPACITY, instance_info},
         adopt::Turns,
         limiter::RateLimiter,
+        room::Lonely,
         sweep::Sightings,
     },
     session::{attachment::End, directory::Directory},
@@ -341,6 +342,9 @@ fn build_app(settings: Settings, store: Arc<dyn SessionStore>, address: SocketAd
         pool,
         lifecycle: Lifecycle::default(),
         rebinds: Rebinds::default(),
+        lonely: Lonely::default(),
+        guests: Arc::default(),
+        proofs: Proofs::default(),
         adopting: Turns::default(),
         judge: Judge::default(),
         process: ProcessId::of_this_process(),

@@ -111,6 +111,12 @@ contract! {
         attaching_elsewhere_wakes_the_owner_and_the_former_holder
         attaching_again_counts_once
     }
+    client {
+        a_stream_is_listed_where_it_is_shown_and_then_as_left
+        a_late_note_of_an_end_does_not_hide_a_stream_that_is_shown
+        what_is_listed_is_bounded_for_each_process
+        a_renewed_session_has_a_new_life_and_nothing_of_the_old_one
+    }
     life {
         a_new_session_has_its_fields_and_is_never_overwritten
         a_session_dies_when_its_time_is_over
@@ -124,6 +130,7 @@ contract! {
         an_instance_id_belongs_to_one_living_process
         a_lease_runs_out_and_can_be_had_again
         instances_are_those_with_a_living_lease
+        each_living_lease_says_how_long_it_holds
         only_dead_instances_are_forgotten
         a_lease_is_given_up_only_by_its_holder
     }

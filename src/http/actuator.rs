@@ -33,11 +33,12 @@ pub async fn health(worker: WorkerData, request: HttpRequest) -> HttpResponse {
     }
     let sessions = app.directory.session_count();
     let limit = app.settings.limits.max_sessions;
+    let full = sessions >= limit && app.lonely.is_empty();
     let store_up = store["status"] == "UP";
     let ready = app.lifecycle.phase() == Phase::Ready;
     let status = if !store_up || !ready {
         "DOWN"
-    } else if !all_up || sessions >= limit {
+    } else if !all_up || full {
         "DEGRADED"
     } else {
         "UP"
@@ -48,7 +49,7 @@ pub async fn health(worker: WorkerData, request: HttpRequest) -> HttpResponse {
             "redis": store,
             "upstreams": { "status": if all_up { "UP" } else { "DEGRADED" }, "details": services },
             "sessions": {
-                "status": if sessions < limit { "UP" } else { "DEGRADED" },
+                "status": if full { "DEGRADED" } else { "UP" },
                 "details": { "owned": sessions, "limit": limit, "streams": app.metrics.streams.get() },
             },
         },
@@ -77,15 +78,19 @@ pub async fn liveness() -> HttpResponse {
 /// `GET /actuator/health/readiness`: new sessions are welcome.
 pub async fn readiness(worker: WorkerData, request: HttpRequest) -> HttpResponse {
     let phase = worker.app.lifecycle.phase();
+    let app = &worker.app;
     let body = if phase != Phase::Ready {
         json!({ "status": "OUT_OF_SERVICE", "phase": format!("{phase:?}") })
+    } else if app.directory.session_count() >= app.settings.limits.max_sessions && app.lonely.is_empty() {
+        // Only while nobody can make room: streams that are open are not touched by it.
+        json!({ "status": "OUT_OF_SERVICE", "reason": "MCP_MAX_SESSIONS sessions, all of them with clients" })
     } else {
         match store_answers(&worker).await {
             Ok(()) => json!({ "status": "UP" }),
             Err(error) => json!({ "status": "DOWN", "error": error }),
         }
     };
-    let told = if admin::is_admin(&worker.app, &request) { body.clone() } else { json!({ "status": body["status"] }) };
+    let told = if admin::is_admin(app, &request) { body.clone() } else { json!({ "status": body["status"] }) };
     answer(body["status"] == "UP", &told)
 }
 

@@ -100,6 +100,32 @@ pub enum ApiError {
     /// Admin surface.
     #[error("only from loopback, or with the admin token as bearer (MCP_ADMIN_TOKEN)")]
     NotAdmin,
+    /// The client takes no event stream.
+    #[error("this is an event stream: send Accept: text/event-stream")]
+    NotAcceptable,
+    /// A client of another transport.
+    #[error(
+        "no Streamable HTTP at this URL: the router speaks HTTP+SSE (MCP 2024-11-05). Open the event stream with GET \
+         {base}/sse/{service} and POST to the URL that its endpoint event names; single requests without a session: POST \
+         {base}/mcp/router/route/{service}"
+    )]
+    OtherTransport {
+        /// Path before all paths.
+        base: String,
+        /// The service asked for, or a placeholder.
+        service: String,
+    },
+    /// Every session has a client.
+    #[error(
+        "this instance has as many sessions as it may (MCP_MAX_SESSIONS), all of them with clients; try again later"
+    )]
+    Full,
+    /// One client has its share.
+    #[error("this client has {limit} sessions on this instance (MCP_MAX_SESSIONS_PER_CLIENT); close some")]
+    TooManyOfClient {
+        /// The limit.
+        limit: usize,
+    },
     /// A cap is reached.
     #[error("too many {what}; try again later")]
     TooMany {
@@ -146,6 +172,10 @@ impl From<StoreError> for ApiError {
     }
 }
 
+/// Seconds after which it is worth asking a full instance again: it has room as soon as one of its clients goes, and
+/// another instance may have some at once.
+const FULL_RETRY: u32 = 10;
+
 /// How an error looks on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Shape {
@@ -180,6 +210,10 @@ impl ApiError {
             Self::Host => shape(403, jsonrpc::INVALID_REQUEST, "forbidden_host", None),
             Self::Origin => shape(403, jsonrpc::INVALID_REQUEST, "forbidden_origin", None),
             Self::NotAdmin => shape(403, jsonrpc::INVALID_REQUEST, "forbidden", None),
+            Self::NotAcceptable => shape(406, jsonrpc::INVALID_REQUEST, "not_acceptable", None),
+            Self::OtherTransport { .. } => shape(404, jsonrpc::INVALID_REQUEST, "other_transport", None),
+            Self::Full => shape(503, jsonrpc::INTERNAL_ERROR, "too_many", Some(FULL_RETRY)),
+            Self::TooManyOfClient { .. } => shape(429, jsonrpc::INTERNAL_ERROR, "too_many", Some(FULL_RETRY)),
             Self::TooMany { .. } => shape(503, jsonrpc::INTERNAL_ERROR, "too_many", Some(1)),
             Self::Draining => shape(503, jsonrpc::INTERNAL_ERROR, "draining", Some(1)),
             Self::StoreUnavailable | Self::StoreRefuses(_) => {
@@ -305,6 +339,10 @@ mod tests {
             (ApiError::Repeated { header: "Host" }, 400, false),
             (ApiError::Host, 403, false),
             (ApiError::Origin, 403, false),
+            (ApiError::NotAcceptable, 406, false),
+            (ApiError::OtherTransport { base: String::new(), service: "x".into() }, 404, false),
+            (ApiError::Full, 503, true),
+            (ApiError::TooManyOfClient { limit: 1 }, 429, true),
             (ApiError::TooMany { what: "sessions" }, 503, true),
             (ApiError::StoreUnavailable, 503, true),
             (ApiError::StoreRefuses(String::new()), 503, true),

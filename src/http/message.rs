@@ -14,13 +14,13 @@ use actix_web::{
 };
 
 use super::{
-    WorkerData, answered,
+    WorkerData, answered, doubt,
     error::ApiError,
     forwarded::{self, Name},
     id_text, read_body,
 };
 use crate::{
-    app::Worker,
+    app::{Rebinds, Worker},
     backoff::STORE_BACKOFF,
     cluster::ownership,
     fault,
@@ -92,11 +92,15 @@ async fn take(
     {
         return Ok(HttpResponse::Accepted().finish());
     }
+    if let Some(count) = doubt::attach_count(request.query_string()) {
+        doubt::settle(worker, session, count, &head).await?;
+    }
     let said = head.said();
+    let versioned = request.headers().contains_key("mcp-protocol-version");
     // nginx gives all its tries of one request the same one. REQ-6
     let name = forwarded::request_name(request, &app.settings.security.trusted_proxies);
     let post_id = name.map_or_else(PostId::random, |name| PostId::of(name.text(), &body));
-    let posted = Arc::new(Posted { body, said, service, post_id });
+    let posted = Arc::new(Posted { body, said, service, post_id, versioned });
     let correlated = matches!(name, Some(Name::Correlation(_)));
     let begun = Instant::now();
     let delivered = match correlated {
@@ -166,7 +170,7 @@ async fn deliver_by_store(worker: &Rc<Worker>, session: SessionId, posted: &Post
     if app.lifecycle.phase() != Phase::Ready {
         return Err(Failure::Draining);
     }
-    let (message, set, delete) = inbound_view(&posted.said, &posted.body);
+    let (message, set, delete) = inbound_view(&posted.said, &posted.body, posted.versioned);
     let limits = &app.settings.limits;
     let accept = Accept {
         session,
@@ -277,8 +281,12 @@ async fn complete_rebind(
         return Ok(app.rebinds.complete(nonce, session));
     }
     let store = Arc::clone(&app.store);
-    let nonce = nonce.to_string();
-    if !patiently(worker, || store.hint(session, field::REBIND, &nonce)).await? {
+    let text = nonce.to_string();
+    if !patiently(worker, || store.hint(session, field::REBIND, &text)).await? {
+        // The one that asked learns that there is nothing to wait for.
+        if let Some(word) = Rebinds::word_of_gone(nonce) {
+            patiently(worker, || store.wake(&incarnation, word)).await?;
+        }
         return Ok(false);
     }
     // No listener: no instance of this deployment has asked.

@@ -6,11 +6,14 @@ mod answered;
 pub mod calls;
 pub mod connections;
 mod cors;
+mod doubt;
+mod elsewhere;
 pub mod error;
 pub mod forwarded;
 mod guard;
 mod head;
 pub mod message;
+mod rebind;
 pub mod route;
 pub mod sse;
 mod unread;
@@ -57,8 +60,18 @@ pub fn configure<'a>(config: &mut web::ServiceConfig, base: &str, services: impl
         .service(at("/mcp/{service}/message", POST).route(web::post().to(message::unknown_service)))
         .service(at("/mcp/message", POST).route(web::post().to(message::post)))
         // A HEAD must not open a session.
-        .service(at("/sse", GET).route(web::get().to(sse::open_by_query)).route(web::head().to(head::stream_by_query)))
-        .service(at("/sse/{service}", GET).route(web::get().to(sse::open)).route(web::head().to(head::stream)))
+        .service(
+            at("/sse", GET)
+                .route(web::get().to(sse::open_by_query))
+                .route(web::head().to(head::stream_by_query))
+                .route(web::post().to(elsewhere::post)),
+        )
+        .service(
+            at("/sse/{service}", GET)
+                .route(web::get().to(sse::open))
+                .route(web::head().to(head::stream))
+                .route(web::post().to(elsewhere::post)),
+        )
         .service(read("/mcp/router/services", admin::services))
         .service(read("/mcp/router/services/{service}/instances", admin::instances))
         .service(read("/mcp/router/tools/{service}", admin::tools))
@@ -74,6 +87,8 @@ pub fn configure<'a>(config: &mut web::ServiceConfig, base: &str, services: impl
         .service(read("/actuator/health", actuator::health))
         .service(read("/actuator/health/liveness", actuator::liveness))
         .service(read("/actuator/health/readiness", actuator::readiness))
+        .route("/mcp", web::route().to(elsewhere::any))
+        .route("/mcp/{service}", web::route().to(elsewhere::any))
         .default_service(web::to(nothing));
     config
         .app_data(web::PathConfig::default().error_handler(|_, _| ApiError::NoSuchPath.into()))

@@ -1,9 +1,8 @@
 //! `GET /sse/{service}`: the 2024-11-05 event stream, new or resumed.
 //!
 //! A returning client is recognised, in this order, by `Last-Event-ID`, by `?sessionId=`, by its cookie (only if nobody
-//! else shows the session), and by *ping-rebind*: the TypeScript SDK sends nothing of the kind when it reconnects, but
-//! keeps its old endpoint URL, so it is asked with a JSON-RPC `ping` and its answer arrives at a URL that names the
-//! session. Otherwise it is a new client. Nothing is opened upstream here: many GETs are probes.
+//! else shows the session, and in doubt until its first message: `doubt`), and by *ping-rebind* (`rebind`), if a session
+//! that nobody shows can be its own. Otherwise it is a new client. Nothing is opened upstream here: many GETs are probes.
 
 use std::{
     rc::Rc,
@@ -14,30 +13,36 @@ use std::{
 use actix_web::{
     HttpRequest, HttpResponse,
     cookie::{Cookie, SameSite},
-    http::header,
+    http::{
+        Version,
+        header::{self, HeaderValue},
+    },
     web,
 };
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _, future, stream};
+use futures_util::{Stream, future, stream};
 use serde::Deserialize;
 
 use super::{
     WorkerData,
     error::ApiError,
     forwarded,
-    message::{LOST_DATA_PAUSE, patiently, rebind_id},
+    message::{LOST_DATA_PAUSE, patiently},
+    rebind::{self, Asked},
 };
 use crate::{
     app::{App, Worker},
     cluster::ownership,
     lifecycle::Phase,
-    protocol::{event_id::EventId, mcp, session_id::SessionId, sse},
+    protocol::{event_id::EventId, session_id::SessionId, sse},
+    registry::{orphans, room},
     session::{
         MAIN_STREAM,
         actor::SessionActor,
         attachment::{Aborted, Attachment, Pump, resume_failed},
         field,
         messages::AttachLocal,
+        returning::{Client, Fit, key_of, same_client},
     },
     store::{Attach, Attached, AttachedTo, Attachment as StoredAttachment, Created, Fence, NewSession},
     upstream::Service,
@@ -89,22 +94,31 @@ pub(super) fn find_service(worker: &Worker, name: &str) -> Result<Arc<Service>, 
 
 /// What a stream needs to know of its request beyond the request's life.
 #[derive(Clone)]
-struct Opening {
-    worker: Rc<Worker>,
+pub(super) struct Opening {
+    pub(super) worker: Rc<Worker>,
     service: Arc<Service>,
     /// Path before `/mcp/…` in the endpoint event.
     prefix: String,
 }
 
 /// A stream that is ready to be sent.
-struct Ready {
+pub(super) struct Ready {
     session: SessionId,
-    pump: Pump,
+    pub(super) pump: Pump,
+}
+
+/// How the answer is to be written.
+#[derive(Clone, Copy)]
+struct Wire {
+    /// The client reached us by https.
+    secure: bool,
+    /// HTTP/1.0 knows no chunks: the body ends with the connection (RFC 9112 section 6.1).
+    old: bool,
 }
 
 /// How a returning client was recognised; the label of a metric.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum By {
+pub(super) enum By {
     LastEventId,
     SessionId,
     Cookie,
@@ -129,6 +143,10 @@ async fn serve(
     query: &Query,
 ) -> Result<HttpResponse, ApiError> {
     let security = &worker.app.settings.security;
+    // At once: such a GET is a probe, and a stream would keep it waiting.
+    if !accepts_events(request) {
+        return Err(ApiError::NotAcceptable);
+    }
     if worker.app.lifecycle.phase() != Phase::Ready {
         return Err(ApiError::Draining);
     }
@@ -138,16 +156,48 @@ async fn serve(
         service,
         prefix: format!("{forwarded_prefix}{}", worker.app.settings.server.base_path),
     };
-    let secure = forwarded::is_https(request, &security.trusted_proxies);
-    match opening.find(request, query, secure).await {
+    let wire = Wire {
+        secure: forwarded::is_https(request, &security.trusted_proxies),
+        old: request.version() < Version::HTTP_11,
+    };
+    match opening.find(request, query, wire).await {
         // A returning client would take any status but 200 as the end, for good. A stream that breaks at once sends it
         // round again.
         Err(ApiError::StoreUnavailable) if is_returning(request) => {
             let broken = stream::once(future::ready(Err(Aborted("the session store does not answer"))));
-            Ok(response(broken, None, secure))
+            Ok(response(broken, None, wire))
         }
         outcome => outcome.map_err(|error| error.knowing(&*worker.app.store)),
     }
+}
+
+/// No `Accept`, or one that covers `text/event-stream`.
+fn accepts_events(request: &HttpRequest) -> bool {
+    let mut accepts = request.headers().get_all(header::ACCEPT).filter_map(|value| value.to_str().ok()).peekable();
+    accepts.peek().is_none() || covers_events(accepts)
+}
+
+/// RFC 9110 section 12.5.1, as far as one media type needs it.
+fn covers_events<'a>(accepts: impl Iterator<Item = &'a str>) -> bool {
+    // The most specific range that names the type decides.
+    let mut best: Option<(u8, bool)> = None;
+    for range in accepts.flat_map(|value| value.split(',')) {
+        let mut parts = range.split(';').map(str::trim);
+        let rank = match parts.next().unwrap_or_default().to_ascii_lowercase().as_str() {
+            "text/event-stream" => 3,
+            "text/*" => 2,
+            "*/*" | "*" => 1,
+            _ => continue,
+        };
+        let refused = parts.any(|part| {
+            let quality = part.strip_prefix("q=").or_else(|| part.strip_prefix("Q="));
+            quality.and_then(|quality| quality.trim().parse::<f32>().ok()).is_some_and(|quality| quality <= 0.0)
+        });
+        if best.is_none_or(|(best, _)| rank > best) {
+            best = Some((rank, !refused));
+        }
+    }
+    best.is_some_and(|(_, accepted)| accepted)
 }
 
 /// Only a client that had a stream before sends one of these.
@@ -159,16 +209,17 @@ fn is_returning(request: &HttpRequest) -> bool {
 }
 
 impl Opening {
-    async fn find(&self, request: &HttpRequest, query: &Query, secure: bool) -> Result<HttpResponse, ApiError> {
+    async fn find(&self, request: &HttpRequest, query: &Query, wire: Wire) -> Result<HttpResponse, ApiError> {
         let opening = self;
         let worker = &self.worker;
+        let client = self.client(request);
         if let Some(cursor) = request.headers().get("last-event-id").filter(|value| !value.is_empty()) {
             let cursor = cursor.to_str().ok().and_then(|text| text.parse::<EventId>().ok());
             let reason = match cursor {
                 Some(cursor) => {
                     let session = cursor.session;
                     match opening.resume(session, Some(cursor), By::LastEventId).await? {
-                        Some(ready) => return Ok(opening.respond(ready, secure)),
+                        Some(ready) => return Ok(opening.respond(ready, wire)),
                         None => "session_gone",
                     }
                 }
@@ -176,33 +227,42 @@ impl Opening {
             };
             // A status other than 200 would stop stock clients for good: a new session, and the loss said aloud. EVT-6
             worker.app.metrics.resume_failed.with_label_values(&[reason]).inc();
-            let ready = opening.create(Some(reason)).await?;
-            return Ok(opening.respond(ready, secure));
+            let ready = opening.create(Some(reason), &client).await?;
+            return Ok(opening.respond(ready, wire));
         }
         if let Some(named) = &query.session_id {
             let session = named.parse().map_err(|_| ApiError::UnknownSession)?;
             let ready = opening.resume(session, None, By::SessionId).await?.ok_or(ApiError::UnknownSession)?;
-            return Ok(opening.respond(ready, secure));
+            return Ok(opening.respond(ready, wire));
         }
-        if let Some(ready) = opening.resume_by_cookie(request).await? {
-            return Ok(opening.respond(ready, secure));
+        let cookie = opening.cookie(request, &client).await?;
+        let fit = patiently(worker, || orphans::find(&worker.app, &client)).await?;
+        // One that very likely comes back is asked first: its cookie may be of another tab of its browser.
+        if let Some(session) = cookie.filter(|_| fit < Fit::Likely)
+            && let Some(ready) = opening.resume(session, None, By::Cookie).await?
+        {
+            return Ok(opening.respond(ready, wire));
         }
-        // Only a client that has been initialised sends its version: this GET is a reconnect. Python clients never
-        // reconnect, and would hang on a message before the endpoint.
-        let is_python = request
-            .headers()
-            .get(header::USER_AGENT)
-            .and_then(|value| value.to_str().ok())
-            .is_some_and(|agent| agent.starts_with("python"));
-        if request.headers().contains_key("mcp-protocol-version") && !is_python {
-            return Ok(response(opening.clone().rebind(), None, secure));
+        if fit > Fit::No {
+            let asked = Asked { client, fit, cookie };
+            return Ok(response(rebind::ask(opening.clone(), asked), None, wire));
         }
-        let ready = opening.create(None).await?;
-        Ok(opening.respond(ready, secure))
+        let ready = opening.create(None, &client).await?;
+        Ok(opening.respond(ready, wire))
     }
 
-    fn respond(&self, ready: Ready, secure: bool) -> HttpResponse {
-        response(ready.pump.into_stream(), Some(ready.session), secure)
+    /// Who asks, as far as it shows.
+    fn client(&self, request: &HttpRequest) -> Client {
+        let headers = request.headers();
+        let bytes = |name| headers.get(name).map(HeaderValue::as_bytes);
+        let address = forwarded::client_address(request, &self.worker.app.settings.security.trusted_proxies);
+        let versioned = headers.contains_key("mcp-protocol-version");
+        let (authorization, agent) = (bytes(header::AUTHORIZATION), bytes(header::USER_AGENT));
+        Client::of(&self.service.name, authorization, agent, address, versioned)
+    }
+
+    fn respond(&self, ready: Ready, wire: Wire) -> HttpResponse {
+        response(ready.pump.into_stream(), Some(ready.session), wire)
     }
 
     fn retry(&self) -> Duration {
@@ -216,17 +276,29 @@ impl Opening {
         format!("{}/mcp/{}/message?sessionId={}", self.prefix, self.service.name, session.reveal())
     }
 
-    async fn create(&self, lost: Option<&'static str>) -> Result<Ready, ApiError> {
+    pub(super) async fn create(&self, lost: Option<&'static str>, client: &Client) -> Result<Ready, ApiError> {
         let app = &self.worker.app;
-        if app.directory.session_count() >= app.settings.limits.max_sessions {
-            return Err(ApiError::TooMany { what: "sessions" });
-        }
+        let limits = &app.settings.limits;
         if !app.openings.try_acquire() {
             return Err(ApiError::TooMany { what: "new sessions per second" });
         }
+        if app.directory.session_count() >= limits.max_sessions && !room::make_room(app, None).await {
+            return Err(ApiError::Full);
+        }
+        let guest = match app.guests.admit(client.guest_keys(), limits.max_sessions_per_client) {
+            Ok(guest) => guest,
+            Err(full) => {
+                room::make_room(app, Some(&full)).await;
+                let again = app.guests.admit(client.guest_keys(), limits.max_sessions_per_client);
+                again.map_err(|_| ApiError::TooManyOfClient { limit: limits.max_sessions_per_client })?
+            }
+        };
         let session = SessionId::random();
         let epoch = fastrand::u32(..);
         let attachment = Attachment::new(session, MAIN_STREAM, app.settings.stream.client_queue_bytes);
+        if client.may_come_back() {
+            attachment.of_client(Arc::clone(client.key()));
+        }
         let new = NewSession {
             restored: None,
             session,
@@ -234,6 +306,7 @@ impl Opening {
             service: self.service.name.clone(),
             transport: "sse".to_owned(),
             principal: String::new(),
+            client: client.to_field(),
             owner: app.me.clone(),
             attachment: Some((MAIN_STREAM.to_owned(), attachment.id)),
             ttl: app.settings.session.ttl,
@@ -255,15 +328,22 @@ impl Opening {
             first.extend_from_slice(&resume_failed(reason, 0, 1));
         }
         let pump = Pump::new(Arc::clone(app), Arc::clone(&attachment), epoch, 0, Bytes::from(first));
-        let actor = SessionActor::start_new(Rc::clone(&self.worker), Arc::clone(&self.service), fence, attachment);
+        let (worker, service) = (Rc::clone(&self.worker), Arc::clone(&self.service));
+        let actor = SessionActor::start_new(worker, service, fence, attachment, client.to_field(), guest);
         app.directory.insert_session(session, actor);
         Ok(Ready { session, pump })
     }
 
     /// Attaches to a session after `cursor` (none: as far as its connection had come). `None`: it is gone.
-    async fn resume(&self, session: SessionId, cursor: Option<EventId>, by: By) -> Result<Option<Ready>, ApiError> {
+    pub(super) async fn resume(
+        &self,
+        session: SessionId,
+        cursor: Option<EventId>,
+        by: By,
+    ) -> Result<Option<Ready>, ApiError> {
         let app = &self.worker.app;
-        let sent = if cursor.is_some() { 0 } else { self.sent_before(session).await? };
+        let before = if cursor.is_some() { Before::default() } else { self.before(session).await? };
+        let sent = before.sent;
         let attachment = Attachment::new(session, MAIN_STREAM, app.settings.stream.client_queue_bytes);
         let attach = Attach {
             session,
@@ -291,12 +371,19 @@ impl Opening {
         if joined.service != self.service.name {
             return Ok(None);
         }
+        if by == By::Cookie {
+            // Before the client has the endpoint to which it could say who it is.
+            let count = joined.attach_count.to_string();
+            patiently(&self.worker, || app.store.hint(session, field::DOUBTED, &count)).await?;
+        }
         app.metrics.resumed.with_label_values(&[by.label()]).inc();
         let cursor_epoch_fits = cursor.as_ref().is_none_or(|cursor| cursor.epoch == joined.epoch);
         let from = match &cursor {
             Some(cursor) if cursor_epoch_fits => cursor.seq,
             // Another life of the session: all of this one is new to the client, and it is told. EVT-6
             Some(_) => 0,
+            // mcp-remote fails what was in flight by itself; and it may be somebody else.
+            None if by == By::Cookie => sent,
             None => sent.saturating_sub(app.settings.stream.rebind_replay),
         };
         let mut first = Vec::new();
@@ -320,6 +407,16 @@ impl Opening {
         undo.attachment = None;
         if cursor.is_none() {
             pump = pump.resume_without_cursor(from, sent);
+        }
+        if by == By::Cookie {
+            pump = pump.in_doubt(joined.attach_count);
+        }
+        if let Some(client) = before.client {
+            attachment.of_client(Arc::clone(&client));
+            if before.is_used {
+                attachment.list();
+                orphans::show(app, client, session);
+            }
         }
         self.join_owner(session, &joined, attachment).await;
         Ok(Some(Ready { session, pump }))
@@ -352,64 +449,44 @@ impl Opening {
         }
     }
 
-    /// How far the session's last connection had come.
-    async fn sent_before(&self, session: SessionId) -> Result<u64, ApiError> {
+    /// What the store knows of the session's last connection.
+    async fn before(&self, session: SessionId) -> Result<Before, ApiError> {
         let app = &self.worker.app;
         let here = app.directory.attachments(&session).iter().map(|attachment| attachment.sent()).max().unwrap_or(0);
-        let record = patiently(&self.worker, || app.store.load(session)).await?;
-        let stored = record
-            .and_then(|record| record.fields.get(&format!("{}{MAIN_STREAM}", field::SENT))?.parse().ok())
-            .unwrap_or(0);
-        Ok(here.max(stored))
+        let Some(record) = patiently(&self.worker, || app.store.load(session)).await? else {
+            return Ok(Before { sent: here, ..Before::default() });
+        };
+        let field = |name: &str| record.fields.get(name).map(String::as_str).unwrap_or_default();
+        Ok(Before {
+            sent: here.max(field(&format!("{}{MAIN_STREAM}", field::SENT)).parse().unwrap_or(0)),
+            client: key_of(field(field::CLIENT)),
+            is_used: field("in_seq") != "0",
+        })
     }
 
-    async fn resume_by_cookie(&self, request: &HttpRequest) -> Result<Option<Ready>, ApiError> {
+    /// The session that the client's cookie names, if nobody shows it and its client was of this kind. Clients share a
+    /// cookie jar: a session that somebody shows belongs to that one. A dead holder is no holder.
+    async fn cookie(&self, request: &HttpRequest, client: &Client) -> Result<Option<SessionId>, ApiError> {
         let Some(session) = request.cookie(COOKIE).and_then(|cookie| cookie.value().parse::<SessionId>().ok()) else {
             return Ok(None);
         };
         let app = &self.worker.app;
         let Some(record) = patiently(&self.worker, || app.store.load(session)).await? else { return Ok(None) };
-        // Clients share a cookie jar: a session that somebody shows belongs to that one. A dead holder is no holder.
-        let holder = record.fields.get(&format!("a:{MAIN_STREAM}")).and_then(|text| text.split(' ').next());
-        if let Some(holder) = holder {
-            let lives = *holder == *app.me.incarnation || {
-                patiently(&self.worker, || app.store.wake(holder, session)).await? > 0
-            };
-            if lives {
-                return Ok(None);
-            }
-        }
-        self.resume(session, None, By::Cookie).await
+        let is_same = record.fields.get(field::CLIENT).is_some_and(|opened_by| same_client(client, opened_by));
+        let is_shown = is_same && patiently(&self.worker, || orphans::is_shown(app, session, &record)).await?;
+        Ok((is_same && !is_shown).then_some(session))
     }
+}
 
-    /// Asks the client who it is, then goes on with its session or with a new one.
-    fn rebind(self) -> impl Stream<Item = Result<Bytes, Aborted>> + use<> {
-        let app = Arc::clone(&self.worker.app);
-        let (nonce, answered) = app.rebinds.register();
-        let id = rebind_id(&app.me.incarnation, nonce);
-        let ping = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{}"}}"#, mcp::PING);
-        let forget = ForgetRebind { worker: Rc::clone(&self.worker), nonce };
-        let rest = async move {
-            let _forget = forget;
-            let answered = tokio::time::timeout(app.settings.stream.rebind_timeout, answered).await;
-            let resumed = match answered {
-                Ok(Ok(session)) => self.resume(session, None, By::Rebind).await,
-                _ => Ok(None),
-            };
-            let ready = match resumed {
-                Ok(Some(ready)) => Ok(ready),
-                Ok(None) => self.create(None).await,
-                Err(error) => Err(error),
-            };
-            match ready {
-                Ok(ready) => ready.pump.into_stream().left_stream(),
-                // The client tries again; a status is not possible any more.
-                Err(_) => stream::once(future::ready(Err(Aborted("the session could not be opened")))).right_stream(),
-            }
-        };
-        let first = sse::unnumbered("message", ping.as_bytes());
-        stream::once(future::ready(Ok(first))).chain(stream::once(rest).flatten())
-    }
+/// See [`Opening::before`].
+#[derive(Default)]
+struct Before {
+    /// How far it had come.
+    sent: u64,
+    /// Key of the client that opened the session.
+    client: Option<Arc<str>>,
+    /// The client has sent something.
+    is_used: bool,
 }
 
 /// A client that leaves while its stream is being attached, or whose stream is not shown after all, leaves no holder
@@ -433,22 +510,10 @@ impl Drop for DetachOnDrop {
     }
 }
 
-/// A client that leaves while it is being asked leaves nothing behind.
-struct ForgetRebind {
-    worker: Rc<Worker>,
-    nonce: u64,
-}
-
-impl Drop for ForgetRebind {
-    fn drop(&mut self) {
-        self.worker.app.rebinds.forget(self.nonce);
-    }
-}
-
 fn response(
     body: impl Stream<Item = Result<Bytes, Aborted>> + 'static,
     session: Option<SessionId>,
-    secure: bool,
+    wire: Wire,
 ) -> HttpResponse {
     let mut response = HttpResponse::Ok();
     response
@@ -462,9 +527,39 @@ fn response(
             .http_only(true)
             // A page elsewhere has no use for a session here, not even by a link.
             .same_site(SameSite::Strict)
-            .secure(secure)
+            .secure(wire.secure)
             .finish();
         response.cookie(cookie);
     }
-    response.streaming(body)
+    if wire.old {
+        response.force_close();
+    }
+    let mut response = response.streaming(body);
+    response.head_mut().no_chunking(wire.old);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_get_that_does_not_take_events_is_told_from_one_that_does() {
+        for (accept, expected) in [
+            ("text/event-stream", true),
+            ("application/json, text/event-stream", true),
+            ("TEXT/Event-Stream; charset=utf-8", true),
+            ("*/*", true),
+            ("text/*;q=0.5", true),
+            ("application/json, */*;q=0.1", true),
+            ("application/json", false),
+            ("text/html, application/xhtml+xml", false),
+            ("text/event-stream;q=0", false),
+            ("*/*, text/event-stream; q=0.0", false),
+            ("*/*;q=0, text/event-stream", true),
+            ("", false),
+        ] {
+            assert_eq!(covers_events(std::iter::once(accept)), expected, "{accept:?}");
+        }
+    }
 }

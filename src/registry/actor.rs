@@ -148,7 +148,8 @@ impl Actor for Registry {
         // Twice as often as leases are renewed: the death of an instance is seen soon after its lease has run out.
         ctx.run_interval(session.lease_renew / 2, |actor, ctx| actor.sweep(ctx));
         // Often enough that neither lifetime is overshot by much.
-        let period = (session.ttl / 8).min(session.uninitialized_ttl / 2).min(Duration::from_secs(60));
+        let period = (session.ttl / 8).min(session.uninitialized_ttl / 2).min(session.rest / 2);
+        let period = period.min(Duration::from_secs(60));
         ctx.run_interval(period.max(Duration::from_millis(100)), |actor, ctx| actor.upkeep(ctx));
     }
 }
@@ -198,7 +199,7 @@ fn wake_session(app: &Arc<App>, session: SessionId) {
     for attachment in &attachments {
         attachment.look();
     }
-    if !app.rebinds.is_empty() {
+    if !app.rebinds.is_empty() && !app.rebinds.gone(session) {
         let app = Arc::clone(app);
         actix_rt::spawn(async move { find_rebind(&app, session).await });
     }
@@ -267,6 +268,16 @@ async fn upkeep(app: &Arc<App>) -> Result<(), StoreError> {
             wake_session(app, gone);
         }
     }
+    // Where each of them is, again: a note may have been lost, or the store's data.
+    stream::iter(app.directory.all_attachments())
+        .for_each_concurrent(ROUND_CONCURRENCY, |attachment| async move {
+            let Some(client) = attachment.listed() else { return };
+            let (session, ttl) = (attachment.session, app.settings.session.ttl);
+            if let Err(error) = app.store.client_shown(&client, session, &app.me.incarnation, ttl).await {
+                app.count_store_error(&error);
+            }
+        })
+        .await;
     // Sessions that ran out in the store while nobody touched them must not stay in memory.
     for (session, _) in asked.iter().filter(|(_, upkeep)| *upkeep == Upkeep::Leave) {
         wake_session(app, *session);

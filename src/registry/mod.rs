@@ -5,4 +5,6 @@ pub mod actor;
 pub mod adopt;
 pub mod host;
 pub mod limiter;
+pub mod orphans;
+pub mod room;
 pub mod sweep;

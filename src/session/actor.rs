@@ -32,6 +32,7 @@ use crate::{
     app::{App, Worker},
     backoff::{Backoff, STORE_BACKOFF},
     protocol::jsonrpc::IdKey,
+    registry::room::{self, Guest},
     store::{Fence, InboxEntry, NewEvent, Rehydration, StoreError},
     upstream::{
         Endpoint, Service,
@@ -121,8 +122,26 @@ pub struct SessionActor {
     pub(super) initialize_request: Option<Bytes>,
     pub(super) initialize_result: Option<String>,
     pub(super) initialized: bool,
+    /// All this stands on the router's own `initialize`; see `rehydrate`.
+    pub(super) assumed: bool,
     pub(super) log_level: Option<String>,
     pub(super) subscriptions: BTreeMap<String, String>,
+
+    // --- what it gives back when its client is gone (life.rs)
+    /// Who opened it, as its record has it.
+    pub(super) client: String,
+    /// Counted for that client until the actor ends.
+    pub(super) guest: Option<Guest>,
+    /// Its place among those that make room.
+    pub(super) place: Option<u64>,
+    /// No link, because no client is there.
+    pub(super) resting: bool,
+    /// Who held the stream then, by the store: long gone.
+    pub(super) rested_under: Option<String>,
+    /// The store is being asked whether another instance shows the stream.
+    pub(super) looking_around: bool,
+    /// To be told when the next link is up.
+    pub(super) lists_may_have_changed: bool,
 
     /// The inbox as an adopter found it; taken by the first recovery.
     pub(super) inherited: Option<Vec<InboxEntry>>,
@@ -155,8 +174,12 @@ impl SessionActor {
         service: Arc<Service>,
         fence: Fence,
         attachment: Arc<Attachment>,
+        client: String,
+        guest: Guest,
     ) -> Addr<Self> {
-        let session = Self::new(worker, service, fence, Some(attachment));
+        let mut session = Self::new(worker, service, fence, Some(attachment));
+        session.client = client;
+        session.guest = Some(guest);
         session.launch()
     }
 
@@ -171,6 +194,8 @@ impl SessionActor {
         session.initialize_request = fields.get(field::INITIALIZE_REQUEST).map(|text| Bytes::from(text.clone()));
         session.initialize_result = fields.get(field::INITIALIZE_RESULT).cloned();
         session.initialized = fields.contains_key(field::INITIALIZED);
+        session.assumed = fields.contains_key(field::ASSUMED);
+        session.client = fields.get(field::CLIENT).cloned().unwrap_or_default();
         session.log_level = fields.get(field::LOG_LEVEL).cloned();
         for (name, value) in &fields {
             if let Some(uri) = name.strip_prefix(field::SUBSCRIPTION) {
@@ -251,6 +276,14 @@ impl SessionActor {
             initialize_request: None,
             initialize_result: None,
             initialized: false,
+            assumed: false,
+            client: String::new(),
+            guest: None,
+            place: None,
+            resting: false,
+            rested_under: None,
+            looking_around: false,
+            lists_may_have_changed: false,
             log_level: None,
             subscriptions: BTreeMap::new(),
             inherited: None,
@@ -428,6 +461,14 @@ impl Actor for SessionActor {
         if self.inherited.is_some() && self.wants_link() {
             self.ensure_link(ctx);
         }
+        if self.inherited.is_some() {
+            self.enlist(ctx);
+            // An adoption is never refused; another one goes instead.
+            let app = Arc::clone(self.app());
+            if app.directory.session_count() > app.settings.limits.max_sessions {
+                actix_rt::spawn(async move { room::make_room(&app, None).await });
+            }
+        }
     }
 
     fn stopped(&mut self, ctx: &mut Self::Context) {
@@ -438,6 +479,7 @@ impl Actor for SessionActor {
 /// Not in `stopped`, which an actor that panics does not see. Its entry in the directory is found to be dead.
 impl Drop for SessionActor {
     fn drop(&mut self) {
+        self.delist();
         self.app().metrics.sessions.dec();
     }
 }
@@ -453,7 +495,9 @@ impl Handler<Look> for SessionActor {
 impl Handler<AttachLocal> for SessionActor {
     type Result = ();
 
-    fn handle(&mut self, attach: AttachLocal, _ctx: &mut Self::Context) {
+    fn handle(&mut self, attach: AttachLocal, ctx: &mut Self::Context) {
+        self.delist();
+        self.wake_from_rest(ctx);
         self.last_active = Instant::now();
         self.detached_since = None;
         self.attached_count += 1;
@@ -474,11 +518,11 @@ impl Handler<AttachLocal> for SessionActor {
 impl Handler<Detached> for SessionActor {
     type Result = ();
 
-    fn handle(&mut self, detached: Detached, _ctx: &mut Self::Context) {
+    fn handle(&mut self, detached: Detached, ctx: &mut Self::Context) {
         // OWN-8: only the stream that has ended, not its successor.
         if self.attachment.as_ref().is_some_and(|attachment| attachment.id == detached.attachment) {
             self.attachment = None;
-            self.detached_since = Some(Instant::now());
+            self.left_alone(ctx);
         }
     }
 }
@@ -497,9 +541,13 @@ impl Handler<Tick> for SessionActor {
             self.detached_since = Some(Instant::now());
         }
         let detached = self.detached_since.map_or(Duration::ZERO, |since| since.elapsed());
-        let never_used = self.initialize_request.is_none() && self.order.next() == 1;
+        if !held_here {
+            self.enlist(ctx);
+        }
+        let never_used = self.is_never_used();
         let idle = self.last_active.elapsed().min(detached);
         self.check_link(ctx);
+        self.rest_if_alone(ctx);
         MessageResult(if never_used && detached > settings.uninitialized_ttl {
             Upkeep::Purge
         } else if held_here || !self.is_quiet() {

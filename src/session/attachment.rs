@@ -11,8 +11,8 @@ mod replay;
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -37,6 +37,12 @@ pub struct Attachment {
     queue_limit: usize,
     woken: AtomicWaker,
     sent: AtomicU64,
+    /// Key of its client, if that client can be asked who it is when it comes back without a cursor.
+    client: OnceLock<Arc<str>>,
+    /// It is to be listed under that key: its session is one to come back to.
+    listed: AtomicBool,
+    /// Nobody has said that the one who looks on is the session's own client; see [`Pump::in_doubt`].
+    doubted: AtomicBool,
     /// When somebody last looked whether the session still has an owner, or is going to.
     owner_checked: Mutex<Option<Instant>>,
 }
@@ -84,6 +90,9 @@ impl Attachment {
             queue_limit,
             woken: AtomicWaker::new(),
             sent: AtomicU64::new(0),
+            client: OnceLock::new(),
+            listed: AtomicBool::new(false),
+            doubted: AtomicBool::new(false),
             owner_checked: Mutex::new(None),
         })
     }
@@ -141,6 +150,33 @@ impl Attachment {
         let at = next_check(*checked, now)?;
         *checked = Some(at);
         Some(at.saturating_duration_since(now))
+    }
+
+    /// Whose it is.
+    pub fn of_client(&self, key: Arc<str>) {
+        // Said once, when it is opened.
+        let _ = self.client.set(key);
+    }
+
+    /// From now on it is listed under its client's key. The key, if it has one.
+    pub fn list(&self) -> Option<Arc<str>> {
+        self.listed.store(true, Ordering::Release);
+        self.client.get().cloned()
+    }
+
+    /// The key under which it is listed.
+    pub fn listed(&self) -> Option<Arc<str>> {
+        self.client.get().filter(|_| self.listed.load(Ordering::Acquire)).cloned()
+    }
+
+    /// Its client has proved to be the session's own.
+    pub fn prove(&self) {
+        self.doubted.store(false, Ordering::Release);
+        self.look();
+    }
+
+    fn is_doubted(&self) -> bool {
+        self.doubted.load(Ordering::Acquire)
     }
 
     /// Sequence up to which events were handed to the connection.

@@ -144,6 +144,7 @@ impl SessionActor {
                 let holder = attachments.iter().find(|attachment| attachment.stream == MAIN_STREAM);
                 let joined_since = attached_count != self.attached_count;
                 let holder = holder.map(|holder| holder.id);
+                self.held_by(holder, ctx);
                 let superseded = self.attachment.take_if(|mine| is_superseded(mine.id, holder, joined_since));
                 if let Some(superseded) = superseded {
                     superseded.end(End::Superseded);

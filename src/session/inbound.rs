@@ -106,11 +106,14 @@ fn effect(method: &str, body: &Bytes) -> Effect {
 }
 
 /// The store's view of a message: kind, and the fields that its journaling sets or clears in the same step.
-pub fn journal_view(said: &Said, body: &[u8]) -> (ClientMessage, Vec<(String, String)>, Vec<String>) {
+///
+/// `versioned`: the POST carried its protocol version, by which its client is told from others when it comes back.
+pub fn journal_view(said: &Said, body: &[u8], versioned: bool) -> (ClientMessage, Vec<(String, String)>, Vec<String>) {
     match said {
         Said::Request { id, .. } => (ClientMessage::Request { id_key: id.shared_key() }, Vec::new(), Vec::new()),
         Said::Notification { method } if **method == *mcp::INITIALIZED => {
-            (ClientMessage::Notification, vec![(field::INITIALIZED.to_owned(), "1".to_owned())], Vec::new())
+            let how = if versioned { field::WITH_VERSION } else { "1" };
+            (ClientMessage::Notification, vec![(field::INITIALIZED.to_owned(), how.to_owned())], Vec::new())
         }
         Said::Notification { method } if **method == *mcp::CANCELLED => {
             let cancel = cancel::target(body).map(|id| ClientMessage::Cancel { id_key: id.shared_key() });
@@ -179,7 +182,7 @@ impl Journaling {
     }
 
     fn attempt(&self) -> Accept {
-        let (message, set, delete) = journal_view(&self.posted.said, &self.posted.body);
+        let (message, set, delete) = journal_view(&self.posted.said, &self.posted.body, self.posted.versioned);
         let limits = &self.app.settings.limits;
         Accept {
             session: self.fence.session,
@@ -328,11 +331,16 @@ impl SessionActor {
     /// Decides what becomes of a journaled message, in order.
     pub(super) fn take(&mut self, seq: u64, message: Arrived, ctx: &mut Context<Self>) {
         let Arrived { body, said } = message;
+        if let Said::Request { method, .. } = &said
+            && self.comes_without_handshake(method)
+        {
+            self.assume_initialized(ctx);
+        }
         match said {
             Said::Request { id, method } => match &*method {
                 // A second one (mcp-remote sends it after a reconnect) is answered from the store: some upstreams
                 // refuse it.
-                mcp::INITIALIZE if self.initialize_result.is_some() => {
+                mcp::INITIALIZE if self.initialize_result.is_some() && !self.assumed => {
                     let result = self.initialize_result.clone().unwrap_or_default();
                     let answer = jsonrpc::result_response(id.as_json(), &result);
                     self.answer(id.shared_key(), answer, ctx);
@@ -359,6 +367,11 @@ impl SessionActor {
                         cancelled: None,
                         effect: effect(&method, &body),
                     };
+                    if matches!(request.effect, Effect::Initialize(_)) {
+                        self.list_stream();
+                        // After the router's own, which is replaced: the client's is to be told to the server, too.
+                        self.initialized &= !self.assumed;
+                    }
                     self.in_flight.insert(id.clone(), request);
                     self.arm_deadline(ctx);
                     self.send_up(seq, body, Some(id));

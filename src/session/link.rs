@@ -86,7 +86,7 @@ impl Link {
 impl SessionActor {
     /// There is something to do for a link, or the client may expect notifications.
     pub(super) fn wants_link(&self) -> bool {
-        self.initialize_result.is_some()
+        (self.initialize_result.is_some() && !self.resting)
             || !self.in_flight.is_empty()
             || !self.to_send.is_empty()
             || self.more_waits
@@ -102,6 +102,7 @@ impl SessionActor {
         if self.draining && self.in_flight.is_empty() && self.to_send.is_empty() {
             return;
         }
+        self.lists_may_have_changed |= std::mem::take(&mut self.resting);
         self.unlinked_since.get_or_insert_with(Instant::now);
         let avoid = self.endpoint.as_ref().filter(|_| self.link_failures > 0).map(|endpoint| endpoint.index);
         let Some(endpoint) = self.service.pick(avoid) else {

@@ -19,6 +19,8 @@ pub struct Posted {
     pub service: Option<Arc<str>>,
     /// Identity of the POST.
     pub post_id: PostId,
+    /// It carried `MCP-Protocol-Version`.
+    pub versioned: bool,
 }
 
 /// A POST of the client arrived on this process. Effect: journaled, then forwarded in order. Reply: what to answer.
@@ -92,6 +94,12 @@ pub enum Upkeep {
     /// Nobody needs it any more: delete it.
     Purge,
 }
+
+/// This process has as many sessions as it may: go, if no client is there and nothing is under way; the record stays in the
+/// store. Reply: whether the session has gone.
+#[derive(Debug, Message)]
+#[rtype(result = "bool")]
+pub struct MakeRoom;
 
 /// The process is draining: hand the session over as soon as nothing is in flight. Reply at once; the actor stops later.
 #[derive(Debug, Message)]

@@ -15,8 +15,9 @@
 //! | `questions` | requests of the server and their answers, under ids of both sides |
 //! | `unreadable` | upstream → client: what is too large |
 //! | `link` | the upstream link: open, lose, give up |
+//! | `life` | what a session gives back when its client is gone: link, place, all |
 //! | `rehydrate` | a new upstream session: replay the handshake, recover what was open |
-//! | `recovery` | pure decisions |
+//! | `recovery`, `returning` | pure decisions |
 //! | `attachment` | a client stream: replay and live events without gap or duplicate |
 //! | `directory` | who is where in this process |
 
@@ -27,6 +28,7 @@ mod claim;
 pub mod directory;
 mod forward;
 mod inbound;
+mod life;
 mod link;
 pub mod messages;
 pub mod order;
@@ -36,6 +38,7 @@ pub mod recovery;
 pub mod refused;
 mod rehydrate;
 mod restore;
+pub mod returning;
 mod unreadable;
 
 pub use inbound::journal_view as inbound_view;
@@ -49,8 +52,12 @@ pub mod field {
     pub const INITIALIZE_REQUEST: &str = "initialize_request";
     /// The upstream's `result` of it (JSON text).
     pub const INITIALIZE_RESULT: &str = "initialize_result";
-    /// `1` once the client has sent `notifications/initialized`.
+    /// `1` once the client has sent `notifications/initialized`; [`WITH_VERSION`] if it sent its protocol version with it.
     pub const INITIALIZED: &str = "initialized";
+    /// See [`INITIALIZED`].
+    pub const WITH_VERSION: &str = "v";
+    /// Who opened the session ([`super::returning::Client::to_field`]).
+    pub use crate::store::CLIENT;
     /// The last successful `logging/setLevel` request.
     pub const LOG_LEVEL: &str = "log_level";
     /// The upstream endpoint's URL.
@@ -61,6 +68,10 @@ pub mod field {
     /// or a method: written by an older build, which passed the id on unchanged.
     pub const SERVER_REQUEST: &str = "sr:";
     pub use crate::store::{CANCELLED, SENT};
+    /// Number of the attachment that was found by a cookie alone, until its client has shown whose it is.
+    pub const DOUBTED: &str = "doubted";
+    /// `1` while the upstream session stands on the router's own `initialize`, because the client sent none.
+    pub const ASSUMED: &str = "assumed";
     /// Nonce of a ping-rebind that found this session.
     pub const REBIND: &str = "rebind";
 }

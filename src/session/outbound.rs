@@ -85,11 +85,14 @@ impl SessionActor {
                 let result = head.result.map_or("{}", |result| result.get()).to_owned();
                 self.initialize_result = Some(result.clone());
                 self.initialize_request = Some(request.clone());
+                self.assumed = false;
+                self.list_stream();
                 let endpoint = self.endpoint.as_ref().map(|endpoint| endpoint.url.to_string()).unwrap_or_default();
                 event
                     .setting(field::INITIALIZE_REQUEST.to_owned(), String::from_utf8_lossy(&request).into_owned())
                     .setting(field::INITIALIZE_RESULT.to_owned(), result)
                     .setting(field::ENDPOINT.to_owned(), endpoint)
+                    .clearing(field::ASSUMED.to_owned())
             }
             Effect::LogLevel(request) => {
                 self.log_level = Some(request.clone());

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use super::{
     actor::{Exit, SessionActor},
     cancel, field,
+    inbound::Effect,
     link::Link,
     recovery::{self, Fate, Progress},
     refused::pause_before_retry,
@@ -24,6 +25,7 @@ use crate::{
         jsonrpc::{Head, IdKey, Kind},
         mcp::{self, Repeatable},
     },
+    registry::orphans,
     store::{ClientMessage, Fenceable, PendingRequest, StoreError},
     upstream::{
         Service,
@@ -121,9 +123,15 @@ impl SessionActor {
             return;
         }
         let result = head.result.map_or("{}", |result| result.get());
-        if self.initialize_result.as_deref().is_some_and(|stored| capabilities(stored) != capabilities(result)) {
+        if self.assumed {
+            self.initialize_result = Some(result.to_owned());
+            self.keep_assumption(ctx);
+        } else if self.initialize_result.as_deref().is_some_and(|stored| capabilities(stored) != capabilities(result)) {
             tracing::warn!(session = %self.fence.session, service = self.service.name,
                 "the new upstream session has other capabilities than the client was told");
+            self.lists_may_have_changed = true;
+        }
+        if std::mem::take(&mut self.lists_may_have_changed) {
             self.tell_lists_changed(ctx);
         }
         if self.initialized {
@@ -140,6 +148,66 @@ impl SessionActor {
         }
         self.record_endpoint(ctx);
         self.recover(post, ctx);
+    }
+
+    /// The client believes that it is initialised, and this upstream session is not: it has come back on a new stream (some
+    /// clients do without a handshake), and this session is its new one.
+    pub(super) fn comes_without_handshake(&self, method: &str) -> bool {
+        self.initialize_result.is_none()
+            && !matches!(method, mcp::INITIALIZE | mcp::PING | mcp::DISCOVER)
+            && !self.in_flight.values().any(|request| matches!(request.effect, Effect::Initialize(_)))
+    }
+
+    /// Stands in for the client's handshake with the router's own: no capabilities, since nobody knows what it can do. Its
+    /// own `initialize`, should it come, replaces it.
+    pub(super) fn assume_initialized(&mut self, ctx: &mut Context<Self>) {
+        self.app().metrics.handshakes_assumed.inc();
+        let request = serde_json::json!({
+            "jsonrpc": "2.0", "id": 0, "method": mcp::INITIALIZE,
+            "params": {
+                "protocolVersion": mcp::NEWEST_VERSION, "capabilities": {},
+                "clientInfo": { "name": "mcp-router", "version": env!("CARGO_PKG_VERSION") },
+            },
+        });
+        self.initialize_request = Some(Bytes::from(request.to_string()));
+        self.initialize_result = Some("{}".to_owned());
+        self.initialized = true;
+        self.assumed = true;
+        self.list_stream();
+        self.keep_assumption(ctx);
+        // One that was opened for something else has had no handshake.
+        self.lose_link(&"the client calls without a handshake", ctx);
+    }
+
+    /// An adopter needs it. If it cannot be written, the adopter meets the next call as this one did the first.
+    fn keep_assumption(&self, ctx: &mut Context<Self>) {
+        let text = |body: &Bytes| String::from_utf8_lossy(body).into_owned();
+        let set = vec![
+            (field::INITIALIZE_REQUEST.to_owned(), self.initialize_request.as_ref().map(text).unwrap_or_default()),
+            (field::INITIALIZE_RESULT.to_owned(), self.initialize_result.clone().unwrap_or_default()),
+            (field::INITIALIZED.to_owned(), "1".to_owned()),
+            (field::ASSUMED.to_owned(), "1".to_owned()),
+        ];
+        let (app, fence, epoch) = (Arc::clone(self.app()), self.fence.clone(), self.fence.epoch);
+        let kept = async move { app.store.update(&fence, &set, &[]).await };
+        ctx.spawn(kept.into_actor(self).map(move |outcome, actor, ctx| match outcome {
+            Ok(Fenceable::Fenced) => {
+                actor.fenced(epoch, ctx);
+            }
+            Ok(_) => {}
+            Err(error) => {
+                actor.note_store_error(&error);
+            }
+        }));
+    }
+
+    /// The session is one that its client may come back to.
+    pub(super) fn list_stream(&self) {
+        if let Some(attachment) = &self.attachment
+            && let Some(client) = attachment.list()
+        {
+            orphans::show(self.app(), client, self.fence.session);
+        }
     }
 
     fn record_endpoint(&self, ctx: &mut Context<Self>) {

@@ -112,6 +112,7 @@ impl SessionActor {
         keep(field::INITIALIZE_REQUEST, self.initialize_request.as_ref().map(text));
         keep(field::INITIALIZE_RESULT, self.initialize_result.clone());
         keep(field::INITIALIZED, self.initialized.then(|| "1".to_owned()));
+        keep(field::ASSUMED, self.assumed.then(|| "1".to_owned()));
         keep(field::LOG_LEVEL, self.log_level.clone());
         keep(field::ENDPOINT, self.endpoint.as_ref().map(|endpoint| endpoint.url.to_string()));
         for (uri, request) in &self.subscriptions {
@@ -126,6 +127,7 @@ impl SessionActor {
             service: self.service.name.clone(),
             transport: "sse".to_owned(),
             principal: String::new(),
+            client: self.client.clone(),
             owner: app.me.clone(),
             attachment: None,
             ttl: app.settings.session.ttl,

@@ -89,6 +89,11 @@ settings! {
         MCP_SESSION_UNINITIALIZED_TTL = "60s", "duration"
             => uninitialized_ttl: Duration, duration(100 * MILLI..=DAY);
 
+        /// How long the upstream connection of a session whose client is gone is kept; it is made again when the client
+        /// returns. Clients that open a session for each call leave one behind for each. Reconnects take seconds, so a
+        /// minute disturbs none. With subscriptions or an open question of the server: MCP_RESUME_WINDOW, if that is longer.
+        MCP_SESSION_REST = "1m", "duration" => rest: Duration, duration(100 * MILLI..=30 * DAY);
+
         /// First part of every key in Redis; change it to let two routers share one. Braces would move the keys of a
         /// session to different cluster slots.
         MCP_SESSION_REDIS_PREFIX = "mcp", "1 to 64 of A-Z a-z 0-9 . _ : -" => redis_prefix: String, parse::redis_prefix;
@@ -257,6 +262,14 @@ settings! {
         /// answer within milliseconds; one that does not is new.
         MCP_REBIND_TIMEOUT = "1500ms", "duration" => rebind_timeout: Duration, duration(MILLI..=MINUTE);
 
+        /// How long such an answer is waited for while Redis or an instance hangs; then the stream is ended, so that the
+        /// client comes back and is asked again. It spans MCP_WATCHDOG, and the retry of the answer.
+        MCP_REBIND_PATIENCE = "6s", "duration" => rebind_patience: Duration, duration(MILLI..=HOUR);
+
+        /// How long after the end of a stream a client that may as well be a new one is asked whether the session is its
+        /// own; it waits up to MCP_REBIND_TIMEOUT for its endpoint then. Clients come back within seconds.
+        MCP_REBIND_WINDOW = "1m", "duration" => rebind_window: Duration, duration(Duration::ZERO..=30 * DAY);
+
         /// How many events before the last one handed to its lost connection are looked through for answers and open
         /// requests that such a client gets again: it tells no cursor, and takes an answer sent twice without harm.
         MCP_REBIND_REPLAY = "64", "events" => rebind_replay: u64, whole(0..=1_000_000);
@@ -264,9 +277,15 @@ settings! {
 
     /// How much the router takes on before it says no.
     "Limits", LimitFlags => limits: LimitSettings {
-        /// Sessions on this instance; a new one beyond it gets 503. Each holds memory here, a connection upstream
+        /// Sessions on this instance. Beyond it the one makes room whose client has been gone longest (its record stays in
+        /// the store, and it goes on when the client returns); a new one gets 503 when all have clients. Each holds memory here, a connection upstream
         /// and keys in Redis, so a number is better than the kernel's out-of-memory killer.
         MCP_MAX_SESSIONS = "10000", "sessions" => max_sessions: usize, whole(1..=10_000_000);
+
+        /// Sessions of one client address, and of one Authorization, on this instance; a new one beyond it gets 429. 0 is no
+        /// limit. Four fifths of the default MCP_MAX_SESSIONS: nobody takes all of them, and no office behind one address
+        /// (NAT, or a proxy that is not in MCP_TRUSTED_PROXIES) comes near it.
+        MCP_MAX_SESSIONS_PER_CLIENT = "8000", "sessions" => max_sessions_per_client: usize, whole(0..=10_000_000);
 
         /// Requests of one session without an answer. Clients run a handful at a time; more is a runaway.
         MCP_MAX_INFLIGHT = "64", "requests per session" => max_inflight: usize, whole(1..=1_000_000);

@@ -6,6 +6,7 @@
 //!
 //! Never: awaits while it holds a lock. Survives nothing.
 
+mod clients;
 mod leases;
 mod session;
 mod shard;
@@ -21,6 +22,7 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 use self::{
+    clients::Clients,
     leases::Leases,
     session::{OldOp, Session},
     shard::Shard,
@@ -30,8 +32,8 @@ use crate::{
     protocol::{post_id::PostId, session_id::SessionId},
     store::{
         Accept, Accepted, Adopted, Append, Appended, Attach, Attached, AttachedTo, Claim, Claimed, Created, Fence,
-        Fenceable, InstanceInfo, LeaseAcquired, LeaseRenewed, NewSession, Owner, Page, PendingRequest, SessionRecord,
-        SessionStore, StoreError, StoreResult, Wake,
+        Fenceable, InstanceInfo, LeaseAcquired, LeaseRenewed, Listed, NewSession, Owner, Page, PendingRequest,
+        SessionRecord, SessionStore, StoreError, StoreResult, Wake,
     },
 };
 
@@ -46,6 +48,7 @@ pub struct MemoryStore {
     shards: Vec<Mutex<Shard>>,
     leases: Leases,
     wakes: Wakes,
+    clients: Clients,
 }
 
 impl Default for MemoryStore {
@@ -61,6 +64,7 @@ impl MemoryStore {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             leases: Leases::default(),
             wakes: Wakes::default(),
+            clients: Clients::default(),
         }
     }
 
@@ -274,6 +278,45 @@ impl SessionStore for MemoryStore {
         Ok(ended.flatten().is_some())
     }
 
+    async fn client_shown(
+        &self,
+        client: &str,
+        session: SessionId,
+        incarnation: &str,
+        ttl: Duration,
+    ) -> StoreResult<()> {
+        self.clients.shown(client, session, incarnation, ttl.min(MAX_TTL));
+        Ok(())
+    }
+
+    async fn client_left(
+        &self,
+        client: &str,
+        session: SessionId,
+        incarnation: Option<&str>,
+        ttl: Duration,
+    ) -> StoreResult<()> {
+        self.clients.left(client, session, incarnation, ttl.min(MAX_TTL));
+        Ok(())
+    }
+
+    async fn client_forgotten(&self, client: &str, session: SessionId) -> StoreResult<()> {
+        self.clients.forgotten(client, session);
+        Ok(())
+    }
+
+    async fn client_sessions(&self, client: &str, age: Duration) -> StoreResult<Listed> {
+        Ok(self.clients.listed(client, age))
+    }
+
+    async fn renew(&self, session: SessionId, epoch: u32) -> StoreResult<bool> {
+        let former = self.with(&session, |session| session.renew(epoch));
+        if let Some(owner) = &former {
+            self.wakes.wake(&owner.incarnation, session);
+        }
+        Ok(former.is_some())
+    }
+
     async fn adopt(
         &self,
         session: SessionId,
@@ -372,6 +415,10 @@ impl SessionStore for MemoryStore {
     async fn lease_release(&self, owner: &Owner) -> StoreResult<()> {
         self.leases.release(owner);
         Ok(())
+    }
+
+    async fn leases_left(&self) -> StoreResult<Vec<Duration>> {
+        Ok(self.leases.left())
     }
 
     async fn instances(&self) -> StoreResult<Vec<InstanceInfo>> {

@@ -24,6 +24,12 @@ use tokio::sync::mpsc;
 pub use self::types::*;
 use crate::protocol::{post_id::PostId, session_id::SessionId};
 
+/// Sessions listed for each process that shows some of a client's: enough to find one that is true.
+pub const LISTED_EACH: usize = 16;
+
+/// Processes looked at in the list of one client.
+pub const LISTED_PROCESSES: usize = 64;
+
 /// The store. All operations are safe to repeat after [`StoreError::Unavailable`].
 #[async_trait]
 pub trait SessionStore: Send + Sync + 'static {
@@ -85,6 +91,32 @@ pub trait SessionStore: Send + Sync + 'static {
     /// Ends an attachment; does nothing if another holds the stream by now (OWN-8). `true` if it was the holder.
     async fn detach(&self, session: SessionId, stream: &str, attachment_id: u64) -> StoreResult<bool>;
 
+    /// Lists the stream of a session as shown by a process, under the client's key; every list of the key lives `ttl` from
+    /// now.
+    async fn client_shown(&self, client: &str, session: SessionId, incarnation: &str, ttl: Duration)
+    -> StoreResult<()>;
+
+    /// Lists it as left, if `incarnation` is the one that showed it (`None`: whoever did). Those that were left longer than
+    /// `ttl` ago leave the list.
+    async fn client_left(
+        &self,
+        client: &str,
+        session: SessionId,
+        incarnation: Option<&str>,
+        ttl: Duration,
+    ) -> StoreResult<()>;
+
+    /// Takes a session off the lists of its client.
+    async fn client_forgotten(&self, client: &str, session: SessionId) -> StoreResult<()>;
+
+    /// What is listed under the client's key: up to [`LISTED_EACH`] sessions for each process that shows some, and as many
+    /// of those left at most `age` ago.
+    async fn client_sessions(&self, client: &str, age: Duration) -> StoreResult<Listed>;
+
+    /// Begins the session anew for another client: the next epoch, no owner, and nothing of what was before but its service,
+    /// its client and who holds its streams. Wakes the owner it had. `false`: no such session.
+    async fn renew(&self, session: SessionId, epoch: u32) -> StoreResult<bool>;
+
     /// Compare-and-set of the owner: succeeds only if owner and generation are still `from`, and if that owner has no
     /// living lease (OWN-4). Raises the generation. A session without an owner (released) has an owner whose names are
     /// empty. An owner may adopt from itself, whatever its lease.
@@ -129,6 +161,9 @@ pub trait SessionStore: Send + Sync + 'static {
 
     /// The living lease of this instance id.
     async fn lease_holder(&self, instance_id: &str) -> StoreResult<Option<InstanceInfo>>;
+
+    /// How long each living lease still holds.
+    async fn leases_left(&self) -> StoreResult<Vec<Duration>>;
 
     /// All instances: those with a living lease. One that has just come may be missing: [`Self::lease_holder`] decides
     /// who is gone.

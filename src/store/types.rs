@@ -12,6 +12,8 @@ pub const SENT: &str = "sent:";
 /// Prefix + id of a request that the client has cancelled: the field with the request's sequence. It goes with the request:
 /// with its answer (the owner clears it) or by [`super::SessionStore::forget_requests`].
 pub const CANCELLED: &str = "cx:";
+/// The field with [`NewSession::client`].
+pub const CLIENT: &str = "client";
 
 /// What an owner shows with every write. The store refuses the write (`Fenced`) unless all three still match.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +50,8 @@ pub struct NewSession {
     pub transport: String,
     /// Hash of the principal that opened it; empty when anonymous.
     pub principal: String,
+    /// What the client shows of itself, in the caller's words, without secrets (field [`CLIENT`]); empty when unknown.
+    pub client: String,
     /// The creating process.
     pub owner: Owner,
     /// The stream that exists from the start and its attachment: (stream name, attachment id).
@@ -381,6 +385,16 @@ pub struct AttachedTo {
     pub listeners: u64,
     /// How many attachments this stream has had, this one included.
     pub attach_count: u64,
+}
+
+/// The sessions of one client, as [`super::SessionStore::client_sessions`] lists them. Hints: a session may be gone, or be
+/// shown by somebody else by now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listed {
+    /// Whose streams are shown: by which process (a few of each one's), and the session.
+    pub shown: Vec<(Arc<str>, SessionId)>,
+    /// Whose streams have ended: the session, and how long ago; newest first, the first few.
+    pub left: Vec<(SessionId, Duration)>,
 }
 
 /// An event of a log.

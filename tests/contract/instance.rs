@@ -55,6 +55,22 @@ pub async fn instances_are_those_with_a_living_lease(backend: Backend) {
     assert_eq!(store.known_instances().await.unwrap(), ["router-dead", "router-living"]);
 }
 
+pub async fn each_living_lease_says_how_long_it_holds(backend: Backend) {
+    let store = backend.store();
+    assert!(store.leases_left().await.unwrap().is_empty());
+    for (name, ttl) in [("a", 60), ("b", 30)] {
+        store.lease_acquire(&instance(name, name), Duration::from_secs(ttl)).await.unwrap();
+    }
+    let mut left = store.leases_left().await.unwrap();
+    left.sort();
+    assert_eq!(left.len(), 2);
+    for (left, ttl) in left.iter().zip([30, 60]) {
+        assert!(*left <= Duration::from_secs(ttl) && *left > Duration::from_secs(ttl - 25), "{left:?}");
+    }
+    store.lease_release(&owner("a")).await.unwrap();
+    assert_eq!(store.leases_left().await.unwrap().len(), 1);
+}
+
 pub async fn only_dead_instances_are_forgotten(backend: Backend) {
     let store = backend.store();
     let a = instance("a", "a");

@@ -4,6 +4,7 @@ pub mod accept;
 pub mod append;
 pub mod attachment;
 pub mod claim;
+pub mod client;
 pub mod instance;
 pub mod life;
 pub mod link_fault;
@@ -100,6 +101,7 @@ pub fn new_session(name: &str) -> NewSession {
         service: "mcp-server-v6".to_owned(),
         transport: "sse".to_owned(),
         principal: "principal".to_owned(),
+        client: "client".to_owned(),
         owner: owner(name),
         attachment: Some((STREAM.to_owned(), 7)),
         ttl: Duration::from_secs(600),

@@ -85,6 +85,12 @@ impl Builder {
         self
     }
 
+    /// As supergateway and mcp-remote 0.1.38: nothing tells that it has been here before.
+    pub fn without_mark(mut self) -> Self {
+        self.cursor = false;
+        self
+    }
+
     /// As mcp-remote 0.15: no `Last-Event-ID`, but cookies.
     pub fn with_cookies(mut self) -> Self {
         self.cursor = false;

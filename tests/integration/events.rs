@@ -550,6 +550,8 @@ async fn a_typescript_like_client_is_found_by_a_ping() {
 #[tokio::test]
 async fn a_client_that_does_not_answer_the_ping_is_new() {
     let cluster = Cluster::builder().env("MCP_REBIND_TIMEOUT", "50ms").start().await;
+    // One of its kind has been here, so that it may be one that comes back.
+    let _before = cluster.client().initialize().await;
     let known = Request::get(SSE).header("mcp-protocol-version", "2025-11-25");
     let mut stream = EventStream::open(cluster.addr(0), &known).await;
     let ping: Value = serde_json::from_str(&stream.event().await.data).unwrap();
@@ -562,6 +564,7 @@ async fn a_client_that_does_not_answer_the_ping_is_new() {
     assert_eq!(answered.status, 202, "a late answer harms nothing");
 
     for agent in ["python-httpx/0.28.1", "python-requests/2"] {
+        let _before = cluster.client().header("user-agent", agent).initialize().await;
         let mut stream = EventStream::open(cluster.addr(0), &known.clone().header("user-agent", agent)).await;
         assert_eq!(stream.event().await.name, "endpoint", "{agent}");
     }

@@ -24,6 +24,8 @@ mod refusals;
 mod replay;
 mod requests;
 mod rest_calls;
+mod returning;
+mod room;
 mod scripts;
 mod sdk;
 mod smoke;

@@ -21,7 +21,10 @@ use crate::{
     app::App,
     backoff::Backoff,
     fault,
-    protocol::sse,
+    protocol::{
+        jsonrpc::{Head, Kind},
+        sse,
+    },
     session::{
         field,
         messages::{AttachLocal, Detached},
@@ -44,6 +47,8 @@ pub struct Pump {
     only_needed_until: u64,
     /// Up to here only that is sent which the client is not proven to have had.
     unproven_until: u64,
+    /// How many attachments the session's stream had had with this one, while it is in doubt; see [`Pump::in_doubt`].
+    doubt: Option<u64>,
     /// Resumed, and no page has been read yet: a hole right behind the cursor is said aloud instead of closing the stream again.
     fresh: bool,
     /// The log says already that this stream could not be served in full.
@@ -94,6 +99,7 @@ impl Pump {
             first: Some(first),
             only_needed_until: 0,
             unproven_until: 0,
+            doubt: None,
             fresh: false,
             told: false,
             parked: false,
@@ -120,6 +126,15 @@ impl Pump {
         self.only_needed_until = sent;
         // Found by the first page.
         self.unproven_until = u64::MAX;
+        self
+    }
+
+    /// The session was found by a cookie alone, which another client of the same program or browser may have sent. Until
+    /// the first message of the client shows that it is the session's own, it gets notifications and nothing else: never
+    /// somebody else's answers. A new client's session is renewed, and this stream goes on with the new one.
+    pub fn in_doubt(mut self, attach_count: u64) -> Self {
+        self.doubt = Some(attach_count);
+        self.attachment.doubted.store(true, Ordering::Release);
         self
     }
 
@@ -263,6 +278,12 @@ impl Pump {
     fn take_next(&mut self, frames: &mut VecDeque<(u64, Bytes)>) -> (Bytes, bool) {
         let (mut first, mut others) = (Bytes::new(), Vec::new());
         let mut behind = false;
+        if self.doubt.is_some() {
+            // The log is read instead: by then it may be another life's.
+            behind = !frames.is_empty();
+            frames.clear();
+            return (first, behind);
+        }
         for (seq, frame) in frames.drain(..) {
             if seq == self.cursor + 1 && seq > self.only_needed_until {
                 self.cursor = seq;
@@ -279,6 +300,9 @@ impl Pump {
     }
 
     async fn read(&mut self) -> Read {
+        if self.doubt.is_some() {
+            self.ask_for_proof().await;
+        }
         let stream = &self.app.settings.stream;
         let page = self
             .app
@@ -331,8 +355,38 @@ impl Pump {
         })
     }
 
+    /// The proof may have come to any instance; the session's record tells.
+    async fn ask_for_proof(&mut self) {
+        let proved = !self.attachment.is_doubted()
+            || match self.app.store.load(self.attachment.session).await {
+                Ok(Some(record)) => {
+                    let doubted = record.fields.get(field::DOUBTED).and_then(|count| count.parse().ok());
+                    let same_life = record.fields.get("epoch").is_some_and(|epoch| *epoch == self.epoch.to_string());
+                    same_life && doubted != self.doubt
+                }
+                // What follows finds out.
+                Ok(None) => false,
+                Err(error) => {
+                    self.app.count_store_error(&error);
+                    false
+                }
+            };
+        if proved {
+            self.doubt = None;
+        }
+    }
+
     /// `known` for a page of which some may be sent for the second time.
     fn take_page(&mut self, page: Page, known: Option<Known>) -> Read {
+        if page.epoch != self.epoch && self.doubt.is_some() {
+            // Renewed for the client that looks on: all of the new life is its own.
+            (self.epoch, self.cursor) = (page.epoch, 0);
+            (self.only_needed_until, self.unproven_until) = (0, 0);
+            self.doubt = None;
+            self.attachment.sent.store(0, Ordering::Release);
+            self.attachment.look();
+            return Read::Nothing;
+        }
         if page.epoch != self.epoch {
             // The session was made again after a loss of data: the client must come back and be told. EVT-6
             return Read::End(End::Abort("the session was made again"));
@@ -371,6 +425,10 @@ impl Pump {
                 }
                 self.attachment.look();
                 break;
+            }
+            if self.doubt.is_some() && !is_notification(&event.body) {
+                self.attachment.sent.store(self.cursor, Ordering::Release);
+                return if frames.is_empty() { Read::Nothing } else { Read::Frames(join(frames.remove(0), &frames)) };
             }
             self.cursor = event.seq;
             let is_new = event.seq > self.unproven_until;
@@ -411,6 +469,10 @@ pub fn resume_failed(reason: &str, cursor: u64, next: u64) -> Bytes {
     sse::unnumbered("message", notification.to_string().as_bytes())
 }
 
+fn is_notification(body: &[u8]) -> bool {
+    matches!(Head::parse(body).map(|head| head.kind), Ok(Kind::Notification { .. }))
+}
+
 /// One write for many events; a single one is not copied.
 fn join(first: Bytes, others: &[Bytes]) -> Bytes {
     if others.is_empty() {
@@ -426,7 +488,7 @@ impl Drop for Pump {
     fn drop(&mut self) {
         let attachment = Arc::clone(&self.attachment);
         let app = Arc::clone(&self.app);
-        let parked = self.parked;
+        let (parked, ttl) = (self.parked, self.app.settings.session.ttl);
         app.metrics.streams.dec();
         app.directory.remove_attachment(&attachment);
         if let Some(owner) = app.directory.session(&attachment.session) {
@@ -445,7 +507,13 @@ impl Drop for Pump {
                     }
                 }
                 let detached = app.store.detach(attachment.session, &attachment.stream, attachment.id).await;
-                if let Err(error) = detached {
+                let listed = match (detached, attachment.listed()) {
+                    (Ok(true), Some(client)) => {
+                        app.store.client_left(&client, attachment.session, Some(&app.me.incarnation), ttl).await
+                    }
+                    (detached, _) => detached.map(drop),
+                };
+                if let Err(error) = listed {
                     // The holder field stays until the next attach replaces it; nothing depends on its absence.
                     app.count_store_error(&error);
                 }

@@ -58,6 +58,13 @@ impl Leases {
         leases.keys().filter_map(|id| living(&leases, id).cloned()).collect()
     }
 
+    pub(super) fn left(&self) -> Vec<Duration> {
+        let now = Instant::now();
+        let leases = self.lock();
+        let expiries = leases.values().flatten().map(|lease| lease.expires.saturating_duration_since(now));
+        expiries.filter(|left| !left.is_zero()).collect()
+    }
+
     pub(super) fn known(&self) -> Vec<String> {
         self.lock().keys().cloned().collect()
     }

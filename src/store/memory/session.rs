@@ -16,8 +16,8 @@ use super::stream::Stream;
 use crate::{
     protocol::{post_id::PostId, session_id::SessionId},
     store::{
-        Accept, Accepted, Append, Attachment, CANCELLED, Claim, ClientMessage, Fence, Handed, InboxEntry, NewEvent,
-        NewSession, Owner, PendingRequest, Rehydration, Restored, SENT, SessionRecord,
+        Accept, Accepted, Append, Attachment, CANCELLED, CLIENT, Claim, ClientMessage, Fence, Handed, InboxEntry,
+        NewEvent, NewSession, Owner, PendingRequest, Rehydration, Restored, SENT, SessionRecord,
     },
 };
 
@@ -93,6 +93,7 @@ impl Session {
             ("service", new.service),
             ("transport", new.transport),
             ("principal", new.principal),
+            (CLIENT, new.client),
             ("created_ms", now_ms.clone()),
             ("last_active_ms", now_ms),
         ];
@@ -444,6 +445,24 @@ impl Session {
             streams: self.streams.iter().map(|(name, stream)| (name.clone(), stream.last_seq)).collect(),
             attachments: self.attachments(),
         }
+    }
+
+    /// Begins anew; see the trait. The former owner.
+    pub(super) fn renew(&mut self, epoch: u32) -> Owner {
+        let kept = ["service", "transport", "principal", CLIENT, "created_ms", "last_active_ms"];
+        self.fields.retain(|field, _| kept.contains(&field.as_str()));
+        let former = std::mem::replace(&mut self.owner, Owner { instance_id: "".into(), incarnation: "".into() });
+        self.generation += 1;
+        self.epoch = epoch;
+        self.in_claimed = self.in_seq;
+        self.inbox = Inbox::default();
+        self.requests.clear();
+        self.seen.clear();
+        self.seen_order.clear();
+        self.held = 0;
+        self.last_append = None;
+        self.streams.iter_mut().for_each(|(_, stream)| stream.renew());
+        former
     }
 
     pub(super) fn release(&mut self) {

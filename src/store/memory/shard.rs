@@ -44,6 +44,7 @@ mod tests {
             service: String::new(),
             transport: String::new(),
             principal: String::new(),
+            client: String::new(),
             owner: Owner { instance_id: "i".into(), incarnation: "p".into() },
             attachment: None,
             ttl,

@@ -34,6 +34,12 @@ impl Stream {
         Self { holder: Some((incarnation, id)), attach_count: 1, ..Self::default() }
     }
 
+    /// Begins anew; whoever shows it goes on to.
+    pub(super) fn renew(&mut self) {
+        self.log.clear();
+        (self.bytes, self.last_seq) = (0, 0);
+    }
+
     pub(super) fn first_seq(&self) -> u64 {
         self.log.front().map_or(self.last_seq + 1, |oldest| oldest.seq)
     }

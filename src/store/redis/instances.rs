@@ -156,6 +156,20 @@ impl RedisStore {
         read_lease(instance_id, &lease, WHAT).map(Some)
     }
 
+    pub(super) async fn do_leases_left(&self) -> StoreResult<Vec<Duration>> {
+        let ids = self.do_known_instances().await?;
+        let asked = ids.iter().map(|id| Call::command("PTTL").arg(&self.keys.lease(id))).collect();
+        let mut left = Vec::with_capacity(ids.len());
+        for answer in self.link.bulk(asked).await? {
+            match answer? {
+                // There is none.
+                Value::Int(..=-1) => {}
+                millis => left.push(Duration::from_millis(reply::number(millis, "leases_left")?)),
+            }
+        }
+        Ok(left)
+    }
+
     pub(super) async fn do_instances(&self) -> StoreResult<Vec<InstanceInfo>> {
         let ids = self.do_known_instances().await?;
         let leases = self.link.bulk(ids.iter().map(|id| Call::command("HGETALL").arg(&self.keys.lease(id))).collect());

@@ -63,6 +63,11 @@ impl Keys {
         format!("{{{}:instance:{instance_id}}}:sessions", self.prefix)
     }
 
+    /// What is listed of one client: `shown`, `of` or `left`. One slot for all three.
+    pub(super) fn client(&self, client: &str, list: &str) -> String {
+        format!("{{{}:client:{client}}}:{list}", self.prefix)
+    }
+
     pub(super) fn dataset(&self) -> String {
         format!("{}:dataset", self.prefix)
     }
@@ -136,6 +141,7 @@ mod tests {
         assert_eq!(keys.session_of("other:sessions:00112233445566778899aabbccddeeff"), None);
         assert_eq!(keys.lease("router-instance-1"), "mcp:instance:router-instance-1");
         assert_eq!(keys.index("router-instance-1"), "{mcp:instance:router-instance-1}:sessions");
+        assert_eq!(keys.client("c", "left"), "{mcp:client:c}:left");
         assert_eq!(keys.instances(), "mcp:instances");
         assert_eq!(keys.wake_prefix(), "mcp:wake:");
     }

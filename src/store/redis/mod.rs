@@ -32,7 +32,7 @@ use crate::{
     protocol::{post_id::PostId, session_id::SessionId},
     store::{
         Accept, Accepted, Adopted, Append, Appended, Attach, Attached, Claim, Claimed, Created, Fence, Fenceable,
-        InstanceInfo, LeaseAcquired, LeaseRenewed, NewSession, Owner, Page, PendingRequest, SessionRecord,
+        InstanceInfo, LeaseAcquired, LeaseRenewed, Listed, NewSession, Owner, Page, PendingRequest, SessionRecord,
         SessionStore, StoreResult, Wake,
     },
 };
@@ -146,6 +146,38 @@ impl SessionStore for RedisStore {
         self.do_detach(session, stream, attachment_id).await
     }
 
+    async fn client_shown(
+        &self,
+        client: &str,
+        session: SessionId,
+        incarnation: &str,
+        ttl: Duration,
+    ) -> StoreResult<()> {
+        self.do_client_note(client, session, "shown", incarnation, ttl).await
+    }
+
+    async fn client_left(
+        &self,
+        client: &str,
+        session: SessionId,
+        incarnation: Option<&str>,
+        ttl: Duration,
+    ) -> StoreResult<()> {
+        self.do_client_note(client, session, "left", incarnation.unwrap_or_default(), ttl).await
+    }
+
+    async fn client_forgotten(&self, client: &str, session: SessionId) -> StoreResult<()> {
+        self.do_client_note(client, session, "gone", "", Duration::ZERO).await
+    }
+
+    async fn client_sessions(&self, client: &str, age: Duration) -> StoreResult<Listed> {
+        self.do_client_sessions(client, age).await
+    }
+
+    async fn renew(&self, session: SessionId, epoch: u32) -> StoreResult<bool> {
+        self.do_renew(session, epoch).await
+    }
+
     async fn adopt(
         &self,
         session: SessionId,
@@ -198,6 +230,10 @@ impl SessionStore for RedisStore {
 
     async fn lease_release(&self, owner: &Owner) -> StoreResult<()> {
         self.do_lease_release(owner).await
+    }
+
+    async fn leases_left(&self) -> StoreResult<Vec<Duration>> {
+        self.do_leases_left().await
     }
 
     async fn instances(&self) -> StoreResult<Vec<InstanceInfo>> {

@@ -37,6 +37,9 @@ scripts! {
     ReadPage = ["read_page"];
     Attach = ["attach"];
     Detach = ["detach"];
+    ClientNote = ["client_note"];
+    ClientSessions = ["client_sessions"];
+    Renew = ["renew"];
     Adopt = ["adopt"];
     Release = ["fence", "release"];
     Touch = ["touch"];

@@ -2,7 +2,7 @@
 //!
 //! The meaning of each operation stands at the trait; how it is done, in its script.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use redis::{Cmd, Value};
 
@@ -19,8 +19,9 @@ use super::{
 use crate::{
     protocol::{post_id::PostId, session_id::SessionId},
     store::{
-        Accept, Accepted, Adopted, Append, Appended, Attach, Attached, Claim, Claimed, ClientMessage, Created, Fence,
-        Fenceable, NewSession, Owner, Page, PendingRequest, Restored, SENT, SessionRecord, StoreResult,
+        Accept, Accepted, Adopted, Append, Appended, Attach, Attached, CLIENT, Claim, Claimed, ClientMessage, Created,
+        Fence, Fenceable, LISTED_EACH, LISTED_PROCESSES, Listed, NewSession, Owner, Page, PendingRequest, Restored,
+        SENT, SessionRecord, StoreResult,
     },
 };
 
@@ -33,7 +34,8 @@ const PURGE_ATTEMPTS: usize = 8;
 impl RedisStore {
     pub(super) async fn do_create(&self, new: NewSession) -> StoreResult<Created> {
         let mut keys = self.keys.session(&new.session);
-        let restored = new.restored.unwrap_or_else(|| Restored { generation: 1, ..Restored::default() });
+        let mut restored = new.restored.unwrap_or_else(|| Restored { generation: 1, ..Restored::default() });
+        restored.fields.push((CLIENT.to_owned(), new.client));
         let (stream, attachment) = match &new.attachment {
             Some((stream, id)) => (stream.as_str(), *id),
             None => ("", 0),
@@ -298,6 +300,70 @@ impl RedisStore {
             streams = fields.texts()?;
         }
         Err(corrupt("purge"))
+    }
+
+    pub(super) async fn do_renew(&self, session: SessionId, epoch: u32) -> StoreResult<bool> {
+        let mut keys = self.keys.session(&session);
+        let mut streams: Vec<String> = Vec::new();
+        for _ in 0..PURGE_ATTEMPTS {
+            let call = Call::script(Script::Renew, 4 + streams.len());
+            let mut call = call.arg(keys.plain()).arg(keys.inbox()).arg(keys.requests()).arg(keys.seen());
+            for stream in &streams {
+                call = call.arg(keys.log(stream));
+            }
+            let call = call.number(u64::from(epoch)).arg(&self.wake_prefix).arg(keys.id()).args(&streams);
+            let mut fields = match self.lanes.call(call).await? {
+                Value::Int(code::NOT_FOUND) => return Ok(false),
+                answer => Fields::of(answer, "renew")?,
+            };
+            if fields.number::<u64>()? == 1 {
+                self.index_remove(&fields.text()?, &keys).await;
+                return Ok(true);
+            }
+            streams = fields.texts()?;
+        }
+        Err(corrupt("renew"))
+    }
+
+    pub(super) async fn do_client_note(
+        &self,
+        client: &str,
+        session: SessionId,
+        note: &str,
+        incarnation: &str,
+        ttl: Duration,
+    ) -> StoreResult<()> {
+        let call = Call::script(Script::ClientNote, 3)
+            .arg(&self.keys.client(client, "shown"))
+            .arg(&self.keys.client(client, "of"))
+            .arg(&self.keys.client(client, "left"))
+            .arg(self.keys.session(&session).id())
+            .arg(note)
+            .arg(incarnation)
+            .number(millis(ttl));
+        self.lanes.call(call).await.map(drop)
+    }
+
+    pub(super) async fn do_client_sessions(&self, client: &str, age: Duration) -> StoreResult<Listed> {
+        const WHAT: &str = "client_sessions";
+        let call = Call::script(Script::ClientSessions, 2)
+            .arg(&self.keys.client(client, "shown"))
+            .arg(&self.keys.client(client, "left"))
+            .number(LISTED_EACH as u64)
+            .number(LISTED_PROCESSES as u64)
+            .number(millis(age));
+        let mut fields = Fields::of(self.lanes.call(call).await?, WHAT)?;
+        let mut listed = Listed::default();
+        let id = |text: String| text.parse::<SessionId>().map_err(|_| corrupt(WHAT));
+        for _ in 0..fields.number::<u64>()? {
+            let incarnation = fields.text()?;
+            listed.shown.push((incarnation.into(), id(fields.text()?)?));
+        }
+        while !fields.is_empty() {
+            let session = id(fields.text()?)?;
+            listed.left.push((session, Duration::from_millis(fields.number()?)));
+        }
+        Ok(listed)
     }
 
     pub(super) async fn do_load(&self, session: SessionId) -> StoreResult<Option<SessionRecord>> {

@@ -1,0 +1,112 @@
+//! The first message of a client that was found by a cookie alone. Programs and browser tabs share a cookie jar: the
+//! cookie names a session, not its client. A new client begins with `initialize`, and gets a session of its own under the
+//! URL that it has; mcp-remote, which keeps cookies and begins with an `initialize` of its own when it comes back, is known
+//! by that message's id; whoever goes on without one has had its handshake.
+
+use std::rc::Rc;
+
+use super::{error::ApiError, message::patiently};
+use crate::{
+    app::Worker,
+    protocol::{
+        jsonrpc::{Head, Kind},
+        mcp,
+        session_id::SessionId,
+    },
+    registry::orphans,
+    session::field,
+};
+
+/// Ids of mcp-remote's repeated `initialize` begin with this (0.15.1, measured).
+const REINIT: &str = "\"mcp-remote-reinit-";
+
+/// What the message says of its client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Word {
+    /// It is the session's own.
+    Own,
+    /// It is another one.
+    New,
+    /// Nothing: any client answers a `ping`.
+    Nothing,
+}
+
+fn word(head: &Head<'_>) -> Word {
+    match &head.kind {
+        // Clients of 2026-07-28 begin with it, and with `initialize` when it is refused.
+        Kind::Request { method, .. } if method == mcp::DISCOVER => Word::New,
+        Kind::Request { method, id } if method == mcp::INITIALIZE && !id.as_json().starts_with(REINIT) => Word::New,
+        Kind::Response { .. } => Word::Nothing,
+        _ => Word::Own,
+    }
+}
+
+/// The number that the endpoint of such a client carries.
+pub(super) fn attach_count(query: &str) -> Option<u64> {
+    query.split('&').find_map(|pair| pair.strip_prefix("attach="))?.parse().ok()
+}
+
+/// Takes the client's word before its message is journaled.
+pub(super) async fn settle(
+    worker: &Rc<Worker>,
+    session: SessionId,
+    attach_count: u64,
+    head: &Head<'_>,
+) -> Result<(), ApiError> {
+    let app = &worker.app;
+    if app.proofs.has(session, attach_count) {
+        return Ok(());
+    }
+    let Some(record) = patiently(worker, || app.store.load(session)).await? else { return Ok(()) };
+    let in_doubt = record.fields.get(field::DOUBTED).is_some_and(|count| *count == attach_count.to_string());
+    if in_doubt {
+        match word(head) {
+            Word::Nothing => return Ok(()),
+            Word::Own => {
+                patiently(worker, || app.store.hint(session, field::DOUBTED, "")).await?;
+            }
+            Word::New => {
+                tracing::info!(%session, "a cookie led another client here; the session begins anew for it");
+                app.metrics.rebinds.with_label_values(&["renewed"]).inc();
+                let epoch = fastrand::u32(..);
+                patiently(worker, || app.store.renew(session, epoch)).await?;
+            }
+        }
+        for attachment in app.directory.attachments(&session) {
+            if word(head) == Word::Own { attachment.prove() } else { attachment.look() }
+        }
+        if let Some(holder) = orphans::holder(&record).filter(|holder| **holder != *app.me.incarnation) {
+            patiently(worker, || app.store.wake(holder, session)).await?;
+        }
+    }
+    app.proofs.add(session, attach_count);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_client_is_told_from_one_that_comes_back() {
+        for (message, expected) in [
+            (r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{}}"#, Word::New),
+            (r#"{"jsonrpc":"2.0","id":"x","method":"initialize","params":{}}"#, Word::New),
+            (r#"{"jsonrpc":"2.0","id":"mcp-remote-reinit-1","method":"initialize","params":{}}"#, Word::Own),
+            (r#"{"jsonrpc":"2.0","id":"d","method":"server/discover"}"#, Word::New),
+            (r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"x"}}"#, Word::Own),
+            (r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#, Word::Own),
+            (r#"{"jsonrpc":"2.0","id":1,"result":{}}"#, Word::Nothing),
+        ] {
+            assert_eq!(word(&Head::parse(message.as_bytes()).unwrap()), expected, "{message}");
+        }
+    }
+
+    #[test]
+    fn the_number_of_the_attachment_is_read_from_the_query() {
+        assert_eq!(attach_count("sessionId=00112233445566778899aabbccddeeff&attach=3"), Some(3));
+        for none in ["", "sessionId=00112233445566778899aabbccddeeff", "attach=x", "reattach=3"] {
+            assert_eq!(attach_count(none), None, "{none}");
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! Clients that try Streamable HTTP first POST to the URL that they were given, here `/sse/{service}` or `/mcp/{service}`,
+//! and fall back to HTTP+SSE on 404. They get that status, and people get a text that says which transport lives where.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+
+use super::{WorkerData, error::ApiError, id_text, read_body};
+use crate::protocol::jsonrpc::Head;
+
+/// POST: the error answers the request that the body holds, if it holds one.
+pub async fn post(worker: WorkerData, request: HttpRequest, payload: web::Payload) -> HttpResponse {
+    let error = error(&worker, &request);
+    let body = read_body(&request, payload, &worker.app.settings).await;
+    let said = body.ok().and_then(|body| Head::parse(&body).ok().map(|head| head.said()));
+    error.response(said.as_ref().and_then(id_text))
+}
+
+/// Any method.
+pub async fn any(worker: WorkerData, request: HttpRequest, payload: web::Payload) -> HttpResponse {
+    if request.method() == actix_web::http::Method::POST {
+        return post(worker, request, payload).await;
+    }
+    error(&worker, &request).response(None)
+}
+
+fn error(worker: &WorkerData, request: &HttpRequest) -> ApiError {
+    let app = &worker.app;
+    let named = request.match_info().get("service");
+    let service = named.filter(|name| app.pool.service(name).is_some());
+    let name = service.or(app.pool.only_service().map(|service| service.name.as_str()));
+    ApiError::OtherTransport {
+        base: app.settings.server.base_path.clone(),
+        service: name.unwrap_or("{service}").to_owned(),
+    }
+}

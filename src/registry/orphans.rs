@@ -1,0 +1,135 @@
+//! Sessions that nobody shows any more and that may be the returning client's own, whichever instance had their streams
+//! last and whether that one still lives.
+//!
+//! The store lists, by the client's key, the sessions whose streams are shown, by which process, and those whose streams
+//! have ended. Streams are listed once their session is initialised, and again by each round of upkeep, so that a lost
+//! note costs a minute. What is listed is a hint: the session's record decides, and what it contradicts is taken out.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures_util::future;
+
+use crate::{
+    app::App,
+    protocol::session_id::SessionId,
+    session::{
+        MAIN_STREAM, field,
+        returning::{Client, Fit, Orphan, fits},
+    },
+    store::{Listed, SessionRecord, StoreResult},
+};
+
+/// Rounds of looking at what is listed, each of which takes out what is not true any more. Who meets more of that is
+/// asked in case.
+const ROUNDS: usize = 4;
+
+/// What the holder of a session's stream is known as: incarnation and attachment id.
+pub fn holder(record: &SessionRecord) -> Option<&str> {
+    record.fields.get(&format!("a:{MAIN_STREAM}"))?.split(' ').next()
+}
+
+/// Somebody shows the session's stream. A process without a listener counts as dead; one that only seems so costs a
+/// question that is answered, or a stream that takes its place and is superseded again.
+pub async fn is_shown(app: &App, session: SessionId, record: &SessionRecord) -> StoreResult<bool> {
+    match holder(record) {
+        None => Ok(false),
+        Some(holder) if *holder == *app.me.incarnation => Ok(!app.directory.attachments(&session).is_empty()),
+        Some(holder) => Ok(app.store.wake(holder, session).await? > 0),
+    }
+}
+
+/// Whether there is a session that may be this client's. One or two round trips to the store when there is none.
+pub async fn find(app: &Arc<App>, client: &Client) -> StoreResult<Fit> {
+    if !client.may_be_asked() {
+        return Ok(Fit::No);
+    }
+    if client.versioned {
+        let key = client.key_without_version();
+        let listed = app.store.client_sessions(&key, app.settings.session.ttl).await?;
+        if !listed.shown.is_empty() || !listed.left.is_empty() {
+            // Also those that are shown: the client may know earlier than we that its stream is broken.
+            age_dead(app, &key, listed).await?;
+            return Ok(Fit::Likely);
+        }
+    }
+    let window = app.settings.stream.rebind_window;
+    for _ in 0..ROUNDS {
+        let listed = app.store.client_sessions(client.key(), window).await?;
+        let candidates = orphans_of(app, listed).await?;
+        let records = future::try_join_all(candidates.iter().map(|(session, _)| app.store.load(*session))).await?;
+        let (mut found, mut untrue) = (false, Vec::new());
+        for ((session, left), record) in candidates.iter().zip(records) {
+            let Some(record) = record else {
+                untrue.push(*session);
+                continue;
+            };
+            if is_shown(app, *session, &record).await? {
+                untrue.push(*session);
+                continue;
+            }
+            let text = |name: &str| record.fields.get(name).map(String::as_str).unwrap_or_default();
+            let spoke_version = text(field::INITIALIZED) == field::WITH_VERSION;
+            found |= fits(client, Orphan { client: text(field::CLIENT), spoke_version, left: *left }, window);
+            if left.is_none() {
+                // From now on it is one that somebody has left, and ages.
+                app.store.client_left(client.key(), *session, None, app.settings.session.ttl).await?;
+            }
+        }
+        for session in &untrue {
+            app.store.client_forgotten(client.key(), *session).await?;
+        }
+        if found || untrue.is_empty() {
+            return Ok(if found { Fit::Maybe } else { Fit::No });
+        }
+    }
+    Ok(Fit::Maybe)
+}
+
+/// What dead processes showed is left from now on, and leaves the list when its time is over.
+async fn age_dead(app: &App, key: &str, listed: Listed) -> StoreResult<()> {
+    let shown = Listed { left: Vec::new(), ..listed };
+    let dead = orphans_of(app, shown).await?;
+    let ttl = app.settings.session.ttl;
+    future::try_join_all(dead.iter().map(|(session, _)| app.store.client_left(key, *session, None, ttl))).await?;
+    Ok(())
+}
+
+/// Some instance gives no sign of life, although its lease still holds: an answer may be stuck in it.
+pub async fn somebody_hangs(app: &App) -> StoreResult<bool> {
+    let session = &app.settings.session;
+    let overdue = session.lease.saturating_sub(session.lease_renew * 3 / 2);
+    Ok(app.store.leases_left().await?.iter().any(|left| *left < overdue))
+}
+
+/// Of what is listed: what somebody has left, and what dead processes showed.
+async fn orphans_of(app: &App, listed: Listed) -> StoreResult<Vec<(SessionId, Option<Duration>)>> {
+    let mut first = BTreeMap::new();
+    for (incarnation, session) in &listed.shown {
+        if *incarnation != app.me.incarnation {
+            first.entry(Arc::clone(incarnation)).or_insert(*session);
+        }
+    }
+    let asked = first.iter().map(|(incarnation, session)| async move {
+        Ok::<_, crate::store::StoreError>((Arc::clone(incarnation), app.store.wake(incarnation, *session).await? == 0))
+    });
+    let dead: Vec<Arc<str>> = future::try_join_all(asked)
+        .await?
+        .into_iter()
+        .filter_map(|(incarnation, is_dead)| is_dead.then_some(incarnation))
+        .collect();
+    let orphaned = listed.shown.into_iter().filter(|(incarnation, _)| dead.contains(incarnation));
+    let left = listed.left.into_iter().map(|(session, age)| (session, Some(age)));
+    Ok(orphaned.map(|(_, session)| (session, None)).chain(left).collect())
+}
+
+/// Lists a stream that this process shows, beside whatever goes on.
+pub fn show(app: &Arc<App>, client: Arc<str>, session: SessionId) {
+    let app = Arc::clone(app);
+    actix_rt::spawn(async move {
+        let ttl = app.settings.session.ttl;
+        if let Err(error) = app.store.client_shown(&client, session, &app.me.incarnation, ttl).await {
+            // The next round of upkeep lists it.
+            app.count_store_error(&error);
+        }
+    });
+}

@@ -1,0 +1,193 @@
+//! What a session gives back when its client is gone: first the upstream connection (after `MCP_SESSION_REST`; it is made
+//! again when the client returns), then, where sessions are at their cap, its place in this process (its record in the
+//! store lives on, and whoever its client comes to adopts it). A session that was never used ends altogether.
+//!
+//! A session with subscriptions or with open requests of its server keeps its connection for as long as events are kept
+//! for a resume: what the server says in that time is what the client comes back for.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use actix::prelude::*;
+
+use super::{
+    actor::{Exit, SessionActor},
+    link::Link,
+    messages::MakeRoom,
+};
+use crate::{
+    registry::orphans,
+    store::{Fenceable, StoreError},
+};
+
+/// Slack of the timer that ends a session that was never used.
+const SLACK: Duration = Duration::from_millis(1);
+
+/// What was found about a session without a stream here.
+enum Found {
+    /// Some other instance shows it.
+    Shown,
+    /// Nobody does; who held the stream last, by the store.
+    Alone(Option<String>),
+}
+
+impl SessionActor {
+    pub(super) fn is_never_used(&self) -> bool {
+        self.initialize_request.is_none() && self.order.next() == 1
+    }
+
+    /// The stream on this process has ended.
+    pub(super) fn left_alone(&mut self, ctx: &mut Context<Self>) {
+        self.detached_since = Some(Instant::now());
+        self.enlist(ctx);
+        if self.is_never_used() {
+            let ttl = self.app().settings.session.uninitialized_ttl;
+            ctx.run_later(ttl + SLACK, move |actor, ctx| {
+                let over = actor.detached_since.is_some_and(|since| since.elapsed() >= ttl);
+                if over && actor.is_never_used() && actor.is_quiet() {
+                    actor.exit(Exit::Gone, ctx);
+                }
+            });
+        }
+    }
+
+    /// Among those that make room first.
+    pub(super) fn enlist(&mut self, ctx: &mut Context<Self>) {
+        if self.attachment.is_none() && self.place.is_none() && !self.draining {
+            let guest = self.guest.as_ref().map(crate::registry::room::Guest::keys).unwrap_or_default();
+            self.place = Some(self.app().lonely.enter(ctx.address(), guest));
+        }
+    }
+
+    /// It has a client.
+    pub(super) fn delist(&mut self) {
+        if let Some(place) = self.place.take() {
+            self.app().lonely.leave(place);
+        }
+    }
+
+    fn rest_after(&self) -> Duration {
+        let settings = &self.app().settings;
+        if self.subscriptions.is_empty() && self.questions.len() == 0 {
+            settings.session.rest
+        } else {
+            settings.session.rest.max(settings.stream.resume_window)
+        }
+    }
+
+    /// Periodic: gives the upstream connection back if nobody has been here for long.
+    pub(super) fn rest_if_alone(&mut self, ctx: &mut Context<Self>) {
+        let since = self.detached_since.filter(|since| since.elapsed() >= self.rest_after());
+        let could = !self.resting && !matches!(self.link, Link::Idle) && self.attachment.is_none() && self.is_quiet();
+        let Some(since) = since.filter(|_| could && !self.looking_around) else { return };
+        self.looking_around = true;
+        let found = self.look_around();
+        ctx.spawn(found.into_actor(self).map(move |found, actor, _ctx| {
+            actor.looking_around = false;
+            let unchanged = actor.detached_since == Some(since) && actor.attachment.is_none() && actor.is_quiet();
+            match found {
+                // Asked again after the same time.
+                Ok(Found::Shown) if unchanged => actor.detached_since = Some(Instant::now()),
+                Ok(Found::Alone(holder)) if unchanged => actor.rest(holder),
+                Ok(_) => {}
+                Err(error) => actor.app().count_store_error(&error),
+            }
+        }));
+    }
+
+    fn rest(&mut self, holder: Option<String>) {
+        self.app().metrics.upstream_links.with_label_values(&["rested"]).inc();
+        tracing::debug!(session = %self.fence.session, "no client: upstream connection given back");
+        self.link_handle = None;
+        self.link_number += 1;
+        self.link = Link::Idle;
+        self.questions.forget_own();
+        self.drop_link_bound();
+        self.unlinked_since = None;
+        self.link_failures = 0;
+        self.resting = true;
+        self.rested_under = holder;
+        self.shrink();
+    }
+
+    /// The client is back, or somebody needs the server.
+    pub(super) fn wake_from_rest(&mut self, ctx: &mut Context<Self>) {
+        if std::mem::replace(&mut self.resting, false) {
+            // What the server said of its lists meanwhile was said to nobody.
+            self.lists_may_have_changed = true;
+            self.ensure_link(ctx);
+        }
+    }
+
+    /// A claim tells who holds the stream, by attachment id: not the one of before.
+    pub(super) fn held_by(&mut self, holder: Option<u64>, ctx: &mut Context<Self>) {
+        let before = self.rested_under.as_deref().and_then(|text| text.split(' ').nth(1)?.parse().ok());
+        if self.resting && holder.is_some() && holder != before {
+            self.wake_from_rest(ctx);
+        }
+    }
+
+    fn look_around(&self) -> impl Future<Output = Result<Found, StoreError>> + use<> {
+        let (app, session) = (Arc::clone(self.app()), self.fence.session);
+        async move {
+            let Some(record) = app.store.load(session).await? else { return Ok(Found::Alone(None)) };
+            if orphans::is_shown(&app, session, &record).await? {
+                return Ok(Found::Shown);
+            }
+            Ok(Found::Alone(record.fields.get(&format!("a:{}", super::MAIN_STREAM)).cloned()))
+        }
+    }
+}
+
+impl Handler<MakeRoom> for SessionActor {
+    type Result = ResponseActFuture<Self, bool>;
+
+    fn handle(&mut self, _make: MakeRoom, _ctx: &mut Self::Context) -> Self::Result {
+        // Whoever asks has taken it off the list.
+        self.place = None;
+        if self.attachment.is_some() || !self.is_quiet() || self.draining {
+            return Box::pin(actix::fut::ready(()).into_actor(self).map(|(), actor, ctx| {
+                actor.enlist(ctx);
+                false
+            }));
+        }
+        let found = self.look_around();
+        let (app, fence, never_used) = (Arc::clone(self.app()), self.fence.clone(), self.is_never_used());
+        let still_alone = self.attached_count;
+        let work = found.into_actor(self).then(move |found, actor, ctx| {
+            let alone = matches!(found, Ok(Found::Alone(_)));
+            let go = alone && actor.attached_count == still_alone && actor.is_quiet();
+            if !go && !matches!(found, Ok(Found::Shown)) {
+                actor.enlist(ctx);
+            }
+            async move {
+                match (go, never_used) {
+                    (false, _) => None,
+                    (true, true) => Some(Exit::Gone),
+                    (true, false) => match app.store.release(&fence).await {
+                        Ok(Fenceable::Done) => Some(Exit::Released),
+                        Ok(Fenceable::NotFound) => Some(Exit::Gone),
+                        Ok(Fenceable::Fenced) => Some(Exit::Fenced),
+                        Err(error) => {
+                            app.count_store_error(&error);
+                            None
+                        }
+                    },
+                }
+            }
+            .into_actor(actor)
+        });
+        Box::pin(work.map(|exit, actor, ctx| {
+            let Some(exit) = exit else {
+                actor.enlist(ctx);
+                return false;
+            };
+            actor.app().metrics.made_room.inc();
+            tracing::debug!(session = %actor.fence.session, "let go to make room for another session");
+            actor.exit(exit, ctx);
+            true
+        }))
+    }
+}
