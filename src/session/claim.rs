@@ -32,8 +32,8 @@ pub(super) const CLAIM_BATCH: usize = 64;
 const SOON: Duration = Duration::from_millis(20);
 /// When one is made that the store could not answer: this, then twice as long, and so on up to [`LATEST`].
 const LATER: Duration = Duration::from_secs(1);
-/// The longest such pause.
-const LATEST: Duration = Duration::from_secs(8);
+/// The longest such pause: what was accepted while Redis hung waits no longer when it goes on.
+const LATEST: Duration = Duration::from_secs(2);
 
 /// How often it is looked for what a journaling without an answer has left, at pauses that double from [`LATER`]: for half
 /// a minute, longer than the kernel's and Redis's buffers usually keep what was sent before a fault.
@@ -66,7 +66,8 @@ impl SessionActor {
     /// A journaling has ended without an answer: the store may have executed it, or may yet do so.
     pub(super) fn doubt(&mut self, ctx: &mut Context<Self>) {
         self.looks_left = LOOKS_AFTER_DOUBT;
-        self.plan_claim(LATER, ctx);
+        // Many sessions meet the same failure.
+        self.plan_claim(jittered(LATER), ctx);
     }
 
     /// As long as something is known to be missing, somebody asks for it.
