@@ -54,10 +54,10 @@ impl MessageBody for Last {
     }
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        if self.linger.is_none() {
-            if let Some(piece) = ready!(Pin::new(&mut self.body).poll_next(context)) {
-                return Poll::Ready(Some(piece));
-            }
+        if self.linger.is_none()
+            && let Some(piece) = ready!(Pin::new(&mut self.body).poll_next(context))
+        {
+            return Poll::Ready(Some(piece));
         }
         let linger = self.linger.get_or_insert_with(|| Box::pin(sleep(LINGER)));
         ready!(linger.as_mut().poll(context));
