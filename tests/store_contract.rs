@@ -133,6 +133,7 @@ contract! {
         each_living_lease_says_how_long_it_holds
         only_dead_instances_are_forgotten
         a_lease_is_given_up_only_by_its_holder
+        who_has_given_a_lease_up_is_remembered_until_the_next_does
     }
     wake {
         a_wake_up_reaches_its_process_only

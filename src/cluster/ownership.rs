@@ -61,6 +61,8 @@ enum Proof {
     Ended,
     /// Its address refuses connections.
     Refused,
+    /// It has given its lease up, or another instance has proven it dead and has done so for it.
+    GivenUp,
 }
 
 /// What is known of an owner that is suspected to be gone.
@@ -232,6 +234,11 @@ async fn inquire(app: &App, owner: &Owner) -> StoreResult<Evidence> {
     };
     // After the lease was read, and not before: what is lost in between is lost to both.
     let may_judge = lease == LeaseSeen::Missing && app.may_judge_leases() && !app.data_lost().await;
+    // A process that has just started need not wait until it may judge.
+    if lease == LeaseSeen::Missing && !may_judge && proof.is_none() && app.store.has_given_up(owner).await? {
+        app.judge.remember_dead(&owner.incarnation);
+        proof = Some(Proof::GivenUp);
+    }
     Ok(Evidence::Other { lease, proof, may_judge })
 }
 

@@ -12,6 +12,7 @@ use actix::Addr;
 
 use crate::{
     app::Worker,
+    cluster::ownership,
     fault,
     lifecycle::Phase,
     protocol::session_id::SessionId,
@@ -85,7 +86,8 @@ pub async fn adopt(
     cause: &'static str,
 ) -> StoreResult<Adoption> {
     let app = &worker.app;
-    let deadline = Instant::now() + PATIENCE;
+    let judged = Instant::now();
+    let deadline = judged + PATIENCE;
     let _turn = loop {
         match app.adopting.take(session) {
             Some(turn) => break turn,
@@ -116,6 +118,10 @@ pub async fn adopt(
         tracing::warn!(%session, service = name, "a session of an unknown service cannot be adopted");
         return Ok(Adoption::UnknownService);
     };
+    // It may have been waited for long: meanwhile the store may have been away, and with it all leases.
+    if judged.elapsed() >= app.settings.session.lease_renew && !ownership::is_gone(app, from).await? {
+        return Ok(Adoption::OwnerLives);
+    }
     fault::point(fault::OWNER_GONE);
     match app.store.adopt(session, from, from_generation, &app.me).await? {
         Adopted::Adopted(found) => {

@@ -32,7 +32,10 @@ use crate::{
     app::{App, Worker},
     backoff::{Backoff, STORE_BACKOFF},
     protocol::jsonrpc::IdKey,
-    registry::room::{self, Guest},
+    registry::{
+        room::{self, Guest},
+        sweep::adopt_if_needed,
+    },
     store::{Fence, InboxEntry, NewEvent, Rehydration, StoreError},
     upstream::{
         Endpoint, Service,
@@ -334,6 +337,13 @@ impl SessionActor {
                 if let Some(attachment) = &self.attachment {
                     attachment.look();
                 }
+                // That one may have let it go by now, and what told only this actor of itself would wait. OWN-9
+                let (app, session) = (Arc::clone(&app), self.fence.session);
+                actix_rt::spawn(async move {
+                    if let Err(error) = adopt_if_needed(&app, session).await {
+                        app.count_store_error(&error);
+                    }
+                });
             }
             Exit::Gone => {
                 // MEM-4: a session that ran out by itself is still in this instance's index.

@@ -421,6 +421,10 @@ impl SessionStore for MemoryStore {
         Ok(self.leases.left())
     }
 
+    async fn has_given_up(&self, owner: &Owner) -> StoreResult<bool> {
+        Ok(self.leases.was_given_up_by(owner))
+    }
+
     async fn instances(&self) -> StoreResult<Vec<InstanceInfo>> {
         Ok(self.leases.instances())
     }

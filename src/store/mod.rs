@@ -156,8 +156,12 @@ pub trait SessionStore: Send + Sync + 'static {
     /// Renews the lease and the figures in it.
     async fn lease_renew(&self, info: &InstanceInfo, ttl: Duration) -> StoreResult<LeaseRenewed>;
 
-    /// Gives the lease up if it is ours.
+    /// Gives the lease up if it is this process's. Also by another, which has a proof that this process is dead.
     async fn lease_release(&self, owner: &Owner) -> StoreResult<()>;
+
+    /// This process has given its lease up, or another has for it; nobody else with its instance id has since. `false`
+    /// says nothing: a lease may have run out.
+    async fn has_given_up(&self, owner: &Owner) -> StoreResult<bool>;
 
     /// The living lease of this instance id.
     async fn lease_holder(&self, instance_id: &str) -> StoreResult<Option<InstanceInfo>>;

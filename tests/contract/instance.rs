@@ -87,6 +87,31 @@ pub async fn only_dead_instances_are_forgotten(backend: Backend) {
     assert!(store.owned_by("router-a").await.unwrap().is_empty());
 }
 
+/// OWN-9: who asks need not have been there long to know that the last holder of a lease is gone.
+pub async fn who_has_given_a_lease_up_is_remembered_until_the_next_does(backend: Backend) {
+    let store = backend.store();
+    let (first, second) = (instance("a", "first"), instance("a", "second"));
+    let gave_up = |process: &InstanceInfo| {
+        let owner = process.owner.clone();
+        async move { store.has_given_up(&owner).await.unwrap() }
+    };
+    store.lease_acquire(&first, LONG).await.unwrap();
+    assert!(!gave_up(&first).await);
+    store.lease_release(&second.owner).await.unwrap();
+    assert!(!gave_up(&second).await, "it was not its");
+    store.lease_release(&first.owner).await.unwrap();
+    assert!(gave_up(&first).await);
+    store.lease_acquire(&second, SHORT).await.unwrap();
+    assert!(gave_up(&first).await && !gave_up(&second).await);
+    eventually("the lease runs out", || async { store.instances().await.unwrap().is_empty().then_some(()) }).await;
+    assert!(!gave_up(&second).await, "it may be alive, and the store have been away");
+    store.lease_acquire(&second, LONG).await.unwrap();
+    store.lease_release(&second.owner).await.unwrap();
+    assert!(gave_up(&second).await && !gave_up(&first).await);
+    store.forget_instance("router-a").await.unwrap();
+    assert!(!gave_up(&second).await);
+}
+
 pub async fn a_lease_is_given_up_only_by_its_holder(backend: Backend) {
     let store = backend.store();
     let (first, second) = (instance("a", "first"), instance("a", "second"));

@@ -174,6 +174,23 @@ async fn a_killed_owner_is_replaced_without_waiting_for_its_lease() {
     Oracle::every_request_answered_once(&client);
 }
 
+/// OWN-9: an instance that has just started may not judge by leases; what another has proven it believes.
+#[tokio::test]
+async fn an_instance_that_has_just_started_believes_what_another_has_proven() {
+    let mut cluster = with_a_long_lease().start().await;
+    let found = cluster.client().stays_away().initialize().await;
+    let left = cluster.client().stays_away().initialize().await;
+    cluster.routers[0].kill();
+    found.reconnect(Some(1));
+    call_elsewhere(&cluster, &found, "found").await;
+    cluster.routers[2].restart().await;
+    left.reconnect(Some(2));
+    left.connection_count(2).await;
+    left.post_at(cluster.addr(2), &tool_call("left", "echo", json!({ "text": "left" }))).await;
+    assert!(left.response_to(&json!("left")).await["result"].is_object());
+    assert_eq!(adoptions_by_others(&cluster).await, 2.0);
+}
+
 /// OWN-9: where the table of processes does not tell (another machine or container), a refused connection does, if that is
 /// asked for.
 #[cfg(feature = "fault-points")]

@@ -261,8 +261,9 @@ impl State {
         if process.actor == Some(self.generation) && self.owner == Some(who) {
             self.had = self.posted;
         } else {
-            // Fenced. OWN-3
+            // Fenced (OWN-3). Who has the session may have let it go by now.
             process.actor = None;
+            process.suspects |= self.shown == who || self.had < self.posted;
         }
     }
 
@@ -434,7 +435,13 @@ impl Model for Ownership {
                 (process.lease, process.lapsed, process.steady) = (true, false, false);
                 process.awake |= process.actor.is_some();
             }
-            Action::BecomeSteady(who) => state.processes[who].steady = true,
+            Action::BecomeSteady(who) => {
+                state.processes[who].steady = true;
+                // So long has passed that who hangs without a lease has hung past it.
+                for process in &mut state.processes {
+                    process.lapsed |= process.life == Life::Paused && !process.lease;
+                }
+            }
             Action::LeaseEnds(who) => {
                 state.processes[who].lease = false;
                 state.processes[who].lapsed = true;
@@ -447,8 +454,8 @@ impl Model for Ownership {
                 state.lost_leases += 1;
                 for process in &mut state.processes {
                     (process.lease, process.steady, process.hears) = (false, false, false);
-                    // It hangs while its lease is missing.
-                    process.lapsed |= process.life == Life::Paused;
+                    // The store was away for longer than a judgement counts.
+                    process.judged = None;
                 }
             }
             Action::BreakActor(who) => {
@@ -518,11 +525,13 @@ fn without_a_proof_the_lease_is_enough() {
     sound("2 processes, no proof, 1 crash, 1 pause, 1 cut, 1 lost actor", model, &[0, 2, 3]);
 }
 
-/// OWN-4, DUR-1: the store was away, and no lease is left; an owner leaves.
+/// OWN-4, DUR-1: the store was away, and no lease is left; an owner leaves, another hangs.
 #[test]
 fn a_store_that_comes_back_without_leases_replaces_nobody() {
-    let model = Ownership { lost_leases: 1, pauses: 1, leaves: 1, lost_actors: 1, ..Ownership::sound(3, 1) };
-    sound("3 processes, lost leases, 1 pause, 1 leaves, 1 lost actor", model, &[2, 3]);
+    let model = Ownership { lost_leases: 1, pauses: 1, leaves: 1, lost_actors: 1, ..Ownership::sound(2, 1) };
+    sound("2 processes, lost leases, 1 pause, 1 leaves, 1 lost actor", model, &[2, 3]);
+    let model = Ownership { lost_leases: 1, pauses: 1, leaves: 1, ..Ownership::sound(3, 1) };
+    sound("3 processes, lost leases, 1 pause, 1 leaves", model, &[3]);
 }
 
 /// OWN-4, negative control: a missing listener is taken for death, as it was once.

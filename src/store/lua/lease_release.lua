@@ -1,5 +1,9 @@
--- Gives a lease up if it is ours.
--- KEYS: 1 lease hash
--- ARGV: 1 incarnation
-if redis.call('HGET', KEYS[1], 'incarnation') == ARGV[1] then return redis.call('DEL', KEYS[1]) end
-return 0
+-- Gives a lease up if it is ours, and remembers whose it was last: that process is gone, whoever asks and however short the
+-- asker has been there.
+-- KEYS: 1 lease hash, 2 who has given it up (same slot)
+-- ARGV: 1 incarnation, 2 how long that is remembered, ms
+if redis.call('HGET', KEYS[1], 'incarnation') ~= ARGV[1] then return 0 end
+-- DEL first: it must work when Redis is full (a script is refused only before its first write).
+redis.call('DEL', KEYS[1])
+redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
+return 1

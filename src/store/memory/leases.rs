@@ -2,16 +2,23 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use crate::store::{InstanceInfo, LeaseAcquired, LeaseRenewed, Owner};
 
-/// Known instances; `None` when the lease was given up.
+/// Known instances, by id.
 #[derive(Default)]
 pub(super) struct Leases {
-    leases: Mutex<BTreeMap<String, Option<Lease>>>,
+    leases: Mutex<BTreeMap<String, Known>>,
+}
+
+#[derive(Default)]
+struct Known {
+    lease: Option<Lease>,
+    /// Incarnation that has given it up last.
+    given_up: Option<Arc<str>>,
 }
 
 struct Lease {
@@ -45,8 +52,14 @@ impl Leases {
     pub(super) fn release(&self, owner: &Owner) {
         let mut leases = self.lock();
         if living(&leases, &owner.instance_id).is_some_and(|held| held.owner.incarnation == owner.incarnation) {
-            leases.insert(owner.instance_id.to_string(), None);
+            let given_up = Some(owner.incarnation.clone());
+            leases.insert(owner.instance_id.to_string(), Known { lease: None, given_up });
         }
+    }
+
+    pub(super) fn was_given_up_by(&self, owner: &Owner) -> bool {
+        let leases = self.lock();
+        leases.get(&*owner.instance_id).is_some_and(|known| known.given_up.as_ref() == Some(&owner.incarnation))
     }
 
     pub(super) fn holder(&self, instance_id: &str) -> Option<InstanceInfo> {
@@ -61,7 +74,10 @@ impl Leases {
     pub(super) fn left(&self) -> Vec<Duration> {
         let now = Instant::now();
         let leases = self.lock();
-        let expiries = leases.values().flatten().map(|lease| lease.expires.saturating_duration_since(now));
+        let expiries = leases
+            .values()
+            .filter_map(|known| known.lease.as_ref())
+            .map(|lease| lease.expires.saturating_duration_since(now));
         expiries.filter(|left| !left.is_zero()).collect()
     }
 
@@ -79,17 +95,17 @@ impl Leases {
         true
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Option<Lease>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Known>> {
         self.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn living<'a>(leases: &'a BTreeMap<String, Option<Lease>>, instance_id: &str) -> Option<&'a InstanceInfo> {
-    let lease = leases.get(instance_id)?.as_ref()?;
+fn living<'a>(leases: &'a BTreeMap<String, Known>, instance_id: &str) -> Option<&'a InstanceInfo> {
+    let lease = leases.get(instance_id)?.lease.as_ref()?;
     (lease.expires > Instant::now()).then_some(&lease.instance)
 }
 
-fn write(leases: &mut BTreeMap<String, Option<Lease>>, instance: &InstanceInfo, ttl: Duration) {
+fn write(leases: &mut BTreeMap<String, Known>, instance: &InstanceInfo, ttl: Duration) {
     let lease = Lease { instance: instance.clone(), expires: Instant::now() + ttl };
-    leases.insert(instance.owner.instance_id.to_string(), Some(lease));
+    leases.entry(instance.owner.instance_id.to_string()).or_default().lease = Some(lease);
 }

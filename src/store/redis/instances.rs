@@ -141,9 +141,19 @@ impl RedisStore {
     }
 
     pub(super) async fn do_lease_release(&self, owner: &Owner) -> StoreResult<()> {
-        let call = Call::script(Script::LeaseRelease, 1).arg(&self.keys.lease(&owner.instance_id));
-        self.link.single(call.arg(&owner.incarnation)).await?;
+        let instance_id = &owner.instance_id;
+        let call = Call::script(Script::LeaseRelease, 2);
+        let call = call.arg(&self.keys.lease(instance_id)).arg(&self.keys.given_up(instance_id));
+        self.link.single(call.arg(&owner.incarnation).number(millis(INDEX_TTL))).await?;
         Ok(())
+    }
+
+    pub(super) async fn do_has_given_up(&self, owner: &Owner) -> StoreResult<bool> {
+        let call = Call::command("GET").arg(&self.keys.given_up(&owner.instance_id));
+        match self.link.single(call).await? {
+            Value::Nil => Ok(false),
+            last => Ok(reply::text(last, "has_given_up")? == *owner.incarnation),
+        }
     }
 
     pub(super) async fn do_lease_holder(&self, instance_id: &str) -> StoreResult<Option<InstanceInfo>> {
@@ -207,8 +217,9 @@ impl RedisStore {
     /// The lease and the list of instances may be on different nodes, so this is no single step: an instance that comes
     /// back in between is put on the list again, here or by its next renewal.
     pub(super) async fn do_forget_instance(&self, instance_id: &str) -> StoreResult<()> {
-        let call = Call::script(Script::ForgetInstance, 2);
+        let call = Call::script(Script::ForgetInstance, 3);
         let call = call.arg(&self.keys.lease(instance_id)).arg(&self.keys.index(instance_id));
+        let call = call.arg(&self.keys.given_up(instance_id));
         if self.link.single(call).await? == Value::Int(1) {
             self.link.single(Call::command("SREM").arg(&self.keys.instances()).arg(instance_id)).await?;
             if self.do_lease_holder(instance_id).await?.is_some() {

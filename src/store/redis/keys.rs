@@ -68,6 +68,10 @@ impl Keys {
         format!("{{{}:client:{client}}}:{list}", self.prefix)
     }
 
+    pub(super) fn given_up(&self, instance_id: &str) -> String {
+        format!("{{{}:instance:{instance_id}}}:gone", self.prefix)
+    }
+
     pub(super) fn dataset(&self) -> String {
         format!("{}:dataset", self.prefix)
     }
@@ -142,6 +146,7 @@ mod tests {
         assert_eq!(keys.lease("router-instance-1"), "mcp:instance:router-instance-1");
         assert_eq!(keys.index("router-instance-1"), "{mcp:instance:router-instance-1}:sessions");
         assert_eq!(keys.client("c", "left"), "{mcp:client:c}:left");
+        assert_eq!(keys.given_up("router-instance-1"), "{mcp:instance:router-instance-1}:gone");
         assert_eq!(keys.instances(), "mcp:instances");
         assert_eq!(keys.wake_prefix(), "mcp:wake:");
     }

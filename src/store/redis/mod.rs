@@ -236,6 +236,10 @@ impl SessionStore for RedisStore {
         self.do_leases_left().await
     }
 
+    async fn has_given_up(&self, owner: &Owner) -> StoreResult<bool> {
+        self.do_has_given_up(owner).await
+    }
+
     async fn instances(&self) -> StoreResult<Vec<InstanceInfo>> {
         self.do_instances().await
     }
