@@ -5,7 +5,6 @@
 use std::{collections::BTreeMap, sync::atomic::Ordering};
 
 use actix_web::{HttpRequest, HttpResponse, http::header, web};
-use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq as _;
@@ -13,13 +12,15 @@ use subtle::ConstantTimeEq as _;
 use super::{WorkerData, error::ApiError, forwarded, route::on_some_endpoint};
 use crate::{
     app::App,
-    protocol::{jsonrpc::Head, session_id::SessionId},
+    protocol::session_id::SessionId,
     session::messages::TakeSnapshot,
     store::SessionRecord,
     upstream::{
         Endpoint, Service,
-        actor::{Call, CallError},
+        actor::Call,
         breaker::BreakerState,
+        call::flatten,
+        tools::{self, Bounds, WalkError},
     },
 };
 
@@ -29,8 +30,6 @@ const LIST_LIMIT: usize = 100;
 const LIST_LIMIT_MAX: usize = 10_000;
 /// Fewest digits by which a session can be named: as many as the log shows.
 const HANDLE_LEAST: usize = 6;
-/// Pages of a tool list that are followed.
-const TOOL_PAGES: usize = 100;
 
 /// `GET /mcp/router/services`
 pub async fn services(worker: WorkerData) -> HttpResponse {
@@ -89,33 +88,24 @@ fn find<'a>(app: &'a App, name: &str) -> Result<&'a std::sync::Arc<Service>, Api
 /// `GET /mcp/router/tools/{service}`: all pages of the service's own `tools/list`.
 pub async fn tools(worker: WorkerData, service: web::Path<String>) -> Result<HttpResponse, ApiError> {
     let service = find(&worker.app, &service)?.clone();
-    let timeout = worker.app.settings.upstream.post_timeout;
-    let mut tools: Vec<Value> = Vec::new();
-    let mut cursor: Option<String> = None;
-    for _ in 0..TOOL_PAGES {
-        let params = cursor.as_ref().map_or_else(|| json!({}), |cursor| json!({ "cursor": cursor }));
-        let request = json!({ "jsonrpc": "2.0", "id": 0, "method": "tools/list", "params": params });
-        let body = Bytes::from(request.to_string());
-        let answer = on_some_endpoint(&worker, &service, |upstream| {
-            let body = body.clone();
-            async move {
-                let answer = upstream.send(Call { body, timeout, given_up: None }).await;
-                answer.unwrap_or_else(|_| Err(CallError::Lost("the router is stopping".to_owned())))
+    let upstream = &worker.app.settings.upstream;
+    let (timeout, bounds) = (upstream.post_timeout, Bounds::new(upstream));
+    // All pages from one server: what a cursor means is its own affair.
+    let listed = on_some_endpoint(&worker, &service, |upstream| {
+        let service = service.clone();
+        async move {
+            let list = |body| {
+                let upstream = upstream.clone();
+                async move { flatten(upstream.send(Call { body, timeout, given_up: None }).await) }
+            };
+            match tools::walk(&service.tools, bounds, list).await {
+                Ok(listed) => Ok(Ok(listed)),
+                Err(WalkError::Call(error)) => Err(error),
+                Err(error) => Ok(Err(error.to_string())),
             }
-        })
-        .await?;
-        let head = Head::parse(&answer)?;
-        let nonsense = || ApiError::Upstream(CallError::Lost("the upstream did not list its tools".to_owned()));
-        let mut result: Value =
-            serde_json::from_str(head.result.ok_or_else(nonsense)?.get()).map_err(|_| nonsense())?;
-        if let Value::Array(page) = result["tools"].take() {
-            tools.extend(page);
         }
-        cursor = result["nextCursor"].as_str().map(str::to_owned);
-        if cursor.is_none() {
-            break;
-        }
-    }
+    });
+    let tools = listed.await?.map_err(ApiError::ToolList)?;
     Ok(HttpResponse::Ok().json(json!({ "service": service.name, "tools": tools })))
 }
 

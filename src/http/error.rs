@@ -144,6 +144,9 @@ pub enum ApiError {
     /// REST: the upstream failed.
     #[error("{0}")]
     Upstream(#[from] CallError),
+    /// The tools of a service cannot be listed.
+    #[error("{0}")]
+    ToolList(String),
     /// REST: every breaker of the service is open.
     #[error("no server of service {service} is healthy; the request was not executed")]
     NoEndpoint {
@@ -237,6 +240,7 @@ impl ApiError {
             // nginx's word for a client that did not wait.
             Self::Upstream(CallError::Cancelled) => shape(499, jsonrpc::OUTCOME_UNKNOWN, "cancelled", None),
             Self::Upstream(CallError::TimedOut(_)) => shape(504, jsonrpc::OUTCOME_UNKNOWN, "upstream_timeout", None),
+            Self::ToolList(_) => shape(502, jsonrpc::INTERNAL_ERROR, "tool_list", None),
             Self::NoEndpoint { .. } => shape(503, jsonrpc::UPSTREAM_UNAVAILABLE, "upstream_unavailable", Some(1)),
         }
     }

@@ -24,6 +24,7 @@ use crate::{
     upstream::{
         Endpoint, Service,
         actor::{Call, CallError, Initialized, Notify, UpstreamActor},
+        call::flatten,
     },
 };
 
@@ -82,6 +83,7 @@ async fn answer(
     body: &Bytes,
     given_up: watch::Receiver<bool>,
 ) -> Result<Bytes, ApiError> {
+    let tools_version = service.tools.version();
     let response = if head.method() == Some(mcp::INITIALIZE) {
         // The shared session is initialised already; a second time would change it for everybody.
         on_some_endpoint(worker, service, |upstream| async move { flatten(upstream.send(Initialized).await) }).await?
@@ -90,11 +92,8 @@ async fn answer(
     };
     let Kind::Request { id, .. } = &head.kind else { return Ok(response) };
     let answer = Head::parse(&response).map_err(|_| ApiError::Upstream(CallError::Nonsense))?;
-    if let (Some(mcp::LIST_TOOLS), Some(result)) = (head.method(), answer.result)
-        && head.params.is_none()
-        && !service.knows_tools()
-    {
-        service.remember_tool_list(result.get());
+    if let (Some(mcp::LIST_TOOLS), Some(result)) = (head.method(), answer.result) {
+        service.tools.remember_page(result.get(), mcp::is_first_page(head.params), tools_version);
     }
     Ok(answer.with_id(&response, id.as_json()))
 }
@@ -145,7 +144,7 @@ fn is_repeatable(service: &Service, head: &Head<'_>) -> bool {
     match mcp::repeatable(head.method().unwrap_or_default(), head.params) {
         Repeatable::Yes => true,
         Repeatable::No => false,
-        Repeatable::IfToolSays(tool) => service.tool_repeatable(&tool) == Some(true),
+        Repeatable::IfToolSays(tool) => service.tools.repeatable(&tool) == Some(true),
     }
 }
 
@@ -177,10 +176,6 @@ where
         }
     }
     Err(last.map_or_else(|| ApiError::NoEndpoint { service: service.name.clone() }, ApiError::Upstream))
-}
-
-fn flatten<T>(outcome: Result<Result<T, CallError>, actix::MailboxError>) -> Result<T, CallError> {
-    outcome.unwrap_or_else(|_| Err(CallError::Lost("the router is stopping".to_owned())))
 }
 
 /// One of the calls that may be under way.

@@ -111,6 +111,18 @@ pub fn subscription_uri(params: Option<&RawValue>) -> Option<String> {
     serde_json::from_str::<Subscription>(params?.get()).ok().map(|subscription| subscription.uri)
 }
 
+/// A list request with these parameters asks for the first page.
+pub fn is_first_page(params: Option<&RawValue>) -> bool {
+    #[derive(Deserialize)]
+    struct Paged {
+        #[serde(default)]
+        cursor: Option<serde::de::IgnoredAny>,
+    }
+    params.is_none_or(|params| {
+        params.get() == "null" || serde_json::from_str::<Paged>(params.get()).is_ok_and(|paged| paged.cursor.is_none())
+    })
+}
+
 /// A tool of a `tools/list` result, as far as the router needs it.
 #[derive(Debug, Deserialize)]
 pub struct ListedTool {

@@ -210,7 +210,7 @@ impl SessionActor {
         session.outstanding = found.inbox.iter().map(|entry| entry.seq).collect();
         for request in found.pending {
             session.outstanding.insert(request.seq);
-            let (id, request) = inbound::InFlight::inherited(request);
+            let (id, request) = inbound::InFlight::inherited(request, &session.service.tools);
             session.in_flight.insert(id, request);
         }
         session.inherit_cancels(fields.iter().filter_map(|(name, seq)| {

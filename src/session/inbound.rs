@@ -25,6 +25,7 @@ use crate::{
         mcp,
     },
     store::{Accept, Accepted, ClientMessage, Fence, NewEvent, PendingRequest, StoreError},
+    upstream::tools::Tools,
 };
 
 /// A journaled message of the client, parsed once.
@@ -70,16 +71,21 @@ pub enum Effect {
     Subscribe(String, String),
     /// It is not any more: URI.
     Unsubscribe(String),
-    /// The server's tools are known.
-    Tools,
+    /// A page of the server's tools is known.
+    Tools {
+        /// It is the first.
+        first: bool,
+        /// What [`Tools::version`](crate::upstream::tools::Tools::version) was.
+        version: u64,
+    },
 }
 
 impl InFlight {
     /// As the store has it; with the id as the client wrote it.
-    pub(super) fn inherited(pending: PendingRequest) -> (IdKey, Self) {
+    pub(super) fn inherited(pending: PendingRequest, tools: &Tools) -> (IdKey, Self) {
         let PendingRequest { seq, id_key: table_key, forwarded, body } = pending;
         let (id, effect) = match Head::parse(&body).map(|head| head.said()) {
-            Ok(Said::Request { id, method }) => (id, effect(&method, &body)),
+            Ok(Said::Request { id, method }) => (id, effect(&method, &body, tools)),
             // Lost with the store's data, and restored without it.
             _ => (IdKey::from_stored(Arc::clone(&table_key)), Effect::None),
         };
@@ -92,7 +98,7 @@ impl InFlight {
 
 /// What a successful answer to this request will mean. The payload is looked into for the few methods that set up
 /// something.
-fn effect(method: &str, body: &Bytes) -> Effect {
+fn effect(method: &str, body: &Bytes, tools: &Tools) -> Effect {
     let text = || String::from_utf8_lossy(body).into_owned();
     let uri = || Head::parse(body).ok().and_then(|head| mcp::subscription_uri(head.params));
     match method {
@@ -100,7 +106,10 @@ fn effect(method: &str, body: &Bytes) -> Effect {
         mcp::SET_LEVEL => Effect::LogLevel(text()),
         mcp::SUBSCRIBE => uri().map_or(Effect::None, |uri| Effect::Subscribe(uri, text())),
         mcp::UNSUBSCRIBE => uri().map_or(Effect::None, Effect::Unsubscribe),
-        mcp::LIST_TOOLS => Effect::Tools,
+        mcp::LIST_TOOLS => {
+            let first = Head::parse(body).is_ok_and(|head| mcp::is_first_page(head.params));
+            Effect::Tools { first, version: tools.version() }
+        }
         _ => Effect::None,
     }
 }
@@ -365,7 +374,7 @@ impl SessionActor {
                         post: None,
                         since: Instant::now(),
                         cancelled: None,
-                        effect: effect(&method, &body),
+                        effect: effect(&method, &body, &self.service.tools),
                     };
                     if matches!(request.effect, Effect::Initialize(_)) {
                         self.list_stream();

@@ -63,7 +63,7 @@ impl SessionActor {
             Kind::Notification { method } if method == mcp::CANCELLED => self.take_upstream_cancel(&head, &body, ctx),
             Kind::Notification { method } => {
                 if method == "notifications/tools/list_changed" {
-                    self.service.forget_tools();
+                    self.service.tools.forget();
                 }
                 self.push_event(NewEvent::message(body.clone()), ctx);
             }
@@ -106,11 +106,9 @@ impl SessionActor {
                 self.subscriptions.remove(&uri);
                 event.clearing(format!("{}{uri}", field::SUBSCRIPTION))
             }
-            Effect::Tools => {
-                if let Some(result) = head.result
-                    && !self.service.knows_tools()
-                {
-                    self.service.remember_tool_list(result.get());
+            Effect::Tools { first, version } => {
+                if let Some(result) = head.result {
+                    self.service.tools.remember_page(result.get(), first, version);
                 }
                 event
             }

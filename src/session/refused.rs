@@ -28,6 +28,7 @@ use crate::{
     upstream::{
         line::PostError,
         reply::{Reply, ReplyEnd},
+        tools::Bounds,
         transport::{Outlet, sse::LinkLimits},
     },
 };
@@ -224,11 +225,13 @@ impl SessionActor {
     fn settle_alone(&mut self, number: u64, seq: u64, id: IdKey, body: Bytes, why: String, ctx: &mut Context<Self>) {
         let repeatable = rehydrate::repeatable(&body);
         let (service, patience) = (Arc::clone(&self.service), self.app().settings.upstream.health_timeout);
-        let is_unknown_tool = matches!(&repeatable, Repeatable::IfToolSays(_)) && !service.knows_tools();
+        let bounds = Bounds::new(&self.app().settings.upstream);
+        let is_unknown_tool =
+            matches!(&repeatable, Repeatable::IfToolSays(tool) if service.tools.repeatable(tool).is_none());
         let upstream = self.endpoint.as_ref().map(|endpoint| self.worker.upstream(endpoint).clone());
         let asked = async move {
             if let Some(upstream) = upstream.filter(|_| is_unknown_tool) {
-                rehydrate::learn_tools(&service, upstream, patience).await;
+                rehydrate::learn_tools(&service, upstream, bounds, patience).await;
             }
         };
         self.run(asked, ctx, move |(), actor, ctx| {
@@ -238,7 +241,7 @@ impl SessionActor {
             let is_repeatable = match repeatable {
                 Repeatable::Yes => true,
                 Repeatable::No => false,
-                Repeatable::IfToolSays(tool) => actor.service.tool_repeatable(&tool) == Some(true),
+                Repeatable::IfToolSays(tool) => actor.service.tools.repeatable(&tool) == Some(true),
             };
             let Some(request) = actor.in_flight.get_mut(&id) else { return };
             if request.cancelled.is_some() {

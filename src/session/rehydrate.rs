@@ -30,7 +30,9 @@ use crate::{
     upstream::{
         Service,
         actor::{Call, UpstreamActor},
+        call::flatten,
         line::PostError,
+        tools::{self, Bounds},
     },
 };
 
@@ -129,6 +131,7 @@ impl SessionActor {
         } else if self.initialize_result.as_deref().is_some_and(|stored| capabilities(stored) != capabilities(result)) {
             tracing::warn!(session = %self.fence.session, service = self.service.name,
                 "the new upstream session has other capabilities than the client was told");
+            self.service.tools.forget();
             self.lists_may_have_changed = true;
         }
         if std::mem::take(&mut self.lists_may_have_changed) {
@@ -246,6 +249,7 @@ impl SessionActor {
         let patience = self.app().settings.upstream.health_timeout;
         let (app, fence) = (Arc::clone(self.app()), self.fence.clone());
         let service = Arc::clone(&self.service);
+        let bounds = Bounds::new(&self.app().settings.upstream);
         let fetched = async move {
             let mut backoff = STORE_BACKOFF;
             let fetched = loop {
@@ -265,13 +269,13 @@ impl SessionActor {
                     }
                 }
             };
-            let tools_wanted = !service.knows_tools()
-                && fetched.pending.iter().any(|request| {
-                    maybe_sent.contains(&*request.id_key)
-                        && matches!(repeatable(&request.body), Repeatable::IfToolSays(_))
-                });
+            let tools_wanted = fetched.pending.iter().any(|request| {
+                maybe_sent.contains(&*request.id_key)
+                    && matches!(repeatable(&request.body),
+                        Repeatable::IfToolSays(tool) if service.tools.repeatable(&tool).is_none())
+            });
             if let Some(upstream) = upstream.filter(|_| tools_wanted) {
-                learn_tools(&service, upstream, patience).await;
+                learn_tools(&service, upstream, bounds, patience).await;
             }
             Ok(fetched)
         };
@@ -345,7 +349,7 @@ impl SessionActor {
         let repeatable = match repeatable(&body) {
             Repeatable::Yes => true,
             Repeatable::No => false,
-            Repeatable::IfToolSays(tool) => self.service.tool_repeatable(&tool) == Some(true),
+            Repeatable::IfToolSays(tool) => self.service.tools.repeatable(&tool) == Some(true),
         };
         match recovery::fate(request.progress, repeatable, request.attempts) {
             Fate::Forward => {
@@ -370,13 +374,16 @@ impl SessionActor {
 
 /// Asks a server what it says of its tools. Without an answer no tool can be vouched for, and unknown outcomes are said
 /// to be unknown.
-pub(super) async fn learn_tools(service: &Service, upstream: Addr<UpstreamActor>, patience: Duration) {
-    let list = Bytes::from_static(br#"{"jsonrpc":"2.0","id":0,"method":"tools/list"}"#);
-    let call = upstream.send(Call { body: list, timeout: patience, given_up: None });
-    if let Ok(Ok(Ok(answer))) = tokio::time::timeout(patience * 2, call).await
-        && let Ok(Some(result)) = Head::parse(&answer).map(|head| head.result)
-    {
-        service.remember_tool_list(result.get());
+pub(super) async fn learn_tools(service: &Service, upstream: Addr<UpstreamActor>, bounds: Bounds, patience: Duration) {
+    let list = |body| {
+        let upstream = upstream.clone();
+        async move { flatten(upstream.send(Call { body, timeout: patience, given_up: None }).await) }
+    };
+    let walk = tools::walk(&service.tools, bounds, list);
+    match tokio::time::timeout(patience * 2, walk).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::warn!(service = service.name, %error, "the tools cannot be listed"),
+        Err(_) => tracing::warn!(service = service.name, "the tools are not listed in time"),
     }
 }
 

@@ -217,6 +217,11 @@ settings! {
         /// it is tried again, within MCP_UPSTREAM_REQUEST_TIMEOUT. Longer than most quotas ask for, far below the
         /// patience of clients.
         MCP_UPSTREAM_RETRY_AFTER_MAX = "10s", "duration" => retry_after_max: Duration, duration(MILLI..=HOUR);
+
+        /// Pages of a server's tools/list that the router follows when it lists the tools itself; all of them together
+        /// are at most MCP_UPSTREAM_MAX_MESSAGE. Real lists have a few; a server that always names one more must not keep
+        /// the router busy.
+        MCP_UPSTREAM_TOOL_PAGES = "100", "pages" => tool_pages: usize, whole(1..=100_000);
     }
 
     /// Streams towards clients: heartbeats, what is kept for a resume, and how much may be under way.

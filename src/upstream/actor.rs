@@ -313,7 +313,7 @@ impl UpstreamActor {
                 caller.reply(answer);
             }
             Kind::Notification { method } if method == "notifications/tools/list_changed" => {
-                self.service.forget_tools();
+                self.service.tools.forget();
             }
             Kind::Notification { .. } | Kind::Response { .. } => {}
         }

@@ -97,6 +97,11 @@ impl CallError {
     }
 }
 
+/// What a call came to whose actor may be gone.
+pub fn flatten<T>(outcome: Result<Result<T, CallError>, MailboxError>) -> Result<T, CallError> {
+    outcome.unwrap_or_else(|_| Err(CallError::Lost("the router is stopping".to_owned())))
+}
+
 impl From<PostError> for CallError {
     fn from(error: PostError) -> Self {
         match error {

@@ -11,10 +11,11 @@ mod connection;
 pub mod line;
 pub mod redirect;
 pub mod reply;
+pub mod tools;
 pub mod transport;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -23,8 +24,9 @@ use std::{
 };
 
 use breaker::{Breaker, BreakerState};
+use tools::Tools;
 
-use crate::{protocol::mcp, settings::UpstreamUrl};
+use crate::settings::UpstreamUrl;
 
 /// One server of a service.
 #[derive(Debug)]
@@ -92,11 +94,9 @@ pub struct Service {
     pub name: String,
     /// Its endpoints, in configured order; never empty.
     pub endpoints: Vec<Arc<Endpoint>>,
-    tools: Mutex<Option<(Instant, HashMap<String, bool>)>>,
+    /// What its tools say of themselves.
+    pub tools: Tools,
 }
-
-/// How long a list of tool annotations is believed.
-const TOOL_CACHE: Duration = Duration::from_secs(60);
 
 impl Service {
     /// The endpoint to use next: usable, not `avoid` if there is another, with the fewest sessions. `None`: every
@@ -113,40 +113,6 @@ impl Service {
             )
         });
         order.into_iter().find(|endpoint| endpoint.try_acquire()).map(Arc::clone)
-    }
-
-    /// Whether calls of `tool` may be repeated; `None` when the annotations are not known (any more).
-    pub fn tool_repeatable(&self, tool: &str) -> Option<bool> {
-        let tools = self.tools.lock().unwrap_or_else(PoisonError::into_inner);
-        let (at, known) = tools.as_ref()?;
-        // A tool that the list does not have cannot be vouched for.
-        (at.elapsed() < TOOL_CACHE).then(|| known.get(tool).copied().unwrap_or(false))
-    }
-
-    /// The tools may have changed.
-    pub fn forget_tools(&self) {
-        *self.tools.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
-    /// The annotations are known and fresh.
-    pub fn knows_tools(&self) -> bool {
-        let tools = self.tools.lock().unwrap_or_else(PoisonError::into_inner);
-        tools.as_ref().is_some_and(|(at, _)| at.elapsed() < TOOL_CACHE)
-    }
-
-    /// Remembers the annotations of a `tools/list` result (JSON text). One page of many is not remembered: a tool that
-    /// is missing in it may exist.
-    pub fn remember_tool_list(&self, result: &str) {
-        #[derive(serde::Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct List {
-            tools: Vec<mcp::ListedTool>,
-            #[serde(default)]
-            next_cursor: Option<String>,
-        }
-        let Ok(List { tools, next_cursor: None }) = serde_json::from_str(result) else { return };
-        let known = tools.into_iter().map(|tool| (tool.name.clone(), tool.repeatable())).collect();
-        *self.tools.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), known));
     }
 }
 
@@ -186,7 +152,7 @@ impl Pool {
                         })
                     })
                     .collect();
-                (name.clone(), Arc::new(Service { name, endpoints, tools: Mutex::new(None) }))
+                (name.clone(), Arc::new(Service { name, endpoints, tools: Tools::default() }))
             })
             .collect();
         Self { services }

@@ -33,6 +33,7 @@ mod starting;
 mod storms;
 mod surfaces;
 mod suspicion;
+mod tools;
 mod upstream_urls;
 mod upstreams;
 mod watchdog;
