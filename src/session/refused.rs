@@ -228,10 +228,10 @@ impl SessionActor {
         let bounds = Bounds::new(&self.app().settings.upstream);
         let is_unknown_tool =
             matches!(&repeatable, Repeatable::IfToolSays(tool) if service.tools.repeatable(tool).is_none());
-        let upstream = self.endpoint.as_ref().map(|endpoint| self.worker.upstream(endpoint).clone());
+        let upstreams = self.tool_sources();
         let asked = async move {
-            if let Some(upstream) = upstream.filter(|_| is_unknown_tool) {
-                rehydrate::learn_tools(&service, upstream, bounds, patience).await;
+            if is_unknown_tool {
+                rehydrate::learn_tools(&service, upstreams, bounds, patience).await;
             }
         };
         self.run(asked, ctx, move |(), actor, ctx| {

@@ -28,11 +28,12 @@ use crate::{
     registry::orphans,
     store::{ClientMessage, Fenceable, PendingRequest, StoreError},
     upstream::{
-        Service,
+        Endpoint, Service,
         actor::{Call, UpstreamActor},
+        breaker::BreakerState,
         call::flatten,
         line::PostError,
-        tools::{self, Bounds},
+        tools::{self, Bounds, WalkError},
     },
 };
 
@@ -245,7 +246,7 @@ impl SessionActor {
         };
         let inherited: Vec<String> = ids(Progress::Accepted).collect();
         let maybe_sent: HashSet<String> = ids(Progress::MaybeSent).collect();
-        let upstream = self.endpoint.as_ref().map(|endpoint| self.worker.upstream(endpoint).clone());
+        let upstreams = self.tool_sources();
         let patience = self.app().settings.upstream.health_timeout;
         let (app, fence) = (Arc::clone(self.app()), self.fence.clone());
         let service = Arc::clone(&self.service);
@@ -274,8 +275,8 @@ impl SessionActor {
                     && matches!(repeatable(&request.body),
                         Repeatable::IfToolSays(tool) if service.tools.repeatable(&tool).is_none())
             });
-            if let Some(upstream) = upstream.filter(|_| tools_wanted) {
-                learn_tools(&service, upstream, bounds, patience).await;
+            if tools_wanted {
+                learn_tools(&service, upstreams, bounds, patience).await;
             }
             Ok(fetched)
         };
@@ -292,6 +293,17 @@ impl SessionActor {
                 }
             }
         }));
+    }
+
+    /// Who can say something about the tools: the session's own server first, which may have just died; then the others that
+    /// are well.
+    pub(super) fn tool_sources(&self) -> Vec<Addr<UpstreamActor>> {
+        let is_other = |other: &&Arc<Endpoint>| {
+            let is_own = self.endpoint.as_ref().is_some_and(|own| own.index == other.index);
+            !is_own && other.state() == BreakerState::Closed
+        };
+        let others = self.service.endpoints.iter().filter(is_other);
+        self.endpoint.iter().chain(others).map(|endpoint| self.worker.upstream(endpoint).clone()).collect()
     }
 
     fn recovered(&mut self, fetched: Fetched, ctx: &mut Context<Self>) {
@@ -372,18 +384,34 @@ impl SessionActor {
     }
 }
 
-/// Asks a server what it says of its tools. Without an answer no tool can be vouched for, and unknown outcomes are said
-/// to be unknown.
-pub(super) async fn learn_tools(service: &Service, upstream: Addr<UpstreamActor>, bounds: Bounds, patience: Duration) {
-    let list = |body| {
-        let upstream = upstream.clone();
-        async move { flatten(upstream.send(Call { body, timeout: patience, given_up: None }).await) }
+/// Asks one of these servers what it says of its tools: the next one if there is no answer, all of them within one time
+/// limit. Without an answer no tool can be vouched for, and unknown outcomes are said to be unknown.
+pub(super) async fn learn_tools(
+    service: &Service,
+    upstreams: Vec<Addr<UpstreamActor>>,
+    bounds: Bounds,
+    patience: Duration,
+) {
+    let asked = async {
+        for upstream in upstreams {
+            let list = |body| {
+                let upstream = upstream.clone();
+                async move { flatten(upstream.send(Call { body, timeout: patience, given_up: None }).await) }
+            };
+            match tools::walk(&service.tools, bounds, list).await {
+                Ok(_) => return,
+                Err(WalkError::Call(error)) => {
+                    tracing::debug!(service = service.name, %error, "a server does not list its tools");
+                }
+                Err(error) => {
+                    tracing::warn!(service = service.name, %error, "the tools cannot be listed");
+                    return;
+                }
+            }
+        }
     };
-    let walk = tools::walk(&service.tools, bounds, list);
-    match tokio::time::timeout(patience * 2, walk).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => tracing::warn!(service = service.name, %error, "the tools cannot be listed"),
-        Err(_) => tracing::warn!(service = service.name, "the tools are not listed in time"),
+    if tokio::time::timeout(patience * 2, asked).await.is_err() {
+        tracing::warn!(service = service.name, "the tools are not listed in time");
     }
 }
 
