@@ -43,6 +43,8 @@ pub struct Registry {
     upkeep_running: bool,
     sweep_running: bool,
     lease_running: bool,
+    /// The last renewal was not answered.
+    store_failed: bool,
 }
 
 /// Lets every owned session go: `now` even when calls are in flight. Reply: how many are still owned.
@@ -71,7 +73,13 @@ impl Registry {
     }
 
     fn idle(app: &Arc<App>) -> Self {
-        Self { app: Arc::clone(app), upkeep_running: false, sweep_running: false, lease_running: false }
+        Self {
+            app: Arc::clone(app),
+            upkeep_running: false,
+            sweep_running: false,
+            lease_running: false,
+            store_failed: false,
+        }
     }
 
     fn renew_lease(&mut self, ctx: &mut Context<Self>) {
@@ -93,7 +101,10 @@ impl Registry {
         };
         ctx.spawn(renewed.into_actor(self).map(|renewed, actor, _ctx| {
             actor.lease_running = false;
+            let back = std::mem::replace(&mut actor.store_failed, renewed.is_err());
             match renewed {
+                // Sessions have tried in vain, and would try again after pauses that have grown.
+                Ok(LeaseRenewed::Renewed) if back => look_at_everything(&actor.app),
                 Ok(LeaseRenewed::Renewed) => {}
                 Ok(LeaseRenewed::Reacquired) => {
                     tracing::warn!("the lease had run out; sessions may have new owners");

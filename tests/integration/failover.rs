@@ -2,7 +2,10 @@
 //! way (`src/fault.rs`). Whatever happens, each accepted request gets its one answer, nothing runs twice, nothing is lost,
 //! doubled or reordered, and the session goes on.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -448,4 +451,52 @@ mod steps {
         after_the_answer_is_appended: fault::AFTER_APPEND,
         before_the_answer_is_on_the_stream_of_another_instance: fault::BEFORE_DELIVER,
     }
+}
+
+/// DUR-2: after Redis hung for longer than any pause between tries, calls go on at once and not at the end of such a pause.
+#[tokio::test]
+async fn calls_go_on_soon_after_a_redis_that_hung() {
+    let mut cluster = Cluster::builder().routers(2).start().await;
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        clients.push(cluster.client().initialize().await);
+    }
+    let addrs = cluster.addrs();
+    cluster.redis().freeze();
+    // Each tries, with growing pauses, to have done what it has to do.
+    let posts = clients.iter().enumerate().map(|(number, client)| {
+        let (addr, call) = (addrs[number % 2], tool_call("in the hang", "echo", json!({ "text": "x" })));
+        async move {
+            let begun = Instant::now();
+            let mut taken = false;
+            while begun.elapsed() < Duration::from_secs(7) {
+                let posted = client.try_post_at(addr, &call, Some("in the hang")).await;
+                taken |= matches!(posted, Ok(answer) if answer.status == 202);
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            taken
+        }
+    });
+    let taken = join_all(posts).await;
+    assert!(taken.iter().all(|taken| !taken), "Redis hangs");
+    cluster.redis().thaw();
+    let begun = Instant::now();
+    let calls = clients.iter().map(|client| {
+        let addrs = addrs.clone();
+        async move {
+            for addr in addrs {
+                let id = format!("after {addr}");
+                let call = tool_call(id.as_str(), "echo", json!({ "text": "x" }));
+                eventually("a POST that is taken", || async {
+                    matches!(client.try_post_at(addr, &call, Some(&id)).await, Ok(answer) if answer.status == 202)
+                })
+                .await;
+                client.response_to(&json!(id)).await;
+            }
+        }
+    });
+    join_all(calls).await;
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(4), "{took:?} after the hang");
+    cluster.assert_no_violations().await;
 }

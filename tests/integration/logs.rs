@@ -5,6 +5,7 @@ use std::{
     fs::OpenOptions,
     io::{PipeReader, Write as _},
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use serde_json::json;
@@ -146,4 +147,24 @@ async fn a_vital_task_that_dies_ends_the_process() {
     let log = dead.log_text();
     assert!(log.contains("panicked") && log.contains("must be started again"), "{log}");
     assert_eq!(client.text("echo", json!({ "text": "elsewhere" })).await, "elsewhere");
+}
+/// A panic in one session's owner costs neither the message nor the session.
+#[cfg(feature = "fault-points")]
+#[tokio::test]
+async fn a_session_whose_actor_dies_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let arm = dir.path().join("arm");
+    let cluster = Cluster::builder()
+        .env("MCP_FAULT_POINT", mcp_router::fault::ACCEPTED)
+        .env("MCP_FAULT_ACTION", "panic")
+        .env("MCP_FAULT_ARM", arm.display())
+        .start()
+        .await;
+    let client = cluster.client().initialize().await;
+    std::fs::write(&arm, "").unwrap();
+    // Journaled and marked forwarded, but by a read-only tool: sent again by whoever owns the session then.
+    let answer = tokio::time::timeout(Duration::from_secs(20), client.text("echo", json!({ "text": "still here" })));
+    assert_eq!(answer.await.expect("an answer"), "still here");
+    assert!(!arm.exists(), "it did panic");
+    assert_eq!(cluster.metric("mcp_router_sessions", None).await, 1.0);
 }

@@ -153,6 +153,7 @@ impl Link {
                 return Err(StoreError::Unavailable(failure));
             }
             tokio::time::sleep_until(not_before).await;
+            let begun = Instant::now();
             match timeout_at(deadline, attempt()).await {
                 Ok(Ok(connection)) => {
                     self.backoff.succeeded();
@@ -164,7 +165,7 @@ impl Link {
                 }
                 Err(_) => failure = "no connection in time".to_owned(),
             }
-            self.backoff.failed();
+            self.backoff.failed(begun);
         }
     }
 
@@ -449,7 +450,7 @@ impl Backoff {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).0 = 0;
     }
 
-    /// The server has answered, and cannot serve: for the so-manieth time. It may be another one soon, behind the same
+    /// The server has answered, and cannot serve: so many times by now. It may be another one soon, behind the same
     /// address.
     fn refused(&self, times: u32) {
         let pause = jittered(doubled((self.bounds.0, REFUSED_PAUSE.min(self.bounds.1)), times.min(16)));
@@ -457,12 +458,13 @@ impl Backoff {
         state.1 = state.1.max(Instant::now() + pause);
     }
 
-    fn failed(&self) {
-        let now = Instant::now();
+    /// An attempt has failed. The pause counts from its beginning: against a Redis that hangs it was one, and a second
+    /// one behind it would only be missing when Redis goes on.
+    fn failed(&self, begun: Instant) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         // Threads that failed together count once.
-        if state.1 <= now {
-            *state = (state.0.saturating_add(1), now + jittered(doubled(self.bounds, state.0)));
+        if state.1 <= begun {
+            *state = (state.0.saturating_add(1), begun + jittered(doubled(self.bounds, state.0)));
         }
     }
 }

@@ -13,8 +13,11 @@ use redis::{
     aio::{PubSubSink, PubSubStream},
 };
 use tokio::{
-    sync::mpsc::{self, error::TrySendError},
-    time::{Instant, sleep, timeout},
+    sync::{
+        mpsc::{self, error::TrySendError},
+        watch,
+    },
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::{link::Link, refusal::connecting};
@@ -65,18 +68,24 @@ impl Subscription {
         let (mut sink, mut stream) = first;
         // Wake-ups were lost, or did not fit: `All` is owed.
         let mut owed = false;
+        // Seen from before the first subscription was made, or its successor.
+        let mut node = self.link.node();
         loop {
-            match self.listen(sink, &mut stream, &wakes, &mut owed).await {
+            match self.listen(sink, &mut stream, &wakes, &mut owed, &mut node).await {
                 Ended::Unwanted => return,
                 Ended::Lost(reason) => tracing::warn!(reason, "the subscription to wake-ups is made again"),
             }
             let mut backoff = Backoff::new(self.backoff.0, self.backoff.1);
             let mut looked: Option<Instant> = None;
+            let mut begun = Instant::now();
             (sink, stream) = loop {
+                // Counts from the beginning of the last attempt: against a Redis that hangs that was a pause already.
                 tokio::select! {
-                    () = sleep(backoff.pause()) => {}
+                    () = sleep_until(begun + backoff.pause()) => {}
                     () = wakes.closed() => return,
                 }
+                begun = Instant::now();
+                node.mark_unchanged();
                 match self.subscribe().await {
                     Ok(subscribed) => break subscribed,
                     Err(error) => tracing::debug!(%error, "the subscription to wake-ups is still away"),
@@ -99,9 +108,9 @@ impl Subscription {
         stream: &mut PubSubStream,
         wakes: &mpsc::Sender<Wake>,
         owed: &mut bool,
+        node: &mut watch::Receiver<u64>,
     ) -> Ended {
         let mut silence = pin!(self.silence(sink));
-        let mut node = self.link.node();
         loop {
             let room = async { if *owed { wakes.reserve().await } else { pending().await } };
             tokio::select! {
