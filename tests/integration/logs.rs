@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::json;
 
-use crate::harness::{Cluster, McpClient, RedisServer, eventually, http::Request, ports::Port};
+use crate::harness::{Cluster, McpClient, RedisServer, eventually, http::Request, mcp_client::tool_call, ports::Port};
 
 /// A router whose standard error is `log`; the test ends it.
 struct Logging {
@@ -142,11 +142,13 @@ async fn a_vital_task_that_dies_ends_the_process() {
         std::future::ready(dead.is_some())
     })
     .await;
-    let dead = &mut cluster.routers[dead.unwrap()];
+    let index = dead.unwrap();
+    let dead = &mut cluster.routers[index];
     assert_eq!(dead.process().exit_code().await, Some(70));
     let log = dead.log_text();
     assert!(log.contains("panicked") && log.contains("must be started again"), "{log}");
-    assert_eq!(client.text("echo", json!({ "text": "elsewhere" })).await, "elsewhere");
+    client.post_at(cluster.addr(1 - index), &tool_call("elsewhere", "echo", json!({ "text": "x" }))).await;
+    client.response_to(&json!("elsewhere")).await;
 }
 /// A panic in one session's owner costs neither the message nor the session.
 #[cfg(feature = "fault-points")]
