@@ -12,7 +12,7 @@ use std::{
 use actix::prelude::*;
 use bytes::Bytes;
 
-use super::{actor::SessionActor, claim::CLAIM_BATCH, link, recovery::Progress};
+use super::{actor::SessionActor, claim::CLAIM_BATCH, inbound::InFlight, link, recovery::Progress};
 use crate::{
     backoff::jittered,
     fault,
@@ -122,7 +122,10 @@ impl SessionActor {
             actor.order_timer = false;
             let posts = &actor.posts;
             let late = |number: &mut u64| posts.get(number).is_none_or(|post| post.since.elapsed() >= patience);
-            if actor.posting.take_if(late).is_some() {
+            let since = actor.posting.and_then(|number| actor.posts.get(&number)).map(|post| post.since);
+            // A server from which nothing has come since may be out of reach: then each message that does not wait its full
+            // time may overtake the one before (REQ-5).
+            if actor.posting.take_if(late).is_some() && since.is_some_and(|since| actor.last_heard > since) {
                 actor.pace.acknowledged_late();
             }
             actor.pump_posts(ctx);
@@ -229,6 +232,15 @@ impl SessionActor {
             }
         }
         self.pump_posts(ctx);
+    }
+
+    /// This request's answer has come: its server has had it, and what comes after it need not wait for the acknowledgement.
+    pub(super) fn proven_to_have_arrived(&mut self, request: &InFlight, ctx: &mut Context<Self>) {
+        let Some(number) = request.post.filter(|number| self.posts.contains_key(number)) else { return };
+        self.pace.acknowledged_late();
+        if self.posting.take_if(|posting| *posting == number).is_some() {
+            self.pump_posts(ctx);
+        }
     }
 
     fn acknowledged(&mut self, number: u64, post: PostUnderWay, reply: Option<Reply>, ctx: &mut Context<Self>) {

@@ -50,6 +50,7 @@ impl SessionActor {
             Kind::Response { id: Some(id), success } => match self.in_flight.remove(id) {
                 Some(request) => {
                     self.outstanding.remove(&request.seq);
+                    self.proven_to_have_arrived(&request, ctx);
                     let event = Self::answer_event(&request, body.clone());
                     let event = if *success { self.apply(request.effect, &head, event) } else { event };
                     self.push_event(event, ctx);

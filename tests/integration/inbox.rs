@@ -13,10 +13,11 @@ use mcp_router::{
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Cluster, FakeUpstream, McpClient, Mode, Oracle, PostTo, cluster, eventually,
+    Cluster, FakeUpstream, McpClient, Mode, OddUpstream, Oracle, PostTo, cluster, eventually,
     fake_upstream::Reply,
     http,
     mcp_client::{request, tool_call},
+    odd_upstream::{Gate, Step},
 };
 
 const NOTE: &str = "notifications/roots/list_changed";
@@ -401,4 +402,31 @@ async fn what_was_on_its_way_to_a_lost_session_goes_up_again_in_its_place() {
             .iter()
             .all(|received| received.session != first || received.json()["params"]["number"].is_null())
     );
+}
+
+/// REQ-5: a message waits for the one before it until that is known to have arrived: by its acknowledgement, or by its answer.
+#[tokio::test]
+async fn an_answer_ends_the_wait_of_the_next_message_as_an_acknowledgement_does() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    // What it is asked it answers at once, and acknowledges late.
+    let upstream = OddUpstream::posts(move |post| {
+        let is_call = post.json["method"] == "tools/call";
+        is_call
+            .then(|| vec![Step::result(&post.json, &json!({ "content": [] })), Step::Wait(held.clone()), Step::Accept])
+    })
+    .await;
+    let builder = Cluster::builder().upstream_urls([upstream.url()]).env("MCP_UPSTREAM_ORDER_WAIT", "1h");
+    let cluster = builder.start().await;
+    let client = cluster.client().initialize().await;
+    for number in 1..=3 {
+        client.post(&tool_call(number, "x", json!({ "number": number }))).await;
+    }
+    for number in 1..=3 {
+        client.response(number).await;
+    }
+    let arrived: Vec<Value> =
+        upstream.posts_of(false, "tools/call").iter().map(|post| post.json["id"].clone()).collect();
+    assert_eq!(arrived, [1, 2, 3]);
+    gate.open();
 }
