@@ -27,15 +27,10 @@ use crate::{
     session::messages::{Delivered, Posted},
 };
 
-/// How long a known name is looked at before it counts as another try: 300 ms in all, which is many times what an
-/// instance needs to forget it, and little for a try that comes after a failure.
-const LOOKS: [Duration; 5] = [
-    Duration::from_millis(5),
-    Duration::from_millis(15),
-    Duration::from_millis(40),
-    Duration::from_millis(80),
-    Duration::from_millis(160),
-];
+/// How long a known name is looked at before it counts as another try, in milliseconds between two looks: 600 ms in all,
+/// which is many times what an instance needs to forget it, and little for a try that comes after a failure. Jittered, so
+/// that of equal POSTs sent at the same time each finds its turn.
+const LOOKS: [u64; 6] = [5, 15, 40, 80, 160, 300];
 
 /// No proxy gives a request up as soon as this: a 202 within it has found somebody who waits.
 const NOBODY_GIVES_UP_BEFORE: Duration = Duration::from_secs(1);
@@ -51,7 +46,10 @@ pub(super) async fn deliver(
 ) -> Result<Delivered, Failure> {
     for pause in LOOKS {
         match message::deliver(worker, session, posted).await? {
-            Delivered::Duplicate => tokio::time::sleep(pause).await,
+            Delivered::Duplicate => {
+                let jittered = fastrand::u64(pause / 2..=pause + pause / 2);
+                tokio::time::sleep(Duration::from_millis(jittered)).await;
+            }
             delivered => return Ok(delivered),
         }
     }

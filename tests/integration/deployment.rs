@@ -24,6 +24,40 @@ fn curl_lines(document: &str) -> Vec<String> {
     text.replace("\\\n", " ").lines().filter(|line| line.starts_with("curl ")).map(str::to_owned).collect()
 }
 
+/// What a page names, whatever its language: settings, metrics, commands and their words in code.
+fn names_in(document: &str) -> std::collections::BTreeSet<String> {
+    let text = std::fs::read_to_string(Path::new(ROOT).join(document)).unwrap();
+    let is_part = |c: char| c.is_ascii_alphanumeric() || "_|".contains(c);
+    let words = text.split(|c: char| !is_part(c)).map(|word| word.trim_matches('|'));
+    let is_name = |word: &&str| {
+        let is_setting = word.contains('_') && word.chars().all(|c| c.is_ascii_uppercase() || c == '_');
+        is_setting || word.starts_with("mcp_router_")
+    };
+    words.filter(is_name).map(str::to_owned).collect()
+}
+
+/// The operations page says the same in both languages, as far as that can be compared.
+#[test]
+fn the_operations_pages_name_the_same_things() {
+    let (english, chinese) = (names_in("docs/operations.md"), names_in("docs/operations.zh-CN.md"));
+    let lacks = |one: &std::collections::BTreeSet<String>, other: &std::collections::BTreeSet<String>| {
+        other.difference(one).cloned().collect::<Vec<_>>()
+    };
+    assert!(english.len() > 30, "{english:?}");
+    assert_eq!(lacks(&chinese, &english), [""; 0], "what docs/operations.zh-CN.md lacks");
+    assert_eq!(lacks(&english, &chinese), [""; 0], "what docs/operations.md lacks");
+    let headings = |document: &str| {
+        let text = std::fs::read_to_string(Path::new(ROOT).join(document)).unwrap();
+        let of_a_kind = |mark: &str| text.lines().filter(|line| line.starts_with(mark)).count();
+        ["## ", "| ", "- ", "**", "```"].map(of_a_kind)
+    };
+    assert_eq!(
+        headings("docs/operations.md"),
+        headings("docs/operations.zh-CN.md"),
+        "headings, rows, items, paragraphs"
+    );
+}
+
 /// Runs a curl line as it is written, except that the names and ports of the documentation lead to the test's cluster.
 /// Returns what it prints: all of it, or for a stream (`-N`) up to the endpoint.
 fn run_curl(line: &str, routers: &[SocketAddr], nginx: SocketAddr) -> String {

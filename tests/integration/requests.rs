@@ -368,13 +368,18 @@ async fn a_correlation_id_makes_no_two_posts_one() {
             assert!(post_correlated(&client, *addr, &changed, name).await);
         }
         upstream.wait_for("notifications/roots/list_changed", 12).await;
+        // At the same time, too.
+        let together =
+            (0..8).map(|number| post_correlated(&client, addrs[number % routers], &changed, "conversation-42"));
+        assert!(futures_util::future::join_all(together).await.into_iter().all(|accepted| accepted));
+        upstream.wait_for("notifications/roots/list_changed", 20).await;
         for (number, addr) in addrs.iter().cycle().take(4).enumerate() {
             assert!(post_correlated(&client, *addr, &tool_call(7, "any", json!({})), "conversation-42").await);
             // That of `initialize`, and one for each call.
             client.message_count(2 + number).await;
         }
         assert_eq!(upstream.received_of("tools/call").len(), 4);
-        assert_eq!(upstream.received_of("notifications/roots/list_changed").len(), 12);
+        assert_eq!(upstream.received_of("notifications/roots/list_changed").len(), 20);
     }
 }
 
