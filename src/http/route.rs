@@ -24,6 +24,7 @@ use crate::{
     upstream::{
         Endpoint, Service,
         actor::{Call, CallError, Initialized, Notify, UpstreamActor},
+        breaker::BreakerState,
         call::flatten,
     },
 };
@@ -163,8 +164,11 @@ where
     fastrand::shuffle(&mut order);
     order.sort_by_key(|endpoint| endpoint.in_flight.load(Ordering::Relaxed));
     let mut last = None;
+    // Where every breaker is open, one that has not been tried for a moment: it may be back.
+    let is_last_resort = !order.iter().any(|endpoint| endpoint.state() != BreakerState::Open);
     for endpoint in order {
-        if !endpoint.try_acquire() {
+        let is_usable = if is_last_resort { endpoint.try_last_resort() } else { endpoint.try_acquire() };
+        if !is_usable {
             continue;
         }
         match operation(worker.upstream(endpoint).clone()).await {

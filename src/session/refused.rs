@@ -33,6 +33,9 @@ use crate::{
     },
 };
 
+/// How long the end of a server's stream may come after that of a POST's connection, if both end with the server.
+const STREAM_END_WAIT: Duration = Duration::from_millis(100);
+
 /// How fast messages go up on the present link.
 #[derive(Debug, Default)]
 pub struct Pace {
@@ -119,8 +122,12 @@ impl SessionActor {
             PostError::Refused(_) | PostError::NotFollowed(_) => self.refused(seq, outbound, is_over, &error, ctx),
             PostError::NotNow { retry_after, .. } => self.not_now(seq, outbound, &error, retry_after, ctx),
             PostError::Failed(_) | PostError::Unknown(_) if outbound.id.is_some() => {
-                if let Some(id) = outbound.id {
-                    self.settle_alone(number, seq, id, outbound.body, error.to_string(), ctx);
+                let Some(id) = outbound.id else { return };
+                let (body, why) = (outbound.body, error.to_string());
+                if matches!(error, PostError::Failed(_)) {
+                    self.settle_alone(number, seq, id, body, why, ctx);
+                } else {
+                    self.settle_unless_link_ends(number, seq, id, body, why, ctx);
                 }
             }
             // It had its time limit; the request's own says the rest.
@@ -221,6 +228,25 @@ impl SessionActor {
         ctx.run_later(pause + Duration::from_millis(1), |actor, ctx| actor.pump_posts(ctx));
     }
 
+    /// A connection has broken under a POST. If the server is dead, its stream says so in this very moment, and the
+    /// recovery on the next link knows more: which tools only read, from a server that lives.
+    fn settle_unless_link_ends(
+        &mut self,
+        number: u64,
+        seq: u64,
+        id: IdKey,
+        body: Bytes,
+        why: String,
+        ctx: &mut Context<Self>,
+    ) {
+        let link = self.link_number;
+        ctx.run_later(STREAM_END_WAIT, move |actor, ctx| {
+            if link == actor.link_number {
+                actor.settle_alone(number, seq, id, body, why, ctx);
+            }
+        });
+    }
+
     /// A request whose outcome is unknown although its link is well: sent again if that is harmless, else answered.
     fn settle_alone(&mut self, number: u64, seq: u64, id: IdKey, body: Bytes, why: String, ctx: &mut Context<Self>) {
         let repeatable = rehydrate::repeatable(&body);
@@ -282,7 +308,7 @@ impl SessionActor {
         let read = async move { reply.read(limits, outlet, patience).await };
         ctx.spawn(read.into_actor(self).map(move |end, actor, ctx| {
             if let (ReplyEnd::Broken, Some((number, seq, id, body))) = (end, carried) {
-                actor.settle_alone(number, seq, id, body, "the answer broke off".to_owned(), ctx);
+                actor.settle_unless_link_ends(number, seq, id, body, "the answer broke off".to_owned(), ctx);
             }
         }));
     }

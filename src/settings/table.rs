@@ -198,8 +198,9 @@ settings! {
         /// Short, because most faults are a restart that is soon over.
         MCP_UPSTREAM_BACKOFF_MIN = "100ms", "duration" => backoff_min: Duration, duration(MILLI..=HOUR);
 
-        /// Longest pause before an endpoint is tried again, so that one that returns is in use soon.
-        MCP_UPSTREAM_BACKOFF_MAX = "10s", "duration" => backoff_max: Duration, duration(MILLI..=HOUR);
+        /// Longest pause before an endpoint is tried again, so that one that returns is in use soon: calls of sessions whose
+        /// server died wait so long at most once there is one again. An attempt at a dead server costs little.
+        MCP_UPSTREAM_BACKOFF_MAX = "2s", "duration" => backoff_max: Duration, duration(MILLI..=HOUR);
 
         /// How long a session looks for a working endpoint before its requests are answered with an error. It spans
         /// the restart of a service, and stays below the 60 s after which clients give up.

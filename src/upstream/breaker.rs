@@ -7,6 +7,10 @@ use std::time::{Duration, Instant};
 
 use crate::backoff::{doubled, jittered};
 
+/// A service without one healthy endpoint is asked for a sign of life so often at most: soon enough that nobody notices
+/// the difference to a server that is there, and nothing to one that is not.
+const LAST_RESORT_PAUSE: Duration = Duration::from_millis(100);
+
 /// What the breaker lets through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BreakerState {
@@ -28,12 +32,21 @@ pub struct Breaker {
     open_until: Option<Instant>,
     /// When the half-open attempt was handed out; a lost one is handed out again after `backoff_max`.
     probe_since: Option<Instant>,
+    failed_at: Option<Instant>,
 }
 
 impl Breaker {
     /// `threshold`: failures in a row that open it (at least 1).
     pub fn new(threshold: u32, backoff_min: Duration, backoff_max: Duration) -> Self {
-        Self { threshold: threshold.max(1), backoff_min, backoff_max, failures: 0, open_until: None, probe_since: None }
+        Self {
+            threshold: threshold.max(1),
+            backoff_min,
+            backoff_max,
+            failures: 0,
+            open_until: None,
+            probe_since: None,
+            failed_at: None,
+        }
     }
 
     /// Where it stands at `now`.
@@ -50,14 +63,23 @@ impl Breaker {
         match self.state(now) {
             BreakerState::Closed => true,
             BreakerState::Open => false,
-            BreakerState::HalfOpen => {
-                let taken = self.probe_since.is_some_and(|since| now.duration_since(since) < self.backoff_max);
-                if !taken {
-                    self.probe_since = Some(now);
-                }
-                !taken
-            }
+            BreakerState::HalfOpen => self.take_probe(now),
         }
+    }
+
+    /// May one attempt be made at `now` although the breaker is open, because every other one is, too? To wait then
+    /// helps nobody.
+    pub fn try_last_resort(&mut self, now: Instant) -> bool {
+        let is_due = self.failed_at.is_none_or(|at| now.duration_since(at) >= LAST_RESORT_PAUSE);
+        is_due && self.take_probe(now)
+    }
+
+    fn take_probe(&mut self, now: Instant) -> bool {
+        let taken = self.probe_since.is_some_and(|since| now.duration_since(since) < self.backoff_max);
+        if !taken {
+            self.probe_since = Some(now);
+        }
+        !taken
     }
 
     /// An attempt worked.
@@ -65,12 +87,14 @@ impl Breaker {
         self.failures = 0;
         self.open_until = None;
         self.probe_since = None;
+        self.failed_at = None;
     }
 
     /// An attempt failed at `now`.
     pub fn failed(&mut self, now: Instant) {
         self.failures = self.failures.saturating_add(1);
         self.probe_since = None;
+        self.failed_at = Some(now);
         if self.failures >= self.threshold {
             let wait = doubled((self.backoff_min, self.backoff_max), self.failures - self.threshold);
             self.open_until = Some(now + jittered(wait));
@@ -99,6 +123,23 @@ mod tests {
         assert!(!breaker.try_acquire(later), "only one probe at a time");
         breaker.failed(later);
         assert!(!breaker.try_acquire(later));
+        breaker.succeeded();
+        assert_eq!(breaker.state(later), BreakerState::Closed);
+    }
+
+    #[test]
+    fn an_open_breaker_lets_one_attempt_through_where_nothing_else_is_left() {
+        let mut breaker = Breaker::new(1, Duration::from_secs(3600), Duration::from_secs(3600));
+        let now = Instant::now();
+        breaker.failed(now);
+        assert!(!breaker.try_last_resort(now), "it has just failed");
+        let later = now + LAST_RESORT_PAUSE;
+        assert!(!breaker.try_acquire(later));
+        assert!(breaker.try_last_resort(later));
+        assert!(!breaker.try_last_resort(later), "one at a time");
+        breaker.failed(later);
+        assert!(!breaker.try_last_resort(later));
+        assert!(breaker.try_last_resort(later + LAST_RESORT_PAUSE));
         breaker.succeeded();
         assert_eq!(breaker.state(later), BreakerState::Closed);
     }

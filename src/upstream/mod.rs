@@ -63,6 +63,11 @@ impl Endpoint {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner).try_acquire(Instant::now())
     }
 
+    /// May a connection be tried now although the breaker is open? Only where every other one is open, too.
+    pub fn try_last_resort(&self) -> bool {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner).try_last_resort(Instant::now())
+    }
+
     /// A connection or health check worked.
     pub fn succeeded(&self) {
         let mut breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
@@ -99,8 +104,8 @@ pub struct Service {
 }
 
 impl Service {
-    /// The endpoint to use next: usable, not `avoid` if there is another, with the fewest sessions. `None`: every
-    /// breaker is open.
+    /// The endpoint to use next: usable, not `avoid` if there is another, with the fewest sessions; where every breaker
+    /// is open, one that has not been tried for a moment. `None`: all have been.
     pub fn pick(&self, avoid: Option<usize>) -> Option<Arc<Endpoint>> {
         let mut order: Vec<&Arc<Endpoint>> = self.endpoints.iter().collect();
         // Random among equals, so that several router instances do not all start with the first one.
@@ -112,7 +117,8 @@ impl Service {
                 endpoint.sessions.load(Ordering::Relaxed),
             )
         });
-        order.into_iter().find(|endpoint| endpoint.try_acquire()).map(Arc::clone)
+        let usable = order.iter().find(|endpoint| endpoint.try_acquire());
+        usable.or_else(|| order.iter().find(|endpoint| endpoint.try_last_resort())).map(|endpoint| Arc::clone(endpoint))
     }
 }
 

@@ -28,6 +28,7 @@ mod returning;
 mod room;
 mod scripts;
 mod sdk;
+mod server_death;
 mod smoke;
 mod starting;
 mod storms;
