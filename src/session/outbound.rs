@@ -219,13 +219,11 @@ impl SessionActor {
             Err(_) if fault::unprotected(fault::APPEND_FIRST) => {
                 (self.last_seq + 1..).map(Some).take(self.appending.len()).collect()
             }
-            Err(error @ (StoreError::Unavailable(_) | StoreError::Full(_) | StoreError::Overloaded)) => {
-                return self.append_later(&error, ctx);
-            }
-            Err(error) => {
+            Err(error @ StoreError::Corrupt(_)) => {
                 self.note_store_error(&error);
                 return self.exit(Exit::Corrupt, ctx);
             }
+            Err(error) => return self.append_later(&error, ctx),
         };
         self.last_active = Instant::now();
         let batch = std::mem::take(&mut self.appending);
