@@ -49,6 +49,8 @@ pub struct Metrics {
     pub sessions: IntGauge,
     /// Client streams open on this process.
     pub streams: IntGauge,
+    /// Bytes of requests without an answer, of the sessions of this process.
+    pub held: IntGauge,
 }
 
 /// One counter an outcome, looked up once: these are counted for every message.
@@ -127,6 +129,7 @@ impl Metrics {
             violations: counters("mcp_router_invariant_violations_total", "Broken guarantees; stays 0", "id"),
             sessions: gauge("mcp_router_sessions", "Sessions owned by this process"),
             streams: gauge("mcp_router_streams", "Client streams open on this process"),
+            held: gauge("mcp_router_held_bytes", "Bytes of requests without an answer"),
             registry,
         };
         metrics.registry.register(Box::new(DROPPED.clone())).expect("each name is registered once");

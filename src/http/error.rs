@@ -161,6 +161,9 @@ impl From<DeliverError> for ApiError {
             DeliverError::Gone | DeliverError::WrongService => Self::UnknownSession,
             DeliverError::IdInUse => Self::IdInUse,
             DeliverError::TooMany => Self::TooMany { what: "requests of this session without an answer" },
+            DeliverError::InstanceFull => {
+                Self::TooMany { what: "bytes in requests of this instance without an answer (MCP_MAX_HELD_BYTES)" }
+            }
             DeliverError::TooManyBytes => {
                 Self::TooMany { what: "bytes in messages of this session without an answer (MCP_MAX_INBOX_BYTES)" }
             }

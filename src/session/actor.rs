@@ -208,9 +208,10 @@ impl SessionActor {
             }
         }
         session.outstanding = found.inbox.iter().map(|entry| entry.seq).collect();
+        let held = session.app().metrics.held.clone();
         for request in found.pending {
             session.outstanding.insert(request.seq);
-            let (id, request) = inbound::InFlight::inherited(request, &session.service.tools);
+            let (id, request) = inbound::InFlight::inherited(request, &session.service.tools, &held);
             session.in_flight.insert(id, request);
         }
         session.inherit_cancels(fields.iter().filter_map(|(name, seq)| {

@@ -7,11 +7,13 @@ use std::{sync::Arc, task::Poll, time::Instant};
 
 use actix::prelude::*;
 use bytes::Bytes;
+use prometheus::IntGauge;
 
 use super::{
     actor::{SessionActor, poll_now},
     cancel, field,
     forward::Outbound,
+    held::{self, Held},
     messages::{Deliver, DeliverError, Delivered, Posted},
     questions::answered_field,
     recovery::Progress,
@@ -56,6 +58,8 @@ pub struct InFlight {
     pub(super) since: Instant,
     pub(super) cancelled: Option<Instant>,
     pub(super) effect: Effect,
+    /// Its part of what this process holds.
+    _held: Held,
 }
 
 /// What a successful answer means for the session's own state.
@@ -82,7 +86,7 @@ pub enum Effect {
 
 impl InFlight {
     /// As the store has it; with the id as the client wrote it.
-    pub(super) fn inherited(pending: PendingRequest, tools: &Tools) -> (IdKey, Self) {
+    pub(super) fn inherited(pending: PendingRequest, tools: &Tools, held: &IntGauge) -> (IdKey, Self) {
         let PendingRequest { seq, id_key: table_key, forwarded, body } = pending;
         let (id, effect) = match Head::parse(&body).map(|head| head.said()) {
             Ok(Said::Request { id, method }) => (id, effect(&method, &body, tools)),
@@ -92,7 +96,8 @@ impl InFlight {
         let progress = Progress::on_record(forwarded);
         // An earlier owner's attempts are not recorded; one is what is sure.
         let (since, attempts) = (Instant::now(), u32::from(forwarded));
-        (id, Self { seq, table_key, progress, attempts, post: None, since, cancelled: None, effect })
+        let _held = Held::new(held, body.len());
+        (id, Self { seq, table_key, progress, attempts, post: None, since, cancelled: None, effect, _held })
     }
 }
 
@@ -143,6 +148,10 @@ impl Handler<Deliver> for SessionActor {
         self.last_active = Instant::now();
         if posted.service.as_ref().is_some_and(|named| **named != *self.service.name) {
             return ActorResponse::reply(Err(DeliverError::WrongService));
+        }
+        if matches!(posted.said, Said::Request { .. }) && !self.may_hold(&posted.body) {
+            self.app().metrics.accepted.refused.inc();
+            return ActorResponse::reply(Err(DeliverError::InstanceFull));
         }
         let (asked, epoch) = (Instant::now(), self.fence.epoch);
         let journaled = Journaling {
@@ -326,6 +335,20 @@ impl SessionActor {
         jsonrpc::error_response(id.as_json(), jsonrpc::INTERNAL_ERROR, &why, Some(&details))
     }
 
+    /// The requests of this process leave room for another one.
+    fn may_hold(&self, body: &Bytes) -> bool {
+        let app = self.app();
+        held::has_room(app.metrics.held.get(), app.settings.limits.max_held_bytes, body.len())
+    }
+
+    fn instance_full(&self, id: &IdKey) -> Bytes {
+        self.app().metrics.router_errors.with_label_values(&["instance_full"]).inc();
+        let why = "the requests of this instance without an answer hold too many bytes (MCP_MAX_HELD_BYTES); the request was \
+                   not executed";
+        let details = serde_json::json!({ "reason": "instance_full", "outcome": "not_executed", "retry": true });
+        jsonrpc::error_response(id.as_json(), jsonrpc::INTERNAL_ERROR, why, Some(&details))
+    }
+
     fn too_many_bytes(&self, id: &IdKey) -> Bytes {
         self.app().metrics.router_errors.with_label_values(&["too_many_bytes"]).inc();
         let limit = self.app().settings.limits.inbox_bytes();
@@ -365,6 +388,11 @@ impl SessionActor {
                     let error = self.too_many(&id);
                     self.answer(id.shared_key(), error, ctx);
                 }
+                // Nor how much they hold.
+                _ if !self.may_hold(&body) => {
+                    let error = self.instance_full(&id);
+                    self.answer(id.shared_key(), error, ctx);
+                }
                 _ => {
                     let request = InFlight {
                         seq,
@@ -375,6 +403,7 @@ impl SessionActor {
                         since: Instant::now(),
                         cancelled: None,
                         effect: effect(&method, &body, &self.service.tools),
+                        _held: Held::new(&self.app().metrics.held, body.len()),
                     };
                     if matches!(request.effect, Effect::Initialize(_)) {
                         self.list_stream();

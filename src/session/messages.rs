@@ -54,6 +54,8 @@ pub enum DeliverError {
     TooMany,
     /// The cap in bytes is reached: 503.
     TooManyBytes,
+    /// The requests of this process hold too much together: 503.
+    InstanceFull,
     /// The store does not answer: 503. The message may have been journaled.
     StoreUnavailable,
 }

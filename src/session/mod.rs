@@ -14,6 +14,7 @@
 //! | `outbound` | upstream → client: append, deliver |
 //! | `questions` | requests of the server and their answers, under ids of both sides |
 //! | `unreadable` | upstream → client: what is too large |
+//! | `held` | what the requests of all sessions hold together |
 //! | `link` | the upstream link: open, lose, give up |
 //! | `life` | what a session gives back when its client is gone: link, place, all |
 //! | `rehydrate` | a new upstream session: replay the handshake, recover what was open |
@@ -27,6 +28,7 @@ mod cancel;
 mod claim;
 pub mod directory;
 mod forward;
+pub mod held;
 mod inbound;
 mod life;
 mod link;

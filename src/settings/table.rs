@@ -306,6 +306,11 @@ settings! {
         /// body of MCP_MAX_BODY always fits.
         MCP_MAX_INBOX_BYTES = "16MiB", "bytes per session" => max_inbox_bytes: usize, size(KIB..=GIB);
 
+        /// Bytes that the requests without an answer of all sessions on this instance may hold in the store together;
+        /// beyond it those larger than 64 KiB get 503. Bounds what many sessions can do at once: a
+        /// Redis of 4 GiB bears three such instances and their event logs.
+        MCP_MAX_HELD_BYTES = "512MiB", "bytes" => max_held_bytes: usize, size(KIB..=64 * GIB);
+
         /// Largest body of a client's POST; a larger one gets 413. What an upstream answers is bounded by
         /// MCP_UPSTREAM_MAX_MESSAGE instead, so results of this size pass with their envelope.
         MCP_MAX_BODY = "4MiB", "bytes" => max_body: usize, size(KIB..=GIB);

@@ -751,3 +751,41 @@ async fn messages_of_one_session_hold_so_many_bytes_and_no_more() {
         upstream.wait_for("tools/call", 7).await;
     }
 }
+
+/// MEM-5
+#[actix_web::test]
+async fn sessions_together_hold_so_many_bytes_and_no_more() {
+    let upstream = FakeUpstream::answering(|message| match message["method"].as_str() {
+        Some("initialize") => Reply::Result(json!({ "protocolVersion": "2024-11-05", "capabilities": {} })),
+        _ => Reply::Silence,
+    })
+    .await;
+    let builder = Cluster::builder().routers(2).upstream_urls([upstream.url()]).env("MCP_MAX_HELD_BYTES", "512KiB");
+    let cluster = builder.start().await;
+    let owner = cluster.addr(0);
+    let large = |id: &str| tool_call(id, "hold", json!({ "text": "x".repeat(100 << 10) }));
+    let mut clients = Vec::new();
+    for number in 0..5 {
+        let client = cluster.client_of(0).initialize().await;
+        client.post_at(owner, &large(&format!("held {number}"))).await;
+        clients.push(client);
+    }
+    upstream.wait_for("tools/call", 5).await;
+    assert!(cluster.routers[0].metric("mcp_router_held_bytes", None).await > f64::from(500 << 10));
+    let last = cluster.client_of(0).initialize().await;
+    let refused = last.try_post_at(owner, &large("refused"), None).await.unwrap();
+    assert!(refused.status == 503 && refused.text().contains("MCP_MAX_HELD_BYTES"), "{}", refused.text());
+    assert!(refused.header("retry-after").is_some());
+    // Another instance does not know; the owner says it on the stream.
+    last.post_at(cluster.addr(1), &large("by another")).await;
+    let error = last.response_to(&json!("by another")).await;
+    assert_eq!(error["error"]["data"]["reason"], "instance_full", "{error}");
+    // Usual ones go on, and so do all when there is room again.
+    last.post_at(owner, &tool_call("small", "hold", json!({}))).await;
+    let calls = upstream.wait_for("tools/call", 6).await;
+    let first = calls.iter().find(|call| call["id"] == "held 0").expect("it was forwarded");
+    upstream.send(upstream.open_sessions()[0], &json!({ "jsonrpc": "2.0", "id": first["id"], "result": {} })).await;
+    clients[0].response_to(&json!("held 0")).await;
+    last.post_at(owner, &large("room again")).await;
+    upstream.wait_for("tools/call", 7).await;
+}
