@@ -27,6 +27,7 @@ pub async fn a_new_session_has_its_fields_and_is_never_overwritten(backend: Back
         ("s:g:bytes", "0"),
         ("a:g", "process-a 7"),
         ("ac:g", "1"),
+        ("client", "client"),
     ] {
         assert_eq!(field(name), value, "{name}");
     }
@@ -36,7 +37,7 @@ pub async fn a_new_session_has_its_fields_and_is_never_overwritten(backend: Back
     assert!(created <= now && created + PATIENCE.as_millis() > now, "{created} {now}");
     assert_eq!(field("last_active_ms"), field("created_ms"));
     let own = ["in_adopted", "held"].iter().filter(|field| record.fields.contains_key(**field)).count();
-    assert_eq!(record.fields.len(), 17 + own, "{record:?}");
+    assert_eq!(record.fields.len(), 18 + own, "{record:?}");
 
     let other = NewSession { session: new.session, ..new_session("b") };
     assert_eq!(store.create(other).await.unwrap(), Created::AlreadyExists);
