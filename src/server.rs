@@ -22,7 +22,7 @@ use crate::{
     },
     http::{
         self,
-        connections::{Connections, Open, TooMany, refuse},
+        connections::{Connections, TooMany, refuse},
     },
     lifecycle::{Lifecycle, Phase},
     mcp_server_v6,
@@ -467,7 +467,7 @@ fn serve(app: &Arc<App>, listener: TcpListener, files: u64) -> Result<actix_web:
         .client_request_timeout(settings.server.header_timeout)
         .on_connect(move |connection, kept| {
             if let Some(stream) = connection.downcast_ref::<actix_web::rt::net::TcpStream>() {
-                kept.insert(Open::default());
+                kept.insert(connections.open());
                 match stream.peer_addr().map(|peer| connections.admit(peer.ip())) {
                     // Kept as long as the connection.
                     Ok(Ok(Some(admitted))) => drop(kept.insert(admitted)),

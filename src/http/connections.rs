@@ -6,7 +6,10 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, Shutdown},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use actix_web::rt::net::TcpStream;
@@ -28,6 +31,10 @@ pub struct Connections {
     most: usize,
     trusted: Vec<IpNet>,
     open: Mutex<HashMap<IpAddr, usize>>,
+    /// Of all addresses.
+    count: AtomicUsize,
+    /// More of them than this are a crowd.
+    crowd: usize,
 }
 
 /// One counted connection; it counts until this is dropped.
@@ -38,13 +45,27 @@ pub struct Admitted {
 }
 
 /// Kept with a connection, and gone with it.
-#[derive(Debug, Default)]
-pub struct Open(Arc<()>);
+#[derive(Debug)]
+pub struct Open {
+    alive: Arc<()>,
+    connections: Arc<Connections>,
+}
 
 impl Open {
     /// Tells whether the connection is still there.
     pub fn watch(&self) -> Weak<()> {
-        Arc::downgrade(&self.0)
+        Arc::downgrade(&self.alive)
+    }
+
+    /// The process has so many connections that files may run out.
+    pub fn is_crowded(&self) -> bool {
+        self.connections.count.load(Ordering::Relaxed) > self.connections.crowd
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.connections.count.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -52,7 +73,14 @@ impl Connections {
     /// At most `most` of each address, or half of `files`, how many files the process may open: whichever is less.
     pub fn new(most: usize, files: u64, trusted: Vec<IpNet>) -> Arc<Self> {
         let half = usize::try_from(files / 2).unwrap_or(usize::MAX);
-        Arc::new(Self { most: most.min(half).max(1), trusted, open: Mutex::default() })
+        let open = Mutex::default();
+        Arc::new(Self { most: most.min(half).max(1), trusted, open, count: AtomicUsize::new(0), crowd: half })
+    }
+
+    /// A connection of whatever address is there.
+    pub fn open(self: &Arc<Self>) -> Open {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        Open { alive: Arc::default(), connections: Arc::clone(self) }
     }
 
     /// Counts a connection of `address`. `Err`: there are too many already.
@@ -139,6 +167,20 @@ mod tests {
         let connections = Connections::new(1000, 5, Vec::new());
         let _two = [connections.admit(address("10.0.0.1")).unwrap(), connections.admit(address("10.0.0.1")).unwrap()];
         assert!(connections.admit(address("10.0.0.1")).is_err());
+    }
+
+    #[test]
+    fn more_connections_than_half_of_the_files_are_a_crowd() {
+        let connections = Connections::new(1000, 4, Vec::new());
+        let mut open: Vec<Open> = (0..2).map(|_| connections.open()).collect();
+        assert!(!open[0].is_crowded());
+        open.push(connections.open());
+        assert!(open[0].is_crowded());
+        open.pop();
+        assert!(!open[0].is_crowded());
+        let watch = open[0].watch();
+        open.clear();
+        assert_eq!(watch.strong_count(), 0);
     }
 
     #[test]

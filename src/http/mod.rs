@@ -18,7 +18,13 @@ pub mod route;
 pub mod sse;
 mod unread;
 
-use std::{future::ready, rc::Rc, sync::Arc};
+use std::{
+    future::ready,
+    pin::pin,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use actix_web::{
     FromRequest, Handler, HttpMessage as _, HttpRequest, HttpResponse, Resource, Responder,
@@ -33,11 +39,14 @@ use actix_web::{
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 
-use self::{error::ApiError, guard::Guard, unread::BodyRead};
+use self::{connections::Open, error::ApiError, guard::Guard, unread::BodyRead};
 use crate::{app::Worker, protocol::jsonrpc::Said, settings::Settings};
 
 /// The worker thread's own state, as handlers get it.
 pub type WorkerData = web::Data<Rc<Worker>>;
+
+/// How long a body may take while connections are many.
+const HURRIED: Duration = Duration::from_secs(5);
 
 /// So much of a declared length is believed before anything of the body has come.
 const TRUSTED_LENGTH: usize = 64 << 10;
@@ -149,17 +158,35 @@ pub(crate) async fn read_body(
     if declared.is_some_and(|declared: usize| declared > limit) {
         return Err(ApiError::TooLarge { limit });
     }
-    // Its timer is armed only when the body is not there yet.
-    let in_time = settings.server.body_timeout;
-    match tokio::time::timeout(in_time, collect(payload, declared, limit)).await {
-        Ok(body) => {
-            let body = body?;
-            if declared.is_none() {
-                request.extensions_mut().insert(BodyRead);
-            }
-            Ok(body)
+    let body = in_time(request, settings.server.body_timeout, collect(payload, declared, limit)).await?;
+    if declared.is_none() {
+        request.extensions_mut().insert(BodyRead);
+    }
+    Ok(body)
+}
+
+/// Waits for a body for as long as it may take, or, while there are so many connections that files may run out, for
+/// [`HURRIED`]: a flood of slow ones is then over in seconds, and no honest one needs longer.
+async fn in_time(
+    request: &HttpRequest,
+    limit: Duration,
+    body: impl Future<Output = Result<Bytes, ApiError>>,
+) -> Result<Bytes, ApiError> {
+    let mut body = pin!(body);
+    let begun = Instant::now();
+    loop {
+        let left = limit.saturating_sub(begun.elapsed());
+        // Its timer is armed only when the body is not there yet.
+        if let Ok(body) = tokio::time::timeout(left.min(HURRIED), &mut body).await {
+            return body;
         }
-        Err(_) => Err(ApiError::SlowBody { limit: in_time }),
+        let waited = begun.elapsed();
+        if waited >= limit {
+            return Err(ApiError::SlowBody { limit });
+        }
+        if request.conn_data::<Open>().is_some_and(Open::is_crowded) {
+            return Err(ApiError::SlowBody { limit: HURRIED });
+        }
     }
 }
 

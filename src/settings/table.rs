@@ -64,7 +64,8 @@ settings! {
         /// nothing; honest ones need one round trip.
         SERVER_HEADER_TIMEOUT = "5s", "duration" => header_timeout: Duration, duration(10 * MILLI..=HOUR);
 
-        /// How long the body of a POST may take, however it comes; then 408. nginx hands over whole bodies at once, so it
+        /// How long the body of a POST may take, however it comes; then 408. While there are more connections than half of
+        /// the files that the process may open it is 5 s, so that a flood of slow ones is soon over. nginx hands over whole bodies at once, so it
         /// is for clients without a proxy: MCP_MAX_BODY over a line of 1 Mbit/s takes 34 s, what is usual milliseconds.
         SERVER_BODY_TIMEOUT = "40s", "duration" => body_timeout: Duration, duration(10 * MILLI..=HOUR);
 

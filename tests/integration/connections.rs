@@ -111,13 +111,7 @@ async fn a_head_that_does_not_come_ends_its_connection() {
 /// More slow bodies than there may be open files: the flood ends, and then everybody is served again.
 #[tokio::test]
 async fn a_flood_of_slow_bodies_at_a_small_file_limit_is_over_soon() {
-    let cluster = Cluster::builder()
-        .without_redis()
-        .env(FILES, "160")
-        .env("SERVER_BODY_TIMEOUT", "1s")
-        .env("SERVER_HEADER_TIMEOUT", "1s")
-        .start()
-        .await;
+    let cluster = Cluster::builder().without_redis().env(FILES, "160").start().await;
     let addr = cluster.addr(0);
     let head = head_of_post(REST, "content-length: 1000");
     let mut flood = Vec::new();
