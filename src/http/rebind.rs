@@ -96,21 +96,22 @@ async fn find(opening: &Opening, asked: &Asked, mut answered: Receiver<SessionId
             None => opening.create(None, client).await.map(Some),
         };
     }
-    let mut hangs = false;
-    if asked.fit == Fit::Likely {
+    let likely = asked.fit == Fit::Likely;
+    if likely {
         // A little longer, so that whoever hangs can be seen to hang: by a sign of life that is overdue.
         let visible = app.settings.session.lease_renew * 2;
         reply = more(reply, &mut answered, visible.saturating_sub(patience).max(patience / 2)).await;
-        while matches!(reply, Reply::Silence) && Instant::now() < deadline {
-            let still = something_hangs(app).await;
-            if !still && !hangs {
-                break;
-            }
-            hangs = true;
-            reply = listen(&mut answered, LOOK_AGAIN.min(patience)).await;
-            if !still {
-                break;
-            }
+    }
+    let mut hangs = false;
+    while matches!(reply, Reply::Silence) && Instant::now() < deadline {
+        let still = something_hangs(app).await;
+        if !still && !hangs {
+            break;
+        }
+        hangs = true;
+        reply = listen(&mut answered, LOOK_AGAIN.min(patience)).await;
+        if !still {
+            break;
         }
     }
     match reply {
@@ -125,7 +126,7 @@ async fn find(opening: &Opening, asked: &Asked, mut answered: Receiver<SessionId
             app.rebinds.answers(client.key());
             count("gone");
         }
-        Reply::Silence if hangs && app.rebinds.in_vain(client.key()) < MAX_IN_VAIN => {
+        Reply::Silence if hangs && likely && app.rebinds.in_vain(client.key()) < MAX_IN_VAIN => {
             count("ended");
             return Ok(None);
         }

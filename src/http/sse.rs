@@ -39,7 +39,7 @@ use crate::{
     session::{
         MAIN_STREAM,
         actor::SessionActor,
-        attachment::{Aborted, Attachment, Pump, resume_failed},
+        attachment::{Aborted, Attachment, Doubt, Pump, resume_failed},
         field,
         messages::AttachLocal,
         returning::{Client, Fit, key_of, same_client},
@@ -377,14 +377,15 @@ impl Opening {
             patiently(&self.worker, || app.store.hint(session, field::DOUBTED, &count)).await?;
         }
         app.metrics.resumed.with_label_values(&[by.label()]).inc();
+        let replay_from = sent.saturating_sub(app.settings.stream.rebind_replay);
         let cursor_epoch_fits = cursor.as_ref().is_none_or(|cursor| cursor.epoch == joined.epoch);
         let from = match &cursor {
             Some(cursor) if cursor_epoch_fits => cursor.seq,
             // Another life of the session: all of this one is new to the client, and it is told. EVT-6
             Some(_) => 0,
-            // mcp-remote fails what was in flight by itself; and it may be somebody else.
+            // It may be somebody else: what was sent before is not for him.
             None if by == By::Cookie => sent,
-            None => sent.saturating_sub(app.settings.stream.rebind_replay),
+            None => replay_from,
         };
         let mut first = Vec::new();
         // After a ping-rebind the client keeps its endpoint; others expect one on every connection.
@@ -409,7 +410,8 @@ impl Opening {
             pump = pump.resume_without_cursor(from, sent);
         }
         if by == By::Cookie {
-            pump = pump.in_doubt(joined.attach_count);
+            let (attach_count, in_seq) = (joined.attach_count, before.left_at.unwrap_or(before.in_seq));
+            pump = pump.in_doubt(Doubt { attach_count, in_seq, replay_from });
         }
         if let Some(client) = before.client {
             attachment.of_client(Arc::clone(&client));
@@ -461,6 +463,8 @@ impl Opening {
             sent: here.max(field(&format!("{}{MAIN_STREAM}", field::SENT)).parse().unwrap_or(0)),
             client: key_of(field(field::CLIENT)),
             is_used: field("in_seq") != "0",
+            left_at: field(&format!("{}{MAIN_STREAM}", field::LEFT_AT)).parse().ok(),
+            in_seq: field("in_seq").parse().unwrap_or(0),
         })
     }
 
@@ -487,6 +491,10 @@ struct Before {
     client: Option<Arc<str>>,
     /// The client has sent something.
     is_used: bool,
+    /// Messages that it had sent when its stream ended, if that was noted.
+    left_at: Option<u64>,
+    /// Messages that it has sent.
+    in_seq: u64,
 }
 
 /// A client that leaves while its stream is being attached, or whose stream is not shown after all, leaves no holder

@@ -51,6 +51,10 @@ pub async fn find(app: &Arc<App>, client: &Client) -> StoreResult<Fit> {
             age_dead(app, &key, listed).await?;
             return Ok(Fit::Likely);
         }
+        // The lists are lost with the data; the session may be one that its owner is about to write again.
+        if app.data_lost().await {
+            return Ok(Fit::Likely);
+        }
     }
     let window = app.settings.stream.rebind_window;
     for _ in 0..ROUNDS {

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 
-pub use self::pump::{Aborted, Pump, resume_failed};
+pub use self::pump::{Aborted, Doubt, Pump, resume_failed};
 use crate::protocol::session_id::SessionId;
 
 /// The mailbox of one client stream.

@@ -69,7 +69,7 @@ pub mod field {
     /// Prefix + id (towards the client) of a server request that the client has not answered → its id at the server. Empty
     /// or a method: written by an older build, which passed the id on unchanged.
     pub const SERVER_REQUEST: &str = "sr:";
-    pub use crate::store::{CANCELLED, SENT};
+    pub use crate::store::{CANCELLED, LEFT_AT, SENT};
     /// Number of the attachment that was found by a cookie alone, until its client has shown whose it is.
     pub const DOUBTED: &str = "doubted";
     /// `1` while the upstream session stands on the router's own `initialize`, because the client sent none.

@@ -12,6 +12,7 @@ use super::{
     attachment::End,
     claim::CLAIM_BATCH,
     field,
+    returning::key_of,
 };
 use crate::{
     app::fresh_dataset_id,
@@ -96,6 +97,16 @@ impl SessionActor {
         // Everything accepted before counts as claimed; what had not arrived here is lost with the store.
         for (seq, message) in self.order.restart(last) {
             self.take(seq, message, ctx);
+        }
+        if let Some(client) = key_of(&self.client) {
+            // The lists of clients are lost, too, and this one's comes back at once.
+            let (app, session) = (Arc::clone(self.app()), self.fence.session);
+            actix_rt::spawn(async move {
+                let ttl = app.settings.session.ttl;
+                if let Err(error) = app.store.client_left(&client, session, None, ttl).await {
+                    app.count_store_error(&error);
+                }
+            });
         }
         // The client must come back and be told that its cursor is of another life.
         for attachment in self.app().directory.attachments(&self.fence.session) {

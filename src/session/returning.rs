@@ -139,7 +139,8 @@ pub enum Fit {
 pub fn fits(now: &Client, orphan: Orphan<'_>, window: Duration) -> bool {
     let mut parts = orphan.client.split(' ');
     let (Some(key), Some(place)) = (parts.next(), parts.next()) else { return false };
-    let close = place == &*now.place && orphan.left.is_none_or(|left| left <= window);
+    let is_fresh = !window.is_zero() && orphan.left.is_none_or(|left| left <= window);
+    let close = place == &*now.place && is_fresh;
     // The client of a session that knows its version would send it.
     key == &*now.key && now.may_be_asked && close && (now.versioned || !orphan.spoke_version)
 }

@@ -271,11 +271,8 @@ impl SessionStore for MemoryStore {
 
     async fn detach(&self, session: SessionId, stream: &str, attachment_id: u64) -> StoreResult<bool> {
         // OWN-8: only the attachment that holds the stream can end it.
-        let ended = self.with(&session, |session| {
-            let stream = session.stream_mut(stream)?;
-            stream.holder.take_if(|(_, id)| *id == attachment_id)
-        });
-        Ok(ended.flatten().is_some())
+        let ended = self.with(&session, |session| session.detach(stream, attachment_id));
+        Ok(ended.unwrap_or(false))
     }
 
     async fn client_shown(

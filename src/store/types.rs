@@ -12,6 +12,9 @@ pub const SENT: &str = "sent:";
 /// Prefix + id of a request that the client has cancelled: the field with the request's sequence. It goes with the request:
 /// with its answer (the owner clears it) or by [`super::SessionStore::forget_requests`].
 pub const CANCELLED: &str = "cx:";
+/// Prefix + stream: the field with the last sequence of the inbox when the stream was last detached.
+pub const LEFT_AT: &str = "d:";
+
 /// The field with [`NewSession::client`].
 pub const CLIENT: &str = "client";
 

@@ -154,6 +154,19 @@ async fn a_client_that_comes_back_while_something_hangs_keeps_its_session() {
     assert_eq!(endpoints, 1, "no second session");
 }
 
+/// A Redis that comes back empty has lost the lists of clients, too: who comes back in that moment is asked all the same.
+#[tokio::test]
+async fn a_client_without_a_cursor_keeps_its_session_when_redis_has_lost_all() {
+    let builder = Cluster::builder().routers(2).env("MCP_LEASE", "3s").env("REDIS_WAIT", "20s");
+    let mut cluster = builder.env("MCP_RETRY_MIN", "10ms").env("MCP_RETRY_MAX", "50ms").start().await;
+    let client = cluster.client().like_typescript().header("user-agent", "node").initialize().await;
+    let session = client.session();
+    cluster.redis().restart();
+    client.cut();
+    assert_eq!(client.text("echo", json!({ "text": "after" })).await, "after");
+    assert_eq!(client.session(), session);
+}
+
 /// Who speaks for a session that is gone gets a new one at once, whichever instance has its answer.
 #[tokio::test]
 async fn a_client_whose_session_is_gone_is_not_kept_waiting() {
@@ -207,7 +220,11 @@ async fn a_new_client_with_a_cookie_gets_a_session_of_its_own() {
         let calls = upstream.wait_for("tools/call", 3).await;
         let cookie = first.connections()[0].headers.iter().find(|(name, _)| name == "set-cookie").unwrap().1.clone();
         first.disconnect().await;
-        eventually("the stream is gone", || async { cluster.metric("mcp_router_streams", None).await == 0.0 }).await;
+        eventually("nobody shows the stream", || async {
+            let shown = http::get(cluster.addr(0), &format!("/mcp/router/sessions/{}", first.session())).await;
+            !shown.text().contains("a:g") && cluster.metric("mcp_router_streams", None).await == 0.0
+        })
+        .await;
         // One answer that nobody has had, and one that comes while the second one looks on.
         let answer = |call: &Value| json!({ "jsonrpc": "2.0", "id": call["id"], "result": { "secret": true } });
         upstream.send(old, &answer(&calls[1])).await;
@@ -256,7 +273,8 @@ async fn mcp_remote_keeps_its_session_by_its_cookie() {
         let first = cluster.client().stays_away().initialize().await;
         let cookie = first.connections()[0].headers.iter().find(|(name, _)| name == "set-cookie").unwrap().1.clone();
         first.disconnect().await;
-        eventually("the stream is gone", || async { cluster.metric("mcp_router_streams", None).await == 0.0 }).await;
+        let (redis, id) = (cluster.redis_client().await, first.session());
+        eventually("nobody shows the stream", || async { redis.field(&id, "a:g").await.is_none() }).await;
         let mut get = Request::get(SSE).header("cookie", cookie.split(';').next().unwrap());
         if version {
             get = get.header("mcp-protocol-version", "2025-11-25");

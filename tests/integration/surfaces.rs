@@ -789,3 +789,81 @@ async fn sessions_together_hold_so_many_bytes_and_no_more() {
     last.post_at(owner, &large("room again")).await;
     upstream.wait_for("tools/call", 7).await;
 }
+
+/// A GET that takes no event stream (the probe of mcp-use) is refused at once, and leaves no session behind.
+#[tokio::test]
+async fn a_get_that_takes_no_event_stream_is_refused() {
+    let cluster = Cluster::builder().start().await;
+    let addr = cluster.addr(0);
+    for path in [SSE, "/sse?serviceName=mcp-server-v6", "/sse"] {
+        for accept in ["application/json", "text/html, application/xhtml+xml;q=0.9", "text/event-stream;q=0"] {
+            let refused = Request::get(path).header("accept", accept).send(addr).await;
+            assert_refused(&refused, 406, -32600, accept);
+        }
+    }
+    assert_eq!(cluster.metric("mcp_router_sessions", None).await, 0.0);
+    // What follows the head of a stream is not waited for: only its status.
+    for accept in [Some("*/*"), Some("text/*"), Some("application/json, text/event-stream"), None] {
+        let head = accept.map_or_else(String::new, |accept| format!("accept: {accept}\r\n"));
+        assert!(head_of(addr, &format!("GET {SSE} HTTP/1.1\r\nhost: localhost\r\n{head}\r\n")).await.contains(" 200 "));
+    }
+}
+
+/// RFC 9112 section 6.1: no Transfer-Encoding in an answer to HTTP/1.0; the stream ends with its connection, also when the
+/// client would keep that.
+#[tokio::test]
+async fn a_stream_over_http_1_0_has_no_chunks() {
+    let cluster = Cluster::builder().start().await;
+    for (path, more) in [(SSE, ""), ("/sse", "connection: keep-alive\r\n")] {
+        let answer = head_of(cluster.addr(0), &format!("GET {path} HTTP/1.0\r\nhost: localhost\r\n{more}\r\n")).await;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let head = head.to_ascii_lowercase();
+        assert!(
+            head.contains(" 200 ") && !head.contains("transfer-encoding") && !head.contains("keep-alive"),
+            "{head}"
+        );
+        assert!(body.starts_with("id: "), "{body:?}");
+    }
+    let now = head_of(cluster.addr(0), &format!("GET {SSE} HTTP/1.1\r\nhost: localhost\r\n\r\n")).await;
+    assert!(now.to_ascii_lowercase().contains("transfer-encoding: chunked"));
+}
+
+/// What comes back until the first event is there.
+async fn head_of(addr: std::net::SocketAddr, request: &str) -> String {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut socket = tokio::net::TcpStream::connect(addr).await.unwrap();
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    crate::harness::soon("the first event", async {
+        while !text.contains("\n\n") || !text.contains("event: endpoint") {
+            let mut bytes = [0; 4096];
+            let count = socket.read(&mut bytes).await.unwrap();
+            assert!(count > 0, "{text}");
+            text.push_str(std::str::from_utf8(&bytes[..count]).unwrap());
+        }
+    })
+    .await;
+    text
+}
+
+/// Clients that try Streamable HTTP first fall back on 404, and people read where to go; the error answers the request.
+#[tokio::test]
+async fn a_client_of_another_transport_is_told_where_to_go() {
+    let cluster = Cluster::builder().start().await;
+    let addr = cluster.addr(0);
+    let body = request("try", "initialize", json!({})).to_string();
+    for path in [SSE, "/sse", "/mcp/mcp-server-v6", "/mcp"] {
+        let refused = http::post(addr, path, body.clone()).await;
+        assert_refused(&refused, 404, -32600, path);
+        let error = refused.json();
+        assert_eq!((&error["id"], &error["error"]["data"]["reason"]), (&json!("try"), &json!("other_transport")));
+        let text = error["error"]["message"].as_str().unwrap();
+        assert!(text.contains("GET /sse/mcp-server-v6") && text.contains("POST"), "{text}");
+        assert_refused(&http::post(addr, path, "no JSON").await, 404, -32600, path);
+    }
+    for path in ["/mcp/mcp-server-v6", "/mcp"] {
+        assert_refused(&http::get(addr, path).await, 404, -32600, path);
+        assert_refused(&Request::delete(path).send(addr).await, 404, -32600, path);
+    }
+    assert_eq!(cluster.metric("mcp_router_sessions", None).await, 0.0);
+}

@@ -47,8 +47,8 @@ pub struct Pump {
     only_needed_until: u64,
     /// Up to here only that is sent which the client is not proven to have had.
     unproven_until: u64,
-    /// How many attachments the session's stream had had with this one, while it is in doubt; see [`Pump::in_doubt`].
-    doubt: Option<u64>,
+    /// While it is in doubt whose stream this is; see [`Pump::in_doubt`].
+    doubt: Option<Doubt>,
     /// Resumed, and no page has been read yet: a hole right behind the cursor is said aloud instead of closing the stream again.
     fresh: bool,
     /// The log says already that this stream could not be served in full.
@@ -59,6 +59,17 @@ pub struct Pump {
     /// The one timer of the stream, for the earlier of the two.
     timer: Pin<Box<Sleep>>,
     read_backoff: Backoff,
+}
+
+/// What was so when a stream was opened by a cookie alone; see [`Pump::in_doubt`].
+#[derive(Debug, Clone, Copy)]
+pub struct Doubt {
+    /// How many attachments the session's stream had had, with this one.
+    pub attach_count: u64,
+    /// Messages that its client had sent when its stream ended. If it has sent one since, it lives, and this is its stream.
+    pub in_seq: u64,
+    /// After here stands what may have been lost on the way to the session's own client.
+    pub replay_from: u64,
 }
 
 /// The client stream was aborted on purpose, so that the client comes back.
@@ -132,8 +143,8 @@ impl Pump {
     /// The session was found by a cookie alone, which another client of the same program or browser may have sent. Until
     /// the first message of the client shows that it is the session's own, it gets notifications and nothing else: never
     /// somebody else's answers. A new client's session is renewed, and this stream goes on with the new one.
-    pub fn in_doubt(mut self, attach_count: u64) -> Self {
-        self.doubt = Some(attach_count);
+    pub fn in_doubt(mut self, doubt: Doubt) -> Self {
+        self.doubt = Some(doubt);
         self.attachment.doubted.store(true, Ordering::Release);
         self
     }
@@ -303,6 +314,7 @@ impl Pump {
         if self.doubt.is_some() {
             self.ask_for_proof().await;
         }
+        let before = if self.cursor < self.unproven_until { Some(self.known().await) } else { None };
         let stream = &self.app.settings.stream;
         let page = self
             .app
@@ -321,7 +333,9 @@ impl Pump {
                 self.unproven_until = self.unproven_until.min(page.last_seq);
                 let known = match page.events.first() {
                     // Asked after the page was read, so that nothing in it is newer than the answer.
-                    Some(first) if first.seq <= self.unproven_until => Some(self.known().await),
+                    Some(first) if first.seq <= self.unproven_until => {
+                        Some(self.known().await.and_before(before.unwrap_or_default()))
+                    }
                     _ => None,
                 };
                 self.take_page(page, known)
@@ -357,12 +371,15 @@ impl Pump {
 
     /// The proof may have come to any instance; the session's record tells.
     async fn ask_for_proof(&mut self) {
+        let Some(doubt) = self.doubt else { return };
         let proved = !self.attachment.is_doubted()
             || match self.app.store.load(self.attachment.session).await {
                 Ok(Some(record)) => {
-                    let doubted = record.fields.get(field::DOUBTED).and_then(|count| count.parse().ok());
-                    let same_life = record.fields.get("epoch").is_some_and(|epoch| *epoch == self.epoch.to_string());
-                    same_life && doubted != self.doubt
+                    let number = |field: &str| record.fields.get(field).and_then(|text| text.parse::<u64>().ok());
+                    let same_life = number("epoch") == Some(u64::from(self.epoch));
+                    let is_settled = number(field::DOUBTED) != Some(doubt.attach_count);
+                    // It has been spoken for under its own URL, too: by a client that keeps to that.
+                    same_life && (is_settled || number("in_seq") > Some(doubt.in_seq))
                 }
                 // What follows finds out.
                 Ok(None) => false,
@@ -373,6 +390,10 @@ impl Pump {
             };
         if proved {
             self.doubt = None;
+            // Now what may have been lost on the way; the notifications up to here are not sent again.
+            self.only_needed_until = self.cursor;
+            self.cursor = self.cursor.min(doubt.replay_from);
+            self.unproven_until = u64::MAX;
         }
     }
 

@@ -30,6 +30,10 @@ pub struct Known {
     pending: HashSet<IdKey>,
     /// The request `initialize` and the result that the client has confirmed.
     initialized: Option<(IdKey, String)>,
+    /// Last sequence of the log.
+    last_seq: u64,
+    /// The same at an earlier moment, and what was pending then.
+    earlier: (u64, HashSet<IdKey>),
 }
 
 impl Known {
@@ -47,7 +51,22 @@ impl Known {
             open: Some(open.collect()),
             pending: pending.into_iter().map(IdKey::from_stored).collect(),
             initialized: initialized.flatten(),
+            last_seq: fields.get("s:g:seq").and_then(|seq| seq.parse().ok()).unwrap_or(0),
+            earlier: (0, HashSet::new()),
         }
+    }
+}
+
+impl Known {
+    /// With what was pending earlier: a request that was answered since has used its id again all the same, and what stood
+    /// in the log by then is not its answer.
+    pub fn and_before(mut self, before: Self) -> Self {
+        self.earlier = (before.last_seq, before.pending);
+        self
+    }
+
+    fn was_in_use(&self, id: &IdKey, seq: u64) -> bool {
+        seq <= self.earlier.0 && self.earlier.1.contains(id)
     }
 }
 
@@ -102,7 +121,9 @@ pub fn wanted(events: &[LoggedEvent], known: &Known, handed_over: u64, to_the_en
         let had = proven.is_some_and(|proven| at < proven);
         wanted[at] = match said {
             Said::Question(id) => is_open(id),
-            Said::Answer { id, confirms_initialize } => later.insert(id) && !had && !confirms_initialize,
+            Said::Answer { id, confirms_initialize } => {
+                later.insert(id) && !had && !confirms_initialize && !known.was_in_use(id, event.seq)
+            }
             Said::Notification => !had && event.seq > handed_over,
             Said::Withdrawal(_) | Said::Other => !had,
         };

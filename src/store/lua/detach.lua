@@ -5,4 +5,7 @@
 local field = 'a:' .. ARGV[1]
 local holder = redis.call('HGET', KEYS[1], field)
 if not holder or string.match(holder, '%S+$') ~= ARGV[2] then return 0 end
-return redis.call('HDEL', KEYS[1], field)
+redis.call('HDEL', KEYS[1], field)
+-- What the client sends from now on it sends without a stream.
+redis.call('HSET', KEYS[1], 'd:' .. ARGV[1], redis.call('HGET', KEYS[1], 'in_seq'))
+return 1

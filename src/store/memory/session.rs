@@ -17,7 +17,7 @@ use crate::{
     protocol::{post_id::PostId, session_id::SessionId},
     store::{
         Accept, Accepted, Append, Attachment, CANCELLED, CLIENT, Claim, ClientMessage, Fence, Handed, InboxEntry,
-        NewEvent, NewSession, Owner, PendingRequest, Rehydration, Restored, SENT, SessionRecord,
+        LEFT_AT, NewEvent, NewSession, Owner, PendingRequest, Rehydration, Restored, SENT, SessionRecord,
     },
 };
 
@@ -445,6 +445,15 @@ impl Session {
             streams: self.streams.iter().map(|(name, stream)| (name.clone(), stream.last_seq)).collect(),
             attachments: self.attachments(),
         }
+    }
+
+    pub(super) fn detach(&mut self, stream: &str, attachment_id: u64) -> bool {
+        let held = self.stream_mut(stream).and_then(|stream| stream.holder.take_if(|(_, id)| *id == attachment_id));
+        if held.is_some() {
+            // What the client sends from now on it sends without a stream.
+            self.fields.insert(format!("{LEFT_AT}{stream}"), self.in_seq.to_string());
+        }
+        held.is_some()
     }
 
     /// Begins anew; see the trait. The former owner.
