@@ -7,6 +7,7 @@
 pub mod actor;
 pub mod breaker;
 pub mod call;
+mod caller;
 mod connection;
 pub mod line;
 pub mod redirect;

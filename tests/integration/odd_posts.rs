@@ -264,7 +264,7 @@ async fn an_answer_in_the_post_that_is_too_large_is_an_error_of_its_call() {
 async fn an_answer_that_breaks_off_in_the_post_is_repeated_only_if_that_is_harmless() {
     let broken = AtomicUsize::new(0);
     let upstream = OddUpstream::posts(move |post| {
-        let breaks = matches!(tool(post), "read" | "write") && broken.fetch_add(1, Ordering::Relaxed) % 2 == 0;
+        let breaks = matches!(tool(post), "read" | "write") && broken.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
         let half = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{\"jsonrpc\"";
         let half = Step::Bytes(half.to_vec());
         breaks.then(|| vec![half, Step::HangUp])
@@ -288,7 +288,7 @@ async fn what_a_server_does_not_take_now_is_sent_again() {
         let upstream = OddUpstream::posts(move |post| {
             let refusable = matches!(tool(post), "write" | "read") || post.json["method"] == "vendor/note";
             let number = refused.fetch_add(usize::from(refusable), Ordering::Relaxed);
-            let asks = if number % 2 == 0 { vec![("retry-after", "0".to_owned())] } else { Vec::new() };
+            let asks = if number.is_multiple_of(2) { vec![("retry-after", "0".to_owned())] } else { Vec::new() };
             (refusable && number % 3 != 2).then(|| vec![Step::Respond(status, asks, Vec::new())])
         })
         .await;
@@ -375,7 +375,7 @@ async fn a_server_that_fails_is_asked_again_only_for_what_reads() {
         let failed = AtomicUsize::new(0);
         let upstream = OddUpstream::posts(move |post| match tool(post) {
             "hold" => Some(vec![Step::Accept]),
-            "read" if failed.fetch_add(1, Ordering::Relaxed) % 2 == 0 => Some(vec![Step::status(status)]),
+            "read" if failed.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) => Some(vec![Step::status(status)]),
             "write" => Some(vec![Step::status(status)]),
             "no" => Some(vec![Step::status("403 Forbidden")]),
             _ => None,

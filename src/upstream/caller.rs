@@ -1,0 +1,354 @@
+//! The shared session of one endpoint and thread, as the future of one call sees it: opened when it is needed, initialised
+//! once, and ended for everybody when its link is. An answer is taken whichever way it comes.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+    time::Duration,
+};
+
+use actix::prelude::*;
+use actix_http::Uri;
+use bytes::Bytes;
+use tokio::{sync::oneshot, time::Instant};
+
+use super::{
+    call::{Call, CallError, GivenUp, gives_up, rewritten},
+    line::{Line, PostError},
+    reply::{Reply, ReplyEnd},
+    transport::{
+        Gate, LinkHandle, LinkNotice, Outlet,
+        sse::{self, LinkLimits},
+    },
+};
+use crate::protocol::{
+    jsonrpc::{Head, IdKey, Kind},
+    mcp,
+};
+
+/// How long a cancelled request may still be answered.
+const CANCEL_GRACE: Duration = Duration::from_secs(5);
+
+/// The router's own session with the endpoint.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    pub(super) phase: Phase,
+    /// Number of the current link; notices of older ones are ignored.
+    pub(super) link: u64,
+    handle: Option<LinkHandle>,
+    /// Counts what comes on the stream: it grows while the server lives, however slow it is.
+    pub(super) heard: Rc<Cell<u64>>,
+    next_id: u64,
+    pub(super) pending: HashMap<u64, oneshot::Sender<Result<Answer, CallError>>>,
+}
+
+/// A server's answer.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) body: Bytes,
+    /// Some of it was no text, and has been replaced by U+FFFD.
+    pub(super) is_altered: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) enum Phase {
+    #[default]
+    Closed,
+    Opening(Vec<oneshot::Sender<Result<(), CallError>>>),
+    Ready {
+        post: Uri,
+        /// The server's answer to our `initialize`.
+        initialized: Bytes,
+    },
+}
+
+/// The shared session, initialised.
+pub(super) struct Session {
+    pub(super) post: Uri,
+    pub(super) initialized: Bytes,
+    /// Number of its link.
+    pub(super) link: u64,
+}
+
+/// The shared session as seen by the future of one call.
+#[derive(Clone)]
+pub(super) struct Caller {
+    pub(super) line: Line,
+    pub(super) shared: Rc<RefCell<Shared>>,
+    pub(super) post_timeout: Duration,
+    pub(super) request_timeout: Duration,
+    pub(super) link_limits: LinkLimits,
+    pub(super) to: Recipient<LinkNotice>,
+}
+
+impl Caller {
+    pub(super) async fn call(&self, call: Call) -> Result<Bytes, CallError> {
+        let deadline = Instant::now() + call.timeout;
+        let mut given_up = call.given_up;
+        // Once more when the upstream says that it does not know our session: it has not executed anything then.
+        for _attempt in 0..2 {
+            let session = self.ready().await?;
+            let link = session.link;
+            if given_up.as_ref().is_some_and(|caller| caller.has_changed().is_err() || *caller.borrow()) {
+                return Err(CallError::Cancelled);
+            }
+            let (id, answer) = self.register();
+            let _forget = ForgetOnDrop { shared: &self.shared, id };
+            let request = rewritten(&call.body, id).map_err(|error| CallError::Unreachable(error.to_string()))?;
+            let exchanged = self.exchange(&session.post, id, request, answer, deadline, &mut given_up).await;
+            match exchanged {
+                Err(Failed::SessionGone) => {
+                    self.close_link(link, &CallError::Lost("the upstream forgot the shared session".to_owned()));
+                }
+                Err(Failed::TimedOut) => return Err(CallError::TimedOut(call.timeout)),
+                Err(Failed::Call(error)) => return Err(error),
+                // A caller would take it for the server's own words. The streams of sessions have their rule for it
+                // (WHATWG), a JSON body has none.
+                Ok(Answer { body, is_altered: true }) if given_up.is_some() => return Err(CallError::Altered(body)),
+                Ok(answer) => return Ok(answer.body),
+            }
+        }
+        Err(CallError::Unreachable("it keeps forgetting the shared session".to_owned()))
+    }
+
+    /// Sends a request and waits for its answer, whichever way that comes: on the stream, before or after the POST is
+    /// acknowledged, or in the answer to the POST. The server is told when nobody waits any more.
+    async fn exchange(
+        &self,
+        url: &Uri,
+        id: u64,
+        request: Bytes,
+        mut answer: oneshot::Receiver<Result<Answer, CallError>>,
+        deadline: Instant,
+        given_up: &mut GivenUp,
+    ) -> Result<Answer, Failed> {
+        let tells = given_up.is_some();
+        let (mut deadline, mut is_cancelled, mut is_posted) = (deadline, false, false);
+        let mut post = Box::pin(self.line.clone().post(url.clone(), request));
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut answer => {
+                    if !is_posted {
+                        // The acknowledgement is only late; cut off, its connection would be lost.
+                        let limit = self.request_timeout;
+                        actix_rt::spawn(async move { tokio::time::timeout(limit, post).await });
+                    }
+                    let closed = || Err(CallError::Lost("the shared session ended".to_owned()));
+                    return answer.unwrap_or_else(|_| closed()).map_err(Failed::Call);
+                }
+                posted = &mut post, if !is_posted => match posted {
+                    Ok(reply) => {
+                        is_posted = true;
+                        self.read_reply(reply, Some(id));
+                    }
+                    Err(PostError::SessionGone) => return Err(Failed::SessionGone),
+                    Err(error) => return Err(Failed::Call(error.into())),
+                },
+                left = gives_up(given_up), if !is_cancelled => {
+                    self.cancel(url, id, "the caller gave it up");
+                    if left {
+                        return Err(Failed::Call(CallError::Cancelled));
+                    }
+                    // The server may answer all the same.
+                    is_cancelled = true;
+                    deadline = deadline.min(Instant::now() + CANCEL_GRACE);
+                }
+                () = tokio::time::sleep_until(deadline) => {
+                    if is_cancelled {
+                        return Err(Failed::Call(CallError::Cancelled));
+                    }
+                    if tells {
+                        self.cancel(url, id, "the router's time limit");
+                    }
+                    return Err(Failed::TimedOut);
+                }
+            }
+        }
+    }
+
+    /// Tells the server that nobody waits for the answer to this request of ours.
+    fn cancel(&self, url: &Uri, id: u64, reason: &str) {
+        let cancel = serde_json::json!({
+            "jsonrpc": "2.0", "method": mcp::CANCELLED, "params": { "requestId": id, "reason": reason },
+        });
+        let (caller, url) = (self.clone(), url.clone());
+        actix_rt::spawn(async move { caller.post(url, Bytes::from(cancel.to_string())).await });
+    }
+
+    /// Answers the server.
+    pub(super) fn reply(&self, answer: Bytes) {
+        let Phase::Ready { post, .. } = &self.shared.borrow().phase else { return };
+        let (caller, url) = (self.clone(), post.clone());
+        actix_rt::spawn(async move { caller.post(url, answer).await });
+    }
+
+    /// Hands an answer to whoever waits for it. `false`: nobody does.
+    pub(super) fn answered(&self, id: &IdKey, answer: Result<Answer, CallError>) -> bool {
+        id.key().parse().is_ok_and(|id: u64| self.answered_own(id, answer))
+    }
+
+    fn answered_own(&self, id: u64, answer: Result<Answer, CallError>) -> bool {
+        let waiting = self.shared.borrow_mut().pending.remove(&id);
+        // The caller may have given up.
+        waiting.is_some_and(|waiting| waiting.send(answer).is_ok())
+    }
+
+    /// What the answer to a POST holds goes the way of what comes on the stream. `id`: of the request that was posted.
+    fn read_reply(&self, reply: Option<Reply>, id: Option<u64>) {
+        let Some(reply) = reply else { return };
+        let outlet = Outlet { link: self.shared.borrow().link, to: self.to.clone(), gate: Gate::new(usize::MAX) };
+        let caller = self.clone();
+        actix_rt::spawn(async move {
+            let end = reply.read(caller.link_limits, outlet, caller.request_timeout).await;
+            if let (ReplyEnd::Broken, Some(id)) = (end, id) {
+                caller.answered_own(id, Err(CallError::Lost("the answer broke off".to_owned())));
+            }
+        });
+    }
+
+    fn register(&self) -> (u64, oneshot::Receiver<Result<Answer, CallError>>) {
+        let (sender, receiver) = oneshot::channel();
+        let mut shared = self.shared.borrow_mut();
+        shared.next_id += 1;
+        let id = shared.next_id;
+        shared.pending.insert(id, sender);
+        (id, receiver)
+    }
+
+    /// Waits until the shared session is initialised; opens it when needed. Bounded by the connection's time limits.
+    pub(super) async fn ready(&self) -> Result<Session, CallError> {
+        loop {
+            let waiting = {
+                let mut shared = self.shared.borrow_mut();
+                let link = shared.link;
+                match &mut shared.phase {
+                    Phase::Ready { post, initialized } => {
+                        return Ok(Session { post: post.clone(), initialized: initialized.clone(), link });
+                    }
+                    Phase::Opening(waiters) => {
+                        let (sender, receiver) = oneshot::channel();
+                        waiters.push(sender);
+                        receiver
+                    }
+                    Phase::Closed => {
+                        let (sender, receiver) = oneshot::channel();
+                        shared.phase = Phase::Opening(vec![sender]);
+                        shared.link += 1;
+                        let outlet = Outlet { link: shared.link, to: self.to.clone(), gate: Gate::new(usize::MAX) };
+                        let heard = Rc::clone(&shared.heard);
+                        let link = sse::run(self.line.clone(), self.link_limits, outlet, Some(heard));
+                        shared.handle = Some(LinkHandle::new(actix_rt::spawn(link).abort_handle(), None));
+                        receiver
+                    }
+                }
+            };
+            waiting.await.map_err(|_| CallError::Unreachable("the shared session ended".to_owned()))??;
+        }
+    }
+
+    pub(super) async fn initialize(&self, link: u64, post: Uri) {
+        match self.handshake(&post).await {
+            Ok(initialized) => {
+                let mut shared = self.shared.borrow_mut();
+                if shared.link != link {
+                    return;
+                }
+                let before = std::mem::replace(&mut shared.phase, Phase::Ready { post, initialized });
+                drop(shared);
+                self.line.endpoint.succeeded();
+                if let Phase::Opening(waiters) = before {
+                    for waiter in waiters {
+                        let _ = waiter.send(Ok(()));
+                    }
+                }
+            }
+            Err(error) => {
+                if self.close_link(link, &error) {
+                    self.line.endpoint.failed(&error);
+                }
+            }
+        }
+    }
+
+    async fn handshake(&self, url: &Uri) -> Result<Bytes, CallError> {
+        let (id, answer) = self.register();
+        let _forget = ForgetOnDrop { shared: &self.shared, id };
+        let request = serde_json::json!({
+            "jsonrpc": "2.0", "id": id, "method": mcp::INITIALIZE,
+            "params": {
+                "protocolVersion": mcp::NEWEST_VERSION, "capabilities": {},
+                "clientInfo": { "name": "mcp-router", "version": env!("CARGO_PKG_VERSION") },
+            },
+        });
+        let deadline = Instant::now() + self.post_timeout;
+        let exchanged = self.exchange(url, id, Bytes::from(request.to_string()), answer, deadline, &mut None).await;
+        let answer = exchanged.map_err(|failed| match failed {
+            Failed::SessionGone => CallError::Unreachable("it does not know the session that it has opened".to_owned()),
+            Failed::TimedOut => CallError::TimedOut(self.post_timeout),
+            Failed::Call(error) => error,
+        })?;
+        let answer = answer.body;
+        let accepted = matches!(Head::parse(&answer).map(|head| head.kind), Ok(Kind::Response { success: true, .. }));
+        if !accepted {
+            return Err(CallError::Unreachable("it refused to initialize".to_owned()));
+        }
+        let initialized = Bytes::from_static(br#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);
+        self.post(url.clone(), initialized).await?;
+        Ok(answer)
+    }
+
+    /// POSTs what expects no answer.
+    pub(super) async fn post(&self, url: Uri, body: Bytes) -> Result<(), PostError> {
+        let reply = self.line.post_within(url, body, self.post_timeout).await?;
+        self.read_reply(reply, None);
+        Ok(())
+    }
+
+    /// Ends the shared session if it is still that of this link. `false`: it is another one by now.
+    fn close_link(&self, link: u64, error: &CallError) -> bool {
+        let is_current = self.shared.borrow().link == link;
+        if is_current {
+            self.close(error);
+        }
+        is_current
+    }
+
+    /// Ends the shared session; everybody who waits learns why. The next call opens a new one.
+    pub(super) fn close(&self, error: &CallError) {
+        let (phase, pending) = {
+            let mut shared = self.shared.borrow_mut();
+            shared.handle = None;
+            shared.link += 1;
+            (std::mem::take(&mut shared.phase), std::mem::take(&mut shared.pending))
+        };
+        if let Phase::Opening(waiters) = phase {
+            for waiter in waiters {
+                let _ = waiter.send(Err(error.clone().before_sent()));
+            }
+        }
+        for (_, waiting) in pending {
+            let _ = waiting.send(Err(error.clone()));
+        }
+    }
+}
+
+/// Why an exchange failed.
+enum Failed {
+    SessionGone,
+    TimedOut,
+    Call(CallError),
+}
+
+/// A caller that gives up leaves nothing behind.
+struct ForgetOnDrop<'a> {
+    shared: &'a RefCell<Shared>,
+    id: u64,
+}
+
+impl Drop for ForgetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.shared.borrow_mut().pending.remove(&self.id);
+    }
+}
