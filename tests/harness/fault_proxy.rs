@@ -42,6 +42,8 @@ pub enum Mode {
 pub struct FaultProxy {
     addr: SocketAddr,
     mode: watch::Sender<Mode>,
+    /// How often it was cut: a cut that is soon over must not be missed by a connection.
+    cuts: watch::Sender<u64>,
     target: watch::Sender<SocketAddr>,
     accepting: AbortHandle,
 }
@@ -53,13 +55,17 @@ impl FaultProxy {
         let addr = listener.local_addr().expect("its address");
         let (mode, follow) = watch::channel(Mode::Pass);
         let (target, leads_to) = watch::channel(target);
+        let (cuts, cut) = watch::channel(0);
         let accepting = tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
                 let target = *leads_to.borrow();
-                tokio::spawn(connect(socket, target, follow.clone()));
+                // Cuts from before it are none of its own.
+                let mut cut = cut.clone();
+                cut.mark_unchanged();
+                tokio::spawn(connect(socket, target, follow.clone(), cut));
             }
         });
-        Self { addr, mode, target, accepting: accepting.abort_handle() }
+        Self { addr, mode, cuts, target, accepting: accepting.abort_handle() }
     }
 
     /// Where it listens.
@@ -75,6 +81,9 @@ impl FaultProxy {
     /// Switches.
     pub fn set(&self, mode: Mode) {
         self.mode.send_replace(mode);
+        if mode == Mode::Cut {
+            self.cuts.send_modify(|cuts| *cuts += 1);
+        }
     }
 }
 
@@ -82,11 +91,16 @@ impl Drop for FaultProxy {
     fn drop(&mut self) {
         self.accepting.abort();
         // Ends the connections.
-        self.mode.send_replace(Mode::Cut);
+        self.set(Mode::Cut);
     }
 }
 
-async fn connect(client: TcpStream, target: SocketAddr, mut mode: watch::Receiver<Mode>) {
+async fn connect(
+    client: TcpStream,
+    target: SocketAddr,
+    mut mode: watch::Receiver<Mode>,
+    mut cuts: watch::Receiver<u64>,
+) {
     let reset_at_close = |socket: &TcpStream| {
         let _ = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
     };
@@ -102,7 +116,7 @@ async fn connect(client: TcpStream, target: SocketAddr, mut mode: watch::Receive
     let up = pass(from_client, to_server, mode.clone(), Arc::clone(&subscribes), false);
     let down = pass(from_server, to_client, mode.clone(), subscribes, true);
     let cut = async move {
-        let _ = mode.wait_for(|mode| *mode == Mode::Cut).await;
+        let _ = cuts.changed().await;
     };
     // Either side's end is the end of both.
     tokio::select! {
@@ -136,6 +150,7 @@ async fn pass(
         let Ok(now) = mode.wait_for(passes).await.map(|mode| *mode) else { return };
         match now {
             Mode::LoseAnswers if is_answer => continue,
+            Mode::Cut => return,
             Mode::Delay(delay) => tokio::time::sleep(delay).await,
             _ => {}
         }
