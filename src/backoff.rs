@@ -1,7 +1,7 @@
 //! Pauses between tries: they double from one bound to another, and lie between half of that and all of it, so that many
 //! who have met the same failure do not come back in step (STM-2).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The pauses of one who tries again and again.
 #[derive(Debug, Clone, Copy)]
@@ -21,6 +21,12 @@ impl Backoff {
         let pause = jittered(doubled(self.bounds, self.failures));
         self.failures = self.failures.saturating_add(1);
         pause
+    }
+
+    /// What is left of the pause after a failed attempt that began at `begun`: against somebody who hangs, the attempt itself
+    /// was a pause, and another one behind it would only be missing when he goes on.
+    pub fn pause_since(&mut self, begun: Instant) -> Duration {
+        self.pause().saturating_sub(begun.elapsed())
     }
 
     /// It has worked: the next failure is a first one.
@@ -60,6 +66,14 @@ mod tests {
         }
         backoff.reset();
         assert!(backoff.pause() <= MIN);
+    }
+
+    #[test]
+    fn an_attempt_that_took_long_was_a_pause_already() {
+        let mut backoff = Backoff::new(MIN, MAX);
+        let long_ago = Instant::now().checked_sub(MAX).unwrap();
+        assert_eq!(backoff.pause_since(long_ago), Duration::ZERO);
+        assert!(Backoff::new(MAX, MAX).pause_since(Instant::now()) > MAX / 4);
     }
 
     #[test]

@@ -243,6 +243,7 @@ where
     let deadline = Instant::now() + worker.app.settings.redis.wait;
     let mut backoff = STORE_BACKOFF;
     loop {
+        let begun = Instant::now();
         match operation().await {
             Ok(done) => return Ok(done),
             Err(error) => {
@@ -252,7 +253,7 @@ where
                 }
             }
         }
-        tokio::time::sleep(backoff.pause()).await;
+        tokio::time::sleep(backoff.pause_since(begun)).await;
     }
 }
 

@@ -188,11 +188,12 @@ impl Journaling {
         let deadline = asked + self.app.settings.redis.wait;
         let mut backoff = STORE_BACKOFF;
         loop {
+            let begun = Instant::now();
             // Safe to repeat: the request id makes it idempotent (REQ-6).
             match self.app.store.accept(self.attempt()).await {
                 Err(error) if Instant::now() < deadline && !matches!(error, StoreError::Corrupt(_)) => {
                     self.app.count_store_error(&error);
-                    tokio::time::sleep(backoff.pause()).await;
+                    tokio::time::sleep(backoff.pause_since(begun)).await;
                 }
                 outcome => return outcome,
             }

@@ -165,21 +165,21 @@ impl SessionActor {
             limits: self.app().log_limits(),
         };
         let app = Arc::clone(self.app());
-        let (op, epoch) = (self.op, self.fence.epoch);
+        let (op, epoch, begun) = (self.op, self.fence.epoch, Instant::now());
         let appended = async move { app.store.append(append).await };
         self.run(appended, ctx, move |outcome, actor, ctx| {
             // Not if it was made again since, for a session that was restored.
             if op == actor.op {
-                actor.appended(outcome, epoch, ctx);
+                actor.appended(outcome, epoch, begun, ctx);
             }
         });
     }
 
     /// Tries until the store answers: the number of the append makes that safe, the gate bounds what gathers meanwhile,
     /// and nothing goes out before (EVT-2).
-    fn append_later(&mut self, error: &StoreError, ctx: &mut Context<Self>) {
+    fn append_later(&mut self, error: &StoreError, begun: Instant, ctx: &mut Context<Self>) {
         self.app().count_store_error(error);
-        let pause = self.append_backoff.pause();
+        let pause = self.append_backoff.pause_since(begun);
         let op = self.op;
         ctx.run_later(pause, move |actor, ctx| {
             if op == actor.op {
@@ -204,7 +204,7 @@ impl SessionActor {
         })
     }
 
-    fn appended(&mut self, outcome: Result<Appended, StoreError>, epoch: u32, ctx: &mut Context<Self>) {
+    fn appended(&mut self, outcome: Result<Appended, StoreError>, epoch: u32, begun: Instant, ctx: &mut Context<Self>) {
         let seqs = match outcome {
             Ok(Appended::Done(seqs)) => {
                 self.append_backoff.reset();
@@ -223,7 +223,7 @@ impl SessionActor {
                 self.note_store_error(&error);
                 return self.exit(Exit::Corrupt, ctx);
             }
-            Err(error) => return self.append_later(&error, ctx),
+            Err(error) => return self.append_later(&error, begun, ctx),
         };
         self.last_active = Instant::now();
         let batch = std::mem::take(&mut self.appending);
