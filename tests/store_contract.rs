@@ -105,6 +105,11 @@ contract! {
         updates_set_and_delete_fields
         a_missing_session_is_not_found_by_any_operation
     }
+    older {
+        an_owner_that_knows_more_is_told_that_the_data_are_older
+        a_session_whose_data_are_older_is_written_again
+        requests_of_which_nobody_knows_whether_they_ran_are_named
+    }
     attachment {
         the_last_attachment_holds_the_stream
         a_late_detach_cannot_remove_a_newer_attachment

@@ -181,6 +181,7 @@ async fn deliver_by_store(worker: &Rc<Worker>, session: SessionId, posted: &Post
         fence: None,
         forward_now: false,
         acked: 0,
+        known: 0,
         set,
         delete,
         // Beyond MCP_MAX_INFLIGHT the owner refuses it on the stream: a status other than 2xx ends the session of some
@@ -230,7 +231,7 @@ async fn deliver_by_store(worker: &Rc<Worker>, session: SessionId, posted: &Post
         Accepted::WrongService => Err(DeliverError::WrongService.into()),
         Accepted::NotFound => Err(DeliverError::Gone.into()),
         // Not for a caller without a fence.
-        Accepted::Forward { .. } | Accepted::Fenced => Err(DeliverError::NotOwner.into()),
+        Accepted::Forward { .. } | Accepted::Fenced | Accepted::Older => Err(DeliverError::NotOwner.into()),
     }
 }
 

@@ -36,7 +36,7 @@ use crate::{
         room::{self, Guest},
         sweep::adopt_if_needed,
     },
-    store::{Fence, InboxEntry, NewEvent, Rehydration, StoreError},
+    store::{Fence, HandedLately, InboxEntry, NewEvent, Rehydration, StoreError},
     upstream::{
         Endpoint, Service,
         line::Line,
@@ -95,6 +95,8 @@ pub struct SessionActor {
     pub(super) claim_failures: u32,
     /// While draining: what is urgent was taken from the inbox up to here.
     pub(super) urgent_seen: u64,
+    /// What was claimed last, for the case that the store comes back with older data (restore.rs).
+    pub(super) handed_lately: HandedLately,
     pub(super) rechecking: bool,
     /// When this actor asked for what the store last granted to it as the owner. OWN-2
     pub(super) confirmed: Option<Instant>,
@@ -259,6 +261,7 @@ impl SessionActor {
             planned_claim: None,
             claim_failures: 0,
             urgent_seen: 0,
+            handed_lately: HandedLately::default(),
             rechecking: false,
             confirmed: None,
             in_flight: HashMap::default(),

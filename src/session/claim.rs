@@ -117,6 +117,8 @@ impl SessionActor {
         Claim {
             missing_from: self.order.missing_from(self.looks_left > 0),
             urgent_after: self.draining.then_some(self.urgent_seen),
+            known: self.order.last(),
+            known_event: (MAIN_STREAM.into(), self.known_event()),
             ..Claim::new(self.fence.clone(), self.acked(), max_entries)
         }
     }
@@ -165,7 +167,8 @@ impl SessionActor {
             }
             Ok(Claimed::NotFound) if epoch == self.fence.epoch => self.vanished(epoch, ctx),
             Ok(Claimed::Fenced) if self.fenced(epoch, ctx) => {}
-            Ok(Claimed::NotFound | Claimed::Fenced) => self.plan_claim(SOON, ctx),
+            Ok(Claimed::Older) if epoch == self.fence.epoch => self.went_back(epoch, ctx),
+            Ok(Claimed::NotFound | Claimed::Fenced | Claimed::Older) => self.plan_claim(SOON, ctx),
             Err(error) => {
                 if self.note_store_error(&error) {
                     // What the lost reply held counts as claimed.
@@ -190,6 +193,7 @@ impl SessionActor {
         }
         // DRN-2: the server works on what is in flight, and may wait for just these. They stay in the inbox, where they mean
         // nothing to a later upstream session.
+        urgent.iter().for_each(|entry| self.handed_lately.note(entry));
         let seen = self.urgent_seen;
         for entry in urgent.into_iter().filter(|entry| entry.seq > seen) {
             if let Some(message) = Arrived::parse(entry.body) {
@@ -201,6 +205,7 @@ impl SessionActor {
     }
 
     pub(super) fn note_handed(&mut self, after: u64, upto: u64, entries: Vec<InboxEntry>) {
+        entries.iter().for_each(|entry| self.handed_lately.note(entry));
         // What cannot be read was journaled by no router; nothing will come there.
         let messages = entries.into_iter().filter_map(|entry| Some((entry.seq, Arrived::parse(entry.body)?)));
         self.order.told(after, upto, messages);

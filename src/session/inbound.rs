@@ -160,6 +160,7 @@ impl Handler<Deliver> for SessionActor {
             posted: Arc::clone(&posted),
             forward_now: self.may_take_more(),
             acked: self.acked(),
+            known: self.order.last(),
         };
         let mut journaled = Box::pin(journaled.run(asked));
         self.accepting += 1;
@@ -181,6 +182,7 @@ struct Journaling {
     posted: Arc<Posted>,
     forward_now: bool,
     acked: u64,
+    known: u64,
 }
 
 impl Journaling {
@@ -213,6 +215,7 @@ impl Journaling {
             fence: Some(self.fence.clone()),
             forward_now: self.forward_now,
             acked: self.acked,
+            known: self.known,
             set,
             delete,
             max_pending: limits.max_inflight,
@@ -304,6 +307,11 @@ impl SessionActor {
             Ok(Accepted::Fenced) => {
                 let is_elsewhere = self.fenced(epoch, ctx);
                 Err(if is_elsewhere { DeliverError::NotOwner } else { DeliverError::Vanished })
+            }
+            // It was not journaled, and is not answered 202 before it is, under the new numbers.
+            Ok(Accepted::Older) => {
+                self.went_back(epoch, ctx);
+                Err(DeliverError::Vanished)
             }
             Err(error) => {
                 accepted.refused.inc();

@@ -222,6 +222,7 @@ impl SessionActor {
                 actor.watch_holes(ctx);
             }
             Ok(Claimed::NotFound) => actor.vanished(epoch, ctx),
+            Ok(Claimed::Older) => actor.went_back(epoch, ctx),
             Ok(Claimed::Fenced) => {
                 actor.fenced(epoch, ctx);
             }

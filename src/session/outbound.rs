@@ -162,6 +162,7 @@ impl SessionActor {
             events: Arc::clone(&self.appending),
             sent: self.appending_sent,
             acked: self.acked(),
+            known: self.known_event(),
             limits: self.app().log_limits(),
         };
         let app = Arc::clone(self.app());
@@ -173,6 +174,12 @@ impl SessionActor {
                 actor.appended(outcome, epoch, begun, ctx);
             }
         });
+    }
+
+    /// The last sequence that the store has given.
+    pub(super) fn known_event(&self) -> u64 {
+        // Without this protection they are the owner's own.
+        if fault::unprotected(fault::APPEND_FIRST) { 0 } else { self.last_seq }
     }
 
     /// Tries until the store answers: the number of the append makes that safe, the gate bounds what gathers meanwhile,
@@ -212,6 +219,7 @@ impl SessionActor {
             }
             // What is on its way stays where it is, for the case that the session is restored.
             Ok(Appended::NotFound) => return self.vanished(epoch, ctx),
+            Ok(Appended::Older) => return self.went_back(epoch, ctx),
             Ok(Appended::Fenced) => {
                 self.fenced(epoch, ctx);
                 return;

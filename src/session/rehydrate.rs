@@ -14,7 +14,7 @@ use bytes::Bytes;
 use super::{
     actor::{Exit, SessionActor},
     cancel, field,
-    inbound::Effect,
+    inbound::{Effect, InFlight},
     link::Link,
     recovery::{self, Fate, Progress},
     refused::pause_before_retry,
@@ -340,9 +340,19 @@ impl SessionActor {
                 }
             }
         }
+        let mut settled = HashSet::new();
         for request in fetched.pending {
             let id = IdKey::from_stored(request.id_key);
+            settled.insert(id.clone());
             self.settle(id, request.seq, request.body, &cancelled, ctx);
+        }
+        // The store has lost them, and with them their bodies. DUR-1
+        let is_lost = |(id, request): &(&IdKey, &InFlight)| {
+            request.progress != Progress::NotSent && !settled.contains(*id) && !self.to_send.contains_key(&request.seq)
+        };
+        let lost: Vec<IdKey> = self.in_flight.iter().filter(is_lost).map(|(id, _)| id.clone()).collect();
+        for id in lost {
+            self.fail_unknown(&id, ctx);
         }
         self.become_open(ctx);
     }

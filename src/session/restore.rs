@@ -1,6 +1,10 @@
 //! The store says that a session of ours does not exist. Either it is over (expired, deleted), or the store came back
 //! without its data: then the living owner writes it again, so that a later failover still works. What was only in the
 //! log is lost, and clients are told by the new epoch (EVT-6, DUR-1).
+//!
+//! Or the store came back with older data (a replica that was behind became the primary, the last second of the append-only
+//! file is missing, a snapshot was restored). The owner says with each accept, claim and append what it knows; a store that
+//! has less refuses, and the session is written again in the same way. What others have journaled meanwhile stays.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +21,8 @@ use super::{
 use crate::{
     app::fresh_dataset_id,
     backoff::jittered,
-    store::{Created, NewSession, Restored},
+    protocol::jsonrpc::IdKey,
+    store::{Created, HandedLately, NewSession, Restored, Rewrite, Rewritten},
 };
 
 /// Pause before a restore that failed is tried again.
@@ -26,8 +31,8 @@ const RETRY: Duration = Duration::from_millis(200);
 enum Outcome {
     /// It is over.
     Over,
-    /// Written again with this epoch, into this data.
-    Written(u32, Arc<str>),
+    /// Written again with this epoch, into this data. Requests of which nobody knows whether they ran.
+    Written(u32, Arc<str>, Vec<Arc<str>>),
     /// Somebody else has written a session of this id: not ours any more.
     Taken,
 }
@@ -36,6 +41,15 @@ impl SessionActor {
     /// The store does not know what was asked with this epoch. Finds out what has happened, and restores or ends the
     /// session. A question from before a restore is answered late: it says nothing about the session of now.
     pub(super) fn vanished(&mut self, epoch: u32, ctx: &mut Context<Self>) {
+        self.write_again(epoch, false, ctx);
+    }
+
+    /// The store, asked with this epoch, has less than this owner has seen.
+    pub(super) fn went_back(&mut self, epoch: u32, ctx: &mut Context<Self>) {
+        self.write_again(epoch, true, ctx);
+    }
+
+    fn write_again(&mut self, epoch: u32, mut older: bool, ctx: &mut Context<Self>) {
         if epoch != self.fence.epoch || std::mem::replace(&mut self.restoring, true) {
             return;
         }
@@ -43,9 +57,31 @@ impl SessionActor {
         let known = Arc::clone(&self.dataset);
         let mut again = self.as_new_session();
         let last = self.last_possible();
+        let rewrite = Rewrite {
+            fence: self.fence.clone(),
+            // The same in each attempt: an attempt whose answer is lost is known by it.
+            epoch: loop {
+                let new = fastrand::u32(..);
+                if new != epoch {
+                    break new;
+                }
+            },
+            restored: again.restored.clone().unwrap_or_default(),
+            handed: if older { self.handed_lately.clone() } else { HandedLately::default() },
+        };
         let restored = async move {
             loop {
                 let attempt = async {
+                    if older {
+                        match app.store.rewrite(rewrite.clone()).await? {
+                            Rewritten::Done(unclear) => {
+                                return Ok(Outcome::Written(rewrite.epoch, Arc::clone(&known), unclear));
+                            }
+                            Rewritten::Fenced => return Ok(Outcome::Taken),
+                            // What is left now is nothing at all.
+                            Rewritten::NotFound => older = false,
+                        }
+                    }
                     let now = app.store.dataset(&fresh_dataset_id()).await?;
                     if *now == *known {
                         return Ok(Outcome::Over);
@@ -53,7 +89,7 @@ impl SessionActor {
                     app.remember_dataset(&now);
                     again.epoch = fastrand::u32(..);
                     Ok(match app.store.create(again.clone()).await? {
-                        Created::Created => Outcome::Written(again.epoch, now.into()),
+                        Created::Created => Outcome::Written(again.epoch, now.into(), Vec::new()),
                         Created::AlreadyExists => Outcome::Taken,
                     })
                 };
@@ -71,7 +107,7 @@ impl SessionActor {
             match outcome {
                 Outcome::Over => actor.exit(Exit::Gone, ctx),
                 Outcome::Taken => actor.exit(Exit::Fenced, ctx),
-                Outcome::Written(epoch, dataset) => actor.restored(epoch, dataset, last, ctx),
+                Outcome::Written(epoch, dataset, unclear) => actor.restored(epoch, dataset, last, unclear, ctx),
             }
         }));
     }
@@ -86,12 +122,13 @@ impl SessionActor {
         !is_ours
     }
 
-    fn restored(&mut self, epoch: u32, dataset: Arc<str>, last: u64, ctx: &mut Context<Self>) {
+    fn restored(&mut self, epoch: u32, dataset: Arc<str>, last: u64, unclear: Vec<Arc<str>>, ctx: &mut Context<Self>) {
         self.app().metrics.restored.inc();
-        tracing::warn!(session = %self.fence.session, "the store had lost this session; it is written again");
+        tracing::warn!(session = %self.fence.session, "the store had lost this session, or a part of it; it is written again");
         self.fence.epoch = epoch;
         self.dataset = dataset;
         self.last_seq = 0;
+        self.handed_lately.clear();
         // What the connection had come to is of the lost log.
         (self.persisted_sent, self.appending_sent) = (0, None);
         // Everything accepted before counts as claimed; what had not arrived here is lost with the store.
@@ -114,6 +151,11 @@ impl SessionActor {
         }
         self.pump_posts(ctx);
         self.append_again(ctx);
+        for id_key in unclear {
+            self.fail_unknown(&IdKey::from_stored(id_key), ctx);
+        }
+        // What others have journaled, and stayed.
+        self.claim(ctx);
     }
 
     fn as_new_session(&self) -> NewSession {

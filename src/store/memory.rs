@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 use self::{
     clients::Clients,
     leases::Leases,
-    session::{OldOp, Session},
+    session::{NotAppended, Session},
     shard::Shard,
     wakes::Wakes,
 };
@@ -32,8 +32,8 @@ use crate::{
     protocol::{post_id::PostId, session_id::SessionId},
     store::{
         Accept, Accepted, Adopted, Append, Appended, Attach, Attached, AttachedTo, Claim, Claimed, Created, Fence,
-        Fenceable, InstanceInfo, LeaseAcquired, LeaseRenewed, Listed, NewSession, Owner, Page, PendingRequest,
-        SessionRecord, SessionStore, StoreError, StoreResult, Wake,
+        Fenceable, InstanceInfo, LeaseAcquired, LeaseRenewed, Listed, NewSession, Owner, Page, PendingRequest, Rewrite,
+        Rewritten, SessionRecord, SessionStore, StoreError, StoreResult, Wake,
     },
 };
 
@@ -152,9 +152,12 @@ impl SessionStore for MemoryStore {
     }
 
     async fn claim(&self, claim: Claim) -> StoreResult<Claimed> {
-        let claimed = self.as_owner(&claim.fence, |session| (session.claim(&claim), session.attachments()));
+        let claimed = self.as_owner(&claim.fence, |session| {
+            (!session.is_older(&claim)).then(|| (session.claim(&claim), session.attachments()))
+        });
         Ok(match claimed {
-            Owned::Done((handed, attachments)) => Claimed::Entries { handed, attachments },
+            Owned::Done(Some((handed, attachments))) => Claimed::Entries { handed, attachments },
+            Owned::Done(None) => Claimed::Older,
             Owned::NotFound => Claimed::NotFound,
             Owned::Fenced => Claimed::Fenced,
         })
@@ -181,9 +184,10 @@ impl SessionStore for MemoryStore {
                 }
                 Appended::Done(results)
             }
-            Owned::Done((Err(OldOp), _)) => {
+            Owned::Done((Err(NotAppended::OldOp), _)) => {
                 return Err(StoreError::Corrupt("an append with a number below the last one's".to_owned()));
             }
+            Owned::Done((Err(NotAppended::Older), _)) => Appended::Older,
             Owned::NotFound => Appended::NotFound,
             Owned::Fenced => Appended::Fenced,
         })
@@ -312,6 +316,26 @@ impl SessionStore for MemoryStore {
             self.wakes.wake(&owner.incarnation, session);
         }
         Ok(former.is_some())
+    }
+
+    async fn rewrite(&self, rewrite: Rewrite) -> StoreResult<Rewritten> {
+        let id = rewrite.fence.session;
+        let mut holders = Vec::new();
+        let rewritten = self.with(&id, |session| {
+            let again = Fence { epoch: rewrite.epoch, ..rewrite.fence.clone() };
+            if !session.fenced(&again) {
+                return Rewritten::Done(Vec::new());
+            }
+            if session.fenced(&rewrite.fence) {
+                return Rewritten::Fenced;
+            }
+            holders = session.holders();
+            Rewritten::Done(session.rewrite(rewrite))
+        });
+        for holder in holders {
+            self.wakes.wake(&holder, id);
+        }
+        Ok(rewritten.unwrap_or(Rewritten::NotFound))
     }
 
     async fn adopt(

@@ -117,6 +117,12 @@ pub trait SessionStore: Send + Sync + 'static {
     /// its client and who holds its streams. Wakes the owner it had. `false`: no such session.
     async fn renew(&self, session: SessionId, epoch: u32) -> StoreResult<bool>;
 
+    /// Writes a session again whose data are older than what its owner has seen ([`Accepted::Older`]): under the next epoch,
+    /// with what the owner knows, and with those unclaimed messages which the owner has never seen, under new numbers. What
+    /// else was there is deleted, but for the names of POSTs; whoever shows a stream of it is woken. The fence is that of
+    /// before; the same call again says `Done` again.
+    async fn rewrite(&self, rewrite: Rewrite) -> StoreResult<Rewritten>;
+
     /// Compare-and-set of the owner: succeeds only if owner and generation are still `from`, and if that owner has no
     /// living lease (OWN-4). Raises the generation. A session without an owner (released) has an owner whose names are
     /// empty. An owner may adopt from itself, whatever its lease.

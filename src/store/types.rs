@@ -1,8 +1,9 @@
 //! What the operations of a [`SessionStore`](super::SessionStore) take and give.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::protocol::{post_id::PostId, session_id::SessionId};
 
@@ -88,6 +89,105 @@ pub enum Created {
     AlreadyExists,
 }
 
+/// What the last entries were that an owner has been handed: by sequence and body, the same after a loss of data. Bounded.
+#[derive(Clone, Debug, Default)]
+pub struct HandedLately {
+    /// Sequence, and XXH3 of the body.
+    entries: VecDeque<(u64, u64)>,
+    /// Of the sequences up to here some are not known any more.
+    forgotten: u64,
+}
+
+/// What is known of an entry that older data have as unclaimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// The owner has handled it.
+    Handled,
+    /// The owner has never seen it.
+    New,
+    /// One or the other.
+    Unclear,
+}
+
+impl HandedLately {
+    /// More than are usually journaled by other instances for one session in the second that Redis may lose.
+    const MOST: usize = 128;
+
+    /// The owner has been handed this entry.
+    pub fn note(&mut self, entry: &InboxEntry) {
+        if self.entries.len() >= Self::MOST
+            && let Some((oldest, _)) = self.entries.pop_front()
+        {
+            self.forgotten = self.forgotten.max(oldest);
+        }
+        self.entries.push_back((entry.seq, xxh3_64(&entry.body)));
+    }
+
+    /// What is known of this one.
+    pub fn knows(&self, entry: &InboxEntry) -> Known {
+        if self.entries.contains(&(entry.seq, xxh3_64(&entry.body))) {
+            Known::Handled
+        } else if entry.seq > self.forgotten {
+            Known::New
+        } else {
+            Known::Unclear
+        }
+    }
+
+    /// The numbers begin anew.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// The owner writes a session again whose data in the store are older than what it has seen (`Older`).
+#[derive(Clone, Debug)]
+pub struct Rewrite {
+    /// What the older data must show.
+    pub fence: Fence,
+    /// The epoch of its new life.
+    pub epoch: u32,
+    /// What the owner knows. The generation stays that of the fence.
+    pub restored: Restored,
+    /// By which what it has never seen is told from the rest.
+    pub handed: HandedLately,
+}
+
+impl Rewrite {
+    /// Of the unclaimed entries of the older data: the sequences of those that stay, and the requests of which nobody knows
+    /// whether they ran.
+    pub fn decide(&self, unclaimed: &[InboxEntry]) -> (Vec<u64>, Vec<Arc<str>>) {
+        let (mut stay, mut unclear) = (Vec::new(), Vec::new());
+        for entry in unclaimed {
+            let id = match &entry.message {
+                ClientMessage::Request { id_key } => Some(id_key),
+                _ => None,
+            };
+            // One of this id is under way: the client has sent it again.
+            if id.is_some_and(|id| self.restored.pending.iter().any(|(pending, _)| **pending == **id)) {
+                continue;
+            }
+            match (self.handed.knows(entry), id) {
+                (Known::New, _) => stay.push(entry.seq),
+                (Known::Unclear, Some(id)) => unclear.push(Arc::clone(id)),
+                (Known::Handled, _) | (Known::Unclear, None) => {}
+            }
+        }
+        (stay, unclear)
+    }
+}
+
+/// Answer of [`super::SessionStore::rewrite`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rewritten {
+    /// The session has its new life. Requests that are pending in it and of which nobody knows whether they ran.
+    Done(Vec<Arc<str>>),
+    /// See [`Accepted::NotFound`].
+    NotFound,
+    /// See [`Accepted::Fenced`].
+    Fenced,
+}
+
 /// Which of the three kinds of JSON-RPC message the client sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientMessage {
@@ -135,6 +235,8 @@ pub struct Accept {
     pub forward_now: bool,
     /// Owner only: inbox entries up to this sequence have reached the upstream (0: nothing new). They are dropped.
     pub acked: u64,
+    /// Owner only: the last sequence of which it knows that it counts as claimed; see [`Accepted::Older`].
+    pub known: u64,
     /// Session fields to set in the same step (only if the message is journaled).
     pub set: Vec<(String, String)>,
     /// Session fields to delete in the same step (only if the message is journaled).
@@ -187,6 +289,9 @@ pub enum Accepted {
     NotFound,
     /// `fence` is not the session's: the caller is not the owner any more.
     Fenced,
+    /// The fence holds, but the owner has seen more than there is (`known`): the store has come back with older data. Nothing
+    /// was done. [`super::SessionStore::rewrite`]
+    Older,
 }
 
 /// One message of the client on its way to the upstream.
@@ -210,6 +315,10 @@ pub struct Claim {
     pub fence: Fence,
     /// As in [`Accept::acked`].
     pub acked: u64,
+    /// As in [`Accept::known`].
+    pub known: u64,
+    /// The last sequence of a stream that the owner knows.
+    pub known_event: (Cow<'static, str>, u64),
     /// At most so many entries; 0 looks without taking.
     pub max_entries: usize,
     /// The lowest sequence that the owner has not seen, when it may have missed some that count as claimed: those from here
@@ -223,7 +332,15 @@ pub struct Claim {
 impl Claim {
     /// Takes up to `max_entries` new entries.
     pub fn new(fence: Fence, acked: u64, max_entries: usize) -> Self {
-        Self { fence, acked, max_entries, missing_from: None, urgent_after: None }
+        Self {
+            fence,
+            acked,
+            known: 0,
+            known_event: (Cow::Borrowed(""), 0),
+            max_entries,
+            missing_from: None,
+            urgent_after: None,
+        }
     }
 }
 
@@ -258,6 +375,8 @@ pub enum Claimed {
     NotFound,
     /// See [`Accepted::Fenced`].
     Fenced,
+    /// See [`Accepted::Older`].
+    Older,
 }
 
 /// An open client stream, as the store knows it.
@@ -336,6 +455,8 @@ pub struct Append {
     pub sent: Option<u64>,
     /// As in [`Accept::acked`].
     pub acked: u64,
+    /// The last sequence of this stream that the owner knows; see [`Accepted::Older`].
+    pub known: u64,
     /// What is kept.
     pub limits: LogLimits,
 }
@@ -351,6 +472,8 @@ pub enum Appended {
     NotFound,
     /// See [`Accepted::Fenced`].
     Fenced,
+    /// See [`Accepted::Older`].
+    Older,
 }
 
 /// A client stream is opened: last writer wins, the former holder is woken so that it sees itself superseded.

@@ -9,6 +9,7 @@ pub mod instance;
 pub mod life;
 pub mod link_fault;
 pub mod model;
+pub mod older;
 pub mod ownership;
 pub mod page;
 pub mod redis_link;
@@ -130,6 +131,7 @@ pub fn message(session: SessionId, message: ClientMessage, body: &str) -> Accept
         fence: None,
         forward_now: false,
         acked: 0,
+        known: 0,
         set: Vec::new(),
         delete: Vec::new(),
         max_pending: 1000,
@@ -199,6 +201,7 @@ pub fn append_of(fence: &Fence, op: u64, events: Vec<NewEvent>) -> Append {
         events: events.into(),
         sent: None,
         acked: 0,
+        known: 0,
         limits: ROOMY,
     }
 }

@@ -75,6 +75,27 @@ impl RedisServer {
         assert!(self.try_resume(), "redis-server did not come back on port {}", self.port);
     }
 
+    /// Keeps its data as they are now, for [`Self::restart_with_older_data`].
+    #[allow(dead_code, reason = "each test binary uses its part of the harness")]
+    pub fn keep_data(&self) {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("a connection to redis-server");
+        let mut ok = [0; 5];
+        stream.write_all(b"SAVE\r\n").and_then(|()| stream.read_exact(&mut ok)).expect("an answer to SAVE");
+        assert_eq!(ok, *b"+OK\r\n");
+        std::fs::rename(self.dir.path().join("dump.rdb"), self.dir.path().join("older.rdb"))
+            .expect("a file with the data");
+    }
+
+    /// Kills it, and starts it again on the same port with the data that were kept.
+    #[allow(dead_code, reason = "each test binary uses its part of the harness")]
+    pub fn restart_with_older_data(&mut self) {
+        self.kill();
+        let dump = self.dir.path().join("dump.rdb");
+        std::fs::copy(self.dir.path().join("older.rdb"), &dump).expect("data that were kept");
+        assert!(self.try_resume(), "redis-server did not come back on port {}", self.port);
+        std::fs::remove_file(dump).expect("the file can be removed");
+    }
+
     /// Stops it (SIGSTOP): connections stay open and nothing is answered.
     #[allow(dead_code, reason = "each test binary uses its part of the harness")]
     pub fn freeze(&self) {

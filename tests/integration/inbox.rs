@@ -68,6 +68,7 @@ async fn journal_behind_the_owner(cluster: &mut Cluster, client: &McpClient, mes
         fence: Some(fence),
         forward_now: true,
         acked: 0,
+        known: 0,
         set: Vec::new(),
         delete: Vec::new(),
         max_pending: 100,

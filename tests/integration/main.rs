@@ -19,6 +19,7 @@ mod inbox;
 mod logs;
 mod odd_messages;
 mod odd_posts;
+mod older_data;
 mod ownership;
 mod refusals;
 mod replay;

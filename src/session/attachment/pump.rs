@@ -53,6 +53,8 @@ pub struct Pump {
     fresh: bool,
     /// The log says already that this stream could not be served in full.
     told: bool,
+    /// Since when the log is behind what this stream has sent.
+    behind_since: Option<Instant>,
     parked: bool,
     next_heartbeat: Instant,
     next_poll: Instant,
@@ -79,6 +81,10 @@ pub struct Aborted(pub &'static str);
 
 /// First wait before a page that could not be read is tried again; doubled up to the store's own time-out.
 const READ_RETRY: Duration = Duration::from_millis(50);
+
+/// How long a log may be behind what was sent, with nothing broken by the router: the store has come back with older data,
+/// and the session's owner is about to write the session again.
+const BEHIND: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Woken {
@@ -113,6 +119,7 @@ impl Pump {
             doubt: None,
             fresh: false,
             told: false,
+            behind_since: None,
             parked: false,
             next_heartbeat,
             next_poll,
@@ -329,6 +336,11 @@ impl Pump {
             .await;
         match page {
             Ok(Some(page)) => {
+                if self.is_behind(&page) {
+                    tokio::time::sleep(self.read_backoff.pause()).await;
+                    self.attachment.look();
+                    return Read::Nothing;
+                }
                 self.read_backoff.reset();
                 self.unproven_until = self.unproven_until.min(page.last_seq);
                 let known = match page.events.first() {
@@ -354,6 +366,16 @@ impl Pump {
                 Read::Nothing
             }
         }
+    }
+
+    /// The log is behind what this stream has sent, and that may be the doing of the store.
+    fn is_behind(&mut self, page: &Page) -> bool {
+        let is_mine = page.epoch == self.epoch && page.holder == Some(self.attachment.id);
+        if !is_mine || self.fresh || page.last_seq >= self.cursor {
+            self.behind_since = None;
+            return false;
+        }
+        self.behind_since.get_or_insert_with(Instant::now).elapsed() < BEHIND
     }
 
     /// What is known of the client's side; nothing, if the store does not say: a repetition is better than a loss.

@@ -3,9 +3,10 @@
 -- ARGV: 1..3 fence (generation '' = the caller does not claim to be the owner), 4 wake channel prefix, 5 session id,
 --   6 service or '', 7 request id, 8 kind (q request, n notification, r response), 9 id key (of a notification: that of
 --   the request which it cancels), 10 body, 11 forward now, 12 acked, 13 max pending, 14 max inbox, 15 max bytes of
---   bodies, 16 count of set items, then set items (field, value), then deletes
+--   bodies, 16 last sequence of which the owner knows that it is claimed, 17 count of set items, then set items (field,
+--   value), then deletes
 -- Reply: seq > 0 forward it; 0 not found; -1 fenced; -2 too many; -3 wrong service; -5 too many bytes;
---   -6 the id is in use; {2, seq, owner, incarnation, generation, listeners} queued; {3, seq, claimed} duplicate
+--   -6 the id is in use; -8 these are older data than the owner has seen; {2, seq, owner, incarnation, generation, listeners} queued; {3, seq, claimed} duplicate
 local call = redis.call
 local h = call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch', 'in_seq', 'in_claimed', 'service',
   'held')
@@ -15,6 +16,7 @@ local owner = ARGV[2] ~= ''
 if owner and fenced(h) then return -1 end
 
 local in_seq, in_claimed = tonumber(h[4]), tonumber(h[5])
+if owner and tonumber(ARGV[16]) > in_claimed then return -8 end
 local request = ARGV[8] == 'q'
 local direct = owner and ARGV[11] == '1' and in_claimed == in_seq
 local next_seq = in_seq + 1
@@ -92,8 +94,8 @@ if ARGV[8] == 'n' and ARGV[9] ~= '' then
   if state then call('HSET', KEYS[1], 'cx:' .. ARGV[9], string.match(state, '^%d+')) end
 end
 
-local sets = 16 + 2 * tonumber(ARGV[16])
-if sets > 16 then call('HSET', KEYS[1], unpack(ARGV, 17, sets)) end
+local sets = 17 + 2 * tonumber(ARGV[17])
+if sets > 17 then call('HSET', KEYS[1], unpack(ARGV, 18, sets)) end
 if #ARGV > sets then call('HDEL', KEYS[1], unpack(ARGV, sets + 1)) end
 if direct then
   in_claimed = next_seq

@@ -1,9 +1,9 @@
 -- Appends events to one stream and answers requests (REQ-2, EVT-1).
 -- KEYS: 1 session hash, 2 inbox, 3 request table, 4 event log
 -- ARGV: 1..3 fence, 4 wake channel prefix, 5 session id, 6 stream, 7 op, 8 acked, 9 max age ms, 10 max events,
---   11 max bytes, 12 count of events, then each: id key it answers or '', body, count of set items, count of deletes,
+--   11 max bytes, 12 last sequence of the stream as the owner knows it, 13 count of events, then each: id key it answers or '', body, count of set items, count of deletes,
 --   set items (field, value), deletes
--- Reply: 0 not found; -1 fenced; -4 an older op than the last; 'seq seq - seq' (- : not appended)
+-- Reply: 0 not found; -1 fenced; -4 an older op than the last; -8 these are older data than the owner has seen; 'seq seq - seq' (- : not appended)
 local call = redis.call
 local stream = ARGV[6]
 local f_seq, f_first, f_bytes = 's:' .. stream .. ':seq', 's:' .. stream .. ':first', 's:' .. stream .. ':bytes'
@@ -15,14 +15,15 @@ if ARGV[7] == h[11] then return call('HGET', KEYS[1], 'op_result') end
 if h[11] and tonumber(ARGV[7]) < tonumber(h[11]) then return -4 end
 
 local before, bytes = tonumber(h[7] or 0), tonumber(h[9] or 0)
+if tonumber(ARGV[12]) > before then return -8 end
 local seq = before
 -- Only then can a pending request still stand in the inbox.
 local inbox_may_hold_requests = h[5] ~= h[4] or h[6] ~= '0'
 local now
 local results, changes, newest = {}, nil, 0
 
-local at = 13
-for i = 1, tonumber(ARGV[12]) do
+local at = 14
+for i = 1, tonumber(ARGV[13]) do
   local answers, body = ARGV[at], ARGV[at + 1]
   local set_end = at + 3 + 2 * tonumber(ARGV[at + 2])
   local delete_end = set_end + tonumber(ARGV[at + 3])

@@ -1,15 +1,18 @@
 -- Hands the owner the next inbox entries.
 -- KEYS: 1 session hash, 2 inbox, 3 request table
 -- ARGV: 1..3 fence, 4 acked, 5 max entries, 6 first sequence that the owner may have missed, or 0,
---   7 sequence after which what is urgent is handed out unclaimed, or ''
--- Reply: 0 not found; -1 fenced; {more, attachments (stream, holder, ...), after, upto, last, seq, kind, id key, body, ...}
+--   7 sequence after which what is urgent is handed out unclaimed, or '', 8 last sequence of which the owner knows that it is
+--   claimed, 9 stream, 10 its last sequence as the owner knows it
+-- Reply: 0 not found; -1 fenced; -8 these are older data than the owner has seen; {more, attachments (stream, holder, ...), after, upto, last, seq, kind, id key, body, ...}
 --   Of the sequences after `after` and up to `upto` nothing will ever come but these entries. Those beyond `upto` are the
 --   urgent ones.
 -- A reply may be lost, and an accept may be executed when its caller has given it up: what counts as claimed and is
 -- neither acked nor answered is handed out again when the owner asks for it.
-local h = redis.call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch', 'in_seq', 'in_claimed')
+local h = redis.call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch', 'in_seq', 'in_claimed',
+  's:' .. ARGV[9] .. ':seq')
 if not h[4] then return 0 end
 if fenced(h) then return -1 end
+if tonumber(ARGV[8]) > tonumber(h[5]) or tonumber(ARGV[10]) > tonumber(h[6] or 0) then return -8 end
 local in_seq, in_claimed, missing = tonumber(h[4]), tonumber(h[5]), tonumber(ARGV[6])
 if ARGV[4] ~= '0' then ack(KEYS[1], KEYS[2], KEYS[3], tonumber(ARGV[4]), in_claimed) end
 

@@ -17,7 +17,7 @@ use crate::{
     protocol::{post_id::PostId, session_id::SessionId},
     store::{
         Accept, Accepted, Append, Attachment, CANCELLED, CLIENT, Claim, ClientMessage, Fence, Handed, InboxEntry,
-        LEFT_AT, NewEvent, NewSession, Owner, PendingRequest, Rehydration, Restored, SENT, SessionRecord,
+        LEFT_AT, NewEvent, NewSession, Owner, PendingRequest, Rehydration, Restored, Rewrite, SENT, SessionRecord,
     },
 };
 
@@ -83,8 +83,13 @@ struct Request {
     forwarded: Option<Bytes>,
 }
 
-/// An append whose number is below the last one's: neither a retry nor a new one.
-pub(super) struct OldOp;
+/// Why nothing was appended.
+pub(super) enum NotAppended {
+    /// The append's number is below the last one's: neither a retry nor a new one.
+    OldOp,
+    /// See [`crate::store::Accepted::Older`]. This store never goes back in time.
+    Older,
+}
 
 impl Session {
     pub(super) fn new(new: NewSession, now: Instant, now_ms: u64) -> Self {
@@ -157,6 +162,9 @@ impl Session {
         let by_owner = accept.fence.is_some();
         if accept.fence.is_some_and(|fence| self.fenced(&fence)) {
             return Accepted::Fenced;
+        }
+        if by_owner && accept.known > self.in_claimed {
+            return Accepted::Older;
         }
         let pending = match &accept.message {
             ClientMessage::Request { id_key } => self.requests.get(id_key),
@@ -243,6 +251,16 @@ impl Session {
     pub(super) fn forget_post(&mut self, post_id: PostId) -> bool {
         self.seen_order.retain(|seen| *seen != post_id);
         self.seen.remove(&post_id).is_some()
+    }
+
+    fn last_event(&self, stream: &str) -> u64 {
+        self.stream(stream).map_or(0, |stream| stream.last_seq)
+    }
+
+    /// Than what the owner has seen.
+    pub(super) fn is_older(&self, claim: &Claim) -> bool {
+        let (stream, known) = &claim.known_event;
+        claim.known > self.in_claimed || *known > self.last_event(stream)
     }
 
     /// The fence has been checked.
@@ -336,11 +354,14 @@ impl Session {
     }
 
     /// The sequences, as in [`crate::store::Appended::Done`]. The fence has been checked.
-    pub(super) fn append(&mut self, append: Append, now: Instant) -> Result<Vec<Option<u64>>, OldOp> {
+    pub(super) fn append(&mut self, append: Append, now: Instant) -> Result<Vec<Option<u64>>, NotAppended> {
         match &self.last_append {
             Some((op, results)) if *op == append.op => return Ok(results.clone()),
-            Some((op, _)) if *op > append.op => return Err(OldOp),
+            Some((op, _)) if *op > append.op => return Err(NotAppended::OldOp),
             _ => {}
+        }
+        if append.known > self.last_event(&append.stream) {
+            return Err(NotAppended::Older);
         }
         let results: Vec<_> = append.events.iter().map(|event| self.append_one(&append.stream, event, now)).collect();
         if let Some(sent) = append.sent {
@@ -472,6 +493,37 @@ impl Session {
         self.last_append = None;
         self.streams.iter_mut().for_each(|(_, stream)| stream.renew());
         former
+    }
+
+    /// Writes it again; see the trait. The fence has been checked. Requests of which nobody knows whether they ran.
+    pub(super) fn rewrite(&mut self, rewrite: Rewrite) -> Vec<Arc<str>> {
+        let unclaimed: Vec<InboxEntry> = self.inbox.after(self.in_claimed).cloned().collect();
+        let (stay, unclear) = rewrite.decide(&unclaimed);
+        let Restored { in_seq: base, fields, pending, .. } = rewrite.restored;
+        self.epoch = rewrite.epoch;
+        (self.in_seq, self.in_claimed) = (base, base);
+        self.inbox = Inbox::default();
+        self.last_append = None;
+        let kept = ["service", "transport", "principal", CLIENT, "created_ms", "last_active_ms"];
+        self.fields.retain(|field, _| kept.contains(&field.as_str()));
+        self.fields.extend(fields);
+        for (_, stream) in &mut self.streams {
+            stream.renew();
+            stream.holder = None;
+        }
+        let lost = |seq| Request { seq, forwarded: Some(Bytes::new()) };
+        self.requests = pending.into_iter().map(|(id_key, seq)| (id_key.into(), lost(seq))).collect();
+        self.requests.extend(unclear.iter().map(|id_key| (Arc::clone(id_key), lost(base))));
+        for mut entry in unclaimed.into_iter().filter(|entry| stay.contains(&entry.seq)) {
+            self.in_seq += 1;
+            entry.seq = self.in_seq;
+            if let ClientMessage::Request { id_key } = &entry.message {
+                self.requests.insert(Arc::clone(id_key), Request { seq: entry.seq, forwarded: None });
+            }
+            self.inbox.push(entry);
+        }
+        self.held = self.held_bytes();
+        unclear
     }
 
     pub(super) fn release(&mut self) {

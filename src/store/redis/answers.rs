@@ -29,6 +29,7 @@ pub(super) fn read_accepted(value: Value) -> StoreResult<Accepted> {
     let mut fields = match value {
         Value::Int(code::NOT_FOUND) => return Ok(Accepted::NotFound),
         Value::Int(code::FENCED) => return Ok(Accepted::Fenced),
+        Value::Int(code::OLDER) => return Ok(Accepted::Older),
         Value::Int(code::TOO_MANY) => return Ok(Accepted::TooManyPending),
         Value::Int(code::TOO_MANY_BYTES) => return Ok(Accepted::TooManyBytes),
         Value::Int(code::WRONG_SERVICE) => return Ok(Accepted::WrongService),
@@ -53,6 +54,7 @@ pub(super) fn read_claimed(value: Value) -> StoreResult<Claimed> {
     let mut fields = match value {
         Value::Int(code::NOT_FOUND) => return Ok(Claimed::NotFound),
         Value::Int(code::FENCED) => return Ok(Claimed::Fenced),
+        Value::Int(code::OLDER) => return Ok(Claimed::Older),
         value => Fields::of(value, WHAT)?,
     };
     let mut handed = Handed { more: fields.number::<u64>()? == 1, ..Handed::default() };
@@ -74,10 +76,23 @@ pub(super) fn read_claimed(value: Value) -> StoreResult<Claimed> {
     Ok(Claimed::Entries { handed, attachments })
 }
 
+/// Entries of an inbox: sequence, kind, id key and body of each.
+pub(super) fn read_entries(mut fields: Fields, what: &'static str) -> StoreResult<Vec<InboxEntry>> {
+    let mut entries = Vec::with_capacity(fields.len() / 4);
+    while !fields.is_empty() {
+        let seq = fields.number()?;
+        let kind = fields.text()?;
+        let message = reply::client_message(&kind, fields.text()?, what)?;
+        entries.push(InboxEntry { seq, message, body: fields.bytes()? });
+    }
+    Ok(entries)
+}
+
 pub(super) fn read_appended(value: Value) -> StoreResult<Appended> {
     let results = match value {
         Value::Int(code::NOT_FOUND) => return Ok(Appended::NotFound),
         Value::Int(code::FENCED) => return Ok(Appended::Fenced),
+        Value::Int(code::OLDER) => return Ok(Appended::Older),
         Value::Int(code::OLD_OP) => return Err(corrupt("an append with a number below the last one's")),
         value => reply::text(value, "append")?,
     };

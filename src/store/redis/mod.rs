@@ -32,8 +32,8 @@ use crate::{
     protocol::{post_id::PostId, session_id::SessionId},
     store::{
         Accept, Accepted, Adopted, Append, Appended, Attach, Attached, Claim, Claimed, Created, Fence, Fenceable,
-        InstanceInfo, LeaseAcquired, LeaseRenewed, Listed, NewSession, Owner, Page, PendingRequest, SessionRecord,
-        SessionStore, StoreResult, Wake,
+        InstanceInfo, LeaseAcquired, LeaseRenewed, Listed, NewSession, Owner, Page, PendingRequest, Rewrite, Rewritten,
+        SessionRecord, SessionStore, StoreResult, Wake,
     },
 };
 
@@ -176,6 +176,10 @@ impl SessionStore for RedisStore {
 
     async fn renew(&self, session: SessionId, epoch: u32) -> StoreResult<bool> {
         self.do_renew(session, epoch).await
+    }
+
+    async fn rewrite(&self, rewrite: Rewrite) -> StoreResult<Rewritten> {
+        self.do_rewrite(rewrite).await
     }
 
     async fn adopt(

@@ -25,6 +25,8 @@ pub(super) mod code {
     pub(in crate::store::redis) const ID_IN_USE: i64 = -6;
     /// The owner that was to be replaced has a living lease.
     pub(in crate::store::redis) const OWNER_LIVES: i64 = -7;
+    /// The data are older than what the owner has seen.
+    pub(in crate::store::redis) const OLDER: i64 = -8;
 }
 
 /// An answer that makes no sense. `what` names the operation, never a value (SEC-2).

@@ -9,7 +9,8 @@ use redis::{Cmd, Value};
 use super::{
     INDEX_TTL, RedisStore,
     answers::{
-        read_accepted, read_adopted, read_appended, read_attached, read_claimed, read_fenceable, read_page, read_record,
+        read_accepted, read_adopted, read_appended, read_attached, read_claimed, read_entries, read_fenceable,
+        read_page, read_record,
     },
     keys::SessionKeys,
     millis,
@@ -21,7 +22,7 @@ use crate::{
     store::{
         Accept, Accepted, Adopted, Append, Appended, Attach, Attached, CLIENT, Claim, Claimed, ClientMessage, Created,
         Fence, Fenceable, LISTED_EACH, LISTED_PROCESSES, Listed, NewSession, Owner, Page, PendingRequest, Restored,
-        SENT, SessionRecord, StoreResult,
+        Rewrite, Rewritten, SENT, SessionRecord, StoreError, StoreResult,
     },
 };
 
@@ -92,6 +93,7 @@ impl RedisStore {
             .number(accept.max_pending as u64)
             .number(accept.max_inbox as u64)
             .number(accept.max_bytes as u64)
+            .number(accept.known)
             .number(accept.set.len() as u64)
             .pairs(&accept.set)
             .args(&accept.delete);
@@ -111,6 +113,8 @@ impl RedisStore {
             Some(after) => call.number(after),
             None => call.arg(""),
         };
+        let (stream, known) = &claim.known_event;
+        let call = call.number(claim.known).arg(stream).number(*known);
         read_claimed(self.lanes.call(call).await?)
     }
 
@@ -156,6 +160,7 @@ impl RedisStore {
             .number(millis(append.limits.max_age))
             .number(append.limits.max_events as u64)
             .number(append.limits.max_bytes as u64)
+            .number(append.known)
             .number(append.events.len() as u64);
         // Goes with the first event.
         let mut sent = append.sent.map(|sent| (format!("{SENT}{}", append.stream), sent.to_string()));
@@ -323,6 +328,47 @@ impl RedisStore {
             streams = fields.texts()?;
         }
         Err(corrupt("renew"))
+    }
+
+    pub(super) async fn do_rewrite(&self, rewrite: Rewrite) -> StoreResult<Rewritten> {
+        const WHAT: &str = "rewrite";
+        let mut keys = self.keys.session(&rewrite.fence.session);
+        let restored = &rewrite.restored;
+        let (mut looked_at, mut streams) = (None::<u64>, Vec::<String>::new());
+        let (mut stay, mut unclear) = (Vec::<u64>::new(), Vec::<Arc<str>>::new());
+        for _ in 0..PURGE_ATTEMPTS {
+            let call = Call::script_with_body(Script::Rewrite, 4 + streams.len(), pairs_len(&restored.fields));
+            let mut call = call.arg(keys.plain()).arg(keys.inbox()).arg(keys.requests()).arg(keys.seen());
+            for stream in &streams {
+                call = call.arg(keys.log(stream));
+            }
+            call = call.fence(&rewrite.fence).number(u64::from(rewrite.epoch)).arg(&self.wake_prefix).arg(keys.id());
+            call = match looked_at {
+                Some(seq) => call.number(seq),
+                None => call.arg(""),
+            };
+            call = call.number(restored.in_seq).number(stay.len() as u64).number(unclear.len() as u64);
+            call = call.number(streams.len() as u64).number(restored.fields.len() as u64);
+            for seq in &stay {
+                call = call.number(*seq);
+            }
+            call = call.args(&unclear).args(&streams).pairs(&restored.fields);
+            for (id_key, seq) in &restored.pending {
+                call = call.arg(id_key).number(*seq);
+            }
+            let mut fields = match self.lanes.call(call).await? {
+                Value::Int(1) => return Ok(Rewritten::Done(unclear)),
+                Value::Int(code::NOT_FOUND) => return Ok(Rewritten::NotFound),
+                Value::Int(code::FENCED) => return Ok(Rewritten::Fenced),
+                answer => Fields::of(answer, WHAT)?,
+            };
+            fields.value()?;
+            looked_at = Some(fields.number()?);
+            streams = fields.fields()?.texts()?;
+            (stay, unclear) = rewrite.decide(&read_entries(fields, WHAT)?);
+        }
+        // Others journal all the time.
+        Err(StoreError::Overloaded)
     }
 
     pub(super) async fn do_client_note(

@@ -1,0 +1,79 @@
+-- Writes a session again whose data are older than what its owner has seen: under another epoch, with what the owner knows.
+-- Of what was there only that stays which the owner has never seen: messages in the inbox, under new numbers.
+-- KEYS: 1 session hash, 2 inbox, 3 request table, 4 seen request ids, 5.. event logs
+-- ARGV: 1..3 fence, 4 new epoch, 5 wake channel prefix, 6 session id, 7 last sequence of the inbox as it was looked at, or
+--   '', 8 from here on the numbers go on, 9 count of sequences that stay, 10 of requests that stay without their body,
+--   11 of streams, 12 of fields; then these: sequences, id keys, streams (in the order of their logs), fields (name, value);
+--   then pending requests (id key, seq)
+-- Reply: 0 not found; -1 fenced; 1 done; {2, last sequence, streams, seq, kind, id key, body, ...} nothing done: call again
+--   with a decision on these unclaimed messages, and with the logs of these streams
+local call = redis.call
+local h = call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch', 'in_seq', 'in_claimed')
+if not h[4] then return 0 end
+-- Done before: the answer was lost.
+if h[1] == ARGV[1] and h[2] == ARGV[2] and h[3] == ARGV[4] then return 1 end
+if fenced(h) then return -1 end
+
+local at = 13
+local function take(count)
+  local taken = {}
+  for i = 1, tonumber(count) do taken[i] = ARGV[at + i - 1] end
+  at = at + tonumber(count)
+  return taken
+end
+local stay, unclear, known = take(ARGV[9]), take(ARGV[10]), {}
+for _, stream in ipairs(take(ARGV[11])) do known[stream] = true end
+local fields = take(2 * tonumber(ARGV[12]))
+
+local kept = { service = true, transport = true, principal = true, client = true, created_ms = true,
+  last_active_ms = true, ttl_ms = true, owner = true, incarnation = true, generation = true }
+local again, streams, gone, wake = h[4] ~= ARGV[7], {}, {}, {}
+for _, field in ipairs(call('HKEYS', KEYS[1])) do
+  local stream = string.match(field, '^s:(.*):seq$')
+  if stream then
+    streams[#streams + 1] = stream
+    again = again or not known[stream]
+  elseif string.sub(field, 1, 2) == 'a:' then
+    wake[string.match(call('HGET', KEYS[1], field), '^%S*')] = true
+  end
+  -- How often the streams were attached.
+  if not kept[field] and not string.match(field, '^ac:') then gone[#gone + 1] = field end
+end
+if again then
+  local out = { 2, h[4], streams }
+  for _, entry in ipairs(call('XRANGE', KEYS[2], h[5] + 1, '+')) do
+    local e, n = entry[2], #out
+    out[n + 1], out[n + 2], out[n + 3], out[n + 4] = string.match(entry[1], '^%d+'), e[2], e[6], e[4]
+  end
+  return out
+end
+
+local messages, held = {}, 0
+for i, seq in ipairs(stay) do
+  local e = call('XRANGE', KEYS[2], seq, seq)[1][2]
+  messages[i] = e
+  held = held + #e[4]
+end
+for _, field in ipairs(gone) do call('HDEL', KEYS[1], field) end
+-- The names of POSTs stay: a try of one that was journaled is still known. REQ-6
+call('UNLINK', KEYS[2], KEYS[3])
+for i = 5, #KEYS do call('UNLINK', KEYS[i]) end
+
+local base, ttl = tonumber(ARGV[8]), call('HGET', KEYS[1], 'ttl_ms')
+call('HSET', KEYS[1], 'epoch', ARGV[4], 'in_seq', string.format('%d', base + #messages), 'in_claimed', ARGV[8],
+  'in_adopted', 0, 'held', string.format('%d', held))
+for i = 1, #fields, 2 do call('HSET', KEYS[1], fields[i], fields[i + 1]) end
+-- The empty field keeps the table and its TTL when its last request is answered (see accept).
+call('HSET', KEYS[3], '', '')
+for i = at, #ARGV, 2 do call('HSET', KEYS[3], ARGV[i], ARGV[i + 1] .. ' 1 ') end
+for _, id in ipairs(unclear) do call('HSET', KEYS[3], id, ARGV[8] .. ' 1 ') end
+for i, e in ipairs(messages) do
+  local seq = string.format('%d', base + i)
+  call('XADD', KEYS[2], seq .. '-0', unpack(e))
+  if e[2] == 'q' then call('HSET', KEYS[3], e[6], seq .. ' 0 ') end
+end
+call('PEXPIRE', KEYS[3], ttl)
+if #messages > 0 then call('PEXPIRE', KEYS[2], ttl) end
+-- Who shows a stream of it looks, and finds another life.
+for incarnation in pairs(wake) do call('PUBLISH', ARGV[5] .. incarnation, ARGV[6]) end
+return 1
