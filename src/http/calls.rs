@@ -76,6 +76,7 @@ pub(super) enum Cancelled {
 }
 
 impl Calls {
+    /// `id`: by which ids are compared ([`IdKey::key`](crate::protocol::jsonrpc::IdKey::key)); so it is in [`Self::cancel`].
     pub(super) fn register(&self, request: &HttpRequest, trusted: &[IpNet], service: &str, id: &str) -> Known<'_> {
         self.insert(Key::new(request, trusted, service, id))
     }

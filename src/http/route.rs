@@ -49,7 +49,7 @@ pub async fn post(
     match &head.kind {
         Kind::Request { id, .. } => {
             // Dropped with this future when the caller is gone.
-            let known = app.rest_calls.register(&request, trusted, &service.name, id.as_json());
+            let known = app.rest_calls.register(&request, trusted, &service.name, id.key());
             match answer(&worker, &service, &head, &body, known.given_up()).await {
                 Ok(answer) => Ok(HttpResponse::Ok().content_type("application/json").body(answer)),
                 Err(error) => Ok(error.response(Some(id.as_json()))),
@@ -58,7 +58,7 @@ pub async fn post(
         // The caller's ids mean nothing on the shared session, or somebody else's call.
         Kind::Notification { method } if method == mcp::CANCELLED => {
             let id = mcp::cancelled_request_id(head.params).map(IdKey::from_stored);
-            let found = id.map(|id| app.rest_calls.cancel(&request, trusted, &service.name, id.as_json()));
+            let found = id.map(|id| app.rest_calls.cancel(&request, trusted, &service.name, id.key()));
             if found != Some(Cancelled::One) {
                 app.metrics.dropped.with_label_values(&["cancel_of_nothing"]).inc();
             }

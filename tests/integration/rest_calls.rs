@@ -67,6 +67,33 @@ async fn a_rest_caller_cancels_its_own_call() {
     }
 }
 
+/// Ids are JSON values: the cancel may spell its id otherwise than the call.
+#[tokio::test]
+async fn a_rest_cancel_finds_its_call_by_the_value_of_the_id() {
+    let upstream = holding().await;
+    let cluster = Cluster::builder().upstream_urls([upstream.url()]).start().await;
+    let addr = cluster.addr(0);
+    let post = |text: String| Request::post(REST, text).header("x-forwarded-for", "192.0.2.1");
+    let spellings = [
+        ("7", "7.0"),
+        ("7.0", "7"),
+        ("80", "8e1"),
+        (r#""\u00e9""#, r#""é""#),
+        (r#""a\/b""#, r#""a/b""#),
+        (r#""a""#, r#""\u0061""#),
+    ];
+    for (number, (called, cancelled)) in spellings.into_iter().enumerate() {
+        let text = format!(r#"{{"jsonrpc":"2.0","id":{called},"method":"tools/call","params":{{"name":"hold"}}}}"#);
+        let call = hold(addr, &upstream, post(text)).await;
+        let text =
+            format!(r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{cancelled}}}}}"#);
+        assert_eq!(post(text).send(addr).await.status, 202);
+        let cancels = upstream.wait_for(true, "notifications/cancelled", number + 1).await;
+        assert_eq!(ids(&cancels).last(), Some(&last_held(&upstream).1), "{called} by {cancelled}");
+        call.abort();
+    }
+}
+
 /// A server that says nothing more of a cancelled call, as MCP has it: the caller is not left waiting.
 #[tokio::test]
 async fn a_cancelled_rest_call_ends() {
