@@ -18,7 +18,7 @@ use std::{
 
 use actix_codec::{Decoder as _, Framed};
 use actix_http::{
-    RequestHead, RequestHeadType, ResponseHead, ServiceConfig, StatusCode, Uri,
+    RequestHead, RequestHeadType, ResponseHead, ServiceConfig, StatusCode, Uri, Version,
     body::BodySize,
     h1::{ClientCodec, ClientPayloadCodec, Message, MessageType},
     header,
@@ -180,8 +180,10 @@ impl Connection {
         let is_kept = head.keep_alive() && framed.codec_ref().keep_alive();
         let parts = framed.into_parts();
         let (codec, has_ended) = match parts.codec.message_type() {
+            _ if has_no_body(head.status) => (None, true),
+            _ if is_until_close(head) => (None, false),
             MessageType::Payload | MessageType::Stream => (Some(parts.codec.into_payload_codec()), false),
-            MessageType::None => (None, !is_until_close(head)),
+            MessageType::None => (None, true),
         };
         // A copy of what has come already: the connection's buffers go.
         let mut rest = scratch.0.take();
@@ -223,11 +225,20 @@ impl BodyKind {
     }
 }
 
-/// The body of this answer ends with the connection: it has neither a length nor chunks (RFC 9112, section 6.3).
-/// actix-http takes it for none.
+/// The body of this answer ends with the connection, and is whole then: it has neither a length nor chunks (RFC 9112,
+/// section 6.3, no. 8). actix-http takes it for none in HTTP/1.1, and never sees its end in HTTP/1.0.
 fn is_until_close(head: &ResponseHead) -> bool {
-    let has_none = head.status.is_informational() || matches!(head.status.as_u16(), 204 | 304);
-    !has_none && !head.headers.contains_key(header::CONTENT_LENGTH)
+    // In HTTP/1.0 the name means nothing (section 6.1).
+    let is_chunked = head.version == Version::HTTP_11
+        && head
+            .headers
+            .get(header::TRANSFER_ENCODING)
+            .is_some_and(|coding| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"));
+    !has_no_body(head.status) && !is_chunked && !head.headers.contains_key(header::CONTENT_LENGTH)
+}
+
+fn has_no_body(status: StatusCode) -> bool {
+    status.is_informational() || matches!(status.as_u16(), 204 | 304)
 }
 
 /// The status has been read, so that only the connection may be lost from here on. A timer only if the rest is not here

@@ -235,6 +235,41 @@ async fn an_answer_in_the_answer_to_the_post_is_taken_once() {
     Oracle::exactly_once(&client);
 }
 
+/// An answer without a length that ends with its connection is whole (RFC 9112, section 6.3, no. 8), in HTTP/1.0 too, as
+/// Python's http.server and old proxies speak it.
+#[tokio::test]
+async fn an_answer_in_the_post_that_ends_with_its_connection_is_whole() {
+    let upstream = OddUpstream::posts(|post| {
+        let (head, framing) = tool(post).split_once(' ')?;
+        let answer = json!({ "jsonrpc": "2.0", "id": post.json["id"], "result": { "text": "x".repeat(99_000) } });
+        let (content_type, body) = match framing {
+            "json" => ("application/json", answer.to_string()),
+            _ => ("text/event-stream", format!("data: {answer}\n\n")),
+        };
+        let line = if head == "1.0" { "HTTP/1.0 200 OK" } else { "HTTP/1.1 200 OK" };
+        let close = if head == "1.1-close" { "connection: close\r\n" } else { "" };
+        let text = format!("{line}\r\n{close}content-type: {content_type}\r\n\r\n{body}");
+        Some(vec![Step::Bytes(text.into_bytes()), Step::HangUp])
+    })
+    .await;
+    let cluster = Cluster::builder().upstream_urls([upstream.url()]).start().await;
+    let client = cluster.client().initialize().await;
+    for head in ["1.0", "1.1", "1.1-close"] {
+        for framing in ["json", "events"] {
+            let name = format!("{head} {framing}");
+            for _ in 0..3 {
+                let id = client.start_call(&name, json!({})).await;
+                let answer = client.response(id).await;
+                assert_eq!(answer["result"]["text"].as_str().map(str::len), Some(99_000), "{name}: {answer}");
+                let rest = http::post(cluster.addr(0), REST, tool_call(1, &name, json!({})).to_string()).await;
+                assert_eq!(rest.status, 200, "{name}: {}", rest.text());
+            }
+            assert_eq!(upstream.runs(&name), 6);
+        }
+    }
+    assert_eq!(upstream.initialized_by_clients(), 1);
+}
+
 /// An answer in the POST is bounded as one on the stream is.
 #[tokio::test]
 async fn an_answer_in_the_post_that_is_too_large_is_an_error_of_its_call() {
@@ -242,6 +277,7 @@ async fn an_answer_in_the_post_that_is_too_large_is_an_error_of_its_call() {
         let answer = json!({ "result": "x".repeat(9000), "jsonrpc": "2.0", "id": post.json["id"] }).to_string();
         match tool(post) {
             "json" => Some(vec![Step::body("application/json", answer)]),
+            "array" => Some(vec![Step::body("application/json", format!("[{answer}]"))]),
             "events" => Some(vec![Step::body("text/event-stream", format!("data: {answer}\n\n"))]),
             _ => None,
         }
@@ -250,7 +286,7 @@ async fn an_answer_in_the_post_that_is_too_large_is_an_error_of_its_call() {
     let cluster =
         Cluster::builder().upstream_urls([upstream.url()]).env("MCP_UPSTREAM_MAX_MESSAGE", 4096).start().await;
     let client = cluster.client().initialize().await;
-    for name in ["json", "events"] {
+    for name in ["json", "array", "events"] {
         let id = client.start_call(name, json!({})).await;
         assert_eq!(client.response(id).await["error"]["data"]["reason"], "answer_too_large", "{name}");
         let rest = http::post(cluster.addr(0), REST, tool_call(1, name, json!({})).to_string()).await;
