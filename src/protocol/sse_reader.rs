@@ -29,7 +29,8 @@ pub enum Read<'a> {
         /// Some of what came was no text, and has been replaced by U+FFFD.
         is_altered: bool,
     },
-    /// A message larger than the limit, told as soon as it is known what it answers, else at its end.
+    /// A message larger than the limit, told as soon as it is known what it answers, else at its end; of an array each
+    /// message that can be told.
     TooLarge(Told),
 }
 
@@ -73,7 +74,6 @@ enum Line {
 struct Skipping {
     scan: Scan,
     skipped: usize,
-    is_told: bool,
 }
 
 impl Reader {
@@ -219,13 +219,10 @@ impl Reader {
         let before = self.data.take().unwrap_or_default();
         let skipping = self.skipping.get_or_insert_default();
         skipping.skipped += before.len() + part.len();
-        if !skipping.is_told {
-            skipping.scan.feed(&before);
-            skipping.scan.feed(part);
-            if skipping.scan.is_told() && is_message(&self.name) {
-                skipping.is_told = true;
-                sink(Read::TooLarge(skipping.scan.told()));
-            }
+        skipping.scan.feed(&before);
+        skipping.scan.feed(part);
+        if is_message(&self.name) {
+            skipping.scan.take_found().into_iter().for_each(|told| sink(Read::TooLarge(told)));
         }
         if skipping.skipped > self.skip_limit {
             return Err(Endless { skipped: skipping.skipped });
@@ -249,8 +246,8 @@ impl Reader {
         // It may have been a long one.
         self.field = Vec::new();
         if let Some(skipping) = self.skipping.take() {
-            if is_message(&name) && !skipping.is_told {
-                sink(Read::TooLarge(skipping.scan.told()));
+            if is_message(&name) {
+                skipping.scan.finish().into_iter().for_each(|told| sink(Read::TooLarge(told)));
             }
             return;
         }
@@ -259,7 +256,7 @@ impl Reader {
         let name = if name.is_empty() { "message" } else { std::str::from_utf8(&name).unwrap_or_default() };
         if data.len() > self.limit {
             // Each byte that was no text has become three.
-            sink(Read::TooLarge(Scan::of(&data)));
+            Scan::of(&data).into_iter().for_each(|told| sink(Read::TooLarge(told)));
             return;
         }
         sink(Read::Event { name, data, is_altered });
@@ -444,6 +441,8 @@ mod tests {
             ),
             (format!(r#"data: {{"id":7,"method":"m","params":"{filler}"}}"#), Some(r#"Request("7")"#)),
             (format!(r#"data: {{"method":"m","params":"{filler}"}}"#), Some("Nothing")),
+            (format!(r#"data: [{{"method":"m"}},{{"result":"{filler}","id":7}}]"#), Some(r#"Answer("7")"#)),
+            (format!(r#"data: [{{"method":"m"}},"{filler}"]"#), Some("Nothing")),
             (format!("data: {filler}"), Some("Nothing")),
             (format!("data: {}", "a\ndata: ".repeat(200)), Some("Nothing")),
             (format!("event: other\ndata: {filler}"), None),

@@ -36,8 +36,10 @@ impl SessionActor {
             Err(error) => {
                 self.app().metrics.dropped.with_label_values(&["upstream_nonsense"]).inc();
                 tracing::warn!(session = %self.fence.session, %error, "the upstream sent no JSON-RPC message");
-                if let Some(id) = meant_to_answer(&body).filter(|id| self.in_flight.contains_key(id)) {
-                    self.fail_broken(&id, &error, ctx);
+                for id in meant_to_answer(&body) {
+                    if self.in_flight.contains_key(&id) {
+                        self.fail_broken(&id, &error, ctx);
+                    }
                 }
                 return;
             }

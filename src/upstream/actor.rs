@@ -245,7 +245,7 @@ impl UpstreamActor {
             Err(error) => {
                 self.metrics.dropped.with_label_values(&["upstream_nonsense"]).inc();
                 tracing::warn!(service = self.service.name, %error, "the upstream sent no JSON-RPC message");
-                if let Some(id) = meant_to_answer(&message.body) {
+                for id in meant_to_answer(&message.body) {
                     caller.answered(&id, Err(CallError::Nonsense));
                 }
                 return;

@@ -88,14 +88,14 @@ impl Reply {
         }
         let mut events = Vec::new();
         match too_large {
-            Some((scan, _)) => events.push(LinkEvent::TooLarge(scan.told())),
+            Some((scan, _)) => events.extend(scan.finish().into_iter().map(LinkEvent::TooLarge)),
             None => {
                 let (text, is_altered) = to_text(text);
                 sort_message(text, is_altered, &mut events);
                 // Many acknowledge with JSON of their own, which is no message and says nothing.
                 events.retain(|event| match event {
                     LinkEvent::Message(body) | LinkEvent::Altered(body) => {
-                        Head::parse(body).is_ok() || Scan::of(body) != Told::Nothing
+                        Head::parse(body).is_ok() || Scan::of(body) != [Told::Nothing]
                     }
                     _ => true,
                 });

@@ -82,6 +82,8 @@ async fn bytes_that_are_no_text_are_told_to_a_rest_caller() {
     assert_eq!(first.runs("write") + second.runs("write"), 1);
 }
 
+const LARGE: [&str; 7] = ["id_first", "id_last", "lines", "error", "array", "array_last", "escaped_key"];
+
 fn large(post: &Post) -> Option<Vec<Step>> {
     let id = &post.json["id"];
     let filler = "x".repeat(3 * LIMIT);
@@ -94,6 +96,11 @@ fn large(post: &Post) -> Option<Vec<Step>> {
             let lines = "\ndata: 1,".repeat(2 * LIMIT);
             format!("{{\"result\":[{lines}\ndata: 1],\ndata: \"jsonrpc\":\"2.0\",\"id\":{id}}}")
         }
+        "array" => format!(r#"[{{"jsonrpc":"2.0","id":{id},"result":{{"id":0,"text":"{filler}"}}}}]"#),
+        "array_last" => format!(
+            r#"[{{"jsonrpc":"2.0","method":"vendor/note"}},{{"result":{{"id":0,"text":"{filler}"}},"id":{id}}}]"#
+        ),
+        "escaped_key" => format!(r#"{{"jsonrpc":"2.0","result":{{"text":"{filler}"}},"\u0069d":{id}}}"#),
         "error" => format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":1,"message":"{filler}"}}}}"#),
         _ => return None,
     };
@@ -106,7 +113,7 @@ async fn an_answer_that_is_too_large_is_an_error_of_its_call_alone() {
     let (first, second, cluster) = two_servers(large).await;
     let client = cluster.client().initialize().await;
     let held = client.start_call("hold", json!({})).await;
-    for name in ["id_first", "id_last", "lines", "error"] {
+    for name in LARGE {
         let id = client.start_call(name, json!({})).await;
         let error = client.response(id).await["error"].clone();
         assert!(error["message"].as_str().unwrap().contains("larger than 4096 bytes"), "{name}: {error}");
@@ -120,7 +127,7 @@ async fn an_answer_that_is_too_large_is_an_error_of_its_call_alone() {
     }
     untouched(&client, &[&first, &second], held).await;
     assert_eq!(cluster.routers[0].health().await["status"], "UP");
-    assert!(cluster.metric("mcp_router_dropped_total", Some("upstream_too_large")).await >= 4.0);
+    assert!(cluster.metric("mcp_router_dropped_total", Some("upstream_too_large")).await >= 7.0);
     Oracle::every_request_answered_once(&client);
 }
 
@@ -131,7 +138,7 @@ async fn an_answer_that_is_too_large_touches_no_other_rest_caller() {
     let addr = cluster.addr(0);
     let held = tokio::spawn(async move { http::post(addr, REST, tool_call(1, "hold", json!({})).to_string()).await });
     eventually("the held call", || async { first.runs("hold") + second.runs("hold") == 1 }).await;
-    for name in ["id_first", "id_last", "lines", "error"] {
+    for name in LARGE {
         // Over both servers, and so over that of the held call.
         for round in 1..=4 {
             let answer = http::post(addr, REST, tool_call("x", name, json!({})).to_string()).await;
@@ -190,6 +197,7 @@ async fn nonsense_harms_nobody_else() {
         let data = match tool(post) {
             "hold" => return Some(vec![Step::Accept]),
             "cut" => format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"content":["#),
+            "cut array" => format!(r#"[{{"jsonrpc":"2.0","method":"m"}},{{"jsonrpc":"2.0","id":{id},"result":{{"#),
             "both" => format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}},"error":{{"code":1,"message":"x"}}}}"#),
             "version" => format!(r#"{{"id":{id},"result":{{}}}}"#),
             _ => return None,
@@ -214,7 +222,7 @@ async fn nonsense_harms_nobody_else() {
         server.write(session, bytes).await;
         client.call("after", json!({})).await;
     }
-    for name in ["cut", "both", "version"] {
+    for name in ["cut", "cut array", "both", "version"] {
         let id = client.start_call(name, json!({})).await;
         let error = client.response(id).await["error"].clone();
         assert_eq!((&error["code"], &error["data"]["retry"]), (&json!(-32603), &json!(false)), "{name}: {error}");
