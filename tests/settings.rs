@@ -321,7 +321,8 @@ yet (service 1)
         let pairs = [
             ("REDIS_URL", "rediss://user:tops3cret@host:6379/0?pass=tops3cret"),
             ("MCP_ADMIN_TOKEN", "tops3cret tops3cret"),
-            ("MCP_UPSTREAMS", "a=http://user:tops3cret@host"),
+            // Credentials are allowed there; another scheme is not.
+            ("MCP_UPSTREAMS", "a=https://user:tops3cret@host/sse?key=tops3cret"),
         ];
         let error = Settings::from_pairs(pairs).unwrap_err();
         assert_eq!(error.problems().len(), 3);
@@ -329,7 +330,11 @@ yet (service 1)
         assert!(!shown.contains("tops3cret"), "{shown}");
         assert!(shown.contains("rediss://***@host:6379/0?***"), "{shown}");
 
-        let pairs = [("REDIS_URL", "redis://user:tops3cret@host"), ("MCP_ADMIN_TOKEN", "tops3cret")];
+        let pairs = [
+            ("REDIS_URL", "redis://user:tops3cret@host"),
+            ("MCP_ADMIN_TOKEN", "tops3cret"),
+            ("MCP_UPSTREAMS", "a=http://user:tops3cret@host/sse?key=tops3cret"),
+        ];
         let settings = Settings::from_pairs(pairs).unwrap();
         assert!(!format!("{settings:?}").contains("tops3cret"));
         assert_eq!(settings.redis.url.unwrap().expose(), "redis://user:tops3cret@host");
