@@ -36,7 +36,7 @@ const PIECE: usize = 16 << 10;
 const MAX_ACKNOWLEDGEMENT: usize = 4096;
 
 /// How long the rest of an answer to a POST may take after its head, before its connection is given up.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
@@ -146,7 +146,7 @@ impl Connection {
         scratch: &Rc<Scratch>,
     ) -> Result<(ResponseHead, Rest), Broken> {
         let head = self.request(head.with_url(url), body).await?;
-        if head.status.is_success() && BodyKind::of(&head).is_some() {
+        if BodyKind::of(&head).is_some_and(|kind| kind.is_said_with(head.status)) {
             let body = self.into_body(&head, Rc::clone(scratch));
             return Ok((head, Rest::Body(body)));
         }
@@ -222,6 +222,15 @@ impl BodyKind {
         } else {
             None
         }
+    }
+
+    /// Messages of that kind may come with that status. Servers that answer where they were asked give their JSON-RPC
+    /// errors statuses of errors; those that say that the message was not processed, or the session is not known, count
+    /// by themselves.
+    fn is_said_with(self, status: StatusCode) -> bool {
+        let is_error = status.is_client_error() || status.is_server_error();
+        let counts_alone = matches!(status.as_u16(), 404 | 408 | 425 | 429 | 503);
+        status.is_success() || (self == Self::Json && is_error && !counts_alone)
     }
 }
 

@@ -43,6 +43,7 @@ struct Shared {
     get: Head,
     config: ServiceConfig,
     connect_timeout: Duration,
+    max_message: usize,
     /// Connections that there may be at a time.
     limit: Arc<Semaphore>,
     /// Since when, the one used last at the end.
@@ -151,6 +152,7 @@ impl Line {
             get: head(Method::GET, header::ACCEPT, "text/event-stream"),
             config,
             connect_timeout: limits.connect_timeout,
+            max_message: limits.max_message,
             limit: Arc::new(Semaphore::new(limits.max_connections)),
             idle: RefCell::default(),
             scratch: Rc::default(),
@@ -159,7 +161,8 @@ impl Line {
     }
 
     /// POSTs one message, byte for byte. Without a time limit but that for a new connection: whoever waits for it has
-    /// one. `Some`: the answer has a body that may hold messages, to be read on.
+    /// one. `Some`: the answer has a body that may hold messages, to be read on; that of a status that is no success holds
+    /// the answer to the request in `body`.
     ///
     /// # Errors
     /// [`PostError`], which says whether the upstream may have seen it.
@@ -169,7 +172,13 @@ impl Line {
             let (head, reply) = self.post_once(&url, &body).await?;
             let status = head.status.as_u16();
             if !redirect::is_redirect(status, false) {
-                return outcome(&head).map(|()| reply);
+                let Err(error) = outcome(&head) else { return Ok(reply) };
+                // What the server itself says of the call is more than a status can say.
+                let said = match reply {
+                    Some(reply) => reply.answer_to(&body, self.shared.max_message).await,
+                    None => None,
+                };
+                return said.map(Some).ok_or(error);
             }
             let from = url.to_string().parse().map_err(|_| NotFollowed::Nowhere(status))?;
             url = self.redirected(&from, &head)?.1;

@@ -347,6 +347,84 @@ async fn what_a_server_does_not_take_now_is_sent_again() {
     }
 }
 
+/// The server's own answer to the call in the body of a status that is an error: passed on, and nothing is sent again. A
+/// body without the call's id is only the status, and so is any body of 408, 425, 429 and 503.
+#[tokio::test]
+async fn the_servers_own_error_is_passed_on_whatever_its_status() {
+    let once = AtomicUsize::new(0);
+    let upstream = OddUpstream::posts(move |post| {
+        let (status, kind) = tool(post).split_once(": ")?;
+        let status: &'static str = match status {
+            "400" => "400 Bad Request",
+            "422" => "422 Unprocessable Content",
+            "500" => "500 Internal Server Error",
+            "503" if once.fetch_add(1, Ordering::Relaxed) % 2 == 1 => return None,
+            _ => "503 Service Unavailable",
+        };
+        let id = match kind {
+            "null" => Value::Null,
+            "foreign" => json!("another's"),
+            _ => post.json["id"].clone(),
+        };
+        let error = json!({ "jsonrpc": "2.0", "id": id, "error": { "code": -32602, "message": "own words" } });
+        let body = match kind {
+            "array" => format!("[{error}]"),
+            "cut" => error.to_string()[..40].to_owned(),
+            "result" => json!({ "jsonrpc": "2.0", "id": id, "result": { "isError": true } }).to_string(),
+            "old" => {
+                let head = format!("HTTP/1.0 {status}\r\ncontent-type: application/json\r\n\r\n");
+                return Some(vec![Step::Bytes(format!("{head}{error}").into_bytes()), Step::HangUp]);
+            }
+            _ => error.to_string(),
+        };
+        let json = vec![("content-type", "application/json".to_owned())];
+        Some(vec![Step::Respond(status, json, body.into_bytes())])
+    })
+    .await;
+    let cluster =
+        Cluster::builder().upstream_urls([upstream.url()]).env("MCP_UPSTREAM_BACKOFF_MIN", "20ms").start().await;
+    let client = cluster.client().initialize().await;
+    let mut both = Vec::new();
+    for name in [
+        "400: own",
+        "422: own",
+        "500: own",
+        "400: array",
+        "500: old",
+        "400: result",
+        "500: result",
+        "400: null",
+        "400: foreign",
+        "400: cut",
+        "500: null",
+        "500: foreign",
+        "503: own",
+    ] {
+        let id = client.start_call(name, json!({})).await;
+        both.push((name, client.response(id).await));
+        let rest = http::post(cluster.addr(0), REST, tool_call("r", name, json!({})).to_string()).await;
+        assert_eq!(rest.json()["id"], "r");
+        both.push((name, rest.json()));
+        assert_eq!(upstream.runs(name), if name == "503: own" { 4 } else { 2 }, "{name}");
+    }
+    for (name, answer) in both {
+        let (status, kind) = name.split_once(": ").unwrap();
+        match (status, kind) {
+            ("503", _) => assert_eq!(answer["result"]["content"][0]["text"], name, "{answer}"),
+            (_, "own" | "array" | "old") => {
+                assert_eq!(answer["error"], json!({ "code": -32602, "message": "own words" }), "{name}: {answer}");
+            }
+            (_, "result") => assert_eq!(answer["result"], json!({ "isError": true }), "{name}: {answer}"),
+            _ => {
+                assert_eq!(answer["error"]["data"]["retry"], false, "{name}: {answer}");
+                assert!(!answer.to_string().contains("own words"), "{name}: {answer}");
+            }
+        }
+    }
+    assert_eq!(upstream.initialized_by_clients(), 1);
+    Oracle::exactly_once(&client);
+}
+
 /// By REST the other server is asked first.
 #[tokio::test]
 async fn a_call_that_one_server_does_not_take_goes_to_the_other() {
