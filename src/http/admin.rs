@@ -222,8 +222,10 @@ fn check_admin(app: &App, request: &HttpRequest) -> Result<(), ApiError> {
 pub(super) fn is_admin(app: &App, request: &HttpRequest) -> bool {
     let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     if let Some(token) = &app.settings.security.admin_token
-        && let Some(given) = given.and_then(|given| given.strip_prefix("Bearer "))
-        && bool::from(given.as_bytes().ct_eq(token.expose().as_bytes()))
+        && let Some((scheme, given)) = given.and_then(|given| given.split_once(' '))
+        // RFC 9110, section 11.1: case-insensitive, and some spaces behind it (section 11.4).
+        && scheme.eq_ignore_ascii_case("Bearer")
+        && bool::from(given.trim_start_matches(' ').as_bytes().ct_eq(token.expose().as_bytes()))
     {
         return true;
     }

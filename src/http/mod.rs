@@ -98,6 +98,10 @@ pub fn configure<'a>(config: &mut web::ServiceConfig, base: &str, services: impl
         .service(read("/actuator/health/readiness", actuator::readiness))
         .route("/mcp", web::route().to(elsewhere::any))
         .route("/mcp/{service}", web::route().to(elsewhere::any))
+        .route("/mcp/", web::route().to(elsewhere::any))
+        .route("/mcp/{service}/", web::route().to(elsewhere::any))
+        .service(posted_elsewhere("/sse/"))
+        .service(posted_elsewhere("/sse/{service}/"))
         .default_service(web::to(nothing));
     config
         .app_data(web::PathConfig::default().error_handler(|_, _| ApiError::NoSuchPath.into()))
@@ -131,6 +135,11 @@ where
     at(path, GET).route(web::get().to(handler.clone())).route(web::head().to(handler))
 }
 
+/// A path that is none, and to which a client may POST all the same that tries another transport first.
+fn posted_elsewhere(path: &str) -> Resource {
+    web::resource(path).route(web::post().to(elsewhere::post)).default_service(web::to(nothing))
+}
+
 async fn nothing() -> Result<HttpResponse, ApiError> {
     Err(ApiError::NoSuchPath)
 }
@@ -142,7 +151,11 @@ pub(crate) async fn read_body(
     settings: &Settings,
 ) -> Result<Bytes, ApiError> {
     let (headers, limit) = (request.headers(), settings.limits.max_body);
-    let is_plain = |coding: &HeaderValue| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity");
+    // Empty elements of a list are none (RFC 9110, section 5.6.1.2).
+    let is_plain = |codings: &HeaderValue| {
+        let mut codings = codings.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+        codings.all(|coding| coding.is_empty() || coding.eq_ignore_ascii_case(b"identity"))
+    };
     if !headers.get_all(header::CONTENT_ENCODING).all(is_plain) {
         return Err(ApiError::ContentCoding);
     }

@@ -171,9 +171,11 @@ async fn serve(
     }
 }
 
-/// No `Accept`, or one that covers `text/event-stream`.
+/// No `Accept`, or one that covers `text/event-stream`. An empty one names nothing (RFC 9110, section 5.6.1.2).
 fn accepts_events(request: &HttpRequest) -> bool {
-    let mut accepts = request.headers().get_all(header::ACCEPT).filter_map(|value| value.to_str().ok()).peekable();
+    let named = |accept: &&str| accept.split(',').any(|range| !range.trim().is_empty());
+    let accepts = request.headers().get_all(header::ACCEPT).filter_map(|value| value.to_str().ok());
+    let mut accepts = accepts.filter(named).peekable();
     accepts.peek().is_none() || covers_events(accepts)
 }
 

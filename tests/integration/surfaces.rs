@@ -659,8 +659,25 @@ async fn the_admin_surface_is_for_loopback_or_the_token() {
         assert_refused(&from_afar.send(addr).await, 403, -32600, "from afar");
         let wrong = from_afar.clone().header("authorization", "Bearer open-sesam");
         assert_refused(&wrong.send(addr).await, 403, -32600, "a wrong token");
+        for other in
+            ["open-sesame", "Bearer", "Bearer ", "Basic open-sesame", "Beareropen-sesame", "Bearer open-sesame x"]
+        {
+            let told = from_afar.clone().header("authorization", other).send(addr).await;
+            assert_refused(&told, 403, -32600, other);
+        }
         let right = from_afar.header("authorization", "Bearer open-sesame").send(addr).await;
         assert!(matches!(right.status, 200 | 204), "{}", right.text());
+    }
+}
+
+/// RFC 9110, section 11.1: the name of a scheme is case-insensitive.
+#[tokio::test]
+async fn the_scheme_of_the_admin_token_is_read_in_any_case() {
+    let cluster = Cluster::builder().env("MCP_ADMIN_TOKEN", "open-sesame").start().await;
+    for scheme in ["Bearer ", "bearer ", "BEARER ", "Bearer  "] {
+        let request = Request::get("/mcp/router/sessions").header("x-forwarded-for", "203.0.113.9");
+        let told = request.header("authorization", &format!("{scheme}open-sesame")).send(cluster.addr(0)).await;
+        assert_eq!(told.status, 200, "{scheme:?}: {}", told.text());
     }
 }
 
@@ -803,7 +820,8 @@ async fn a_get_that_takes_no_event_stream_is_refused() {
     }
     assert_eq!(cluster.metric("mcp_router_sessions", None).await, 0.0);
     // What follows the head of a stream is not waited for: only its status.
-    for accept in [Some("*/*"), Some("text/*"), Some("application/json, text/event-stream"), None] {
+    for accept in [Some("*/*"), Some("text/*"), Some("application/json, text/event-stream"), Some(""), Some(","), None]
+    {
         let head = accept.map_or_else(String::new, |accept| format!("accept: {accept}\r\n"));
         assert!(head_of(addr, &format!("GET {SSE} HTTP/1.1\r\nhost: localhost\r\n{head}\r\n")).await.contains(" 200 "));
     }
@@ -852,7 +870,8 @@ async fn a_client_of_another_transport_is_told_where_to_go() {
     let cluster = Cluster::builder().start().await;
     let addr = cluster.addr(0);
     let body = request("try", "initialize", json!({})).to_string();
-    for path in [SSE, "/sse", "/mcp/mcp-server-v6", "/mcp"] {
+    let slash = format!("{SSE}/");
+    for path in [SSE, "/sse", "/mcp/mcp-server-v6", "/mcp", &slash, "/sse/", "/mcp/mcp-server-v6/", "/mcp/"] {
         let refused = http::post(addr, path, body.clone()).await;
         assert_refused(&refused, 404, -32600, path);
         let error = refused.json();
@@ -861,7 +880,7 @@ async fn a_client_of_another_transport_is_told_where_to_go() {
         assert!(text.contains("GET /sse/mcp-server-v6") && text.contains("POST"), "{text}");
         assert_refused(&http::post(addr, path, "no JSON").await, 404, -32600, path);
     }
-    for path in ["/mcp/mcp-server-v6", "/mcp"] {
+    for path in ["/mcp/mcp-server-v6", "/mcp", "/mcp/mcp-server-v6/", "/mcp/", &slash, "/sse/"] {
         assert_refused(&http::get(addr, path).await, 404, -32600, path);
         assert_refused(&Request::delete(path).send(addr).await, 404, -32600, path);
     }
