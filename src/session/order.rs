@@ -97,6 +97,11 @@ impl<M> Order<M> {
         Some((self.next - 1, message))
     }
 
+    /// What waits behind a hole.
+    pub fn waiting(&self) -> impl Iterator<Item = (u64, &M)> {
+        self.waiting.iter().map(|(seq, message)| (*seq, message))
+    }
+
     /// The numbers begin anew after `last`. What has waited, in order.
     pub fn restart(&mut self, last: u64) -> BTreeMap<u64, M> {
         std::mem::replace(self, Self::new(last + 1)).waiting

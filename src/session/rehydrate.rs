@@ -368,6 +368,10 @@ impl SessionActor {
             self.forget_cancelled(vec![id], ctx);
             return;
         }
+        if body.is_empty() {
+            // Lost with the store's data.
+            return self.fail_unknown(&id, ctx);
+        }
         let repeatable = match repeatable(&body) {
             Repeatable::Yes => true,
             Repeatable::No => false,

@@ -21,8 +21,8 @@ use super::{
 use crate::{
     app::fresh_dataset_id,
     backoff::jittered,
-    protocol::jsonrpc::IdKey,
-    store::{Created, HandedLately, NewSession, Restored, Rewrite, Rewritten},
+    protocol::jsonrpc::{IdKey, Said},
+    store::{ClientMessage, Created, HandedLately, InboxEntry, NewSession, Restored, Rewrite, Rewritten},
 };
 
 /// Pause before a restore that failed is tried again.
@@ -67,7 +67,8 @@ impl SessionActor {
                 }
             },
             restored: again.restored.clone().unwrap_or_default(),
-            handed: if older { self.handed_lately.clone() } else { HandedLately::default() },
+            next: self.order.next(),
+            handed: if older { self.known_messages() } else { HandedLately::default() },
         };
         let restored = async move {
             loop {
@@ -203,6 +204,19 @@ impl SessionActor {
     /// Requests whose answer is not in the log yet: in flight, or with their answer on its way into it.
     fn unanswered(&self) -> impl Iterator<Item = (&str, u64)> {
         let in_flight = self.in_flight.values().map(|request| (&*request.table_key, request.seq));
-        in_flight.chain(self.answers_on_the_way().map(|id| (id, self.order.last())))
+        let waiting = self.order.waiting().filter_map(|(seq, message)| match &message.said {
+            Said::Request { id, .. } => Some((id.key(), seq)),
+            Said::Notification { .. } | Said::Response { .. } => None,
+        });
+        in_flight.chain(waiting).chain(self.answers_on_the_way().map(|id| (id, self.order.last())))
+    }
+
+    /// Messages that need not be taken from older data again.
+    fn known_messages(&self) -> HandedLately {
+        let mut known = self.handed_lately.clone();
+        for (seq, message) in self.order.waiting() {
+            known.note(&InboxEntry { seq, message: ClientMessage::Notification, body: message.body.clone() });
+        }
+        known
     }
 }

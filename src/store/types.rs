@@ -147,6 +147,8 @@ pub struct Rewrite {
     pub fence: Fence,
     /// The epoch of its new life.
     pub epoch: u32,
+    /// The lowest sequence that the owner has not handled: what counts as claimed from here on it may never have seen.
+    pub next: u64,
     /// What the owner knows. The generation stays that of the fence.
     pub restored: Restored,
     /// By which what it has never seen is told from the rest.
@@ -154,7 +156,7 @@ pub struct Rewrite {
 }
 
 impl Rewrite {
-    /// Of the unclaimed entries of the older data: the sequences of those that stay, and the requests of which nobody knows
+    /// Of the entries of the older data that are unclaimed, or not handled: the sequences of those that stay, and the requests of which nobody knows
     /// whether they ran.
     pub fn decide(&self, unclaimed: &[InboxEntry]) -> (Vec<u64>, Vec<Arc<str>>) {
         let (mut stay, mut unclear) = (Vec::new(), Vec::new());

@@ -7,7 +7,13 @@ use super::*;
 fn rewrite_of(fence: &Fence, in_seq: u64) -> Rewrite {
     let fields = vec![pair("initialized", "1")];
     let restored = Restored { generation: fence.generation, in_seq, fields, pending: vec![("\"mine\"".to_owned(), 9)] };
-    Rewrite { fence: fence.clone(), epoch: fence.epoch.wrapping_add(1), restored, handed: HandedLately::default() }
+    Rewrite {
+        fence: fence.clone(),
+        epoch: fence.epoch.wrapping_add(1),
+        next: 1000,
+        restored,
+        handed: HandedLately::default(),
+    }
 }
 
 /// To an owner that knows more, a store with older data says so, and does nothing.
@@ -89,6 +95,26 @@ pub async fn a_session_whose_data_are_older_is_written_again(backend: Backend) {
         store.rewrite(rewrite_of(&Fence { session: SessionId::random(), ..again }, 1)).await.unwrap(),
         Rewritten::NotFound
     );
+}
+
+/// What counts as claimed, and has never reached the owner since the answer to its journaling was lost, stays as well.
+pub async fn what_an_owner_of_older_data_has_missed_stays(backend: Backend) {
+    let store = backend.store();
+    let fence = session_of(store, "a").await;
+    let session = fence.session;
+    for id in ["handled", "missed", "waiting"] {
+        forward(store, &fence, request(session, id)).await;
+    }
+    forward(store, &fence, notification(session, "missed")).await;
+    queue(store, request(session, "unclaimed")).await;
+    let mut rewrite = Rewrite { next: 2, ..rewrite_of(&fence, 30) };
+    rewrite.restored.pending.push(("waiting".to_owned(), 3));
+    assert_eq!(store.rewrite(rewrite.clone()).await.unwrap(), Rewritten::Done(vec![]));
+    let again = Fence { epoch: rewrite.epoch, ..fence };
+    let entries = handed(store, Claim { known: 30, ..Claim::new(again, 0, 10) }).await.entries;
+    let entries: Vec<_> = entries.iter().map(|entry| (entry.seq, &*entry.body)).collect();
+    let expected = [(31, &b"request missed"[..]), (32, b"missed"), (33, b"request unclaimed")];
+    assert_eq!(entries, expected);
 }
 
 /// Beyond what an owner remembers nobody knows whether a request ran: it stays without its body, and its owner is told.

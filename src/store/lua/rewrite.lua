@@ -2,11 +2,11 @@
 -- Of what was there only that stays which the owner has never seen: messages in the inbox, under new numbers.
 -- KEYS: 1 session hash, 2 inbox, 3 request table, 4 seen request ids, 5.. event logs
 -- ARGV: 1..3 fence, 4 new epoch, 5 wake channel prefix, 6 session id, 7 last sequence of the inbox as it was looked at, or
---   '', 8 from here on the numbers go on, 9 count of sequences that stay, 10 of requests that stay without their body,
---   11 of streams, 12 of fields; then these: sequences, id keys, streams (in the order of their logs), fields (name, value);
+--   '', 8 from here on the numbers go on, 9 lowest sequence that the owner has not handled, 10 count of sequences that stay,
+--   11 of requests that stay without their body, 12 of streams, 13 of fields; then these: sequences, id keys, streams (in the order of their logs), fields (name, value);
 --   then pending requests (id key, seq)
 -- Reply: 0 not found; -1 fenced; 1 done; {2, last sequence, streams, seq, kind, id key, body, ...} nothing done: call again
---   with a decision on these unclaimed messages, and with the logs of these streams
+--   with a decision on these messages, and with the logs of these streams
 local call = redis.call
 local h = call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch', 'in_seq', 'in_claimed')
 if not h[4] then return 0 end
@@ -14,16 +14,16 @@ if not h[4] then return 0 end
 if h[1] == ARGV[1] and h[2] == ARGV[2] and h[3] == ARGV[4] then return 1 end
 if fenced(h) then return -1 end
 
-local at = 13
+local at = 14
 local function take(count)
   local taken = {}
   for i = 1, tonumber(count) do taken[i] = ARGV[at + i - 1] end
   at = at + tonumber(count)
   return taken
 end
-local stay, unclear, known = take(ARGV[9]), take(ARGV[10]), {}
-for _, stream in ipairs(take(ARGV[11])) do known[stream] = true end
-local fields = take(2 * tonumber(ARGV[12]))
+local stay, unclear, known = take(ARGV[10]), take(ARGV[11]), {}
+for _, stream in ipairs(take(ARGV[12])) do known[stream] = true end
+local fields = take(2 * tonumber(ARGV[13]))
 
 local kept = { service = true, transport = true, principal = true, client = true, created_ms = true,
   last_active_ms = true, ttl_ms = true, owner = true, incarnation = true, generation = true }
@@ -39,21 +39,35 @@ for _, field in ipairs(call('HKEYS', KEYS[1])) do
   -- How often the streams were attached.
   if not kept[field] and not string.match(field, '^ac:') then gone[#gone + 1] = field end
 end
+
+-- What is unclaimed, and what counts as claimed and may never have reached the owner (see claim).
+local messages, held = {}, 0
+local from, stays = math.min(h[5] + 1, tonumber(ARGV[9])), {}
+for _, seq in ipairs(stay) do stays[seq] = true end
+local function see(seq, e)
+  if again or stays[seq] then
+    messages[#messages + 1] = { tonumber(seq), e }
+    held = held + #e[4]
+  end
+end
+for _, entry in ipairs(call('XRANGE', KEYS[2], from, '+')) do see(string.match(entry[1], '^%d+'), entry[2]) end
+local table_ = call('HGETALL', KEYS[3])
+for i = 1, #table_, 2 do
+  local seq, forwarded, body = string.match(table_[i + 1], '^(%d+) (%d) ()')
+  if forwarded == '1' and tonumber(seq) >= tonumber(ARGV[9]) then
+    see(seq, { 'k', 'q', 'b', string.sub(table_[i + 1], body), 'i', table_[i] })
+  end
+end
+table.sort(messages, function(a, b) return a[1] < b[1] end)
 if again then
   local out = { 2, h[4], streams }
-  for _, entry in ipairs(call('XRANGE', KEYS[2], h[5] + 1, '+')) do
-    local e, n = entry[2], #out
-    out[n + 1], out[n + 2], out[n + 3], out[n + 4] = string.match(entry[1], '^%d+'), e[2], e[6], e[4]
+  for _, message in ipairs(messages) do
+    local e, n = message[2], #out
+    out[n + 1], out[n + 2], out[n + 3], out[n + 4] = message[1], e[2], e[6], e[4]
   end
   return out
 end
 
-local messages, held = {}, 0
-for i, seq in ipairs(stay) do
-  local e = call('XRANGE', KEYS[2], seq, seq)[1][2]
-  messages[i] = e
-  held = held + #e[4]
-end
 for _, field in ipairs(gone) do call('HDEL', KEYS[1], field) end
 -- The names of POSTs stay: a try of one that was journaled is still known. REQ-6
 call('UNLINK', KEYS[2], KEYS[3])
@@ -67,7 +81,8 @@ for i = 1, #fields, 2 do call('HSET', KEYS[1], fields[i], fields[i + 1]) end
 call('HSET', KEYS[3], '', '')
 for i = at, #ARGV, 2 do call('HSET', KEYS[3], ARGV[i], ARGV[i + 1] .. ' 1 ') end
 for _, id in ipairs(unclear) do call('HSET', KEYS[3], id, ARGV[8] .. ' 1 ') end
-for i, e in ipairs(messages) do
+for i, message in ipairs(messages) do
+  local e = message[2]
   local seq = string.format('%d', base + i)
   call('XADD', KEYS[2], seq .. '-0', unpack(e))
   if e[2] == 'q' then call('HSET', KEYS[3], e[6], seq .. ' 0 ') end

@@ -497,7 +497,9 @@ impl Session {
 
     /// Writes it again; see the trait. The fence has been checked. Requests of which nobody knows whether they ran.
     pub(super) fn rewrite(&mut self, rewrite: Rewrite) -> Vec<Arc<str>> {
-        let unclaimed: Vec<InboxEntry> = self.inbox.after(self.in_claimed).cloned().collect();
+        // Beginning with what counts as claimed, and may never have reached the owner.
+        let mut unclaimed = self.claimed_from(rewrite.next);
+        unclaimed.extend(self.inbox.after(self.in_claimed).cloned());
         let (stay, unclear) = rewrite.decide(&unclaimed);
         let Restored { in_seq: base, fields, pending, .. } = rewrite.restored;
         self.epoch = rewrite.epoch;

@@ -347,7 +347,11 @@ impl RedisStore {
                 Some(seq) => call.number(seq),
                 None => call.arg(""),
             };
-            call = call.number(restored.in_seq).number(stay.len() as u64).number(unclear.len() as u64);
+            call = call
+                .number(restored.in_seq)
+                .number(rewrite.next)
+                .number(stay.len() as u64)
+                .number(unclear.len() as u64);
             call = call.number(streams.len() as u64).number(restored.fields.len() as u64);
             for seq in &stay {
                 call = call.number(*seq);
