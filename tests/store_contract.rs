@@ -108,6 +108,7 @@ contract! {
     older {
         an_owner_that_knows_more_is_told_that_the_data_are_older
         a_session_whose_data_are_older_is_written_again
+        older_data_of_another_owner_are_written_again_by_the_later_one
         what_an_owner_of_older_data_has_missed_stays
         requests_of_which_nobody_knows_whether_they_ran_are_named
     }

@@ -16,7 +16,10 @@ use crate::{
     fault,
     lifecycle::Phase,
     protocol::session_id::SessionId,
-    session::{actor::SessionActor, messages::Look},
+    session::{
+        actor::SessionActor,
+        messages::{Look, TakeSnapshot},
+    },
     store::{Adopted, Owner, StoreResult},
 };
 
@@ -98,6 +101,13 @@ pub async fn adopt(
     // The caller has seen this process as owner, and no actor yet: there is one now.
     if from.incarnation == app.me.incarnation
         && let Some(actor) = app.directory.session(&session)
+    {
+        look(&actor);
+        return Ok(Adoption::Adopted(actor));
+    }
+    // Or as the owner that came after `from`: the store has come back with older data, and this actor is about to find out.
+    if let Some(actor) = app.directory.session(&session)
+        && actor.send(TakeSnapshot).await.is_ok_and(|actor| actor.generation > from_generation)
     {
         look(&actor);
         return Ok(Adoption::Adopted(actor));

@@ -102,7 +102,10 @@ impl SessionActor {
                     actor.forget_backoff.reset();
                     actor.forget_in_store(ctx);
                 }
-                Ok(Fenceable::Fenced) if actor.fenced(epoch, ctx) => {}
+                Ok(Fenceable::Fenced) if epoch == actor.fence.epoch => {
+                    actor.fenced(epoch, ctx);
+                    actor.forget_later(ctx);
+                }
                 Ok(Fenceable::NotFound) if epoch == actor.fence.epoch => {
                     actor.vanished(epoch, ctx);
                     actor.forget_later(ctx);

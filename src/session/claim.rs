@@ -166,7 +166,7 @@ impl SessionActor {
                 self.release_if_quiet(false, ctx);
             }
             Ok(Claimed::NotFound) if epoch == self.fence.epoch => self.vanished(epoch, ctx),
-            Ok(Claimed::Fenced) if self.fenced(epoch, ctx) => {}
+            Ok(Claimed::Fenced) if epoch == self.fence.epoch => self.fenced(epoch, ctx),
             Ok(Claimed::Older) if epoch == self.fence.epoch => self.went_back(epoch, ctx),
             Ok(Claimed::NotFound | Claimed::Fenced | Claimed::Older) => self.plan_claim(SOON, ctx),
             Err(error) => {

@@ -62,7 +62,8 @@ pub struct PostUnderWay {
 impl SessionActor {
     /// POSTs the next message, one after the other: each waits for the one before it, but not for long.
     pub(super) fn pump_posts(&mut self, ctx: &mut Context<Self>) {
-        if self.to_send.is_empty() {
+        // Whoever is being found out about, or written again, may be another's.
+        if self.to_send.is_empty() || self.restoring {
             return;
         }
         if self.posting.is_some() {
@@ -185,7 +186,7 @@ impl SessionActor {
                     actor.pump_posts(ctx);
                 }
                 Ok(Fenceable::NotFound) if epoch == actor.fence.epoch => actor.vanished(epoch, ctx),
-                Ok(Fenceable::Fenced) if actor.fenced(epoch, ctx) => {}
+                Ok(Fenceable::Fenced) if epoch == actor.fence.epoch => actor.fenced(epoch, ctx),
                 Ok(Fenceable::NotFound | Fenceable::Fenced) => actor.pump_posts(ctx),
                 Err(error) => {
                     actor.note_store_error(&error);

@@ -305,8 +305,8 @@ impl SessionActor {
                 Err(DeliverError::Vanished)
             }
             Ok(Accepted::Fenced) => {
-                let is_elsewhere = self.fenced(epoch, ctx);
-                Err(if is_elsewhere { DeliverError::NotOwner } else { DeliverError::Vanished })
+                self.fenced(epoch, ctx);
+                Err(DeliverError::Vanished)
             }
             // It was not journaled, and is not answered 202 before it is, under the new numbers.
             Ok(Accepted::Older) => {

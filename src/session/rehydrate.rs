@@ -311,8 +311,7 @@ impl SessionActor {
             Fenceable::Done => self.confirmed_owner(fetched.asked),
             // The claim that follows finds out and deals with it.
             Fenceable::NotFound => {}
-            Fenceable::Fenced if self.fenced(fetched.epoch, ctx) => return,
-            Fenceable::Fenced => {}
+            Fenceable::Fenced => self.fenced(fetched.epoch, ctx),
         }
         let mut cancelled = Vec::new();
         for entry in self.inherited.take().unwrap_or_default() {

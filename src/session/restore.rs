@@ -21,12 +21,25 @@ use super::{
 use crate::{
     app::fresh_dataset_id,
     backoff::jittered,
-    protocol::jsonrpc::{IdKey, Said},
-    store::{ClientMessage, Created, HandedLately, InboxEntry, NewSession, Restored, Rewrite, Rewritten},
+    protocol::jsonrpc::{self, IdKey},
+    store::{
+        ClientMessage, Created, HandedLately, InboxEntry, NewSession, Restored, Rewrite, Rewritten, SessionRecord,
+    },
 };
 
 /// Pause before a restore that failed is tried again.
 const RETRY: Duration = Duration::from_millis(200);
+
+/// What the store has said.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Said {
+    /// There is no such session.
+    Missing,
+    /// It has less than this owner has seen.
+    Older,
+    /// The session is another's: of a later owner, or of an earlier one in older data.
+    Fenced,
+}
 
 enum Outcome {
     /// It is over.
@@ -41,15 +54,15 @@ impl SessionActor {
     /// The store does not know what was asked with this epoch. Finds out what has happened, and restores or ends the
     /// session. A question from before a restore is answered late: it says nothing about the session of now.
     pub(super) fn vanished(&mut self, epoch: u32, ctx: &mut Context<Self>) {
-        self.write_again(epoch, false, ctx);
+        self.write_again(epoch, Said::Missing, ctx);
     }
 
     /// The store, asked with this epoch, has less than this owner has seen.
     pub(super) fn went_back(&mut self, epoch: u32, ctx: &mut Context<Self>) {
-        self.write_again(epoch, true, ctx);
+        self.write_again(epoch, Said::Older, ctx);
     }
 
-    fn write_again(&mut self, epoch: u32, mut older: bool, ctx: &mut Context<Self>) {
+    fn write_again(&mut self, epoch: u32, mut said: Said, ctx: &mut Context<Self>) {
         if epoch != self.fence.epoch || std::mem::replace(&mut self.restoring, true) {
             return;
         }
@@ -57,8 +70,9 @@ impl SessionActor {
         let known = Arc::clone(&self.dataset);
         let mut again = self.as_new_session();
         let last = self.last_possible();
-        let rewrite = Rewrite {
+        let mut rewrite = Rewrite {
             fence: self.fence.clone(),
+            owner: app.me.clone(),
             // The same in each attempt: an attempt whose answer is lost is known by it.
             epoch: loop {
                 let new = fastrand::u32(..);
@@ -68,19 +82,31 @@ impl SessionActor {
             },
             restored: again.restored.clone().unwrap_or_default(),
             next: self.order.next(),
-            handed: if older { self.known_messages() } else { HandedLately::default() },
+            handed: if said == Said::Missing { HandedLately::default() } else { self.known_messages() },
         };
         let restored = async move {
             loop {
                 let attempt = async {
-                    if older {
+                    if said == Said::Fenced {
+                        match app.store.load(rewrite.fence.session).await?.as_ref().map(fence_on_record) {
+                            Some(Some((incarnation, generation, epoch)))
+                                if generation < rewrite.restored.generation =>
+                            {
+                                (rewrite.fence.incarnation, rewrite.fence.generation) = (incarnation, generation);
+                                rewrite.fence.epoch = epoch;
+                            }
+                            Some(_) => return Ok(Outcome::Taken),
+                            None => said = Said::Missing,
+                        }
+                    }
+                    if said != Said::Missing {
                         match app.store.rewrite(rewrite.clone()).await? {
                             Rewritten::Done(unclear) => {
                                 return Ok(Outcome::Written(rewrite.epoch, Arc::clone(&known), unclear));
                             }
                             Rewritten::Fenced => return Ok(Outcome::Taken),
                             // What is left now is nothing at all.
-                            Rewritten::NotFound => older = false,
+                            Rewritten::NotFound => said = Said::Missing,
                         }
                     }
                     let now = app.store.dataset(&fresh_dataset_id()).await?;
@@ -113,14 +139,11 @@ impl SessionActor {
         }));
     }
 
-    /// The store has refused what was asked with this epoch. `true`: another process owns the session, and this actor ends.
-    /// `false`: the session is being written again, or has been since; what was refused is to be asked once more.
-    pub(super) fn fenced(&mut self, epoch: u32, ctx: &mut Context<Self>) -> bool {
-        let is_ours = self.restoring || epoch != self.fence.epoch;
-        if !is_ours {
-            self.exit(Exit::Fenced, ctx);
-        }
-        !is_ours
+    /// The store has refused what was asked with this epoch: another process owns the session, and this actor ends as soon as
+    /// it has seen that the other one is the later owner, and not one of older data. Until then it forwards nothing. Or the
+    /// session is being written again, or has been since; what was refused is to be asked once more.
+    pub(super) fn fenced(&mut self, epoch: u32, ctx: &mut Context<Self>) {
+        self.write_again(epoch, Said::Fenced, ctx);
     }
 
     fn restored(&mut self, epoch: u32, dataset: Arc<str>, last: u64, unclear: Vec<Arc<str>>, ctx: &mut Context<Self>) {
@@ -205,8 +228,8 @@ impl SessionActor {
     fn unanswered(&self) -> impl Iterator<Item = (&str, u64)> {
         let in_flight = self.in_flight.values().map(|request| (&*request.table_key, request.seq));
         let waiting = self.order.waiting().filter_map(|(seq, message)| match &message.said {
-            Said::Request { id, .. } => Some((id.key(), seq)),
-            Said::Notification { .. } | Said::Response { .. } => None,
+            jsonrpc::Said::Request { id, .. } => Some((id.key(), seq)),
+            jsonrpc::Said::Notification { .. } | jsonrpc::Said::Response { .. } => None,
         });
         in_flight.chain(waiting).chain(self.answers_on_the_way().map(|id| (id, self.order.last())))
     }
@@ -219,4 +242,10 @@ impl SessionActor {
         }
         known
     }
+}
+
+/// Incarnation, generation and epoch.
+fn fence_on_record(record: &SessionRecord) -> Option<(Arc<str>, u64, u32)> {
+    let field = |name: &str| record.fields.get(name);
+    Some((field("incarnation")?.as_str().into(), field("generation")?.parse().ok()?, field("epoch")?.parse().ok()?))
 }

@@ -322,11 +322,13 @@ impl SessionStore for MemoryStore {
         let id = rewrite.fence.session;
         let mut holders = Vec::new();
         let rewritten = self.with(&id, |session| {
-            let again = Fence { epoch: rewrite.epoch, ..rewrite.fence.clone() };
-            if !session.fenced(&again) {
+            let incarnation = Arc::clone(&rewrite.owner.incarnation);
+            let generation = rewrite.restored.generation;
+            let again = Fence { session: id, epoch: rewrite.epoch, generation, incarnation };
+            if session.is_of(&again) {
                 return Rewritten::Done(Vec::new());
             }
-            if session.fenced(&rewrite.fence) {
+            if !session.is_of(&rewrite.fence) {
                 return Rewritten::Fenced;
             }
             holders = session.holders();

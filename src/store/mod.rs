@@ -119,8 +119,8 @@ pub trait SessionStore: Send + Sync + 'static {
 
     /// Writes a session again whose data are older than what its owner has seen ([`Accepted::Older`]): under the next epoch,
     /// with what the owner knows, and with those unclaimed messages which the owner has never seen, under new numbers. What
-    /// else was there is deleted, but for the names of POSTs; whoever shows a stream of it is woken. The fence is that of
-    /// before; the same call again says `Done` again.
+    /// else was there is deleted, but for the names of POSTs; whoever shows a stream of it is woken. The caller must know
+    /// that its ownership is the later one. The same call again says `Done` again.
     async fn rewrite(&self, rewrite: Rewrite) -> StoreResult<Rewritten>;
 
     /// Compare-and-set of the owner: succeeds only if owner and generation are still `from`, and if that owner has no

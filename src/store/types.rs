@@ -143,13 +143,15 @@ impl HandedLately {
 /// The owner writes a session again whose data in the store are older than what it has seen (`Older`).
 #[derive(Clone, Debug)]
 pub struct Rewrite {
-    /// What the older data must show.
+    /// What the older data must show; they may be from before this owner's time.
     pub fence: Fence,
+    /// The owner.
+    pub owner: Owner,
     /// The epoch of its new life.
     pub epoch: u32,
     /// The lowest sequence that the owner has not handled: what counts as claimed from here on it may never have seen.
     pub next: u64,
-    /// What the owner knows. The generation stays that of the fence.
+    /// What the owner knows.
     pub restored: Restored,
     /// By which what it has never seen is told from the rest.
     pub handed: HandedLately,

@@ -1,6 +1,6 @@
 //! A store that has come back with older data than its owner has seen. DUR-1
 
-use mcp_router::store::{Accepted, Appended, HandedLately, Restored, Rewrite, Rewritten, Wake};
+use mcp_router::store::{Accepted, Appended, Fenceable, HandedLately, Restored, Rewrite, Rewritten, Wake};
 
 use super::*;
 
@@ -10,6 +10,7 @@ fn rewrite_of(fence: &Fence, in_seq: u64) -> Rewrite {
     Rewrite {
         fence: fence.clone(),
         epoch: fence.epoch.wrapping_add(1),
+        owner: owner("a"),
         next: 1000,
         restored,
         handed: HandedLately::default(),
@@ -95,6 +96,28 @@ pub async fn a_session_whose_data_are_older_is_written_again(backend: Backend) {
         store.rewrite(rewrite_of(&Fence { session: SessionId::random(), ..again }, 1)).await.unwrap(),
         Rewritten::NotFound
     );
+}
+
+/// Older data may be from before the time of the session's owner, when another one had it or nobody.
+pub async fn older_data_of_another_owner_are_written_again_by_the_later_one(backend: Backend) {
+    for is_released in [false, true] {
+        let store = backend.store();
+        let fence = session_of(store, "a").await;
+        let mut on_record = fence.clone();
+        if is_released {
+            assert_eq!(store.release(&fence).await.unwrap(), Fenceable::Done);
+            assert_eq!(store.rewrite(rewrite_of(&fence, 5)).await.unwrap(), Rewritten::Fenced);
+            on_record.incarnation = "".into();
+        }
+        let mut rewrite = Rewrite { owner: owner("b"), ..rewrite_of(&on_record, 5) };
+        rewrite.restored.generation = 4;
+        for _ in 0..2 {
+            assert_eq!(store.rewrite(rewrite.clone()).await.unwrap(), Rewritten::Done(vec![]));
+        }
+        let again = Fence { epoch: rewrite.epoch, generation: 4, incarnation: incarnation("b"), ..fence };
+        assert_eq!(forward(store, &again, request(again.session, "1")).await, 6);
+        assert!(store.owned_by("router-b").await.unwrap().contains(&again.session));
+    }
 }
 
 /// What counts as claimed, and has never reached the owner since the answer to its journaling was lost, stays as well.

@@ -169,3 +169,29 @@ async fn a_client_whose_cursor_is_ahead_of_an_adopted_session_is_told_so() {
     let violations = cluster.routers[1].metric("mcp_router_invariant_violations_total", None).await;
     assert_eq!(violations, 0.0);
 }
+
+/// REQ-2, OWN-3: the older data are from before the owner's time, and name an owner that is dead: nobody takes the session from
+/// the living one, and its calls are answered.
+#[tokio::test]
+async fn an_owner_that_came_after_the_older_data_keeps_its_sessions() {
+    let mut cluster = patient(Cluster::builder().routers(3)).start().await;
+    let client = cluster.client().post_to(PostTo::Only(0)).initialize().await;
+    let addrs = cluster.addrs();
+    cluster.redis().keep_data();
+    cluster.routers[0].kill();
+    client.reconnect(Some(1));
+    client.post_at(addrs[1], &increment("adopted")).await;
+    answered(&client, "adopted").await;
+    client.post_at(addrs[1], &tool_call("open", "wait", json!({ "ms": 1500, "text": "open" }))).await;
+    cluster.redis().restart_with_older_data();
+    for number in 0..6 {
+        client.post_at(addrs[1 + number % 2], &increment(&format!("after {number}"))).await;
+    }
+    answered(&client, "open").await;
+    for number in 0..6 {
+        answered(&client, &format!("after {number}")).await;
+    }
+    let keys: Vec<String> = (0..6).map(|number| format!("after {number}")).collect();
+    Oracle::counted_once(&cluster.counts(), keys.iter().map(String::as_str).chain(["adopted"]));
+    Oracle::every_request_answered_once(&client);
+}

@@ -1,20 +1,22 @@
 -- Writes a session again whose data are older than what its owner has seen: under another epoch, with what the owner knows.
 -- Of what was there only that stays which the owner has never seen: messages in the inbox, under new numbers.
 -- KEYS: 1 session hash, 2 inbox, 3 request table, 4 seen request ids, 5.. event logs
--- ARGV: 1..3 fence, 4 new epoch, 5 wake channel prefix, 6 session id, 7 last sequence of the inbox as it was looked at, or
---   '', 8 from here on the numbers go on, 9 lowest sequence that the owner has not handled, 10 count of sequences that stay,
---   11 of requests that stay without their body, 12 of streams, 13 of fields; then these: sequences, id keys, streams (in the order of their logs), fields (name, value);
---   then pending requests (id key, seq)
+-- ARGV: 1..3 incarnation, generation and epoch of the older data, 4 new epoch, 5 wake channel prefix, 6 session id,
+--   7 last sequence of the inbox as it was looked at, or '', 8 from here on the numbers go on, 9 lowest sequence that the
+--   owner has not handled, 10 count of sequences that stay, 11 of requests that stay without their body, 12 of streams,
+--   13 of fields, 14..16 owner, its incarnation and generation; then these: sequences, id keys, streams (in the order of
+--   their logs), fields (name, value); then pending requests (id key, seq)
 -- Reply: 0 not found; -1 fenced; 1 done; {2, last sequence, streams, seq, kind, id key, body, ...} nothing done: call again
 --   with a decision on these messages, and with the logs of these streams
 local call = redis.call
 local h = call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch', 'in_seq', 'in_claimed')
 if not h[4] then return 0 end
 -- Done before: the answer was lost.
-if h[1] == ARGV[1] and h[2] == ARGV[2] and h[3] == ARGV[4] then return 1 end
-if fenced(h) then return -1 end
+if h[1] == ARGV[15] and h[2] == ARGV[16] and h[3] == ARGV[4] then return 1 end
+-- Not `fenced`: the older data may be from before the owner's time.
+if h[1] ~= ARGV[1] or h[2] ~= ARGV[2] or h[3] ~= ARGV[3] then return -1 end
 
-local at = 14
+local at = 17
 local function take(count)
   local taken = {}
   for i = 1, tonumber(count) do taken[i] = ARGV[at + i - 1] end
@@ -74,7 +76,7 @@ call('UNLINK', KEYS[2], KEYS[3])
 for i = 5, #KEYS do call('UNLINK', KEYS[i]) end
 
 local base, ttl = tonumber(ARGV[8]), call('HGET', KEYS[1], 'ttl_ms')
-call('HSET', KEYS[1], 'epoch', ARGV[4], 'in_seq', string.format('%d', base + #messages), 'in_claimed', ARGV[8],
+call('HSET', KEYS[1], 'owner', ARGV[14], 'incarnation', ARGV[15], 'generation', ARGV[16], 'epoch', ARGV[4], 'in_seq', string.format('%d', base + #messages), 'in_claimed', ARGV[8],
   'in_adopted', 0, 'held', string.format('%d', held))
 for i = 1, #fields, 2 do call('HSET', KEYS[1], fields[i], fields[i + 1]) end
 -- The empty field keeps the table and its TTL when its last request is answered (see accept).

@@ -144,10 +144,12 @@ impl Session {
 
     /// OWN-1: all three must match. A released session has no owner, so nobody can show its fence.
     pub(super) fn fenced(&self, fence: &Fence) -> bool {
-        self.owner.incarnation.is_empty()
-            || self.owner.incarnation != fence.incarnation
-            || self.generation != fence.generation
-            || self.epoch != fence.epoch
+        self.owner.incarnation.is_empty() || !self.is_of(fence)
+    }
+
+    /// Also when nobody owns it.
+    pub(super) fn is_of(&self, fence: &Fence) -> bool {
+        self.owner.incarnation == fence.incarnation && self.generation == fence.generation && self.epoch == fence.epoch
     }
 
     pub(super) fn field(&self, field: &str) -> &str {
@@ -501,7 +503,8 @@ impl Session {
         let mut unclaimed = self.claimed_from(rewrite.next);
         unclaimed.extend(self.inbox.after(self.in_claimed).cloned());
         let (stay, unclear) = rewrite.decide(&unclaimed);
-        let Restored { in_seq: base, fields, pending, .. } = rewrite.restored;
+        let Restored { in_seq: base, fields, pending, generation } = rewrite.restored;
+        (self.owner, self.generation) = (rewrite.owner, generation);
         self.epoch = rewrite.epoch;
         (self.in_seq, self.in_claimed) = (base, base);
         self.inbox = Inbox::default();

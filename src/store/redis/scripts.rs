@@ -40,7 +40,7 @@ scripts! {
     ClientNote = ["client_note"];
     ClientSessions = ["client_sessions"];
     Renew = ["renew"];
-    Rewrite = ["fence", "rewrite"];
+    Rewrite = ["rewrite"];
     Adopt = ["adopt"];
     Release = ["fence", "release"];
     Touch = ["touch"];

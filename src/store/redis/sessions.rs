@@ -353,6 +353,8 @@ impl RedisStore {
                 .number(stay.len() as u64)
                 .number(unclear.len() as u64);
             call = call.number(streams.len() as u64).number(restored.fields.len() as u64);
+            let Owner { instance_id, incarnation } = &rewrite.owner;
+            call = call.arg(instance_id).arg(incarnation).number(restored.generation);
             for seq in &stay {
                 call = call.number(*seq);
             }
@@ -360,7 +362,8 @@ impl RedisStore {
             for (id_key, seq) in &restored.pending {
                 call = call.arg(id_key).number(*seq);
             }
-            let mut fields = match self.lanes.call(call).await? {
+            let index = self.index_add(&rewrite.owner.instance_id, keys.id());
+            let mut fields = match self.lanes.call_with(call, index).await? {
                 Value::Int(1) => return Ok(Rewritten::Done(unclear)),
                 Value::Int(code::NOT_FOUND) => return Ok(Rewritten::NotFound),
                 Value::Int(code::FENCED) => return Ok(Rewritten::Fenced),
