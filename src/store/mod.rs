@@ -13,6 +13,7 @@
 //! Never: this module does not know HTTP, MCP methods or actors.
 
 pub mod memory;
+mod older;
 pub mod redis;
 mod types;
 
@@ -21,7 +22,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
-pub use self::types::*;
+pub use self::{older::*, types::*};
 use crate::protocol::{post_id::PostId, session_id::SessionId};
 
 /// Sessions listed for each process that shows some of a client's: enough to find one that is true.
