@@ -119,6 +119,8 @@ impl SessionActor {
             // Nobody waits for it any more, and its message says nothing of the session.
             PostError::Late(_) | PostError::Unknown(_) | PostError::Failed(_) | PostError::NotNow { .. } if is_over => {
             }
+            // The session has answered since: it lives, whatever has become of the acknowledgement.
+            PostError::SessionGone if is_over && is_current && self.last_heard > since => {}
             PostError::Refused(_) | PostError::NotFollowed(_) => self.refused(seq, outbound, is_over, &error, ctx),
             PostError::NotNow { retry_after, .. } => self.not_now(seq, outbound, &error, retry_after, ctx),
             PostError::Failed(_) | PostError::Unknown(_) if outbound.id.is_some() => {

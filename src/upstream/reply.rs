@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 
 use super::{
     connection::{Body, BodyKind, DRAIN_PATIENCE},
@@ -17,6 +17,9 @@ use crate::protocol::{
     scan::{Scan, Told},
     sse_reader::{Reader, to_text},
 };
+
+/// Byte order mark.
+const BOM: &[u8] = "\u{feff}".as_bytes();
 
 /// See the module's text.
 pub struct Reply {
@@ -128,8 +131,11 @@ async fn read_json(mut body: Body, line: &Line, limits: LinkLimits, outlet: &Out
     put(events, outlet).await
 }
 
-/// The messages of a JSON body.
-fn messages(text: Bytes, is_altered: bool) -> Vec<LinkEvent> {
+/// The messages of a JSON body. A byte order mark before it is none of it (RFC 8259, section 8.1).
+fn messages(mut text: Bytes, is_altered: bool) -> Vec<LinkEvent> {
+    if text.starts_with(BOM) {
+        text.advance(BOM.len());
+    }
     let mut events = Vec::new();
     sort_message(text, is_altered, &mut events);
     // Many acknowledge with JSON of their own, which is no message and says nothing.

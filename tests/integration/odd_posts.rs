@@ -119,6 +119,7 @@ async fn a_late_acknowledgement_drops_nothing() {
         let end = match tool(post) {
             "late" => Step::Accept,
             "refused late" => Step::status("500 Internal Server Error"),
+            "lost late" => Step::status("404 Not Found"),
             "cut late" => Step::HangUp,
             _ => return None,
         };
@@ -127,7 +128,7 @@ async fn a_late_acknowledgement_drops_nothing() {
     .await;
     let cluster = impatient(&upstream).await;
     let client = cluster.client().initialize().await;
-    let names = ["late", "refused late", "cut late"];
+    let names = ["late", "refused late", "lost late", "cut late"];
     for name in names {
         client.call(name, json!({})).await;
         let rest = http::post(cluster.addr(0), REST, tool_call(1, name, json!({})).to_string()).await;
@@ -202,6 +203,8 @@ async fn an_answer_in_the_answer_to_the_post_is_taken_once() {
             "events" => vec![Step::body("text/event-stream", events)],
             "twice" => vec![Step::Event(result.clone()), Step::body("application/json", result)],
             "again" => vec![Step::body("application/json", result.clone()), Step::Event(result)],
+            // As .NET may write it; parsers may ignore the mark (RFC 8259, section 8.1).
+            "mark" => vec![Step::body("application/json", format!("\u{feff}{result}"))],
             "latin1" => {
                 let body = format!(r#"{{"jsonrpc":"2.0","id":{},"result":{{"tool":"#, post.json["id"]);
                 vec![Step::body("application/json", [body.as_bytes(), b"\"\xe9\"}}"].concat())]
@@ -214,7 +217,7 @@ async fn an_answer_in_the_answer_to_the_post_is_taken_once() {
     .await;
     let cluster = Cluster::builder().upstream_urls([upstream.url()]).start().await;
     let client = cluster.client().initialize().await;
-    for name in ["single", "array", "events", "twice", "again", "acknowledged", "latin1"] {
+    for name in ["single", "array", "events", "twice", "again", "acknowledged", "mark", "latin1"] {
         for _ in 0..2 {
             let id = client.start_call(name, json!({})).await;
             let expected = if name == "latin1" { "\u{fffd}" } else { name };
