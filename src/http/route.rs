@@ -24,7 +24,6 @@ use crate::{
     upstream::{
         Endpoint, Service,
         actor::{Call, CallError, Initialized, Notify, UpstreamActor},
-        breaker::BreakerState,
         call::flatten,
     },
 };
@@ -149,7 +148,7 @@ fn is_repeatable(service: &Service, head: &Head<'_>) -> bool {
     }
 }
 
-/// Tries healthy endpoints, least busy first, until one takes the request. Another is tried only when the one before
+/// Tries healthy endpoints, least busy first, and then the others, until one takes the request. Another is tried only when the one before
 /// has not seen the request.
 pub(super) async fn on_some_endpoint<T, F, Fut>(
     worker: &Rc<Worker>,
@@ -164,20 +163,24 @@ where
     fastrand::shuffle(&mut order);
     order.sort_by_key(|endpoint| endpoint.in_flight.load(Ordering::Relaxed));
     let mut last = None;
-    // Where every breaker is open, one that has not been tried for a moment: it may be back.
-    let is_last_resort = !order.iter().any(|endpoint| endpoint.state() != BreakerState::Open);
-    for endpoint in order {
-        let is_usable = if is_last_resort { endpoint.try_last_resort() } else { endpoint.try_acquire() };
-        if !is_usable {
-            continue;
+    // Where no healthy one takes it, be it that the last one has just died, one that counts as dead and has not been tried
+    // for a moment: it may be back.
+    for may_try in [Endpoint::try_acquire, Endpoint::try_last_resort] {
+        let mut others = Vec::new();
+        for endpoint in order {
+            if !may_try(endpoint) {
+                others.push(endpoint);
+                continue;
+            }
+            match operation(worker.upstream(endpoint).clone()).await {
+                Ok(done) => return Ok(done),
+                // One that only has no time now is worth another try.
+                Err(error @ CallError::NotNow { .. }) => last = Some(error),
+                Err(error @ CallError::Unreachable(_)) => last = last.or(Some(error)),
+                Err(error) => return Err(error.into()),
+            }
         }
-        match operation(worker.upstream(endpoint).clone()).await {
-            Ok(done) => return Ok(done),
-            // One that only has no time now is worth another try.
-            Err(error @ CallError::NotNow { .. }) => last = Some(error),
-            Err(error @ CallError::Unreachable(_)) => last = last.or(Some(error)),
-            Err(error) => return Err(error.into()),
-        }
+        order = others;
     }
     Err(last.map_or_else(|| ApiError::NoEndpoint { service: service.name.clone() }, ApiError::Upstream))
 }

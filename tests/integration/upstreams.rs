@@ -197,6 +197,34 @@ async fn a_hung_server_gets_no_new_session() {
     eventually("UP again", || status("UP")).await;
 }
 
+/// The server that counts as healthy has just died, the other one is back and nobody has looked yet: it gets the call. STM-2
+#[tokio::test]
+async fn a_rest_caller_reaches_the_one_server_that_lives() {
+    let rare = |builder: crate::harness::cluster::Builder| {
+        let names = ["MCP_UPSTREAM_HEALTH_INTERVAL", "MCP_UPSTREAM_BACKOFF_MIN", "MCP_UPSTREAM_BACKOFF_MAX"];
+        names
+            .into_iter()
+            .fold(builder.env("MCP_UPSTREAM_BREAKER_FAILURES", "1"), |builder, name| builder.env(name, "10m"))
+    };
+    let mut cluster = rare(Cluster::builder().upstreams(2)).start().await;
+    let addr = cluster.addr(0);
+    let list = || async move { http::post(addr, REST, request(1, "tools/list", json!({})).to_string()).await };
+    cluster.upstreams[1].kill();
+    eventually("the dead one is out of use", || async {
+        list().await;
+        let instances = http::get(addr, "/mcp/router/services/mcp-server-v6/instances").await.json();
+        instances["instances"][1]["status"] == "DOWN"
+    })
+    .await;
+    cluster.upstreams[1].restart().await;
+    // It is not asked twice within 100 ms.
+    let back = std::time::Instant::now();
+    eventually("it may be asked again", || async { back.elapsed().as_millis() > 100 }).await;
+    cluster.upstreams[0].kill();
+    let answer = list().await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
 /// All servers down: REST says 502 or 503, sessions get a JSON-RPC error that says that nothing was executed and a retry
 /// helps; and they go on by themselves when a server is back.
 #[tokio::test]
