@@ -279,7 +279,7 @@ mod tests {
             ("nonsense", Told::Nothing),
             ("", Told::Nothing),
         ] {
-            assert_eq!(Scan::of(text.as_bytes()), [told.clone()], "{text}");
+            assert_eq!(Scan::of(text.as_bytes()), std::slice::from_ref(&told), "{text}");
             let mut scan = Scan::default();
             text.as_bytes().iter().for_each(|byte| scan.feed(std::slice::from_ref(byte)));
             assert_eq!(scan.finish(), [told], "byte by byte: {text}");
