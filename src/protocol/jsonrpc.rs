@@ -253,6 +253,26 @@ pub fn error_response(id: &str, code: i64, message: &str, details: Option<&serde
     Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{error}}}"#))
 }
 
+/// The error, as it stands there, of a response that names no request: its id is `null` or left out.
+pub fn error_without_id(body: &[u8]) -> Option<Bytes> {
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return None;
+    }
+    let raw: RawHead<'_> = serde_json::from_slice(body).ok()?;
+    let is_said = |member: Option<&RawValue>| member.is_some_and(|member| member.get() != "null");
+    let is_one = raw.jsonrpc.is_some_and(|version| version.0 == "2.0")
+        && raw.method.is_none()
+        && !is_said(raw.id)
+        && !is_said(raw.result);
+    let error = raw.error.filter(|error| is_one && error.get().starts_with('{'))?;
+    Some(Bytes::copy_from_slice(error.get().as_bytes()))
+}
+
+/// Makes the text of an error response around an error that is JSON text already.
+pub fn failed_response(id: &str, error: &[u8]) -> Bytes {
+    Bytes::from([br#"{"jsonrpc":"2.0","id":"#, id.as_bytes(), br#","error":"#, error, b"}"].concat())
+}
+
 /// The messages of an array of them (a batch, which some servers answer with), each as it stands there. `None`: it is
 /// no array.
 pub fn split_batch(body: &Bytes) -> Option<Vec<Bytes>> {
@@ -288,6 +308,24 @@ mod tests {
         assert_eq!(answer.kind, Kind::Response { id: Some(key("1")), success: true });
         let lost = Head::parse(br#"{"jsonrpc":"2.0","id":null,"error":{"code":1,"message":""}}"#).unwrap();
         assert_eq!(lost.kind, Kind::Response { id: None, success: false });
+    }
+
+    #[test]
+    fn an_error_without_an_id_is_told_from_other_messages() {
+        for (body, expected) in [
+            (r#"{"jsonrpc":"2.0","id":null,"error":{"code":1}}"#, Some(r#"{"code":1}"#)),
+            (r#" {"error":{"code": 1},"jsonrpc":"2.0"}"#, Some(r#"{"code": 1}"#)),
+            (r#"{"jsonrpc":"2.0","id":null,"result":null,"error":{}}"#, Some("{}")),
+            (r#"{"jsonrpc":"2.0","id":null,"result":{},"error":{}}"#, None),
+            (r#"{"jsonrpc":"2.0","id":1,"error":{"code":1}}"#, None),
+            (r#"{"jsonrpc":"2.0","method":"m","error":{"code":1}}"#, None),
+            (r#"{"jsonrpc":"2.0","id":null,"error":"boom"}"#, None),
+            (r#"{"jsonrpc":"2.0","id":null,"result":{}}"#, None),
+            (r#"{"error":{"code":1}}"#, None),
+            (r#"["2.0",null,null,null,null,{"code":1}]"#, None),
+        ] {
+            assert_eq!(error_without_id(body.as_bytes()).as_deref(), expected.map(str::as_bytes), "{body}");
+        }
     }
 
     #[test]

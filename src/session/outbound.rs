@@ -1,7 +1,7 @@
 //! Upstream → client: append to the log first, then deliver (EVT-2). One append is under way at a time and takes all
 //! that has gathered meanwhile, so order is kept and a burst costs one round trip.
 
-use std::{sync::Arc, time::Instant};
+use std::{fmt, sync::Arc, time::Instant};
 
 use actix::prelude::*;
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     fault,
     protocol::{
-        jsonrpc::{self, Head, IdKey, InvalidMessage, Kind},
+        jsonrpc::{self, Head, IdKey, Kind},
         mcp,
         scan::meant_to_answer,
         sse,
@@ -74,7 +74,7 @@ impl SessionActor {
     }
 
     /// A request whose answer is none: nothing else will come.
-    fn fail_broken(&mut self, id: &IdKey, error: &InvalidMessage, ctx: &mut Context<Self>) {
+    pub(super) fn fail_broken(&mut self, id: &IdKey, error: &impl fmt::Display, ctx: &mut Context<Self>) {
         let why = format!("the server answered this request, but not with a JSON-RPC response: {error}");
         let details = serde_json::json!({ "reason": "broken_answer", "outcome": "unknown", "retry": false });
         self.fail_request(id, jsonrpc::INTERNAL_ERROR, &why, "broken_answer", details, ctx);

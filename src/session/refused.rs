@@ -27,7 +27,7 @@ use crate::{
     settings::UpstreamSettings,
     upstream::{
         line::PostError,
-        reply::{Reply, ReplyEnd},
+        reply::{Reply, ReplyEnd, STREAM_WAIT},
         tools::Bounds,
         transport::{Outlet, sse::LinkLimits},
     },
@@ -308,11 +308,35 @@ impl SessionActor {
         let (limits, patience) = (LinkLimits::from(settings), settings.request_timeout);
         let outlet = Outlet { link: self.link_number, to: ctx.address().recipient(), gate: Arc::clone(&self.gate) };
         let read = async move { reply.read(limits, outlet, patience).await };
-        ctx.spawn(read.into_actor(self).map(move |end, actor, ctx| {
-            if let (ReplyEnd::Broken, Some((number, seq, id, body))) = (end, carried) {
+        ctx.spawn(read.into_actor(self).map(move |end, actor, ctx| match (end, carried) {
+            (ReplyEnd::Whole, _) | (ReplyEnd::Broken | ReplyEnd::Unreadable, None) => {}
+            (ReplyEnd::Nameless(_), None) => actor.count_dropped("upstream_answer_without_id"),
+            (ReplyEnd::Broken, Some((number, seq, id, body))) => {
                 actor.settle_unless_link_ends(number, seq, id, body, "the answer broke off".to_owned(), ctx);
             }
+            (ReplyEnd::Unreadable, Some((number, _, id, _))) => {
+                actor.answer_unless_stream_does(number, id, None, ctx);
+            }
+            (ReplyEnd::Nameless(error), Some((number, _, id, _))) => {
+                actor.answer_unless_stream_does(number, id, Some(error), ctx);
+            }
         }));
+    }
+
+    /// The answer to a POST is this error of the server, or (`None`) cannot be read. What has come on the stream counts.
+    fn answer_unless_stream_does(&mut self, number: u64, id: IdKey, error: Option<Bytes>, ctx: &mut Context<Self>) {
+        ctx.run_later(STREAM_WAIT, move |actor, ctx| {
+            if !actor.carries(number, &id) {
+                return;
+            }
+            match error {
+                Some(error) => actor.take_upstream_message(jsonrpc::failed_response(id.as_json(), &error), ctx),
+                None => {
+                    actor.count_dropped("upstream_nonsense");
+                    actor.fail_broken(&id, &"it cannot be read", ctx);
+                }
+            }
+        });
     }
 }
 

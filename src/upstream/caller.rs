@@ -16,14 +16,14 @@ use tokio::{sync::oneshot, time::Instant};
 use super::{
     call::{Call, CallError, GivenUp, gives_up, rewritten},
     line::{Line, PostError},
-    reply::{Reply, ReplyEnd},
+    reply::{Reply, ReplyEnd, STREAM_WAIT},
     transport::{
         Gate, LinkHandle, LinkNotice, Outlet,
         sse::{self, LinkLimits},
     },
 };
 use crate::protocol::{
-    jsonrpc::{Head, IdKey, Kind},
+    jsonrpc::{self, Head, IdKey, Kind},
     mcp,
 };
 
@@ -202,9 +202,19 @@ impl Caller {
         let caller = self.clone();
         actix_rt::spawn(async move {
             let end = reply.read(caller.link_limits, outlet, caller.request_timeout).await;
-            if let (ReplyEnd::Broken, Some(id)) = (end, id) {
-                caller.answered_own(id, Err(CallError::Lost("the answer broke off".to_owned())));
+            let Some(id) = id else { return };
+            let answer = match end {
+                ReplyEnd::Whole => return,
+                ReplyEnd::Broken => Err(CallError::Lost("the answer broke off".to_owned())),
+                ReplyEnd::Unreadable => Err(CallError::Nonsense),
+                ReplyEnd::Nameless(error) => {
+                    Ok(Answer { body: jsonrpc::failed_response(&id.to_string(), &error), is_altered: false })
+                }
+            };
+            if !matches!(answer, Err(CallError::Lost(_))) {
+                tokio::time::sleep(STREAM_WAIT).await;
             }
+            caller.answered_own(id, answer);
         });
     }
 

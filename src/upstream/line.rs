@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     Endpoint,
-    connection::{Body, BodyKind, Broken, Connection, Head, Rest, Scratch},
+    connection::{Body, Broken, Connection, Head, Rest, Scratch},
     redirect::{self, NotFollowed},
     reply::Reply,
 };
@@ -201,7 +201,7 @@ impl Line {
                 reusable.into_iter().for_each(|connection| self.keep(connection));
                 None
             }
-            Rest::Body(body) => BodyKind::of(&head).map(|kind| Reply::new(body, kind, self.clone())),
+            Rest::Body(body) => Reply::of(&head, body, self.clone()),
         };
         Ok((head, reply))
     }

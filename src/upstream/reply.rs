@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use actix_http::{ResponseHead, StatusCode, header};
 use bytes::{Buf as _, Bytes};
 
 use super::{
@@ -13,7 +14,7 @@ use super::{
     transport::{LinkEvent, Outlet, sort_event, sort_message, sse::LinkLimits},
 };
 use crate::protocol::{
-    jsonrpc::{Head, Kind},
+    jsonrpc::{self, Head, Kind},
     scan::{Scan, Told},
     sse_reader::{Reader, to_text},
 };
@@ -21,14 +22,28 @@ use crate::protocol::{
 /// Byte order mark.
 const BOM: &[u8] = "\u{feff}".as_bytes();
 
+/// How long an answer on the stream may come after a body that is none or names no request: what came first counts.
+pub const STREAM_WAIT: Duration = Duration::from_millis(100);
+
 /// See the module's text.
 pub struct Reply {
     rest: Rest,
+    form: Form,
+}
+
+/// What the head says of the body.
+#[derive(Debug, Clone, Copy)]
+struct Form {
+    kind: BodyKind,
+    /// It has a coding (RFC 9110, section 8.4), though none was asked for: it cannot be read.
+    is_coded: bool,
+    /// The status is 200: not only an acknowledgement, unless the body says no more.
+    is_answer: bool,
 }
 
 enum Rest {
     /// Still to come.
-    Unread(Body, BodyKind, Line),
+    Unread(Body, Line),
     /// JSON text, and whether some of it was none and has been replaced.
     Read(Bytes, bool),
 }
@@ -40,25 +55,40 @@ impl std::fmt::Debug for Reply {
 }
 
 /// How the reading ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReplyEnd {
     /// There is nothing more to come.
     Whole,
     /// The connection broke, or nobody could read on: an answer in it is lost.
     Broken,
+    /// It was meant as an answer, and nobody can read it.
+    Unreadable,
+    /// The server's error (JSON text) about a message whose id it could not read (JSON-RPC 2.0, section 5): where else than
+    /// here would it be sure which.
+    Nameless(Bytes),
 }
 
 impl Reply {
-    pub(super) fn new(body: Body, kind: BodyKind, line: Line) -> Self {
-        Self { rest: Rest::Unread(body, kind, line) }
+    /// `None`: that body holds no messages.
+    pub(super) fn of(head: &ResponseHead, body: Body, line: Line) -> Option<Self> {
+        let kind = BodyKind::of(head)?;
+        let codings = head.headers.get_all(header::CONTENT_ENCODING).filter_map(|value| value.to_str().ok());
+        let mut codings = codings.flat_map(|value| value.split(',')).map(str::trim);
+        let is_coded = codings.any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("identity"));
+        let form = Form { kind, is_coded, is_answer: head.status == StatusCode::OK };
+        Some(Self { rest: Rest::Unread(body, line), form })
     }
 
     /// Reads to the end, and puts each message into `outlet` as soon as it is there; not for longer than `patience`.
     pub async fn read(self, limits: LinkLimits, outlet: Outlet, patience: Duration) -> ReplyEnd {
+        let form = self.form;
         let read = async {
             match self.rest {
-                Rest::Unread(body, BodyKind::Json, line) => read_json(body, &line, limits, &outlet).await,
-                Rest::Unread(body, BodyKind::Events, line) => read_events(body, &line, limits, &outlet).await,
+                Rest::Unread(body, line) if form.is_coded => pass_over(body, &line, limits, form).await,
+                Rest::Unread(body, line) => match form.kind {
+                    BodyKind::Json => read_json(body, &line, limits, form, &outlet).await,
+                    BodyKind::Events => read_events(body, &line, limits, &outlet).await,
+                },
                 Rest::Read(text, is_altered) => put(messages(text, is_altered), &outlet).await,
             }
         };
@@ -68,7 +98,8 @@ impl Reply {
     /// Of a JSON body that came with the status of an error: `Some` if it answers this request. Read for as long as the rest
     /// of any acknowledgement, and of no more than `limit` bytes.
     pub(super) async fn answer_to(self, request: &[u8], limit: usize) -> Option<Self> {
-        let Rest::Unread(mut body, _, line) = self.rest else { return None };
+        let form = self.form;
+        let Rest::Unread(mut body, line) = self.rest else { return None };
         let read = async {
             let mut text = Vec::new();
             while let Some(chunk) = body.next().await {
@@ -83,26 +114,42 @@ impl Reply {
         give_back(body, &line);
         let (text, is_altered) = to_text(text);
         let answers = answers(&messages(text.clone(), is_altered), request);
-        answers.then_some(Self { rest: Rest::Read(text, is_altered) })
+        answers.then_some(Self { rest: Rest::Read(text, is_altered), form })
     }
+}
+
+/// Reads what cannot be understood, so that its connection can be used again.
+async fn pass_over(mut body: Body, line: &Line, limits: LinkLimits, form: Form) -> ReplyEnd {
+    let mut passed = 0;
+    while let Some(chunk) = body.next().await {
+        let Ok(chunk) = chunk else { return ReplyEnd::Broken };
+        passed += chunk.len();
+        if passed > limits.max_message {
+            break;
+        }
+    }
+    give_back(body, line);
+    if form.is_answer && passed > 0 { ReplyEnd::Unreadable } else { ReplyEnd::Whole }
 }
 
 async fn read_events(mut body: Body, line: &Line, limits: LinkLimits, outlet: &Outlet) -> ReplyEnd {
     let mut reader = Reader::new(limits.max_message, limits.max_skipped);
+    let mut nameless = None;
     while let Some(chunk) = body.next().await {
         let Ok(chunk) = chunk else { return ReplyEnd::Broken };
         let mut events = Vec::new();
         let readable = reader.feed(&chunk, |read| sort_event(read, &mut events, |_| ()));
         drop(chunk);
+        nameless = nameless.or(take_nameless(&mut events));
         if outlet.put_all(events).await.is_err() || readable.is_err() {
             return ReplyEnd::Broken;
         }
     }
     give_back(body, line);
-    ReplyEnd::Whole
+    nameless.map_or(ReplyEnd::Whole, ReplyEnd::Nameless)
 }
 
-async fn read_json(mut body: Body, line: &Line, limits: LinkLimits, outlet: &Outlet) -> ReplyEnd {
+async fn read_json(mut body: Body, line: &Line, limits: LinkLimits, form: Form, outlet: &Outlet) -> ReplyEnd {
     let mut text = Vec::new();
     let mut too_large: Option<(Scan, usize)> = None;
     while let Some(chunk) = body.next().await {
@@ -120,15 +167,46 @@ async fn read_json(mut body: Body, line: &Line, limits: LinkLimits, outlet: &Out
         }
     }
     let mut events = Vec::new();
+    let mut end = ReplyEnd::Whole;
     match too_large {
         Some((scan, _)) => events.extend(scan.finish().into_iter().map(LinkEvent::TooLarge)),
         None => {
             let (text, is_altered) = to_text(text);
-            events = messages(text, is_altered);
+            events = messages(text.clone(), is_altered);
+            if let Some(error) = take_nameless(&mut events) {
+                end = ReplyEnd::Nameless(error);
+            } else if events.is_empty() && form.is_answer && is_unreadable(&text, is_altered) {
+                end = ReplyEnd::Unreadable;
+            }
         }
     }
     give_back(body, line);
-    put(events, outlet).await
+    match put(events, outlet).await {
+        ReplyEnd::Whole => end,
+        broken => broken,
+    }
+}
+
+/// Takes out the errors that name no request; the first of them.
+fn take_nameless(events: &mut Vec<LinkEvent>) -> Option<Bytes> {
+    let mut first = None;
+    events.retain(|event| {
+        let error = message_of(event).and_then(|body| jsonrpc::error_without_id(body));
+        let is_kept = error.is_none();
+        first = first.take().or(error);
+        is_kept
+    });
+    first
+}
+
+/// A body that holds no message: neither JSON of the server's own nor plain words, by which many acknowledge.
+fn is_unreadable(text: &[u8], is_altered: bool) -> bool {
+    let text = text.strip_prefix(BOM).unwrap_or(text).trim_ascii();
+    if serde_json::from_slice::<serde::de::IgnoredAny>(text).is_ok() {
+        return false;
+    }
+    // UTF-16 and the like; JSON that is cut off.
+    is_altered || text.contains(&0) || matches!(text.first(), Some(b'{' | b'['))
 }
 
 /// The messages of a JSON body. A byte order mark before it is none of it (RFC 8259, section 8.1).
@@ -140,7 +218,9 @@ fn messages(mut text: Bytes, is_altered: bool) -> Vec<LinkEvent> {
     sort_message(text, is_altered, &mut events);
     // Many acknowledge with JSON of their own, which is no message and says nothing.
     events.retain(|event| {
-        message_of(event).is_none_or(|body| Head::parse(body).is_ok() || Scan::of(body) != [Told::Nothing])
+        message_of(event).is_none_or(|body| {
+            Head::parse(body).is_ok() || Scan::of(body) != [Told::Nothing] || jsonrpc::error_without_id(body).is_some()
+        })
     });
     events
 }
@@ -168,5 +248,33 @@ async fn put(events: Vec<LinkEvent>, outlet: &Outlet) -> ReplyEnd {
 fn give_back(body: Body, line: &Line) {
     if let Some(connection) = body.into_connection() {
         line.keep(connection);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_servers_acknowledge_with_is_told_from_an_answer_that_cannot_be_read() {
+        for (body, expected) in [
+            (&b""[..], false),
+            (b" \n", false),
+            (b"Accepted", false),
+            (b"\"Accepted\"", false),
+            (b"null", false),
+            (b"{}", false),
+            (br#"{"status":"ok"}"#, false),
+            (b"[]", false),
+            (br#"{"jsonrpc":"2.0","resu"#, true),
+            (b"[{\"a\":", true),
+            (b"{\0\"\0", true),
+            (b"\0{\0\"", true),
+            (b"\xff\xfe{\0\"\0", true),
+            (b"\x1f\x8b\x08\0", true),
+        ] {
+            let (text, is_altered) = to_text(body.to_vec());
+            assert_eq!(is_unreadable(&text, is_altered), expected, "{body:?}");
+        }
     }
 }

@@ -428,6 +428,94 @@ async fn the_servers_own_error_is_passed_on_whatever_its_status() {
     Oracle::exactly_once(&client);
 }
 
+/// A 200 whose body is an error without an id (JSON-RPC 2.0, section 5), or meant as an answer and not to be read, is
+/// told to its call at once and once: there is no doubt which it is. What came on the stream before counts.
+#[tokio::test]
+async fn an_answer_in_the_post_without_an_id_or_sense_is_told_to_its_call() {
+    const GZIP: &[u8] = b"\x1f\x8b\x08\0\0\0\0\0\0\x03\xab\xae\x05\0\x43\xbf\xa6\xa3\x02\0\0\0";
+    let gate = Gate::new();
+    let held = gate.clone();
+    let upstream = OddUpstream::posts(move |post| {
+        let error = json!({ "code": -32600, "message": "own words" });
+        let null = json!({ "jsonrpc": "2.0", "id": null, "error": error });
+        let unnamed = json!({ "jsonrpc": "2.0", "error": error });
+        let answer = json!({ "jsonrpc": "2.0", "id": post.json["id"], "result": { "tool": tool(post) } }).to_string();
+        let json = |body: Vec<u8>| vec![Step::body("application/json", body)];
+        let coded = |content_type: &str, coding: &str, body: &[u8]| {
+            let headers = vec![("content-type", content_type.to_owned()), ("content-encoding", coding.to_owned())];
+            Step::Respond("200 OK", headers, body.to_vec())
+        };
+        Some(match tool(post) {
+            "error null" => json(null.to_string().into_bytes()),
+            "error unnamed" => json(unnamed.to_string().into_bytes()),
+            "error array" => json(format!("[{null}]").into_bytes()),
+            "error events" => vec![Step::body("text/event-stream", format!("data: {null}\n\n"))],
+            "broken gzip" => vec![coded("application/json", "gzip", GZIP)],
+            "broken gzip events" => vec![coded("text/event-stream", "gzip", GZIP)],
+            "broken utf16" => json(answer.encode_utf16().flat_map(u16::to_le_bytes).collect()),
+            "broken utf16 mark" => {
+                json(format!("\u{feff}{answer}").encode_utf16().flat_map(u16::to_be_bytes).collect())
+            }
+            "broken cut" => json(b"{\"jsonrpc\":\"2.0\",\"resu".to_vec()),
+            // The answer is on its way, and the body beside it is not to be waited for.
+            "taken null" => {
+                vec![Step::Event(answer), Step::Wait(held.clone()), Step::body("application/json", null.to_string())]
+            }
+            "taken gzip" => vec![Step::Event(answer), coded("application/json", "gzip", GZIP)],
+            "taken beside" => json(format!("[{null},{answer}]").into_bytes()),
+            "taken identity" => vec![coded("application/json", "identity", answer.as_bytes())],
+            "taken words" => vec![Step::body("application/json", "Accepted"), Step::Event(answer)],
+            "taken text" => vec![coded("text/plain", "gzip", GZIP), Step::Event(answer)],
+            "taken empty" => vec![coded("application/json", "gzip", b""), Step::Event(answer)],
+            _ => return None,
+        })
+    })
+    .await;
+    let cluster = Cluster::builder().upstream_urls([upstream.url()]).start().await;
+    let client = cluster.client().initialize().await;
+    let names = [
+        "error null",
+        "error unnamed",
+        "error array",
+        "error events",
+        "broken gzip",
+        "broken gzip events",
+        "broken utf16",
+        "broken utf16 mark",
+        "broken cut",
+        "taken null",
+        "taken gzip",
+        "taken beside",
+        "taken identity",
+        "taken words",
+        "taken text",
+        "taken empty",
+    ];
+    for name in names {
+        let id = client.start_call(name, json!({})).await;
+        let rest = http::post(cluster.addr(0), REST, tool_call("r", name, json!({})).to_string()).await;
+        assert_eq!(rest.json()["id"], "r", "{name}");
+        for answer in [client.response(id).await, rest.json()] {
+            match name.split_once(' ').unwrap().0 {
+                "error" => {
+                    assert_eq!(answer["error"], json!({ "code": -32600, "message": "own words" }), "{name}: {answer}");
+                }
+                "broken" => {
+                    let data = &answer["error"]["data"];
+                    assert_eq!((&data["reason"], &data["retry"]), (&json!("broken_answer"), &json!(false)), "{answer}");
+                }
+                _ => assert_eq!(answer["result"], json!({ "tool": name }), "{name}: {answer}"),
+            }
+        }
+        assert_eq!(upstream.runs(name), 2, "{name}");
+    }
+    gate.open();
+    client.call("after", json!({})).await;
+    assert_eq!(upstream.initialized_by_clients(), 1);
+    Oracle::every_request_answered_once(&client);
+    Oracle::exactly_once(&client);
+}
+
 /// By REST the other server is asked first.
 #[tokio::test]
 async fn a_call_that_one_server_does_not_take_goes_to_the_other() {
