@@ -190,6 +190,9 @@ struct StreamState {
     initialized: bool,
 }
 
+/// Calls of a session that may be open before no more probes are sent: half of `MCP_MAX_INFLIGHT`.
+const MOST_OPEN: usize = 32;
+
 /// JSON-RPC id of `initialize`; calls have the ids above.
 const INITIALIZE: u64 = 0;
 /// Pause before the next try when an instance did not even answer.
@@ -437,8 +440,11 @@ impl Session {
                 if over || self.board.stopping.get() {
                     break;
                 }
-                let session = Rc::clone(&self);
-                actix_rt::spawn(async move { session.call(Kind::Echo).await });
+                // A long hang must not end at the router's own bound on calls in flight.
+                if self.ledger.borrow().open_ids().len() < MOST_OPEN {
+                    let session = Rc::clone(&self);
+                    actix_rt::spawn(async move { session.call(Kind::Echo).await });
+                }
                 tokio::time::sleep(pause).await;
             }
         }
