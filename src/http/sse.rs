@@ -202,6 +202,15 @@ fn covers_events<'a>(accepts: impl Iterator<Item = &'a str>) -> bool {
     best.is_some_and(|(_, accepted)| accepted)
 }
 
+/// Why a cursor into this session is no place in its stream.
+fn misfit(cursor: &EventId, epoch: u32) -> Option<&'static str> {
+    match cursor {
+        cursor if cursor.stream != MAIN_STREAM => Some("cursor_foreign"),
+        cursor if cursor.epoch != epoch => Some("epoch"),
+        _ => None,
+    }
+}
+
 /// Only a client that had a stream before sends one of these.
 fn is_returning(request: &HttpRequest) -> bool {
     let headers = request.headers();
@@ -380,10 +389,10 @@ impl Opening {
         }
         app.metrics.resumed.with_label_values(&[by.label()]).inc();
         let replay_from = sent.saturating_sub(app.settings.stream.rebind_replay);
-        let cursor_epoch_fits = cursor.as_ref().is_none_or(|cursor| cursor.epoch == joined.epoch);
+        let misfit = cursor.as_ref().and_then(|cursor| misfit(cursor, joined.epoch));
         let from = match &cursor {
-            Some(cursor) if cursor_epoch_fits => cursor.seq,
-            // Another life of the session: all of this one is new to the client, and it is told. EVT-6
+            Some(cursor) if misfit.is_none() => cursor.seq,
+            // Of another stream or life of the session: all of this one is new to the client, and it is told. EVT-6
             Some(_) => 0,
             // It may be somebody else: what was sent before is not for him.
             None if by == By::Cookie => sent,
@@ -397,12 +406,12 @@ impl Opening {
                 // mcp-remote 0.15 holds its POSTs back until the URL changes.
                 endpoint.push_str(&format!("&attach={}", joined.attach_count));
             }
-            let id = cursor.as_ref().filter(|_| cursor_epoch_fits).map_or(from.max(sent), |cursor| cursor.seq);
+            let id = cursor.as_ref().filter(|_| misfit.is_none()).map_or(from.max(sent), |cursor| cursor.seq);
             first.extend_from_slice(&sse::opening(&session, MAIN_STREAM, joined.epoch, id, self.retry(), &endpoint));
         }
-        if !cursor_epoch_fits {
-            app.metrics.resume_failed.with_label_values(&["epoch"]).inc();
-            first.extend_from_slice(&resume_failed("epoch", cursor.as_ref().map_or(0, |cursor| cursor.seq), 1));
+        if let Some(reason) = misfit {
+            app.metrics.resume_failed.with_label_values(&[reason]).inc();
+            first.extend_from_slice(&resume_failed(reason, cursor.as_ref().map_or(0, |cursor| cursor.seq), 1));
         }
         let mut pump =
             Pump::new(Arc::clone(app), Arc::clone(&attachment), joined.epoch, from, Bytes::from(first)).resumed();

@@ -314,7 +314,8 @@ async fn a_reader_that_the_log_has_left_behind_is_told_so_and_goes_on() {
     }
 }
 
-/// EVT-6: cursors that cannot be anybody's here, or are ahead of the log, or of another life of the session, are told so.
+/// EVT-6: cursors that cannot be anybody's here, or are ahead of the log, or of another stream or life of the session, are
+/// told so.
 /// The status stays 200: any other would stop stock clients for good.
 #[tokio::test]
 async fn a_cursor_that_makes_no_sense_is_told_so() {
@@ -331,13 +332,16 @@ async fn a_cursor_that_makes_no_sense_is_told_so() {
         (with("00112233445566778899aabbccddeeff", &own.epoch, 1), "session_gone", false),
         (with(&own.session, &own.epoch, 99), "cursor_unknown", true),
         (with(&own.session, other_epoch, 1), "epoch", true),
+        (format!("{}.zz.{}.1", own.session, own.epoch), "cursor_foreign", true),
+        (format!("{}.zz.{}.0", own.session, own.epoch), "cursor_foreign", true),
+        (format!("{}.G.{}.2", own.session, own.epoch), "cursor_foreign", true),
     ] {
         let mut stream = EventStream::open(cluster.addr(0), &resume(&cursor)).await;
         let endpoint = stream.event().await;
         assert_eq!(endpoint.data.contains(&own.session), same_session, "{cursor}: {}", endpoint.data);
         let told: Value = serde_json::from_str(&next_message(&mut stream).await.data).unwrap();
         assert_eq!(complaint(&told), Some(reason), "{cursor}: {told}");
-        if reason == "epoch" {
+        if reason == "epoch" || (reason == "cursor_foreign" && same_session) {
             // All of this life is new to the client.
             assert_eq!(Numbered::parse(&next_message(&mut stream).await.id.unwrap()).seq, 1);
             assert_eq!(Numbered::parse(&next_message(&mut stream).await.id.unwrap()).seq, 2);
