@@ -185,6 +185,8 @@ async fn an_explicit_cancel_is_forwarded_once() {
     let mut cancels = Vec::new();
     for (number, addr) in cluster.addrs().into_iter().enumerate() {
         let id = client.start_call("long", json!({})).await;
+        // A call that is cancelled before it was sent never goes up, and neither does its cancel.
+        upstream.wait_for("tools/call", number + 1).await;
         let params = json!({ "requestId": id, "reason": "the user has changed their mind" });
         let cancel = json!({ "jsonrpc": "2.0", "method": "notifications/cancelled", "params": params });
         let request_id = format!("cancel-{number}");
