@@ -14,7 +14,7 @@ mod ownership;
 
 use std::{collections::BTreeSet, fmt::Debug, hash::Hash};
 
-use mcp_router::session::recovery::{self, Fate, Progress};
+use mcp_router::session::core::recovery::{self, Fate, Progress};
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
 /// The client's requests, in the order in which it posts them: may it run twice?

@@ -10,7 +10,7 @@
 
 use std::collections::BTreeSet;
 
-use mcp_router::session::order::Order;
+use mcp_router::session::core::order::Order;
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
 /// The client's messages, in the order in which it posts them: is it a request? Answers of the client go the way of

@@ -22,9 +22,9 @@ use super::{
     MAIN_STREAM,
     attachment::{Attachment, End},
     claim::PlannedClaim,
+    core::order::Order,
     field, forward, inbound, link,
     messages::{AttachLocal, Detached, Drain, Look, Snapshot, TakeSnapshot, Tick, Upkeep},
-    order::Order,
     questions::Questions,
     refused::Pace,
 };

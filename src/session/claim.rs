@@ -2,7 +2,7 @@
 //! order, and with it the word on who shows the client's stream.
 //!
 //! A journaling may be executed by the store when this actor has given it up, and any reply may be lost. What was missed is
-//! a hole in the order of messages ([`super::order`]), which is seen in every word of the store about later ones; as long as
+//! a hole in the order of messages ([`super::core::order`]), which is seen in every word of the store about later ones; as long as
 //! there is one, each claim asks for it. What is missing at the end is looked for a while after each failure, and whenever
 //! somebody tells this owner to look, which a duplicate of such a message does. REQ-1
 

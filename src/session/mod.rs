@@ -6,8 +6,7 @@
 //! | `actor` | state, start, stop, handlers |
 //! | `messages` | what it is told and asked |
 //! | `inbound` | client → upstream: journal, order |
-//! | `order` | pure: the order of what was journaled, and the holes in it |
-//! | `claim` | client → upstream: what other instances have journaled, and what was missed |
+//! //! | `claim` | client → upstream: what other instances have journaled, and what was missed |
 //! | `cancel` | client → upstream: requests that the client has given up |
 //! | `forward` | client → upstream: POSTs and their ends |
 //! | `refused` | client → upstream: what becomes of a message whose POST failed |
@@ -18,7 +17,8 @@
 //! | `link` | the upstream link: open, lose, give up |
 //! | `life` | what a session gives back when its client is gone: link, place, all |
 //! | `rehydrate` | a new upstream session: replay the handshake, recover what was open |
-//! | `recovery`, `returning` | pure decisions |
+//! | `core` | what a session decides, as plain logic |
+//! | `returning` | pure decisions about clients that come back |
 //! | `attachment` | a client stream: replay and live events without gap or duplicate |
 //! | `directory` | who is where in this process |
 
@@ -26,6 +26,7 @@ pub mod actor;
 pub mod attachment;
 mod cancel;
 mod claim;
+pub mod core;
 pub mod directory;
 mod forward;
 pub mod held;
@@ -33,16 +34,15 @@ mod inbound;
 mod life;
 mod link;
 pub mod messages;
-pub mod order;
 mod outbound;
 mod questions;
-pub mod recovery;
 pub mod refused;
 mod rehydrate;
 mod restore;
 pub mod returning;
 mod unreadable;
 
+pub use self::core::recovery;
 pub use inbound::journal_view as inbound_view;
 
 /// Name of the one stream of a 2024-11-05 session (and of the GET stream of later transports).

@@ -1,0 +1,12 @@
+//! What a session decides, as plain logic: events in, actions out. Nothing here knows an actor, a store handle or a clock
+//! (time comes in as a parameter), so that each part is tested alone, and the models of `tests/` check the very code that
+//! runs. [`SessionActor`](super::actor::SessionActor) is the shell: it tells these structs what has happened, and does what
+//! they say.
+//!
+//! | file | what it decides |
+//! |---|---|
+//! | `order` | in which order journaled messages are handled, and what was missed |
+//! | `recovery` | what becomes of a request whose upstream died; whether an owner may forward |
+
+pub mod order;
+pub mod recovery;
