@@ -4,19 +4,24 @@ use std::{
     io::ErrorKind,
     net::{SocketAddr, TcpListener},
     process::ExitCode,
-    sync::{Arc, Mutex, OnceLock, PoisonError, atomic::AtomicUsize},
+    sync::{Arc, Mutex, OnceLock, atomic::AtomicUsize},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use actix_web::{HttpServer, dev::ServerHandle, middleware::Condition, web};
 use socket2::{Domain, SockRef, Socket, Type};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+};
 use url::Url;
 
 use crate::{
-    app::{App, LeaseClock, Proofs, Rebinds, Worker, fresh_dataset_id},
+    app::{App, Proofs, Rebinds, Worker},
     backoff::Backoff,
     cluster::{
+        dataset::{Dataset, fresh_dataset_id},
+        lease::LeaseClock,
         ownership::{self, Judge},
         process::{ProcessId, Word},
     },
@@ -27,14 +32,19 @@ use crate::{
     lifecycle::{Lifecycle, Phase},
     mcp_server_v6,
     metrics::Metrics,
+    protocol::session_id::SessionId,
     registry::{
         actor::{DrainAll, Registry, WAKE_CAPACITY, instance_info},
         adopt::Turns,
         limiter::RateLimiter,
-        room::Lonely,
         sweep::Sightings,
     },
-    session::{attachment::End, directory::Directory},
+    session::{
+        attachment::End,
+        directory::Directory,
+        env::{Env, Neighbours},
+        room::Lonely,
+    },
     settings::Settings,
     store::{
         LeaseAcquired, Owner, SessionStore, StoreError, StoreResult,
@@ -182,15 +192,15 @@ pub async fn run(mut settings: Settings) -> Result<(), Fatal> {
 
     let _built_in = if settings.upstream.services.is_empty() { Some(start_built_in(&mut settings)?) } else { None };
     let store = open_store(&settings).await?;
-    let app = Arc::new(build_app(settings, store, address));
+    let (attention, attended) = mpsc::channel(WAKE_CAPACITY);
+    let app = Arc::new(build_app(settings, store, address, attention));
     let candidate = fresh_dataset_id();
     let dataset = patiently(&app, || app.store.dataset(&candidate)).await?;
     // Long ago: nothing was lost when we start.
-    *app.data.lock().unwrap_or_else(PoisonError::into_inner) =
-        (dataset.into(), Instant::now() - app.settings.session.lease);
+    app.dataset.begin(&dataset, Instant::now() - app.settings.session.lease);
     acquire_lease(&app).await?;
     let wakes = patiently(&app, || app.store.subscribe(&app.me.incarnation, WAKE_CAPACITY)).await?;
-    let registry = Registry::launch(Arc::clone(&app), wakes);
+    let registry = Registry::launch(Arc::clone(&app), wakes, attended);
     let _ = app.registry.set(registry);
 
     // Two that start at the same time may both be bound; one can listen.
@@ -323,7 +333,12 @@ async fn open_store(settings: &Settings) -> Result<Arc<dyn SessionStore>, Fatal>
     }
 }
 
-fn build_app(settings: Settings, store: Arc<dyn SessionStore>, address: SocketAddr) -> App {
+fn build_app(
+    settings: Settings,
+    store: Arc<dyn SessionStore>,
+    address: SocketAddr,
+    attention: mpsc::Sender<SessionId>,
+) -> App {
     let me = Owner {
         instance_id: settings.session.instance_id.as_str().into(),
         incarnation: uuid::Uuid::new_v4().simple().to_string().into(),
@@ -332,17 +347,13 @@ fn build_app(settings: Settings, store: Arc<dyn SessionStore>, address: SocketAd
     let services = upstream.services.iter().map(|service| (service.name.clone(), service.endpoints.clone()));
     let pool = Pool::new(services, upstream.breaker_failures, upstream.backoff_min, upstream.backoff_max);
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let neighbours = watch::Sender::default();
     App {
-        store,
-        me,
         address: address.to_string(),
         started_ms: u64::try_from(started.as_millis()).unwrap_or(0),
-        directory: Directory::default(),
-        metrics: Metrics::new(),
         pool,
         lifecycle: Lifecycle::default(),
         rebinds: Rebinds::default(),
-        lonely: Lonely::default(),
         guests: Arc::default(),
         proofs: Proofs::default(),
         adopting: Turns::default(),
@@ -353,12 +364,21 @@ fn build_app(settings: Settings, store: Arc<dyn SessionStore>, address: SocketAd
         rest_in_flight: AtomicUsize::new(0),
         rest_calls: http::calls::Calls::default(),
         workers_started: AtomicUsize::new(0),
-        data: Mutex::new(("".into(), Instant::now())),
-        sightings: Sightings::default(),
-        lease: LeaseClock::default(),
         hosts: Mutex::default(),
         registry: OnceLock::new(),
-        settings,
+        env: Arc::new(Env {
+            settings: Arc::new(settings),
+            store,
+            me,
+            directory: Directory::default(),
+            metrics: Metrics::new(),
+            lonely: Lonely::default(),
+            lease: LeaseClock::default(),
+            dataset: Dataset::default(),
+            neighbours: Neighbours::new(neighbours.subscribe()),
+            attention,
+        }),
+        sightings: Sightings::new(neighbours),
     }
 }
 

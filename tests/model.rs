@@ -14,7 +14,10 @@ mod ownership;
 
 use std::{collections::BTreeSet, fmt::Debug, hash::Hash};
 
-use mcp_router::session::core::recovery::{self, Fate, Progress};
+use mcp_router::{
+    cluster::lease,
+    session::core::recovery::{self, Fate, Progress},
+};
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
 /// The client's requests, in the order in which it posts them: may it run twice?
@@ -126,7 +129,7 @@ struct Process {
     life: Life,
     /// Its own clock: moves on when its lease runs out.
     clock: u64,
-    lease: recovery::Lease,
+    lease: lease::Lease,
     owns: Option<Owning>,
     /// It has seen that the lease of this generation's owner is over.
     saw_gone: Option<u8>,
@@ -202,7 +205,7 @@ impl Process {
         Self {
             life: Life::Running,
             clock: 1,
-            lease: recovery::Lease { since: 0, until: if lease { 2 } else { 0 } },
+            lease: lease::Lease { since: 0, until: if lease { 2 } else { 0 } },
             owns: None,
             saw_gone: None,
         }
@@ -430,7 +433,7 @@ impl Model for Session {
                 actions.push(Action::Confirm(who));
             }
             let confirmed = if self.confirm { owning.confirmed } else { process.clock };
-            let may_forward = !self.lease_check || recovery::may_forward(process.clock, process.lease, confirmed);
+            let may_forward = !self.lease_check || lease::may_forward(process.clock, process.lease, confirmed);
             if owning.link_open && may_forward && !owning.to_send.is_empty() {
                 actions.push(Action::Forward(who));
             }
@@ -491,7 +494,7 @@ impl Model for Session {
                 let process = &mut state.owners[who];
                 let since = process.clock;
                 process.clock += 1;
-                process.lease = recovery::Lease { since, until: process.clock + 1 };
+                process.lease = lease::Lease { since, until: process.clock + 1 };
                 state.store.leases[who] = true;
             }
             Action::Crash(who) => {

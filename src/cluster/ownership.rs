@@ -192,7 +192,7 @@ pub fn is_suspect(app: &App, session: &SessionId, owner: &Owner, listeners: u64)
         return app.directory.session(session).is_none();
     }
     // A hung one listens all the same; its lease tells.
-    listeners == 0 || !app.sightings.saw_alive(owner)
+    listeners == 0 || !app.neighbours.saw_alive(owner)
 }
 
 /// Whether the session may be adopted from this owner. May take a lease out of the store, never a session.
@@ -368,7 +368,7 @@ async fn look(worker: &Rc<Worker>, session: SessionId, cause: &'static str) -> S
     if is_other && !fault::unprotected(fault::JUDGE) {
         // It may have been deaf for a moment only.
         hears = app.store.wake(&owner.incarnation, session).await? > 0;
-        if hears && app.sightings.saw_alive(&owner) {
+        if hears && app.neighbours.saw_alive(&owner) {
             return Ok(Settled::Done);
         }
     }

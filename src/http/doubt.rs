@@ -13,8 +13,7 @@ use crate::{
         mcp,
         session_id::SessionId,
     },
-    registry::orphans,
-    session::field,
+    session::{field, shown},
 };
 
 /// Ids of mcp-remote's repeated `initialize` begin with this (0.15.1, measured).
@@ -75,7 +74,7 @@ pub(super) async fn settle(
         for attachment in app.directory.attachments(&session) {
             if word(head) == Word::Own { attachment.prove() } else { attachment.look() }
         }
-        if let Some(holder) = orphans::holder(&record).filter(|holder| **holder != *app.me.incarnation) {
+        if let Some(holder) = shown::holder(&record).filter(|holder| **holder != *app.me.incarnation) {
             patiently(worker, || app.store.wake(holder, session)).await?;
         }
     }

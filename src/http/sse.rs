@@ -35,7 +35,7 @@ use crate::{
     cluster::ownership,
     lifecycle::Phase,
     protocol::{event_id::EventId, session_id::SessionId, sse},
-    registry::{orphans, room},
+    registry::orphans,
     session::{
         MAIN_STREAM,
         actor::SessionActor,
@@ -43,6 +43,7 @@ use crate::{
         field,
         messages::AttachLocal,
         returning::{Client, Fit, key_of, same_client},
+        shown,
     },
     store::{Attach, Attached, AttachedTo, Attachment as StoredAttachment, Created, Fence, NewSession},
     upstream::Service,
@@ -293,13 +294,13 @@ impl Opening {
         if !app.openings.try_acquire() {
             return Err(ApiError::TooMany { what: "new sessions per second" });
         }
-        if app.directory.session_count() >= limits.max_sessions && !room::make_room(app, None).await {
+        if app.directory.session_count() >= limits.max_sessions && !app.lonely.make_room(None).await {
             return Err(ApiError::Full);
         }
         let guest = match app.guests.admit(client.guest_keys(), limits.max_sessions_per_client) {
             Ok(guest) => guest,
             Err(full) => {
-                room::make_room(app, Some(&full)).await;
+                app.lonely.make_room(Some(&full)).await;
                 let again = app.guests.admit(client.guest_keys(), limits.max_sessions_per_client);
                 again.map_err(|_| ApiError::TooManyOfClient { limit: limits.max_sessions_per_client })?
             }
@@ -338,9 +339,9 @@ impl Opening {
         if let Some(reason) = lost {
             first.extend_from_slice(&resume_failed(reason, 0, 1));
         }
-        let pump = Pump::new(Arc::clone(app), Arc::clone(&attachment), epoch, 0, Bytes::from(first));
-        let (worker, service) = (Rc::clone(&self.worker), Arc::clone(&self.service));
-        let actor = SessionActor::start_new(worker, service, fence, attachment, client.to_field(), guest);
+        let pump = Pump::new(Arc::clone(&app.env), Arc::clone(&attachment), epoch, 0, Bytes::from(first));
+        let (env, lines, service) = (Arc::clone(&app.env), Rc::clone(&self.worker.lines), Arc::clone(&self.service));
+        let actor = SessionActor::start_new(env, lines, service, fence, attachment, client.to_field(), guest);
         app.directory.insert_session(session, actor);
         Ok(Ready { session, pump })
     }
@@ -414,7 +415,7 @@ impl Opening {
             first.extend_from_slice(&resume_failed(reason, cursor.as_ref().map_or(0, |cursor| cursor.seq), 1));
         }
         let mut pump =
-            Pump::new(Arc::clone(app), Arc::clone(&attachment), joined.epoch, from, Bytes::from(first)).resumed();
+            Pump::new(Arc::clone(&app.env), Arc::clone(&attachment), joined.epoch, from, Bytes::from(first)).resumed();
         // From here on the pump does it.
         undo.attachment = None;
         if cursor.is_none() {
@@ -428,7 +429,7 @@ impl Opening {
             attachment.of_client(Arc::clone(&client));
             if before.is_used {
                 attachment.list();
-                orphans::show(app, client, session);
+                shown::show(&app.env, client, session);
             }
         }
         self.join_owner(session, &joined, attachment).await;
@@ -488,7 +489,7 @@ impl Opening {
         let app = &self.worker.app;
         let Some(record) = patiently(&self.worker, || app.store.load(session)).await? else { return Ok(None) };
         let is_same = record.fields.get(field::CLIENT).is_some_and(|opened_by| same_client(client, opened_by));
-        let is_shown = is_same && patiently(&self.worker, || orphans::is_shown(app, session, &record)).await?;
+        let is_shown = is_same && patiently(&self.worker, || shown::is_shown(&app.env, session, &record)).await?;
         Ok((is_same && !is_shown).then_some(session))
     }
 }

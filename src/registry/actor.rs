@@ -57,7 +57,9 @@ pub struct DrainAll {
 
 impl Registry {
     /// Starts the actor on the current thread with the wake-ups of this process.
-    pub fn launch(app: Arc<App>, wakes: mpsc::Receiver<Wake>) -> Addr<Self> {
+    ///
+    /// `attention`: sessions that this process itself wants looked after.
+    pub fn launch(app: Arc<App>, wakes: mpsc::Receiver<Wake>, attention: mpsc::Receiver<SessionId>) -> Addr<Self> {
         Self::create(|ctx| {
             ctx.set_mailbox_capacity(1024);
             let waiting = Arc::clone(&app);
@@ -65,7 +67,7 @@ impl Registry {
             let vital = app.lifecycle.vital("the registry (lease, wake-ups, sweep)");
             let dispatching = async move {
                 let _vital = vital;
-                dispatch(waiting, wakes).await;
+                dispatch(waiting, wakes, attention).await;
             };
             ctx.spawn(dispatching.into_actor(&Self::idle(&app)));
             Self::idle(&app)
@@ -195,8 +197,13 @@ pub fn instance_info(app: &App) -> InstanceInfo {
 }
 
 /// Hands wake-ups on until the store's subscription ends (with the process).
-async fn dispatch(app: Arc<App>, mut wakes: mpsc::Receiver<Wake>) {
-    while let Some(wake) = wakes.recv().await {
+async fn dispatch(app: Arc<App>, mut wakes: mpsc::Receiver<Wake>, mut attention: mpsc::Receiver<SessionId>) {
+    loop {
+        let wake = tokio::select! {
+            wake = wakes.recv() => wake,
+            Some(session) = attention.recv() => Some(Wake::Session(session)),
+        };
+        let Some(wake) = wake else { return };
         match wake {
             Wake::Session(session) => wake_session(&app, session),
             Wake::All => look_at_everything(&app),

@@ -137,7 +137,12 @@ pub async fn adopt(
         Adopted::Adopted(found) => {
             app.metrics.adoptions.with_label_values(&[cause]).inc();
             tracing::info!(%session, generation = found.fence.generation, cause, pending = found.pending.len(), "session adopted");
-            let actor = SessionActor::start_adopted(Rc::clone(worker), Arc::clone(service), *found);
+            let actor = SessionActor::start_adopted(
+                Arc::clone(&app.env),
+                Rc::clone(&worker.lines),
+                Arc::clone(service),
+                *found,
+            );
             app.directory.insert_session(session, actor.clone());
             Ok(Adoption::Adopted(actor))
         }

@@ -6,5 +6,4 @@ pub mod adopt;
 pub mod host;
 pub mod limiter;
 pub mod orphans;
-pub mod room;
 pub mod sweep;

@@ -13,30 +13,16 @@ use crate::{
     app::App,
     protocol::session_id::SessionId,
     session::{
-        MAIN_STREAM, field,
+        field,
         returning::{Client, Fit, Orphan, fits},
+        shown::is_shown,
     },
-    store::{Listed, SessionRecord, StoreResult},
+    store::{Listed, StoreResult},
 };
 
 /// Rounds of looking at what is listed, each of which takes out what is not true any more. Who meets more of that is
 /// asked in case.
 const ROUNDS: usize = 4;
-
-/// What the holder of a session's stream is known as: incarnation and attachment id.
-pub fn holder(record: &SessionRecord) -> Option<&str> {
-    record.fields.get(&format!("a:{MAIN_STREAM}"))?.split(' ').next()
-}
-
-/// Somebody shows the session's stream. A process without a listener counts as dead; one that only seems so costs a
-/// question that is answered, or a stream that takes its place and is superseded again.
-pub async fn is_shown(app: &App, session: SessionId, record: &SessionRecord) -> StoreResult<bool> {
-    match holder(record) {
-        None => Ok(false),
-        Some(holder) if *holder == *app.me.incarnation => Ok(!app.directory.attachments(&session).is_empty()),
-        Some(holder) => Ok(app.store.wake(holder, session).await? > 0),
-    }
-}
 
 /// Whether there is a session that may be this client's. One or two round trips to the store when there is none.
 pub async fn find(app: &Arc<App>, client: &Client) -> StoreResult<Fit> {
@@ -67,7 +53,7 @@ pub async fn find(app: &Arc<App>, client: &Client) -> StoreResult<Fit> {
                 untrue.push(*session);
                 continue;
             };
-            if is_shown(app, *session, &record).await? {
+            if is_shown(&app.env, *session, &record).await? {
                 untrue.push(*session);
                 continue;
             }
@@ -124,16 +110,4 @@ async fn orphans_of(app: &App, listed: Listed) -> StoreResult<Vec<(SessionId, Op
     let orphaned = listed.shown.into_iter().filter(|(incarnation, _)| dead.contains(incarnation));
     let left = listed.left.into_iter().map(|(session, age)| (session, Some(age)));
     Ok(orphaned.map(|(_, session)| (session, None)).chain(left).collect())
-}
-
-/// Lists a stream that this process shows, beside whatever goes on.
-pub fn show(app: &Arc<App>, client: Arc<str>, session: SessionId) {
-    let app = Arc::clone(app);
-    actix_rt::spawn(async move {
-        let ttl = app.settings.session.ttl;
-        if let Err(error) = app.store.client_shown(&client, session, &app.me.incarnation, ttl).await {
-            // The next round of upkeep lists it.
-            app.count_store_error(&error);
-        }
-    });
 }

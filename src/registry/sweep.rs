@@ -9,6 +9,7 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, stream};
+use tokio::sync::watch;
 
 use super::host::AdoptHere;
 use crate::{
@@ -28,9 +29,11 @@ const LOOK_AGAIN_FIRST: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// What the last sweep saw.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Sightings {
     inner: Mutex<Seen>,
+    /// Whom it saw alive, for the rest of the process.
+    neighbours: watch::Sender<Arc<[Owner]>>,
 }
 
 /// An instance id and, while it lives, its incarnation.
@@ -50,18 +53,9 @@ struct Seen {
 }
 
 impl Sightings {
-    /// The last sweep saw this owner alive. A fresh process may be unknown yet: `false` says nothing.
-    pub fn saw_alive(&self, owner: &Owner) -> bool {
-        let seen = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.alive.get(&owner.instance_id).is_some_and(|incarnation| *incarnation == owner.incarnation)
-    }
-
-    /// Another instance that the last sweep saw alive, at random.
-    pub fn another(&self, me: &Owner) -> Option<Arc<str>> {
-        let seen = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let others: Vec<&Arc<str>> =
-            seen.alive.values().filter(|incarnation| **incarnation != me.incarnation).collect();
-        (!others.is_empty()).then(|| Arc::clone(others[fastrand::usize(..others.len())]))
+    /// Tells the others who is alive through `neighbours`.
+    pub fn new(neighbours: watch::Sender<Arc<[Owner]>>) -> Self {
+        Self { inner: Mutex::default(), neighbours }
     }
 
     fn is_time_for_my_own(&self, pause: Duration) -> bool {
@@ -86,6 +80,7 @@ impl Sightings {
     }
 
     fn update(&self, alive: &[InstanceInfo]) {
+        self.neighbours.send_replace(alive.iter().map(|info| info.owner.clone()).collect());
         let mut seen = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         seen.alive = alive
             .iter()
@@ -184,7 +179,7 @@ pub async fn adopt_if_needed(app: &Arc<App>, session: SessionId) -> StoreResult<
     let field = |name: &str| record.fields.get(name).map(String::as_str).unwrap_or_default();
     // Mine and without an actor: what an adoption has claimed whose answer was lost shows nowhere.
     let mine = owner == app.me;
-    if !mine && app.sightings.saw_alive(&owner) {
+    if !mine && app.neighbours.saw_alive(&owner) {
         return Ok(());
     }
     let shown_here = !app.directory.attachments(&session).is_empty();
@@ -217,7 +212,7 @@ mod tests {
     /// OWN-9
     #[test]
     fn each_death_of_an_instance_is_looked_after_at_once() {
-        let (sightings, first) = (Sightings::default(), Arc::from("first"));
+        let (sightings, first) = (Sightings::new(watch::Sender::default()), Arc::from("first"));
         for _death in 0..3 {
             sightings.update(&alive("first"));
             assert!(sightings.is_due("one", Some(&first)), "it may have left sessions behind");

@@ -23,23 +23,21 @@ use super::{
     attachment::{Attachment, End},
     claim::PlannedClaim,
     core::order::Order,
+    env::Env,
     field, forward, inbound, link,
     messages::{AttachLocal, Detached, Drain, Look, Snapshot, TakeSnapshot, Tick, Upkeep},
     questions::Questions,
     refused::Pace,
+    room::Guest,
 };
 use crate::{
-    app::{App, Worker},
     backoff::{Backoff, STORE_BACKOFF},
     protocol::jsonrpc::IdKey,
-    registry::{
-        room::{self, Guest},
-        sweep::adopt_if_needed,
-    },
     store::{Fence, HandedLately, InboxEntry, NewEvent, Rehydration, StoreError},
     upstream::{
         Endpoint, Service,
         line::Line,
+        lines::Lines,
         transport::{Gate, LinkHandle},
     },
 };
@@ -51,7 +49,9 @@ const OUTBOX_BYTES: usize = 1 << 20;
 /// See the module's text.
 #[derive(Debug)]
 pub struct SessionActor {
-    pub(super) worker: Rc<Worker>,
+    pub(super) env: Arc<Env>,
+    /// The ways from this thread to the servers.
+    pub(super) lines: Rc<Lines>,
     pub(super) service: Arc<Service>,
     pub(super) fence: Fence,
 
@@ -175,22 +175,23 @@ pub enum Exit {
 impl SessionActor {
     /// Starts the actor of a session that was just created, on the current thread.
     pub fn start_new(
-        worker: Rc<Worker>,
+        env: Arc<Env>,
+        lines: Rc<Lines>,
         service: Arc<Service>,
         fence: Fence,
         attachment: Arc<Attachment>,
         client: String,
         guest: Guest,
     ) -> Addr<Self> {
-        let mut session = Self::new(worker, service, fence, Some(attachment));
+        let mut session = Self::new(env, lines, service, fence, Some(attachment));
         session.client = client;
         session.guest = Some(guest);
         session.launch()
     }
 
     /// Starts the actor of an adopted session, on the current thread.
-    pub fn start_adopted(worker: Rc<Worker>, service: Arc<Service>, found: Rehydration) -> Addr<Self> {
-        let mut session = Self::new(worker, service, found.fence, None);
+    pub fn start_adopted(env: Arc<Env>, lines: Rc<Lines>, service: Arc<Service>, found: Rehydration) -> Addr<Self> {
+        let mut session = Self::new(env, lines, service, found.fence, None);
         let fields = found.record.fields;
         let number = |name: &str| fields.get(name).and_then(|value| value.parse::<u64>().ok()).unwrap_or(0);
         session.order = Order::new(number("in_seq") + 1);
@@ -210,7 +211,7 @@ impl SessionActor {
             }
         }
         session.outstanding = found.inbox.iter().map(|entry| entry.seq).collect();
-        let held = session.app().metrics.held.clone();
+        let held = session.env.metrics.held.clone();
         for request in found.pending {
             session.outstanding.insert(request.seq);
             let (id, request) = inbound::InFlight::inherited(request, &session.service.tools, &held);
@@ -227,13 +228,20 @@ impl SessionActor {
         session.launch()
     }
 
-    fn new(worker: Rc<Worker>, service: Arc<Service>, fence: Fence, attachment: Option<Arc<Attachment>>) -> Self {
+    fn new(
+        env: Arc<Env>,
+        lines: Rc<Lines>,
+        service: Arc<Service>,
+        fence: Fence,
+        attachment: Option<Arc<Attachment>>,
+    ) -> Self {
         let now = Instant::now();
-        let dataset = worker.app.dataset();
+        let dataset = env.dataset.id();
         Self {
             dataset,
             restoring: false,
-            worker,
+            env,
+            lines,
             service,
             fence,
             link: link::Link::Idle,
@@ -301,16 +309,12 @@ impl SessionActor {
     }
 
     fn launch(self) -> Addr<Self> {
-        let capacity = self.app().settings.session.mailbox;
+        let capacity = self.env.settings.session.mailbox;
         Self::create(|ctx| {
             // actix's default of 16 would make a burst of POSTs wait for nothing.
             ctx.set_mailbox_capacity(capacity);
             self
         })
-    }
-
-    pub(super) fn app(&self) -> &Arc<App> {
-        &self.worker.app
     }
 
     /// Runs `work` now as far as it goes, which with the embedded store is to its end, and the rest of it beside the
@@ -332,42 +336,37 @@ impl SessionActor {
 
     /// Ends the actor. Its client stream is told only what it must know.
     pub(super) fn exit(&mut self, exit: Exit, ctx: &mut Context<Self>) {
-        let app = Arc::clone(self.app());
+        let env = Arc::clone(&self.env);
         match exit {
             Exit::Fenced => {
-                app.metrics.fenced.inc();
+                env.metrics.fenced.inc();
                 tracing::info!(session = %self.fence.session, generation = self.fence.generation, "session has a new owner");
                 // OWN-3: the stream goes on, fed from the log by whoever owns the session now.
                 if let Some(attachment) = &self.attachment {
                     attachment.look();
                 }
                 // That one may have let it go by now, and what told only this actor of itself would wait. OWN-9
-                let (app, session) = (Arc::clone(&app), self.fence.session);
-                actix_rt::spawn(async move {
-                    if let Err(error) = adopt_if_needed(&app, session).await {
-                        app.count_store_error(&error);
-                    }
-                });
+                env.look_after(self.fence.session);
             }
             Exit::Gone => {
                 // MEM-4: a session that ran out by itself is still in this instance's index.
-                let (store, session) = (Arc::clone(&app.store), self.fence.session);
+                let (store, session) = (Arc::clone(&env.store), self.fence.session);
                 actix_rt::spawn(async move { store.purge(session).await });
-                for attachment in app.directory.attachments(&self.fence.session) {
+                for attachment in env.directory.attachments(&self.fence.session) {
                     attachment.end(End::Finished);
                 }
             }
             Exit::Corrupt => {
-                app.metrics.corrupt.inc();
+                env.metrics.corrupt.inc();
                 tracing::error!(session = %self.fence.session, "the store's data of this session makes no sense; it is ended");
                 // So that nobody inherits it: its client is told that the session is gone, and begins anew.
-                let (store, session) = (Arc::clone(&app.store), self.fence.session);
+                let (store, session) = (Arc::clone(&env.store), self.fence.session);
                 actix_rt::spawn(async move {
                     if let Err(error) = store.purge(session).await {
                         tracing::error!(%session, %error, "what makes no sense could not be deleted; it stays until it expires");
                     }
                 });
-                for attachment in app.directory.attachments(&self.fence.session) {
+                for attachment in env.directory.attachments(&self.fence.session) {
                     attachment.end(End::Abort("the session's data makes no sense"));
                 }
             }
@@ -375,14 +374,14 @@ impl SessionActor {
                 tracing::debug!(session = %self.fence.session, "session released");
             }
         }
-        app.directory.remove_session(&self.fence.session, &ctx.address());
+        env.directory.remove_session(&self.fence.session, &ctx.address());
         self.link = link::Link::Idle;
         ctx.stop();
     }
 
     /// What every failed store operation has in common. `true`: worth a retry.
     pub(super) fn note_store_error(&self, error: &StoreError) -> bool {
-        self.app().count_store_error(error);
+        self.env.count_store_error(error);
         if let StoreError::Corrupt(why) = error {
             tracing::error!(session = %self.fence.session, why, "the store answered nonsense");
         }
@@ -434,19 +433,19 @@ impl SessionActor {
         if !self.draining || !(now || is_over) {
             return;
         }
-        let (app, fence) = (Arc::clone(self.app()), self.fence.clone());
+        let (env, fence) = (Arc::clone(&self.env), self.fence.clone());
         let released = async move {
             let released = async {
-                app.store.release(&fence).await?;
+                env.store.release(&fence).await?;
                 // OWN-9: somebody else looks at it at once, in case that a client waits elsewhere.
-                if let Some(heir) = app.sightings.another(&app.me) {
-                    app.store.wake(&heir, fence.session).await?;
+                if let Some(heir) = env.neighbours.another(&env.me) {
+                    env.store.wake(&heir, fence.session).await?;
                 }
                 Ok::<(), StoreError>(())
             };
             if let Err(error) = released.await {
                 // The lease's end says it then.
-                app.count_store_error(&error);
+                env.count_store_error(&error);
             }
         };
         ctx.spawn(released.into_actor(self).map(|(), actor, ctx| actor.exit(Exit::Released, ctx)));
@@ -462,12 +461,12 @@ impl Actor for SessionActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        self.app().metrics.sessions.inc();
-        self.app().directory.insert_session(self.fence.session, ctx.address());
+        self.env.metrics.sessions.inc();
+        self.env.directory.insert_session(self.fence.session, ctx.address());
         // A stream of the session that is held here gets its events by the short way from now on. Not looked for earlier:
         // one that is being opened at this moment finds this actor, or is found here.
         if let Some(holder) = self.holder.take() {
-            let held = self.app().directory.attachments(&self.fence.session);
+            let held = self.env.directory.attachments(&self.fence.session);
             self.attachment = held.into_iter().find(|attachment| attachment.id == holder);
             self.detached_since = self.detached_since.filter(|_| self.attachment.is_none());
         }
@@ -478,15 +477,15 @@ impl Actor for SessionActor {
         if self.inherited.is_some() {
             self.enlist(ctx);
             // An adoption is never refused; another one goes instead.
-            let app = Arc::clone(self.app());
-            if app.directory.session_count() > app.settings.limits.max_sessions {
-                actix_rt::spawn(async move { room::make_room(&app, None).await });
+            let env = Arc::clone(&self.env);
+            if env.directory.session_count() > env.settings.limits.max_sessions {
+                actix_rt::spawn(async move { env.lonely.make_room(None).await });
             }
         }
     }
 
     fn stopped(&mut self, ctx: &mut Self::Context) {
-        self.app().directory.remove_session(&self.fence.session, &ctx.address());
+        self.env.directory.remove_session(&self.fence.session, &ctx.address());
     }
 }
 
@@ -494,7 +493,7 @@ impl Actor for SessionActor {
 impl Drop for SessionActor {
     fn drop(&mut self) {
         self.delist();
-        self.app().metrics.sessions.dec();
+        self.env.metrics.sessions.dec();
     }
 }
 
@@ -545,9 +544,9 @@ impl Handler<Tick> for SessionActor {
     type Result = MessageResult<Tick>;
 
     fn handle(&mut self, _tick: Tick, ctx: &mut Self::Context) -> Self::Result {
-        let app = Arc::clone(self.app());
-        let settings = &app.settings.session;
-        let held_here = !app.directory.attachments(&self.fence.session).is_empty();
+        let env = Arc::clone(&self.env);
+        let settings = &env.settings.session;
+        let held_here = !env.directory.attachments(&self.fence.session).is_empty();
         if held_here {
             self.detached_since = None;
         } else if self.detached_since.is_none() {

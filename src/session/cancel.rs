@@ -91,7 +91,7 @@ impl SessionActor {
             return;
         }
         let requests = self.forgetting.clone();
-        let store = Arc::clone(&self.app().store);
+        let store = Arc::clone(&self.env.store);
         let (fence, epoch) = (self.fence.clone(), self.fence.epoch);
         let forgotten = async move { (store.forget_requests(&fence, &requests).await, requests.len()) };
         ctx.spawn(forgotten.into_actor(self).map(move |(forgotten, count), actor, ctx| {

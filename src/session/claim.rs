@@ -96,7 +96,7 @@ impl SessionActor {
         self.claim_again = false;
         // Without a link nothing is claimed: what is claimed counts as forwarded. What was missed is so already.
         let claim = self.next_claim(if self.may_take_more() { CLAIM_BATCH } else { 0 });
-        let store = Arc::clone(&self.app().store);
+        let store = Arc::clone(&self.env.store);
         let (asked, epoch, attached_count) = (Instant::now(), self.fence.epoch, self.attached_count);
         let looked = claim.missing_from.is_some();
         let claimed = async move { store.claim(claim).await };

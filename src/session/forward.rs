@@ -77,7 +77,7 @@ impl SessionActor {
         if self.to_send.first_key_value().is_some_and(|(_, next)| next.id.is_some()) {
             fault::point(fault::BEFORE_FORWARD);
         }
-        if !self.app().may_forward(self.confirmed) {
+        if !self.env.may_forward(self.confirmed) {
             // OWN-2: this process may have been paused or cut off; somebody else may own the session by now.
             self.recheck_ownership(ctx);
             return;
@@ -118,7 +118,7 @@ impl SessionActor {
         let under_way = self.posting.and_then(|number| self.posts.get(&number));
         let Some(since) = under_way.map(|post| post.since).filter(|_| !self.order_timer) else { return };
         self.order_timer = true;
-        let patience = self.pace.patience(self.app().settings.upstream.order_wait);
+        let patience = self.pace.patience(self.env.settings.upstream.order_wait);
         ctx.run_later(patience.saturating_sub(since.elapsed()), move |actor, ctx| {
             actor.order_timer = false;
             let posts = &actor.posts;
@@ -136,7 +136,7 @@ impl SessionActor {
     /// A POST for each request in flight, and some for the rest. Of those whose request is answered already, the oldest
     /// makes room: its acknowledgement is of no use to anybody.
     fn has_room_for_post(&mut self, ctx: &mut Context<Self>) -> bool {
-        let limit = self.app().settings.limits.max_inflight + MAX_OTHER_POSTS;
+        let limit = self.env.settings.limits.max_inflight + MAX_OTHER_POSTS;
         if self.posts.len() < limit {
             return true;
         }
@@ -167,12 +167,12 @@ impl SessionActor {
         if std::mem::replace(&mut self.rechecking, true) {
             return;
         }
-        let (app, fence) = (Arc::clone(self.app()), self.fence.clone());
-        let pause = jittered(self.app().settings.session.lease_renew / 4);
+        let (env, fence) = (Arc::clone(&self.env), self.fence.clone());
+        let pause = jittered(self.env.settings.session.lease_renew / 4);
         let (asked, epoch) = (Instant::now(), self.fence.epoch);
         let confirmed = async move {
-            let confirmed = app.store.update(&fence, &[], &[]).await;
-            if confirmed.is_err() || !app.lease_holds() {
+            let confirmed = env.store.update(&fence, &[], &[]).await;
+            if confirmed.is_err() || !env.lease.holds() {
                 // The lease is renewed by the registry; until then even a confirmed ownership may end any moment.
                 tokio::time::sleep(pause).await;
             }
@@ -252,7 +252,7 @@ impl SessionActor {
         self.outstanding.remove(&seq);
         self.pace.taken(seq);
         let carried = outbound.id.filter(|id| self.carries(number, id));
-        if carried.is_some() && since.elapsed() < self.app().settings.upstream.order_wait {
+        if carried.is_some() && since.elapsed() < self.env.settings.upstream.order_wait {
             self.pace.acknowledged_early();
         }
         if link_number == self.link_number {
@@ -275,7 +275,7 @@ impl SessionActor {
             self.forget_cancelled(vec![id.clone()], ctx);
             return;
         }
-        self.app().metrics.router_errors.with_label_values(&[reason]).inc();
+        self.env.metrics.router_errors.with_label_values(&[reason]).inc();
         let (id, table_key) = match self.in_flight.remove_entry(id) {
             Some((id, request)) => {
                 self.to_send.remove(&request.seq);
@@ -294,7 +294,7 @@ impl SessionActor {
         if self.deadline_timer || (self.in_flight.is_empty() && self.posts.is_empty()) {
             return;
         }
-        let upstream = &self.app().settings.upstream;
+        let upstream = &self.env.settings.upstream;
         let (limit, post_limit) = (upstream.request_timeout, upstream.post_timeout);
         let now = Instant::now();
         let requests = self
@@ -315,7 +315,7 @@ impl SessionActor {
     }
 
     fn check_deadlines(&mut self, ctx: &mut Context<Self>) {
-        let upstream = &self.app().settings.upstream;
+        let upstream = &self.env.settings.upstream;
         let (limit, post_limit) = (upstream.request_timeout, upstream.post_timeout);
         let late_posts = self.posts.iter().filter(|(_, post)| {
             let age = post.since.elapsed();

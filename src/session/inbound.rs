@@ -11,7 +11,9 @@ use prometheus::IntGauge;
 
 use super::{
     actor::{SessionActor, poll_now},
-    cancel, field,
+    cancel,
+    env::Env,
+    field,
     forward::Outbound,
     held::{self, Held},
     messages::{Deliver, DeliverError, Delivered, Posted},
@@ -19,7 +21,6 @@ use super::{
     recovery::Progress,
 };
 use crate::{
-    app::App,
     backoff::STORE_BACKOFF,
     fault,
     protocol::{
@@ -150,12 +151,12 @@ impl Handler<Deliver> for SessionActor {
             return ActorResponse::reply(Err(DeliverError::WrongService));
         }
         if matches!(posted.said, Said::Request { .. }) && !self.may_hold(&posted.body) {
-            self.app().metrics.accepted.refused.inc();
+            self.env.metrics.accepted.refused.inc();
             return ActorResponse::reply(Err(DeliverError::InstanceFull));
         }
         let (asked, epoch) = (Instant::now(), self.fence.epoch);
         let journaled = Journaling {
-            app: Arc::clone(self.app()),
+            env: Arc::clone(&self.env),
             fence: self.fence.clone(),
             posted: Arc::clone(&posted),
             forward_now: self.may_take_more(),
@@ -177,7 +178,7 @@ impl Handler<Deliver> for SessionActor {
 
 /// A message on its way into the journal.
 struct Journaling {
-    app: Arc<App>,
+    env: Arc<Env>,
     fence: Fence,
     posted: Arc<Posted>,
     forward_now: bool,
@@ -187,14 +188,14 @@ struct Journaling {
 
 impl Journaling {
     async fn run(self, asked: Instant) -> Result<Accepted, StoreError> {
-        let deadline = asked + self.app.settings.redis.wait;
+        let deadline = asked + self.env.settings.redis.wait;
         let mut backoff = STORE_BACKOFF;
         loop {
             let begun = Instant::now();
             // Safe to repeat: the request id makes it idempotent (REQ-6).
-            match self.app.store.accept(self.attempt()).await {
+            match self.env.store.accept(self.attempt()).await {
                 Err(error) if Instant::now() < deadline && !matches!(error, StoreError::Corrupt(_)) => {
-                    self.app.count_store_error(&error);
+                    self.env.count_store_error(&error);
                     tokio::time::sleep(backoff.pause_since(begun)).await;
                 }
                 outcome => return outcome,
@@ -204,7 +205,7 @@ impl Journaling {
 
     fn attempt(&self) -> Accept {
         let (message, set, delete) = journal_view(&self.posted.said, &self.posted.body, self.posted.versioned);
-        let limits = &self.app.settings.limits;
+        let limits = &self.env.settings.limits;
         Accept {
             session: self.fence.session,
             // The owner has compared it with its own.
@@ -263,7 +264,7 @@ impl SessionActor {
         epoch: u32,
         ctx: &mut Context<Self>,
     ) -> Result<Delivered, DeliverError> {
-        let accepted = &self.app().metrics.accepted;
+        let accepted = &self.env.metrics.accepted;
         match outcome {
             Ok(Accepted::Forward { seq }) => {
                 accepted.forwarded.inc();
@@ -327,7 +328,7 @@ impl SessionActor {
     /// It was not journaled, so this answer is no answer in the sense of REQ-2. MEM-5
     fn refuse(&mut self, said: &Said, why: DeliverError, ctx: &mut Context<Self>) -> Result<Delivered, DeliverError> {
         let Said::Request { id, .. } = said else { return Err(why) };
-        if self.outbox.len() >= self.app().settings.limits.max_inbox {
+        if self.outbox.len() >= self.env.settings.limits.max_inbox {
             return Err(why);
         }
         let error = if why == DeliverError::TooManyBytes { self.too_many_bytes(id) } else { self.too_many(id) };
@@ -336,8 +337,8 @@ impl SessionActor {
     }
 
     fn too_many(&self, id: &IdKey) -> Bytes {
-        self.app().metrics.router_errors.with_label_values(&["too_many"]).inc();
-        let limit = self.app().settings.limits.max_inflight;
+        self.env.metrics.router_errors.with_label_values(&["too_many"]).inc();
+        let limit = self.env.settings.limits.max_inflight;
         let why =
             format!("more than {limit} requests of this session are without an answer; the request was not executed");
         let details = serde_json::json!({ "reason": "too_many", "outcome": "not_executed", "retry": true });
@@ -346,12 +347,12 @@ impl SessionActor {
 
     /// The requests of this process leave room for another one.
     fn may_hold(&self, body: &Bytes) -> bool {
-        let app = self.app();
-        held::has_room(app.metrics.held.get(), app.settings.limits.max_held_bytes, body.len())
+        let env = &self.env;
+        held::has_room(env.metrics.held.get(), env.settings.limits.max_held_bytes, body.len())
     }
 
     fn instance_full(&self, id: &IdKey) -> Bytes {
-        self.app().metrics.router_errors.with_label_values(&["instance_full"]).inc();
+        self.env.metrics.router_errors.with_label_values(&["instance_full"]).inc();
         let why = "the requests of this instance without an answer hold too many bytes (MCP_MAX_HELD_BYTES); the request was \
                    not executed";
         let details = serde_json::json!({ "reason": "instance_full", "outcome": "not_executed", "retry": true });
@@ -359,8 +360,8 @@ impl SessionActor {
     }
 
     fn too_many_bytes(&self, id: &IdKey) -> Bytes {
-        self.app().metrics.router_errors.with_label_values(&["too_many_bytes"]).inc();
-        let limit = self.app().settings.limits.inbox_bytes();
+        self.env.metrics.router_errors.with_label_values(&["too_many_bytes"]).inc();
+        let limit = self.env.settings.limits.inbox_bytes();
         let why = format!(
             "the messages of this session without an answer would hold more than {limit} bytes (MCP_MAX_INBOX_BYTES); \
              the request was not executed"
@@ -393,7 +394,7 @@ impl SessionActor {
                     self.answer(id.shared_key(), error, ctx);
                 }
                 // Journaled by another instance, which does not know how many are in flight. MEM-5
-                _ if self.in_flight.len() >= self.app().settings.limits.max_inflight => {
+                _ if self.in_flight.len() >= self.env.settings.limits.max_inflight => {
                     let error = self.too_many(&id);
                     self.answer(id.shared_key(), error, ctx);
                 }
@@ -412,7 +413,7 @@ impl SessionActor {
                         since: Instant::now(),
                         cancelled: None,
                         effect: effect(&method, &body, &self.service.tools),
-                        _held: Held::new(&self.app().metrics.held, body.len()),
+                        _held: Held::new(&self.env.metrics.held, body.len()),
                     };
                     if matches!(request.effect, Effect::Initialize(_)) {
                         self.list_stream();

@@ -16,11 +16,9 @@ use super::{
     actor::{Exit, SessionActor},
     link::Link,
     messages::MakeRoom,
+    shown,
 };
-use crate::{
-    registry::orphans,
-    store::{Fenceable, StoreError},
-};
+use crate::store::{Fenceable, StoreError};
 
 /// Slack of the timer that ends a session that was never used.
 const SLACK: Duration = Duration::from_millis(1);
@@ -43,7 +41,7 @@ impl SessionActor {
         self.detached_since = Some(Instant::now());
         self.enlist(ctx);
         if self.is_never_used() {
-            let ttl = self.app().settings.session.uninitialized_ttl;
+            let ttl = self.env.settings.session.uninitialized_ttl;
             ctx.run_later(ttl + SLACK, move |actor, ctx| {
                 let over = actor.detached_since.is_some_and(|since| since.elapsed() >= ttl);
                 if over && actor.is_never_used() && actor.is_quiet() {
@@ -56,20 +54,20 @@ impl SessionActor {
     /// Among those that make room first.
     pub(super) fn enlist(&mut self, ctx: &mut Context<Self>) {
         if self.attachment.is_none() && self.place.is_none() && !self.draining {
-            let guest = self.guest.as_ref().map(crate::registry::room::Guest::keys).unwrap_or_default();
-            self.place = Some(self.app().lonely.enter(ctx.address(), guest));
+            let guest = self.guest.as_ref().map(crate::session::room::Guest::keys).unwrap_or_default();
+            self.place = Some(self.env.lonely.enter(ctx.address(), guest));
         }
     }
 
     /// It has a client.
     pub(super) fn delist(&mut self) {
         if let Some(place) = self.place.take() {
-            self.app().lonely.leave(place);
+            self.env.lonely.leave(place);
         }
     }
 
     fn rest_after(&self) -> Duration {
-        let settings = &self.app().settings;
+        let settings = &self.env.settings;
         if self.subscriptions.is_empty() && self.questions.len() == 0 {
             settings.session.rest
         } else {
@@ -92,13 +90,13 @@ impl SessionActor {
                 Ok(Found::Shown) if unchanged => actor.detached_since = Some(Instant::now()),
                 Ok(Found::Alone(holder)) if unchanged => actor.rest(holder),
                 Ok(_) => {}
-                Err(error) => actor.app().count_store_error(&error),
+                Err(error) => actor.env.count_store_error(&error),
             }
         }));
     }
 
     fn rest(&mut self, holder: Option<String>) {
-        self.app().metrics.upstream_links.with_label_values(&["rested"]).inc();
+        self.env.metrics.upstream_links.with_label_values(&["rested"]).inc();
         tracing::debug!(session = %self.fence.session, "no client: upstream connection given back");
         self.link_handle = None;
         self.link_number += 1;
@@ -130,10 +128,10 @@ impl SessionActor {
     }
 
     fn look_around(&self) -> impl Future<Output = Result<Found, StoreError>> + use<> {
-        let (app, session) = (Arc::clone(self.app()), self.fence.session);
+        let (env, session) = (Arc::clone(&self.env), self.fence.session);
         async move {
-            let Some(record) = app.store.load(session).await? else { return Ok(Found::Alone(None)) };
-            if orphans::is_shown(&app, session, &record).await? {
+            let Some(record) = env.store.load(session).await? else { return Ok(Found::Alone(None)) };
+            if shown::is_shown(&env, session, &record).await? {
                 return Ok(Found::Shown);
             }
             Ok(Found::Alone(record.fields.get(&format!("a:{}", super::MAIN_STREAM)).cloned()))
@@ -154,7 +152,7 @@ impl Handler<MakeRoom> for SessionActor {
             }));
         }
         let found = self.look_around();
-        let (app, fence, never_used) = (Arc::clone(self.app()), self.fence.clone(), self.is_never_used());
+        let (env, fence, never_used) = (Arc::clone(&self.env), self.fence.clone(), self.is_never_used());
         let still_alone = self.attached_count;
         let work = found.into_actor(self).then(move |found, actor, ctx| {
             let alone = matches!(found, Ok(Found::Alone(_)));
@@ -166,12 +164,12 @@ impl Handler<MakeRoom> for SessionActor {
                 match (go, never_used) {
                     (false, _) => None,
                     (true, true) => Some(Exit::Gone),
-                    (true, false) => match app.store.release(&fence).await {
+                    (true, false) => match env.store.release(&fence).await {
                         Ok(Fenceable::Done) => Some(Exit::Released),
                         Ok(Fenceable::NotFound) => Some(Exit::Gone),
                         Ok(Fenceable::Fenced) => Some(Exit::Fenced),
                         Err(error) => {
-                            app.count_store_error(&error);
+                            env.count_store_error(&error);
                             None
                         }
                     },
@@ -184,7 +182,7 @@ impl Handler<MakeRoom> for SessionActor {
                 actor.enlist(ctx);
                 return false;
             };
-            actor.app().metrics.made_room.inc();
+            actor.env.metrics.made_room.inc();
             tracing::debug!(session = %actor.fence.session, "let go to make room for another session");
             actor.exit(exit, ctx);
             true

@@ -114,8 +114,8 @@ impl SessionActor {
         self.link = Link::Opening;
         let open = OpenLink { link: self.link_number, to: ctx.address().recipient(), gate: Arc::clone(&self.gate) };
         let number = self.link_number;
-        let opened = self.worker.upstream(&endpoint).send(open);
-        self.line = Some(self.worker.line(&endpoint).clone());
+        let opened = self.lines.actor(&endpoint).send(open);
+        self.line = Some(self.lines.line(&endpoint).clone());
         self.endpoint = Some(endpoint);
         ctx.spawn(opened.into_actor(self).map(move |handle, actor, ctx| match handle {
             Ok(handle) if number == actor.link_number => actor.link_handle = Some(handle),
@@ -130,7 +130,7 @@ impl SessionActor {
         if matches!(self.link, Link::Idle | Link::Waiting) {
             return;
         }
-        self.app().metrics.upstream_links.with_label_values(&["lost"]).inc();
+        self.env.metrics.upstream_links.with_label_values(&["lost"]).inc();
         tracing::info!(session = %self.fence.session, service = self.service.name, %error, "upstream link lost");
         self.link_handle = None;
         self.link_number += 1;
@@ -145,8 +145,8 @@ impl SessionActor {
 
     /// Plans the next attempt, or gives up for now. STM-2
     fn link_failed(&mut self, error: &dyn std::fmt::Display, ctx: &mut Context<Self>) {
-        let app = Arc::clone(self.app());
-        let settings = &app.settings.upstream;
+        let env = Arc::clone(&self.env);
+        let settings = &env.settings.upstream;
         let since = *self.unlinked_since.get_or_insert_with(Instant::now);
         if since.elapsed() >= settings.relink_timeout {
             self.give_up(&error.to_string(), ctx);
@@ -171,7 +171,7 @@ impl SessionActor {
 
     /// No endpoint within the time limit: everything that waits is answered. The next message starts a new search.
     fn give_up(&mut self, error: &str, ctx: &mut Context<Self>) {
-        self.app().metrics.upstream_links.with_label_values(&["gave_up"]).inc();
+        self.env.metrics.upstream_links.with_label_values(&["gave_up"]).inc();
         tracing::warn!(session = %self.fence.session, service = self.service.name, error, "no upstream endpoint can be reached");
         self.link = Link::Idle;
         self.unlinked_since = None;
@@ -190,7 +190,7 @@ impl SessionActor {
         let dropped = std::mem::take(&mut self.to_send);
         for seq in dropped.keys() {
             self.outstanding.remove(seq);
-            self.app().metrics.dropped.with_label_values(&["upstream_down"]).inc();
+            self.env.metrics.dropped.with_label_values(&["upstream_down"]).inc();
         }
         self.refuse_inbox(ctx);
     }
@@ -202,8 +202,8 @@ impl SessionActor {
             self.outstanding.remove(&entry.seq);
         }
         let claim = self.next_claim(CLAIM_BATCH);
-        let (app, epoch) = (Arc::clone(self.app()), self.fence.epoch);
-        let claimed = async move { app.store.claim(claim).await };
+        let (env, epoch) = (Arc::clone(&self.env), self.fence.epoch);
+        let claimed = async move { env.store.claim(claim).await };
         ctx.spawn(claimed.into_actor(self).map(move |outcome, actor, ctx| match outcome {
             Ok(Claimed::Entries { handed, .. }) => {
                 let more = handed.more;
@@ -212,7 +212,7 @@ impl SessionActor {
                     match message.said {
                         Said::Request { id, .. } => actor.fail_unavailable(&id, ctx),
                         Said::Notification { .. } | Said::Response { .. } => {
-                            actor.app().metrics.dropped.with_label_values(&["upstream_down"]).inc();
+                            actor.env.metrics.dropped.with_label_values(&["upstream_down"]).inc();
                         }
                     }
                 }
@@ -257,7 +257,7 @@ impl SessionActor {
 
     /// Periodic: a link that was given up is tried again, a silent one is asked for a sign of life.
     pub(super) fn check_link(&mut self, ctx: &mut Context<Self>) {
-        let idle_timeout = self.app().settings.upstream.idle_timeout;
+        let idle_timeout = self.env.settings.upstream.idle_timeout;
         if matches!(self.link, Link::Idle) && self.wants_link() {
             self.ensure_link(ctx);
         } else if self.link.is_open() && self.last_heard.elapsed() > idle_timeout * 2 {

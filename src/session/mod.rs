@@ -21,6 +21,9 @@
 //! | `returning` | pure decisions about clients that come back |
 //! | `attachment` | a client stream: replay and live events without gap or duplicate |
 //! | `directory` | who is where in this process |
+//! | `env` | what a session may use of its process |
+//! | `room` | whose session makes room for a new one |
+//! | `shown` | who shows a session's stream |
 
 pub mod actor;
 pub mod attachment;
@@ -28,6 +31,7 @@ mod cancel;
 mod claim;
 pub mod core;
 pub mod directory;
+pub mod env;
 mod forward;
 pub mod held;
 mod inbound;
@@ -40,6 +44,8 @@ pub mod refused;
 mod rehydrate;
 mod restore;
 pub mod returning;
+pub mod room;
+pub mod shown;
 mod unreadable;
 
 pub use self::core::recovery;

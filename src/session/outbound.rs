@@ -34,7 +34,7 @@ impl SessionActor {
         let head = match Head::parse(&body) {
             Ok(head) => head,
             Err(error) => {
-                self.app().metrics.dropped.with_label_values(&["upstream_nonsense"]).inc();
+                self.env.metrics.dropped.with_label_values(&["upstream_nonsense"]).inc();
                 tracing::warn!(session = %self.fence.session, %error, "the upstream sent no JSON-RPC message");
                 for id in meant_to_answer(&body) {
                     if self.in_flight.contains_key(&id) {
@@ -57,10 +57,10 @@ impl SessionActor {
                     let event = if *success { self.apply(request.effect, &head, event) } else { event };
                     self.push_event(event, ctx);
                 }
-                None => self.app().metrics.dropped.with_label_values(&["upstream_unknown_answer"]).inc(),
+                None => self.env.metrics.dropped.with_label_values(&["upstream_unknown_answer"]).inc(),
             },
             Kind::Response { id: None, .. } => {
-                self.app().metrics.dropped.with_label_values(&["upstream_answer_without_id"]).inc();
+                self.env.metrics.dropped.with_label_values(&["upstream_answer_without_id"]).inc();
             }
             Kind::Request { id, .. } => self.take_question(id.clone(), &head, &body, ctx),
             Kind::Notification { method } if method == mcp::CANCELLED => self.take_upstream_cancel(&head, &body, ctx),
@@ -165,11 +165,11 @@ impl SessionActor {
             sent: self.appending_sent,
             acked: self.acked(),
             known: self.known_event(),
-            limits: self.app().log_limits(),
+            limits: self.env.log_limits(),
         };
-        let app = Arc::clone(self.app());
+        let env = Arc::clone(&self.env);
         let (op, epoch, begun) = (self.op, self.fence.epoch, Instant::now());
-        let appended = async move { app.store.append(append).await };
+        let appended = async move { env.store.append(append).await };
         self.run(appended, ctx, move |outcome, actor, ctx| {
             // Not if it was made again since, for a session that was restored.
             if op == actor.op {
@@ -187,7 +187,7 @@ impl SessionActor {
     /// Tries until the store answers: the number of the append makes that safe, the gate bounds what gathers meanwhile,
     /// and nothing goes out before (EVT-2).
     fn append_later(&mut self, error: &StoreError, begun: Instant, ctx: &mut Context<Self>) {
-        self.app().count_store_error(error);
+        self.env.count_store_error(error);
         let pause = self.append_backoff.pause_since(begun);
         let op = self.op;
         ctx.run_later(pause, move |actor, ctx| {
@@ -244,15 +244,15 @@ impl SessionActor {
         for (event, seq) in batch.iter().zip(seqs) {
             let Some(seq) = seq else {
                 // Answered before (or cancelled and forgotten): the first answer stands. REQ-2
-                self.app().metrics.dropped.with_label_values(&["second_answer"]).inc();
+                self.env.metrics.dropped.with_label_values(&["second_answer"]).inc();
                 continue;
             };
             if seq != self.last_seq + 1 {
-                self.app().metrics.violations.with_label_values(&["EVT-1"]).inc();
+                self.env.metrics.violations.with_label_values(&["EVT-1"]).inc();
                 tracing::error!(session = %self.fence.session, seq, expected = self.last_seq + 1, "sequence is not contiguous");
             }
             self.last_seq = seq;
-            self.app().metrics.appended.inc();
+            self.env.metrics.appended.inc();
             if let Some(attachment) = &self.attachment {
                 let frame = sse::message(&self.fence.session, MAIN_STREAM, self.fence.epoch, seq, &event.body);
                 attachment.push(seq, frame);

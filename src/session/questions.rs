@@ -196,7 +196,7 @@ impl SessionActor {
     }
 
     pub(super) fn count_dropped(&self, why: &'static str) {
-        self.app().metrics.dropped.with_label_values(&[why]).inc();
+        self.env.metrics.dropped.with_label_values(&[why]).inc();
     }
 
     /// Questions of dead upstream sessions cannot be answered any more: the client is told.

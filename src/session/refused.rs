@@ -186,7 +186,7 @@ impl SessionActor {
     fn drop_message(&mut self, seq: u64) {
         self.outstanding.remove(&seq);
         self.pace.taken(seq);
-        self.app().metrics.dropped.with_label_values(&["upstream_refused"]).inc();
+        self.env.metrics.dropped.with_label_values(&["upstream_refused"]).inc();
     }
 
     /// Not executed, and to be tried again: after the pause that the server asks for, as long as the message's own time
@@ -199,8 +199,8 @@ impl SessionActor {
         retry_after: Option<Duration>,
         ctx: &mut Context<Self>,
     ) {
-        let app = Arc::clone(self.app());
-        let settings = &app.settings.upstream;
+        let env = Arc::clone(&self.env);
+        let settings = &env.settings.upstream;
         let now = Instant::now();
         let (refusals, since) = self.pace.refused.entry(seq).or_insert((0, now));
         let pause = pause_before_retry(settings, retry_after, *refusals);
@@ -252,8 +252,8 @@ impl SessionActor {
     /// A request whose outcome is unknown although its link is well: sent again if that is harmless, else answered.
     fn settle_alone(&mut self, number: u64, seq: u64, id: IdKey, body: Bytes, why: String, ctx: &mut Context<Self>) {
         let repeatable = rehydrate::repeatable(&body);
-        let (service, patience) = (Arc::clone(&self.service), self.app().settings.upstream.health_timeout);
-        let bounds = Bounds::new(&self.app().settings.upstream);
+        let (service, patience) = (Arc::clone(&self.service), self.env.settings.upstream.health_timeout);
+        let bounds = Bounds::new(&self.env.settings.upstream);
         let is_unknown_tool =
             matches!(&repeatable, Repeatable::IfToolSays(tool) if service.tools.repeatable(tool).is_none());
         let upstreams = self.tool_sources();
@@ -280,7 +280,7 @@ impl SessionActor {
                     request.progress = Progress::NotSent;
                     let attempts = request.attempts;
                     actor.send_up(seq, body, Some(id));
-                    let pause = pause_before_retry(&actor.app().settings.upstream, None, attempts);
+                    let pause = pause_before_retry(&actor.env.settings.upstream, None, attempts);
                     actor.wait_before_posts(pause, ctx);
                 }
                 Fate::OutcomeUnknown => {
@@ -304,7 +304,7 @@ impl SessionActor {
         ctx: &mut Context<Self>,
     ) {
         let Some(reply) = reply else { return };
-        let settings = &self.app().settings.upstream;
+        let settings = &self.env.settings.upstream;
         let (limits, patience) = (LinkLimits::from(settings), settings.request_timeout);
         let outlet = Outlet { link: self.link_number, to: ctx.address().recipient(), gate: Arc::clone(&self.gate) };
         let read = async move { reply.read(limits, outlet, patience).await };

@@ -18,6 +18,7 @@ use super::{
     link::Link,
     recovery::{self, Fate, Progress},
     refused::pause_before_retry,
+    shown,
 };
 use crate::{
     backoff::STORE_BACKOFF,
@@ -25,7 +26,6 @@ use crate::{
         jsonrpc::{Head, IdKey, Kind},
         mcp::{self, Repeatable},
     },
-    registry::orphans,
     store::{ClientMessage, Fenceable, PendingRequest, StoreError},
     upstream::{
         Endpoint, Service,
@@ -51,10 +51,10 @@ impl SessionActor {
     /// goes wrong before the handshake is done.
     pub(super) fn post_internal(&mut self, body: Bytes, ctx: &mut Context<Self>) {
         let (Some(url), Some(line)) = (self.link.post().cloned(), self.line.clone()) else { return };
-        let app = Arc::clone(self.app());
+        let env = Arc::clone(&self.env);
         let since = Instant::now();
         let sent = async move {
-            let settings = &app.settings.upstream;
+            let settings = &env.settings.upstream;
             let mut refusals = 0;
             loop {
                 let left = settings.post_timeout.saturating_sub(since.elapsed());
@@ -96,7 +96,7 @@ impl SessionActor {
         if let Some(endpoint) = &self.endpoint {
             endpoint.succeeded();
         }
-        self.app().metrics.upstream_links.with_label_values(&["opened"]).inc();
+        self.env.metrics.upstream_links.with_label_values(&["opened"]).inc();
         let (Some(_), Some(request)) = (&self.initialize_result, self.initialize_request.clone()) else {
             self.recover(post, ctx);
             return;
@@ -107,7 +107,7 @@ impl SessionActor {
         self.link = Link::Handshake { post, id };
         self.post_internal(replay, ctx);
         let number = self.link_number;
-        ctx.run_later(self.app().settings.upstream.post_timeout, move |actor, ctx| {
+        ctx.run_later(self.env.settings.upstream.post_timeout, move |actor, ctx| {
             if number == actor.link_number && matches!(actor.link, Link::Handshake { .. }) {
                 actor.lose_link(&"no answer to the replayed initialize", ctx);
             }
@@ -165,7 +165,7 @@ impl SessionActor {
     /// Stands in for the client's handshake with the router's own: no capabilities, since nobody knows what it can do. Its
     /// own `initialize`, should it come, replaces it.
     pub(super) fn assume_initialized(&mut self, ctx: &mut Context<Self>) {
-        self.app().metrics.handshakes_assumed.inc();
+        self.env.metrics.handshakes_assumed.inc();
         let request = serde_json::json!({
             "jsonrpc": "2.0", "id": 0, "method": mcp::INITIALIZE,
             "params": {
@@ -192,8 +192,8 @@ impl SessionActor {
             (field::INITIALIZED.to_owned(), "1".to_owned()),
             (field::ASSUMED.to_owned(), "1".to_owned()),
         ];
-        let (app, fence, epoch) = (Arc::clone(self.app()), self.fence.clone(), self.fence.epoch);
-        let kept = async move { app.store.update(&fence, &set, &[]).await };
+        let (env, fence, epoch) = (Arc::clone(&self.env), self.fence.clone(), self.fence.epoch);
+        let kept = async move { env.store.update(&fence, &set, &[]).await };
         ctx.spawn(kept.into_actor(self).map(move |outcome, actor, ctx| match outcome {
             Ok(Fenceable::Fenced) => {
                 actor.fenced(epoch, ctx);
@@ -210,15 +210,15 @@ impl SessionActor {
         if let Some(attachment) = &self.attachment
             && let Some(client) = attachment.list()
         {
-            orphans::show(self.app(), client, self.fence.session);
+            shown::show(&self.env, client, self.fence.session);
         }
     }
 
     fn record_endpoint(&self, ctx: &mut Context<Self>) {
         let Some(endpoint) = &self.endpoint else { return };
         let set = vec![(field::ENDPOINT.to_owned(), endpoint.url.to_string())];
-        let (app, fence, epoch) = (Arc::clone(self.app()), self.fence.clone(), self.fence.epoch);
-        let recorded = async move { app.store.update(&fence, &set, &[]).await };
+        let (env, fence, epoch) = (Arc::clone(&self.env), self.fence.clone(), self.fence.epoch);
+        let recorded = async move { env.store.update(&fence, &set, &[]).await };
         ctx.spawn(recorded.into_actor(self).map(move |outcome, actor, ctx| match outcome {
             Ok(Fenceable::Fenced) => {
                 actor.fenced(epoch, ctx);
@@ -247,25 +247,25 @@ impl SessionActor {
         let inherited: Vec<String> = ids(Progress::Accepted).collect();
         let maybe_sent: HashSet<String> = ids(Progress::MaybeSent).collect();
         let upstreams = self.tool_sources();
-        let patience = self.app().settings.upstream.health_timeout;
-        let (app, fence) = (Arc::clone(self.app()), self.fence.clone());
+        let patience = self.env.settings.upstream.health_timeout;
+        let (env, fence) = (Arc::clone(&self.env), self.fence.clone());
         let service = Arc::clone(&self.service);
-        let bounds = Bounds::new(&self.app().settings.upstream);
+        let bounds = Bounds::new(&self.env.settings.upstream);
         let fetched = async move {
             let mut backoff = STORE_BACKOFF;
             let fetched = loop {
                 let attempt = async {
-                    let pending = app.store.pending(fence.session).await?;
+                    let pending = env.store.pending(fence.session).await?;
                     let asked = Instant::now();
                     // Before anything is sent: what is sent must be on record as sent.
-                    let marked = app.store.mark_forwarded(&fence, &inherited).await?;
+                    let marked = env.store.mark_forwarded(&fence, &inherited).await?;
                     Ok::<_, StoreError>(Fetched { pending, marked, asked, epoch: fence.epoch })
                 };
                 match attempt.await {
                     Ok(fetched) => break fetched,
                     Err(error @ StoreError::Corrupt(_)) => return Err(error),
                     Err(error) => {
-                        app.count_store_error(&error);
+                        env.count_store_error(&error);
                         tokio::time::sleep(backoff.pause()).await;
                     }
                 }
@@ -303,7 +303,7 @@ impl SessionActor {
             !is_own && other.state() == BreakerState::Closed
         };
         let others = self.service.endpoints.iter().filter(is_other);
-        self.endpoint.iter().chain(others).map(|endpoint| self.worker.upstream(endpoint).clone()).collect()
+        self.endpoint.iter().chain(others).map(|endpoint| self.lines.actor(endpoint).clone()).collect()
     }
 
     fn recovered(&mut self, fetched: Fetched, ctx: &mut Context<Self>) {
@@ -321,7 +321,7 @@ impl SessionActor {
                 // It answers a request of the dead upstream session.
                 ClientMessage::Response => {
                     self.outstanding.remove(&entry.seq);
-                    self.app().metrics.dropped.with_label_values(&["answer_to_dead_upstream"]).inc();
+                    self.env.metrics.dropped.with_label_values(&["answer_to_dead_upstream"]).inc();
                 }
                 ClientMessage::Cancel { id_key } => {
                     self.outstanding.remove(&entry.seq);

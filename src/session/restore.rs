@@ -19,8 +19,8 @@ use super::{
     returning::key_of,
 };
 use crate::{
-    app::fresh_dataset_id,
     backoff::jittered,
+    cluster::dataset::fresh_dataset_id,
     protocol::jsonrpc::{self, IdKey},
     store::{
         ClientMessage, Created, HandedLately, InboxEntry, NewSession, Restored, Rewrite, Rewritten, SessionRecord,
@@ -66,13 +66,13 @@ impl SessionActor {
         if epoch != self.fence.epoch || std::mem::replace(&mut self.restoring, true) {
             return;
         }
-        let app = Arc::clone(self.app());
+        let env = Arc::clone(&self.env);
         let known = Arc::clone(&self.dataset);
         let mut again = self.as_new_session();
         let last = self.last_possible();
         let mut rewrite = Rewrite {
             fence: self.fence.clone(),
-            owner: app.me.clone(),
+            owner: env.me.clone(),
             // The same in each attempt: an attempt whose answer is lost is known by it.
             epoch: loop {
                 let new = fastrand::u32(..);
@@ -88,7 +88,7 @@ impl SessionActor {
             loop {
                 let attempt = async {
                     if said == Said::Fenced {
-                        match app.store.load(rewrite.fence.session).await?.as_ref().map(fence_on_record) {
+                        match env.store.load(rewrite.fence.session).await?.as_ref().map(fence_on_record) {
                             Some(Some((incarnation, generation, epoch)))
                                 if generation < rewrite.restored.generation =>
                             {
@@ -100,7 +100,7 @@ impl SessionActor {
                         }
                     }
                     if said != Said::Missing {
-                        match app.store.rewrite(rewrite.clone()).await? {
+                        match env.store.rewrite(rewrite.clone()).await? {
                             Rewritten::Done(unclear) => {
                                 return Ok(Outcome::Written(rewrite.epoch, Arc::clone(&known), unclear));
                             }
@@ -109,13 +109,13 @@ impl SessionActor {
                             Rewritten::NotFound => said = Said::Missing,
                         }
                     }
-                    let now = app.store.dataset(&fresh_dataset_id()).await?;
+                    let now = env.store.dataset(&fresh_dataset_id()).await?;
                     if *now == *known {
                         return Ok(Outcome::Over);
                     }
-                    app.remember_dataset(&now);
+                    env.dataset.remember(&now);
                     again.epoch = fastrand::u32(..);
-                    Ok(match app.store.create(again.clone()).await? {
+                    Ok(match env.store.create(again.clone()).await? {
                         Created::Created => Outcome::Written(again.epoch, now.into(), Vec::new()),
                         Created::AlreadyExists => Outcome::Taken,
                     })
@@ -123,7 +123,7 @@ impl SessionActor {
                 match attempt.await {
                     Ok(outcome) => return outcome,
                     Err(error) => {
-                        app.count_store_error(&error);
+                        env.count_store_error(&error);
                         tokio::time::sleep(jittered(RETRY)).await;
                     }
                 }
@@ -147,7 +147,7 @@ impl SessionActor {
     }
 
     fn restored(&mut self, epoch: u32, dataset: Arc<str>, last: u64, unclear: Vec<Arc<str>>, ctx: &mut Context<Self>) {
-        self.app().metrics.restored.inc();
+        self.env.metrics.restored.inc();
         tracing::warn!(session = %self.fence.session, "the store had lost this session, or a part of it; it is written again");
         self.fence.epoch = epoch;
         self.dataset = dataset;
@@ -161,16 +161,16 @@ impl SessionActor {
         }
         if let Some(client) = key_of(&self.client) {
             // The lists of clients are lost, too, and this one's comes back at once.
-            let (app, session) = (Arc::clone(self.app()), self.fence.session);
+            let (env, session) = (Arc::clone(&self.env), self.fence.session);
             actix_rt::spawn(async move {
-                let ttl = app.settings.session.ttl;
-                if let Err(error) = app.store.client_left(&client, session, None, ttl).await {
-                    app.count_store_error(&error);
+                let ttl = env.settings.session.ttl;
+                if let Err(error) = env.store.client_left(&client, session, None, ttl).await {
+                    env.count_store_error(&error);
                 }
             });
         }
         // The client must come back and be told that its cursor is of another life.
-        for attachment in self.app().directory.attachments(&self.fence.session) {
+        for attachment in self.env.directory.attachments(&self.fence.session) {
             attachment.end(End::Abort("the session store lost its data"));
         }
         self.pump_posts(ctx);
@@ -197,7 +197,7 @@ impl SessionActor {
         }
         fields.extend(self.questions.stored());
         fields.extend(self.cancel_marks());
-        let app = self.app();
+        let env = &self.env;
         NewSession {
             session: self.fence.session,
             epoch: 0,
@@ -205,9 +205,9 @@ impl SessionActor {
             transport: "sse".to_owned(),
             principal: String::new(),
             client: self.client.clone(),
-            owner: app.me.clone(),
+            owner: env.me.clone(),
             attachment: None,
-            ttl: app.settings.session.ttl,
+            ttl: env.settings.session.ttl,
             restored: Some(Restored {
                 generation: self.fence.generation,
                 in_seq: self.last_possible(),

@@ -9,8 +9,8 @@ use crate::protocol::{jsonrpc, scan::Told};
 impl SessionActor {
     /// A message beyond `MCP_UPSTREAM_MAX_MESSAGE` has been passed over.
     pub(super) fn take_too_large(&mut self, told: Told, ctx: &mut Context<Self>) {
-        let limit = self.app().settings.upstream.max_message;
-        self.app().metrics.dropped.with_label_values(&["upstream_too_large"]).inc();
+        let limit = self.env.settings.upstream.max_message;
+        self.env.metrics.dropped.with_label_values(&["upstream_too_large"]).inc();
         tracing::warn!(session = %self.fence.session, service = self.service.name, limit,
             "the upstream sent a message that is too large (MCP_UPSTREAM_MAX_MESSAGE)");
         match told {
@@ -22,7 +22,7 @@ impl SessionActor {
                 let details = serde_json::json!({
                     "reason": "answer_too_large", "outcome": "executed", "retry": false, "limit": limit,
                 });
-                self.app().metrics.router_errors.with_label_values(&["answer_too_large"]).inc();
+                self.env.metrics.router_errors.with_label_values(&["answer_too_large"]).inc();
                 // As if the server had answered so.
                 let error = jsonrpc::error_response(&id, jsonrpc::INTERNAL_ERROR, &why, Some(&details));
                 self.take_upstream_message(error, ctx);

@@ -10,6 +10,7 @@ pub mod call;
 mod caller;
 mod connection;
 pub mod line;
+pub mod lines;
 pub mod redirect;
 pub mod reply;
 pub mod tools;

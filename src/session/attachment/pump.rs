@@ -18,7 +18,6 @@ use super::{
     replay::{self, Known},
 };
 use crate::{
-    app::App,
     backoff::Backoff,
     fault,
     protocol::{
@@ -26,6 +25,7 @@ use crate::{
         sse,
     },
     session::{
+        env::Env,
         field,
         messages::{AttachLocal, Detached},
     },
@@ -35,7 +35,7 @@ use crate::{
 /// The body of a client stream.
 #[derive(Debug)]
 pub struct Pump {
-    app: Arc<App>,
+    env: Arc<Env>,
     attachment: Arc<Attachment>,
     epoch: u32,
     cursor: u64,
@@ -100,15 +100,15 @@ enum Read {
 
 impl Pump {
     /// A body that starts with `first` and goes on after `cursor`.
-    pub fn new(app: Arc<App>, attachment: Arc<Attachment>, epoch: u32, cursor: u64, first: Bytes) -> Self {
+    pub fn new(env: Arc<Env>, attachment: Arc<Attachment>, epoch: u32, cursor: u64, first: Bytes) -> Self {
         attachment.sent.store(cursor, Ordering::Release);
-        app.directory.insert_attachment(Arc::clone(&attachment));
-        app.metrics.streams.inc();
-        let next_poll = Instant::now() + app.settings.session.poll_interval;
-        let next_heartbeat = Instant::now() + app.settings.stream.heartbeat;
-        let read_timeout = app.settings.redis.timeout;
+        env.directory.insert_attachment(Arc::clone(&attachment));
+        env.metrics.streams.inc();
+        let next_poll = Instant::now() + env.settings.session.poll_interval;
+        let next_heartbeat = Instant::now() + env.settings.stream.heartbeat;
+        let read_timeout = env.settings.redis.timeout;
         Self {
-            app,
+            env,
             attachment,
             epoch,
             cursor,
@@ -222,16 +222,16 @@ impl Pump {
                 let now = Instant::now();
                 let heartbeat_is_due = now >= self.next_heartbeat;
                 if now >= self.next_poll {
-                    self.next_poll = now + self.app.settings.session.poll_interval;
+                    self.next_poll = now + self.env.settings.session.poll_interval;
                     if self.parked {
                         self.reclaim().await;
-                    } else if self.app.directory.session(&self.attachment.session).is_none() {
+                    } else if self.env.directory.session(&self.attachment.session).is_none() {
                         // Finds what a lost wake-up missed; the owner in this process needs no wake-ups.
                         self.attachment.queue().look = true;
                     }
                 }
                 if heartbeat_is_due {
-                    self.next_heartbeat = now + self.app.settings.stream.heartbeat;
+                    self.next_heartbeat = now + self.env.settings.stream.heartbeat;
                 }
                 self.timer.as_mut().reset(self.next_poll.min(self.next_heartbeat));
                 if heartbeat_is_due {
@@ -259,24 +259,24 @@ impl Pump {
     /// ever. If it does not, its next stream supersedes this one again.
     async fn reclaim(&mut self) {
         let (session, stream) = (self.attachment.session, Arc::clone(&self.attachment.stream));
-        match self.app.store.read_page(session, &stream, self.cursor, 0, 0).await {
+        match self.env.store.read_page(session, &stream, self.cursor, 0, 0).await {
             Ok(Some(page)) if page.epoch == self.epoch && page.holder.is_some_and(|id| id != self.attachment.id) => {
                 return;
             }
             Ok(Some(page)) if page.epoch == self.epoch => {
                 let attachment = StoredAttachment {
                     stream: (*stream).to_owned(),
-                    incarnation: Arc::clone(&self.app.me.incarnation),
+                    incarnation: Arc::clone(&self.env.me.incarnation),
                     id: self.attachment.id,
                 };
-                match self.app.store.attach(Attach { session, attachment }).await {
+                match self.env.store.attach(Attach { session, attachment }).await {
                     Ok(_) => {}
-                    Err(error) => return self.app.count_store_error(&error),
+                    Err(error) => return self.env.count_store_error(&error),
                 }
             }
             // The session is over, or lives anew: reading on tells.
             Ok(_) => {}
-            Err(error) => return self.app.count_store_error(&error),
+            Err(error) => return self.env.count_store_error(&error),
         }
         {
             let mut queue = self.attachment.queue();
@@ -286,7 +286,7 @@ impl Pump {
             queue.look = true;
         }
         self.parked = false;
-        if let Some(owner) = self.app.directory.session(&session) {
+        if let Some(owner) = self.env.directory.session(&session) {
             // An owner that has ended meanwhile needs to know nothing.
             let _ = owner.send(AttachLocal { attachment: Arc::clone(&self.attachment) }).await;
         }
@@ -322,9 +322,9 @@ impl Pump {
             self.ask_for_proof().await;
         }
         let before = if self.cursor < self.unproven_until { Some(self.known().await) } else { None };
-        let stream = &self.app.settings.stream;
+        let stream = &self.env.settings.stream;
         let page = self
-            .app
+            .env
             .store
             .read_page(
                 self.attachment.session,
@@ -352,10 +352,10 @@ impl Pump {
                 };
                 self.take_page(page, known)
             }
-            Ok(None) if self.app.data_lost().await => Read::End(End::Abort("the session store lost its data")),
+            Ok(None) if self.env.data_lost().await => Read::End(End::Abort("the session store lost its data")),
             Ok(None) => Read::End(End::Finished),
             Err(error) => {
-                self.app.count_store_error(&error);
+                self.env.count_store_error(&error);
                 if matches!(error, StoreError::Corrupt(_)) {
                     tracing::error!(session = %self.attachment.session, %error, "cannot read the event log");
                     return Read::End(End::Abort("the event log cannot be read"));
@@ -380,13 +380,13 @@ impl Pump {
 
     /// What is known of the client's side; nothing, if the store does not say: a repetition is better than a loss.
     async fn known(&self) -> Known {
-        let (store, session) = (&self.app.store, self.attachment.session);
+        let (store, session) = (&self.env.store, self.attachment.session);
         let known = async {
             let Some(record) = store.load(session).await? else { return Ok(Known::default()) };
             Ok::<_, StoreError>(Known::new(&record, store.pending_ids(session).await?))
         };
         known.await.unwrap_or_else(|error| {
-            self.app.count_store_error(&error);
+            self.env.count_store_error(&error);
             Known::default()
         })
     }
@@ -395,7 +395,7 @@ impl Pump {
     async fn ask_for_proof(&mut self) {
         let Some(doubt) = self.doubt else { return };
         let proved = !self.attachment.is_doubted()
-            || match self.app.store.load(self.attachment.session).await {
+            || match self.env.store.load(self.attachment.session).await {
                 Ok(Some(record)) => {
                     let number = |field: &str| record.fields.get(field).and_then(|text| text.parse::<u64>().ok());
                     let same_life = number("epoch") == Some(u64::from(self.epoch));
@@ -406,7 +406,7 @@ impl Pump {
                 // What follows finds out.
                 Ok(None) => false,
                 Err(error) => {
-                    self.app.count_store_error(&error);
+                    self.env.count_store_error(&error);
                     false
                 }
             };
@@ -449,7 +449,7 @@ impl Pump {
                 return self.gap(if page.last_seq < self.cursor { "EVT-2" } else { "EVT-5" });
             }
             let reason = if next <= self.cursor { "cursor_unknown" } else { "events_expired" };
-            self.app.metrics.resume_failed.with_label_values(&[reason]).inc();
+            self.env.metrics.resume_failed.with_label_values(&[reason]).inc();
             // Once: a flood makes it happen with every page.
             if !std::mem::replace(&mut self.told, true) {
                 tracing::warn!(session = %self.attachment.session, reason, cursor = self.cursor, next,
@@ -494,7 +494,7 @@ impl Pump {
 
     /// EVT-5: a hole in the log is never skipped silently. The client comes back with its cursor and is told.
     fn gap(&self, broken: &'static str) -> Read {
-        self.app.metrics.violations.with_label_values(&[broken]).inc();
+        self.env.metrics.violations.with_label_values(&[broken]).inc();
         tracing::error!(session = %self.attachment.session, after = self.cursor, broken, "events are missing in the log");
         Read::End(End::Abort("events are missing in the log"))
     }
@@ -530,11 +530,11 @@ fn join(first: Bytes, others: &[Bytes]) -> Bytes {
 impl Drop for Pump {
     fn drop(&mut self) {
         let attachment = Arc::clone(&self.attachment);
-        let app = Arc::clone(&self.app);
-        let (parked, ttl) = (self.parked, self.app.settings.session.ttl);
-        app.metrics.streams.dec();
-        app.directory.remove_attachment(&attachment);
-        if let Some(owner) = app.directory.session(&attachment.session) {
+        let env = Arc::clone(&self.env);
+        let (parked, ttl) = (self.parked, self.env.settings.session.ttl);
+        env.metrics.streams.dec();
+        env.directory.remove_attachment(&attachment);
+        if let Some(owner) = env.directory.session(&attachment.session) {
             // A full mailbox only delays the owner's clean-up: its sweep looks again.
             let _ = owner.try_send(Detached { attachment: attachment.id });
         }
@@ -545,20 +545,20 @@ impl Drop for Pump {
                 let superseded = parked || attachment.queue().end == Some(End::Superseded);
                 if sent > 0 && !superseded {
                     let field = format!("{}{}", field::SENT, attachment.stream);
-                    if let Err(error) = app.store.hint(attachment.session, &field, &sent.to_string()).await {
-                        app.count_store_error(&error);
+                    if let Err(error) = env.store.hint(attachment.session, &field, &sent.to_string()).await {
+                        env.count_store_error(&error);
                     }
                 }
-                let detached = app.store.detach(attachment.session, &attachment.stream, attachment.id).await;
+                let detached = env.store.detach(attachment.session, &attachment.stream, attachment.id).await;
                 let listed = match (detached, attachment.listed()) {
                     (Ok(true), Some(client)) => {
-                        app.store.client_left(&client, attachment.session, Some(&app.me.incarnation), ttl).await
+                        env.store.client_left(&client, attachment.session, Some(&env.me.incarnation), ttl).await
                     }
                     (detached, _) => detached.map(drop),
                 };
                 if let Err(error) = listed {
                     // The holder field stays until the next attach replaces it; nothing depends on its absence.
-                    app.count_store_error(&error);
+                    env.count_store_error(&error);
                 }
             });
         }

@@ -1,5 +1,5 @@
-//! What becomes of a request whose upstream died, and whether an owner may forward: pure decisions, the same for a dead
-//! endpoint and a dead owner. REQ-3, OWN-2. `tests/model.rs` checks them in every order of events.
+//! What becomes of a request whose upstream died: pure decisions, the same for a dead endpoint and a dead owner. REQ-3.
+//! `tests/model.rs` checks them in every order of events.
 
 /// How far a request had come when the link to its upstream broke.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -43,23 +43,6 @@ pub fn fate(progress: Progress, repeatable: bool, attempts: u32) -> Fate {
     }
 }
 
-/// The lease of this process as it knows it, on its own clock (any unit).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Lease {
-    /// Since when it has held without a break.
-    pub since: u64,
-    /// Until when it holds, unless it is renewed.
-    pub until: u64,
-}
-
-/// Whether an owner may send to its upstream. `confirmed`: when it asked for what the store then granted to it as the
-/// owner. OWN-2
-pub fn may_forward(now: u64, lease: Lease, confirmed: u64) -> bool {
-    // Within one unbroken lease nobody adopts. After a break, a lease that holds again says that the process is back,
-    // not that its sessions are still its own.
-    now < lease.until && confirmed > lease.since
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,24 +51,6 @@ mod tests {
     fn what_is_marked_forwarded_may_have_run() {
         assert_eq!(Progress::on_record(true), Progress::MaybeSent);
         assert_eq!(Progress::on_record(false), Progress::Accepted);
-    }
-
-    #[test]
-    fn only_an_owner_confirmed_within_an_unbroken_lease_forwards() {
-        let lease = Lease { since: 100, until: 200 };
-        for (now, confirmed, expected) in [
-            (150, 101, true),
-            (199, 150, true),
-            // The lease is over.
-            (200, 150, false),
-            // Confirmed only before the break.
-            (150, 99, false),
-            // At the same tick: before or after it, nobody knows.
-            (150, 100, false),
-        ] {
-            assert_eq!(may_forward(now, lease, confirmed), expected, "at {now}, confirmed at {confirmed}");
-        }
-        assert!(!may_forward(1, Lease { since: 0, until: 0 }, 1), "there is no lease yet");
     }
 
     #[test]

@@ -7,10 +7,7 @@ use std::{
 
 use actix::Addr;
 
-use crate::{
-    app::App,
-    session::{actor::SessionActor, messages::MakeRoom},
-};
+use crate::session::{actor::SessionActor, messages::MakeRoom};
 
 /// Sessions asked to make room for one new one: those that are asked first have nearly always nothing under way.
 const ATTEMPTS: usize = 8;
@@ -63,18 +60,19 @@ impl Lonely {
         };
         queue.waiting.remove(&place).map(|(session, _)| session)
     }
-}
 
-/// Lets the session go that has been alone longest (of the client with this key, if one is given). `false`: there is none.
-pub async fn make_room(app: &App, of: Option<&str>) -> bool {
-    for _ in 0..ATTEMPTS {
-        let Some(session) = app.lonely.take(of) else { return false };
-        // One that has ended meanwhile has made room.
-        if session.send(MakeRoom).await.unwrap_or(true) {
-            return true;
+    /// Lets the session go that has been alone longest (of the client with this key, if one is given). `false`: there is
+    /// none.
+    pub async fn make_room(&self, of: Option<&str>) -> bool {
+        for _ in 0..ATTEMPTS {
+            let Some(session) = self.take(of) else { return false };
+            // One that has ended meanwhile has made room.
+            if session.send(MakeRoom).await.unwrap_or(true) {
+                return true;
+            }
         }
+        false
     }
-    false
 }
 
 /// Sessions of each client.

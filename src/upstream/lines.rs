@@ -1,0 +1,51 @@
+//! One worker thread's ways to all endpoints ([`Lines`]): the endpoint's actor on this thread, and the line of connections that
+//! both share. Made on the thread that uses it.
+
+use std::sync::Arc;
+
+use actix::Addr;
+
+use super::{Endpoint, Pool, actor::UpstreamActor, line::Line};
+use crate::{lifecycle::Lifecycle, metrics::Metrics, settings::UpstreamSettings};
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Lines {
+    /// By the endpoint's number.
+    ways: Vec<(Line, Addr<UpstreamActor>)>,
+}
+
+impl Lines {
+    /// Starts the thread's UpstreamActors; `checks_health`: they are the ones of this process that do.
+    pub fn start(
+        pool: &Pool,
+        limits: &UpstreamSettings,
+        metrics: &Metrics,
+        lifecycle: &Lifecycle,
+        checks_health: bool,
+    ) -> Self {
+        let config = Line::config();
+        let mut ways = Vec::new();
+        for service in pool.services() {
+            for endpoint in &service.endpoints {
+                let line = Line::new(Arc::clone(endpoint), limits, config.clone());
+                let vital = lifecycle.vital("the connections to a server");
+                let (service, limits, metrics) = (Arc::clone(service), limits.clone(), metrics.clone());
+                let actor = UpstreamActor::launch(service, line.clone(), limits, metrics, checks_health, vital);
+                debug_assert_eq!(endpoint.number, ways.len(), "the pool numbers its endpoints in this order");
+                ways.push((line, actor));
+            }
+        }
+        Self { ways }
+    }
+
+    /// The actor of an endpoint on this thread.
+    pub fn actor(&self, endpoint: &Endpoint) -> &Addr<UpstreamActor> {
+        &self.ways[endpoint.number].1
+    }
+
+    /// The way from this thread to an endpoint.
+    pub fn line(&self, endpoint: &Endpoint) -> &Line {
+        &self.ways[endpoint.number].0
+    }
+}
