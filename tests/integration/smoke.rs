@@ -55,8 +55,8 @@ async fn the_harness_can_fake_an_upstream_and_break_a_link() {
     let cluster = Cluster::builder()
         .upstream_urls([upstream.url()])
         .redis_proxy()
-        .env("REDIS_WAIT", "100ms")
-        .env("REDIS_TIMEOUT", "100ms")
+        .env("REDIS_WAIT", "300ms")
+        .env("REDIS_TIMEOUT", "300ms")
         .start()
         .await;
     let client = cluster.client().initialize().await;
@@ -79,7 +79,12 @@ async fn the_harness_can_fake_an_upstream_and_break_a_link() {
         .await;
     }
     redis.set(Mode::Delay(Duration::from_millis(1)));
-    assert_eq!(client.call("any", json!({})).await, json!({ "fake": true }));
+    // One connection that answers makes a router ready; others may still be making theirs.
+    let delayed = &tool_call("y", "any", json!({}));
+    eventually("a call through the slow link", || async { client.try_post(delayed).await.unwrap().status == 202 })
+        .await;
+    let answer = client.response_to(&json!("y")).await;
+    assert_eq!(answer["result"], json!({ "fake": true }), "{answer}");
     let body: Value = http::get(cluster.addr(0), "/actuator/info").await.json();
     assert_eq!(body["store"], "redis");
 }
