@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     app::{Rebinds, Worker},
-    backoff::STORE_BACKOFF,
+    backoff,
     cluster::ownership,
     fault,
     lifecycle::Phase,
@@ -236,26 +236,18 @@ async fn deliver_by_store(worker: &Rc<Worker>, session: SessionId, posted: &Post
 }
 
 /// Repeats a store operation for as long as a POST may wait for the store. DUR-2
-pub(super) async fn patiently<T, F, Fut>(worker: &Worker, mut operation: F) -> Result<T, DeliverError>
+pub(super) async fn patiently<T, F, Fut>(worker: &Worker, operation: F) -> Result<T, DeliverError>
 where
     F: FnMut() -> Fut,
     Fut: Future<Output = Result<T, StoreError>>,
 {
     let deadline = Instant::now() + worker.app.settings.redis.wait;
-    let mut backoff = STORE_BACKOFF;
-    loop {
-        let begun = Instant::now();
-        match operation().await {
-            Ok(done) => return Ok(done),
-            Err(error) => {
-                worker.app.count_store_error(&error);
-                if Instant::now() >= deadline || matches!(error, StoreError::Corrupt(_)) {
-                    return Err(DeliverError::StoreUnavailable);
-                }
-            }
-        }
-        tokio::time::sleep(backoff.pause_since(begun)).await;
-    }
+    let may_repeat = |error: &StoreError| {
+        worker.app.count_store_error(error);
+        Instant::now() < deadline && !matches!(error, StoreError::Corrupt(_))
+    };
+    let done = backoff::retry(backoff::STORE_PAUSES, operation, may_repeat).await;
+    done.map_err(|_| DeliverError::StoreUnavailable)
 }
 
 /// Which waiting stream a client's answer to our `ping` is about: (incarnation, nonce).

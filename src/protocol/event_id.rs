@@ -7,7 +7,9 @@ use std::str::FromStr;
 
 use bytes::BufMut;
 
-use super::session_id::{SessionId, write_hex};
+use data_encoding::HEXLOWER;
+
+use super::session_id::SessionId;
 
 /// A client's place in one stream. Not `Display`: it holds the session's secret (SEC-2).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +40,7 @@ impl EventId {
         out.put_slice(stream.as_bytes());
         out.put_u8(b'.');
         let mut epoch_digits = [0; 8];
-        write_hex(&epoch.to_be_bytes(), &mut epoch_digits);
+        HEXLOWER.encode_mut(&epoch.to_be_bytes(), &mut epoch_digits);
         out.put_slice(&epoch_digits);
         out.put_u8(b'.');
         let mut digits = [0; 20];

@@ -6,9 +6,11 @@
 use std::{
     collections::HashMap,
     fmt,
-    hash::{BuildHasherDefault, Hash, Hasher},
+    hash::{Hash, Hasher},
     str::FromStr,
 };
+
+use data_encoding::HEXLOWER;
 
 /// A session id. 32 lower-case hex digits on the wire.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,49 +49,22 @@ impl SessionId {
     /// As [`Self::reveal`], without an allocation.
     pub fn reveal_bytes(&self) -> [u8; 32] {
         let mut text = [0; 32];
-        write_hex(&self.0, &mut text);
+        HEXLOWER.encode_mut(&self.0, &mut text);
         text
     }
 }
 
-/// Lower-case hexadecimal digits, two a byte.
-pub(super) fn write_hex(bytes: &[u8], digits: &mut [u8]) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    for (byte, pair) in bytes.iter().zip(digits.chunks_exact_mut(2)) {
-        pair[0] = HEX[usize::from(byte >> 4)];
-        pair[1] = HEX[usize::from(byte & 15)];
-    }
-}
+/// How maps by session hash their keys.
+pub type IdHash = foldhash::fast::RandomState;
 
-/// A map by session. Its keys are ids that this program has drawn at random, so they are their own hash; a client can
-/// ask for a key of its choice, but not put one in.
-pub type SessionMap<V> = HashMap<SessionId, V, BuildHasherDefault<OwnHash>>;
-
-/// See [`SessionMap`].
-#[derive(Debug, Default)]
-pub struct OwnHash(u64);
+/// A map by session.
+pub type SessionMap<V> = HashMap<SessionId, V, IdHash>;
 
 impl Hash for SessionId {
+    /// Half of it is random enough.
     fn hash<H: Hasher>(&self, state: &mut H) {
         let [a, b, c, d, e, f, g, h, ..] = self.0;
         state.write_u64(u64::from_ne_bytes([a, b, c, d, e, f, g, h]));
-    }
-}
-
-impl Hasher for OwnHash {
-    fn write(&mut self, bytes: &[u8]) {
-        // Not for session ids, which come as one number; right all the same.
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        self.0 = number;
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
     }
 }
 
@@ -120,25 +95,12 @@ impl FromStr for SessionId {
     type Err = InvalidSessionId;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let digits = text.as_bytes();
-        if digits.len() != 32 {
-            return Err(InvalidSessionId);
-        }
         let mut bytes = [0u8; 16];
-        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-            let high = hex_digit(pair[0])?;
-            let low = hex_digit(pair[1])?;
-            *byte = high << 4 | low;
-        }
+        match HEXLOWER.decode_len(text.len()) {
+            Ok(16) => HEXLOWER.decode_mut(text.as_bytes(), &mut bytes).map_err(|_| InvalidSessionId)?,
+            _ => return Err(InvalidSessionId),
+        };
         Ok(Self(bytes))
-    }
-}
-
-fn hex_digit(digit: u8) -> Result<u8, InvalidSessionId> {
-    match digit {
-        b'0'..=b'9' => Ok(digit - b'0'),
-        b'a'..=b'f' => Ok(digit - b'a' + 10),
-        _ => Err(InvalidSessionId),
     }
 }
 

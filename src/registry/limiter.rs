@@ -1,41 +1,37 @@
-//! A token bucket: so many per second, with a burst of one second's worth.
+//! So many per second, with a burst of one second's worth: governor's bucket (GCRA), whose state is one atomic. It never
+//! makes anybody wait.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Instant,
+use std::num::NonZeroU32;
+
+use governor::{
+    Quota,
+    clock::{Clock, DefaultClock},
+    middleware::NoOpMiddleware,
+    state::{InMemoryState, NotKeyed},
 };
 
 /// See the module's text. A rate of 0 means no limit.
 #[derive(Debug)]
-pub struct RateLimiter {
-    per_second: u32,
-    state: Mutex<(f64, Instant)>,
+pub struct RateLimiter<C: Clock = DefaultClock> {
+    bucket: Option<governor::RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<C::Instant>>>,
 }
 
 impl RateLimiter {
     /// Starts with a full bucket.
     pub fn new(per_second: u32) -> Self {
-        Self { per_second, state: Mutex::new((f64::from(per_second), Instant::now())) }
+        Self::with_clock(per_second, DefaultClock::default())
+    }
+}
+
+impl<C: Clock> RateLimiter<C> {
+    fn with_clock(per_second: u32, clock: C) -> Self {
+        let quota = NonZeroU32::new(per_second).map(Quota::per_second);
+        Self { bucket: quota.map(|quota| governor::RateLimiter::direct_with_clock(quota, clock)) }
     }
 
     /// Takes one token if there is one.
     pub fn try_acquire(&self) -> bool {
-        self.try_acquire_at(Instant::now())
-    }
-
-    fn try_acquire_at(&self, now: Instant) -> bool {
-        if self.per_second == 0 {
-            return true;
-        }
-        let rate = f64::from(self.per_second);
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let elapsed = now.saturating_duration_since(state.1).as_secs_f64();
-        *state = ((state.0 + elapsed * rate).min(rate), now);
-        let granted = state.0 >= 1.0;
-        if granted {
-            state.0 -= 1.0;
-        }
-        granted
+        self.bucket.as_ref().is_none_or(|bucket| bucket.check().is_ok())
     }
 }
 
@@ -43,15 +39,20 @@ impl RateLimiter {
 mod tests {
     use std::time::Duration;
 
+    use governor::clock::FakeRelativeClock;
+
     use super::*;
 
     #[test]
     fn no_more_than_the_rate_passes() {
-        let limiter = RateLimiter::new(10);
-        let start = Instant::now();
-        assert_eq!((0..100).filter(|_| limiter.try_acquire_at(start)).count(), 10);
-        let later = start + Duration::from_millis(500);
-        assert_eq!((0..100).filter(|_| limiter.try_acquire_at(later)).count(), 5);
-        assert!(RateLimiter::new(0).try_acquire());
+        let clock = FakeRelativeClock::default();
+        let limiter = RateLimiter::with_clock(10, clock.clone());
+        assert_eq!((0..100).filter(|_| limiter.try_acquire()).count(), 10);
+        clock.advance(Duration::from_millis(500));
+        assert_eq!((0..100).filter(|_| limiter.try_acquire()).count(), 5);
+        clock.advance(Duration::from_secs(60));
+        assert_eq!((0..100).filter(|_| limiter.try_acquire()).count(), 10, "one second's worth, however long it was");
+        let unlimited = RateLimiter::new(0);
+        assert!((0..10_000).all(|_| unlimited.try_acquire()));
     }
 }

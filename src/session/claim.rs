@@ -20,7 +20,7 @@ use super::{
     inbound::Arrived,
 };
 use crate::{
-    backoff::{doubled, jittered},
+    backoff::{jittered, pause_after},
     store::{Claim, Claimed, Handed, InboxEntry, StoreError},
 };
 
@@ -131,7 +131,7 @@ impl SessionActor {
         self.looks_left -= 1;
         if self.looks_left > 0 {
             let before = LOOKS_AFTER_DOUBT - self.looks_left;
-            self.plan_claim(jittered(doubled((LATER, Duration::MAX), before)), ctx);
+            self.plan_claim(pause_after((LATER, Duration::MAX), before), ctx);
         }
     }
 
@@ -173,7 +173,7 @@ impl SessionActor {
                 if self.note_store_error(&error) {
                     // What the lost reply held counts as claimed.
                     self.looks_left = self.looks_left.max(1);
-                    let pause = jittered(doubled((LATER, LATEST), self.claim_failures));
+                    let pause = pause_after((LATER, LATEST), self.claim_failures);
                     self.claim_failures = self.claim_failures.saturating_add(1);
                     self.plan_claim(pause, ctx);
                 } else {

@@ -21,8 +21,7 @@ use super::{
     recovery::Progress,
 };
 use crate::{
-    backoff::STORE_BACKOFF,
-    fault,
+    backoff, fault,
     protocol::{
         jsonrpc::{self, Head, IdKey, Said},
         mcp,
@@ -189,18 +188,15 @@ struct Journaling {
 impl Journaling {
     async fn run(self, asked: Instant) -> Result<Accepted, StoreError> {
         let deadline = asked + self.env.settings.redis.wait;
-        let mut backoff = STORE_BACKOFF;
-        loop {
-            let begun = Instant::now();
-            // Safe to repeat: the request id makes it idempotent (REQ-6).
-            match self.env.store.accept(self.attempt()).await {
-                Err(error) if Instant::now() < deadline && !matches!(error, StoreError::Corrupt(_)) => {
-                    self.env.count_store_error(&error);
-                    tokio::time::sleep(backoff.pause_since(begun)).await;
-                }
-                outcome => return outcome,
+        let may_repeat = |error: &StoreError| {
+            let may_repeat = Instant::now() < deadline && !matches!(error, StoreError::Corrupt(_));
+            if may_repeat {
+                self.env.count_store_error(error);
             }
-        }
+            may_repeat
+        };
+        // Safe to repeat: the request id makes it idempotent (REQ-6).
+        backoff::retry(backoff::STORE_PAUSES, || self.env.store.accept(self.attempt()), may_repeat).await
     }
 
     fn attempt(&self) -> Accept {

@@ -17,7 +17,7 @@ use super::{
     recovery::Progress,
 };
 use crate::{
-    backoff::{doubled, jittered},
+    backoff::pause_after,
     protocol::{
         jsonrpc::{self, IdKey, Said},
         mcp,
@@ -158,7 +158,7 @@ impl SessionActor {
         let pause = match (doublings, self.in_flight.is_empty()) {
             (0, false) => Duration::from_millis(fastrand::u64(0..10)),
             (0, true) => Duration::from_millis(fastrand::u64(0..500)),
-            _ => jittered(doubled((settings.backoff_min, settings.backoff_max), doublings - 1)),
+            _ => pause_after((settings.backoff_min, settings.backoff_max), doublings - 1),
         };
         self.link = Link::Waiting;
         ctx.run_later(pause, |actor, ctx| {

@@ -19,7 +19,7 @@ use super::{
     rehydrate,
 };
 use crate::{
-    backoff::{doubled, jittered},
+    backoff::pause_after,
     protocol::{
         jsonrpc::{self, Head, IdKey},
         mcp::{self, Repeatable},
@@ -87,7 +87,7 @@ impl Pace {
 pub fn pause_before_retry(settings: &UpstreamSettings, asked: Option<Duration>, refusals: u32) -> Duration {
     match asked {
         Some(asked) => asked.clamp(settings.backoff_min, settings.retry_after_max.max(settings.backoff_min)),
-        None => jittered(doubled((settings.backoff_min, settings.backoff_max), refusals)),
+        None => pause_after((settings.backoff_min, settings.backoff_max), refusals),
     }
 }
 

@@ -21,7 +21,7 @@ use super::{
     shown,
 };
 use crate::{
-    backoff::STORE_BACKOFF,
+    backoff,
     protocol::{
         jsonrpc::{Head, IdKey, Kind},
         mcp::{self, Repeatable},
@@ -252,24 +252,21 @@ impl SessionActor {
         let service = Arc::clone(&self.service);
         let bounds = Bounds::new(&self.env.settings.upstream);
         let fetched = async move {
-            let mut backoff = STORE_BACKOFF;
-            let fetched = loop {
-                let attempt = async {
-                    let pending = env.store.pending(fence.session).await?;
-                    let asked = Instant::now();
-                    // Before anything is sent: what is sent must be on record as sent.
-                    let marked = env.store.mark_forwarded(&fence, &inherited).await?;
-                    Ok::<_, StoreError>(Fetched { pending, marked, asked, epoch: fence.epoch })
-                };
-                match attempt.await {
-                    Ok(fetched) => break fetched,
-                    Err(error @ StoreError::Corrupt(_)) => return Err(error),
-                    Err(error) => {
-                        env.count_store_error(&error);
-                        tokio::time::sleep(backoff.pause()).await;
-                    }
-                }
+            let attempt = || async {
+                let pending = env.store.pending(fence.session).await?;
+                let asked = Instant::now();
+                // Before anything is sent: what is sent must be on record as sent.
+                let marked = env.store.mark_forwarded(&fence, &inherited).await?;
+                Ok::<_, StoreError>(Fetched { pending, marked, asked, epoch: fence.epoch })
             };
+            let may_repeat = |error: &StoreError| {
+                let may_repeat = !matches!(error, StoreError::Corrupt(_));
+                if may_repeat {
+                    env.count_store_error(error);
+                }
+                may_repeat
+            };
+            let fetched = backoff::retry(backoff::STORE_PAUSES, attempt, may_repeat).await?;
             let tools_wanted = fetched.pending.iter().any(|request| {
                 maybe_sent.contains(&*request.id_key)
                     && matches!(repeatable(&request.body),

@@ -232,27 +232,13 @@ fn probably_meant(name: &str) -> Option<&'static str> {
             upper.strip_prefix(prefix) == Some(row.env) || row.env.strip_prefix(prefix) == Some(upper.as_str())
         })
     };
-    let (nearest, edits) = TABLE.iter().map(|row| (row, edit_distance(&upper, row.env))).min_by_key(|(_, d)| *d)?;
+    let (nearest, edits) =
+        TABLE.iter().map(|row| (row, strsim::levenshtein(&upper, row.env))).min_by_key(|(_, d)| *d)?;
     // One edit in five letters is a slip; more is another word.
     if edits <= upper.len().div_ceil(5).min(3) {
         return Some(nearest.env);
     }
     TABLE.iter().find(same_but_prefix).map(|row| row.env)
-}
-
-/// Levenshtein's distance: the fewest letters to insert, delete or replace.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, left) in a.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, right) in b.bytes().enumerate() {
-            let replaced = diagonal + usize::from(left != right);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::backoff::{doubled, jittered};
+use crate::backoff::pause_after;
 
 /// A service without one healthy endpoint is asked for a sign of life so often at most: soon enough that nobody notices
 /// the difference to a server that is there, and nothing to one that is not.
@@ -96,8 +96,8 @@ impl Breaker {
         self.probe_since = None;
         self.failed_at = Some(now);
         if self.failures >= self.threshold {
-            let wait = doubled((self.backoff_min, self.backoff_max), self.failures - self.threshold);
-            self.open_until = Some(now + jittered(wait));
+            let pause = pause_after((self.backoff_min, self.backoff_max), self.failures - self.threshold);
+            self.open_until = Some(now + pause);
         }
     }
 }

@@ -26,7 +26,7 @@ use super::{
     scripts::{self, Call},
 };
 use crate::{
-    backoff::{doubled, jittered},
+    backoff::{Bounds, pause_after},
     store::{StoreError, StoreResult},
 };
 
@@ -433,12 +433,12 @@ fn lost(error: redis::RedisError) -> StoreError {
 
 /// When the next attempt to connect may be made. One for all threads, so that a dead Redis is not hammered (STM-2).
 struct Backoff {
-    bounds: (Duration, Duration),
+    bounds: Bounds,
     state: Mutex<(u32, Instant)>,
 }
 
 impl Backoff {
-    fn new(bounds: (Duration, Duration)) -> Self {
+    fn new(bounds: Bounds) -> Self {
         Self { bounds, state: Mutex::new((0, Instant::now())) }
     }
 
@@ -453,7 +453,7 @@ impl Backoff {
     /// The server has answered, and cannot serve: so many times by now. It may be another one soon, behind the same
     /// address.
     fn refused(&self, times: u32) {
-        let pause = jittered(doubled((self.bounds.0, REFUSED_PAUSE.min(self.bounds.1)), times.min(16)));
+        let pause = pause_after((self.bounds.0, REFUSED_PAUSE.min(self.bounds.1)), times);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.1 = state.1.max(Instant::now() + pause);
     }
@@ -464,7 +464,7 @@ impl Backoff {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         // Threads that failed together count once.
         if state.1 <= begun {
-            *state = (state.0.saturating_add(1), begun + jittered(doubled(self.bounds, state.0)));
+            *state = (state.0.saturating_add(1), begun + pause_after(self.bounds, state.0));
         }
     }
 }
