@@ -40,6 +40,7 @@ use crate::{
         MAIN_STREAM,
         actor::SessionActor,
         attachment::{Aborted, Attachment, Doubt, Pump, resume_failed},
+        core::streams::StreamKey,
         field,
         messages::AttachLocal,
         returning::{Client, Fit, key_of, same_client},
@@ -307,7 +308,7 @@ impl Opening {
         };
         let session = SessionId::random();
         let epoch = fastrand::u32(..);
-        let attachment = Attachment::new(session, MAIN_STREAM, app.settings.stream.client_queue_bytes);
+        let attachment = Attachment::new(session, StreamKey::Main, app.settings.stream.client_queue_bytes);
         if client.may_come_back() {
             attachment.of_client(Arc::clone(client.key()));
         }
@@ -356,7 +357,7 @@ impl Opening {
         let app = &self.worker.app;
         let before = if cursor.is_some() { Before::default() } else { self.before(session).await? };
         let sent = before.sent;
-        let attachment = Attachment::new(session, MAIN_STREAM, app.settings.stream.client_queue_bytes);
+        let attachment = Attachment::new(session, StreamKey::Main, app.settings.stream.client_queue_bytes);
         let attach = Attach {
             session,
             attachment: StoredAttachment {

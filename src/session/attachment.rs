@@ -22,6 +22,7 @@ use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 
 pub use self::pump::{Aborted, Doubt, Pump, resume_failed};
+use super::core::streams::StreamKey;
 use crate::protocol::session_id::SessionId;
 
 /// The mailbox of one client stream.
@@ -32,6 +33,8 @@ pub struct Attachment {
     /// The session.
     pub session: SessionId,
     /// The stream within the session.
+    pub key: StreamKey,
+    /// Its name.
     pub stream: Arc<str>,
     queue: Mutex<Queue>,
     queue_limit: usize,
@@ -81,11 +84,12 @@ pub enum End {
 
 impl Attachment {
     /// A mailbox that holds up to `queue_limit` bytes.
-    pub fn new(session: SessionId, stream: &str, queue_limit: usize) -> Arc<Self> {
+    pub fn new(session: SessionId, key: StreamKey, queue_limit: usize) -> Arc<Self> {
         Arc::new(Self {
             id: fastrand::u64(1..u64::MAX),
             session,
-            stream: stream.into(),
+            key,
+            stream: key.name().into(),
             queue: Mutex::default(),
             queue_limit,
             woken: AtomicWaker::new(),
@@ -179,6 +183,11 @@ impl Attachment {
         self.doubted.load(Ordering::Acquire)
     }
 
+    /// Events up to here were handed to the connection.
+    pub(super) fn has_sent(&self, seq: u64) {
+        self.sent.store(seq, Ordering::Release);
+    }
+
     /// Sequence up to which events were handed to the connection.
     pub fn sent(&self) -> u64 {
         self.sent.load(Ordering::Acquire)
@@ -207,7 +216,7 @@ mod tests {
     /// EVT-2, DUR-1: between a wake-up and the reading of the log the store may be lost, and with it the only other copy.
     #[test]
     fn an_event_is_kept_although_the_log_is_going_to_be_read() {
-        let attachment = Attachment::new(SessionId::random(), "g", 100);
+        let attachment = Attachment::new(SessionId::random(), StreamKey::Main, 100);
         attachment.look();
         attachment.push(1, Bytes::from_static(b"one"));
         assert_eq!(attachment.queue().frames, [(1, Bytes::from_static(b"one"))]);
@@ -217,7 +226,7 @@ mod tests {
     /// EVT-5, EVT-6
     #[test]
     fn nothing_is_pushed_after_the_end() {
-        let attachment = Attachment::new(SessionId::random(), "g", 100);
+        let attachment = Attachment::new(SessionId::random(), StreamKey::Main, 100);
         attachment.push(1, Bytes::from_static(b"of this epoch"));
         attachment.end(End::Abort("the session store lost its data"));
         attachment.push(2, Bytes::from_static(b"of the next epoch"));
@@ -227,7 +236,7 @@ mod tests {
     /// MEM-1
     #[test]
     fn a_full_mailbox_costs_a_look_and_no_memory() {
-        let attachment = Attachment::new(SessionId::random(), "g", 100);
+        let attachment = Attachment::new(SessionId::random(), StreamKey::Main, 100);
         for seq in 1..=10 {
             attachment.push(seq, Bytes::from(vec![b'x'; 40]));
             assert!(attachment.queue().bytes <= 100);

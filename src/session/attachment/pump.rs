@@ -312,7 +312,7 @@ impl Pump {
             }
         }
         if !first.is_empty() {
-            self.attachment.sent.store(self.cursor, Ordering::Release);
+            self.attachment.has_sent(self.cursor);
         }
         (join(first, &others), behind)
     }
@@ -470,7 +470,7 @@ impl Pump {
                 break;
             }
             if self.doubt.is_some() && !is_notification(&event.body) {
-                self.attachment.sent.store(self.cursor, Ordering::Release);
+                self.attachment.has_sent(self.cursor);
                 return if frames.is_empty() { Read::Nothing } else { Read::Frames(join(frames.remove(0), &frames)) };
             }
             self.cursor = event.seq;
@@ -480,7 +480,7 @@ impl Pump {
                 frames.push(sse::message(&id.session, &id.stream, self.epoch, event.seq, &event.body));
             }
         }
-        self.attachment.sent.store(self.cursor, Ordering::Release);
+        self.attachment.has_sent(self.cursor);
         if self.cursor < page.last_seq {
             self.attachment.look();
         }

@@ -6,7 +6,11 @@
 //! | file | what it decides |
 //! |---|---|
 //! | `order` | in which order journaled messages are handled, and what was missed |
+//! | `outbox` | what is appended to the log next, and what the store's answer means |
 //! | `recovery` | what becomes of a request whose upstream died; whether an owner may forward |
+//! | `streams` | which connection shows each of the client's streams, and since when none does |
 
 pub mod order;
+pub mod outbox;
 pub mod recovery;
+pub mod streams;

@@ -1,0 +1,435 @@
+//! The client's streams of one session, by key: which connection of this process shows each, and since when nobody shows
+//! any.
+//!
+//! Owns the table and decides what a connection that joins or ends, and what the store's word of holders, means for it.
+//! The actor ends and wakes connections as it is told here. It has no clock: time comes in.
+
+use std::{
+    borrow::Cow,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::session::{MAIN_STREAM, attachment::Attachment};
+
+/// A stream of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum StreamKey {
+    /// The one stream of a 2024-11-05 session.
+    Main,
+    /// That of one request, which has this sequence in the inbox.
+    Request(u64),
+}
+
+impl StreamKey {
+    /// As the log and event ids name it.
+    pub fn name(self) -> Cow<'static, str> {
+        match self {
+            Self::Main => Cow::Borrowed(MAIN_STREAM),
+            Self::Request(seq) => Cow::Owned(format!("r{seq}")),
+        }
+    }
+
+    /// The one with this name.
+    pub fn of_name(name: &str) -> Option<Self> {
+        if name == MAIN_STREAM {
+            return Some(Self::Main);
+        }
+        let key = Self::Request(name.strip_prefix('r')?.parse().ok()?);
+        (key.name() == name).then_some(key)
+    }
+}
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub struct Streams {
+    main: Shown,
+    /// The others that a connection of this process shows.
+    others: Vec<(StreamKey, Shown)>,
+    /// How often a connection of this process has joined.
+    joined: u64,
+    /// Since when no connection shows the session, as far as this process knows.
+    alone_since: Option<Instant>,
+    /// Holders by the store's word at an adoption, looked for once.
+    inherited: Vec<(StreamKey, u64)>,
+}
+
+/// One stream of it.
+#[derive(Debug, Default)]
+struct Shown {
+    attachment: Option<Arc<Attachment>>,
+    /// The count of joins when this one did: what the store said before that says nothing of it.
+    joined: u64,
+    /// How far its connections had come, by what the store was told.
+    sent_on_record: u64,
+}
+
+impl Streams {
+    /// Of a session that was just created, by the connection that shows its main stream.
+    pub fn of_new(attachment: Arc<Attachment>) -> Self {
+        Self { main: Shown { attachment: Some(attachment), ..Shown::default() }, ..Self::default() }
+    }
+
+    /// Of an adopted session: who holds its streams, by the store.
+    pub fn inherited(holders: impl IntoIterator<Item = (StreamKey, u64)>, now: Instant) -> Self {
+        Self { inherited: holders.into_iter().collect(), alone_since: Some(now), ..Self::default() }
+    }
+
+    /// The connections of this process: those that an adopter found in the store show their streams.
+    pub fn find_inherited(&mut self, held: &[Arc<Attachment>]) {
+        for (stream, holder) in std::mem::take(&mut self.inherited) {
+            if let Some(found) = held.iter().find(|attachment| attachment.id == holder) {
+                self.shown_mut(stream).attachment = Some(Arc::clone(found));
+                self.alone_since = None;
+            }
+        }
+    }
+
+    /// There may be some to be found.
+    pub fn has_inherited(&self) -> bool {
+        !self.inherited.is_empty()
+    }
+
+    /// A connection shows its stream from now on. The one before it, if another did.
+    pub fn join(&mut self, attachment: Arc<Attachment>) -> Option<Arc<Attachment>> {
+        self.alone_since = None;
+        self.joined += 1;
+        let (id, joined) = (attachment.id, self.joined);
+        let shown = self.shown_mut(attachment.key);
+        shown.joined = joined;
+        // An adopter may have found it in the store already.
+        shown.attachment.replace(attachment).filter(|before| before.id != id)
+    }
+
+    /// A connection has ended. `true`: it was the last one (OWN-8: no successor of it shows its stream).
+    pub fn leave(&mut self, id: u64, now: Instant) -> bool {
+        let is_it = |shown: &Shown| shown.attachment.as_ref().is_some_and(|attachment| attachment.id == id);
+        let was_shown = if is_it(&self.main) {
+            self.main.attachment = None;
+            true
+        } else {
+            let before = self.others.len();
+            self.others.retain(|(_, shown)| !is_it(shown));
+            self.others.len() < before
+        };
+        let is_last = was_shown && !self.is_shown_here();
+        if is_last {
+            self.alone_since = Some(now);
+        }
+        is_last
+    }
+
+    /// What the store said of holders when [`Streams::joins`] was `joins_then`: takes one of this process's connections
+    /// that has a successor elsewhere, as long as there is one. OWN-7
+    pub fn take_superseded(
+        &mut self,
+        joins_then: u64,
+        holder: impl Fn(StreamKey) -> Option<u64>,
+    ) -> Option<Arc<Attachment>> {
+        let take = |key, shown: &mut Shown| {
+            let joined_since = shown.joined > joins_then;
+            shown.attachment.take_if(|mine| is_superseded(mine.id, holder(key), joined_since))
+        };
+        take(StreamKey::Main, &mut self.main).or_else(|| {
+            let (at, taken) =
+                self.others.iter_mut().enumerate().find_map(|(at, (key, shown))| Some((at, take(*key, shown)?)))?;
+            self.others.swap_remove(at);
+            Some(taken)
+        })
+    }
+
+    /// The connection of this process that shows this stream.
+    pub fn get(&self, stream: StreamKey) -> Option<&Arc<Attachment>> {
+        let shown = match stream {
+            StreamKey::Main => &self.main,
+            _ => &self.others.iter().find(|(key, _)| *key == stream)?.1,
+        };
+        shown.attachment.as_ref()
+    }
+
+    /// The connections of this process that show a stream.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Attachment>> {
+        self.main.attachment.iter().chain(self.others.iter().filter_map(|(_, shown)| shown.attachment.as_ref()))
+    }
+
+    /// A connection of this process shows a stream.
+    pub fn is_shown_here(&self) -> bool {
+        self.iter().next().is_some()
+    }
+
+    /// How often one has joined.
+    pub fn joins(&self) -> u64 {
+        self.joined
+    }
+
+    /// Since when nobody shows the session, as far as this process knows.
+    pub fn alone_since(&self) -> Option<Instant> {
+        self.alone_since
+    }
+
+    /// For how long nobody has.
+    pub fn alone_for(&self, now: Instant) -> Duration {
+        self.alone_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    /// From now on nobody does, as far as this process knows: it looks again after the same time.
+    pub fn alone_from(&mut self, now: Instant) {
+        self.alone_since = Some(now);
+    }
+
+    /// A look at this process's connections, one of which shows the session or shows it no more.
+    pub fn looked(&mut self, held_here: bool, now: Instant) {
+        // Else the stream is on another instance, or its end was missed.
+        self.alone_since = if held_here { None } else { self.alone_since.or(Some(now)) };
+    }
+
+    /// How far the stream's connection has come, if the store has not been told.
+    pub fn news_of_sent(&mut self, stream: StreamKey) -> Option<u64> {
+        let sent = self.get(stream)?.sent();
+        let shown = self.shown_mut(stream);
+        (sent > shown.sent_on_record).then(|| {
+            shown.sent_on_record = sent;
+            sent
+        })
+    }
+
+    /// What the connections had come to is of logs that are lost.
+    pub fn restart(&mut self) {
+        self.main.sent_on_record = 0;
+        self.others.iter_mut().for_each(|(_, shown)| shown.sent_on_record = 0);
+    }
+
+    /// Gives back what a burst has left.
+    pub fn shrink(&mut self) {
+        self.others.shrink_to_fit();
+        self.iter().for_each(|attachment| attachment.shrink());
+    }
+
+    fn shown_mut(&mut self, stream: StreamKey) -> &mut Shown {
+        if stream == StreamKey::Main {
+            return &mut self.main;
+        }
+        let at = self.others.iter().position(|(key, _)| *key == stream).unwrap_or_else(|| {
+            self.others.push((stream, Shown::default()));
+            self.others.len() - 1
+        });
+        &mut self.others[at].1
+    }
+}
+
+/// Whether the connection of this process, `mine`, has a successor elsewhere, by the store's word of who holds the stream.
+/// `joined_since`: mine has joined after the store was asked. OWN-7
+fn is_superseded(mine: u64, holder: Option<u64>, joined_since: bool) -> bool {
+    // What was said of its predecessors is not about it: it would be silenced for good, with nobody in its place.
+    !joined_since && holder.is_some_and(|holder| holder != mine)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::protocol::session_id::SessionId;
+
+    const CALL: StreamKey = StreamKey::Request(3);
+
+    fn connection(key: StreamKey) -> Arc<Attachment> {
+        Attachment::new(SessionId::random(), key, 100)
+    }
+
+    #[test]
+    fn a_key_is_found_by_its_name_alone() {
+        for key in [StreamKey::Main, StreamKey::Request(0), StreamKey::Request(u64::MAX)] {
+            assert_eq!(StreamKey::of_name(&key.name()), Some(key));
+        }
+        for other in ["", "r", "r01", "r+1", "r-1", "x1", "gg", "R1"] {
+            assert_eq!(StreamKey::of_name(other), None, "{other}");
+        }
+    }
+
+    /// OWN-7
+    #[test]
+    fn a_stream_is_superseded_only_by_one_that_came_after_it() {
+        for (holder, joined_since, expected) in [
+            (Some(2), false, true),
+            // The former one, in an answer from before this one joined.
+            (Some(2), true, false),
+            (Some(1), false, false),
+            // Whoever came after it has gone again.
+            (None, false, false),
+        ] {
+            assert_eq!(is_superseded(1, holder, joined_since), expected, "{holder:?} {joined_since}");
+        }
+    }
+
+    /// OWN-7
+    #[test]
+    fn the_stores_word_of_holders_is_about_those_that_had_joined_when_it_was_asked() {
+        let mut streams = Streams::default();
+        let main = connection(StreamKey::Main);
+        streams.join(Arc::clone(&main));
+        let asked = streams.joins();
+        let call = connection(CALL);
+        streams.join(Arc::clone(&call));
+        let elsewhere = |_| Some(1);
+        assert_eq!(streams.take_superseded(asked, elsewhere).map(|taken| taken.id), Some(main.id));
+        assert!(streams.take_superseded(asked, elsewhere).is_none(), "the other one has joined since");
+        assert!(streams.get(CALL).is_some() && streams.get(StreamKey::Main).is_none());
+        let now = streams.joins();
+        assert!(streams.take_superseded(now, |_| Some(call.id)).is_none());
+        assert_eq!(streams.take_superseded(now, elsewhere).map(|taken| taken.id), Some(call.id));
+    }
+
+    /// OWN-8
+    #[test]
+    fn a_session_is_left_alone_by_the_last_connection_that_shows_it_and_by_no_other() {
+        let now = Instant::now();
+        let (mut streams, first) = (Streams::default(), connection(StreamKey::Main));
+        assert!(streams.join(Arc::clone(&first)).is_none());
+        assert!(streams.join(Arc::clone(&first)).is_none(), "no successor of its own");
+        let (second, call) = (connection(StreamKey::Main), connection(CALL));
+        assert_eq!(streams.join(Arc::clone(&second)).map(|before| before.id), Some(first.id));
+        streams.join(Arc::clone(&call));
+        assert!(!streams.leave(first.id, now), "it is not shown any more");
+        assert!(!streams.leave(second.id, now), "another stream is");
+        assert_eq!(streams.alone_since(), None);
+        assert!(streams.leave(call.id, now));
+        assert_eq!(streams.alone_for(now + Duration::from_secs(1)), Duration::from_secs(1));
+        assert!(!streams.leave(call.id, now + Duration::from_secs(1)), "once");
+        streams.join(first);
+        assert_eq!((streams.alone_since(), streams.alone_for(now)), (None, Duration::ZERO));
+    }
+
+    #[test]
+    fn an_adopter_finds_the_connections_of_its_own_process_once() {
+        let now = Instant::now();
+        let (main, other) = (connection(StreamKey::Main), connection(StreamKey::Main));
+        for (held, found) in
+            [(vec![Arc::clone(&other), Arc::clone(&main)], true), (vec![other], false), (vec![], false)]
+        {
+            let mut streams = Streams::inherited([(StreamKey::Main, main.id)], now);
+            assert_eq!(streams.alone_since(), Some(now));
+            streams.find_inherited(&held);
+            assert_eq!(streams.get(StreamKey::Main).is_some(), found);
+            assert_eq!(streams.alone_since().is_none(), found);
+            assert!(!streams.has_inherited());
+        }
+    }
+
+    #[test]
+    fn a_look_that_finds_nobody_begins_the_time_alone_and_does_not_begin_it_again() {
+        let now = Instant::now();
+        let later = now + Duration::from_secs(5);
+        let mut streams = Streams::default();
+        streams.looked(true, now);
+        assert_eq!(streams.alone_since(), None);
+        streams.looked(false, now);
+        streams.looked(false, later);
+        assert_eq!(streams.alone_since(), Some(now));
+        streams.alone_from(later);
+        assert_eq!(streams.alone_since(), Some(later));
+        streams.looked(true, later);
+        assert_eq!(streams.alone_since(), None);
+    }
+
+    #[test]
+    fn the_store_is_told_once_how_far_a_connection_had_come() {
+        let (mut streams, main) = (Streams::default(), connection(StreamKey::Main));
+        assert_eq!(streams.news_of_sent(StreamKey::Main), None, "nobody shows it");
+        streams.join(Arc::clone(&main));
+        main.has_sent(4);
+        assert_eq!(streams.news_of_sent(StreamKey::Main), Some(4));
+        assert_eq!(streams.news_of_sent(StreamKey::Main), None);
+        assert_eq!(streams.news_of_sent(CALL), None);
+        let next = connection(StreamKey::Main);
+        next.has_sent(3);
+        streams.join(Arc::clone(&next));
+        assert_eq!(streams.news_of_sent(StreamKey::Main), None, "its predecessor had come further");
+        streams.restart();
+        assert_eq!(streams.news_of_sent(StreamKey::Main), Some(3));
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    enum Step {
+        Join(bool, u64),
+        Leave(u64),
+        /// The store is asked; it answers that this one, or a stranger, holds the streams.
+        Ask,
+        Answered(bool, u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let one = 0..4_u64;
+        prop_oneof![
+            3 => (any::<bool>(), one.clone()).prop_map(|(main, which)| Step::Join(main, which)),
+            2 => one.clone().prop_map(Step::Leave),
+            1 => Just(Step::Ask),
+            2 => (any::<bool>(), one).prop_map(|(stranger, which)| Step::Answered(stranger, which)),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// OWN-7, OWN-8: each stream is shown by the connection that joined last and has not gone, and the session is alone
+        /// exactly while none shows it.
+        #[test]
+        fn each_stream_is_shown_by_who_joined_it_last(steps in prop::collection::vec(step(), 0..60)) {
+            let start = Instant::now();
+            let known = [StreamKey::Main, CALL].map(|key| (0..4).map(|_| connection(key)).collect::<Vec<_>>());
+            let mut streams = Streams::default();
+            // What a table kept by hand says: for each stream, who shows it and whether it has joined since the question.
+            let mut shown: [Option<(u64, bool)>; 2] = [None, None];
+            let mut asked = streams.joins();
+            for (at, step) in steps.into_iter().enumerate() {
+                let now = start + Duration::from_secs(at as u64);
+                match step {
+                    Step::Join(main, which) => {
+                        let of = usize::from(!main);
+                        let joining = &known[of][which as usize];
+                        let before = streams.join(Arc::clone(joining));
+                        let expected = shown[of].map(|(id, _)| id).filter(|id| *id != joining.id);
+                        prop_assert_eq!(before.map(|before| before.id), expected);
+                        shown[of] = Some((joining.id, true));
+                    }
+                    Step::Leave(which) => {
+                        for of in [0, 1] {
+                            let id = known[of][which as usize].id;
+                            let is_it = shown[of].is_some_and(|(shown, _)| shown == id);
+                            if is_it {
+                                shown[of] = None;
+                            }
+                            prop_assert_eq!(streams.leave(id, now), is_it && shown == [None, None]);
+                        }
+                    }
+                    Step::Ask => {
+                        asked = streams.joins();
+                        shown.iter_mut().flatten().for_each(|(_, joined_since)| *joined_since = false);
+                    }
+                    Step::Answered(stranger, which) => {
+                        let holder = |of: usize| if stranger { 0 } else { known[of][which as usize].id };
+                        let by_key = |key| Some(holder(usize::from(key != StreamKey::Main)));
+                        while let Some(taken) = streams.take_superseded(asked, by_key) {
+                            let of = usize::from(taken.key != StreamKey::Main);
+                            prop_assert_eq!(shown[of], Some((taken.id, false)));
+                            prop_assert_ne!(taken.id, holder(of));
+                            shown[of] = None;
+                        }
+                        for of in [0, 1] {
+                            let stays = shown[of].is_none_or(|(id, joined_since)| joined_since || id == holder(of));
+                            prop_assert!(stays);
+                        }
+                    }
+                }
+                for (of, key) in [StreamKey::Main, CALL].into_iter().enumerate() {
+                    let by_table = shown[of].map(|(id, _)| id);
+                    prop_assert_eq!(streams.get(key).map(|attachment| attachment.id), by_table);
+                }
+                prop_assert_eq!(streams.iter().count(), shown.iter().flatten().count());
+                if streams.is_shown_here() {
+                    prop_assert_eq!(streams.alone_since(), None);
+                }
+            }
+        }
+    }
+}
