@@ -8,12 +8,12 @@ run *ARGS:
     cargo run --release -- {{ARGS}}
 
 fmt:
-    cargo fmt
+    cargo fmt --all
 
 lint:
-    cargo fmt --check
-    cargo clippy --all-targets --features fault-points -- -D warnings
-    cargo clippy -- -D warnings
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets --features fault-points -- -D warnings
+    cargo clippy --workspace -- -D warnings
 
 # All tests; installs what they need
 test *ARGS:

@@ -417,7 +417,7 @@ done
 cpu_model=$(sed -n 's/^model name[[:space:]]*: //p' /proc/cpuinfo | head -n 1)
 memory=$(awk '/^MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo)
 commit=$(git -C "$project_root" rev-parse --short HEAD 2>/dev/null || printf 'unknown')
-git -C "$project_root" diff --quiet HEAD -- src Cargo.toml Cargo.lock 2>/dev/null || commit="$commit, changed"
+git -C "$project_root" diff --quiet HEAD -- src crates Cargo.toml Cargo.lock 2>/dev/null || commit="$commit, changed"
 [ "$page" = - ] || mkdir -p "$(dirname "$page")"
 "$load_bin" report --results "$work/results" --to "$page" \
     --fact "date=$(date -u +%Y-%m-%d)" \

@@ -247,10 +247,14 @@ wait_ready() { # PORT DEADLINE
 
 build_if_stale() { # PORT…
     local port program stale=0
+    local -a sources
     if [ -z "${BIN_DIR:-}" ]; then
         for port; do
             program=$(program_of "$port")
-            if [ ! -x "$program" ] || [ -n "$(cd "$project_root" && find src Cargo.toml Cargo.lock -newer "$program" | head -n 1)" ]; then
+            # The router has the server in it, too.
+            sources=(crates/mcp-server-v6/src Cargo.toml Cargo.lock)
+            ! is_router "$port" || sources+=(src)
+            if [ ! -x "$program" ] || [ -n "$(cd "$project_root" && find "${sources[@]}" -newer "$program" | head -n 1)" ]; then
                 stale=1
             fi
         done

@@ -64,9 +64,9 @@ fi
 # One build for all: fault points do nothing unless a test names one in the environment.
 features=fault-points
 if cargo nextest --version >/dev/null 2>&1; then
-    cargo nextest run --features "$features" "$@"
+    cargo nextest run --workspace --features "$features" "$@"
     # nextest does not run the examples in the documentation.
-    [ $# != 0 ] || cargo test --doc --quiet --features "$features"
+    [ $# != 0 ] || cargo test --workspace --doc --quiet --features "$features"
 else
-    cargo test --features "$features" "$@"
+    cargo test --workspace --features "$features" "$@"
 fi

@@ -13,7 +13,8 @@
 //! | [`protocol`] | JSON-RPC, MCP, SSE: pure |
 //! | [`watchdog`] | ends this process when it hangs |
 //! | [`settings`], [`telemetry`], [`metrics`], [`lifecycle`], [`app`], [`backoff`], [`fault`] | what all of them share |
-//! | [`mcp_server_v6`] | the reference upstream |
+//!
+//! Beside the house: `crates/mcp-server-v6`, the reference upstream, which knows nothing of the router.
 
 #![forbid(unsafe_code)]
 
@@ -23,7 +24,6 @@ pub mod cluster;
 pub mod fault;
 pub mod http;
 pub mod lifecycle;
-pub mod mcp_server_v6;
 pub mod metrics;
 pub mod protocol;
 pub mod registry;

@@ -30,7 +30,6 @@ use crate::{
         connections::{Connections, TooMany, refuse},
     },
     lifecycle::{Lifecycle, Phase},
-    mcp_server_v6,
     metrics::Metrics,
     protocol::session_id::SessionId,
     registry::{

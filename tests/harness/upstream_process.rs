@@ -5,6 +5,8 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
+    sync::LazyLock,
+    time::SystemTime,
 };
 
 use serde_json::Value;
@@ -80,9 +82,36 @@ impl UpstreamProcess {
 }
 
 fn spawn(dir: &Path, name: &str, port: &Port, counts: &Path) -> Process {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mcp-server-v6"));
+    let mut command = Command::new(PROGRAM.as_path());
     command.current_dir(dir).args(["--port", &port.number().to_string(), "--drill-tools", "--counts-file"]).arg(counts);
     Process::spawn(name, &mut command, &dir.join(format!("{name}.log")))
+}
+
+/// The program. It is another package's, so cargo does not name it here and builds it for a run of all tests, but not
+/// always for a run of one file; a missing or old one would be a riddle, so it is built then.
+static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
+    let router = Path::new(env!("CARGO_BIN_EXE_mcp-router"));
+    let program = router.with_file_name(format!("mcp-server-v6{}", std::env::consts::EXE_SUFFIX));
+    let crate_root = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/mcp-server-v6");
+    let built = program.metadata().and_then(|file| file.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+    if newest_below(&crate_root.join("src")) > built {
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--bin", "mcp-server-v6"]).current_dir(&crate_root);
+        if router.parent().is_some_and(|profile| profile.ends_with("release")) {
+            build.arg("--release");
+        }
+        assert!(build.status().expect("cargo can be run").success(), "{} cannot be built", program.display());
+    }
+    program
+});
+
+fn newest_below(folder: &Path) -> SystemTime {
+    let entries = std::fs::read_dir(folder).expect("a folder of sources").map(|entry| entry.expect("an entry").path());
+    let changed = |path: PathBuf| match path.is_dir() {
+        true => newest_below(&path),
+        false => path.metadata().and_then(|file| file.modified()).expect("when a file was changed"),
+    };
+    entries.map(changed).max().unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// How often each key was incremented, over all servers that share the file and all their lives.

@@ -11,7 +11,7 @@ use std::{
 };
 
 use clap::Parser;
-use mcp_router::mcp_server_v6::{DEFAULT_PORT, ServerOptions, bind};
+use mcp_server_v6::{DEFAULT_PORT, ServerOptions, bind};
 use tracing_subscriber::filter::LevelFilter;
 
 /// The reference MCP server, over the 2024-11-05 HTTP+SSE transport.

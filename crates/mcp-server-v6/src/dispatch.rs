@@ -3,17 +3,17 @@
 //! Methods that are done at once run inside the POST, so that their effects keep the order in which the client sent
 //! them; only calls that wait for something become tasks.
 
-use std::{fmt::Display, sync::Arc};
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{
-    ServerState,
+use crate::{
     initialize::initialize,
     prompts, resources,
     rpc::{self, INVALID_REQUEST, Incoming, METHOD_NOT_FOUND, Outgoing, Params, RequestId, RpcError},
     session::{LogLevel, Session},
+    state::ServerState,
     tools::{self, Outcome},
 };
 
@@ -21,7 +21,7 @@ use super::{
 ///
 /// # Errors
 /// An answer for which the session has no room left: it must be sent before another message is taken.
-pub(super) fn receive(state: &Arc<ServerState>, session: &Arc<Session>, message: Incoming<'_>) -> Result<(), Outgoing> {
+pub(crate) fn receive(state: &Arc<ServerState>, session: &Arc<Session>, message: Incoming<'_>) -> Result<(), Outgoing> {
     match message {
         Incoming::Request { id, method, params } => return request(state, session, id, &method, params),
         Incoming::Notification { method, params } => notification(session, &method, params),
@@ -146,15 +146,4 @@ fn notification(session: &Session, method: &str, params: Params<'_>) {
         // JSON-RPC asks.
         _ => tracing::debug!(session = %session.id(), method, "notification"),
     }
-}
-
-/// Sends a log message to the session's client, if it asked for that severity.
-pub(super) fn log(session: &Session, level: LogLevel, logger: &str, text: impl Display) {
-    if session.wants_log(level) {
-        session.send_if_room(log_message(level, logger, text));
-    }
-}
-
-fn log_message(level: LogLevel, logger: &str, text: impl Display) -> Outgoing {
-    rpc::notification("notifications/message", json!({ "level": level, "logger": logger, "data": text.to_string() }))
 }

@@ -9,24 +9,29 @@
 //!
 //! Never: no TLS, no sessions that outlive a connection, no state on disk but the optional counts file.
 
+#![forbid(unsafe_code)]
+
 mod counters;
 mod dispatch;
 mod guard;
 mod http;
 mod initialize;
+mod options;
 mod persons;
 mod pieces;
 mod prompts;
 mod resources;
 mod rpc;
 mod session;
+mod session_id;
 mod sessions;
+mod state;
+mod system;
 mod tools;
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -37,31 +42,9 @@ use actix_web::{
     middleware::from_fn,
     web,
 };
-use serde_json::value::RawValue;
 
-use self::{counters::Counters, persons::Persons, sessions::Sessions};
-
-/// The name the server gives itself in `serverInfo`.
-pub const SERVER_NAME: &str = "mcp-server-v6";
-
-/// The port when none is chosen.
-pub const DEFAULT_PORT: u16 = 8071;
-
-/// How long a stream may be silent: below the 300 s after which stock clients give up, and below the 30-60 s of common
-/// proxies.
-pub const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(15);
-
-/// The largest body of a POST: twice the 4 MiB that must pass, so that JSON escapes do not count against them.
-const DEFAULT_BODY_LIMIT: usize = 8 << 20;
-
-/// Messages waiting for one stream. Small, because each may be megabytes; senders wait for room.
-const DEFAULT_QUEUE_CAPACITY: usize = 32;
-
-/// Calls of one session that run, or wait for room in its queue, at a time: more than any client pipelines.
-const DEFAULT_MAX_RUNNING_CALLS: usize = 256;
-
-/// How long `ask_client` waits for the client: a person may have to approve the request.
-const DEFAULT_ASK_DEADLINE: Duration = Duration::from_secs(60);
+pub use self::options::{DEFAULT_HEARTBEAT, DEFAULT_PORT, SERVER_NAME, ServerOptions};
+use self::{counters::Counters, persons::Persons, state::ServerState};
 
 /// Idle keep-alive of POST connections. Longer than HTTP clients keep an idle connection in their pools, so that it is
 /// the client that closes: a server that closes first races with the next request.
@@ -75,52 +58,6 @@ const MAX_CONNECTIONS: usize = 1 << 20;
 
 /// What SIGTERM leaves to requests in flight before every open stream is cut, seconds.
 const STOP_WITHIN_SECONDS: u64 = 1;
-
-/// Settings of one server. [`Default`] is what the binary runs with when called without arguments, except that it
-/// leaves signals alone.
-#[derive(Debug, Clone)]
-pub struct ServerOptions {
-    /// Address to listen on. Loopback by default: the server authenticates nobody.
-    pub address: IpAddr,
-    /// TCP port to listen on; 0 lets the system choose one.
-    pub port: u16,
-    /// Also offer the drill tools (`wait`, `increment`, `counts`, `ask_client`, `payload`, `echo`).
-    pub drill_tools: bool,
-    /// Append the key of each `increment` to this file, one a line. Several servers may share one file.
-    pub counts_file: Option<PathBuf>,
-    /// Interval of the comments that keep an idle stream alive; above zero.
-    pub heartbeat: Duration,
-    /// Threads that serve connections; at least 1.
-    pub workers: usize,
-    /// Install handlers for SIGTERM, SIGINT and SIGQUIT. Off when embedded: the host process owns its signals.
-    pub handle_signals: bool,
-    /// Largest body of a POST, bytes; more is answered with 413.
-    pub body_limit: usize,
-    /// Messages that may wait for one stream; at least 1.
-    pub queue_capacity: usize,
-    /// Tool calls of one session that may run at a time; more are refused with a JSON-RPC error.
-    pub max_running_calls: usize,
-    /// How long `ask_client` waits for the client's answer.
-    pub ask_deadline: Duration,
-}
-
-impl Default for ServerOptions {
-    fn default() -> Self {
-        Self {
-            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            port: DEFAULT_PORT,
-            drill_tools: false,
-            counts_file: None,
-            heartbeat: DEFAULT_HEARTBEAT,
-            workers: 1,
-            handle_signals: false,
-            body_limit: DEFAULT_BODY_LIMIT,
-            queue_capacity: DEFAULT_QUEUE_CAPACITY,
-            max_running_calls: DEFAULT_MAX_RUNNING_CALLS,
-            ask_deadline: DEFAULT_ASK_DEADLINE,
-        }
-    }
-}
 
 /// A server whose socket is bound and listening. It serves once [`RunningServer::into_server`] is awaited or spawned;
 /// connections made before wait in the listen queue.
@@ -148,24 +85,13 @@ impl RunningServer {
     }
 }
 
-/// What the workers share: the data of the process and its sessions.
-struct ServerState {
-    options: ServerOptions,
-    started: Instant,
-    /// The answer to `tools/list`. It never changes, so it is written once.
-    tools: Box<RawValue>,
-    persons: Persons,
-    counters: Counters,
-    sessions: Arc<Sessions>,
-}
-
 /// Binds the socket and prepares the server. Its future must be polled inside a Tokio runtime or an Actix system.
 ///
 /// # Errors
 /// The address cannot be bound (`AddrInUse` if the port is taken), the counts file cannot be opened, or an option is
 /// out of its range (`InvalidInput`).
 pub fn bind(options: ServerOptions) -> io::Result<RunningServer> {
-    check(&options)?;
+    options.check()?;
     let counters = match &options.counts_file {
         Some(path) => Counters::appending_to(path)?,
         None => Counters::in_memory(),
@@ -203,18 +129,4 @@ pub fn bind(options: ServerOptions) -> io::Result<RunningServer> {
     let server = server.bind((options.address, options.port))?;
     let addr = *server.addrs().first().ok_or_else(|| io::Error::other("the server is bound to no address"))?;
     Ok(RunningServer { addr, server: server.run() })
-}
-
-/// Refuses options that could only fail later, and less clearly.
-fn check(options: &ServerOptions) -> io::Result<()> {
-    let complaint = if options.workers == 0 {
-        "workers must be at least 1"
-    } else if options.heartbeat.is_zero() {
-        "heartbeat must be above zero"
-    } else if options.queue_capacity == 0 {
-        "queue_capacity must be at least 1"
-    } else {
-        return Ok(());
-    };
-    Err(io::Error::new(io::ErrorKind::InvalidInput, complaint))
 }

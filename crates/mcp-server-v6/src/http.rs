@@ -1,6 +1,6 @@
 //! The HTTP side: the stream, the messages posted to it, and the health page.
 //!
-//! It knows sessions and JSON-RPC envelopes; what a method means is [`super::dispatch`]'s business.
+//! It knows sessions and JSON-RPC envelopes; what a method means is [`crate::dispatch`]'s business.
 
 use std::sync::Arc;
 
@@ -14,20 +14,21 @@ use actix_web_lab::sse::Sse;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{
-    ServerState, dispatch,
+use crate::{
+    dispatch,
     pieces::Pieces,
     rpc::{self, Incoming, NO_SESSION, RpcError},
+    session_id::SessionId,
     sessions::EventStream,
+    state::ServerState,
 };
-use crate::protocol::session_id::SessionId;
 
 /// Where messages are posted to; the session's id follows.
 const ENDPOINT: &str = "/mcp/message?sessionId=";
 
 /// Every route of the server. Anything else is 404, so that clients that probe `/.well-known/…` learn at once that
 /// there is nothing.
-pub(super) fn routes(app: &mut web::ServiceConfig) {
+pub(crate) fn routes(app: &mut web::ServiceConfig) {
     app.route("/sse", web::get().to(open_stream))
         .route("/mcp/message", web::post().to(post_message))
         .route("/actuator/health", web::get().to(health));

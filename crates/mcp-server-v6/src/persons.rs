@@ -32,7 +32,7 @@ const NATIONALITIES: [&str; 7] = ["Brazilian", "Danish", "French", "German", "Gh
 /// A person as it was added or generated.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct NewPerson {
+pub(crate) struct NewPerson {
     pub first_name: String,
     pub last_name: String,
     /// Years.
@@ -61,7 +61,7 @@ impl NewPerson {
 
 /// A person of the directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct Person {
+pub(crate) struct Person {
     /// Counts from 1, without gaps.
     pub id: u64,
     #[serde(flatten)]
@@ -71,10 +71,10 @@ pub(super) struct Person {
 /// The directory has no room for another person.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the directory is full ({MAX_PERSONS} persons)")]
-pub(super) struct DirectoryFull;
+pub(crate) struct DirectoryFull;
 
 /// The directory.
-pub(super) struct Persons(RwLock<Vec<Person>>);
+pub(crate) struct Persons(RwLock<Vec<Person>>);
 
 impl Persons {
     /// The directory as it is at every start.

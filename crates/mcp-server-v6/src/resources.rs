@@ -3,11 +3,11 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{
-    ServerState,
+use crate::{
     rpc::{self, Params, RESOURCE_NOT_FOUND, RpcError},
     session::Session,
-    tools,
+    state::ServerState,
+    system,
 };
 
 const STATISTICS: &str = "persons://stats";
@@ -19,7 +19,7 @@ const PERSON: &str = "persons://person/";
 const JSON_TYPE: &str = "application/json";
 
 /// The answer to `resources/list`.
-pub(super) fn list() -> Value {
+pub(crate) fn list() -> Value {
     let resource = |uri: &str, name: &str, title: &str, description: &str| json!({ "uri": uri, "name": name, "title": title, "description": description, "mimeType": JSON_TYPE });
     json!({ "resources": [
         resource(STATISTICS, "stats", "Statistics", "How many persons there are, by gender and nationality."),
@@ -29,7 +29,7 @@ pub(super) fn list() -> Value {
 }
 
 /// The answer to `resources/templates/list`.
-pub(super) fn templates() -> Value {
+pub(crate) fn templates() -> Value {
     json!({ "resourceTemplates": [{
         "uriTemplate": format!("{PERSON}{{id}}"),
         "name": "person",
@@ -45,12 +45,12 @@ struct ResourceParams {
 }
 
 /// The answer to `resources/read`.
-pub(super) fn read(state: &ServerState, params: Params<'_>) -> Result<Value, RpcError> {
+pub(crate) fn read(state: &ServerState, params: Params<'_>) -> Result<Value, RpcError> {
     let ResourceParams { uri } = params.read()?;
     let text = match uri.as_str() {
         STATISTICS => state.persons.statistics().to_string(),
         EVERYBODY => json!({ "persons": state.persons.all() }).to_string(),
-        SERVER => tools::system_report(state).to_string(),
+        SERVER => system::report(state).to_string(),
         other => person(state, other).ok_or_else(|| not_found(other))?.to_string(),
     };
     Ok(json!({ "contents": [{ "uri": uri, "mimeType": JSON_TYPE, "text": text }] }))
@@ -63,7 +63,7 @@ fn person(state: &ServerState, uri: &str) -> Option<Value> {
 
 /// The answer to `resources/subscribe`. Any resource may be subscribed to, though only those that `addPerson` changes
 /// will ever be reported.
-pub(super) fn subscribe(state: &ServerState, session: &Session, params: Params<'_>) -> Result<Value, RpcError> {
+pub(crate) fn subscribe(state: &ServerState, session: &Session, params: Params<'_>) -> Result<Value, RpcError> {
     let ResourceParams { uri } = params.read()?;
     match changing(&uri) {
         Some(watched) => state.sessions.watch(session, watched),
@@ -74,14 +74,14 @@ pub(super) fn subscribe(state: &ServerState, session: &Session, params: Params<'
 }
 
 /// The answer to `resources/unsubscribe`; without a subscription it has nothing to do.
-pub(super) fn unsubscribe(state: &ServerState, session: &Session, params: Params<'_>) -> Result<Value, RpcError> {
+pub(crate) fn unsubscribe(state: &ServerState, session: &Session, params: Params<'_>) -> Result<Value, RpcError> {
     let ResourceParams { uri } = params.read()?;
     state.sessions.unwatch(session, &uri);
     Ok(json!({}))
 }
 
 /// Tells the subscribers that the directory has changed.
-pub(super) fn directory_changed(state: &ServerState) {
+pub(crate) fn directory_changed(state: &ServerState) {
     for uri in [STATISTICS, EVERYBODY] {
         for watcher in state.sessions.watchers(uri) {
             watcher.send_if_room(rpc::notification("notifications/resources/updated", json!({ "uri": uri })));

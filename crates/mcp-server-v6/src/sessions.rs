@@ -19,15 +19,15 @@ use tokio::{
     time::{Instant, Interval, MissedTickBehavior, interval_at},
 };
 
-use super::{
+use crate::{
     rpc::Outgoing,
     session::{ClientGone, Session},
+    session_id::SessionId,
 };
-use crate::protocol::session_id::SessionId;
 
 /// The live sessions of a server, and who watches which resource.
 #[derive(Default)]
-pub(super) struct Sessions(Mutex<Registry>);
+pub(crate) struct Sessions(Mutex<Registry>);
 
 #[derive(Default)]
 struct Registry {
@@ -99,7 +99,7 @@ impl Sessions {
 
 /// The body of a `GET /sse` response: the endpoint, then messages as they come, and comments so that it is never silent
 /// for long. It does not end by itself. Dropping it ends the session.
-pub(super) struct EventStream {
+pub(crate) struct EventStream {
     sessions: Arc<Sessions>,
     session: Arc<Session>,
     endpoint: Option<String>,
@@ -151,7 +151,7 @@ mod tests {
     use futures_util::StreamExt as _;
 
     use super::*;
-    use crate::mcp_server_v6::rpc::RequestId;
+    use crate::rpc::RequestId;
 
     const HEARTBEAT: Duration = Duration::from_secs(15);
 

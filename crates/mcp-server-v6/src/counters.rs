@@ -14,14 +14,13 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::rpc::RequestId;
-use crate::protocol::session_id::SessionId;
+use crate::{rpc::RequestId, session_id::SessionId};
 
 /// Calls remembered one by one, about 100 MB of them. Later ones are still counted by key.
 const REMEMBERED_CALLS: usize = 1 << 20;
 
 /// The counters of one server.
-pub(super) struct Counters(Mutex<Tally>);
+pub(crate) struct Counters(Mutex<Tally>);
 
 struct Tally {
     by_key: BTreeMap<String, u64>,

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, in its helpers too")]
 
-#[path = "mcp_server_v6/client.rs"]
+#[path = "server/client.rs"]
 mod client;
 
 use std::{
@@ -16,7 +16,7 @@ use std::{
 
 use actix_web::dev::ServerHandle;
 use client::{Client, EventReader, StreamDrop, StreamItem, eventually, http, initialize_params, soon};
-use mcp_router::mcp_server_v6::{ServerOptions, bind};
+use mcp_server_v6::{ServerOptions, bind};
 use serde_json::{Value, json};
 
 const MEBIBYTE: usize = 1 << 20;

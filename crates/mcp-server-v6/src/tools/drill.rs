@@ -6,8 +6,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
-use super::{Call, CallResult, Effect, Outcome, definition, object};
-use crate::mcp_server_v6::{
+use super::tool::{Call, CallResult, Effect, Outcome, definition, object};
+use crate::{
     rpc::{self, INTERNAL_ERROR, RequestId, RpcError},
     session::{Question, Session},
 };
@@ -30,7 +30,7 @@ const PAYLOAD_PATTERN: &str = "abcdefghijklmnopqrstuvwxyz0123456789";
 const MAX_KEY: usize = 256;
 
 /// The definitions of this group.
-pub(super) fn definitions() -> Vec<Value> {
+pub(crate) fn definitions() -> Vec<Value> {
     let counter = json!({ "type": "integer", "minimum": 0 });
     let counters = json!({ "type": "object", "additionalProperties": counter });
     let text = json!({ "type": "string" });
@@ -97,7 +97,7 @@ pub(super) fn definitions() -> Vec<Value> {
 }
 
 /// Runs a tool of this group; `None` if `name` is not one.
-pub(super) fn call(name: &str, call: &Call<'_>) -> Option<Result<Outcome, RpcError>> {
+pub(crate) fn call(name: &str, call: &Call<'_>) -> Option<Result<Outcome, RpcError>> {
     Some(match name {
         "wait" => wait(call),
         "increment" => increment(call),

@@ -16,7 +16,7 @@ use bytes::Bytes;
 const PIECE: usize = 16 << 10;
 
 /// A body that yields what `inner` yields, in pieces of at most [`PIECE`].
-pub(super) struct Pieces {
+pub(crate) struct Pieces {
     inner: BoxBody,
     rest: Bytes,
 }

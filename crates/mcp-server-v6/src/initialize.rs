@@ -3,8 +3,8 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{
-    SERVER_NAME,
+use crate::{
+    options::SERVER_NAME,
     rpc::{Params, RpcError},
     session::{Client, Session},
 };
@@ -29,7 +29,7 @@ struct ClientCapabilities {
 }
 
 /// Answers `initialize`. A second one on a live session is answered like the first: clients that lost track send it.
-pub(super) fn initialize(session: &Session, params: Params<'_>) -> Result<Value, RpcError> {
+pub(crate) fn initialize(session: &Session, params: Params<'_>) -> Result<Value, RpcError> {
     let params: InitializeParams = params.read()?;
     session.set_client(Client { samples: params.capabilities.sampling.is_some() });
     Ok(json!({

@@ -3,11 +3,11 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Call, CallResult, Effect, Outcome, definition, object};
-use crate::mcp_server_v6::{dispatch, persons::NewPerson, resources, rpc::RpcError, session::LogLevel};
+use super::tool::{Call, CallResult, Effect, Outcome, definition, object};
+use crate::{persons::NewPerson, resources, rpc::RpcError, session::LogLevel};
 
 /// The definitions of this group.
-pub(super) fn definitions() -> Vec<Value> {
+pub(crate) fn definitions() -> Vec<Value> {
     let fields = json!({
         "firstName": { "type": "string", "minLength": 1, "maxLength": 100 },
         "lastName": { "type": "string", "minLength": 1, "maxLength": 100 },
@@ -48,7 +48,7 @@ pub(super) fn definitions() -> Vec<Value> {
 }
 
 /// Runs a tool of this group; `None` if `name` is not one.
-pub(super) fn call(name: &str, call: &Call<'_>) -> Option<Result<Outcome, RpcError>> {
+pub(crate) fn call(name: &str, call: &Call<'_>) -> Option<Result<Outcome, RpcError>> {
     let result = match name {
         "getAllPersons" => Ok(CallResult::structured(json!({ "persons": call.state.persons.all() }))),
         "getPersonById" => get_by_id(call),
@@ -76,7 +76,7 @@ fn add(call: &Call<'_>) -> Result<CallResult, RpcError> {
     match call.state.persons.add(fields) {
         Ok(person) => {
             resources::directory_changed(call.state);
-            dispatch::log(call.session, LogLevel::Info, "directory", format_args!("person {} added", person.id));
+            call.session.log(LogLevel::Info, "directory", format_args!("person {} added", person.id));
             Ok(CallResult::structured(json!(person)))
         }
         Err(full) => Ok(CallResult::failed(full.to_string())),

@@ -9,26 +9,26 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwn
 use serde_json::{Value, value::RawValue};
 
 /// Not JSON at all.
-pub(super) const PARSE_ERROR: i32 = -32700;
+pub(crate) const PARSE_ERROR: i32 = -32700;
 /// JSON, but not a JSON-RPC 2.0 message, or one that is not allowed now.
-pub(super) const INVALID_REQUEST: i32 = -32600;
+pub(crate) const INVALID_REQUEST: i32 = -32600;
 /// The server does not know the method.
-pub(super) const METHOD_NOT_FOUND: i32 = -32601;
+pub(crate) const METHOD_NOT_FOUND: i32 = -32601;
 /// The parameters do not fit the method.
-pub(super) const INVALID_PARAMS: i32 = -32602;
+pub(crate) const INVALID_PARAMS: i32 = -32602;
 /// The server failed.
-pub(super) const INTERNAL_ERROR: i32 = -32603;
+pub(crate) const INTERNAL_ERROR: i32 = -32603;
 /// The session has too many running calls (implementation-defined range of JSON-RPC).
-pub(super) const TOO_MANY_CALLS: i32 = -32000;
+pub(crate) const TOO_MANY_CALLS: i32 = -32000;
 /// No such session (implementation-defined range of JSON-RPC).
-pub(super) const NO_SESSION: i32 = -32001;
+pub(crate) const NO_SESSION: i32 = -32001;
 /// MCP: no such resource.
-pub(super) const RESOURCE_NOT_FOUND: i32 = -32002;
+pub(crate) const RESOURCE_NOT_FOUND: i32 = -32002;
 
 /// An error as it stands in a JSON-RPC answer.
 #[derive(Debug, Clone, Serialize, thiserror::Error)]
 #[error("{message} ({code})")]
-pub(super) struct RpcError {
+pub(crate) struct RpcError {
     pub code: i32,
     pub message: Cow<'static, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -50,7 +50,7 @@ impl RpcError {
 /// A number keeps its digits as they came (`1` is not `1.0`); a string is compared by its characters, however they were
 /// escaped.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub(super) struct RequestId(Box<str>);
+pub(crate) struct RequestId(Box<str>);
 
 impl RequestId {
     /// An id of the server's own making.
@@ -97,7 +97,7 @@ impl fmt::Debug for RequestId {
 
 /// One message from the client.
 #[derive(Debug)]
-pub(super) enum Incoming<'a> {
+pub(crate) enum Incoming<'a> {
     /// Wants an answer.
     Request { id: RequestId, method: Cow<'a, str>, params: Params<'a> },
     /// Wants none.
@@ -108,7 +108,7 @@ pub(super) enum Incoming<'a> {
 
 /// The parameters of a message, unread.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Params<'a>(pub Option<&'a RawValue>);
+pub(crate) struct Params<'a>(pub Option<&'a RawValue>);
 
 impl Params<'_> {
     /// Reads the parameters; missing ones count as `{}`.
@@ -180,10 +180,10 @@ impl<'a> Incoming<'a> {
 }
 
 /// A message for the stream, ready to send: JSON without line breaks.
-pub(super) type Outgoing = String;
+pub(crate) type Outgoing = String;
 
 /// The answer to request `id`.
-pub(super) fn answer<R: Serialize>(id: &RequestId, outcome: Result<R, RpcError>) -> Outgoing {
+pub(crate) fn answer<R: Serialize>(id: &RequestId, outcome: Result<R, RpcError>) -> Outgoing {
     #[derive(Serialize)]
     struct Success<'a, R> {
         jsonrpc: &'static str,
@@ -197,7 +197,7 @@ pub(super) fn answer<R: Serialize>(id: &RequestId, outcome: Result<R, RpcError>)
 }
 
 /// An error answer; without an id where the request could not be read far enough to know it.
-pub(super) fn failure(id: Option<&RequestId>, error: &RpcError) -> Outgoing {
+pub(crate) fn failure(id: Option<&RequestId>, error: &RpcError) -> Outgoing {
     #[derive(Serialize)]
     struct Failure<'a> {
         jsonrpc: &'static str,
@@ -208,7 +208,7 @@ pub(super) fn failure(id: Option<&RequestId>, error: &RpcError) -> Outgoing {
 }
 
 /// A request of the server to the client.
-pub(super) fn request(id: &RequestId, method: &str, params: &Value) -> Outgoing {
+pub(crate) fn request(id: &RequestId, method: &str, params: &Value) -> Outgoing {
     #[derive(Serialize)]
     struct Request<'a> {
         jsonrpc: &'static str,
@@ -220,7 +220,7 @@ pub(super) fn request(id: &RequestId, method: &str, params: &Value) -> Outgoing 
 }
 
 /// A notification to the client.
-pub(super) fn notification<P: Serialize>(method: &str, params: P) -> Outgoing {
+pub(crate) fn notification<P: Serialize>(method: &str, params: P) -> Outgoing {
     #[derive(Serialize)]
     struct Notification<'a, P> {
         jsonrpc: &'static str,

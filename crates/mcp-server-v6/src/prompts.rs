@@ -5,12 +5,12 @@ use std::collections::HashMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::rpc::{Params, RpcError};
+use crate::rpc::{Params, RpcError};
 
 const DESCRIBE: &str = "describe_person";
 
 /// The answer to `prompts/list`.
-pub(super) fn list() -> Value {
+pub(crate) fn list() -> Value {
     json!({ "prompts": [{
         "name": DESCRIBE,
         "title": "Describe a person",
@@ -27,7 +27,7 @@ struct GetParams {
 }
 
 /// The answer to `prompts/get`.
-pub(super) fn get(params: Params<'_>) -> Result<Value, RpcError> {
+pub(crate) fn get(params: Params<'_>) -> Result<Value, RpcError> {
     let GetParams { name, arguments } = params.read()?;
     if name != DESCRIBE {
         return Err(RpcError::invalid_params(format_args!("unknown prompt: {name}")));

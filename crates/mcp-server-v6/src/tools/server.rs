@@ -1,14 +1,12 @@
 //! The tools about the server itself: `get_system_info` and `list_servers`.
 
-use std::fs;
-
 use serde_json::{Value, json};
 
-use super::{Call, CallResult, Effect, Outcome, definition, object};
-use crate::mcp_server_v6::{SERVER_NAME, ServerState, rpc::RpcError};
+use super::tool::{Call, CallResult, Effect, Outcome, definition, object};
+use crate::{options::SERVER_NAME, rpc::RpcError, system};
 
 /// The definitions of this group.
-pub(super) fn definitions() -> Vec<Value> {
+pub(crate) fn definitions() -> Vec<Value> {
     let text = json!({ "type": "string" });
     let number = json!({ "type": "integer", "minimum": 0 });
     let report = object(
@@ -59,9 +57,9 @@ pub(super) fn definitions() -> Vec<Value> {
 }
 
 /// Runs a tool of this group; `None` if `name` is not one.
-pub(super) fn call(name: &str, call: &Call<'_>) -> Option<Result<Outcome, RpcError>> {
+pub(crate) fn call(name: &str, call: &Call<'_>) -> Option<Result<Outcome, RpcError>> {
     let result = match name {
-        "get_system_info" => report(call.state),
+        "get_system_info" => system::report(call.state),
         "list_servers" => json!({ "servers": [{
             "name": SERVER_NAME,
             "version": env!("CARGO_PKG_VERSION"),
@@ -72,34 +70,4 @@ pub(super) fn call(name: &str, call: &Call<'_>) -> Option<Result<Outcome, RpcErr
         _ => return None,
     };
     Some(Ok(CallResult::structured(result).into()))
-}
-
-/// What `get_system_info` answers.
-pub(crate) fn report(state: &ServerState) -> Value {
-    let mut report = json!({
-        "name": SERVER_NAME,
-        "version": env!("CARGO_PKG_VERSION"),
-        "operatingSystem": std::env::consts::OS,
-        "architecture": std::env::consts::ARCH,
-        "processors": std::thread::available_parallelism().map_or(1, usize::from),
-        "processId": std::process::id(),
-        "uptimeSeconds": state.started.elapsed().as_secs(),
-        "sessions": state.sessions.len(),
-        "persons": state.persons.count(),
-    });
-    if let Ok(name) = fs::read_to_string("/proc/sys/kernel/hostname") {
-        report["hostName"] = name.trim().into();
-    }
-    if let Some(bytes) = resident_bytes() {
-        report["residentBytes"] = bytes.into();
-    }
-    report
-}
-
-/// Memory of this process that is in use, as Linux counts it.
-fn resident_bytes() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;
-    Some(kibibytes * 1024)
 }

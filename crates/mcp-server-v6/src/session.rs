@@ -6,24 +6,27 @@
 //! the two steps.
 
 use std::{
+    fmt::Display,
     future::{Future, Ready, ready},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use actix_web::rt;
-use serde_json::value::RawValue;
+use serde_json::{json, value::RawValue};
 use tokio::{
     sync::{mpsc, oneshot},
     task::AbortHandle,
 };
 
-use super::rpc::{Outgoing, RequestId, RpcError, TOO_MANY_CALLS};
-use crate::protocol::session_id::SessionId;
+use crate::{
+    rpc::{self, Outgoing, RequestId, RpcError, TOO_MANY_CALLS},
+    session_id::SessionId,
+};
 
 /// Severity of a log message, by its rank in RFC 5424; the least severe first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum LogLevel {
+pub(crate) enum LogLevel {
     Debug,
     Info,
     Notice,
@@ -35,15 +38,15 @@ pub(super) enum LogLevel {
 }
 
 /// What the client answered to a request of the server: its result, or its error, as JSON.
-pub(super) type ClientAnswer = Result<Box<RawValue>, Box<RawValue>>;
+pub(crate) type ClientAnswer = Result<Box<RawValue>, Box<RawValue>>;
 
 /// The stream is gone; there is nobody left to send to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the session's stream is gone")]
-pub(super) struct ClientGone;
+pub(crate) struct ClientGone;
 
 /// One client.
-pub(super) struct Session {
+pub(crate) struct Session {
     id: SessionId,
     outgoing: mpsc::Sender<Outgoing>,
     state: Mutex<SessionState>,
@@ -66,7 +69,7 @@ struct SessionState {
 
 /// What a client said of itself in `initialize`.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Client {
+pub(crate) struct Client {
     /// It offers `sampling`.
     pub samples: bool,
 }
@@ -110,9 +113,12 @@ impl Session {
         self.state().log_level = Some(level);
     }
 
-    /// Whether the client asked for log messages of this severity.
-    pub fn wants_log(&self, level: LogLevel) -> bool {
-        self.state().log_level.is_some_and(|least| level >= least)
+    /// Sends a log message, if the client asked for that severity.
+    pub fn log(&self, level: LogLevel, logger: &str, text: impl Display) {
+        if self.state().log_level.is_some_and(|least| level >= least) {
+            let params = json!({ "level": level, "logger": logger, "data": text.to_string() });
+            self.send_if_room(rpc::notification("notifications/message", params));
+        }
     }
 
     /// Sends a message, waiting for room in the queue.
@@ -239,7 +245,7 @@ impl Session {
 }
 
 /// A request of the server that the client has not answered yet.
-pub(super) struct Question {
+pub(crate) struct Question {
     session: Arc<Session>,
     /// The id to send the request under.
     pub id: RequestId,

@@ -17,10 +17,10 @@ use actix_web::{
 };
 use url::{Host, Url};
 
-use super::ServerState;
+use crate::state::ServerState;
 
 /// Refuses what does not come to, or from, a loopback name.
-pub(super) async fn loopback_names_only<B: MessageBody + 'static>(
+pub(crate) async fn loopback_names_only<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
