@@ -1,7 +1,6 @@
 //! What the threads of one process share ([`App`]), and what each worker thread has of its own ([`Worker`]).
 
 use std::{
-    collections::HashMap,
     rc::Rc,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
@@ -10,13 +9,11 @@ use std::{
 };
 
 use actix::Addr;
-use tokio::sync::oneshot;
 
 use crate::{
     cluster::{ownership::Judge, process::ProcessId},
-    http::calls::Calls,
+    gateway::{doubt::Proofs, rebind::Rebinds, under_way::Calls},
     lifecycle::Lifecycle,
-    protocol::session_id::SessionId,
     registry::{actor::Registry, adopt::Turns, host::Host, limiter::RateLimiter, sweep::Sightings},
     session::{env::Env, room::Guests},
     upstream::{Endpoint, Pool, actor::UpstreamActor, lines::Lines},
@@ -89,108 +86,6 @@ impl App {
     pub fn next_host(&self) -> Option<Addr<Host>> {
         let hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         (!hosts.is_empty()).then(|| hosts[fastrand::usize(..hosts.len())].clone())
-    }
-}
-
-/// Client streams whose session is being asked for: nonce → where the answer goes. Bounded by the streams that may be
-/// open and by [`MCP_REBIND_TIMEOUT`](crate::settings::defaults::MCP_REBIND_TIMEOUT).
-#[derive(Debug, Default)]
-pub struct Rebinds {
-    waiting: Mutex<HashMap<u64, oneshot::Sender<SessionId>>>,
-    /// How often in a row clients of a kind were asked in vain.
-    in_vain: Mutex<HashMap<Arc<str>, u32>>,
-}
-
-/// Kinds of clients of which it is remembered that they were asked in vain.
-const MAX_IN_VAIN: usize = 1024;
-
-/// Second half of the id by which an instance tells another that a client has answered for a session that is gone; the
-/// first is the nonce. Session ids are random.
-const GONE: u64 = 0x676f_6e65_676f_6e65;
-
-impl Rebinds {
-    /// A stream asks.
-    pub fn register(&self) -> (u64, oneshot::Receiver<SessionId>) {
-        let (sender, receiver) = oneshot::channel();
-        let nonce = fastrand::u64(..);
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(nonce, sender);
-        (nonce, receiver)
-    }
-
-    /// The client has answered at the endpoint of `session`. `false`: nobody waits (here).
-    pub fn complete(&self, nonce: u64, session: SessionId) -> bool {
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&nonce);
-        waiting.is_some_and(|waiting| waiting.send(session).is_ok())
-    }
-
-    /// A client of this kind was asked in vain: how often in a row by now.
-    pub fn in_vain(&self, client: &Arc<str>) -> u32 {
-        let mut in_vain = self.in_vain.lock().unwrap_or_else(PoisonError::into_inner);
-        if in_vain.len() >= MAX_IN_VAIN && !in_vain.contains_key(client) {
-            in_vain.clear();
-        }
-        let count = in_vain.entry(Arc::clone(client)).or_default();
-        *count += 1;
-        *count
-    }
-
-    /// Clients of this kind answer.
-    pub fn answers(&self, client: &Arc<str>) {
-        self.in_vain.lock().unwrap_or_else(PoisonError::into_inner).remove(client);
-    }
-
-    /// By which an instance tells the one that asked that the session which the client named is gone.
-    pub fn word_of_gone(nonce: u64) -> Option<SessionId> {
-        format!("{nonce:016x}{GONE:016x}").parse().ok()
-    }
-
-    /// `word` is such a word: the stream that waits is told. `false`: it is a session's id.
-    pub fn gone(&self, word: SessionId) -> bool {
-        let text = word.reveal();
-        let (nonce, gone) = text.split_at(16);
-        if u64::from_str_radix(gone, 16) != Ok(GONE) {
-            return false;
-        }
-        if let Ok(nonce) = u64::from_str_radix(nonce, 16) {
-            self.forget(nonce);
-        }
-        true
-    }
-
-    /// The stream gives up.
-    pub fn forget(&self, nonce: u64) {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&nonce);
-    }
-
-    /// Nobody waits.
-    pub fn is_empty(&self) -> bool {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
-    }
-}
-
-/// Attachments (session and count) found by a cookie, whose clients have shown by a message who they are: nothing more is to
-/// be asked of their messages. A hint: one that is forgotten costs a question to the store.
-#[derive(Debug, Default)]
-pub struct Proofs {
-    known: Mutex<std::collections::HashSet<(SessionId, u64)>>,
-}
-
-/// Attachments remembered in [`Proofs`].
-const MAX_PROOFS: usize = 4096;
-
-impl Proofs {
-    /// Nothing is to be asked.
-    pub fn has(&self, session: SessionId, attach_count: u64) -> bool {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).contains(&(session, attach_count))
-    }
-
-    /// From now on.
-    pub fn add(&self, session: SessionId, attach_count: u64) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= MAX_PROOFS {
-            known.clear();
-        }
-        known.insert((session, attach_count));
     }
 }
 

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`server`] | one process from settings to exit code |
 //! | [`http`] | the surfaces: parse, check, send messages; the only place that maps errors to HTTP |
+//! | [`gateway`] | what any instance does for any client: open, deliver, rebind, call; knows nothing of HTTP |
 //! | [`registry`] | this process among the others: lease, wake-ups, adoption |
 //! | [`session`] | one actor per owned session; client streams |
 //! | [`upstream`] | services, endpoints, connections |
@@ -22,6 +23,7 @@ pub mod app;
 pub mod backoff;
 pub mod cluster;
 pub mod fault;
+pub mod gateway;
 pub mod http;
 pub mod lifecycle;
 pub mod metrics;

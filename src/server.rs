@@ -17,7 +17,7 @@ use tokio::{
 use url::Url;
 
 use crate::{
-    app::{App, Proofs, Rebinds, Worker},
+    app::{App, Worker},
     backoff::Backoff,
     cluster::{
         dataset::{Dataset, fresh_dataset_id},
@@ -25,6 +25,7 @@ use crate::{
         ownership::{self, Judge},
         process::{ProcessId, Word},
     },
+    gateway::{doubt::Proofs, rebind::Rebinds, under_way::Calls},
     http::{
         self,
         connections::{Connections, TooMany, refuse},
@@ -361,7 +362,7 @@ fn build_app(
         adoptions: RateLimiter::new(settings.session.adopt_rate),
         openings: RateLimiter::new(settings.limits.new_session_rate),
         rest_in_flight: AtomicUsize::new(0),
-        rest_calls: http::calls::Calls::default(),
+        rest_calls: Calls::default(),
         workers_started: AtomicUsize::new(0),
         hosts: Mutex::default(),
         registry: OnceLock::new(),

@@ -9,19 +9,14 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq as _;
 
-use super::{WorkerData, error::ApiError, forwarded, route::on_some_endpoint};
+use super::{WorkerData, error::ApiError, forwarded};
 use crate::{
     app::App,
+    gateway::call,
     protocol::session_id::SessionId,
     session::messages::TakeSnapshot,
     store::SessionRecord,
-    upstream::{
-        Endpoint, Service,
-        actor::Call,
-        breaker::BreakerState,
-        call::flatten,
-        tools::{self, Bounds, WalkError},
-    },
+    upstream::{Endpoint, Service, breaker::BreakerState},
 };
 
 /// Sessions listed unless `?limit=` says otherwise.
@@ -88,24 +83,7 @@ fn find<'a>(app: &'a App, name: &str) -> Result<&'a std::sync::Arc<Service>, Api
 /// `GET /mcp/router/tools/{service}`: all pages of the service's own `tools/list`.
 pub async fn tools(worker: WorkerData, service: web::Path<String>) -> Result<HttpResponse, ApiError> {
     let service = find(&worker.app, &service)?.clone();
-    let upstream = &worker.app.settings.upstream;
-    let (timeout, bounds) = (upstream.post_timeout, Bounds::new(upstream));
-    // All pages from one server: what a cursor means is its own affair.
-    let listed = on_some_endpoint(&worker, &service, |upstream| {
-        let service = service.clone();
-        async move {
-            let list = |body| {
-                let upstream = upstream.clone();
-                async move { flatten(upstream.send(Call { body, timeout, given_up: None }).await) }
-            };
-            match tools::walk(&service.tools, bounds, list).await {
-                Ok(listed) => Ok(Ok(listed)),
-                Err(WalkError::Call(error)) => Err(error),
-                Err(error) => Ok(Err(error.to_string())),
-            }
-        }
-    });
-    let tools = listed.await?.map_err(ApiError::ToolList)?;
+    let tools = call::list_tools(&worker, &service).await?;
     Ok(HttpResponse::Ok().json(json!({ "service": service.name, "tools": tools })))
 }
 

@@ -9,6 +9,12 @@ use actix_web::{
 };
 
 use crate::{
+    gateway::{
+        StoreUnavailable,
+        call::{NotAnswered, NotListed},
+        deliver::NotDelivered,
+        open::NotOpened,
+    },
     protocol::jsonrpc::{self, InvalidMessage},
     session::messages::DeliverError,
     store::{SessionStore, StoreError},
@@ -169,6 +175,53 @@ impl From<DeliverError> for ApiError {
             }
             DeliverError::StoreUnavailable | DeliverError::NotOwner | DeliverError::Vanished => Self::StoreUnavailable,
         }
+    }
+}
+
+impl From<NotDelivered> for ApiError {
+    fn from(error: NotDelivered) -> Self {
+        match error {
+            NotDelivered::Refused(error) => error.into(),
+            NotDelivered::Draining => Self::Draining,
+        }
+    }
+}
+
+impl From<NotOpened> for ApiError {
+    fn from(error: NotOpened) -> Self {
+        match error {
+            NotOpened::Draining => Self::Draining,
+            NotOpened::UnknownSession => Self::UnknownSession,
+            NotOpened::TooManyNew => Self::TooMany { what: "new sessions per second" },
+            NotOpened::Full => Self::Full,
+            NotOpened::TooManyOfClient { limit } => Self::TooManyOfClient { limit },
+            NotOpened::Store(StoreUnavailable) => Self::StoreUnavailable,
+        }
+    }
+}
+
+impl From<NotAnswered> for ApiError {
+    fn from(error: NotAnswered) -> Self {
+        match error {
+            NotAnswered::TooMany => Self::TooMany { what: "REST requests under way" },
+            NotAnswered::NoEndpoint { service } => Self::NoEndpoint { service },
+            NotAnswered::Upstream(error) => Self::Upstream(error),
+        }
+    }
+}
+
+impl From<NotListed> for ApiError {
+    fn from(error: NotListed) -> Self {
+        match error {
+            NotListed::Call(error) => error.into(),
+            NotListed::List(why) => Self::ToolList(why),
+        }
+    }
+}
+
+impl From<StoreUnavailable> for ApiError {
+    fn from(StoreUnavailable: StoreUnavailable) -> Self {
+        Self::StoreUnavailable
     }
 }
 

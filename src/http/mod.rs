@@ -2,18 +2,14 @@
 
 pub mod actuator;
 pub mod admin;
-mod answered;
-pub mod calls;
 pub mod connections;
 mod cors;
-mod doubt;
 mod elsewhere;
 pub mod error;
 pub mod forwarded;
 mod guard;
 mod head;
 pub mod message;
-mod rebind;
 pub mod route;
 pub mod sse;
 mod unread;

@@ -6,8 +6,7 @@
 //! instance, takes a moment to see which of the two it is: an instance that lives forgets at once, one that was killed or
 //! cut off before its 202 never does. docs/decisions/0009 has the reasons.
 //!
-//! The shipped nginx names each request by itself ([`Name::OfOneRequest`](super::forwarded::Name)): none of this is done
-//! then.
+//! The shipped nginx names each request by itself (`X-MCP-Request-Try`): none of this is done then.
 
 use std::{
     rc::Rc,
@@ -15,11 +14,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix_web::HttpRequest;
-
 use super::{
-    connections::Open,
-    message::{self, Failure, patiently},
+    deliver::{self, NotDelivered},
+    patience::patiently,
 };
 use crate::{
     app::Worker,
@@ -39,13 +36,12 @@ const NOBODY_GIVES_UP_BEFORE: Duration = Duration::from_secs(1);
 const CONNECTION_SHOWS: Duration = Duration::from_millis(50);
 
 /// Delivers, and takes for a duplicate only what stays one.
-pub(super) async fn deliver(
-    worker: &Rc<Worker>,
-    session: SessionId,
-    posted: &Arc<Posted>,
-) -> Result<Delivered, Failure> {
+///
+/// # Errors
+/// See [`NotDelivered`].
+pub async fn deliver(worker: &Rc<Worker>, session: SessionId, posted: &Arc<Posted>) -> Result<Delivered, NotDelivered> {
     for pause in LOOKS {
-        match message::deliver(worker, session, posted).await? {
+        match deliver::deliver(worker, session, posted).await? {
             Delivered::Duplicate => {
                 let jittered = fastrand::u64(pause / 2..=pause + pause / 2);
                 tokio::time::sleep(Duration::from_millis(jittered)).await;
@@ -53,23 +49,54 @@ pub(super) async fn deliver(
             delivered => return Ok(delivered),
         }
     }
-    message::deliver(worker, session, posted).await
+    deliver::deliver(worker, session, posted).await
 }
 
-/// Forgets the POST, whose 202 is about to be written, if it arrives. `begun`: when the whole request was there.
-pub(super) fn forget(worker: &Rc<Worker>, request: &HttpRequest, session: SessionId, post_id: PostId, begun: Instant) {
-    let in_time = begun.elapsed() < NOBODY_GIVES_UP_BEFORE;
-    let connection: Weak<()> = request.conn_data::<Open>().map(Open::watch).unwrap_or_default();
+/// Forgets the POST, whose answer is about to be written, if that arrives. `begun`: when the whole message was there.
+/// `connection`: lives for as long as the one that the answer goes to.
+pub fn forget(worker: &Rc<Worker>, connection: Weak<()>, session: SessionId, post_id: PostId, begun: Instant) {
     let worker = Rc::clone(worker);
+    let waited = begun.elapsed();
     actix_rt::spawn(async move {
-        if !in_time {
-            tokio::time::sleep(CONNECTION_SHOWS).await;
-            if connection.strong_count() == 0 {
-                return;
-            }
+        if !somebody_waits(waited, &connection).await {
+            return;
         }
         let store = &worker.app.store;
         // What cannot be forgotten now may hide one repetition; `patiently` counts it.
         let _ = patiently(&worker, || store.forget_post(session, post_id)).await;
     });
+}
+
+/// The answer finds somebody who has `waited` for so long.
+async fn somebody_waits(waited: Duration, connection: &Weak<()>) -> bool {
+    if waited < NOBODY_GIVES_UP_BEFORE {
+        return true;
+    }
+    tokio::time::sleep(CONNECTION_SHOWS).await;
+    connection.strong_count() > 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// REQ-6
+    #[tokio::test]
+    async fn an_answer_that_finds_nobody_lets_the_name_stand() {
+        let (open, late) = (Arc::new(()), NOBODY_GIVES_UP_BEFORE);
+        assert!(somebody_waits(late, &Arc::downgrade(&open)).await);
+        let closed = Arc::downgrade(&open);
+        drop(open);
+        assert!(!somebody_waits(late, &closed).await);
+        assert!(somebody_waits(Duration::ZERO, &closed).await, "nobody gives up as soon as this");
+        let unknown = Weak::new();
+        assert!(!somebody_waits(late, &unknown).await, "of which nothing is known");
+    }
+
+    #[test]
+    fn a_known_name_is_looked_at_for_longer_than_an_instance_needs_to_forget_it() {
+        let shortest: u64 = LOOKS.iter().map(|pause| pause / 2).sum();
+        assert!(Duration::from_millis(shortest) > CONNECTION_SHOWS * 4);
+        assert!(LOOKS.is_sorted(), "the first looks are the soonest");
+    }
 }

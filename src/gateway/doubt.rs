@@ -3,9 +3,13 @@
 //! URL that it has; mcp-remote, which keeps cookies and begins with an `initialize` of its own when it comes back, is known
 //! by that message's id; whoever goes on without one has had its handshake.
 
-use std::rc::Rc;
+use std::{
+    collections::HashSet,
+    rc::Rc,
+    sync::{Mutex, PoisonError},
+};
 
-use super::{error::ApiError, message::patiently};
+use super::patience::{StoreUnavailable, patiently};
 use crate::{
     app::Worker,
     protocol::{
@@ -18,6 +22,30 @@ use crate::{
 
 /// Ids of mcp-remote's repeated `initialize` begin with this (0.15.1, measured).
 const REINIT: &str = "\"mcp-remote-reinit-";
+
+/// Attachments (session and count) found by a cookie, whose clients have shown by a message who they are: nothing more is to
+/// be asked of their messages. A hint: one that is forgotten costs a question to the store.
+#[derive(Debug, Default)]
+pub struct Proofs {
+    known: Mutex<HashSet<(SessionId, u64)>>,
+}
+
+/// Attachments remembered in [`Proofs`].
+const MAX_PROOFS: usize = 4096;
+
+impl Proofs {
+    fn has(&self, session: SessionId, attach_count: u64) -> bool {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).contains(&(session, attach_count))
+    }
+
+    fn add(&self, session: SessionId, attach_count: u64) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MAX_PROOFS {
+            known.clear();
+        }
+        known.insert((session, attach_count));
+    }
+}
 
 /// What the message says of its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,18 +68,17 @@ fn word(head: &Head<'_>) -> Word {
     }
 }
 
-/// The number that the endpoint of such a client carries.
-pub(super) fn attach_count(query: &str) -> Option<u64> {
-    query.split('&').find_map(|pair| pair.strip_prefix("attach="))?.parse().ok()
-}
-
-/// Takes the client's word before its message is journaled.
-pub(super) async fn settle(
+/// Takes the client's word before its message is journaled. `attach_count`: number of the attachment that was found by a
+/// cookie; the client's URL carries it.
+///
+/// # Errors
+/// The store does not answer: nothing is known of the client yet.
+pub async fn settle(
     worker: &Rc<Worker>,
     session: SessionId,
     attach_count: u64,
     head: &Head<'_>,
-) -> Result<(), ApiError> {
+) -> Result<(), StoreUnavailable> {
     let app = &worker.app;
     if app.proofs.has(session, attach_count) {
         return Ok(());
@@ -102,10 +129,15 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_the_attachment_is_read_from_the_query() {
-        assert_eq!(attach_count("sessionId=00112233445566778899aabbccddeeff&attach=3"), Some(3));
-        for none in ["", "sessionId=00112233445566778899aabbccddeeff", "attach=x", "reattach=3"] {
-            assert_eq!(attach_count(none), None, "{none}");
+    fn a_proof_is_one_for_its_attachment_and_there_is_a_bound_to_them() {
+        let proofs = Proofs::default();
+        let (one, other) = (SessionId::random(), SessionId::random());
+        proofs.add(one, 3);
+        assert!(proofs.has(one, 3));
+        assert!(!proofs.has(one, 4) && !proofs.has(other, 3));
+        for count in 0..2 * MAX_PROOFS as u64 {
+            proofs.add(other, count);
         }
+        assert!(proofs.known.lock().unwrap().len() <= MAX_PROOFS);
     }
 }

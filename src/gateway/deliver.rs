@@ -1,0 +1,201 @@
+//! One message of a client, into its session's journal. Any instance takes it for any session: the owner by its actor,
+//! others by the store, which wakes the owner (OWN-6).
+
+use std::{rc::Rc, sync::Arc, time::Instant};
+
+use super::patience::{LOST_DATA_PAUSE, StoreUnavailable, patiently};
+use crate::{
+    app::Worker,
+    cluster::ownership,
+    fault,
+    lifecycle::Phase,
+    protocol::session_id::SessionId,
+    session::{
+        inbound_view,
+        messages::{Deliver, DeliverError, Delivered, Posted},
+    },
+    settings::LimitSettings,
+    store::{Accept, Accepted},
+};
+
+/// How often a message looks for its session's owner anew before the client is told to try again: the owner may change
+/// between two looks, but not for ever.
+const OWNER_ATTEMPTS: usize = 5;
+
+/// Why a message was not taken, or is not known to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotDelivered {
+    /// The owner or the store says so.
+    Refused(DeliverError),
+    /// This instance goes down and does not own the session: another one takes the message.
+    Draining,
+}
+
+impl From<DeliverError> for NotDelivered {
+    fn from(error: DeliverError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<StoreUnavailable> for NotDelivered {
+    fn from(StoreUnavailable: StoreUnavailable) -> Self {
+        Self::Refused(DeliverError::StoreUnavailable)
+    }
+}
+
+/// Journals the message, wherever its session's owner is. REQ-1
+///
+/// # Errors
+/// See [`NotDelivered`].
+pub async fn deliver(worker: &Rc<Worker>, session: SessionId, posted: &Arc<Posted>) -> Result<Delivered, NotDelivered> {
+    let app = &worker.app;
+    let deadline = Instant::now() + app.settings.redis.wait;
+    let mut attempts = 0;
+    while attempts < OWNER_ATTEMPTS {
+        attempts += 1;
+        let Some(owner) = app.directory.session(&session) else {
+            return deliver_by_store(worker, session, posted).await;
+        };
+        match owner.send(Deliver(Arc::clone(posted))).await {
+            Ok(Ok(delivered)) => return Ok(delivered),
+            Ok(Err(DeliverError::NotOwner)) => {}
+            Ok(Err(DeliverError::Vanished)) => {
+                if Instant::now() >= deadline {
+                    return Err(DeliverError::StoreUnavailable.into());
+                }
+                attempts = 0;
+                tokio::time::sleep(LOST_DATA_PAUSE).await;
+            }
+            Ok(Err(error)) => return Err(error.into()),
+            // The actor has ended between look-up and message; whatever it did is in the store.
+            Err(_) => app.directory.remove_session(&session, &owner),
+        }
+    }
+    Err(DeliverError::StoreUnavailable.into())
+}
+
+/// The owner is elsewhere, or nowhere.
+async fn deliver_by_store(worker: &Rc<Worker>, session: SessionId, posted: &Posted) -> Result<Delivered, NotDelivered> {
+    let app = &worker.app;
+    if app.lifecycle.phase() != Phase::Ready {
+        return Err(NotDelivered::Draining);
+    }
+    let accept = for_another_owner(session, posted, &app.settings.limits);
+    let deadline = Instant::now() + app.settings.redis.wait;
+    let accepted = loop {
+        let accepted = patiently(worker, || app.store.accept(accept.clone())).await?;
+        // The store came back empty: the session's owner, if it lives, is about to write it again.
+        if accepted != Accepted::NotFound || Instant::now() >= deadline || !app.data_lost().await {
+            break accepted;
+        }
+        tokio::time::sleep(LOST_DATA_PAUSE).await;
+    };
+    let counters = &app.metrics.accepted;
+    match &accepted {
+        Accepted::Queued { owner, listeners, .. } => {
+            counters.queued.inc();
+            fault::point(fault::QUEUED);
+            if ownership::is_suspect(app, &session, owner, *listeners) {
+                // Perhaps nobody will look. The message is safe either way, so the client need not wait for it.
+                ownership::look_after(worker, session, "post");
+            }
+        }
+        Accepted::Duplicate { .. } => {
+            counters.duplicate.inc();
+            // Also when it is claimed: by a journaling perhaps whose reply the owner has not had. It looks for it then. And
+            // it may have died since, or hang.
+            ownership::look_after(worker, session, "post");
+        }
+        Accepted::TooManyPending | Accepted::TooManyBytes | Accepted::IdInUse => counters.refused.inc(),
+        Accepted::WrongService | Accepted::NotFound | Accepted::Forward { .. } | Accepted::Fenced | Accepted::Older => {
+        }
+    }
+    outcome(&accepted).map_err(NotDelivered::from)
+}
+
+/// The message as an instance journals it that does not own the session.
+fn for_another_owner(session: SessionId, posted: &Posted, limits: &LimitSettings) -> Accept {
+    let (message, set, delete) = inbound_view(&posted.said, &posted.body, posted.versioned);
+    Accept {
+        session,
+        service: posted.service.as_deref().map(str::to_owned),
+        post_id: posted.post_id,
+        message,
+        body: posted.body.clone(),
+        fence: None,
+        forward_now: false,
+        acked: 0,
+        known: 0,
+        set,
+        delete,
+        // Beyond MCP_MAX_INFLIGHT the owner refuses it on the stream: a status other than 2xx ends the session of some
+        // clients. MEM-5
+        max_pending: limits.max_inflight + limits.max_inbox,
+        max_inbox: limits.max_inbox,
+        max_bytes: limits.inbox_bytes(),
+    }
+}
+
+/// What the store's word means for the one who posted.
+fn outcome(accepted: &Accepted) -> Result<Delivered, DeliverError> {
+    match accepted {
+        Accepted::Queued { .. } => Ok(Delivered::Accepted),
+        Accepted::Duplicate { .. } => Ok(Delivered::Duplicate),
+        Accepted::TooManyPending => Err(DeliverError::TooMany),
+        Accepted::TooManyBytes => Err(DeliverError::TooManyBytes),
+        Accepted::IdInUse => Err(DeliverError::IdInUse),
+        Accepted::WrongService => Err(DeliverError::WrongService),
+        Accepted::NotFound => Err(DeliverError::Gone),
+        // Not for a caller without a fence.
+        Accepted::Forward { .. } | Accepted::Fenced | Accepted::Older => Err(DeliverError::NotOwner),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{
+        protocol::{jsonrpc::Head, post_id::PostId},
+        settings::Settings,
+        store::{ClientMessage, Owner},
+    };
+
+    /// REQ-1: nothing but what the journal has is accepted.
+    #[test]
+    fn only_what_the_journal_has_counts_as_accepted() {
+        let owner = Owner { instance_id: "a".into(), incarnation: "b".into() };
+        for (accepted, expected) in [
+            (Accepted::Queued { seq: 1, owner, generation: 1, listeners: 0 }, Ok(Delivered::Accepted)),
+            (Accepted::Duplicate { seq: 1, claimed: true }, Ok(Delivered::Duplicate)),
+            (Accepted::TooManyPending, Err(DeliverError::TooMany)),
+            (Accepted::TooManyBytes, Err(DeliverError::TooManyBytes)),
+            (Accepted::IdInUse, Err(DeliverError::IdInUse)),
+            (Accepted::WrongService, Err(DeliverError::WrongService)),
+            (Accepted::NotFound, Err(DeliverError::Gone)),
+            (Accepted::Forward { seq: 1 }, Err(DeliverError::NotOwner)),
+            (Accepted::Fenced, Err(DeliverError::NotOwner)),
+            (Accepted::Older, Err(DeliverError::NotOwner)),
+        ] {
+            assert_eq!(outcome(&accepted), expected, "{accepted:?}");
+        }
+    }
+
+    /// OWN-6: who does not own the session claims nothing in its owner's name.
+    #[test]
+    fn a_message_for_another_owner_is_journaled_and_not_claimed() {
+        let limits = Settings::from_pairs([("MCP_MAX_INFLIGHT", "10"), ("MCP_MAX_INBOX", "5")]).unwrap().limits;
+        let body = Bytes::from_static(br#"{"jsonrpc":"2.0","id":7,"method":"tools/call"}"#);
+        let said = Head::parse(&body).unwrap().said();
+        let post_id = PostId::of("x", &body);
+        let posted = Posted { body: body.clone(), said, service: Some("s".into()), post_id, versioned: false };
+        let accept = for_another_owner(SessionId::random(), &posted, &limits);
+        assert!(accept.fence.is_none() && !accept.forward_now);
+        assert_eq!((accept.acked, accept.known), (0, 0));
+        assert!(matches!(accept.message, ClientMessage::Request { .. }));
+        assert_eq!((accept.body, accept.post_id, accept.service.as_deref()), (body, post_id, Some("s")));
+        // The owner refuses on the stream what goes beyond MCP_MAX_INFLIGHT. MEM-5
+        assert_eq!((accept.max_pending, accept.max_inbox), (15, 5));
+    }
+}
