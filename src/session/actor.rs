@@ -6,12 +6,12 @@
 //! stream stays open then and reads the log.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap},
     pin::Pin,
     rc::Rc,
     sync::{Arc, atomic::Ordering},
     task::{self, Poll},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use actix::prelude::*;
@@ -19,10 +19,13 @@ use bytes::Bytes;
 use foldhash::fast::RandomState;
 
 use super::{
-    MAIN_STREAM,
     attachment::{Attachment, End},
     claim::PlannedClaim,
-    core::order::Order,
+    core::{
+        order::Order,
+        outbox::Outbox,
+        streams::{StreamKey, Streams},
+    },
     env::Env,
     field, forward, inbound, link,
     messages::{AttachLocal, Detached, Drain, Look, Snapshot, TakeSnapshot, Tick, Upkeep},
@@ -33,7 +36,7 @@ use super::{
 use crate::{
     backoff::{Backoff, STORE_BACKOFF},
     protocol::jsonrpc::IdKey,
-    store::{Fence, HandedLately, InboxEntry, NewEvent, Rehydration, StoreError},
+    store::{Fence, HandedLately, InboxEntry, Rehydration, StoreError},
     upstream::{
         Endpoint, Service,
         line::Line,
@@ -109,19 +112,9 @@ pub struct SessionActor {
     pub(super) questions: Questions,
 
     // --- upstream → client (outbound.rs)
-    pub(super) outbox: VecDeque<NewEvent>,
-    /// The batch whose append is under way.
-    pub(super) appending: Arc<[NewEvent]>,
-    pub(super) appending_sent: Option<u64>,
-    /// Pauses before the append is tried again, if the store does not answer.
-    pub(super) append_backoff: Backoff,
-    pub(super) op: u64,
-    pub(super) last_seq: u64,
-    pub(super) attachment: Option<Arc<Attachment>>,
-    /// How often a stream on this process has become it: what the store said before the last time says nothing of it.
-    pub(super) attached_count: u64,
-    pub(super) detached_since: Option<Instant>,
-    pub(super) persisted_sent: u64,
+    pub(super) outbox: Outbox,
+    /// Which connections of this process show it.
+    pub(super) streams: Streams,
 
     // --- what the client has set up, to be set up again on a new link
     pub(super) initialize_request: Option<Bytes>,
@@ -150,8 +143,6 @@ pub struct SessionActor {
 
     /// The inbox as an adopter found it; taken by the first recovery.
     pub(super) inherited: Option<Vec<InboxEntry>>,
-    /// Attachment id of the stream's holder as an adopter found it; looked for once, at the start.
-    holder: Option<u64>,
     /// Id of the store's data that this session was written into.
     pub(super) dataset: Arc<str>,
     pub(super) restoring: bool,
@@ -183,7 +174,7 @@ impl SessionActor {
         client: String,
         guest: Guest,
     ) -> Addr<Self> {
-        let mut session = Self::new(env, lines, service, fence, Some(attachment));
+        let mut session = Self::new(env, lines, service, fence, Streams::of_new(attachment));
         session.client = client;
         session.guest = Some(guest);
         session.launch()
@@ -191,12 +182,17 @@ impl SessionActor {
 
     /// Starts the actor of an adopted session, on the current thread.
     pub fn start_adopted(env: Arc<Env>, lines: Rc<Lines>, service: Arc<Service>, found: Rehydration) -> Addr<Self> {
-        let mut session = Self::new(env, lines, service, found.fence, None);
+        let holders = found.attachments.iter().filter_map(|held| Some((StreamKey::of_name(&held.stream)?, held.id)));
+        let streams = Streams::inherited(holders, Instant::now());
+        let mut session = Self::new(env, lines, service, found.fence, streams);
         let fields = found.record.fields;
         let number = |name: &str| fields.get(name).and_then(|value| value.parse::<u64>().ok()).unwrap_or(0);
         session.order = Order::new(number("in_seq") + 1);
-        session.last_seq =
-            found.streams.iter().find(|(stream, _)| stream == MAIN_STREAM).map_or(0, |(_, last_seq)| *last_seq);
+        for (stream, last_seq) in found.streams {
+            if let Some(stream) = StreamKey::of_name(&stream) {
+                session.outbox.inherit(stream, last_seq);
+            }
+        }
         session.initialize_request = fields.get(field::INITIALIZE_REQUEST).map(|text| Bytes::from(text.clone()));
         session.initialize_result = fields.get(field::INITIALIZE_RESULT).cloned();
         session.initialized = fields.contains_key(field::INITIALIZED);
@@ -222,19 +218,10 @@ impl SessionActor {
             Some((IdKey::from_stored(id.to_owned()), seq.parse().ok()?))
         }));
         session.inherited = Some(found.inbox);
-        session.holder =
-            found.attachments.iter().find(|attachment| attachment.stream == MAIN_STREAM).map(|held| held.id);
-        session.detached_since = Some(Instant::now());
         session.launch()
     }
 
-    fn new(
-        env: Arc<Env>,
-        lines: Rc<Lines>,
-        service: Arc<Service>,
-        fence: Fence,
-        attachment: Option<Arc<Attachment>>,
-    ) -> Self {
+    fn new(env: Arc<Env>, lines: Rc<Lines>, service: Arc<Service>, fence: Fence, streams: Streams) -> Self {
         let now = Instant::now();
         let dataset = env.dataset.id();
         Self {
@@ -278,16 +265,8 @@ impl SessionActor {
             forgetting_now: false,
             forget_backoff: STORE_BACKOFF,
             questions: Questions::new(),
-            outbox: VecDeque::new(),
-            appending: Arc::default(),
-            appending_sent: None,
-            append_backoff: STORE_BACKOFF,
-            op: 0,
-            last_seq: 0,
-            attachment,
-            attached_count: 0,
-            detached_since: None,
-            persisted_sent: 0,
+            outbox: Outbox::default(),
+            streams,
             initialize_request: None,
             initialize_result: None,
             initialized: false,
@@ -302,7 +281,6 @@ impl SessionActor {
             log_level: None,
             subscriptions: BTreeMap::new(),
             inherited: None,
-            holder: None,
             draining: false,
             last_active: now,
         }
@@ -342,9 +320,7 @@ impl SessionActor {
                 env.metrics.fenced.inc();
                 tracing::info!(session = %self.fence.session, generation = self.fence.generation, "session has a new owner");
                 // OWN-3: the stream goes on, fed from the log by whoever owns the session now.
-                if let Some(attachment) = &self.attachment {
-                    attachment.look();
-                }
+                self.streams.iter().for_each(|attachment| attachment.look());
                 // That one may have let it go by now, and what told only this actor of itself would wait. OWN-9
                 env.look_after(self.fence.session);
             }
@@ -399,7 +375,6 @@ impl SessionActor {
             && self.order.is_even()
             && self.accepting == 0
             && self.outbox.is_empty()
-            && self.appending.is_empty()
             && !self.restoring
             && !self.claiming
             && self.posts_are_settled()
@@ -419,10 +394,8 @@ impl SessionActor {
         self.outstanding = std::mem::take(&mut self.outstanding).into_iter().collect();
         self.in_flight.shrink_to_fit();
         self.questions.shrink();
-        self.outbox.shrink_to_fit();
-        if let Some(attachment) = &self.attachment {
-            attachment.shrink();
-        }
+        self.outbox.shrink();
+        self.streams.shrink();
     }
 
     /// While draining: hands the session over once nothing is under way.
@@ -465,10 +438,8 @@ impl Actor for SessionActor {
         self.env.directory.insert_session(self.fence.session, ctx.address());
         // A stream of the session that is held here gets its events by the short way from now on. Not looked for earlier:
         // one that is being opened at this moment finds this actor, or is found here.
-        if let Some(holder) = self.holder.take() {
-            let held = self.env.directory.attachments(&self.fence.session);
-            self.attachment = held.into_iter().find(|attachment| attachment.id == holder);
-            self.detached_since = self.detached_since.filter(|_| self.attachment.is_none());
+        if self.streams.has_inherited() {
+            self.streams.find_inherited(&self.env.directory.attachments(&self.fence.session));
         }
         self.forget_in_store(ctx);
         if self.inherited.is_some() && self.wants_link() {
@@ -512,19 +483,12 @@ impl Handler<AttachLocal> for SessionActor {
         self.delist();
         self.wake_from_rest(ctx);
         self.last_active = Instant::now();
-        self.detached_since = None;
-        self.attached_count += 1;
-        let before = self.attachment.replace(attach.attachment);
-        // An adopter may have found the stream in the store already.
-        if let (Some(before), Some(now)) = (before, &self.attachment)
-            && before.id != now.id
-        {
+        let attachment = attach.attachment;
+        if let Some(before) = self.streams.join(Arc::clone(&attachment)) {
             before.end(End::Superseded);
         }
         // Events between its first page and this moment were not pushed to it.
-        if let Some(attachment) = &self.attachment {
-            attachment.look();
-        }
+        attachment.look();
     }
 }
 
@@ -533,8 +497,7 @@ impl Handler<Detached> for SessionActor {
 
     fn handle(&mut self, detached: Detached, ctx: &mut Self::Context) {
         // OWN-8: only the stream that has ended, not its successor.
-        if self.attachment.as_ref().is_some_and(|attachment| attachment.id == detached.attachment) {
-            self.attachment = None;
+        if self.streams.leave(detached.attachment, Instant::now()) {
             self.left_alone(ctx);
         }
     }
@@ -547,21 +510,17 @@ impl Handler<Tick> for SessionActor {
         let env = Arc::clone(&self.env);
         let settings = &env.settings.session;
         let held_here = !env.directory.attachments(&self.fence.session).is_empty();
-        if held_here {
-            self.detached_since = None;
-        } else if self.detached_since.is_none() {
-            // The stream is on another instance, or its end was missed.
-            self.detached_since = Some(Instant::now());
-        }
-        let detached = self.detached_since.map_or(Duration::ZERO, |since| since.elapsed());
+        let now = Instant::now();
+        self.streams.looked(held_here, now);
+        let alone = self.streams.alone_for(now);
         if !held_here {
             self.enlist(ctx);
         }
         let never_used = self.is_never_used();
-        let idle = self.last_active.elapsed().min(detached);
+        let idle = self.last_active.elapsed().min(alone);
         self.check_link(ctx);
         self.rest_if_alone(ctx);
-        MessageResult(if never_used && detached > settings.uninitialized_ttl {
+        MessageResult(if never_used && alone > settings.uninitialized_ttl {
             Upkeep::Purge
         } else if held_here || !self.is_quiet() {
             Upkeep::Touch
@@ -599,8 +558,8 @@ impl Handler<TakeSnapshot> for SessionActor {
             endpoint: self.endpoint.as_ref().map(|endpoint| endpoint.url.to_string()),
             in_flight: self.in_flight.len(),
             server_requests: self.questions.len(),
-            last_seq: self.last_seq,
-            attached: self.attachment.is_some(),
+            last_seq: self.outbox.last_seq(StreamKey::Main),
+            attached: self.streams.is_shown_here(),
         })
     }
 }

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 pub use self::pump::{Aborted, Doubt, Pump, resume_failed};
 use super::core::streams::StreamKey;
-use crate::protocol::session_id::SessionId;
+use crate::protocol::{session_id::SessionId, sse};
 
 /// The mailbox of one client stream.
 #[derive(Debug)]
@@ -124,6 +124,11 @@ impl Attachment {
         }
         drop(queue);
         self.woken.wake();
+    }
+
+    /// [`Attachment::push`] of an event of the log of this epoch.
+    pub fn deliver(&self, epoch: u32, seq: u64, body: &[u8]) {
+        self.push(seq, sse::message(&self.session, &self.stream, epoch, seq, body));
     }
 
     /// Gives back the memory of frames that have been taken.

@@ -14,9 +14,9 @@ use std::{
 use actix::prelude::*;
 
 use super::{
-    MAIN_STREAM,
     actor::{Exit, SessionActor},
     attachment::End,
+    core::streams::StreamKey,
     inbound::Arrived,
 };
 use crate::{
@@ -97,7 +97,7 @@ impl SessionActor {
         // Without a link nothing is claimed: what is claimed counts as forwarded. What was missed is so already.
         let claim = self.next_claim(if self.may_take_more() { CLAIM_BATCH } else { 0 });
         let store = Arc::clone(&self.env.store);
-        let (asked, epoch, attached_count) = (Instant::now(), self.fence.epoch, self.attached_count);
+        let (asked, epoch, joins) = (Instant::now(), self.fence.epoch, self.streams.joins());
         let looked = claim.missing_from.is_some();
         let claimed = async move { store.claim(claim).await };
         ctx.spawn(claimed.into_actor(self).map(move |outcome, actor, ctx| {
@@ -107,7 +107,7 @@ impl SessionActor {
                 actor.claim_failures = 0;
                 actor.has_looked(looked, ctx);
             }
-            actor.claimed(outcome, epoch, attached_count, ctx);
+            actor.claimed(outcome, epoch, joins, ctx);
             actor.watch_holes(ctx);
         }));
     }
@@ -118,7 +118,7 @@ impl SessionActor {
             missing_from: self.order.missing_from(self.looks_left > 0),
             urgent_after: self.draining.then_some(self.urgent_seen),
             known: self.order.last(),
-            known_event: (MAIN_STREAM.into(), self.known_event()),
+            known_event: (StreamKey::Main.name(), self.known_event(StreamKey::Main)),
             ..Claim::new(self.fence.clone(), self.acked(), max_entries)
         }
     }
@@ -135,21 +135,14 @@ impl SessionActor {
         }
     }
 
-    fn claimed(
-        &mut self,
-        outcome: Result<Claimed, StoreError>,
-        epoch: u32,
-        attached_count: u64,
-        ctx: &mut Context<Self>,
-    ) {
+    fn claimed(&mut self, outcome: Result<Claimed, StoreError>, epoch: u32, joins: u64, ctx: &mut Context<Self>) {
         match outcome {
             Ok(Claimed::Entries { handed, attachments }) => {
-                let holder = attachments.iter().find(|attachment| attachment.stream == MAIN_STREAM);
-                let joined_since = attached_count != self.attached_count;
-                let holder = holder.map(|holder| holder.id);
-                self.held_by(holder, ctx);
-                let superseded = self.attachment.take_if(|mine| is_superseded(mine.id, holder, joined_since));
-                if let Some(superseded) = superseded {
+                let holder = |stream: StreamKey| {
+                    attachments.iter().find(|attachment| attachment.stream == stream.name()).map(|holder| holder.id)
+                };
+                self.held_by(holder(StreamKey::Main), ctx);
+                while let Some(superseded) = self.streams.take_superseded(joins, holder) {
                     superseded.end(End::Superseded);
                 }
                 if !handed.entries.is_empty() {
@@ -232,32 +225,5 @@ impl SessionActor {
     pub(super) fn look_for(&mut self, seq: u64, ctx: &mut Context<Self>) {
         self.order.taken(seq);
         self.watch_holes(ctx);
-    }
-}
-
-/// Whether the stream of this process, `mine`, has a successor elsewhere, by the store's word of who holds it. `joined_since`:
-/// mine has joined after the store was asked. OWN-7
-fn is_superseded(mine: u64, holder: Option<u64>, joined_since: bool) -> bool {
-    // What was said of its predecessors is not about it: it would be silenced for good, with nobody in its place.
-    !joined_since && holder.is_some_and(|holder| holder != mine)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// OWN-7
-    #[test]
-    fn a_stream_is_superseded_only_by_one_that_came_after_it() {
-        for (holder, joined_since, expected) in [
-            (Some(2), false, true),
-            // The former one, in an answer from before this one joined.
-            (Some(2), true, false),
-            (Some(1), false, false),
-            // Whoever came after it has gone again.
-            (None, false, false),
-        ] {
-            assert_eq!(is_superseded(1, holder, joined_since), expected, "{holder:?} {joined_since}");
-        }
     }
 }

@@ -324,7 +324,7 @@ impl SessionActor {
     /// It was not journaled, so this answer is no answer in the sense of REQ-2. MEM-5
     fn refuse(&mut self, said: &Said, why: DeliverError, ctx: &mut Context<Self>) -> Result<Delivered, DeliverError> {
         let Said::Request { id, .. } = said else { return Err(why) };
-        if self.outbox.len() >= self.env.settings.limits.max_inbox {
+        if self.outbox.waiting() >= self.env.settings.limits.max_inbox {
             return Err(why);
         }
         let error = if why == DeliverError::TooManyBytes { self.too_many_bytes(id) } else { self.too_many(id) };

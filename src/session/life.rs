@@ -38,12 +38,11 @@ impl SessionActor {
 
     /// The stream on this process has ended.
     pub(super) fn left_alone(&mut self, ctx: &mut Context<Self>) {
-        self.detached_since = Some(Instant::now());
         self.enlist(ctx);
         if self.is_never_used() {
             let ttl = self.env.settings.session.uninitialized_ttl;
             ctx.run_later(ttl + SLACK, move |actor, ctx| {
-                let over = actor.detached_since.is_some_and(|since| since.elapsed() >= ttl);
+                let over = actor.streams.alone_since().is_some_and(|since| since.elapsed() >= ttl);
                 if over && actor.is_never_used() && actor.is_quiet() {
                     actor.exit(Exit::Gone, ctx);
                 }
@@ -53,7 +52,7 @@ impl SessionActor {
 
     /// Among those that make room first.
     pub(super) fn enlist(&mut self, ctx: &mut Context<Self>) {
-        if self.attachment.is_none() && self.place.is_none() && !self.draining {
+        if !self.streams.is_shown_here() && self.place.is_none() && !self.draining {
             let guest = self.guest.as_ref().map(crate::session::room::Guest::keys).unwrap_or_default();
             self.place = Some(self.env.lonely.enter(ctx.address(), guest));
         }
@@ -77,17 +76,19 @@ impl SessionActor {
 
     /// Periodic: gives the upstream connection back if nobody has been here for long.
     pub(super) fn rest_if_alone(&mut self, ctx: &mut Context<Self>) {
-        let since = self.detached_since.filter(|since| since.elapsed() >= self.rest_after());
-        let could = !self.resting && !matches!(self.link, Link::Idle) && self.attachment.is_none() && self.is_quiet();
+        let since = self.streams.alone_since().filter(|since| since.elapsed() >= self.rest_after());
+        let could =
+            !self.resting && !matches!(self.link, Link::Idle) && !self.streams.is_shown_here() && self.is_quiet();
         let Some(since) = since.filter(|_| could && !self.looking_around) else { return };
         self.looking_around = true;
         let found = self.look_around();
         ctx.spawn(found.into_actor(self).map(move |found, actor, _ctx| {
             actor.looking_around = false;
-            let unchanged = actor.detached_since == Some(since) && actor.attachment.is_none() && actor.is_quiet();
+            let unchanged =
+                actor.streams.alone_since() == Some(since) && !actor.streams.is_shown_here() && actor.is_quiet();
             match found {
                 // Asked again after the same time.
-                Ok(Found::Shown) if unchanged => actor.detached_since = Some(Instant::now()),
+                Ok(Found::Shown) if unchanged => actor.streams.alone_from(Instant::now()),
                 Ok(Found::Alone(holder)) if unchanged => actor.rest(holder),
                 Ok(_) => {}
                 Err(error) => actor.env.count_store_error(&error),
@@ -145,7 +146,7 @@ impl Handler<MakeRoom> for SessionActor {
     fn handle(&mut self, _make: MakeRoom, _ctx: &mut Self::Context) -> Self::Result {
         // Whoever asks has taken it off the list.
         self.place = None;
-        if self.attachment.is_some() || !self.is_quiet() || self.draining {
+        if self.streams.is_shown_here() || !self.is_quiet() || self.draining {
             return Box::pin(actix::fut::ready(()).into_actor(self).map(|(), actor, ctx| {
                 actor.enlist(ctx);
                 false
@@ -153,10 +154,10 @@ impl Handler<MakeRoom> for SessionActor {
         }
         let found = self.look_around();
         let (env, fence, never_used) = (Arc::clone(&self.env), self.fence.clone(), self.is_never_used());
-        let still_alone = self.attached_count;
+        let still_alone = self.streams.joins();
         let work = found.into_actor(self).then(move |found, actor, ctx| {
             let alone = matches!(found, Ok(Found::Alone(_)));
-            let go = alone && actor.attached_count == still_alone && actor.is_quiet();
+            let go = alone && actor.streams.joins() == still_alone && actor.is_quiet();
             if !go && !matches!(found, Ok(Found::Shown)) {
                 actor.enlist(ctx);
             }

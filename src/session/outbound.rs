@@ -1,5 +1,5 @@
-//! Upstream → client: append to the log first, then deliver (EVT-2). One append is under way at a time and takes all
-//! that has gathered meanwhile, so order is kept and a burst costs one round trip.
+//! Upstream → client: append to the log first, then deliver (EVT-2). What is appended next, and what the store's answer
+//! means, is [`Outbox`](super::core::outbox::Outbox)'s to say.
 
 use std::{fmt, sync::Arc, time::Instant};
 
@@ -7,8 +7,11 @@ use actix::prelude::*;
 use bytes::Bytes;
 
 use super::{
-    MAIN_STREAM,
     actor::{Exit, SessionActor},
+    core::{
+        outbox::{Batch, Entry, Logged, Refusal, Told},
+        streams::StreamKey,
+    },
     field,
     inbound::Effect,
 };
@@ -18,15 +21,9 @@ use crate::{
         jsonrpc::{self, Head, IdKey, Kind},
         mcp,
         scan::meant_to_answer,
-        sse,
     },
     store::{Append, Appended, NewEvent, StoreError},
 };
-
-/// Events in one append: bounds how long one script runs in the store.
-const APPEND_EVENTS: usize = 64;
-/// Bytes in one append (a single larger event goes alone).
-const APPEND_BYTES: usize = 1 << 20;
 
 impl SessionActor {
     /// A message from the upstream.
@@ -118,144 +115,122 @@ impl SessionActor {
         }
     }
 
-    /// Queues an event for the log.
+    /// Queues an event for the log of the main stream.
     pub(super) fn push_event(&mut self, event: NewEvent, ctx: &mut Context<Self>) {
         self.gate.add(event.body.len());
-        self.outbox.push_back(event);
+        self.outbox.push(StreamKey::Main, event);
         self.pump_outbox(ctx);
     }
 
     fn pump_outbox(&mut self, ctx: &mut Context<Self>) {
-        if self.restoring || !self.appending.is_empty() || self.outbox.is_empty() {
+        if self.restoring {
             return;
         }
-        let (mut count, mut bytes) = (0, 0);
-        for next in self.outbox.iter().take(APPEND_EVENTS) {
-            if count > 0 && bytes + next.body.len() > APPEND_BYTES {
-                break;
-            }
-            bytes += next.body.len();
-            count += 1;
+        let streams = &mut self.streams;
+        let next = self.outbox.next(|stream| streams.news_of_sent(stream));
+        if let Some(batch) = next.cloned() {
+            self.append(batch, ctx);
         }
-        self.appending = self.outbox.drain(..count).collect();
-        self.appending_sent = self.news_of_sent();
-        self.append_again(ctx);
     }
 
-    /// Appends what is on its way: for the first time, or again after the session was restored.
+    /// Appends what is to be appended first, after the session was written again.
     pub(super) fn append_again(&mut self, ctx: &mut Context<Self>) {
-        if self.appending.is_empty() {
-            self.pump_outbox(ctx);
+        // It may be lost again by now.
+        if self.restoring {
             return;
         }
-        let has_answers = self.appending.iter().any(|event| event.answers.is_some());
-        if has_answers {
+        let streams = &mut self.streams;
+        let first = self.outbox.again(|stream| streams.news_of_sent(stream));
+        if let Some(batch) = first.cloned() {
+            self.append(batch, ctx);
+        }
+    }
+
+    fn append(&mut self, batch: Batch, ctx: &mut Context<Self>) {
+        if batch.has_answers() {
             fault::point(fault::BEFORE_APPEND);
         }
-        self.op += 1;
-        self.send_append(ctx);
+        self.send_append(batch, ctx);
     }
 
-    fn send_append(&mut self, ctx: &mut Context<Self>) {
+    fn send_append(&mut self, batch: Batch, ctx: &mut Context<Self>) {
+        let Batch { op, stream, events, sent } = batch;
         let append = Append {
             fence: self.fence.clone(),
-            stream: MAIN_STREAM.into(),
-            op: self.op,
-            events: Arc::clone(&self.appending),
-            sent: self.appending_sent,
+            stream: stream.name(),
+            op,
+            events,
+            sent,
             acked: self.acked(),
-            known: self.known_event(),
+            known: self.known_event(stream),
             limits: self.env.log_limits(),
         };
         let env = Arc::clone(&self.env);
-        let (op, epoch, begun) = (self.op, self.fence.epoch, Instant::now());
+        let (epoch, begun) = (self.fence.epoch, Instant::now());
         let appended = async move { env.store.append(append).await };
-        self.run(appended, ctx, move |outcome, actor, ctx| {
-            // Not if it was made again since, for a session that was restored.
-            if op == actor.op {
-                actor.appended(outcome, epoch, begun, ctx);
-            }
-        });
+        self.run(appended, ctx, move |outcome, actor, ctx| actor.appended(op, outcome, epoch, begun, ctx));
     }
 
-    /// The last sequence that the store has given.
-    pub(super) fn known_event(&self) -> u64 {
+    /// The last sequence that the store has given in a stream's log.
+    pub(super) fn known_event(&self, stream: StreamKey) -> u64 {
         // Without this protection they are the owner's own.
-        if fault::unprotected(fault::APPEND_FIRST) { 0 } else { self.last_seq }
+        if fault::unprotected(fault::APPEND_FIRST) { 0 } else { self.outbox.last_seq(stream) }
     }
 
-    /// Tries until the store answers: the number of the append makes that safe, the gate bounds what gathers meanwhile,
-    /// and nothing goes out before (EVT-2).
-    fn append_later(&mut self, error: &StoreError, begun: Instant, ctx: &mut Context<Self>) {
-        self.env.count_store_error(error);
-        let pause = self.append_backoff.pause_since(begun);
-        let op = self.op;
-        ctx.run_later(pause, move |actor, ctx| {
-            if op == actor.op {
-                actor.send_append(ctx);
-            }
-        });
-    }
-
-    /// Requests whose answer is on its way into the log.
-    pub(super) fn answers_on_the_way(&self) -> impl Iterator<Item = &str> {
-        self.appending.iter().chain(&self.outbox).filter_map(|event| event.answers.as_deref())
-    }
-
-    /// Lets an adopter know how far the connection had come, for clients that come back without a cursor. Rides on an
-    /// append that is made anyway.
-    fn news_of_sent(&mut self) -> Option<u64> {
-        let sent = self.attachment.as_ref()?.sent();
-        let is_news = sent > self.persisted_sent;
-        is_news.then(|| {
-            self.persisted_sent = sent;
-            sent
-        })
-    }
-
-    fn appended(&mut self, outcome: Result<Appended, StoreError>, epoch: u32, begun: Instant, ctx: &mut Context<Self>) {
-        let seqs = match outcome {
-            Ok(Appended::Done(seqs)) => {
-                self.append_backoff.reset();
-                seqs
-            }
-            // What is on its way stays where it is, for the case that the session is restored.
-            Ok(Appended::NotFound) => return self.vanished(epoch, ctx),
-            Ok(Appended::Older) => return self.went_back(epoch, ctx),
-            Ok(Appended::Fenced) => {
-                self.fenced(epoch, ctx);
-                return;
-            }
-            Err(_) if fault::unprotected(fault::APPEND_FIRST) => {
-                (self.last_seq + 1..).map(Some).take(self.appending.len()).collect()
-            }
-            Err(error @ StoreError::Corrupt(_)) => {
-                self.note_store_error(&error);
-                return self.exit(Exit::Corrupt, ctx);
-            }
-            Err(error) => return self.append_later(&error, begun, ctx),
+    fn appended(
+        &mut self,
+        op: u64,
+        outcome: Result<Appended, StoreError>,
+        epoch: u32,
+        begun: Instant,
+        ctx: &mut Context<Self>,
+    ) {
+        let outcome = match outcome {
+            Err(_) if fault::unprotected(fault::APPEND_FIRST) => Ok(Appended::Done(self.outbox.invented())),
+            outcome => outcome,
         };
+        match self.outbox.told(op, outcome, begun.elapsed()) {
+            Told::Stale => {}
+            Told::Logged(logged) => self.logged(&logged, ctx),
+            // The gate bounds what gathers meanwhile, and nothing goes out before (EVT-2).
+            Told::Again(pause, error) => {
+                self.env.count_store_error(&error);
+                ctx.run_later(pause, move |actor, ctx| {
+                    if let Some(batch) = actor.outbox.same(op).cloned() {
+                        actor.send_append(batch, ctx);
+                    }
+                });
+            }
+            Told::Refused(Refusal::NotFound) => self.vanished(epoch, ctx),
+            Told::Refused(Refusal::Older) => self.went_back(epoch, ctx),
+            Told::Refused(Refusal::Fenced) => self.fenced(epoch, ctx),
+            Told::Corrupt(error) => {
+                self.note_store_error(&error);
+                self.exit(Exit::Corrupt, ctx);
+            }
+        }
+    }
+
+    /// Delivers what is in the log.
+    fn logged(&mut self, logged: &Logged, ctx: &mut Context<Self>) {
         self.last_active = Instant::now();
-        let batch = std::mem::take(&mut self.appending);
-        if batch.iter().any(|event| event.answers.is_some()) {
+        if logged.has_answers() {
             fault::point(fault::AFTER_APPEND);
         }
-        self.gate.sub(batch.iter().map(|event| event.body.len()).sum());
-        for (event, seq) in batch.iter().zip(seqs) {
-            let Some(seq) = seq else {
-                // Answered before (or cancelled and forgotten): the first answer stands. REQ-2
-                self.env.metrics.dropped.with_label_values(&["second_answer"]).inc();
+        self.gate.sub(logged.bytes());
+        let (metrics, shown) = (&self.env.metrics, self.streams.get(logged.stream));
+        for entry in logged.entries() {
+            let Entry::Event { seq, expected, body } = entry else {
+                metrics.dropped.with_label_values(&["second_answer"]).inc();
                 continue;
             };
-            if seq != self.last_seq + 1 {
-                self.env.metrics.violations.with_label_values(&["EVT-1"]).inc();
-                tracing::error!(session = %self.fence.session, seq, expected = self.last_seq + 1, "sequence is not contiguous");
+            if seq != expected {
+                metrics.violations.with_label_values(&["EVT-1"]).inc();
+                tracing::error!(session = %self.fence.session, seq, expected, "sequence is not contiguous");
             }
-            self.last_seq = seq;
-            self.env.metrics.appended.inc();
-            if let Some(attachment) = &self.attachment {
-                let frame = sse::message(&self.fence.session, MAIN_STREAM, self.fence.epoch, seq, &event.body);
-                attachment.push(seq, frame);
+            metrics.appended.inc();
+            if let Some(attachment) = shown {
+                attachment.deliver(self.fence.epoch, seq, body);
             }
         }
         self.pump_outbox(ctx);

@@ -13,7 +13,9 @@ use bytes::Bytes;
 
 use super::{
     actor::{Exit, SessionActor},
-    cancel, field,
+    cancel,
+    core::streams::StreamKey,
+    field,
     inbound::{Effect, InFlight},
     link::Link,
     recovery::{self, Fate, Progress},
@@ -207,7 +209,7 @@ impl SessionActor {
 
     /// The session is one that its client may come back to.
     pub(super) fn list_stream(&self) {
-        if let Some(attachment) = &self.attachment
+        if let Some(attachment) = self.streams.get(StreamKey::Main)
             && let Some(client) = attachment.list()
         {
             shown::show(&self.env, client, self.fence.session);

@@ -151,10 +151,9 @@ impl SessionActor {
         tracing::warn!(session = %self.fence.session, "the store had lost this session, or a part of it; it is written again");
         self.fence.epoch = epoch;
         self.dataset = dataset;
-        self.last_seq = 0;
         self.handed_lately.clear();
-        // What the connection had come to is of the lost log.
-        (self.persisted_sent, self.appending_sent) = (0, None);
+        self.outbox.restart();
+        self.streams.restart();
         // Everything accepted before counts as claimed; what had not arrived here is lost with the store.
         for (seq, message) in self.order.restart(last) {
             self.take(seq, message, ctx);
@@ -231,7 +230,7 @@ impl SessionActor {
             jsonrpc::Said::Request { id, .. } => Some((id.key(), seq)),
             jsonrpc::Said::Notification { .. } | jsonrpc::Said::Response { .. } => None,
         });
-        in_flight.chain(waiting).chain(self.answers_on_the_way().map(|id| (id, self.order.last())))
+        in_flight.chain(waiting).chain(self.outbox.answers().map(|id| (id, self.order.last())))
     }
 
     /// Messages that need not be taken from older data again.
