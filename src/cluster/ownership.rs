@@ -30,7 +30,7 @@ use crate::{
     protocol::session_id::SessionId,
     registry::adopt::{Adoption, adopt},
     session::{actor::SessionActor, messages::Look},
-    store::{InstanceInfo, Owner, SessionRecord, StoreError, StoreResult},
+    store::{InstanceInfo, Owner, Ownership, StoreError, StoreResult},
 };
 
 /// First pause before a suspected owner is looked at again: about as long as a killed process needs to end. The longest is
@@ -361,8 +361,9 @@ async fn look(worker: &Rc<Worker>, session: SessionId, cause: &'static str) -> S
     if let Some(actor) = app.directory.session(&session) {
         return Ok(Settled::Here(actor));
     }
-    let Some(record) = app.store.load(session).await? else { return Ok(Settled::Done) };
-    let Some((owner, generation)) = owner_of(&record) else { return Ok(Settled::Done) };
+    let Some(head) = app.store.load(session).await? else { return Ok(Settled::Done) };
+    let nothing_waits = cause != ATTACH && !head.has_unclaimed();
+    let Some(Ownership { owner, generation, .. }) = head.ownership else { return Ok(Settled::Done) };
     let is_other = !owner.incarnation.is_empty() && owner.incarnation != app.me.incarnation;
     let mut hears = false;
     if is_other && !fault::unprotected(fault::JUDGE) {
@@ -373,12 +374,10 @@ async fn look(worker: &Rc<Worker>, session: SessionId, cause: &'static str) -> S
         }
     }
     if judge(app, &owner).await? != Verdict::Gone {
-        let nothing_waits = cause != ATTACH && record.fields.get("in_seq") == record.fields.get("in_claimed");
         return Ok(if hears || nothing_waits { Settled::Done } else { Settled::NotYet });
     }
-    let service = record.fields.get("service").map(String::as_str);
     let cause = if owner.incarnation == app.me.incarnation { AGAIN } else { cause };
-    Ok(match adopt(worker, session, &owner, generation, service, cause).await? {
+    Ok(match adopt(worker, session, &owner, generation, Some(&head.service), cause).await? {
         Adoption::Adopted(actor) => Settled::Here(actor),
         // Somebody was faster, but may have read the inbox before our message.
         Adoption::OwnedBy(owner) if app.store.wake(&owner.incarnation, session).await? > 0 => Settled::Done,
@@ -392,13 +391,6 @@ pub const ATTACH: &str = "attach";
 
 /// Cause of an adoption: this process was the owner on record already, without an actor.
 pub const AGAIN: &str = "again";
-
-/// Who owns the session, and the generation of that. `None`: the record makes no sense.
-pub fn owner_of(record: &SessionRecord) -> Option<(Owner, u64)> {
-    let field = |name: &str| record.fields.get(name).map(String::as_str);
-    let owner = Owner { instance_id: field("owner")?.into(), incarnation: field("incarnation")?.into() };
-    Some((owner, field("generation")?.parse().ok()?))
-}
 
 #[cfg(test)]
 mod tests {

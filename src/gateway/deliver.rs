@@ -115,7 +115,7 @@ async fn deliver_by_store(worker: &Rc<Worker>, session: SessionId, posted: &Post
 
 /// The message as an instance journals it that does not own the session.
 fn for_another_owner(session: SessionId, posted: &Posted, limits: &LimitSettings) -> Accept {
-    let (message, set, delete) = inbound_view(&posted.said, &posted.body, posted.versioned);
+    let (message, changes) = inbound_view(&posted.said, &posted.body, posted.versioned);
     Accept {
         session,
         service: posted.service.as_deref().map(str::to_owned),
@@ -126,8 +126,7 @@ fn for_another_owner(session: SessionId, posted: &Posted, limits: &LimitSettings
         forward_now: false,
         acked: 0,
         known: 0,
-        set,
-        delete,
+        changes,
         // Beyond MCP_MAX_INFLIGHT the owner refuses it on the stream: a status other than 2xx ends the session of some
         // clients. MEM-5
         max_pending: limits.max_inflight + limits.max_inbox,

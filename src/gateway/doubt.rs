@@ -17,7 +17,8 @@ use crate::{
         mcp,
         session_id::SessionId,
     },
-    session::{field, shown},
+    session::shown,
+    store::Hint,
 };
 
 /// Ids of mcp-remote's repeated `initialize` begin with this (0.15.1, measured).
@@ -83,13 +84,13 @@ pub async fn settle(
     if app.proofs.has(session, attach_count) {
         return Ok(());
     }
-    let Some(record) = patiently(worker, || app.store.load(session)).await? else { return Ok(()) };
-    let in_doubt = record.fields.get(field::DOUBTED).is_some_and(|count| *count == attach_count.to_string());
-    if in_doubt {
+    let Some(known) = patiently(worker, || app.store.load(session)).await? else { return Ok(()) };
+    if known.doubted == Some(attach_count) {
         match word(head) {
             Word::Nothing => return Ok(()),
             Word::Own => {
-                patiently(worker, || app.store.hint(session, field::DOUBTED, "")).await?;
+                let settled = Hint::Doubted(None);
+                patiently(worker, || app.store.hint(session, &settled)).await?;
             }
             Word::New => {
                 tracing::info!(%session, "a cookie led another client here; the session begins anew for it");
@@ -101,7 +102,7 @@ pub async fn settle(
         for attachment in app.directory.attachments(&session) {
             if word(head) == Word::Own { attachment.prove() } else { attachment.look() }
         }
-        if let Some(holder) = shown::holder(&record).filter(|holder| **holder != *app.me.incarnation) {
+        if let Some(holder) = shown::holder(&known).filter(|holder| **holder != *app.me.incarnation) {
             patiently(worker, || app.store.wake(holder, session)).await?;
         }
     }

@@ -25,12 +25,11 @@ use crate::{
         actor::SessionActor,
         attachment::{Attachment, Doubt, Pump, resume_failed},
         core::streams::StreamKey,
-        field,
         messages::AttachLocal,
         returning::{Client, Fit, key_of, same_client},
         shown,
     },
-    store::{Attach, Attached, AttachedTo, Attachment as StoredAttachment, Created, Fence, NewSession},
+    store::{Attach, Attached, AttachedTo, Attachment as StoredAttachment, Created, Fence, Hint, NewSession},
     upstream::Service,
 };
 
@@ -339,8 +338,8 @@ impl Opening {
         }
         if by == By::Cookie {
             // Before the client has the endpoint to which it could say who it is.
-            let count = joined.attach_count.to_string();
-            patiently(&self.worker, || app.store.hint(session, field::DOUBTED, &count)).await?;
+            let doubted = Hint::Doubted(Some(joined.attach_count));
+            patiently(&self.worker, || app.store.hint(session, &doubted)).await?;
         }
         app.metrics.resumed.with_label_values(&[by.label()]).inc();
         let replay = app.settings.stream.rebind_replay;
@@ -413,16 +412,16 @@ impl Opening {
     async fn before(&self, session: SessionId) -> Result<Before, StoreUnavailable> {
         let app = &self.worker.app;
         let here = app.directory.attachments(&session).iter().map(|attachment| attachment.sent()).max().unwrap_or(0);
-        let Some(record) = patiently(&self.worker, || app.store.load(session)).await? else {
+        let Some(head) = patiently(&self.worker, || app.store.load(session)).await? else {
             return Ok(Before { sent: here, ..Before::default() });
         };
-        let field = |name: &str| record.fields.get(name).map(String::as_str).unwrap_or_default();
+        let stream = head.stream(MAIN_STREAM);
         Ok(Before {
-            sent: here.max(field(&format!("{}{MAIN_STREAM}", field::SENT)).parse().unwrap_or(0)),
-            client: key_of(field(field::CLIENT)),
-            is_used: field("in_seq") != "0",
-            left_at: field(&format!("{}{MAIN_STREAM}", field::LEFT_AT)).parse().ok(),
-            in_seq: field("in_seq").parse().unwrap_or(0),
+            sent: here.max(stream.and_then(|stream| stream.sent).unwrap_or(0)),
+            client: key_of(&head.client),
+            is_used: head.in_seq != 0,
+            left_at: stream.and_then(|stream| stream.left_at),
+            in_seq: head.in_seq,
         })
     }
 
@@ -430,9 +429,9 @@ impl Opening {
     /// cookie jar: a session that somebody shows belongs to that one. A dead holder is no holder.
     async fn cookie(&self, session: SessionId) -> Result<Option<SessionId>, StoreUnavailable> {
         let app = &self.worker.app;
-        let Some(record) = patiently(&self.worker, || app.store.load(session)).await? else { return Ok(None) };
-        let is_same = record.fields.get(field::CLIENT).is_some_and(|opened_by| same_client(&self.client, opened_by));
-        let is_shown = is_same && patiently(&self.worker, || shown::is_shown(&app.env, session, &record)).await?;
+        let Some(head) = patiently(&self.worker, || app.store.load(session)).await? else { return Ok(None) };
+        let is_same = same_client(&self.client, &head.client);
+        let is_shown = is_same && patiently(&self.worker, || shown::is_shown(&app.env, session, &head)).await?;
         Ok((is_same && !is_shown).then_some(session))
     }
 }

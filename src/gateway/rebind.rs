@@ -29,9 +29,9 @@ use crate::{
     registry::orphans,
     session::{
         attachment::{Aborted, Pump},
-        field,
         returning::Fit,
     },
+    store::Hint,
 };
 
 /// So often in a row, on one instance, the streams of a kind of clients are ended unanswered; then it is believed that they
@@ -284,8 +284,8 @@ pub async fn answered(worker: &Rc<Worker>, session: SessionId, answer: Answer) -
         return Ok(told(app.rebinds.complete(nonce, session)));
     }
     let store = &app.store;
-    let text = nonce.to_string();
-    if !patiently(worker, || store.hint(session, field::REBIND, &text)).await? {
+    let found = Hint::Rebind(nonce);
+    if !patiently(worker, || store.hint(session, &found)).await? {
         // The one that asked learns that there is nothing to wait for.
         if let Some(word) = Rebinds::word_of_gone(nonce) {
             patiently(worker, || store.wake(&incarnation, word)).await?;

@@ -15,7 +15,7 @@ use crate::{
     gateway::call,
     protocol::session_id::SessionId,
     session::messages::TakeSnapshot,
-    store::SessionRecord,
+    store::{Ownership, SessionHead},
     upstream::{Endpoint, Service, breaker::BreakerState},
 };
 
@@ -105,7 +105,7 @@ pub async fn sessions(
     let mut found = worker.app.store.list(limit + 1).await?;
     let more = found.len() > limit;
     found.truncate(limit);
-    let sessions: Vec<Value> = found.iter().map(|(id, record)| describe_session(id, record, false)).collect();
+    let sessions: Vec<Value> = found.iter().map(|(id, head)| describe_session(id, head, false)).collect();
     Ok(HttpResponse::Ok().json(json!({ "sessions": sessions, "count": sessions.len(), "more": more })))
 }
 
@@ -117,8 +117,8 @@ pub async fn session(
 ) -> Result<HttpResponse, ApiError> {
     check_admin(&worker.app, &request)?;
     let id = named(&worker.app, &name).await?;
-    let record = worker.app.store.load(id).await?.ok_or(ApiError::UnknownSession)?;
-    let mut session = describe_session(&id, &record, true);
+    let head = worker.app.store.load(id).await?.ok_or(ApiError::UnknownSession)?;
+    let mut session = describe_session(&id, &head, true);
     if let Some(owner) = worker.app.directory.session(&id)
         && let Ok(snapshot) = owner.send(TakeSnapshot).await
     {
@@ -162,31 +162,30 @@ async fn named(app: &App, name: &str) -> Result<SessionId, ApiError> {
 }
 
 /// What clients said (payloads) stays out of it, and so does what would let its reader speak for the session. SEC-2
-fn describe_session(id: &SessionId, record: &SessionRecord, whole: bool) -> Value {
-    let field = |name: &str| record.fields.get(name).map(String::as_str).unwrap_or_default();
-    let number = |name: &str| field(name).parse::<u64>().unwrap_or(0);
-    let streams: BTreeMap<&str, &str> = record
-        .fields
-        .iter()
-        .filter_map(|(name, value)| Some((name.strip_prefix("a:")?, value.split(' ').next()?)))
-        .collect();
+fn describe_session(id: &SessionId, head: &SessionHead, whole: bool) -> Value {
+    let streams: BTreeMap<String, String> =
+        head.attachments().map(|held| (held.stream, held.incarnation.to_string())).collect();
+    let (owner, generation) = match &head.ownership {
+        Some(Ownership { owner, generation, .. }) => (Some(owner), *generation),
+        None => (None, 0),
+    };
     let mut session = json!({
         "sessionId": id.to_string(),
         "handle": id.handle(),
-        "service": field("service"),
-        "transport": field("transport"),
-        "owner": field("owner"),
-        "generation": number("generation"),
-        "createdMs": number("created_ms"),
-        "lastActiveMs": number("last_active_ms"),
-        "initialized": record.fields.contains_key(crate::session::field::INITIALIZED),
-        "endpoint": field(crate::session::field::ENDPOINT),
+        "service": head.service,
+        "transport": head.transport,
+        "owner": owner.map_or("", |owner| &*owner.instance_id),
+        "generation": generation,
+        "createdMs": head.created_ms,
+        "lastActiveMs": head.last_active_ms,
+        "initialized": head.continuation.initialized.is_some(),
+        "endpoint": head.continuation.endpoint.as_deref().unwrap_or_default(),
         "streams": streams,
     });
     if whole {
-        session["incarnation"] = json!(field("incarnation"));
-        session["accepted"] = json!(number("in_seq"));
-        session["claimed"] = json!(number("in_claimed"));
+        session["incarnation"] = json!(owner.map_or("", |owner| &*owner.incarnation));
+        session["accepted"] = json!(head.in_seq);
+        session["claimed"] = json!(head.in_claimed);
     }
     session
 }

@@ -20,10 +20,7 @@ use crate::{
     fault,
     lifecycle::Phase,
     protocol::session_id::SessionId,
-    session::{
-        field,
-        messages::{Drain, Look, Tick, Upkeep},
-    },
+    session::messages::{Drain, Look, Tick, Upkeep},
     store::{InstanceInfo, LeaseRenewed, StoreError, Wake},
 };
 
@@ -258,8 +255,8 @@ fn look_at_everything(app: &Arc<App>) {
 
 /// A client may have answered another instance's question "who are you": the session's hint tells.
 async fn find_rebind(app: &App, session: SessionId) {
-    let Ok(Some(record)) = app.store.load(session).await else { return };
-    if let Some(nonce) = record.fields.get(field::REBIND).and_then(|nonce| nonce.parse().ok()) {
+    let Ok(Some(head)) = app.store.load(session).await else { return };
+    if let Some(nonce) = head.rebind {
         app.rebinds.complete(nonce, session);
     }
 }

@@ -121,7 +121,7 @@ pub async fn adopt(
     // Looked at before the store is changed: an owner that cannot serve would hold the session hostage.
     let name = match service {
         Some(name) => Some(name.to_owned()),
-        None => app.store.load(session).await?.and_then(|record| record.fields.get("service").cloned()),
+        None => app.store.load(session).await?.map(|head| head.service),
     };
     let Some(name) = name else { return Ok(Adoption::NotFound) };
     let Some(service) = app.pool.service(&name) else {

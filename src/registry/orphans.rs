@@ -3,7 +3,7 @@
 //!
 //! The store lists, by the client's key, the sessions whose streams are shown, by which process, and those whose streams
 //! have ended. Streams are listed once their session is initialised, and again by each round of upkeep, so that a lost
-//! note costs a minute. What is listed is a hint: the session's record decides, and what it contradicts is taken out.
+//! note costs a minute. What is listed is a hint: the session's head decides, and what it contradicts is taken out.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -13,11 +13,10 @@ use crate::{
     app::App,
     protocol::session_id::SessionId,
     session::{
-        field,
         returning::{Client, Fit, Orphan, fits},
         shown::is_shown,
     },
-    store::{Listed, StoreResult},
+    store::{Initialized, Listed, StoreResult},
 };
 
 /// Rounds of looking at what is listed, each of which takes out what is not true any more. Who meets more of that is
@@ -46,20 +45,19 @@ pub async fn find(app: &Arc<App>, client: &Client) -> StoreResult<Fit> {
     for _ in 0..ROUNDS {
         let listed = app.store.client_sessions(client.key(), window).await?;
         let candidates = orphans_of(app, listed).await?;
-        let records = future::try_join_all(candidates.iter().map(|(session, _)| app.store.load(*session))).await?;
+        let heads = future::try_join_all(candidates.iter().map(|(session, _)| app.store.load(*session))).await?;
         let (mut found, mut untrue) = (false, Vec::new());
-        for ((session, left), record) in candidates.iter().zip(records) {
-            let Some(record) = record else {
+        for ((session, left), head) in candidates.iter().zip(heads) {
+            let Some(head) = head else {
                 untrue.push(*session);
                 continue;
             };
-            if is_shown(&app.env, *session, &record).await? {
+            if is_shown(&app.env, *session, &head).await? {
                 untrue.push(*session);
                 continue;
             }
-            let text = |name: &str| record.fields.get(name).map(String::as_str).unwrap_or_default();
-            let spoke_version = text(field::INITIALIZED) == field::WITH_VERSION;
-            found |= fits(client, Orphan { client: text(field::CLIENT), spoke_version, left: *left }, window);
+            let spoke_version = head.continuation.initialized == Some(Initialized::WithVersion);
+            found |= fits(client, Orphan { client: &head.client, spoke_version, left: *left }, window);
             if left.is_none() {
                 // From now on it is one that somebody has left, and ages.
                 app.store.client_left(client.key(), *session, None, app.settings.session.ttl).await?;

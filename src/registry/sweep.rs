@@ -14,10 +14,10 @@ use tokio::sync::watch;
 use super::host::AdoptHere;
 use crate::{
     app::App,
-    cluster::ownership::{AGAIN, is_gone, owner_of},
+    cluster::ownership::{AGAIN, is_gone},
     lifecycle::Phase,
     protocol::session_id::SessionId,
-    store::{InstanceInfo, Owner, StoreResult},
+    store::{InstanceInfo, Owner, Ownership, StoreResult},
 };
 
 /// Sessions of a dead instance that are looked at side by side.
@@ -158,7 +158,7 @@ async fn look_for_my_own(app: &Arc<App>) -> StoreResult<()> {
     let indexed = app.store.owned_by(&app.me.instance_id).await?;
     let without_actor = indexed.into_iter().filter(|session| app.directory.session(session).is_none());
     for session in app.sightings.not_seen_elsewhere(without_actor) {
-        let owner = app.store.load(session).await?.as_ref().and_then(owner_of).map(|(owner, _)| owner);
+        let owner = app.store.load(session).await?.and_then(|head| head.ownership).map(|ownership| ownership.owner);
         if owner.as_ref() == Some(&app.me) {
             adopt_if_needed(app, session).await?;
         } else {
@@ -174,23 +174,22 @@ pub async fn adopt_if_needed(app: &Arc<App>, session: SessionId) -> StoreResult<
     if app.directory.session(&session).is_some() {
         return Ok(());
     }
-    let Some(record) = app.store.load(session).await? else { return Ok(()) };
-    let Some((owner, generation)) = owner_of(&record) else { return Ok(()) };
-    let field = |name: &str| record.fields.get(name).map(String::as_str).unwrap_or_default();
+    let Some(head) = app.store.load(session).await? else { return Ok(()) };
+    let has_unclaimed = head.has_unclaimed();
+    let Some(Ownership { owner, generation, .. }) = head.ownership else { return Ok(()) };
     // Mine and without an actor: what an adoption has claimed whose answer was lost shows nowhere.
     let mine = owner == app.me;
     if !mine && app.neighbours.saw_alive(&owner) {
         return Ok(());
     }
     let shown_here = !app.directory.attachments(&session).is_empty();
-    let needed =
-        mine || shown_here || field("in_seq") != field("in_claimed") || !app.store.pending(session).await?.is_empty();
+    let needed = mine || shown_here || has_unclaimed || !app.store.pending(session).await?.is_empty();
     // The leases are read after the record, and the very owner they are read for is the one that is replaced: whoever
     // adopts the session meanwhile has its lease already, and makes this adoption lose (OWN-4).
     if !needed || !is_gone(app, &owner).await? {
         return Ok(());
     }
-    let service = field("service").to_owned();
+    let service = head.service;
     let cause = if mine { AGAIN } else { "sweep" };
     if let Some(host) = app.next_host() {
         // A host ends only with its thread, and then the process ends.

@@ -27,7 +27,7 @@ use super::{
         streams::{StreamKey, Streams},
     },
     env::Env,
-    field, forward, inbound, link,
+    forward, inbound, link,
     messages::{AttachLocal, Detached, Drain, Look, Snapshot, TakeSnapshot, Tick, Upkeep},
     questions::Questions,
     refused::Pace,
@@ -36,7 +36,7 @@ use super::{
 use crate::{
     backoff::{Backoff, STORE_BACKOFF},
     protocol::jsonrpc::IdKey,
-    store::{Fence, HandedLately, InboxEntry, Rehydration, StoreError},
+    store::{Fence, HandedLately, Holder, InboxEntry, Rehydration, StoreError},
     upstream::{
         Endpoint, Service,
         line::Line,
@@ -135,7 +135,7 @@ pub struct SessionActor {
     /// No link, because no client is there.
     pub(super) resting: bool,
     /// Who held the stream then, by the store: long gone.
-    pub(super) rested_under: Option<String>,
+    pub(super) rested_under: Option<Holder>,
     /// The store is being asked whether another instance shows the stream.
     pub(super) looking_around: bool,
     /// To be told when the next link is up.
@@ -182,29 +182,26 @@ impl SessionActor {
 
     /// Starts the actor of an adopted session, on the current thread.
     pub fn start_adopted(env: Arc<Env>, lines: Rc<Lines>, service: Arc<Service>, found: Rehydration) -> Addr<Self> {
-        let holders = found.attachments.iter().filter_map(|held| Some((StreamKey::of_name(&held.stream)?, held.id)));
+        let head = found.head;
+        let holders = head.attachments().filter_map(|held| Some((StreamKey::of_name(&held.stream)?, held.id)));
         let streams = Streams::inherited(holders, Instant::now());
         let mut session = Self::new(env, lines, service, found.fence, streams);
-        let fields = found.record.fields;
-        let number = |name: &str| fields.get(name).and_then(|value| value.parse::<u64>().ok()).unwrap_or(0);
-        session.order = Order::new(number("in_seq") + 1);
-        for (stream, last_seq) in found.streams {
-            if let Some(stream) = StreamKey::of_name(&stream) {
-                session.outbox.inherit(stream, last_seq);
+        session.order = Order::new(head.in_seq + 1);
+        for (name, stream) in &head.streams {
+            if let Some(key) = StreamKey::of_name(name) {
+                session.outbox.inherit(key, stream.last_seq);
             }
         }
-        session.initialize_request = fields.get(field::INITIALIZE_REQUEST).map(|text| Bytes::from(text.clone()));
-        session.initialize_result = fields.get(field::INITIALIZE_RESULT).cloned();
-        session.initialized = fields.contains_key(field::INITIALIZED);
-        session.assumed = fields.contains_key(field::ASSUMED);
-        session.client = fields.get(field::CLIENT).cloned().unwrap_or_default();
-        session.log_level = fields.get(field::LOG_LEVEL).cloned();
-        for (name, value) in &fields {
-            if let Some(uri) = name.strip_prefix(field::SUBSCRIPTION) {
-                session.subscriptions.insert(uri.to_owned(), value.clone());
-            } else if let Some(id) = name.strip_prefix(field::SERVER_REQUEST) {
-                session.questions.inherit(id, value);
-            }
+        session.client = head.client;
+        let before = head.continuation;
+        session.initialize_request = before.initialize_request.map(Bytes::from);
+        session.initialize_result = before.initialize_result;
+        session.initialized = before.initialized.is_some();
+        session.assumed = before.assumed;
+        session.log_level = before.log_level;
+        session.subscriptions = before.subscriptions;
+        for (id, upstream_id) in &before.questions {
+            session.questions.inherit(id, upstream_id);
         }
         session.outstanding = found.inbox.iter().map(|entry| entry.seq).collect();
         let held = session.env.metrics.held.clone();
@@ -213,10 +210,7 @@ impl SessionActor {
             let (id, request) = inbound::InFlight::inherited(request, &session.service.tools, &held);
             session.in_flight.insert(id, request);
         }
-        session.inherit_cancels(fields.iter().filter_map(|(name, seq)| {
-            let id = name.strip_prefix(field::CANCELLED)?;
-            Some((IdKey::from_stored(id.to_owned()), seq.parse().ok()?))
-        }));
+        session.inherit_cancels(before.cancelled);
         session.inherited = Some(found.inbox);
         session.launch()
     }

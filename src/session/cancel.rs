@@ -1,32 +1,27 @@
 //! Client → upstream: requests that the client has given up (`notifications/cancelled`). REQ-4
 //!
-//! The cancel is on record from the moment it is journaled, as a mark on the request ([`field::CANCELLED`]), by whichever
+//! The cancel is on record from the moment it is journaled, as a mark on the request ([`Continuation::cancelled`](crate::store::Continuation::cancelled)), by whichever
 //! instance that was: an owner that comes later neither runs the request again nor answers it. The mark goes with the
 //! request: with an answer that comes all the same, or when the request is taken off the store's table, which is tried until
 //! it is done.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use actix::prelude::*;
 use bytes::Bytes;
 
-use super::{actor::SessionActor, field, inbound::InFlight};
+use super::{actor::SessionActor, inbound::InFlight};
 use crate::{
     protocol::{
         jsonrpc::{Head, IdKey},
         mcp,
     },
-    store::{Fenceable, NewEvent},
+    store::{Fenceable, HeadChange, NewEvent},
 };
 
 /// The request that this `notifications/cancelled` gives up.
 pub(super) fn target(body: &[u8]) -> Option<IdKey> {
     Head::parse(body).ok().and_then(|head| mcp::cancelled_request_id(head.params)).and_then(IdKey::of_json)
-}
-
-/// Field of the mark on a request.
-fn mark(table_key: &str) -> String {
-    format!("{}{table_key}", field::CANCELLED)
 }
 
 impl SessionActor {
@@ -53,8 +48,9 @@ impl SessionActor {
     }
 
     /// What an adopter finds: the marks on requests that are open, and those that have lost their request.
-    pub(super) fn inherit_cancels(&mut self, fields: impl Iterator<Item = (IdKey, u64)>) {
-        for (id, seq) in fields {
+    pub(super) fn inherit_cancels(&mut self, marks: BTreeMap<String, u64>) {
+        for (id, seq) in marks {
+            let id = IdKey::from_stored(id);
             match self.in_flight.get_mut(&id).filter(|request| request.seq == seq) {
                 Some(request) => request.cancelled = Some(Instant::now()),
                 None => self.forgetting.push((id.key().to_owned(), seq)),
@@ -63,15 +59,18 @@ impl SessionActor {
     }
 
     /// The marks, for a session that is written again.
-    pub(super) fn cancel_marks(&self) -> impl Iterator<Item = (String, String)> {
+    pub(super) fn cancel_marks(&self) -> BTreeMap<String, u64> {
         let cancelled = self.in_flight.values().filter(|request| request.cancelled.is_some());
-        cancelled.map(|request| (mark(&request.table_key), request.seq.to_string()))
+        cancelled.map(|request| ((*request.table_key).to_owned(), request.seq)).collect()
     }
 
     /// The answer to a request that may have been cancelled takes the mark with it.
     pub(super) fn answer_event(request: &InFlight, body: Bytes) -> NewEvent {
         let event = NewEvent::answer(Arc::clone(&request.table_key), body);
-        if request.cancelled.is_some() { event.clearing(mark(&request.table_key)) } else { event }
+        match request.cancelled {
+            Some(_) => event.changing(HeadChange::CancelMoot { id_key: Arc::clone(&request.table_key) }),
+            None => event,
+        }
     }
 
     /// Cancelled and unanswered, as MCP allows: off the books, without an event.

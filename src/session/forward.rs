@@ -171,7 +171,7 @@ impl SessionActor {
         let pause = jittered(self.env.settings.session.lease_renew / 4);
         let (asked, epoch) = (Instant::now(), self.fence.epoch);
         let confirmed = async move {
-            let confirmed = env.store.update(&fence, &[], &[]).await;
+            let confirmed = env.store.update(&fence, &[]).await;
             if confirmed.is_err() || !env.lease.holds() {
                 // The lease is renewed by the registry; until then even a confirmed ownership may end any moment.
                 tokio::time::sleep(pause).await;

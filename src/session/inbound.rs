@@ -13,11 +13,10 @@ use super::{
     actor::{SessionActor, poll_now},
     cancel,
     env::Env,
-    field,
     forward::Outbound,
     held::{self, Held},
     messages::{Deliver, DeliverError, Delivered, Posted},
-    questions::answered_field,
+    questions::answered,
     recovery::Progress,
 };
 use crate::{
@@ -26,7 +25,7 @@ use crate::{
         jsonrpc::{self, Head, IdKey, Said},
         mcp,
     },
-    store::{Accept, Accepted, ClientMessage, Fence, NewEvent, PendingRequest, StoreError},
+    store::{Accept, Accepted, ClientMessage, Fence, HeadChange, Initialized, NewEvent, PendingRequest, StoreError},
     upstream::tools::Tools,
 };
 
@@ -119,25 +118,22 @@ fn effect(method: &str, body: &Bytes, tools: &Tools) -> Effect {
     }
 }
 
-/// The store's view of a message: kind, and the fields that its journaling sets or clears in the same step.
+/// The store's view of a message: kind, and what its journaling changes in the same step.
 ///
 /// `versioned`: the POST carried its protocol version, by which its client is told from others when it comes back.
-pub fn journal_view(said: &Said, body: &[u8], versioned: bool) -> (ClientMessage, Vec<(String, String)>, Vec<String>) {
+pub fn journal_view(said: &Said, body: &[u8], versioned: bool) -> (ClientMessage, Vec<HeadChange>) {
     match said {
-        Said::Request { id, .. } => (ClientMessage::Request { id_key: id.shared_key() }, Vec::new(), Vec::new()),
+        Said::Request { id, .. } => (ClientMessage::Request { id_key: id.shared_key() }, Vec::new()),
         Said::Notification { method } if **method == *mcp::INITIALIZED => {
-            let how = if versioned { field::WITH_VERSION } else { "1" };
-            (ClientMessage::Notification, vec![(field::INITIALIZED.to_owned(), how.to_owned())], Vec::new())
+            let how = if versioned { Initialized::WithVersion } else { Initialized::Plain };
+            (ClientMessage::Notification, vec![HeadChange::Initialized(how)])
         }
         Said::Notification { method } if **method == *mcp::CANCELLED => {
             let cancel = cancel::target(body).map(|id| ClientMessage::Cancel { id_key: id.shared_key() });
-            (cancel.unwrap_or(ClientMessage::Notification), Vec::new(), Vec::new())
+            (cancel.unwrap_or(ClientMessage::Notification), Vec::new())
         }
-        Said::Notification { .. } => (ClientMessage::Notification, Vec::new(), Vec::new()),
-        Said::Response { id } => {
-            let answered = id.iter().map(answered_field).collect();
-            (ClientMessage::Response, Vec::new(), answered)
-        }
+        Said::Notification { .. } => (ClientMessage::Notification, Vec::new()),
+        Said::Response { id } => (ClientMessage::Response, id.iter().map(answered).collect()),
     }
 }
 
@@ -200,7 +196,7 @@ impl Journaling {
     }
 
     fn attempt(&self) -> Accept {
-        let (message, set, delete) = journal_view(&self.posted.said, &self.posted.body, self.posted.versioned);
+        let (message, changes) = journal_view(&self.posted.said, &self.posted.body, self.posted.versioned);
         let limits = &self.env.settings.limits;
         Accept {
             session: self.fence.session,
@@ -213,8 +209,7 @@ impl Journaling {
             forward_now: self.forward_now,
             acked: self.acked,
             known: self.known,
-            set,
-            delete,
+            changes,
             max_pending: limits.max_inflight,
             max_inbox: limits.max_inbox,
             max_bytes: limits.inbox_bytes(),

@@ -18,7 +18,7 @@ use super::{
     messages::MakeRoom,
     shown,
 };
-use crate::store::{Fenceable, StoreError};
+use crate::store::{Fenceable, Holder, StoreError};
 
 /// Slack of the timer that ends a session that was never used.
 const SLACK: Duration = Duration::from_millis(1);
@@ -28,7 +28,7 @@ enum Found {
     /// Some other instance shows it.
     Shown,
     /// Nobody does; who held the stream last, by the store.
-    Alone(Option<String>),
+    Alone(Option<Holder>),
 }
 
 impl SessionActor {
@@ -96,7 +96,7 @@ impl SessionActor {
         }));
     }
 
-    fn rest(&mut self, holder: Option<String>) {
+    fn rest(&mut self, holder: Option<Holder>) {
         self.env.metrics.upstream_links.with_label_values(&["rested"]).inc();
         tracing::debug!(session = %self.fence.session, "no client: upstream connection given back");
         self.link_handle = None;
@@ -122,7 +122,7 @@ impl SessionActor {
 
     /// A claim tells who holds the stream, by attachment id: not the one of before.
     pub(super) fn held_by(&mut self, holder: Option<u64>, ctx: &mut Context<Self>) {
-        let before = self.rested_under.as_deref().and_then(|text| text.split(' ').nth(1)?.parse().ok());
+        let before = self.rested_under.as_ref().map(|holder| holder.id);
         if self.resting && holder.is_some() && holder != before {
             self.wake_from_rest(ctx);
         }
@@ -131,11 +131,11 @@ impl SessionActor {
     fn look_around(&self) -> impl Future<Output = Result<Found, StoreError>> + use<> {
         let (env, session) = (Arc::clone(&self.env), self.fence.session);
         async move {
-            let Some(record) = env.store.load(session).await? else { return Ok(Found::Alone(None)) };
-            if shown::is_shown(&env, session, &record).await? {
+            let Some(head) = env.store.load(session).await? else { return Ok(Found::Alone(None)) };
+            if shown::is_shown(&env, session, &head).await? {
                 return Ok(Found::Shown);
             }
-            Ok(Found::Alone(record.fields.get(&format!("a:{}", super::MAIN_STREAM)).cloned()))
+            Ok(Found::Alone(head.holder(super::MAIN_STREAM).cloned()))
         }
     }
 }

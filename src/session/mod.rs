@@ -53,33 +53,3 @@ pub use inbound::journal_view as inbound_view;
 
 /// Name of the one stream of a 2024-11-05 session (and of the GET stream of later transports).
 pub const MAIN_STREAM: &str = "g";
-
-/// Fields of the session's record that this layer writes.
-pub mod field {
-    /// The client's `initialize` request, as it came.
-    pub const INITIALIZE_REQUEST: &str = "initialize_request";
-    /// The upstream's `result` of it (JSON text).
-    pub const INITIALIZE_RESULT: &str = "initialize_result";
-    /// `1` once the client has sent `notifications/initialized`; [`WITH_VERSION`] if it sent its protocol version with it.
-    pub const INITIALIZED: &str = "initialized";
-    /// See [`INITIALIZED`].
-    pub const WITH_VERSION: &str = "v";
-    /// Who opened the session ([`super::returning::Client::to_field`]).
-    pub use crate::store::CLIENT;
-    /// The last successful `logging/setLevel` request.
-    pub const LOG_LEVEL: &str = "log_level";
-    /// The upstream endpoint's URL.
-    pub const ENDPOINT: &str = "upstream_endpoint";
-    /// Prefix + resource URI → the `resources/subscribe` request.
-    pub const SUBSCRIPTION: &str = "sub:";
-    /// Prefix + id (towards the client) of a server request that the client has not answered → its id at the server. Empty
-    /// or a method: written by an older build, which passed the id on unchanged.
-    pub const SERVER_REQUEST: &str = "sr:";
-    pub use crate::store::{CANCELLED, LEFT_AT, SENT};
-    /// Number of the attachment that was found by a cookie alone, until its client has shown whose it is.
-    pub const DOUBTED: &str = "doubted";
-    /// `1` while the upstream session stands on the router's own `initialize`, because the client sent none.
-    pub const ASSUMED: &str = "assumed";
-    /// Nonce of a ping-rebind that found this session.
-    pub const REBIND: &str = "rebind";
-}

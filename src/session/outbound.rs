@@ -12,7 +12,6 @@ use super::{
         outbox::{Batch, Entry, Logged, Refusal, Told},
         streams::StreamKey,
     },
-    field,
     inbound::Effect,
 };
 use crate::{
@@ -22,7 +21,7 @@ use crate::{
         mcp,
         scan::meant_to_answer,
     },
-    store::{Append, Appended, NewEvent, StoreError},
+    store::{Append, Appended, HeadChange, NewEvent, StoreError},
 };
 
 impl SessionActor {
@@ -89,22 +88,22 @@ impl SessionActor {
                 self.list_stream();
                 let endpoint = self.endpoint.as_ref().map(|endpoint| endpoint.url.to_string()).unwrap_or_default();
                 event
-                    .setting(field::INITIALIZE_REQUEST.to_owned(), String::from_utf8_lossy(&request).into_owned())
-                    .setting(field::INITIALIZE_RESULT.to_owned(), result)
-                    .setting(field::ENDPOINT.to_owned(), endpoint)
-                    .clearing(field::ASSUMED.to_owned())
+                    .changing(HeadChange::InitializeRequest(String::from_utf8_lossy(&request).into_owned()))
+                    .changing(HeadChange::InitializeResult(result))
+                    .changing(HeadChange::Endpoint(endpoint))
+                    .changing(HeadChange::Assumed(false))
             }
             Effect::LogLevel(request) => {
                 self.log_level = Some(request.clone());
-                event.setting(field::LOG_LEVEL.to_owned(), request)
+                event.changing(HeadChange::LogLevel(request))
             }
             Effect::Subscribe(uri, request) => {
                 self.subscriptions.insert(uri.clone(), request.clone());
-                event.setting(format!("{}{uri}", field::SUBSCRIPTION), request)
+                event.changing(HeadChange::Subscribed { uri, request })
             }
             Effect::Unsubscribe(uri) => {
                 self.subscriptions.remove(&uri);
-                event.clearing(format!("{}{uri}", field::SUBSCRIPTION))
+                event.changing(HeadChange::Unsubscribed { uri })
             }
             Effect::Tools { first, version } => {
                 if let Some(result) = head.result {

@@ -6,19 +6,19 @@
 //! random number for each life of the actor (owner, adopter, restored data), and a counter. They are strings, which every
 //! SDK echoes exactly. Only the bytes of the id are replaced; `progressToken` is another matter and stays.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use actix::prelude::*;
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 
-use super::{actor::SessionActor, field};
+use super::actor::SessionActor;
 use crate::{
     protocol::{
         jsonrpc::{self, Head, IdKey},
         mcp,
     },
-    store::NewEvent,
+    store::{HeadChange, NewEvent},
 };
 
 /// The questions that the client has not answered, and the ids of our own requests to the server.
@@ -73,12 +73,13 @@ impl Questions {
         self.open.insert(IdKey::from_stored(id), question);
     }
 
-    /// Field of the session's record, and its value, of each.
-    pub(super) fn stored(&self) -> impl Iterator<Item = (String, String)> {
-        self.open.iter().map(|(id, question)| {
-            let value = question.upstream_id.as_ref().map_or("", IdKey::as_json);
-            (field_of(id), value.to_owned())
-        })
+    /// As [`Continuation::questions`](crate::store::Continuation::questions).
+    pub(super) fn stored(&self) -> BTreeMap<String, String> {
+        let stored = self.open.iter().map(|(id, question)| {
+            let upstream_id = question.upstream_id.as_ref().map_or("", IdKey::as_json);
+            (id.as_json().to_owned(), upstream_id.to_owned())
+        });
+        stored.collect()
     }
 
     /// The id towards the client of a question that came by `link`.
@@ -137,14 +138,14 @@ impl Questions {
     }
 }
 
-/// Field of the session's record: the question with this id towards the client is open. Its value is the id at the server.
-fn field_of(id: &IdKey) -> String {
-    format!("{}{}", field::SERVER_REQUEST, id.as_json())
+/// The question with this id towards the client is not open any more.
+fn settled(id: &IdKey) -> HeadChange {
+    HeadChange::Settled { id: id.as_json().to_owned() }
 }
 
-/// Field of the session's record that the client's answer to this request clears.
-pub(super) fn answered_field(id: &IdKey) -> String {
-    format!("{}{}", field::SERVER_REQUEST, id.key())
+/// The same by the client's answer, which may write the id in another way.
+pub(super) fn answered(id: &IdKey) -> HeadChange {
+    HeadChange::Settled { id: id.key().to_owned() }
 }
 
 impl SessionActor {
@@ -152,7 +153,8 @@ impl SessionActor {
     pub(super) fn take_question(&mut self, upstream_id: IdKey, head: &Head<'_>, body: &Bytes, ctx: &mut Context<Self>) {
         let stored = upstream_id.as_json().to_owned();
         let id = self.questions.ask(upstream_id, self.link_number);
-        let event = NewEvent::message(head.with_id(body, id.as_json())).setting(field_of(&id), stored);
+        let asked = HeadChange::Asked { id: id.as_json().to_owned(), upstream_id: stored };
+        let event = NewEvent::message(head.with_id(body, id.as_json())).changing(asked);
         self.push_event(event, ctx);
     }
 
@@ -163,7 +165,7 @@ impl SessionActor {
             named.and_then(|named| Some((named, self.questions.withdraw(&IdKey::of_json(named)?, self.link_number)?)));
         let event = match withdrawn {
             Some((named, id)) => {
-                NewEvent::message(jsonrpc::with_part(body, named, id.as_json())).clearing(field_of(&id))
+                NewEvent::message(jsonrpc::with_part(body, named, id.as_json())).changing(settled(&id))
             }
             None => NewEvent::message(body.clone()),
         };
@@ -207,7 +209,7 @@ impl SessionActor {
                 mcp::CANCELLED,
                 id.as_json()
             );
-            self.push_event(NewEvent::message(Bytes::from(body)).clearing(field_of(&id)), ctx);
+            self.push_event(NewEvent::message(Bytes::from(body)).changing(settled(&id)), ctx);
         }
     }
 }
@@ -253,9 +255,9 @@ mod tests {
         for (stored, upstream_id) in [("", None), ("sampling/createMessage", None), ("\"a\"", Some(id("\"a\"")))] {
             let mut questions = Questions::new();
             questions.inherit("\"ask-1\"", stored);
-            let kept: Vec<_> = questions.stored().collect();
+            let kept: Vec<_> = questions.stored().into_iter().collect();
             let value = upstream_id.as_ref().map_or("", IdKey::as_json);
-            assert_eq!(kept, [("sr:\"ask-1\"".to_owned(), value.to_owned())]);
+            assert_eq!(kept, [("\"ask-1\"".to_owned(), value.to_owned())]);
             assert_eq!(questions.take_dead(1), [id("\"ask-1\"")], "its upstream session is gone");
         }
     }

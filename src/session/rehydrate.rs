@@ -15,7 +15,6 @@ use super::{
     actor::{Exit, SessionActor},
     cancel,
     core::streams::StreamKey,
-    field,
     inbound::{Effect, InFlight},
     link::Link,
     recovery::{self, Fate, Progress},
@@ -28,7 +27,7 @@ use crate::{
         jsonrpc::{Head, IdKey, Kind},
         mcp::{self, Repeatable},
     },
-    store::{ClientMessage, Fenceable, PendingRequest, StoreError},
+    store::{ClientMessage, Fenceable, HeadChange, Initialized, PendingRequest, StoreError},
     upstream::{
         Endpoint, Service,
         actor::{Call, UpstreamActor},
@@ -188,14 +187,14 @@ impl SessionActor {
     /// An adopter needs it. If it cannot be written, the adopter meets the next call as this one did the first.
     fn keep_assumption(&self, ctx: &mut Context<Self>) {
         let text = |body: &Bytes| String::from_utf8_lossy(body).into_owned();
-        let set = vec![
-            (field::INITIALIZE_REQUEST.to_owned(), self.initialize_request.as_ref().map(text).unwrap_or_default()),
-            (field::INITIALIZE_RESULT.to_owned(), self.initialize_result.clone().unwrap_or_default()),
-            (field::INITIALIZED.to_owned(), "1".to_owned()),
-            (field::ASSUMED.to_owned(), "1".to_owned()),
+        let changes = [
+            HeadChange::InitializeRequest(self.initialize_request.as_ref().map(text).unwrap_or_default()),
+            HeadChange::InitializeResult(self.initialize_result.clone().unwrap_or_default()),
+            HeadChange::Initialized(Initialized::Plain),
+            HeadChange::Assumed(true),
         ];
         let (env, fence, epoch) = (Arc::clone(&self.env), self.fence.clone(), self.fence.epoch);
-        let kept = async move { env.store.update(&fence, &set, &[]).await };
+        let kept = async move { env.store.update(&fence, &changes).await };
         ctx.spawn(kept.into_actor(self).map(move |outcome, actor, ctx| match outcome {
             Ok(Fenceable::Fenced) => {
                 actor.fenced(epoch, ctx);
@@ -218,9 +217,9 @@ impl SessionActor {
 
     fn record_endpoint(&self, ctx: &mut Context<Self>) {
         let Some(endpoint) = &self.endpoint else { return };
-        let set = vec![(field::ENDPOINT.to_owned(), endpoint.url.to_string())];
+        let changes = [HeadChange::Endpoint(endpoint.url.to_string())];
         let (env, fence, epoch) = (Arc::clone(&self.env), self.fence.clone(), self.fence.epoch);
-        let recorded = async move { env.store.update(&fence, &set, &[]).await };
+        let recorded = async move { env.store.update(&fence, &changes).await };
         ctx.spawn(recorded.into_actor(self).map(move |outcome, actor, ctx| match outcome {
             Ok(Fenceable::Fenced) => {
                 actor.fenced(epoch, ctx);

@@ -15,7 +15,6 @@ use super::{
     actor::{Exit, SessionActor},
     attachment::End,
     claim::CLAIM_BATCH,
-    field,
     returning::key_of,
 };
 use crate::{
@@ -23,7 +22,8 @@ use crate::{
     cluster::dataset::fresh_dataset_id,
     protocol::jsonrpc::{self, IdKey},
     store::{
-        ClientMessage, Created, HandedLately, InboxEntry, NewSession, Restored, Rewrite, Rewritten, SessionRecord,
+        ClientMessage, Continuation, Created, HandedLately, InboxEntry, Initialized, NewSession, Ownership, Restored,
+        Rewrite, Rewritten,
     },
 };
 
@@ -88,11 +88,11 @@ impl SessionActor {
             loop {
                 let attempt = async {
                     if said == Said::Fenced {
-                        match env.store.load(rewrite.fence.session).await?.as_ref().map(fence_on_record) {
-                            Some(Some((incarnation, generation, epoch)))
+                        match env.store.load(rewrite.fence.session).await?.map(|head| head.ownership) {
+                            Some(Some(Ownership { owner, generation, epoch }))
                                 if generation < rewrite.restored.generation =>
                             {
-                                (rewrite.fence.incarnation, rewrite.fence.generation) = (incarnation, generation);
+                                (rewrite.fence.incarnation, rewrite.fence.generation) = (owner.incarnation, generation);
                                 rewrite.fence.epoch = epoch;
                             }
                             Some(_) => return Ok(Outcome::Taken),
@@ -183,19 +183,17 @@ impl SessionActor {
 
     fn as_new_session(&self) -> NewSession {
         let text = |body: &Bytes| String::from_utf8_lossy(body).into_owned();
-        let mut fields = Vec::new();
-        let mut keep = |name: &str, value: Option<String>| fields.extend(value.map(|value| (name.to_owned(), value)));
-        keep(field::INITIALIZE_REQUEST, self.initialize_request.as_ref().map(text));
-        keep(field::INITIALIZE_RESULT, self.initialize_result.clone());
-        keep(field::INITIALIZED, self.initialized.then(|| "1".to_owned()));
-        keep(field::ASSUMED, self.assumed.then(|| "1".to_owned()));
-        keep(field::LOG_LEVEL, self.log_level.clone());
-        keep(field::ENDPOINT, self.endpoint.as_ref().map(|endpoint| endpoint.url.to_string()));
-        for (uri, request) in &self.subscriptions {
-            keep(&format!("{}{uri}", field::SUBSCRIPTION), Some(request.clone()));
-        }
-        fields.extend(self.questions.stored());
-        fields.extend(self.cancel_marks());
+        let continuation = Continuation {
+            initialize_request: self.initialize_request.as_ref().map(text),
+            initialize_result: self.initialize_result.clone(),
+            initialized: self.initialized.then_some(Initialized::Plain),
+            assumed: self.assumed,
+            log_level: self.log_level.clone(),
+            endpoint: self.endpoint.as_ref().map(|endpoint| endpoint.url.to_string()),
+            subscriptions: self.subscriptions.clone(),
+            questions: self.questions.stored(),
+            cancelled: self.cancel_marks(),
+        };
         let env = &self.env;
         NewSession {
             session: self.fence.session,
@@ -210,7 +208,7 @@ impl SessionActor {
             restored: Some(Restored {
                 generation: self.fence.generation,
                 in_seq: self.last_possible(),
-                fields,
+                continuation,
                 pending: self.unanswered().map(|(id, seq)| (id.to_owned(), seq)).collect(),
             }),
         }
@@ -241,10 +239,4 @@ impl SessionActor {
         }
         known
     }
-}
-
-/// Incarnation, generation and epoch.
-fn fence_on_record(record: &SessionRecord) -> Option<(Arc<str>, u64, u32)> {
-    let field = |name: &str| record.fields.get(name);
-    Some((field("incarnation")?.as_str().into(), field("generation")?.parse().ok()?, field("epoch")?.parse().ok()?))
 }

@@ -6,18 +6,18 @@ use std::sync::Arc;
 use super::{MAIN_STREAM, env::Env};
 use crate::{
     protocol::session_id::SessionId,
-    store::{SessionRecord, StoreResult},
+    store::{SessionHead, StoreResult},
 };
 
 /// What the holder of a session's stream is known as: its incarnation.
-pub fn holder(record: &SessionRecord) -> Option<&str> {
-    record.fields.get(&format!("a:{MAIN_STREAM}"))?.split(' ').next()
+pub fn holder(head: &SessionHead) -> Option<&str> {
+    head.holder(MAIN_STREAM).map(|holder| &*holder.incarnation)
 }
 
 /// Somebody shows the session's stream. A process without a listener counts as dead; one that only seems so costs a
 /// question that is answered, or a stream that takes its place and is superseded again.
-pub async fn is_shown(env: &Env, session: SessionId, record: &SessionRecord) -> StoreResult<bool> {
-    match holder(record) {
+pub async fn is_shown(env: &Env, session: SessionId, head: &SessionHead) -> StoreResult<bool> {
+    match holder(head) {
         None => Ok(false),
         Some(holder) if *holder == *env.me.incarnation => Ok(!env.directory.attachments(&session).is_empty()),
         Some(holder) => Ok(env.store.wake(holder, session).await? > 0),

@@ -32,8 +32,8 @@ use crate::{
     protocol::{post_id::PostId, session_id::SessionId},
     store::{
         Accept, Accepted, Adopted, Append, Appended, Attach, Attached, AttachedTo, Claim, Claimed, Created, Fence,
-        Fenceable, InstanceInfo, LeaseAcquired, LeaseRenewed, Listed, NewSession, Owner, Page, PendingRequest, Rewrite,
-        Rewritten, SessionRecord, SessionStore, StoreError, StoreResult, Wake,
+        Fenceable, HeadChange, Hint, Holder, InstanceInfo, LeaseAcquired, LeaseRenewed, Listed, NewSession, Owner,
+        Page, PendingRequest, Rewrite, Rewritten, SessionHead, SessionStore, StoreError, StoreResult, Wake,
     },
 };
 
@@ -176,7 +176,7 @@ impl SessionStore for MemoryStore {
         });
         Ok(match appended {
             Owned::Done((Ok(results), holder)) => {
-                if let Some((holder, _)) = holder
+                if let Some(Holder { incarnation: holder, .. }) = holder
                     && holder != fence.incarnation
                     && results.iter().any(Option::is_some)
                 {
@@ -212,13 +212,12 @@ impl SessionStore for MemoryStore {
         Ok(self.with(&session, |session| session.forget_post(post_id)).unwrap_or(false))
     }
 
-    async fn hint(&self, session: SessionId, field: &str, value: &str) -> StoreResult<bool> {
-        let set = vec![(field.to_owned(), value.to_owned())];
-        Ok(self.with(&session, |session| session.change(set, Vec::new())).is_some())
+    async fn hint(&self, session: SessionId, hint: &Hint) -> StoreResult<bool> {
+        Ok(self.with(&session, |session| session.hint(hint)).is_some())
     }
 
-    async fn update(&self, fence: &Fence, set: &[(String, String)], delete: &[String]) -> StoreResult<Fenceable> {
-        Ok(self.as_owner(fence, |session| session.change(set.to_vec(), delete.to_vec())).fenceable())
+    async fn update(&self, fence: &Fence, changes: &[HeadChange]) -> StoreResult<Fenceable> {
+        Ok(self.as_owner(fence, |session| session.change(changes)).fenceable())
     }
 
     async fn read_page(
@@ -240,7 +239,7 @@ impl SessionStore for MemoryStore {
         let caller = attachment.incarnation.clone();
         let attached = self.with(&id, |session| {
             let stream = session.stream_or_new(&attachment.stream);
-            let holder = (attachment.incarnation, attachment.id);
+            let holder = Holder { incarnation: attachment.incarnation, id: attachment.id };
             // The same attachment again is a repeated call.
             let mut former = None;
             if stream.holder.as_ref() != Some(&holder) {
@@ -252,8 +251,8 @@ impl SessionStore for MemoryStore {
                 owner: session.owner.clone(),
                 generation: session.generation,
                 epoch: session.epoch,
-                service: session.field("service").to_owned(),
-                principal: session.field("principal").to_owned(),
+                service: session.service.clone(),
+                principal: session.principal.clone(),
                 listeners: u64::from(session.owner.incarnation == caller),
                 attach_count,
             };
@@ -265,7 +264,7 @@ impl SessionStore for MemoryStore {
             joined.listeners = self.wakes.wake(&owner, id);
         }
         // The owner of another process has just been woken.
-        if let Some((former, _)) = former
+        if let Some(Holder { incarnation: former, .. }) = former
             && (former != owner || owner == caller)
         {
             self.wakes.wake(&former, id);
@@ -393,25 +392,25 @@ impl SessionStore for MemoryStore {
         Ok(true)
     }
 
-    async fn load(&self, session: SessionId) -> StoreResult<Option<SessionRecord>> {
-        Ok(self.with(&session, |session| session.record()))
+    async fn load(&self, session: SessionId) -> StoreResult<Option<SessionHead>> {
+        Ok(self.with(&session, |session| session.head()))
     }
 
-    async fn list(&self, limit: usize) -> StoreResult<Vec<(SessionId, SessionRecord)>> {
+    async fn list(&self, limit: usize) -> StoreResult<Vec<(SessionId, SessionHead)>> {
         let mut listed = Vec::new();
         self.each_session(|id, session| {
             if listed.len() < limit {
-                listed.push((*id, session.record()));
+                listed.push((*id, session.head()));
             }
         });
         Ok(listed)
     }
 
-    async fn find(&self, digits: &str, limit: usize) -> StoreResult<Vec<(SessionId, SessionRecord)>> {
+    async fn find(&self, digits: &str, limit: usize) -> StoreResult<Vec<(SessionId, SessionHead)>> {
         let mut found = Vec::new();
         self.each_session(|id, session| {
             if found.len() < limit && id.reveal_bytes().starts_with(digits.as_bytes()) {
-                found.push((*id, session.record()));
+                found.push((*id, session.head()));
             }
         });
         Ok(found)

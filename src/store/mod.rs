@@ -12,6 +12,7 @@
 //!
 //! Never: this module does not know HTTP, MCP methods or actors.
 
+mod head;
 pub mod memory;
 mod older;
 pub mod redis;
@@ -22,7 +23,11 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
-pub use self::{older::*, types::*};
+pub use self::{
+    head::{Continuation, HeadChange, Hint, Holder, Initialized, Ownership, SessionHead, StreamHead},
+    older::*,
+    types::*,
+};
 use crate::protocol::{post_id::PostId, session_id::SessionId};
 
 /// Sessions listed for each process that shows some of a client's: enough to find one that is true.
@@ -69,11 +74,11 @@ pub trait SessionStore: Send + Sync + 'static {
     /// Canonical ids of the requests without an answer, in no order.
     async fn pending_ids(&self, session: SessionId) -> StoreResult<Vec<Arc<str>>>;
 
-    /// Sets one field without proof of ownership: for hints between instances, never for truth. `false`: no session.
-    async fn hint(&self, session: SessionId, field: &str, value: &str) -> StoreResult<bool>;
+    /// Notes something without proof of ownership. `false`: no session.
+    async fn hint(&self, session: SessionId, hint: &Hint) -> StoreResult<bool>;
 
-    /// Sets and deletes session fields, as owner.
-    async fn update(&self, fence: &Fence, set: &[(String, String)], delete: &[String]) -> StoreResult<Fenceable>;
+    /// Changes the session's head, as owner. Nothing to change: says whether the fence holds.
+    async fn update(&self, fence: &Fence, changes: &[HeadChange]) -> StoreResult<Fenceable>;
 
     /// Reads up to `max_events` events, or as many as first reach `max_bytes` (at least one), after `after`.
     /// `None`: no such session.
@@ -145,14 +150,14 @@ pub trait SessionStore: Send + Sync + 'static {
     /// Deletes a session with all its keys and wakes its owner and holders. `true` if it existed.
     async fn purge(&self, session: SessionId) -> StoreResult<bool>;
 
-    /// The session's fields.
-    async fn load(&self, session: SessionId) -> StoreResult<Option<SessionRecord>>;
+    /// The session's head.
+    async fn load(&self, session: SessionId) -> StoreResult<Option<SessionHead>>;
 
-    /// Up to `limit` sessions with their fields, in no order (Redis: `SCAN`, never `KEYS`).
-    async fn list(&self, limit: usize) -> StoreResult<Vec<(SessionId, SessionRecord)>>;
+    /// Up to `limit` sessions, in no order (Redis: `SCAN`, never `KEYS`).
+    async fn list(&self, limit: usize) -> StoreResult<Vec<(SessionId, SessionHead)>>;
 
     /// Up to `limit` sessions whose ids begin with these hex digits, by a look at all keys (`SCAN`): for operators.
-    async fn find(&self, digits: &str, limit: usize) -> StoreResult<Vec<(SessionId, SessionRecord)>>;
+    async fn find(&self, digits: &str, limit: usize) -> StoreResult<Vec<(SessionId, SessionHead)>>;
 
     /// Ids of the sessions that an instance's index names (some may be gone).
     async fn owned_by(&self, instance_id: &str) -> StoreResult<Vec<SessionId>>;

@@ -4,19 +4,8 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
+use super::head::{Continuation, HeadChange, SessionHead};
 use crate::protocol::{post_id::PostId, session_id::SessionId};
-
-/// Prefix + stream: the field with the sequence up to which events were handed to the client's connection.
-pub const SENT: &str = "sent:";
-
-/// Prefix + id of a request that the client has cancelled: the field with the request's sequence. It goes with the request:
-/// with its answer (the owner clears it) or by [`super::SessionStore::forget_requests`].
-pub const CANCELLED: &str = "cx:";
-/// Prefix + stream: the field with the last sequence of the inbox when the stream was last detached.
-pub const LEFT_AT: &str = "d:";
-
-/// The field with [`NewSession::client`].
-pub const CLIENT: &str = "client";
 
 /// What an owner shows with every write. The store refuses the write (`Fenced`) unless all three still match.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +42,7 @@ pub struct NewSession {
     pub transport: String,
     /// Hash of the principal that opened it; empty when anonymous.
     pub principal: String,
-    /// What the client shows of itself, in the caller's words, without secrets (field [`CLIENT`]); empty when unknown.
+    /// What the client shows of itself, in the caller's words, without secrets; empty when unknown.
     pub client: String,
     /// The creating process.
     pub owner: Owner,
@@ -73,8 +62,8 @@ pub struct Restored {
     pub generation: u64,
     /// Last sequence of the inbox; stays, all of it claimed.
     pub in_seq: u64,
-    /// Session fields that were `set`.
-    pub fields: Vec<(String, String)>,
+    /// What it has put on record.
+    pub continuation: Continuation,
     /// Requests in flight: (canonical id, sequence). Their bodies are lost, so that an adopter cannot repeat them.
     pub pending: Vec<(String, u64)>,
 }
@@ -99,7 +88,7 @@ pub enum ClientMessage {
     /// No id.
     Notification,
     /// `notifications/cancelled`: a notification that gives up a request of the client. Its journaling marks that request
-    /// in the same step, if it has no answer (field [`CANCELLED`]), so that whoever owns the session later knows it. REQ-4
+    /// in the same step, if it has no answer ([`Continuation::cancelled`]), so that whoever owns the session later knows it. REQ-4
     Cancel {
         /// Canonical JSON text of the request's id.
         id_key: Arc<str>,
@@ -137,10 +126,8 @@ pub struct Accept {
     pub acked: u64,
     /// Owner only: the last sequence of which it knows that it counts as claimed; see [`Accepted::Older`].
     pub known: u64,
-    /// Session fields to set in the same step (only if the message is journaled).
-    pub set: Vec<(String, String)>,
-    /// Session fields to delete in the same step (only if the message is journaled).
-    pub delete: Vec<String>,
+    /// What changes in the session's head in the same step (only if the message is journaled).
+    pub changes: Vec<HeadChange>,
     /// Cap on requests without an answer; one more is `TooManyPending`.
     pub max_pending: usize,
     /// Cap on unclaimed inbox entries; one more is `TooManyPending`.
@@ -298,32 +285,24 @@ pub struct NewEvent {
     pub answers: Option<Arc<str>>,
     /// The JSON-RPC message.
     pub body: Bytes,
-    /// Session fields to set if the event is appended.
-    pub set: Vec<(String, String)>,
-    /// Session fields to delete if the event is appended.
-    pub delete: Vec<String>,
+    /// What changes in the session's head if the event is appended.
+    pub changes: Vec<HeadChange>,
 }
 
 impl NewEvent {
     /// The answer to a pending request.
     pub fn answer(id_key: Arc<str>, body: Bytes) -> Self {
-        Self { answers: Some(id_key), body, set: Vec::new(), delete: Vec::new() }
+        Self { answers: Some(id_key), body, changes: Vec::new() }
     }
 
     /// A notification or a request of the server.
     pub fn message(body: Bytes) -> Self {
-        Self { answers: None, body, set: Vec::new(), delete: Vec::new() }
+        Self { answers: None, body, changes: Vec::new() }
     }
 
-    /// Sets a session field in the same step.
-    pub fn setting(mut self, field: String, value: String) -> Self {
-        self.set.push((field, value));
-        self
-    }
-
-    /// Clears a session field in the same step.
-    pub fn clearing(mut self, field: String) -> Self {
-        self.delete.push(field);
+    /// Changes the session's head in the same step.
+    pub fn changing(mut self, change: HeadChange) -> Self {
+        self.changes.push(change);
         self
     }
 }
@@ -351,7 +330,7 @@ pub struct Append {
     pub op: u64,
     /// The events, in order; not empty.
     pub events: Arc<[NewEvent]>,
-    /// How far the client's connection had come on this stream, if that is to be kept (field [`SENT`]).
+    /// How far the client's connection had come on this stream, if that is to be kept ([`super::StreamHead::sent`]).
     pub sent: Option<u64>,
     /// As in [`Accept::acked`].
     pub acked: u64,
@@ -460,19 +439,11 @@ pub struct PendingRequest {
     pub body: Bytes,
 }
 
-/// Everything the store knows of a session but its bodies.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SessionRecord {
-    /// All fields of the session's hash, e.g. `service`, `owner`, `incarnation`, `generation`, `epoch`, `created_ms`,
-    /// `last_active_ms`, and what the session layer has put there by `set`.
-    pub fields: std::collections::BTreeMap<String, String>,
-}
-
 /// What an adopter needs to go on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rehydration {
-    /// The session's fields after the adoption.
-    pub record: SessionRecord,
+    /// The session after the adoption.
+    pub head: SessionHead,
     /// The new fence.
     pub fence: Fence,
     /// What was in the inbox: unclaimed entries, and claimed notifications and responses that were never acked, in
@@ -481,10 +452,6 @@ pub struct Rehydration {
     pub inbox: Vec<InboxEntry>,
     /// Requests without an answer, by `seq`.
     pub pending: Vec<PendingRequest>,
-    /// Last sequence of each stream.
-    pub streams: Vec<(String, u64)>,
-    /// Who holds the client streams.
-    pub attachments: Vec<Attachment>,
 }
 
 /// Answer of [`super::SessionStore::adopt`].

@@ -66,8 +66,7 @@ pub async fn a_refused_message_leaves_nothing_behind(backend: Backend) {
     let store = backend.store();
     let mut wakes = store.subscribe(&incarnation("a"), 8).await.unwrap();
     let fence = session_of(store, "a").await;
-    let set = || vec![pair("mark", "1")];
-    let refused = |accept: Accept| Accept { set: set(), ..accept };
+    let refused = |accept: Accept| Accept { changes: vec![set("mark", "1")], ..accept };
 
     let wrong_service = Accept { service: Some("other".to_owned()), ..direct(&fence, request(fence.session, "1")) };
     assert_eq!(store.accept(refused(wrong_service)).await.unwrap(), Accepted::WrongService);
@@ -86,7 +85,7 @@ pub async fn a_refused_message_leaves_nothing_behind(backend: Backend) {
 
     assert!(store.pending(fence.session).await.unwrap().is_empty());
     assert_eq!(claim(store, &fence, 0, 10).await, (vec![], false));
-    assert!(!store.load(fence.session).await.unwrap().unwrap().fields.contains_key("mark"));
+    assert_eq!(on_record(&head(store, fence.session).await, "mark"), None);
     assert_not_woken(store, "a", &mut wakes).await;
 
     let right = Accept { service: Some("mcp-server-v6".to_owned()), ..direct(&fence, request(fence.session, "1")) };
@@ -167,7 +166,7 @@ pub async fn another_request_with_a_pending_id_is_told_apart_from_the_same_one(b
             assert_eq!(accepted, Accepted::Duplicate { seq: 1, claimed });
         }
         for accept in [other(), full(other()), direct(&fence, other())] {
-            let refused = Accept { set: vec![pair("mark", "1")], ..accept };
+            let refused = Accept { changes: vec![set("mark", "1")], ..accept };
             assert_eq!(elsewhere.accept(refused.clone()).await.unwrap(), Accepted::IdInUse);
             assert_eq!(elsewhere.accept(refused).await.unwrap(), Accepted::IdInUse, "the refusal is not remembered");
         }
@@ -175,7 +174,7 @@ pub async fn another_request_with_a_pending_id_is_told_apart_from_the_same_one(b
             claim(store, &fence, 0, 10).await;
         }
     }
-    assert!(!store.load(fence.session).await.unwrap().unwrap().fields.contains_key("mark"));
+    assert_eq!(on_record(&head(store, fence.session).await, "mark"), None);
     append(store, append_of(&fence, 1, vec![answer("1")])).await;
     assert_eq!(forward(store, &fence, other()).await, 2);
 }
@@ -231,7 +230,7 @@ pub async fn the_cap_in_bytes_counts_bodies_until_they_are_answered(backend: Bac
         ..accept
     };
     let refused = |kib: usize| async move {
-        let accept = sized(direct(&fence_of_session(store, session).await, request(session, "refused")), kib);
+        let accept = sized(direct(&fence_on_record(store, session).await, request(session, "refused")), kib);
         store.accept(accept).await.unwrap() == Accepted::TooManyBytes
     };
     let big = sized(request(session, "1"), 4);
@@ -270,30 +269,18 @@ pub async fn the_cap_in_bytes_counts_bodies_until_they_are_answered(backend: Bac
     assert_eq!(ids.iter().map(|id| &**id).collect::<Vec<_>>(), ["4", "small"], "nothing is left of what was refused");
 }
 
-async fn fence_of_session(store: &dyn SessionStore, session: SessionId) -> Fence {
-    let fields = store.load(session).await.unwrap().unwrap().fields;
-    Fence {
-        session,
-        epoch: fields["epoch"].parse().unwrap(),
-        generation: fields["generation"].parse().unwrap(),
-        incarnation: fields["incarnation"].as_str().into(),
-    }
-}
-
 pub async fn fields_change_in_the_step_that_journals(backend: Backend) {
     let store = backend.store();
     let fence = session_of(store, "a").await;
-    let accept = Accept { set: vec![pair("initialize", "{}"), pair("level", "info")], ..request(fence.session, "1") };
+    let accept = Accept { changes: vec![set("initialize", "{}"), set("level", "info")], ..request(fence.session, "1") };
     queue(store, accept).await;
     let accept = Accept {
-        set: vec![pair("level", "debug")],
-        delete: vec!["initialize".to_owned(), "absent".to_owned()],
+        changes: vec![set("level", "debug"), unset("initialize"), unset("absent")],
         ..direct(&fence, notification(fence.session, "n"))
     };
     queue(store, accept).await;
-    let fields = store.load(fence.session).await.unwrap().unwrap().fields;
-    assert_eq!(fields.get("level").map(String::as_str), Some("debug"));
-    assert!(!fields.contains_key("initialize"));
+    let head = head(store, fence.session).await;
+    assert_eq!((on_record(&head, "level"), on_record(&head, "initialize")), (Some("debug"), None));
 }
 
 pub async fn a_forwarded_notification_stays_until_it_is_acked(backend: Backend) {

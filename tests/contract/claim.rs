@@ -1,7 +1,8 @@
 //! Handing the inbox to the owner.
 
 use mcp_router::store::{
-    Accept, Attachment, CANCELLED, Claim, Claimed, ClientMessage, Created, Fence, Fenceable, Restored,
+    Accept, Attachment, Claim, Claimed, ClientMessage, Continuation, Created, Fence, Fenceable, HeadChange, Hint,
+    Initialized, Restored,
 };
 
 use super::*;
@@ -173,7 +174,7 @@ pub async fn a_session_the_store_lost_is_written_again_with_its_open_requests(ba
     new.restored = Some(Restored {
         generation: 7,
         in_seq: 12,
-        fields: vec![("initialized".to_owned(), "1".to_owned())],
+        continuation: Continuation { initialized: Some(Initialized::Plain), ..Continuation::default() },
         pending: vec![("5".to_owned(), 11)],
     });
     assert_eq!(store.create(new.clone()).await.unwrap(), Created::Created);
@@ -183,8 +184,7 @@ pub async fn a_session_the_store_lost_is_written_again_with_its_open_requests(ba
     assert_eq!(claim(store, &fence, 0, 10).await, (vec![], false));
     let pending = store.pending(new.session).await.unwrap();
     assert_eq!(pending.iter().map(|request| (request.seq, request.forwarded)).collect::<Vec<_>>(), [(11, true)]);
-    let record = store.load(new.session).await.unwrap().unwrap();
-    assert_eq!(record.fields["initialized"], "1");
+    assert_eq!(head(store, new.session).await.continuation.initialized, Some(Initialized::Plain));
     queue(store, request(new.session, "6")).await;
     assert_eq!(seqs(&claim(store, &fence, 0, 10).await.0), [13]);
     assert!(store.purge(new.session).await.unwrap());
@@ -193,10 +193,11 @@ pub async fn a_session_the_store_lost_is_written_again_with_its_open_requests(ba
 pub async fn a_hint_reaches_living_sessions_only(backend: Backend) {
     let store = backend.store();
     let fence = session_of(store, "a").await;
-    assert!(store.hint(fence.session, "sent:g", "4").await.unwrap());
-    assert_eq!(store.load(fence.session).await.unwrap().unwrap().fields["sent:g"], "4");
+    let hint = |sent| Hint::Sent { stream: STREAM.into(), sent };
+    assert!(store.hint(fence.session, &hint(4)).await.unwrap());
+    assert_eq!(head(store, fence.session).await.streams[STREAM].sent, Some(4));
     store.purge(fence.session).await.unwrap();
-    assert!(!store.hint(fence.session, "sent:g", "5").await.unwrap());
+    assert!(!store.hint(fence.session, &hint(5)).await.unwrap());
     assert_eq!(store.load(fence.session).await.unwrap(), None);
     let data = store.dataset("first").await.unwrap();
     assert_eq!(store.dataset("second").await.unwrap(), data, "the data has one name for its life");
@@ -252,22 +253,19 @@ pub async fn a_cancel_marks_its_request_until_that_is_gone(backend: Backend) {
     let (store, elsewhere) = (backend.store(), backend.another().await);
     let fence = session_of(store, "a").await;
     let cancel = |id: &str| message(fence.session, ClientMessage::Cancel { id_key: id.into() }, "cancel");
-    let marks = || async {
-        let fields = store.load(fence.session).await.unwrap().unwrap().fields;
-        let marks = fields.into_iter().filter_map(|(name, seq)| Some((name.strip_prefix(CANCELLED)?.to_owned(), seq)));
-        marks.collect::<Vec<_>>()
-    };
+    let mark = |id: &str, seq: u64| (id.to_owned(), seq);
+    let marks = || async { Vec::from_iter(head(store, fence.session).await.continuation.cancelled) };
     forward(store, &fence, request(fence.session, "1")).await;
     forward(store, &fence, request(fence.session, "2")).await;
     forward(store, &fence, cancel("1")).await;
     queue(&*elsewhere, cancel("2")).await;
     queue(&*elsewhere, cancel("3")).await;
-    assert_eq!(marks().await, [pair("1", "1"), pair("2", "2")], "there is no request 3");
+    assert_eq!(marks().await, [mark("1", 1), mark("2", 2)], "there is no request 3");
     assert_eq!(store.forget_requests(&fence, &[("2".to_owned(), 7)]).await.unwrap(), Fenceable::Done);
     assert_eq!(marks().await.len(), 2, "of another request with this id");
     assert_eq!(store.forget_requests(&fence, &[("2".to_owned(), 2)]).await.unwrap(), Fenceable::Done);
-    assert_eq!(marks().await, [pair("1", "1")]);
-    let answered = answer("1").clearing(format!("{CANCELLED}1"));
+    assert_eq!(marks().await, [mark("1", 1)]);
+    let answered = answer("1").changing(HeadChange::CancelMoot { id_key: "1".into() });
     append(store, append_of(&fence, 1, vec![answered])).await;
     assert_eq!(marks().await, []);
     assert_eq!(adopt(store, &fence, "b").await.pending, []);

@@ -1,6 +1,6 @@
 //! Where the sessions of a client are shown; and a session that begins anew for another client.
 
-use mcp_router::store::{Fenceable, LISTED_EACH, Listed, Wake};
+use mcp_router::store::{Fenceable, HeadChange, Initialized, LISTED_EACH, Listed, Wake};
 
 use super::*;
 
@@ -80,24 +80,25 @@ pub async fn a_renewed_session_has_a_new_life_and_nothing_of_the_old_one(backend
     assert_eq!(next(&mut a).await, Wake::Session(session));
     for id in ["1", "2"] {
         let request = message(session, ClientMessage::Request { id_key: id.into() }, "{}");
-        store.accept(Accept { set: vec![("initialized".to_owned(), "1".to_owned())], ..request }).await.unwrap();
+        store.accept(Accept { changes: vec![HeadChange::Initialized(Initialized::Plain)], ..request }).await.unwrap();
         assert_eq!(next(&mut a).await, Wake::Session(session));
     }
     assert!(store.renew(session, 77).await.unwrap());
     assert_eq!(next(&mut a).await, Wake::Session(session), "its owner learns that it is none any more");
-    assert_eq!(store.update(&fence, &[], &[]).await.unwrap(), Fenceable::Fenced);
+    assert_eq!(store.update(&fence, &[]).await.unwrap(), Fenceable::Fenced);
     assert_eq!(store.pending(session).await.unwrap(), []);
     let page = store.read_page(session, STREAM, 0, 10, 1 << 20).await.unwrap().unwrap();
     assert_eq!((page.epoch, page.last_seq, page.holder, page.events), (77, 0, Some(8), vec![]));
-    let fields = store.load(session).await.unwrap().unwrap().fields;
-    assert_eq!((&*fields["service"], &*fields["client"], &*fields["owner"]), ("mcp-server-v6", "client", ""));
-    assert!(!fields.contains_key("initialized"));
+    let head = head(store, session).await;
+    let ownership = head.ownership.unwrap();
+    assert_eq!((&*head.service, &*head.client, &ownership.owner), ("mcp-server-v6", "client", &nobody()));
+    assert_eq!(head.continuation.initialized, None);
 
     // The same POST, tried again after the session was renewed, is journaled anew.
     let request = message(session, ClientMessage::Request { id_key: "1".into() }, "{}");
     let Accepted::Queued { seq, .. } = store.accept(request).await.unwrap() else { panic!("not journaled") };
-    let generation = fields["generation"].parse().unwrap();
-    let Adopted::Adopted(found) = store.adopt(session, &nobody(), generation, &owner("c")).await.unwrap() else {
+    let Adopted::Adopted(found) = store.adopt(session, &nobody(), ownership.generation, &owner("c")).await.unwrap()
+    else {
         panic!("not adopted")
     };
     assert_eq!((found.fence.epoch, found.pending.len(), found.inbox.len()), (77, 1, 1));

@@ -24,8 +24,8 @@ use mcp_router::{
     protocol::{post_id::PostId, session_id::SessionId},
     store::{
         Accept, Accepted, Adopted, Append, Appended, Attach, Attached, AttachedTo, Attachment, Claim, Claimed,
-        ClientMessage, Created, Fence, Handed, InboxEntry, LogLimits, NewEvent, NewSession, Owner, Rehydration,
-        SessionStore, Wake,
+        ClientMessage, Created, Fence, Handed, HeadChange, InboxEntry, LogLimits, NewEvent, NewSession, Owner,
+        Rehydration, SessionHead, SessionStore, Wake,
         memory::MemoryStore,
         redis::{RedisConfig, RedisStore},
     },
@@ -132,8 +132,7 @@ pub fn message(session: SessionId, message: ClientMessage, body: &str) -> Accept
         forward_now: false,
         acked: 0,
         known: 0,
-        set: Vec::new(),
-        delete: Vec::new(),
+        changes: Vec::new(),
         max_pending: 1000,
         max_inbox: 1000,
         max_bytes: 1 << 30,
@@ -182,7 +181,7 @@ pub async fn handed(store: &dyn SessionStore, claim: Claim) -> Handed {
 }
 
 pub fn event(body: &str) -> NewEvent {
-    NewEvent { answers: None, body: Bytes::copy_from_slice(body.as_bytes()), set: Vec::new(), delete: Vec::new() }
+    NewEvent { answers: None, body: Bytes::copy_from_slice(body.as_bytes()), changes: Vec::new() }
 }
 
 pub fn answer(id_key: &str) -> NewEvent {
@@ -274,6 +273,28 @@ where
     })
 }
 
-pub fn pair(field: &str, value: &str) -> (String, String) {
-    (field.to_owned(), value.to_owned())
+/// Some change of the head: `name` has this value on record.
+pub fn set(name: &str, value: &str) -> HeadChange {
+    HeadChange::Subscribed { uri: name.to_owned(), request: value.to_owned() }
+}
+
+/// It is off the record.
+pub fn unset(name: &str) -> HeadChange {
+    HeadChange::Unsubscribed { uri: name.to_owned() }
+}
+
+/// What [`set`] has put there.
+pub fn on_record<'a>(head: &'a SessionHead, name: &str) -> Option<&'a str> {
+    head.continuation.subscriptions.get(name).map(String::as_str)
+}
+
+pub async fn head(store: &dyn SessionStore, session: SessionId) -> SessionHead {
+    store.load(session).await.unwrap().expect("the session lives")
+}
+
+/// Who owns it now, as an owner shows it.
+pub async fn fence_on_record(store: &dyn SessionStore, session: SessionId) -> Fence {
+    let ownership = head(store, session).await.ownership.expect("a sound session");
+    let (epoch, generation) = (ownership.epoch, ownership.generation);
+    Fence { session, epoch, generation, incarnation: ownership.owner.incarnation }
 }

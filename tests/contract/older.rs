@@ -1,12 +1,15 @@
 //! A store that has come back with older data than its owner has seen. DUR-1
 
-use mcp_router::store::{Accepted, Appended, Fenceable, HandedLately, Restored, Rewrite, Rewritten, Wake};
+use mcp_router::store::{
+    Accepted, Appended, Continuation, Fenceable, HandedLately, Initialized, Restored, Rewrite, Rewritten, Wake,
+};
 
 use super::*;
 
 fn rewrite_of(fence: &Fence, in_seq: u64) -> Rewrite {
-    let fields = vec![pair("initialized", "1")];
-    let restored = Restored { generation: fence.generation, in_seq, fields, pending: vec![("\"mine\"".to_owned(), 9)] };
+    let continuation = Continuation { initialized: Some(Initialized::Plain), ..Continuation::default() };
+    let restored =
+        Restored { generation: fence.generation, in_seq, continuation, pending: vec![("\"mine\"".to_owned(), 9)] };
     Rewrite {
         fence: fence.clone(),
         epoch: fence.epoch.wrapping_add(1),
@@ -76,11 +79,9 @@ pub async fn a_session_whose_data_are_older_is_written_again(backend: Backend) {
     let again = Fence { epoch: rewrite.epoch, ..fence };
     let page = store.read_page(session, STREAM, 0, 10, 1 << 20).await.unwrap().unwrap();
     assert_eq!((page.epoch, page.last_seq, page.holder, page.events), (again.epoch, 0, None, vec![]));
-    let fields = store.load(session).await.unwrap().unwrap().fields;
-    assert_eq!(
-        (&*fields["service"], &*fields["principal"], &*fields["initialized"]),
-        ("mcp-server-v6", "principal", "1")
-    );
+    let head = head(store, session).await;
+    assert_eq!((&*head.service, &*head.principal), ("mcp-server-v6", "principal"));
+    assert_eq!(head.continuation, rewrite.restored.continuation);
     let pending: Vec<_> = store.pending(session).await.unwrap();
     let pending: Vec<_> = pending.iter().map(|request| (&*request.id_key, request.seq, request.forwarded)).collect();
     assert_eq!(pending, [("\"mine\"", 9, true), ("new", 21, false)]);

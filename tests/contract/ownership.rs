@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Barrier};
 
-use mcp_router::store::{Accepted, Appended, Attachment, Claim, Claimed, Fenceable, Wake};
+use mcp_router::store::{Accepted, Appended, Attachment, Claim, Claimed, Fenceable, Ownership, Wake};
 
 use super::{instance::instance, *};
 
@@ -10,7 +10,7 @@ use super::{instance::instance, *};
 pub async fn adoption_raises_the_generation_and_hands_everything_over(backend: Backend) {
     let store = backend.store();
     let fence = session_of(store, "a").await;
-    store.update(&fence, &[pair("level", "debug")], &[]).await.unwrap();
+    store.update(&fence, &[set("level", "debug")]).await.unwrap();
     forward(store, &fence, request(fence.session, "1")).await;
     forward(store, &fence, notification(fence.session, "n")).await;
     queue(store, request(fence.session, "2")).await;
@@ -19,16 +19,16 @@ pub async fn adoption_raises_the_generation_and_hands_everything_over(backend: B
 
     let adopted = adopt(store, &fence, "b").await;
     assert_eq!(adopted.fence, Fence { generation: 2, incarnation: incarnation("b"), ..fence.clone() });
-    let field = |name: &str| adopted.record.fields.get(name).map(String::as_str);
-    assert_eq!(field("level"), Some("debug"));
-    assert_eq!((field("owner"), field("incarnation")), (Some("router-b"), Some("process-b")));
-    assert_eq!(field("generation"), Some("2"));
+    assert_eq!(on_record(&adopted.head, "level"), Some("debug"));
+    let ownership = Ownership { owner: owner("b"), generation: 2, epoch: fence.epoch };
+    assert_eq!(adopted.head.ownership, Some(ownership));
     assert_eq!(adopted.inbox.iter().map(|entry| entry.seq).collect::<Vec<_>>(), [2, 3]);
     let pending: Vec<_> = adopted.pending.iter().map(|r| (r.seq, &*r.id_key, r.forwarded, r.body.clone())).collect();
     assert_eq!(pending, [(1, "1", true, Bytes::from("request 1")), (3, "2", false, Bytes::from("request 2"))]);
-    assert_eq!(adopted.streams, [(STREAM.to_owned(), 2)]);
+    let last: Vec<_> = adopted.head.streams.iter().map(|(name, stream)| (&**name, stream.last_seq)).collect();
+    assert_eq!(last, [(STREAM, 2)]);
     let attachment = Attachment { stream: STREAM.to_owned(), incarnation: incarnation("c"), id: 8 };
-    assert_eq!(adopted.attachments, [attachment]);
+    assert_eq!(adopted.head.attachments().collect::<Vec<_>>(), [attachment]);
     assert_eq!(claim(store, &adopted.fence, 0, 10).await, (vec![], false), "the whole inbox is claimed");
 }
 
@@ -104,7 +104,7 @@ pub async fn an_owner_adopts_from_itself_whatever_its_lease(backend: Backend) {
     assert_eq!(adopted.fence, Fence { generation: 3, ..unknown.fence.clone() });
     assert_eq!(adopted.inbox, unknown.inbox);
     assert_eq!(adopted.pending, unknown.pending);
-    assert_eq!(store.update(&unknown.fence, &[pair("x", "1")], &[]).await.unwrap(), Fenceable::Fenced);
+    assert_eq!(store.update(&unknown.fence, &[set("x", "1")]).await.unwrap(), Fenceable::Fenced);
     assert_eq!(store.owned_by(&owner("b").instance_id).await.unwrap(), [fence.session]);
 }
 
@@ -167,7 +167,7 @@ pub async fn every_write_of_a_former_owner_is_refused(backend: Backend) {
         assert_eq!(store.mark_forwarded(&fence, &["1".to_owned()]).await.unwrap(), Fenceable::Fenced);
         let append = Append { acked: 2, ..append_of(&fence, 1, vec![answer("1"), event("e")]) };
         assert_eq!(store.append(append).await.unwrap(), Appended::Fenced);
-        assert_eq!(store.update(&fence, &[pair("x", "1")], &[]).await.unwrap(), Fenceable::Fenced);
+        assert_eq!(store.update(&fence, &[set("x", "1")]).await.unwrap(), Fenceable::Fenced);
         assert_eq!(store.release(&fence).await.unwrap(), Fenceable::Fenced);
     }
     assert_eq!(store.load(former.session).await.unwrap(), before, "nothing was written");
@@ -201,7 +201,7 @@ pub async fn nobody_can_show_the_fence_of_a_released_session(backend: Backend) {
     let fence = session_of(store, "a").await;
     store.release(&fence).await.unwrap();
     for fence in [fence.clone(), Fence { incarnation: "".into(), ..fence }] {
-        assert_eq!(store.update(&fence, &[pair("x", "1")], &[]).await.unwrap(), Fenceable::Fenced);
+        assert_eq!(store.update(&fence, &[set("x", "1")]).await.unwrap(), Fenceable::Fenced);
         let accept = direct(&fence, request(fence.session, "1"));
         assert_eq!(store.accept(accept).await.unwrap(), Accepted::Fenced);
     }
@@ -223,12 +223,11 @@ pub async fn release_wakes_other_holders(backend: Backend) {
 pub async fn updates_set_and_delete_fields(backend: Backend) {
     let store = backend.store();
     let fence = session_of(store, "a").await;
-    let set = [pair("x", "1"), pair("y", "2")];
-    assert_eq!(store.update(&fence, &set, &[]).await.unwrap(), Fenceable::Done);
-    assert_eq!(store.update(&fence, &[], &["x".to_owned()]).await.unwrap(), Fenceable::Done);
-    assert_eq!(store.update(&fence, &[], &[]).await.unwrap(), Fenceable::Done);
-    let fields = store.load(fence.session).await.unwrap().unwrap().fields;
-    assert_eq!((fields.get("x"), fields.get("y").map(String::as_str)), (None, Some("2")));
+    assert_eq!(store.update(&fence, &[set("x", "1"), set("y", "2")]).await.unwrap(), Fenceable::Done);
+    assert_eq!(store.update(&fence, &[unset("x")]).await.unwrap(), Fenceable::Done);
+    assert_eq!(store.update(&fence, &[]).await.unwrap(), Fenceable::Done);
+    let head = head(store, fence.session).await;
+    assert_eq!((on_record(&head, "x"), on_record(&head, "y")), (None, Some("2")));
 }
 
 pub async fn a_missing_session_is_not_found_by_any_operation(backend: Backend) {
@@ -241,7 +240,7 @@ pub async fn a_missing_session_is_not_found_by_any_operation(backend: Backend) {
     assert_eq!(store.claim(claim).await.unwrap(), Claimed::NotFound);
     assert_eq!(store.mark_forwarded(&fence, &["1".to_owned()]).await.unwrap(), Fenceable::NotFound);
     assert_eq!(store.append(append_of(&fence, 1, vec![event("e")])).await.unwrap(), Appended::NotFound);
-    assert_eq!(store.update(&fence, &[pair("x", "1")], &[]).await.unwrap(), Fenceable::NotFound);
+    assert_eq!(store.update(&fence, &[set("x", "1")]).await.unwrap(), Fenceable::NotFound);
     assert_eq!(store.release(&fence).await.unwrap(), Fenceable::NotFound);
     let attachment = Attachment { stream: STREAM.to_owned(), incarnation: incarnation("a"), id: 1 };
     assert_eq!(store.attach(Attach { session, attachment }).await.unwrap(), Attached::NotFound);

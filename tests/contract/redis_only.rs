@@ -1,9 +1,11 @@
 //! What only Redis promises: names, lives and number of keys, and how many commands an operation is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::join_all;
-use mcp_router::store::{Accepted, Appended, Attachment, Fenceable, InstanceInfo, LeaseAcquired, StoreError};
+use mcp_router::store::{
+    Accepted, Appended, Attachment, Fenceable, Hint, Initialized, InstanceInfo, LeaseAcquired, StoreError,
+};
 use redis::{Cmd, FromRedisValue, aio::MultiplexedConnection, cmd};
 
 use super::*;
@@ -61,6 +63,45 @@ async fn use_everything(store: &dyn SessionStore) -> Fence {
     append(store, append_of(&fence, 1, vec![event("e")])).await;
     append(store, Append { stream: "r1".into(), ..append_of(&fence, 2, vec![event("e")]) }).await;
     fence
+}
+
+/// Instances of other builds read the same hash: its names and forms stay.
+#[tokio::test]
+async fn a_head_is_what_stands_in_the_hash() {
+    let backend = Backend::redis().await;
+    let (store, mut raw) = (backend.store(), Raw::of(&backend).await);
+    let fence = use_everything(store).await;
+    let session = fence.session;
+    for change in [
+        HeadChange::InitializeRequest("{1}".to_owned()),
+        HeadChange::InitializeResult("{2}".to_owned()),
+        HeadChange::Initialized(Initialized::WithVersion),
+        HeadChange::Assumed(true),
+        HeadChange::LogLevel("{3}".to_owned()),
+        HeadChange::Endpoint("http://host/sse".to_owned()),
+        set("file:///a", "{4}"),
+        HeadChange::Asked { id: "\"ask-1\"".to_owned(), upstream_id: "4".to_owned() },
+    ] {
+        store.update(&fence, &[change]).await.unwrap();
+    }
+    for hint in [Hint::Doubted(Some(2)), Hint::Rebind(7), Hint::Sent { stream: "r1".into(), sent: 1 }] {
+        assert!(store.hint(session, &hint).await.unwrap());
+    }
+    forward(store, &fence, request(session, "given up")).await;
+    let cancel = ClientMessage::Cancel { id_key: "given up".into() };
+    forward(store, &fence, message(session, cancel, "cancel")).await;
+    attach(store, session, "b", 9).await;
+    assert!(store.detach(session, STREAM, 9).await.unwrap());
+
+    let key = format!("mcp:sessions:{}", session.reveal());
+    let mut stored: BTreeMap<String, String> = raw.ask(cmd("HGETALL").arg(&key)).await;
+    for of_the_scripts in ["held", "in_adopted", "op", "op_result"] {
+        assert!(stored.remove(of_the_scripts).is_some(), "{of_the_scripts}");
+    }
+    assert_eq!(head(store, session).await.fields(), stored);
+    for (name, value) in [("initialized", "v"), ("sr:\"ask-1\"", "4"), ("sent:r1", "1"), ("ac:g", "2")] {
+        assert_eq!(stored.get(name).map(String::as_str), Some(value), "{name}");
+    }
 }
 
 #[tokio::test]
@@ -253,7 +294,7 @@ async fn a_full_redis_refuses_new_things_whole_and_lets_owners_finish() {
     full(store.accept(request(fence.session, "3")).await.map(|o| format!("{o:?}")));
     full(store.accept(notification(fence.session, "n")).await.map(|o| format!("{o:?}")));
     full(store.append(append_of(&fence, 1, vec![event("e")])).await.map(|o| format!("{o:?}")));
-    full(store.update(&fence, &[pair("x", "1")], &["y".to_owned()]).await.map(|o| format!("{o:?}")));
+    full(store.update(&fence, &[set("x", "1"), unset("y")]).await.map(|o| format!("{o:?}")));
     let (raw, after) = all(raw).await;
     assert!(before == after, "a refused operation has written something");
 
@@ -333,7 +374,7 @@ async fn every_script_but_adopt_stays_within_one_slot() {
     let adopted = store.adopt(fence.session, &owner("a"), 1, &owner("b")).await;
     assert!(matches!(adopted, Err(StoreError::Unavailable(why)) if why.contains("CROSSSLOT")));
     store.mark_forwarded(&fence, &["9".to_owned()]).await.unwrap();
-    store.update(&fence, &[pair("x", "1")], &[]).await.unwrap();
+    store.update(&fence, &[set("x", "1")]).await.unwrap();
     let appended = store.append(append_of(&fence, 3, vec![answer("9")])).await.unwrap();
     assert_eq!(appended, Appended::Done(vec![Some(2)]));
     store.touch(&[fence.session], Duration::from_secs(60)).await.unwrap();

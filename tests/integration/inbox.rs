@@ -47,13 +47,9 @@ async fn journal_behind_the_owner(cluster: &mut Cluster, client: &McpClient, mes
     let url = cluster.redis().url();
     let store = RedisStore::connect(RedisConfig::new(url)).await.unwrap();
     let session = client.session().parse().unwrap();
-    let fields = store.load(session).await.unwrap().unwrap().fields;
-    let fence = Fence {
-        session,
-        epoch: fields["epoch"].parse().unwrap(),
-        generation: fields["generation"].parse().unwrap(),
-        incarnation: fields["incarnation"].as_str().into(),
-    };
+    let ownership = store.load(session).await.unwrap().unwrap().ownership.unwrap();
+    let (epoch, generation) = (ownership.epoch, ownership.generation);
+    let fence = Fence { session, epoch, generation, incarnation: ownership.owner.incarnation };
     let kind = match (message.get("id"), message.get("method")) {
         (Some(id), Some(_)) => ClientMessage::Request { id_key: id.to_string().into() },
         (None, Some(_)) => ClientMessage::Notification,
@@ -69,8 +65,7 @@ async fn journal_behind_the_owner(cluster: &mut Cluster, client: &McpClient, mes
         forward_now: true,
         acked: 0,
         known: 0,
-        set: Vec::new(),
-        delete: Vec::new(),
+        changes: Vec::new(),
         max_pending: 100,
         max_inbox: 100,
         max_bytes: 1 << 20,

@@ -26,10 +26,9 @@ use crate::{
     },
     session::{
         env::Env,
-        field,
         messages::{AttachLocal, Detached},
     },
-    store::{Attach, Attachment as StoredAttachment, Page, StoreError},
+    store::{Attach, Attachment as StoredAttachment, Hint, Page, StoreError},
 };
 
 /// The body of a client stream.
@@ -382,8 +381,8 @@ impl Pump {
     async fn known(&self) -> Known {
         let (store, session) = (&self.env.store, self.attachment.session);
         let known = async {
-            let Some(record) = store.load(session).await? else { return Ok(Known::default()) };
-            Ok::<_, StoreError>(Known::new(&record, store.pending_ids(session).await?))
+            let Some(head) = store.load(session).await? else { return Ok(Known::default()) };
+            Ok::<_, StoreError>(Known::new(&head, store.pending_ids(session).await?))
         };
         known.await.unwrap_or_else(|error| {
             self.env.count_store_error(&error);
@@ -391,17 +390,16 @@ impl Pump {
         })
     }
 
-    /// The proof may have come to any instance; the session's record tells.
+    /// The proof may have come to any instance; the session's head tells.
     async fn ask_for_proof(&mut self) {
         let Some(doubt) = self.doubt else { return };
         let proved = !self.attachment.is_doubted()
             || match self.env.store.load(self.attachment.session).await {
-                Ok(Some(record)) => {
-                    let number = |field: &str| record.fields.get(field).and_then(|text| text.parse::<u64>().ok());
-                    let same_life = number("epoch") == Some(u64::from(self.epoch));
-                    let is_settled = number(field::DOUBTED) != Some(doubt.attach_count);
+                Ok(Some(head)) => {
+                    let same_life = head.ownership.is_some_and(|ownership| ownership.epoch == self.epoch);
+                    let is_settled = head.doubted != Some(doubt.attach_count);
                     // It has been spoken for under its own URL, too: by a client that keeps to that.
-                    same_life && (is_settled || number("in_seq") > Some(doubt.in_seq))
+                    same_life && (is_settled || head.in_seq > doubt.in_seq)
                 }
                 // What follows finds out.
                 Ok(None) => false,
@@ -544,8 +542,8 @@ impl Drop for Pump {
                 let sent = attachment.sent();
                 let superseded = parked || attachment.queue().end == Some(End::Superseded);
                 if sent > 0 && !superseded {
-                    let field = format!("{}{}", field::SENT, attachment.stream);
-                    if let Err(error) = env.store.hint(attachment.session, &field, &sent.to_string()).await {
+                    let hint = Hint::Sent { stream: attachment.stream.clone(), sent };
+                    if let Err(error) = env.store.hint(attachment.session, &hint).await {
                         env.count_store_error(&error);
                     }
                 }

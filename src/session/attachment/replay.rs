@@ -17,8 +17,8 @@ use crate::{
         jsonrpc::{Head, IdKey, Kind},
         mcp,
     },
-    session::field,
-    store::{LoggedEvent, SessionRecord},
+    session::MAIN_STREAM,
+    store::{LoggedEvent, SessionHead},
 };
 
 /// What the store knows of the client's side.
@@ -37,21 +37,20 @@ pub struct Known {
 }
 
 impl Known {
-    /// From the session's record and its request table.
-    pub fn new(record: &SessionRecord, pending: impl IntoIterator<Item = std::sync::Arc<str>>) -> Self {
-        let fields = &record.fields;
-        let open = fields.keys().filter_map(|name| name.strip_prefix(field::SERVER_REQUEST)).map(IdKey::from_stored);
-        let confirmed = fields.contains_key(field::INITIALIZED);
-        let initialized = confirmed.then(|| {
-            let request = fields.get(field::INITIALIZE_REQUEST)?;
+    /// From the session's head and its request table.
+    pub fn new(head: &SessionHead, pending: impl IntoIterator<Item = std::sync::Arc<str>>) -> Self {
+        let before = &head.continuation;
+        let open = before.questions.keys().map(|id| IdKey::from_stored(id.as_str()));
+        let initialized = before.initialized.map(|_| {
+            let request = before.initialize_request.as_ref()?;
             let Kind::Request { id, .. } = Head::parse(request.as_bytes()).ok()?.kind else { return None };
-            Some((id, fields.get(field::INITIALIZE_RESULT)?.clone()))
+            Some((id, before.initialize_result.clone()?))
         });
         Self {
             open: Some(open.collect()),
             pending: pending.into_iter().map(IdKey::from_stored).collect(),
             initialized: initialized.flatten(),
-            last_seq: fields.get("s:g:seq").and_then(|seq| seq.parse().ok()).unwrap_or(0),
+            last_seq: head.stream(MAIN_STREAM).map_or(0, |stream| stream.last_seq),
             earlier: (0, HashSet::new()),
         }
     }
@@ -133,16 +132,13 @@ pub fn wanted(events: &[LoggedEvent], known: &Known, handed_over: u64, to_the_en
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use bytes::Bytes;
 
     use super::*;
 
     fn known(fields: &[(&str, &str)], pending: &[&str]) -> Known {
-        let fields: BTreeMap<String, String> =
-            fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Known::new(&SessionRecord { fields }, pending.iter().map(|id| (*id).into()))
+        let fields = fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Known::new(&SessionHead::read(fields).0, pending.iter().map(|id| (*id).into()))
     }
 
     const INITIALIZE: [(&str, &str); 2] = [

@@ -3,8 +3,7 @@
 //! No locks, no wake-ups, no clock of its own; the caller holds the lock and does the waking.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
-    fmt::Write as _,
+    collections::{HashMap, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,8 +15,9 @@ use super::stream::Stream;
 use crate::{
     protocol::{post_id::PostId, session_id::SessionId},
     store::{
-        Accept, Accepted, Append, Attachment, CANCELLED, CLIENT, Claim, ClientMessage, Fence, Handed, InboxEntry,
-        LEFT_AT, NewEvent, NewSession, Owner, PendingRequest, Rehydration, Restored, Rewrite, SENT, SessionRecord,
+        Accept, Accepted, Append, Attachment, Claim, ClientMessage, Continuation, Fence, Handed, HeadChange, Hint,
+        Holder, InboxEntry, NewEvent, NewSession, Owner, Ownership, PendingRequest, Rehydration, Restored, Rewrite,
+        SessionHead,
     },
 };
 
@@ -31,8 +31,15 @@ pub(super) struct Session {
     pub(super) epoch: u32,
     ttl: Duration,
     expires: Instant,
-    /// `service`, `transport`, `principal`, the times, and what was `set`.
-    fields: BTreeMap<String, String>,
+    pub(super) service: String,
+    transport: String,
+    pub(super) principal: String,
+    client: String,
+    created_ms: u64,
+    last_active_ms: u64,
+    continuation: Continuation,
+    doubted: Option<u64>,
+    rebind: Option<u64>,
     in_seq: u64,
     in_claimed: u64,
     inbox: Inbox,
@@ -93,18 +100,9 @@ pub(super) enum NotAppended {
 
 impl Session {
     pub(super) fn new(new: NewSession, now: Instant, now_ms: u64) -> Self {
-        let now_ms = now_ms.to_string();
-        let fields = [
-            ("service", new.service),
-            ("transport", new.transport),
-            ("principal", new.principal),
-            (CLIENT, new.client),
-            ("created_ms", now_ms.clone()),
-            ("last_active_ms", now_ms),
-        ];
         let mut streams = Vec::new();
         if let Some((stream, id)) = new.attachment {
-            streams.push((stream, Stream::attached(new.owner.incarnation.clone(), id)));
+            streams.push((stream, Stream::attached(Holder { incarnation: new.owner.incarnation.clone(), id })));
         }
         let restored = new.restored.unwrap_or_else(|| Restored { generation: 1, ..Restored::default() });
         let requests = restored
@@ -112,14 +110,21 @@ impl Session {
             .into_iter()
             .map(|(id_key, seq)| (id_key.into(), Request { seq, forwarded: Some(Bytes::new()) }))
             .collect();
-        let fields = fields.into_iter().map(|(field, value)| (field.to_owned(), value)).chain(restored.fields);
         Self {
             owner: new.owner,
             generation: restored.generation,
             epoch: new.epoch,
             ttl: new.ttl,
             expires: now + new.ttl,
-            fields: fields.collect(),
+            service: new.service,
+            transport: new.transport,
+            principal: new.principal,
+            client: new.client,
+            created_ms: now_ms,
+            last_active_ms: now_ms,
+            continuation: restored.continuation,
+            doubted: None,
+            rebind: None,
             in_seq: restored.in_seq,
             in_claimed: restored.in_seq,
             inbox: Inbox::default(),
@@ -139,7 +144,7 @@ impl Session {
     pub(super) fn touch(&mut self, ttl: Duration, now: Instant, now_ms: u64) {
         self.ttl = ttl;
         self.expires = now + ttl;
-        self.fields.insert("last_active_ms".to_owned(), now_ms.to_string());
+        self.last_active_ms = now_ms;
     }
 
     /// OWN-1: all three must match. A released session has no owner, so nobody can show its fence.
@@ -152,13 +157,9 @@ impl Session {
         self.owner.incarnation == fence.incarnation && self.generation == fence.generation && self.epoch == fence.epoch
     }
 
-    pub(super) fn field(&self, field: &str) -> &str {
-        self.fields.get(field).map_or("", String::as_str)
-    }
-
     /// `listeners` of a queued message is 1 for the owner and 0 for others: the caller does the waking.
     pub(super) fn accept(&mut self, accept: Accept) -> Accepted {
-        if accept.service.is_some_and(|service| service != self.field("service")) {
+        if accept.service.is_some_and(|service| service != self.service) {
             return Accepted::WrongService;
         }
         let by_owner = accept.fence.is_some();
@@ -213,12 +214,12 @@ impl Session {
         if let ClientMessage::Cancel { id_key } = &accept.message
             && let Some(request) = self.requests.get(id_key)
         {
-            self.fields.insert(format!("{CANCELLED}{id_key}"), request.seq.to_string());
+            self.continuation.cancelled.insert(id_key.as_ref().to_owned(), request.seq);
         }
         if !(is_request && direct) {
             self.inbox.push(InboxEntry { seq, message: accept.message, body: accept.body });
         }
-        self.change(accept.set, accept.delete);
+        self.continuation.apply(&accept.changes);
         if by_owner {
             self.acknowledge(accept.acked);
         }
@@ -327,9 +328,8 @@ impl Session {
 
     /// Takes a pending request off the table, and out of the inbox if it is still there; and its mark of a cancel.
     pub(super) fn forget(&mut self, id_key: &str, seq: u64) {
-        let mark = format!("{CANCELLED}{id_key}");
-        if self.fields.get(&mark).is_some_and(|marked| *marked == seq.to_string()) {
-            self.fields.remove(&mark);
+        if self.continuation.cancelled.get(id_key) == Some(&seq) {
+            self.continuation.cancelled.remove(id_key);
         }
         if self.requests.get(id_key).is_none_or(|request| request.seq != seq) {
             return;
@@ -367,7 +367,7 @@ impl Session {
         }
         let results: Vec<_> = append.events.iter().map(|event| self.append_one(&append.stream, event, now)).collect();
         if let Some(sent) = append.sent {
-            self.set_sent(&append.stream, sent);
+            self.stream_or_new(&append.stream).sent = Some(sent);
         }
         if let Some(stream) = self.stream_mut(&append.stream) {
             stream.trim(&append.limits, now);
@@ -377,30 +377,13 @@ impl Session {
         Ok(results)
     }
 
-    /// In place: it changes with nearly every event.
-    fn set_sent(&mut self, stream: &str, sent: u64) {
-        let mut fields = self.fields.iter_mut();
-        match fields.find(|(field, _)| field.strip_prefix(SENT) == Some(stream)) {
-            Some((_, value)) => {
-                value.clear();
-                // A String takes everything.
-                let _ = write!(value, "{sent}");
-            }
-            None => {
-                self.fields.insert(format!("{SENT}{stream}"), sent.to_string());
-            }
-        }
-    }
-
     fn append_one(&mut self, stream: &str, event: &NewEvent, now: Instant) -> Option<u64> {
         if let Some(id_key) = &event.answers {
             let request = self.requests.remove(id_key)?;
             // Answered without having been forwarded: nobody must forward it any more.
             self.inbox.remove(request.seq);
         }
-        if !event.set.is_empty() || !event.delete.is_empty() {
-            self.change(event.set.clone(), event.delete.clone());
-        }
+        self.continuation.apply(&event.changes);
         Some(self.stream_or_new(stream).push(event.body.clone(), now))
     }
 
@@ -420,10 +403,15 @@ impl Session {
         &mut self.streams[at].1
     }
 
-    pub(super) fn change(&mut self, set: Vec<(String, String)>, delete: Vec<String>) {
-        self.fields.extend(set);
-        for field in delete {
-            self.fields.remove(&field);
+    pub(super) fn change(&mut self, changes: &[HeadChange]) {
+        self.continuation.apply(changes);
+    }
+
+    pub(super) fn hint(&mut self, hint: &Hint) {
+        match hint {
+            Hint::Doubted(count) => self.doubted = *count,
+            Hint::Rebind(nonce) => self.rebind = Some(*nonce),
+            Hint::Sent { stream, sent } => self.stream_or_new(stream).sent = Some(*sent),
         }
     }
 
@@ -456,7 +444,7 @@ impl Session {
         self.in_claimed = self.in_seq;
         self.last_append = None;
         Rehydration {
-            record: self.record(),
+            head: self.head(),
             fence: Fence {
                 session,
                 epoch: self.epoch,
@@ -465,24 +453,24 @@ impl Session {
             },
             inbox: self.inbox.after(0).cloned().collect(),
             pending: self.pending(),
-            streams: self.streams.iter().map(|(name, stream)| (name.clone(), stream.last_seq)).collect(),
-            attachments: self.attachments(),
         }
     }
 
     pub(super) fn detach(&mut self, stream: &str, attachment_id: u64) -> bool {
-        let held = self.stream_mut(stream).and_then(|stream| stream.holder.take_if(|(_, id)| *id == attachment_id));
-        if held.is_some() {
+        let in_seq = self.in_seq;
+        let Some(stream) = self.stream_mut(stream) else { return false };
+        let was_held = stream.holder.take_if(|holder| holder.id == attachment_id).is_some();
+        if was_held {
             // What the client sends from now on it sends without a stream.
-            self.fields.insert(format!("{LEFT_AT}{stream}"), self.in_seq.to_string());
+            stream.left_at = Some(in_seq);
         }
-        held.is_some()
+        was_held
     }
 
     /// Begins anew; see the trait. The former owner.
     pub(super) fn renew(&mut self, epoch: u32) -> Owner {
-        let kept = ["service", "transport", "principal", CLIENT, "created_ms", "last_active_ms"];
-        self.fields.retain(|field, _| kept.contains(&field.as_str()));
+        self.continuation = Continuation::default();
+        (self.doubted, self.rebind) = (None, None);
         let former = std::mem::replace(&mut self.owner, Owner { instance_id: "".into(), incarnation: "".into() });
         self.generation += 1;
         self.epoch = epoch;
@@ -503,15 +491,14 @@ impl Session {
         let mut unclaimed = self.claimed_from(rewrite.next);
         unclaimed.extend(self.inbox.after(self.in_claimed).cloned());
         let (stay, unclear) = rewrite.decide(&unclaimed);
-        let Restored { in_seq: base, fields, pending, generation } = rewrite.restored;
+        let Restored { in_seq: base, continuation, pending, generation } = rewrite.restored;
         (self.owner, self.generation) = (rewrite.owner, generation);
         self.epoch = rewrite.epoch;
         (self.in_seq, self.in_claimed) = (base, base);
         self.inbox = Inbox::default();
         self.last_append = None;
-        let kept = ["service", "transport", "principal", CLIENT, "created_ms", "last_active_ms"];
-        self.fields.retain(|field, _| kept.contains(&field.as_str()));
-        self.fields.extend(fields);
+        self.continuation = continuation;
+        (self.doubted, self.rebind) = (None, None);
         for (_, stream) in &mut self.streams {
             stream.renew();
             stream.holder = None;
@@ -538,7 +525,7 @@ impl Session {
 
     pub(super) fn attachments(&self) -> Vec<Attachment> {
         let held = self.streams.iter().filter_map(|(name, stream)| {
-            let (incarnation, id) = stream.holder.clone()?;
+            let Holder { incarnation, id } = stream.holder.clone()?;
             Some(Attachment { stream: name.clone(), incarnation, id })
         });
         held.collect()
@@ -552,28 +539,23 @@ impl Session {
         holders
     }
 
-    /// The same fields under the same names as in Redis.
-    pub(super) fn record(&self) -> SessionRecord {
-        let mut fields = self.fields.clone();
-        let mut put = |field: &str, value: String| fields.insert(field.to_owned(), value);
-        put("owner", self.owner.instance_id.to_string());
-        put("incarnation", self.owner.incarnation.to_string());
-        put("generation", self.generation.to_string());
-        put("epoch", self.epoch.to_string());
-        put("ttl_ms", self.ttl.as_millis().to_string());
-        put("in_seq", self.in_seq.to_string());
-        put("in_claimed", self.in_claimed.to_string());
-        for (name, stream) in &self.streams {
-            put(&format!("s:{name}:seq"), stream.last_seq.to_string());
-            put(&format!("s:{name}:first"), stream.first_seq().to_string());
-            put(&format!("s:{name}:bytes"), stream.bytes().to_string());
-            if stream.attach_count > 0 {
-                put(&format!("ac:{name}"), stream.attach_count.to_string());
-            }
-            if let Some((incarnation, id)) = &stream.holder {
-                put(&format!("a:{name}"), format!("{incarnation} {id}"));
-            }
+    pub(super) fn head(&self) -> SessionHead {
+        let (owner, generation, epoch) = (self.owner.clone(), self.generation, self.epoch);
+        SessionHead {
+            ownership: Some(Ownership { owner, generation, epoch }),
+            service: self.service.clone(),
+            transport: self.transport.clone(),
+            principal: self.principal.clone(),
+            client: self.client.clone(),
+            created_ms: self.created_ms,
+            last_active_ms: self.last_active_ms,
+            ttl_ms: self.ttl.as_millis() as u64,
+            in_seq: self.in_seq,
+            in_claimed: self.in_claimed,
+            continuation: self.continuation.clone(),
+            doubted: self.doubted,
+            rebind: self.rebind,
+            streams: self.streams.iter().map(|(name, stream)| (name.clone(), stream.head())).collect(),
         }
-        SessionRecord { fields }
     }
 }

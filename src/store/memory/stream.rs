@@ -2,13 +2,12 @@
 
 use std::{
     collections::VecDeque,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 
-use crate::store::{LogLimits, LoggedEvent, Page};
+use crate::store::{Holder, LogLimits, LoggedEvent, Page, StreamHead};
 
 /// See module documentation.
 #[derive(Default)]
@@ -17,9 +16,12 @@ pub(super) struct Stream {
     /// Bodies in the log.
     bytes: usize,
     pub(super) last_seq: u64,
-    /// Incarnation and attachment id.
-    pub(super) holder: Option<(Arc<str>, u64)>,
+    pub(super) holder: Option<Holder>,
     pub(super) attach_count: u64,
+    /// See [`StreamHead::left_at`].
+    pub(super) left_at: Option<u64>,
+    /// See [`StreamHead::sent`].
+    pub(super) sent: Option<u64>,
 }
 
 struct Logged {
@@ -30,22 +32,31 @@ struct Logged {
 
 impl Stream {
     /// An empty stream that is shown already.
-    pub(super) fn attached(incarnation: Arc<str>, id: u64) -> Self {
-        Self { holder: Some((incarnation, id)), attach_count: 1, ..Self::default() }
+    pub(super) fn attached(holder: Holder) -> Self {
+        Self { holder: Some(holder), attach_count: 1, ..Self::default() }
     }
 
     /// Begins anew; whoever shows it goes on to.
     pub(super) fn renew(&mut self) {
         self.log.clear();
         (self.bytes, self.last_seq) = (0, 0);
+        (self.left_at, self.sent) = (None, None);
     }
 
-    pub(super) fn first_seq(&self) -> u64 {
+    fn first_seq(&self) -> u64 {
         self.log.front().map_or(self.last_seq + 1, |oldest| oldest.seq)
     }
 
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
+    pub(super) fn head(&self) -> StreamHead {
+        StreamHead {
+            last_seq: self.last_seq,
+            first_seq: self.first_seq(),
+            bytes: self.bytes as u64,
+            holder: self.holder.clone(),
+            attach_count: self.attach_count,
+            left_at: self.left_at,
+            sent: self.sent,
+        }
     }
 
     pub(super) fn push(&mut self, body: Bytes, now: Instant) -> u64 {
@@ -84,7 +95,7 @@ impl Stream {
             last_seq: self.last_seq,
             first_seq: self.first_seq(),
             epoch,
-            holder: self.holder.as_ref().map(|(_, id)| *id),
+            holder: self.holder.as_ref().map(|holder| holder.id),
         }
     }
 }

@@ -6,14 +6,14 @@ use super::reply::{self, Fields, code, corrupt};
 use crate::{
     protocol::session_id::SessionId,
     store::{
-        Accepted, Adopted, Appended, Attached, AttachedTo, Attachment, Claimed, Fence, Fenceable, Handed, InboxEntry,
-        LoggedEvent, Owner, Page, Rehydration, SessionRecord, StoreResult,
+        Accepted, Adopted, Appended, Attached, AttachedTo, Claimed, Fence, Fenceable, Handed, InboxEntry, LoggedEvent,
+        Owner, Ownership, Page, Rehydration, SessionHead, StoreResult,
     },
 };
 
-pub(super) fn read_record(value: Value, what: &'static str) -> StoreResult<Option<SessionRecord>> {
-    let fields = Fields::of(value, what)?.map()?;
-    Ok((!fields.is_empty()).then_some(SessionRecord { fields }))
+pub(super) fn read_head(value: Value, what: &'static str) -> StoreResult<Option<SessionHead>> {
+    let fields = Fields::of(value, what)?.pairs()?;
+    Ok((!fields.is_empty()).then(|| SessionHead::read(fields).0))
 }
 
 pub(super) fn read_fenceable(value: Value, what: &'static str) -> StoreResult<Fenceable> {
@@ -159,7 +159,7 @@ pub(super) fn read_adopted(
         return Ok((Adopted::Lost { owner, generation: fields.number()? }, not_in));
     }
     let former = fields.text()?;
-    let record = SessionRecord { fields: fields.fields()?.map()? };
+    let (head, is_sound) = SessionHead::read(fields.fields()?.pairs()?);
     let inbox = reply::inbox(fields.fields()?)?;
     let mut pending = reply::pending(fields.fields()?)?;
     for request in pending.iter_mut().filter(|request| !request.forwarded) {
@@ -167,23 +167,11 @@ pub(super) fn read_adopted(
             request.body = inbox[i].body.clone();
         }
     }
-    let number = |field: &str| record.fields.get(field).and_then(|text| text.parse().ok());
-    let fence = Fence {
-        session,
-        epoch: number("epoch").and_then(|epoch| u32::try_from(epoch).ok()).ok_or_else(|| corrupt(WHAT))?,
-        generation: number("generation").ok_or_else(|| corrupt(WHAT))?,
-        incarnation: new_owner.incarnation.clone(),
+    let Some(Ownership { generation, epoch, .. }) = head.ownership.as_ref().filter(|_| is_sound) else {
+        return Err(corrupt(WHAT));
     };
-    let mut streams: Vec<(String, u64)> = Vec::new();
-    let mut attachments: Vec<Attachment> = Vec::new();
-    for (field, value) in &record.fields {
-        if let Some(stream) = field.strip_prefix("s:").and_then(|rest| rest.strip_suffix(":seq")) {
-            streams.push((stream.to_owned(), value.parse().map_err(|_| corrupt(WHAT))?));
-        } else if let Some(stream) = field.strip_prefix("a:") {
-            attachments.push(reply::attachment(stream, value, WHAT)?);
-        }
-    }
+    let fence = Fence { session, epoch: *epoch, generation: *generation, incarnation: new_owner.incarnation.clone() };
     let not_in = Some(former).filter(|former| **former != *new_owner.instance_id);
-    let adopted = Rehydration { record, fence, inbox, pending, streams, attachments };
+    let adopted = Rehydration { head, fence, inbox, pending };
     Ok((Adopted::Adopted(Box::new(adopted)), not_in))
 }

@@ -9,14 +9,14 @@ use redis::Value;
 
 use super::{
     INDEX_TTL, RedisStore,
-    answers::read_record,
+    answers::read_head,
     millis,
     reply::{self, Fields, corrupt},
     scripts::{Call, Script},
 };
 use crate::{
     protocol::session_id::SessionId,
-    store::{InstanceInfo, LeaseAcquired, LeaseRenewed, Owner, SessionRecord, StoreResult},
+    store::{InstanceInfo, LeaseAcquired, LeaseRenewed, Owner, SessionHead, StoreResult},
 };
 
 /// Keys that one `SCAN` looks at: a few hundred keep the round trips few and each far below a millisecond.
@@ -52,7 +52,7 @@ impl RedisStore {
     }
 
     /// The sessions whose ids begin with `digits`.
-    pub(super) async fn do_list(&self, digits: &str, limit: usize) -> StoreResult<Vec<(SessionId, SessionRecord)>> {
+    pub(super) async fn do_list(&self, digits: &str, limit: usize) -> StoreResult<Vec<(SessionId, SessionHead)>> {
         let pattern = self.keys.session_pattern(digits);
         let mut seen = HashSet::new();
         let mut listed = Vec::new();
@@ -69,7 +69,7 @@ impl RedisStore {
             let load = |session| Call::command("HGETALL").arg(self.keys.session(session).plain());
             let records = self.link.bulk(sessions.iter().map(load).collect()).await?;
             for (session, record) in sessions.into_iter().zip(records) {
-                if let Some(record) = read_record(record?, "list")? {
+                if let Some(record) = read_head(record?, "list")? {
                     listed.push((session, record));
                 }
             }

@@ -32,8 +32,8 @@ use crate::{
     protocol::{post_id::PostId, session_id::SessionId},
     store::{
         Accept, Accepted, Adopted, Append, Appended, Attach, Attached, Claim, Claimed, Created, Fence, Fenceable,
-        InstanceInfo, LeaseAcquired, LeaseRenewed, Listed, NewSession, Owner, Page, PendingRequest, Rewrite, Rewritten,
-        SessionRecord, SessionStore, StoreResult, Wake,
+        HeadChange, Hint, InstanceInfo, LeaseAcquired, LeaseRenewed, Listed, NewSession, Owner, Page, PendingRequest,
+        Rewrite, Rewritten, SessionHead, SessionStore, StoreResult, Wake,
     },
 };
 
@@ -119,12 +119,12 @@ impl SessionStore for RedisStore {
         self.do_forget_post(session, post_id).await
     }
 
-    async fn hint(&self, session: SessionId, field: &str, value: &str) -> StoreResult<bool> {
-        self.do_hint(session, field, value).await
+    async fn hint(&self, session: SessionId, hint: &Hint) -> StoreResult<bool> {
+        self.do_hint(session, hint).await
     }
 
-    async fn update(&self, fence: &Fence, set: &[(String, String)], delete: &[String]) -> StoreResult<Fenceable> {
-        self.do_update(fence, set, delete).await
+    async fn update(&self, fence: &Fence, changes: &[HeadChange]) -> StoreResult<Fenceable> {
+        self.do_update(fence, changes).await
     }
 
     async fn read_page(
@@ -204,15 +204,15 @@ impl SessionStore for RedisStore {
         self.do_purge(session).await
     }
 
-    async fn load(&self, session: SessionId) -> StoreResult<Option<SessionRecord>> {
+    async fn load(&self, session: SessionId) -> StoreResult<Option<SessionHead>> {
         self.do_load(session).await
     }
 
-    async fn list(&self, limit: usize) -> StoreResult<Vec<(SessionId, SessionRecord)>> {
+    async fn list(&self, limit: usize) -> StoreResult<Vec<(SessionId, SessionHead)>> {
         self.do_list("", limit).await
     }
 
-    async fn find(&self, digits: &str, limit: usize) -> StoreResult<Vec<(SessionId, SessionRecord)>> {
+    async fn find(&self, digits: &str, limit: usize) -> StoreResult<Vec<(SessionId, SessionHead)>> {
         // They go into a pattern of keys.
         if !digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
             return Ok(Vec::new());

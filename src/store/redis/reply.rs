@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, str::FromStr, sync::Arc};
 use bytes::Bytes;
 use redis::Value;
 
-use crate::store::{Attachment, ClientMessage, InboxEntry, Owner, PendingRequest, StoreError, StoreResult};
+use crate::store::{Attachment, ClientMessage, Holder, InboxEntry, Owner, PendingRequest, StoreError, StoreResult};
 
 /// Codes that scripts answer instead of a result.
 pub(super) mod code {
@@ -93,13 +93,18 @@ impl Fields {
     }
 
     /// All that is left: field, value, field, value.
-    pub(super) fn map(mut self) -> StoreResult<BTreeMap<String, String>> {
-        let mut map = BTreeMap::new();
+    pub(super) fn pairs(mut self) -> StoreResult<Vec<(String, String)>> {
+        let mut pairs = Vec::with_capacity(self.len() / 2);
         while !self.is_empty() {
             let field = self.text()?;
-            map.insert(field, self.text()?);
+            pairs.push((field, self.text()?));
         }
-        Ok(map)
+        Ok(pairs)
+    }
+
+    /// The same, to be looked up.
+    pub(super) fn map(self) -> StoreResult<BTreeMap<String, String>> {
+        Ok(self.pairs()?.into_iter().collect())
     }
 
     /// All that is left, as texts.
@@ -194,10 +199,6 @@ pub(super) fn pending(mut table: Fields) -> StoreResult<Vec<PendingRequest>> {
 
 /// The value of a field `a:<stream>`: `<incarnation> <attachment id>`.
 pub(super) fn attachment(stream: &str, holder: &str, what: &'static str) -> StoreResult<Attachment> {
-    let (incarnation, id) = holder.split_once(' ').ok_or_else(|| corrupt(what))?;
-    Ok(Attachment {
-        stream: stream.to_owned(),
-        incarnation: incarnation.into(),
-        id: id.parse().map_err(|_| corrupt(what))?,
-    })
+    let Holder { incarnation, id } = Holder::read(holder).ok_or_else(|| corrupt(what))?;
+    Ok(Attachment { stream: stream.to_owned(), incarnation, id })
 }

@@ -140,9 +140,9 @@ impl Call {
         self.arg(&fence.incarnation).number(fence.generation).number(u64::from(fence.epoch))
     }
 
-    pub(super) fn pairs(mut self, pairs: &[(String, String)]) -> Self {
+    pub(super) fn pairs<F: AsRef<str>, V: AsRef<str>>(mut self, pairs: &[(F, V)]) -> Self {
         for (field, value) in pairs {
-            self = self.arg(field).arg(value);
+            self = self.arg(field.as_ref()).arg(value.as_ref());
         }
         self
     }

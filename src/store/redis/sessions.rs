@@ -10,7 +10,7 @@ use super::{
     INDEX_TTL, RedisStore,
     answers::{
         read_accepted, read_adopted, read_appended, read_attached, read_claimed, read_entries, read_fenceable,
-        read_page, read_record,
+        read_head, read_page,
     },
     keys::SessionKeys,
     millis,
@@ -20,9 +20,10 @@ use super::{
 use crate::{
     protocol::{post_id::PostId, session_id::SessionId},
     store::{
-        Accept, Accepted, Adopted, Append, Appended, Attach, Attached, CLIENT, Claim, Claimed, ClientMessage, Created,
-        Fence, Fenceable, LISTED_EACH, LISTED_PROCESSES, Listed, NewSession, Owner, Page, PendingRequest, Restored,
-        Rewrite, Rewritten, SENT, SessionRecord, StoreError, StoreResult,
+        Accept, Accepted, Adopted, Append, Appended, Attach, Attached, Claim, Claimed, ClientMessage, Created, Fence,
+        Fenceable, HeadChange, Hint, LISTED_EACH, LISTED_PROCESSES, Listed, NewSession, Owner, Page, PendingRequest,
+        Restored, Rewrite, Rewritten, SessionHead, StoreError, StoreResult,
+        head::{FieldChanges, client_pair, sent_pair},
     },
 };
 
@@ -35,13 +36,14 @@ const PURGE_ATTEMPTS: usize = 8;
 impl RedisStore {
     pub(super) async fn do_create(&self, new: NewSession) -> StoreResult<Created> {
         let mut keys = self.keys.session(&new.session);
-        let mut restored = new.restored.unwrap_or_else(|| Restored { generation: 1, ..Restored::default() });
-        restored.fields.push((CLIENT.to_owned(), new.client));
+        let restored = new.restored.unwrap_or_else(|| Restored { generation: 1, ..Restored::default() });
+        let mut fields = restored.continuation.pairs();
+        fields.push(client_pair(new.client));
         let (stream, attachment) = match &new.attachment {
             Some((stream, id)) => (stream.as_str(), *id),
             None => ("", 0),
         };
-        let mut call = Call::script_with_body(Script::Create, 2, pairs_len(&restored.fields))
+        let mut call = Call::script_with_body(Script::Create, 2, pairs_len(&fields))
             .arg(keys.plain())
             .arg(keys.requests())
             .number(u64::from(new.epoch))
@@ -52,8 +54,8 @@ impl RedisStore {
             .number(attachment)
             .number(restored.generation)
             .number(restored.in_seq)
-            .number(restored.fields.len() as u64)
-            .pairs(&restored.fields);
+            .number(fields.len() as u64)
+            .pairs(&fields);
         for (id_key, seq) in &restored.pending {
             call = call.arg(id_key).number(*seq);
         }
@@ -74,7 +76,8 @@ impl RedisStore {
             ClientMessage::Cancel { id_key } => ("n", &**id_key),
             ClientMessage::Response => ("r", ""),
         };
-        let call = Call::script_with_body(Script::Accept, 4, accept.body.len() + pairs_len(&accept.set));
+        let changes = FieldChanges::of(&accept.changes);
+        let call = Call::script_with_body(Script::Accept, 4, accept.body.len() + changes.len());
         let call = call.arg(keys.plain()).arg(keys.inbox()).arg(keys.requests()).arg(keys.seen());
         let call = match &accept.fence {
             Some(fence) => call.fence(fence),
@@ -94,9 +97,9 @@ impl RedisStore {
             .number(accept.max_inbox as u64)
             .number(accept.max_bytes as u64)
             .number(accept.known)
-            .number(accept.set.len() as u64)
-            .pairs(&accept.set)
-            .args(&accept.delete);
+            .number(changes.set.len() as u64)
+            .pairs(&changes.set)
+            .args(&changes.delete);
         read_accepted(self.lanes.call(call).await?)
     }
 
@@ -140,14 +143,16 @@ impl RedisStore {
         Ok(reply::number::<u64>(self.lanes.call(call).await?, "forget_post")? == 1)
     }
 
-    pub(super) async fn do_hint(&self, session: SessionId, field: &str, value: &str) -> StoreResult<bool> {
-        let call = Call::script(Script::Hint, 1).arg(self.keys.session(&session).plain()).arg(field).arg(value);
+    pub(super) async fn do_hint(&self, session: SessionId, hint: &Hint) -> StoreResult<bool> {
+        let (field, value) = hint.pair();
+        let call = Call::script(Script::Hint, 1).arg(self.keys.session(&session).plain()).arg(&field).arg(&value);
         Ok(reply::number::<u64>(self.lanes.call(call).await?, "hint")? == 1)
     }
 
     pub(super) async fn do_append(&self, append: Append) -> StoreResult<Appended> {
         let mut keys = self.keys.session(&append.fence.session);
-        let length = append.events.iter().map(|event| event.body.len() + pairs_len(&event.set)).sum();
+        let events = append.events.iter().map(|event| (event, FieldChanges::of(&event.changes)));
+        let length = events.clone().map(|(event, changes)| event.body.len() + changes.len()).sum();
         let call = Call::script_with_body(Script::Append, 4, length);
         let call = call.arg(keys.plain()).arg(keys.inbox()).arg(keys.requests()).arg(keys.log(&append.stream));
         let mut call = call
@@ -163,17 +168,17 @@ impl RedisStore {
             .number(append.known)
             .number(append.events.len() as u64);
         // Goes with the first event.
-        let mut sent = append.sent.map(|sent| (format!("{SENT}{}", append.stream), sent.to_string()));
-        for event in append.events.iter() {
+        let mut sent = append.sent.map(|sent| sent_pair(&append.stream, sent));
+        for (event, changes) in events {
             let sent = sent.take();
             call = call
                 .arg(event.answers.as_deref().unwrap_or_default())
                 .body(&event.body)
-                .number((event.set.len() + usize::from(sent.is_some())) as u64)
-                .number(event.delete.len() as u64)
-                .pairs(&event.set)
+                .number((changes.set.len() + usize::from(sent.is_some())) as u64)
+                .number(changes.delete.len() as u64)
+                .pairs(&changes.set)
                 .pairs(sent.as_slice())
-                .args(&event.delete);
+                .args(&changes.delete);
         }
         read_appended(self.lanes.call(call).await?)
     }
@@ -191,18 +196,14 @@ impl RedisStore {
         Ok(ids.into_iter().filter(|id| !id.is_empty()).map(Into::into).collect())
     }
 
-    pub(super) async fn do_update(
-        &self,
-        fence: &Fence,
-        set: &[(String, String)],
-        delete: &[String],
-    ) -> StoreResult<Fenceable> {
-        let call = Call::script_with_body(Script::Update, 1, pairs_len(set))
+    pub(super) async fn do_update(&self, fence: &Fence, changes: &[HeadChange]) -> StoreResult<Fenceable> {
+        let changes = FieldChanges::of(changes);
+        let call = Call::script_with_body(Script::Update, 1, changes.len())
             .arg(self.keys.session(&fence.session).plain())
             .fence(fence)
-            .number(set.len() as u64)
-            .pairs(set)
-            .args(delete);
+            .number(changes.set.len() as u64)
+            .pairs(&changes.set)
+            .args(&changes.delete);
         read_fenceable(self.lanes.call(call).await?, "update")
     }
 
@@ -334,10 +335,11 @@ impl RedisStore {
         const WHAT: &str = "rewrite";
         let mut keys = self.keys.session(&rewrite.fence.session);
         let restored = &rewrite.restored;
+        let pairs = restored.continuation.pairs();
         let (mut looked_at, mut streams) = (None::<u64>, Vec::<String>::new());
         let (mut stay, mut unclear) = (Vec::<u64>::new(), Vec::<Arc<str>>::new());
         for _ in 0..PURGE_ATTEMPTS {
-            let call = Call::script_with_body(Script::Rewrite, 4 + streams.len(), pairs_len(&restored.fields));
+            let call = Call::script_with_body(Script::Rewrite, 4 + streams.len(), pairs_len(&pairs));
             let mut call = call.arg(keys.plain()).arg(keys.inbox()).arg(keys.requests()).arg(keys.seen());
             for stream in &streams {
                 call = call.arg(keys.log(stream));
@@ -352,13 +354,13 @@ impl RedisStore {
                 .number(rewrite.next)
                 .number(stay.len() as u64)
                 .number(unclear.len() as u64);
-            call = call.number(streams.len() as u64).number(restored.fields.len() as u64);
+            call = call.number(streams.len() as u64).number(pairs.len() as u64);
             let Owner { instance_id, incarnation } = &rewrite.owner;
             call = call.arg(instance_id).arg(incarnation).number(restored.generation);
             for seq in &stay {
                 call = call.number(*seq);
             }
-            call = call.args(&unclear).args(&streams).pairs(&restored.fields);
+            call = call.args(&unclear).args(&streams).pairs(&pairs);
             for (id_key, seq) in &restored.pending {
                 call = call.arg(id_key).number(*seq);
             }
@@ -419,9 +421,9 @@ impl RedisStore {
         Ok(listed)
     }
 
-    pub(super) async fn do_load(&self, session: SessionId) -> StoreResult<Option<SessionRecord>> {
+    pub(super) async fn do_load(&self, session: SessionId) -> StoreResult<Option<SessionHead>> {
         let call = Call::command("HGETALL").arg(self.keys.session(&session).plain());
-        read_record(self.lanes.call(call).await?, "load")
+        read_head(self.lanes.call(call).await?, "load")
     }
 
     fn index_add(&self, instance_id: &str, id: &str) -> Vec<Cmd> {

@@ -1,0 +1,238 @@
+//! What the session layer puts on record for whoever owns the session next, and its changes.
+//!
+//! Used by the session layer, which reads it once (an adopter) and otherwise changes it, one [`HeadChange`] at a time, in one
+//! step with what it belongs to: an event, or the journaling of a message.
+
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
+
+use super::field;
+
+/// `1` in fields that say "yes" by being there.
+const YES: &str = "1";
+
+/// See [`Initialized::WithVersion`].
+const WITH_VERSION: &str = "v";
+
+/// What the session layer has put on record so that another owner can go on: the handshake, what it has set up, and what is
+/// open.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Continuation {
+    /// The client's `initialize` request, as it came.
+    pub initialize_request: Option<String>,
+    /// The upstream's `result` of it (JSON text).
+    pub initialize_result: Option<String>,
+    /// The client has sent `notifications/initialized`.
+    pub initialized: Option<Initialized>,
+    /// The upstream session stands on the router's own `initialize`, because the client sent none.
+    pub assumed: bool,
+    /// The last successful `logging/setLevel` request.
+    pub log_level: Option<String>,
+    /// The upstream endpoint's URL. For people.
+    pub endpoint: Option<String>,
+    /// Resource URI → the `resources/subscribe` request.
+    pub subscriptions: BTreeMap<String, String>,
+    /// Id towards the client (JSON text) of a request of the server that the client has not answered → its id at the server
+    /// (JSON text). Empty or a method: written by an older build, which passed the id on unchanged.
+    pub questions: BTreeMap<String, String>,
+    /// Canonical id of a request that the client has cancelled → the request's sequence. It goes with the request: with its
+    /// answer (the owner clears it) or by [`crate::store::SessionStore::forget_requests`]. REQ-4
+    pub cancelled: BTreeMap<String, u64>,
+}
+
+/// How the client has sent `notifications/initialized`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Initialized {
+    /// Without its protocol version in the POST.
+    Plain,
+    /// With it: by that it is told from others when it comes back.
+    WithVersion,
+}
+
+/// One thing that changes in the [`Continuation`]: by the owner, or in one step with the journaling of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HeadChange {
+    /// [`Continuation::initialize_request`]
+    InitializeRequest(String),
+    /// [`Continuation::initialize_result`]
+    InitializeResult(String),
+    /// [`Continuation::initialized`]
+    Initialized(Initialized),
+    /// [`Continuation::assumed`]
+    Assumed(bool),
+    /// [`Continuation::log_level`]
+    LogLevel(String),
+    /// [`Continuation::endpoint`]
+    Endpoint(String),
+    /// Into [`Continuation::subscriptions`].
+    Subscribed {
+        /// The resource.
+        uri: String,
+        /// The request.
+        request: String,
+    },
+    /// Out of it.
+    Unsubscribed {
+        /// The resource.
+        uri: String,
+    },
+    /// Into [`Continuation::questions`].
+    Asked {
+        /// Towards the client.
+        id: String,
+        /// At the server.
+        upstream_id: String,
+    },
+    /// Out of it: answered, or taken back.
+    Settled {
+        /// Towards the client.
+        id: String,
+    },
+    /// Out of [`Continuation::cancelled`]: the request has its answer all the same.
+    CancelMoot {
+        /// Canonical id of the request.
+        id_key: Arc<str>,
+    },
+}
+
+impl Continuation {
+    /// `false`: it is another one's field.
+    pub(super) fn take(&mut self, field: &str, value: &str) -> bool {
+        let text = || Some(value.to_owned());
+        match field {
+            field::INITIALIZE_REQUEST => self.initialize_request = text(),
+            field::INITIALIZE_RESULT => self.initialize_result = text(),
+            field::INITIALIZED if value == WITH_VERSION => self.initialized = Some(Initialized::WithVersion),
+            field::INITIALIZED => self.initialized = Some(Initialized::Plain),
+            field::ASSUMED => self.assumed = true,
+            field::LOG_LEVEL => self.log_level = text(),
+            field::ENDPOINT => self.endpoint = text(),
+            _ => {
+                if let Some(uri) = field.strip_prefix(field::SUBSCRIPTION) {
+                    self.subscriptions.insert(uri.to_owned(), value.to_owned());
+                } else if let Some(id) = field.strip_prefix(field::QUESTION) {
+                    self.questions.insert(id.to_owned(), value.to_owned());
+                } else if let Some(id) = field.strip_prefix(field::CANCELLED) {
+                    self.cancelled.extend(value.parse().ok().map(|seq| (id.to_owned(), seq)));
+                } else {
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// As fields and values.
+    pub(in crate::store) fn pairs(&self) -> Vec<(String, String)> {
+        let mut pairs = Vec::new();
+        let mut put = |name: String, value: &str| pairs.push((name, value.to_owned()));
+        for (name, value) in [
+            (field::INITIALIZE_REQUEST, self.initialize_request.as_deref()),
+            (field::INITIALIZE_RESULT, self.initialize_result.as_deref()),
+            (field::INITIALIZED, self.initialized.map(Initialized::as_str)),
+            (field::ASSUMED, self.assumed.then_some(YES)),
+            (field::LOG_LEVEL, self.log_level.as_deref()),
+            (field::ENDPOINT, self.endpoint.as_deref()),
+        ] {
+            if let Some(value) = value {
+                put(name.to_owned(), value);
+            }
+        }
+        for (uri, request) in &self.subscriptions {
+            put(format!("{}{uri}", field::SUBSCRIPTION), request);
+        }
+        for (id, upstream_id) in &self.questions {
+            put(format!("{}{id}", field::QUESTION), upstream_id);
+        }
+        for (id, seq) in &self.cancelled {
+            put(format!("{}{id}", field::CANCELLED), &seq.to_string());
+        }
+        pairs
+    }
+
+    /// What is set comes first, as in the scripts.
+    pub(in crate::store) fn apply(&mut self, changes: &[HeadChange]) {
+        let text = |text: &str| Some(text.to_owned());
+        for change in changes {
+            match change {
+                HeadChange::InitializeRequest(request) => self.initialize_request = text(request),
+                HeadChange::InitializeResult(result) => self.initialize_result = text(result),
+                HeadChange::Initialized(how) => self.initialized = Some(*how),
+                HeadChange::Assumed(true) => self.assumed = true,
+                HeadChange::LogLevel(request) => self.log_level = text(request),
+                HeadChange::Endpoint(url) => self.endpoint = text(url),
+                HeadChange::Subscribed { uri, request } => {
+                    self.subscriptions.insert(uri.clone(), request.clone());
+                }
+                HeadChange::Asked { id, upstream_id } => {
+                    self.questions.insert(id.clone(), upstream_id.clone());
+                }
+                HeadChange::Assumed(false)
+                | HeadChange::Unsubscribed { .. }
+                | HeadChange::Settled { .. }
+                | HeadChange::CancelMoot { .. } => {}
+            }
+        }
+        for change in changes {
+            match change {
+                HeadChange::Assumed(false) => self.assumed = false,
+                HeadChange::Unsubscribed { uri } => drop(self.subscriptions.remove(uri)),
+                HeadChange::Settled { id } => drop(self.questions.remove(id)),
+                HeadChange::CancelMoot { id_key } => drop(self.cancelled.remove(&**id_key)),
+                _ => {}
+            }
+        }
+    }
+}
+
+impl Initialized {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Plain => YES,
+            Self::WithVersion => WITH_VERSION,
+        }
+    }
+}
+
+/// What changes, as the scripts take it.
+#[derive(Default)]
+pub(in crate::store) struct FieldChanges<'a> {
+    /// Field and value.
+    pub(in crate::store) set: Vec<(Cow<'a, str>, &'a str)>,
+    /// Fields that go, after that.
+    pub(in crate::store) delete: Vec<Cow<'a, str>>,
+}
+
+impl<'a> FieldChanges<'a> {
+    pub(in crate::store) fn of(changes: &'a [HeadChange]) -> Self {
+        let mut fields = Self::default();
+        for change in changes {
+            let (name, value): (Cow<'a, str>, _) = match change {
+                HeadChange::InitializeRequest(request) => (field::INITIALIZE_REQUEST.into(), Some(&**request)),
+                HeadChange::InitializeResult(result) => (field::INITIALIZE_RESULT.into(), Some(&**result)),
+                HeadChange::Initialized(how) => (field::INITIALIZED.into(), Some(how.as_str())),
+                HeadChange::Assumed(assumed) => (field::ASSUMED.into(), assumed.then_some(YES)),
+                HeadChange::LogLevel(request) => (field::LOG_LEVEL.into(), Some(&**request)),
+                HeadChange::Endpoint(url) => (field::ENDPOINT.into(), Some(&**url)),
+                HeadChange::Subscribed { uri, request } => {
+                    (format!("{}{uri}", field::SUBSCRIPTION).into(), Some(&**request))
+                }
+                HeadChange::Unsubscribed { uri } => (format!("{}{uri}", field::SUBSCRIPTION).into(), None),
+                HeadChange::Asked { id, upstream_id } => {
+                    (format!("{}{id}", field::QUESTION).into(), Some(&**upstream_id))
+                }
+                HeadChange::Settled { id } => (format!("{}{id}", field::QUESTION).into(), None),
+                HeadChange::CancelMoot { id_key } => (format!("{}{id_key}", field::CANCELLED).into(), None),
+            };
+            match value {
+                Some(value) => fields.set.push((name, value)),
+                None => fields.delete.push(name),
+            }
+        }
+        fields
+    }
+
+    /// Bytes, about.
+    pub(in crate::store) fn len(&self) -> usize {
+        self.set.iter().map(|(field, value)| field.len() + value.len()).sum()
+    }
+}
