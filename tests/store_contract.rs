@@ -52,6 +52,7 @@ contract! {
     claim {
         entries_come_in_order_and_once
         what_an_owner_has_missed_is_handed_out_again_until_it_is_acked_or_answered
+        what_is_not_claimed_was_not_missed
         what_is_urgent_is_handed_out_unclaimed
         a_cancel_marks_its_request_until_that_is_gone
         a_claim_of_nothing_takes_nothing_and_tells_that_more_waits

@@ -229,6 +229,16 @@ pub async fn what_an_owner_has_missed_is_handed_out_again_until_it_is_acked_or_a
     assert_eq!((seqs(&missed.entries), missed.after, missed.upto), (vec![3, 4, 5], 0, 5), "nothing comes at 1 and 2");
 }
 
+pub async fn what_is_not_claimed_was_not_missed(backend: Backend) {
+    let store = backend.store();
+    let fence = session_of(store, "a").await;
+    forward(store, &fence, request(fence.session, "1")).await;
+    queue(store, request(fence.session, "2")).await;
+    assert_eq!(store.mark_forwarded(&fence, &["2".to_owned()]).await.unwrap(), Fenceable::Done);
+    let missed = handed(store, Claim { missing_from: Some(1), ..Claim::new(fence, 0, 0) }).await;
+    assert_eq!((seqs(&missed.entries), missed.upto, missed.last), (vec![1], 1, 2));
+}
+
 /// DRN-2, REQ-5: answers and cancels pass what waits, and wait themselves for the next owner all the same.
 pub async fn what_is_urgent_is_handed_out_unclaimed(backend: Backend) {
     let store = backend.store();

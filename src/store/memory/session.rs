@@ -273,6 +273,8 @@ impl Session {
         if let Some(from) = claim.missing_from.filter(|from| *from <= self.in_claimed) {
             handed.after = from - 1;
             handed.entries = self.claimed_from(from);
+            // Marked forwarded before it was claimed: its turn comes.
+            handed.entries.retain(|entry| entry.seq <= self.in_claimed);
         }
         let new = self.claim_new(claim.max_entries);
         handed.entries.extend(new);
