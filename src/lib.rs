@@ -4,22 +4,21 @@
 //!
 //! | module | role |
 //! |---|---|
-//! | [`server`] | one process from settings to exit code |
+//! | [`process`] | one process from settings to exit code |
 //! | [`http`] | the surfaces: parse, check, send messages; the only place that maps errors to HTTP |
 //! | [`gateway`] | what any instance does for any client: open, deliver, rebind, call; knows nothing of HTTP |
-//! | [`registry`] | this process among the others: lease, wake-ups, adoption |
+//! | [`cluster`] | this process among the others: lease, wake-ups, who is gone, adoption |
 //! | [`session`] | one actor per owned session; client streams |
 //! | [`upstream`] | services, endpoints, connections |
 //! | [`store`] | the truth about sessions: in memory or in Redis |
 //! | [`protocol`] | JSON-RPC, MCP, SSE: pure |
 //! | [`watchdog`] | ends this process when it hangs |
-//! | [`settings`], [`telemetry`], [`metrics`], [`lifecycle`], [`app`], [`backoff`], [`fault`] | what all of them share |
+//! | [`settings`], [`telemetry`], [`metrics`], [`lifecycle`], [`backoff`], [`fault`] | what all of them share |
 //!
 //! Beside the house: `crates/mcp-server-v6`, the reference upstream, which knows nothing of the router.
 
 #![forbid(unsafe_code)]
 
-pub mod app;
 pub mod backoff;
 pub mod cluster;
 pub mod fault;
@@ -27,9 +26,8 @@ pub mod gateway;
 pub mod http;
 pub mod lifecycle;
 pub mod metrics;
+pub mod process;
 pub mod protocol;
-pub mod registry;
-pub mod server;
 pub mod session;
 pub mod settings;
 pub mod store;

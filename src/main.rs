@@ -5,7 +5,7 @@ use std::{
     process::ExitCode,
 };
 
-use mcp_router::{server, settings, telemetry, watchdog};
+use mcp_router::{process::boot, settings, telemetry, watchdog};
 
 /// Every call allocates some dozens of small pieces and frees them on the same thread; the system's allocator took a
 /// sixth of the router's time for that.
@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     };
     telemetry::init(&settings.log);
     let _last_lines = LastLines;
-    match actix_rt::System::new().block_on(server::run(settings)) {
+    match actix_rt::System::new().block_on(boot::run(settings)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");

@@ -6,7 +6,7 @@
 //! it: SIGSTOP, a debugger or a swapped-out memory stop all threads alike.
 //!
 //! This file owns the guard's process and the pipe to it, from the moment the router serves until
-//! [`Phase::Stopped`]. Only [`crate::server`] calls it. It never decides that the router hangs, and no failure of it ends
+//! [`Phase::Stopped`]. Only `process::boot` calls it. It never decides that the router hangs, and no failure of it ends
 //! the router: without a guard the router works as it does with `MCP_WATCHDOG=0s`.
 
 use std::{
@@ -16,17 +16,12 @@ use std::{
     os::unix::process::CommandExt as _,
     path::PathBuf,
     process::{self, Child, ChildStdin, Command, Stdio},
-    sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 
-use futures_util::future::join_all;
-
 use crate::{
-    app::App,
     backoff::Backoff,
-    lifecycle::Phase,
-    registry::host::AreYouThere,
+    lifecycle::{Lifecycle, Phase},
     settings::{LogFormat, Settings},
 };
 
@@ -131,25 +126,26 @@ impl Drop for Guard {
 }
 
 /// Keeps a guard over this process until [`Phase::Stopped`]; returns when it has ended. Must be spawned on the main arbiter,
-/// whose event loop renews the lease and drains: its beats prove that this loop runs.
-pub async fn keep_guard(app: Arc<App>) {
-    let Some(recipe) = Recipe::new(&app.settings) else { return };
-    let mut phase = app.lifecycle.subscribe();
+/// whose event loop renews the lease and drains: its beats prove that this loop runs. `pulse`: returns when all that must
+/// run besides has shown that it does; there is no beat before.
+pub async fn keep_guard(settings: &Settings, lifecycle: &Lifecycle, pulse: impl AsyncFn()) {
+    let Some(recipe) = Recipe::new(settings) else { return };
+    let mut phase = lifecycle.subscribe();
     tokio::select! {
-        () = keep(&app, &recipe) => {}
+        () = keep(lifecycle, &recipe, &pulse) => {}
         // Drops the guard. Up to here it watches, through the whole drain.
         _ = phase.wait_for(|phase| *phase == Phase::Stopped) => {}
     }
 }
 
-async fn keep(app: &App, recipe: &Recipe) {
+async fn keep(lifecycle: &Lifecycle, recipe: &Recipe, pulse: &impl AsyncFn()) {
     let mut backoff = Backoff::new(RESTART_MIN, RESTART_MAX);
     loop {
         let started = Instant::now();
         let failure = match recipe.start() {
             Ok(mut guard) => {
                 tracing::debug!(pid = guard.child.id(), period = ?recipe.period, "watchdog");
-                beat(app, recipe.period, &mut guard).await
+                beat(pulse, recipe.period, &mut guard).await
             }
             Err(error) => error,
         };
@@ -157,7 +153,7 @@ async fn keep(app: &App, recipe: &Recipe) {
             backoff.reset();
         }
         tokio::time::sleep(backoff.pause()).await;
-        if app.lifecycle.phase() >= Phase::Draining {
+        if lifecycle.phase() >= Phase::Draining {
             // A supervisor's SIGTERM may go to both (systemd), and the end of the guard is meant then.
             return;
         }
@@ -166,25 +162,16 @@ async fn keep(app: &App, recipe: &Recipe) {
 }
 
 /// Sends beats until the guard has ended; how.
-async fn beat(app: &App, period: Duration, guard: &mut Guard) -> io::Error {
+async fn beat(pulse: &impl AsyncFn(), period: Duration, guard: &mut Guard) -> io::Error {
     let mut ticks = tokio::time::interval(period / BEATS);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        workers_answer(app).await;
+        pulse().await;
         if let Err(error) = guard.beat() {
             return error;
         }
     }
-}
-
-/// Returns when each worker thread has run something that was asked of it just now: client streams and sessions live there,
-/// and one thread that hangs holds its share of them while all others look well. It does not return while one hangs,
-/// and then there are no beats.
-async fn workers_answer(app: &App) {
-    let hosts = app.hosts.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    // A thread that has ended cannot answer, and holds nothing.
-    join_all(hosts.into_iter().map(|host| host.send(AreYouThere))).await;
 }
 
 /// What a process must do that was started as a guard: `None` when these arguments (without the program's name) do not ask for

@@ -15,11 +15,11 @@ use std::{
 };
 
 use super::{
+    Gateway,
     deliver::{self, NotDelivered},
     patience::patiently,
 };
 use crate::{
-    app::Worker,
     protocol::{post_id::PostId, session_id::SessionId},
     session::messages::{Delivered, Posted},
 };
@@ -39,9 +39,13 @@ const CONNECTION_SHOWS: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// See [`NotDelivered`].
-pub async fn deliver(worker: &Rc<Worker>, session: SessionId, posted: &Arc<Posted>) -> Result<Delivered, NotDelivered> {
+pub async fn deliver(
+    gateway: &Rc<Gateway>,
+    session: SessionId,
+    posted: &Arc<Posted>,
+) -> Result<Delivered, NotDelivered> {
     for pause in LOOKS {
-        match deliver::deliver(worker, session, posted).await? {
+        match deliver::deliver(gateway, session, posted).await? {
             Delivered::Duplicate => {
                 let jittered = fastrand::u64(pause / 2..=pause + pause / 2);
                 tokio::time::sleep(Duration::from_millis(jittered)).await;
@@ -49,21 +53,21 @@ pub async fn deliver(worker: &Rc<Worker>, session: SessionId, posted: &Arc<Poste
             delivered => return Ok(delivered),
         }
     }
-    deliver::deliver(worker, session, posted).await
+    deliver::deliver(gateway, session, posted).await
 }
 
 /// Forgets the POST, whose answer is about to be written, if that arrives. `begun`: when the whole message was there.
 /// `connection`: lives for as long as the one that the answer goes to.
-pub fn forget(worker: &Rc<Worker>, connection: Weak<()>, session: SessionId, post_id: PostId, begun: Instant) {
-    let worker = Rc::clone(worker);
+pub fn forget(gateway: &Rc<Gateway>, connection: Weak<()>, session: SessionId, post_id: PostId, begun: Instant) {
+    let gateway = Rc::clone(gateway);
     let waited = begun.elapsed();
     actix_rt::spawn(async move {
         if !somebody_waits(waited, &connection).await {
             return;
         }
-        let store = &worker.app.store;
+        let store = &gateway.env.store;
         // What cannot be forgotten now may hide one repetition; `patiently` counts it.
-        let _ = patiently(&worker, || store.forget_post(session, post_id)).await;
+        let _ = patiently(&gateway, || store.forget_post(session, post_id)).await;
     });
 }
 

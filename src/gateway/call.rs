@@ -15,9 +15,9 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 use tokio::{sync::watch, time::Instant};
 
+use super::Gateway;
 use super::under_way::{CallKey, Cancelled};
 use crate::{
-    app::Worker,
     protocol::{
         jsonrpc::{Head, Kind},
         mcp::{self, Repeatable},
@@ -90,19 +90,19 @@ impl Drop for Slot<'_> {
 /// # Errors
 /// See [`NotAnswered`].
 pub async fn request(
-    worker: &Rc<Worker>,
+    gateway: &Rc<Gateway>,
     service: &Arc<Service>,
     head: &Head<'_>,
     body: &Bytes,
     key: CallKey,
 ) -> Result<Bytes, NotAnswered> {
-    let known = worker.app.rest_calls.register(key);
+    let known = gateway.shared.calls.register(key);
     let tools_version = service.tools.version();
     let response = if head.method() == Some(mcp::INITIALIZE) {
         // The shared session is initialised already; a second time would change it for everybody.
-        on_some_endpoint(worker, service, |upstream| async move { flatten(upstream.send(Initialized).await) }).await?
+        on_some_endpoint(gateway, service, |upstream| async move { flatten(upstream.send(Initialized).await) }).await?
     } else {
-        run(worker, service, head, body, known.given_up()).await?
+        run(gateway, service, head, body, known.given_up()).await?
     };
     let Kind::Request { id, .. } = &head.kind else { return Ok(response) };
     let answer = Head::parse(&response).map_err(|_| CallError::Nonsense)?;
@@ -116,8 +116,8 @@ pub async fn request(
 ///
 /// # Errors
 /// See [`NotAnswered`].
-pub async fn notify(worker: &Rc<Worker>, service: &Arc<Service>, body: &Bytes) -> Result<(), NotAnswered> {
-    on_some_endpoint(worker, service, |upstream| {
+pub async fn notify(gateway: &Rc<Gateway>, service: &Arc<Service>, body: &Bytes) -> Result<(), NotAnswered> {
+    on_some_endpoint(gateway, service, |upstream| {
         let body = body.clone();
         async move { flatten(upstream.send(Notify { body }).await) }
     })
@@ -126,10 +126,9 @@ pub async fn notify(worker: &Rc<Worker>, service: &Arc<Service>, body: &Bytes) -
 
 /// A caller gives its own call up. The caller's ids mean nothing on the shared session, or somebody else's call, so that
 /// the notification itself goes nowhere. `key`: of the call that it names, if it names one.
-pub fn cancel(worker: &Worker, key: Option<&CallKey>) {
-    let app = &worker.app;
-    if key.map(|key| app.rest_calls.cancel(key)) != Some(Cancelled::One) {
-        app.metrics.dropped.with_label_values(&["cancel_of_nothing"]).inc();
+pub fn cancel(gateway: &Gateway, key: Option<&CallKey>) {
+    if key.map(|key| gateway.shared.calls.cancel(key)) != Some(Cancelled::One) {
+        gateway.env.metrics.dropped.with_label_values(&["cancel_of_nothing"]).inc();
     }
 }
 
@@ -138,10 +137,10 @@ pub fn cancel(worker: &Worker, key: Option<&CallKey>) {
 ///
 /// # Errors
 /// See [`NotListed`].
-pub async fn list_tools(worker: &Rc<Worker>, service: &Arc<Service>) -> Result<Vec<Box<RawValue>>, NotListed> {
-    let upstream = &worker.app.settings.upstream;
+pub async fn list_tools(gateway: &Rc<Gateway>, service: &Arc<Service>) -> Result<Vec<Box<RawValue>>, NotListed> {
+    let upstream = &gateway.env.settings.upstream;
     let (timeout, bounds) = (upstream.post_timeout, Bounds::new(upstream));
-    let listed = on_some_endpoint(worker, service, |upstream| {
+    let listed = on_some_endpoint(gateway, service, |upstream| {
         let service = Arc::clone(service);
         async move {
             let list = |body| {
@@ -160,13 +159,13 @@ pub async fn list_tools(worker: &Rc<Worker>, service: &Arc<Service>) -> Result<V
 
 /// Sends a request until it is answered, within its time limit. REQ-3
 async fn run(
-    worker: &Rc<Worker>,
+    gateway: &Rc<Gateway>,
     service: &Arc<Service>,
     head: &Head<'_>,
     body: &Bytes,
     mut given_up: watch::Receiver<bool>,
 ) -> Result<Bytes, NotAnswered> {
-    let settings = &worker.app.settings.upstream;
+    let settings = &gateway.env.settings.upstream;
     let deadline = Instant::now() + settings.request_timeout;
     let mut tries = Tries::default();
     loop {
@@ -175,7 +174,7 @@ async fn run(
             let call = Call { body: body.clone(), timeout, given_up: Some(given_up.clone()) };
             async move { flatten(upstream.send(call).await) }
         };
-        let error = match on_some_endpoint(worker, service, call).await {
+        let error = match on_some_endpoint(gateway, service, call).await {
             Ok(answer) => return Ok(answer),
             Err(NotAnswered::Upstream(error)) => error,
             Err(error) => return Err(error),
@@ -250,7 +249,7 @@ fn is_repeatable(service: &Service, head: &Head<'_>) -> bool {
 /// Tries healthy endpoints, least busy first, and then the others, until one takes the request. Another is tried only when
 /// the one before has not seen the request.
 async fn on_some_endpoint<T, F, Fut>(
-    worker: &Rc<Worker>,
+    gateway: &Rc<Gateway>,
     service: &Arc<Service>,
     operation: F,
 ) -> Result<T, NotAnswered>
@@ -271,7 +270,7 @@ where
                 others.push(endpoint);
                 continue;
             }
-            match operation(worker.upstream(endpoint).clone()).await {
+            match operation(gateway.member.lines.actor(endpoint).clone()).await {
                 Ok(done) => return Ok(done),
                 Err(error) => last = Some(next_endpoint(last, error)?),
             }

@@ -3,10 +3,10 @@
 
 use std::{rc::Rc, sync::Arc, time::Instant};
 
+use super::Gateway;
 use super::patience::{LOST_DATA_PAUSE, StoreUnavailable, patiently};
 use crate::{
-    app::Worker,
-    cluster::ownership,
+    cluster::{look_after::look_after, ownership},
     fault,
     lifecycle::Phase,
     protocol::session_id::SessionId,
@@ -47,14 +47,17 @@ impl From<StoreUnavailable> for NotDelivered {
 ///
 /// # Errors
 /// See [`NotDelivered`].
-pub async fn deliver(worker: &Rc<Worker>, session: SessionId, posted: &Arc<Posted>) -> Result<Delivered, NotDelivered> {
-    let app = &worker.app;
-    let deadline = Instant::now() + app.settings.redis.wait;
+pub async fn deliver(
+    gateway: &Rc<Gateway>,
+    session: SessionId,
+    posted: &Arc<Posted>,
+) -> Result<Delivered, NotDelivered> {
+    let deadline = Instant::now() + gateway.env.settings.redis.wait;
     let mut attempts = 0;
     while attempts < OWNER_ATTEMPTS {
         attempts += 1;
-        let Some(owner) = app.directory.session(&session) else {
-            return deliver_by_store(worker, session, posted).await;
+        let Some(owner) = gateway.env.directory.session(&session) else {
+            return deliver_by_store(gateway, session, posted).await;
         };
         match owner.send(Deliver(Arc::clone(posted))).await {
             Ok(Ok(delivered)) => return Ok(delivered),
@@ -68,43 +71,46 @@ pub async fn deliver(worker: &Rc<Worker>, session: SessionId, posted: &Arc<Poste
             }
             Ok(Err(error)) => return Err(error.into()),
             // The actor has ended between look-up and message; whatever it did is in the store.
-            Err(_) => app.directory.remove_session(&session, &owner),
+            Err(_) => gateway.env.directory.remove_session(&session, &owner),
         }
     }
     Err(DeliverError::StoreUnavailable.into())
 }
 
 /// The owner is elsewhere, or nowhere.
-async fn deliver_by_store(worker: &Rc<Worker>, session: SessionId, posted: &Posted) -> Result<Delivered, NotDelivered> {
-    let app = &worker.app;
-    if app.lifecycle.phase() != Phase::Ready {
+async fn deliver_by_store(
+    gateway: &Rc<Gateway>,
+    session: SessionId,
+    posted: &Posted,
+) -> Result<Delivered, NotDelivered> {
+    if gateway.cluster.lifecycle.phase() != Phase::Ready {
         return Err(NotDelivered::Draining);
     }
-    let accept = for_another_owner(session, posted, &app.settings.limits);
-    let deadline = Instant::now() + app.settings.redis.wait;
+    let accept = for_another_owner(session, posted, &gateway.env.settings.limits);
+    let deadline = Instant::now() + gateway.env.settings.redis.wait;
     let accepted = loop {
-        let accepted = patiently(worker, || app.store.accept(accept.clone())).await?;
+        let accepted = patiently(gateway, || gateway.env.store.accept(accept.clone())).await?;
         // The store came back empty: the session's owner, if it lives, is about to write it again.
-        if accepted != Accepted::NotFound || Instant::now() >= deadline || !app.data_lost().await {
+        if accepted != Accepted::NotFound || Instant::now() >= deadline || !gateway.env.data_lost().await {
             break accepted;
         }
         tokio::time::sleep(LOST_DATA_PAUSE).await;
     };
-    let counters = &app.metrics.accepted;
+    let counters = &gateway.env.metrics.accepted;
     match &accepted {
         Accepted::Queued { owner, listeners, .. } => {
             counters.queued.inc();
             fault::point(fault::QUEUED);
-            if ownership::is_suspect(app, &session, owner, *listeners) {
+            if ownership::is_suspect(&gateway.cluster, &session, owner, *listeners) {
                 // Perhaps nobody will look. The message is safe either way, so the client need not wait for it.
-                ownership::look_after(worker, session, "post");
+                look_after(&gateway.member, session, "post");
             }
         }
         Accepted::Duplicate { .. } => {
             counters.duplicate.inc();
             // Also when it is claimed: by a journaling perhaps whose reply the owner has not had. It looks for it then. And
             // it may have died since, or hang.
-            ownership::look_after(worker, session, "post");
+            look_after(&gateway.member, session, "post");
         }
         Accepted::TooManyPending | Accepted::TooManyBytes | Accepted::IdInUse => counters.refused.inc(),
         Accepted::WrongService | Accepted::NotFound | Accepted::Forward { .. } | Accepted::Fenced | Accepted::Older => {

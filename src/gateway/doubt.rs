@@ -3,15 +3,11 @@
 //! URL that it has; mcp-remote, which keeps cookies and begins with an `initialize` of its own when it comes back, is known
 //! by that message's id; whoever goes on without one has had its handshake.
 
-use std::{
-    collections::HashSet,
-    rc::Rc,
-    sync::{Mutex, PoisonError},
-};
+use std::rc::Rc;
 
+use super::Gateway;
 use super::patience::{StoreUnavailable, patiently};
 use crate::{
-    app::Worker,
     protocol::{
         jsonrpc::{Head, Kind},
         mcp,
@@ -23,30 +19,6 @@ use crate::{
 
 /// Ids of mcp-remote's repeated `initialize` begin with this (0.15.1, measured).
 const REINIT: &str = "\"mcp-remote-reinit-";
-
-/// Attachments (session and count) found by a cookie, whose clients have shown by a message who they are: nothing more is to
-/// be asked of their messages. A hint: one that is forgotten costs a question to the store.
-#[derive(Debug, Default)]
-pub struct Proofs {
-    known: Mutex<HashSet<(SessionId, u64)>>,
-}
-
-/// Attachments remembered in [`Proofs`].
-const MAX_PROOFS: usize = 4096;
-
-impl Proofs {
-    fn has(&self, session: SessionId, attach_count: u64) -> bool {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).contains(&(session, attach_count))
-    }
-
-    fn add(&self, session: SessionId, attach_count: u64) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= MAX_PROOFS {
-            known.clear();
-        }
-        known.insert((session, attach_count));
-    }
-}
 
 /// What the message says of its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,38 +47,37 @@ fn word(head: &Head<'_>) -> Word {
 /// # Errors
 /// The store does not answer: nothing is known of the client yet.
 pub async fn settle(
-    worker: &Rc<Worker>,
+    gateway: &Rc<Gateway>,
     session: SessionId,
     attach_count: u64,
     head: &Head<'_>,
 ) -> Result<(), StoreUnavailable> {
-    let app = &worker.app;
-    if app.proofs.has(session, attach_count) {
+    if gateway.shared.proofs.has(session, attach_count) {
         return Ok(());
     }
-    let Some(known) = patiently(worker, || app.store.load(session)).await? else { return Ok(()) };
+    let Some(known) = patiently(gateway, || gateway.env.store.load(session)).await? else { return Ok(()) };
     if known.doubted == Some(attach_count) {
         match word(head) {
             Word::Nothing => return Ok(()),
             Word::Own => {
                 let settled = Hint::Doubted(None);
-                patiently(worker, || app.store.hint(session, &settled)).await?;
+                patiently(gateway, || gateway.env.store.hint(session, &settled)).await?;
             }
             Word::New => {
                 tracing::info!(%session, "a cookie led another client here; the session begins anew for it");
-                app.metrics.rebinds.with_label_values(&["renewed"]).inc();
+                gateway.env.metrics.rebinds.with_label_values(&["renewed"]).inc();
                 let epoch = fastrand::u32(..);
-                patiently(worker, || app.store.renew(session, epoch)).await?;
+                patiently(gateway, || gateway.env.store.renew(session, epoch)).await?;
             }
         }
-        for attachment in app.directory.attachments(&session) {
+        for attachment in gateway.env.directory.attachments(&session) {
             if word(head) == Word::Own { attachment.prove() } else { attachment.look() }
         }
-        if let Some(holder) = shown::holder(&known).filter(|holder| **holder != *app.me.incarnation) {
-            patiently(worker, || app.store.wake(holder, session)).await?;
+        if let Some(holder) = shown::holder(&known).filter(|holder| **holder != *gateway.env.me.incarnation) {
+            patiently(gateway, || gateway.env.store.wake(holder, session)).await?;
         }
     }
-    app.proofs.add(session, attach_count);
+    gateway.shared.proofs.add(session, attach_count);
     Ok(())
 }
 
@@ -127,18 +98,5 @@ mod tests {
         ] {
             assert_eq!(word(&Head::parse(message.as_bytes()).unwrap()), expected, "{message}");
         }
-    }
-
-    #[test]
-    fn a_proof_is_one_for_its_attachment_and_there_is_a_bound_to_them() {
-        let proofs = Proofs::default();
-        let (one, other) = (SessionId::random(), SessionId::random());
-        proofs.add(one, 3);
-        assert!(proofs.has(one, 3));
-        assert!(!proofs.has(one, 4) && !proofs.has(other, 3));
-        for count in 0..2 * MAX_PROOFS as u64 {
-            proofs.add(other, count);
-        }
-        assert!(proofs.known.lock().unwrap().len() <= MAX_PROOFS);
     }
 }

@@ -13,18 +13,21 @@ use std::{
 
 use bytes::Bytes;
 
+use super::Gateway;
 use super::patience::{LOST_DATA_PAUSE, StoreUnavailable, patiently};
 use crate::{
-    app::{App, Worker},
-    cluster::ownership,
+    cluster::{
+        look_after::{ATTACH, look_after, settle},
+        orphans, ownership,
+    },
     lifecycle::Phase,
     protocol::{event_id::EventId, session_id::SessionId, sse},
-    registry::orphans,
     session::{
         MAIN_STREAM,
         actor::SessionActor,
         attachment::{Attachment, Doubt, Pump, resume_failed},
         core::streams::StreamKey,
+        env::Env,
         messages::AttachLocal,
         returning::{Client, Fit, key_of, same_client},
         shown,
@@ -39,8 +42,8 @@ const GONE_CLIENT_PAUSE: Duration = Duration::from_millis(2);
 /// Who opens a stream, and where.
 #[derive(Clone)]
 pub struct Opening {
-    /// The worker thread's own.
-    pub worker: Rc<Worker>,
+    /// On whose thread.
+    pub gateway: Rc<Gateway>,
     /// The service asked for.
     pub service: Arc<Service>,
     /// Path before `/mcp/…` in the endpoint event.
@@ -186,8 +189,8 @@ impl Opening {
     /// # Errors
     /// See [`NotOpened`].
     pub async fn open(&self, shown: Shown) -> Result<Opened, NotOpened> {
-        let app = &self.worker.app;
-        if app.lifecycle.phase() != Phase::Ready {
+        let gateway = &self.gateway;
+        if gateway.cluster.lifecycle.phase() != Phase::Ready {
             return Err(NotOpened::Draining);
         }
         let lost = match shown.cursor {
@@ -200,7 +203,7 @@ impl Opening {
         };
         if let Some(reason) = lost {
             // A status other than 200 would stop stock clients for good: a new session, and the loss said aloud. EVT-6
-            app.metrics.resume_failed.with_label_values(&[reason]).inc();
+            gateway.env.metrics.resume_failed.with_label_values(&[reason]).inc();
             return self.create(Some(reason)).await.map(Opened::Ready);
         }
         match shown.named {
@@ -215,7 +218,7 @@ impl Opening {
             Some(session) => self.cookie(session).await?,
             None => None,
         };
-        let fit = patiently(&self.worker, || orphans::find(app, &self.client)).await?;
+        let fit = patiently(&self.gateway, || orphans::find(&gateway.cluster, &self.client)).await?;
         // One that very likely comes back is asked first: its cookie may be of another tab of its browser.
         if let Some(session) = cookie.filter(|_| fit < Fit::Likely)
             && let Some(ready) = self.resume(session, None, By::Cookie).await?
@@ -229,7 +232,7 @@ impl Opening {
     }
 
     fn retry(&self) -> Duration {
-        let stream = &self.worker.app.settings.stream;
+        let stream = &self.gateway.env.settings.stream;
         let (min, max) = (stream.retry_min.as_millis() as u64, stream.retry_max.as_millis() as u64);
         // STM-1: those who lost one instance do not come back in step.
         Duration::from_millis(fastrand::u64(min..=max.max(min)))
@@ -242,25 +245,25 @@ impl Opening {
     /// Makes a session. `lost`: why the client cannot have the one that it had.
     pub(super) async fn create(&self, lost: Option<&'static str>) -> Result<Ready, NotOpened> {
         let client = &self.client;
-        let app = &self.worker.app;
-        let limits = &app.settings.limits;
-        if !app.openings.try_acquire() {
+        let gateway = &self.gateway;
+        let limits = &gateway.env.settings.limits;
+        if !gateway.shared.openings.try_acquire() {
             return Err(NotOpened::TooManyNew);
         }
-        if app.directory.session_count() >= limits.max_sessions && !app.lonely.make_room(None).await {
+        if gateway.env.directory.session_count() >= limits.max_sessions && !gateway.env.lonely.make_room(None).await {
             return Err(NotOpened::Full);
         }
-        let guest = match app.guests.admit(client.guest_keys(), limits.max_sessions_per_client) {
+        let guest = match gateway.shared.guests.admit(client.guest_keys(), limits.max_sessions_per_client) {
             Ok(guest) => guest,
             Err(full) => {
-                app.lonely.make_room(Some(&full)).await;
-                let again = app.guests.admit(client.guest_keys(), limits.max_sessions_per_client);
+                gateway.env.lonely.make_room(Some(&full)).await;
+                let again = gateway.shared.guests.admit(client.guest_keys(), limits.max_sessions_per_client);
                 again.map_err(|_| NotOpened::TooManyOfClient { limit: limits.max_sessions_per_client })?
             }
         };
         let session = SessionId::random();
         let epoch = fastrand::u32(..);
-        let attachment = Attachment::new(session, StreamKey::Main, app.settings.stream.client_queue_bytes);
+        let attachment = Attachment::new(session, StreamKey::Main, gateway.env.settings.stream.client_queue_bytes);
         if client.may_come_back() {
             attachment.of_client(Arc::clone(client.key()));
         }
@@ -272,30 +275,31 @@ impl Opening {
             transport: "sse".to_owned(),
             principal: String::new(),
             client: client.to_field(),
-            owner: app.me.clone(),
+            owner: gateway.env.me.clone(),
             attachment: Some((MAIN_STREAM.to_owned(), attachment.id)),
-            ttl: app.settings.session.ttl,
+            ttl: gateway.env.settings.session.ttl,
         };
         // Until the actor is known: the store says that the session is ours, and nobody must miss its actor.
-        let _turn = app.adopting.take(session);
-        match patiently(&self.worker, || app.store.create(new.clone())).await {
+        let _turn = gateway.cluster.turns.take(session);
+        match patiently(&self.gateway, || gateway.env.store.create(new.clone())).await {
             // Ours, too, when the answer to an earlier try was lost: ids do not repeat.
             Ok(Created::Created | Created::AlreadyExists) => {}
             Err(error) => {
                 // It may have been made, for nobody.
-                ownership::look_after(&self.worker, session, "create");
+                look_after(&gateway.member, session, "create");
                 return Err(error.into());
             }
         }
-        let fence = Fence { session, epoch, generation: 1, incarnation: Arc::clone(&app.me.incarnation) };
+        let fence = Fence { session, epoch, generation: 1, incarnation: Arc::clone(&gateway.env.me.incarnation) };
         let mut first = sse::opening(&session, MAIN_STREAM, epoch, 0, self.retry(), &self.endpoint(&session)).to_vec();
         if let Some(reason) = lost {
             first.extend_from_slice(&resume_failed(reason, 0, 1));
         }
-        let pump = Pump::new(Arc::clone(&app.env), Arc::clone(&attachment), epoch, 0, Bytes::from(first));
-        let (env, lines, service) = (Arc::clone(&app.env), Rc::clone(&self.worker.lines), Arc::clone(&self.service));
+        let pump = Pump::new(Arc::clone(&gateway.env), Arc::clone(&attachment), epoch, 0, Bytes::from(first));
+        let (env, lines, service) =
+            (Arc::clone(&gateway.env), Rc::clone(&gateway.member.lines), Arc::clone(&self.service));
         let actor = SessionActor::start_new(env, lines, service, fence, attachment, client.to_field(), guest);
-        app.directory.insert_session(session, actor);
+        gateway.env.directory.insert_session(session, actor);
         Ok(Ready { session, pump })
     }
 
@@ -306,28 +310,28 @@ impl Opening {
         cursor: Option<EventId>,
         by: By,
     ) -> Result<Option<Ready>, NotOpened> {
-        let app = &self.worker.app;
+        let gateway = &self.gateway;
         let before = if cursor.is_some() { Before::default() } else { self.before(session).await? };
         let sent = before.sent;
-        let attachment = Attachment::new(session, StreamKey::Main, app.settings.stream.client_queue_bytes);
+        let attachment = Attachment::new(session, StreamKey::Main, gateway.env.settings.stream.client_queue_bytes);
         let attach = Attach {
             session,
             attachment: StoredAttachment {
                 stream: MAIN_STREAM.to_owned(),
-                incarnation: Arc::clone(&app.me.incarnation),
+                incarnation: Arc::clone(&gateway.env.me.incarnation),
                 id: attachment.id,
             },
         };
         // A client may have given this GET up while the process was paused and be served elsewhere by now. Its connection is
         // then closed; the server finds that out in the meantime, and drops us before we take the stream away.
         tokio::time::sleep(GONE_CLIENT_PAUSE).await;
-        let mut undo = DetachOnDrop { app: Arc::clone(app), attachment: Some(Arc::clone(&attachment)) };
-        let deadline = Instant::now() + app.settings.redis.wait;
+        let mut undo = DetachOnDrop { env: Arc::clone(&gateway.env), attachment: Some(Arc::clone(&attachment)) };
+        let deadline = Instant::now() + gateway.env.settings.redis.wait;
         let joined = loop {
-            match patiently(&self.worker, || app.store.attach(attach.clone())).await? {
+            match patiently(&self.gateway, || gateway.env.store.attach(attach.clone())).await? {
                 Attached::Attached(joined) => break joined,
                 // The store came back empty: the session's owner, if it lives, is about to write it again.
-                Attached::NotFound if Instant::now() < deadline && app.data_lost().await => {
+                Attached::NotFound if Instant::now() < deadline && gateway.env.data_lost().await => {
                     tokio::time::sleep(LOST_DATA_PAUSE).await;
                 }
                 Attached::NotFound => return Ok(None),
@@ -339,10 +343,10 @@ impl Opening {
         if by == By::Cookie {
             // Before the client has the endpoint to which it could say who it is.
             let doubted = Hint::Doubted(Some(joined.attach_count));
-            patiently(&self.worker, || app.store.hint(session, &doubted)).await?;
+            patiently(&self.gateway, || gateway.env.store.hint(session, &doubted)).await?;
         }
-        app.metrics.resumed.with_label_values(&[by.label()]).inc();
-        let replay = app.settings.stream.rebind_replay;
+        gateway.env.metrics.resumed.with_label_values(&[by.label()]).inc();
+        let replay = gateway.env.settings.stream.rebind_replay;
         let Start { from, told, misfit } = start(cursor.as_ref(), joined.epoch, by, sent, replay);
         let mut first = Vec::new();
         // After a ping-rebind the client keeps its endpoint; others expect one on every connection.
@@ -355,11 +359,12 @@ impl Opening {
             first.extend_from_slice(&sse::opening(&session, MAIN_STREAM, joined.epoch, told, self.retry(), &endpoint));
         }
         if let Some(reason) = misfit {
-            app.metrics.resume_failed.with_label_values(&[reason]).inc();
+            gateway.env.metrics.resume_failed.with_label_values(&[reason]).inc();
             first.extend_from_slice(&resume_failed(reason, cursor.as_ref().map_or(0, |cursor| cursor.seq), 1));
         }
         let mut pump =
-            Pump::new(Arc::clone(&app.env), Arc::clone(&attachment), joined.epoch, from, Bytes::from(first)).resumed();
+            Pump::new(Arc::clone(&gateway.env), Arc::clone(&attachment), joined.epoch, from, Bytes::from(first))
+                .resumed();
         // From here on the pump does it.
         undo.attachment = None;
         if cursor.is_none() {
@@ -374,7 +379,7 @@ impl Opening {
             attachment.of_client(Arc::clone(&client));
             if before.is_used {
                 attachment.list();
-                shown::show(&app.env, client, session);
+                shown::show(&gateway.env, client, session);
             }
         }
         self.join_owner(session, &joined, attachment).await;
@@ -383,24 +388,24 @@ impl Opening {
 
     /// Lets the owner know of a stream on this process, or becomes the owner if there is none.
     async fn join_owner(&self, session: SessionId, joined: &AttachedTo, attachment: Arc<Attachment>) {
-        let app = &self.worker.app;
+        let gateway = &self.gateway;
         // A predecessor on this very process learns at once; others by their wake-up.
-        for other in app.directory.attachments(&session) {
+        for other in gateway.env.directory.attachments(&session) {
             if other.id != attachment.id {
                 other.look();
             }
         }
-        if let Some(owner) = app.directory.session(&session)
+        if let Some(owner) = gateway.env.directory.session(&session)
             && owner.send(AttachLocal { attachment: Arc::clone(&attachment) }).await.is_ok()
         {
             return;
         }
-        if ownership::is_suspect(app, &session, &joined.owner, joined.listeners) {
+        if ownership::is_suspect(&gateway.cluster, &session, &joined.owner, joined.listeners) {
             // Beside the stream, which reads the log whoever owns the session.
-            let worker = Rc::clone(&self.worker);
+            let member = Rc::clone(&gateway.member);
             actix_rt::spawn(async move {
                 // It may have been adopted before the stream was known here.
-                if let Some(owner) = ownership::settle(&worker, session, ownership::ATTACH).await {
+                if let Some(owner) = settle(&member, session, ATTACH).await {
                     // An owner that has ended meanwhile needs to know nothing.
                     let _ = owner.send(AttachLocal { attachment }).await;
                 }
@@ -410,9 +415,10 @@ impl Opening {
 
     /// What the store knows of the session's last connection.
     async fn before(&self, session: SessionId) -> Result<Before, StoreUnavailable> {
-        let app = &self.worker.app;
-        let here = app.directory.attachments(&session).iter().map(|attachment| attachment.sent()).max().unwrap_or(0);
-        let Some(head) = patiently(&self.worker, || app.store.load(session)).await? else {
+        let gateway = &self.gateway;
+        let here =
+            gateway.env.directory.attachments(&session).iter().map(|attachment| attachment.sent()).max().unwrap_or(0);
+        let Some(head) = patiently(&self.gateway, || gateway.env.store.load(session)).await? else {
             return Ok(Before { sent: here, ..Before::default() });
         };
         let stream = head.stream(MAIN_STREAM);
@@ -428,10 +434,10 @@ impl Opening {
     /// The session that the client's cookie names, if nobody shows it and its client was of this kind. Clients share a
     /// cookie jar: a session that somebody shows belongs to that one. A dead holder is no holder.
     async fn cookie(&self, session: SessionId) -> Result<Option<SessionId>, StoreUnavailable> {
-        let app = &self.worker.app;
-        let Some(head) = patiently(&self.worker, || app.store.load(session)).await? else { return Ok(None) };
+        let gateway = &self.gateway;
+        let Some(head) = patiently(&self.gateway, || gateway.env.store.load(session)).await? else { return Ok(None) };
         let is_same = same_client(&self.client, &head.client);
-        let is_shown = is_same && patiently(&self.worker, || shown::is_shown(&app.env, session, &head)).await?;
+        let is_shown = is_same && patiently(&self.gateway, || shown::is_shown(&gateway.env, session, &head)).await?;
         Ok((is_same && !is_shown).then_some(session))
     }
 }
@@ -454,19 +460,19 @@ struct Before {
 /// A client that leaves while its stream is being attached, or whose stream is not shown after all, leaves no holder
 /// behind: the stream that it has superseded can go on.
 struct DetachOnDrop {
-    app: Arc<App>,
+    env: Arc<Env>,
     attachment: Option<Arc<Attachment>>,
 }
 
 impl Drop for DetachOnDrop {
     fn drop(&mut self) {
         let Some(attachment) = self.attachment.take() else { return };
-        let app = Arc::clone(&self.app);
+        let env = Arc::clone(&self.env);
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         runtime.spawn(async move {
-            let detached = app.store.detach(attachment.session, &attachment.stream, attachment.id).await;
+            let detached = env.store.detach(attachment.session, &attachment.stream, attachment.id).await;
             if let Err(error) = detached {
-                app.count_store_error(&error);
+                env.count_store_error(&error);
             }
         });
     }

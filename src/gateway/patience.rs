@@ -2,7 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::{app::Worker, backoff, store::StoreError};
+use super::Gateway;
+use crate::{
+    backoff::{self, STORE_PAUSES},
+    store::StoreError,
+};
 
 /// How often it is looked whether a session has been written again after a loss of data.
 pub(super) const LOST_DATA_PAUSE: Duration = Duration::from_millis(50);
@@ -13,13 +17,12 @@ pub(super) const LOST_DATA_PAUSE: Duration = Duration::from_millis(50);
 pub struct StoreUnavailable;
 
 /// Repeats a store operation for as long as a client may wait for the store. DUR-2
-pub(super) async fn patiently<T, F, Fut>(worker: &Worker, operation: F) -> Result<T, StoreUnavailable>
+pub(super) async fn patiently<T, F, Fut>(gateway: &Gateway, operation: F) -> Result<T, StoreUnavailable>
 where
     F: FnMut() -> Fut,
     Fut: Future<Output = Result<T, StoreError>>,
 {
-    let app = &worker.app;
-    within(app.settings.redis.wait, |error| app.count_store_error(error), operation).await
+    within(gateway.env.settings.redis.wait, |error| gateway.env.count_store_error(error), operation).await
 }
 
 async fn within<T, F, Fut>(limit: Duration, failed: impl Fn(&StoreError), operation: F) -> Result<T, StoreUnavailable>
@@ -33,7 +36,7 @@ where
         // What makes no sense makes none the next time either.
         Instant::now() < deadline && !matches!(error, StoreError::Corrupt(_))
     };
-    backoff::retry(backoff::STORE_PAUSES, operation, may_repeat).await.map_err(|_| StoreUnavailable)
+    backoff::retry(STORE_PAUSES, operation, may_repeat).await.map_err(|_| StoreUnavailable)
 }
 
 #[cfg(test)]

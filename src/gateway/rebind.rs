@@ -7,26 +7,24 @@
 //! endpoint up to `MCP_REBIND_TIMEOUT`, and only while a session of its kind has just lost its stream.
 
 use std::{
-    collections::HashMap,
     rc::Rc,
-    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use tokio::sync::oneshot::{self, Receiver};
+use tokio::sync::oneshot::Receiver;
 
 use super::{
+    Gateway,
     open::{Asked, By, NotOpened, Opening, Ready},
     patience::{StoreUnavailable, patiently},
 };
 use crate::{
-    app::{App, Worker},
+    cluster::{orphans, rebinds::Rebinds},
     protocol::{
         jsonrpc::{Head, Kind},
         mcp,
         session_id::SessionId,
     },
-    registry::orphans,
     session::{
         attachment::{Aborted, Pump},
         returning::Fit,
@@ -40,82 +38,6 @@ const MAX_IN_VAIN: u32 = 3;
 
 /// Between two looks whether something still hangs.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
-
-/// Client streams whose session is being asked for: nonce → where the answer goes. Bounded by the streams that may be
-/// open and by [`MCP_REBIND_TIMEOUT`](crate::settings::defaults::MCP_REBIND_TIMEOUT).
-#[derive(Debug, Default)]
-pub struct Rebinds {
-    waiting: Mutex<HashMap<u64, oneshot::Sender<SessionId>>>,
-    /// How often in a row clients of a kind were asked in vain.
-    in_vain: Mutex<HashMap<Arc<str>, u32>>,
-}
-
-/// Kinds of clients of which it is remembered that they were asked in vain.
-const MAX_KINDS: usize = 1024;
-
-/// Second half of the id by which an instance tells another that a client has answered for a session that is gone; the
-/// first is the nonce. Session ids are random.
-const GONE: u64 = 0x676f_6e65_676f_6e65;
-
-impl Rebinds {
-    /// A stream asks.
-    pub fn register(&self) -> (u64, oneshot::Receiver<SessionId>) {
-        let (sender, receiver) = oneshot::channel();
-        let nonce = fastrand::u64(..);
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(nonce, sender);
-        (nonce, receiver)
-    }
-
-    /// The client has answered at the endpoint of `session`. `false`: nobody waits (here).
-    pub fn complete(&self, nonce: u64, session: SessionId) -> bool {
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&nonce);
-        waiting.is_some_and(|waiting| waiting.send(session).is_ok())
-    }
-
-    /// A client of this kind was asked in vain: how often in a row by now.
-    pub fn in_vain(&self, client: &Arc<str>) -> u32 {
-        let mut in_vain = self.in_vain.lock().unwrap_or_else(PoisonError::into_inner);
-        if in_vain.len() >= MAX_KINDS && !in_vain.contains_key(client) {
-            in_vain.clear();
-        }
-        let count = in_vain.entry(Arc::clone(client)).or_default();
-        *count += 1;
-        *count
-    }
-
-    /// Clients of this kind answer.
-    pub fn answers(&self, client: &Arc<str>) {
-        self.in_vain.lock().unwrap_or_else(PoisonError::into_inner).remove(client);
-    }
-
-    /// By which an instance tells the one that asked that the session which the client named is gone.
-    pub fn word_of_gone(nonce: u64) -> Option<SessionId> {
-        format!("{nonce:016x}{GONE:016x}").parse().ok()
-    }
-
-    /// `word` is such a word: the stream that waits is told. `false`: it is a session's id.
-    pub fn gone(&self, word: SessionId) -> bool {
-        let text = word.reveal();
-        let (nonce, gone) = text.split_at(16);
-        if u64::from_str_radix(gone, 16) != Ok(GONE) {
-            return false;
-        }
-        if let Ok(nonce) = u64::from_str_radix(nonce, 16) {
-            self.forget(nonce);
-        }
-        true
-    }
-
-    /// The stream gives up.
-    pub fn forget(&self, nonce: u64) {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&nonce);
-    }
-
-    /// Nobody waits.
-    pub fn is_empty(&self) -> bool {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
-    }
-}
 
 /// What the client said.
 enum Reply {
@@ -138,11 +60,11 @@ pub struct Question<F> {
 
 /// Asks the client who it is, then goes on with its session or with a new one.
 pub fn ask(opening: Opening, asked: Asked) -> Question<impl Future<Output = Result<Pump, Aborted>>> {
-    let app = &opening.worker.app;
-    let (nonce, answered) = app.rebinds.register();
-    let id = Answer { incarnation: (*app.me.incarnation).into(), nonce }.id();
+    let gateway = &opening.gateway;
+    let (nonce, answered) = gateway.cluster.rebinds.register();
+    let id = Answer { incarnation: (*gateway.env.me.incarnation).into(), nonce }.id();
     let ping = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{}"}}"#, mcp::PING);
-    let forget = ForgetRebind { worker: Rc::clone(&opening.worker), nonce };
+    let forget = ForgetRebind { gateway: Rc::clone(&opening.gateway), nonce };
     let stream = async move {
         let _forget = forget;
         match find(&opening, asked, answered).await {
@@ -157,9 +79,9 @@ pub fn ask(opening: Opening, asked: Asked) -> Question<impl Future<Output = Resu
 
 /// `None`: the client should come back and be asked again.
 async fn find(opening: &Opening, asked: Asked, mut answered: Receiver<SessionId>) -> Result<Option<Ready>, NotOpened> {
-    let app = &opening.worker.app;
-    let settings = &app.settings.stream;
-    let (client, count) = (&opening.client, |outcome| app.metrics.rebinds.with_label_values(&[outcome]).inc());
+    let gateway = &opening.gateway;
+    let settings = &gateway.env.settings.stream;
+    let (client, count) = (&opening.client, |outcome| gateway.env.metrics.rebinds.with_label_values(&[outcome]).inc());
     // A client with cookies answers nothing before it has an endpoint.
     let patience = if asked.cookie.is_some() { settings.rebind_timeout / 3 } else { settings.rebind_timeout };
     let deadline = Instant::now() + settings.rebind_patience.max(patience);
@@ -174,12 +96,12 @@ async fn find(opening: &Opening, asked: Asked, mut answered: Receiver<SessionId>
     let likely = asked.fit == Fit::Likely;
     if likely {
         // A little longer, so that whoever hangs can be seen to hang: by a sign of life that is overdue.
-        let visible = app.settings.session.lease_renew * 2;
+        let visible = gateway.env.settings.session.lease_renew * 2;
         reply = more(reply, &mut answered, visible.saturating_sub(patience).max(patience / 2)).await;
     }
     let mut hangs = false;
     while matches!(reply, Reply::Silence) && Instant::now() < deadline {
-        let still = something_hangs(app).await;
+        let still = something_hangs(gateway).await;
         if !still && !hangs {
             break;
         }
@@ -191,17 +113,17 @@ async fn find(opening: &Opening, asked: Asked, mut answered: Receiver<SessionId>
     }
     match reply {
         Reply::Session(session) => {
-            app.rebinds.answers(client.key());
+            gateway.cluster.rebinds.answers(client.key());
             count("answered");
             if let Some(ready) = opening.resume(session, None, By::Rebind).await? {
                 return Ok(Some(ready));
             }
         }
         Reply::Gone => {
-            app.rebinds.answers(client.key());
+            gateway.cluster.rebinds.answers(client.key());
             count("gone");
         }
-        Reply::Silence if hangs && likely && app.rebinds.in_vain(client.key()) < MAX_IN_VAIN => {
+        Reply::Silence if hangs && likely && gateway.cluster.rebinds.in_vain(client.key()) < MAX_IN_VAIN => {
             count("ended");
             return Ok(None);
         }
@@ -215,8 +137,8 @@ async fn more(reply: Reply, answered: &mut Receiver<SessionId>, patience: Durati
 }
 
 /// The store, or an instance in which the answer may be stuck.
-async fn something_hangs(app: &App) -> bool {
-    orphans::somebody_hangs(app).await.unwrap_or(true)
+async fn something_hangs(gateway: &Gateway) -> bool {
+    orphans::somebody_hangs(&gateway.cluster).await.unwrap_or(true)
 }
 
 async fn listen(answered: &mut Receiver<SessionId>, patience: Duration) -> Reply {
@@ -229,13 +151,13 @@ async fn listen(answered: &mut Receiver<SessionId>, patience: Duration) -> Reply
 
 /// A client that leaves while it is being asked leaves nothing behind.
 struct ForgetRebind {
-    worker: Rc<Worker>,
+    gateway: Rc<Gateway>,
     nonce: u64,
 }
 
 impl Drop for ForgetRebind {
     fn drop(&mut self) {
-        self.worker.app.rebinds.forget(self.nonce);
+        self.gateway.cluster.rebinds.forget(self.nonce);
     }
 }
 
@@ -276,24 +198,23 @@ pub enum Told {
 ///
 /// # Errors
 /// The store does not answer: nobody may have been told.
-pub async fn answered(worker: &Rc<Worker>, session: SessionId, answer: Answer) -> Result<Told, StoreUnavailable> {
-    let app = &worker.app;
+pub async fn answered(gateway: &Rc<Gateway>, session: SessionId, answer: Answer) -> Result<Told, StoreUnavailable> {
     let told = |somebody| if somebody { Told::Waiting } else { Told::Nobody };
     let Answer { incarnation, nonce } = answer;
-    if incarnation == *app.me.incarnation {
-        return Ok(told(app.rebinds.complete(nonce, session)));
+    if incarnation == *gateway.env.me.incarnation {
+        return Ok(told(gateway.cluster.rebinds.complete(nonce, session)));
     }
-    let store = &app.store;
+    let store = &gateway.env.store;
     let found = Hint::Rebind(nonce);
-    if !patiently(worker, || store.hint(session, &found)).await? {
+    if !patiently(gateway, || store.hint(session, &found)).await? {
         // The one that asked learns that there is nothing to wait for.
         if let Some(word) = Rebinds::word_of_gone(nonce) {
-            patiently(worker, || store.wake(&incarnation, word)).await?;
+            patiently(gateway, || store.wake(&incarnation, word)).await?;
         }
         return Ok(Told::Nobody);
     }
     // No listener: no instance of this deployment has asked.
-    Ok(told(patiently(worker, || store.wake(&incarnation, session)).await? > 0))
+    Ok(told(patiently(gateway, || store.wake(&incarnation, session)).await? > 0))
 }
 
 #[cfg(test)]
@@ -317,20 +238,6 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stream_hears_once_which_session_its_client_means() {
-        let (rebinds, session) = (Rebinds::default(), SessionId::random());
-        let (nonce, answered) = rebinds.register();
-        assert!(!rebinds.complete(nonce.wrapping_add(1), session), "nobody waits there");
-        assert!(rebinds.complete(nonce, session));
-        assert!(!rebinds.complete(nonce, session));
-        assert_eq!(answered.await, Ok(session));
-        assert!(rebinds.is_empty());
-        let (nonce, answered) = rebinds.register();
-        drop(answered);
-        assert!(!rebinds.complete(nonce, session), "the stream is gone");
-    }
-
-    #[tokio::test]
     async fn the_word_that_a_session_is_gone_ends_the_waiting_and_is_no_session() {
         let rebinds = Rebinds::default();
         let (nonce, mut answered) = rebinds.register();
@@ -339,18 +246,5 @@ mod tests {
         assert!(rebinds.gone(Rebinds::word_of_gone(nonce).unwrap()));
         assert!(matches!(listen(&mut answered, Duration::from_secs(60)).await, Reply::Gone));
         assert!(rebinds.gone(Rebinds::word_of_gone(nonce).unwrap()), "also when nobody waits any more");
-    }
-
-    #[test]
-    fn silence_is_counted_by_kind_of_client_until_one_answers() {
-        let rebinds = Rebinds::default();
-        let (one, other): (Arc<str>, Arc<str>) = ("one".into(), "other".into());
-        assert_eq!([rebinds.in_vain(&one), rebinds.in_vain(&one), rebinds.in_vain(&other)], [1, 2, 1]);
-        rebinds.answers(&one);
-        assert_eq!([rebinds.in_vain(&one), rebinds.in_vain(&other)], [1, 2]);
-        for kind in 0..2 * MAX_KINDS {
-            rebinds.in_vain(&kind.to_string().into());
-        }
-        assert!(rebinds.in_vain.lock().unwrap().len() <= MAX_KINDS);
     }
 }

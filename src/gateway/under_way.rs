@@ -1,6 +1,6 @@
 //! Calls without a session under way, so that a caller's `notifications/cancelled` finds its own call and nobody else's.
 //!
-//! Such a caller's cancel is another request, which may come over another connection and to another worker thread. It is
+//! Such a caller's cancel is another request, which may come over another connection and to another gateway thread. It is
 //! taken for the caller's when everything by which a caller can be told agrees, and when there is exactly one such call;
 //! else it is dropped. Calls of other instances are not known here.
 
@@ -15,6 +15,13 @@ use tokio::sync::watch;
 /// Whose call, to which service, of which id: never logged.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct CallKey(Vec<u8>);
+
+/// It holds what callers authorize themselves with.
+impl std::fmt::Debug for CallKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CallKey(..)")
+    }
+}
 
 impl CallKey {
     /// `id`: by which ids are compared ([`IdKey::key`](crate::protocol::jsonrpc::IdKey::key)). `marks`: by which two callers
@@ -43,7 +50,7 @@ impl CallKey {
 }
 
 /// See the module's text.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Calls {
     under_way: Mutex<HashMap<CallKey, Vec<Arc<watch::Sender<bool>>>>>,
 }

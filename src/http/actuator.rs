@@ -6,19 +6,18 @@
 use actix_web::{HttpRequest, HttpResponse, http::header};
 use serde_json::{Map, Value, json};
 
-use super::{WorkerData, admin};
+use super::{NodeData, admin};
 use crate::{lifecycle::Phase, upstream::breaker::BreakerState};
 
 /// `GET /actuator/health`: DOWN (503) when this instance cannot serve at all, DEGRADED when some of it cannot.
-pub async fn health(worker: WorkerData, request: HttpRequest) -> HttpResponse {
-    let app = &worker.app;
-    let store = match store_answers(&worker).await {
-        Ok(()) => json!({ "status": "UP", "details": { "store": app.store.kind() } }),
-        Err(error) => json!({ "status": "DOWN", "details": { "store": app.store.kind(), "error": error } }),
+pub async fn health(node: NodeData, request: HttpRequest) -> HttpResponse {
+    let store = match store_answers(&node).await {
+        Ok(()) => json!({ "status": "UP", "details": { "store": node.env.store.kind() } }),
+        Err(error) => json!({ "status": "DOWN", "details": { "store": node.env.store.kind(), "error": error } }),
     };
     let mut all_up = true;
     let mut services = Map::new();
-    for service in app.pool.services() {
+    for service in node.cluster.pool.services() {
         let up = service.endpoints.iter().filter(|endpoint| endpoint.state() == BreakerState::Closed).count();
         all_up &= up == service.endpoints.len();
         let status = if up == service.endpoints.len() {
@@ -31,11 +30,11 @@ pub async fn health(worker: WorkerData, request: HttpRequest) -> HttpResponse {
         let instances: Vec<Value> = service.endpoints.iter().map(|endpoint| admin::describe(endpoint, true)).collect();
         services.insert(service.name.clone(), json!({ "status": status, "instances": instances }));
     }
-    let sessions = app.directory.session_count();
-    let limit = app.settings.limits.max_sessions;
-    let full = sessions >= limit && app.lonely.is_empty();
+    let sessions = node.env.directory.session_count();
+    let limit = node.env.settings.limits.max_sessions;
+    let full = sessions >= limit && node.env.lonely.is_empty();
     let store_up = store["status"] == "UP";
-    let ready = app.lifecycle.phase() == Phase::Ready;
+    let ready = node.cluster.lifecycle.phase() == Phase::Ready;
     let status = if !store_up || !ready {
         "DOWN"
     } else if !all_up || full {
@@ -50,13 +49,13 @@ pub async fn health(worker: WorkerData, request: HttpRequest) -> HttpResponse {
             "upstreams": { "status": if all_up { "UP" } else { "DEGRADED" }, "details": services },
             "sessions": {
                 "status": if full { "DEGRADED" } else { "UP" },
-                "details": { "owned": sessions, "limit": limit, "streams": app.metrics.streams.get() },
+                "details": { "owned": sessions, "limit": limit, "streams": node.env.metrics.streams.get() },
             },
         },
-        "instance": *app.me.instance_id,
-        "phase": format!("{:?}", app.lifecycle.phase()),
+        "instance": *node.env.me.instance_id,
+        "phase": format!("{:?}", node.cluster.lifecycle.phase()),
     });
-    if !admin::is_admin(app, &request) {
+    if !admin::is_admin(&node, &request) {
         body = only_statuses(&body);
     }
     answer(status != "DOWN", &body)
@@ -76,48 +75,48 @@ pub async fn liveness() -> HttpResponse {
 }
 
 /// `GET /actuator/health/readiness`: new sessions are welcome.
-pub async fn readiness(worker: WorkerData, request: HttpRequest) -> HttpResponse {
-    let phase = worker.app.lifecycle.phase();
-    let app = &worker.app;
+pub async fn readiness(node: NodeData, request: HttpRequest) -> HttpResponse {
+    let phase = node.cluster.lifecycle.phase();
+
     let body = if phase != Phase::Ready {
         json!({ "status": "OUT_OF_SERVICE", "phase": format!("{phase:?}") })
-    } else if app.directory.session_count() >= app.settings.limits.max_sessions && app.lonely.is_empty() {
+    } else if node.env.directory.session_count() >= node.env.settings.limits.max_sessions && node.env.lonely.is_empty()
+    {
         // Only while nobody can make room: streams that are open are not touched by it.
         json!({ "status": "OUT_OF_SERVICE", "reason": "MCP_MAX_SESSIONS sessions, all of them with clients" })
     } else {
-        match store_answers(&worker).await {
+        match store_answers(&node).await {
             Ok(()) => json!({ "status": "UP" }),
             Err(error) => json!({ "status": "DOWN", "error": error }),
         }
     };
-    let told = if admin::is_admin(app, &request) { body.clone() } else { json!({ "status": body["status"] }) };
+    let told = if admin::is_admin(&node, &request) { body.clone() } else { json!({ "status": body["status"] }) };
     answer(body["status"] == "UP", &told)
 }
 
 /// `GET /actuator/info`
-pub async fn info(worker: WorkerData, request: HttpRequest) -> HttpResponse {
-    let app = &worker.app;
+pub async fn info(node: NodeData, request: HttpRequest) -> HttpResponse {
     let mut info = json!({ "app": { "name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION") } });
-    if admin::is_admin(app, &request) {
+    if admin::is_admin(&node, &request) {
         info["instance"] = json!({
-            "id": *app.me.instance_id, "incarnation": *app.me.incarnation,
-            "address": app.address, "startedMs": app.started_ms,
+            "id": *node.env.me.instance_id, "incarnation": *node.env.me.incarnation,
+            "address": node.cluster.address, "startedMs": node.cluster.started_ms,
         });
-        info["store"] = json!(app.store.kind());
+        info["store"] = json!(node.env.store.kind());
     }
     answer(true, &info)
 }
 
 /// `GET /actuator/prometheus`
-pub async fn prometheus(worker: WorkerData) -> HttpResponse {
-    HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(worker.app.metrics.render())
+pub async fn prometheus(node: NodeData) -> HttpResponse {
+    HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(node.env.metrics.render())
 }
 
-async fn store_answers(worker: &WorkerData) -> Result<(), String> {
-    let limit = worker.app.settings.redis.timeout;
-    match tokio::time::timeout(limit, worker.app.store.ping()).await {
+async fn store_answers(node: &NodeData) -> Result<(), String> {
+    let limit = node.env.settings.redis.timeout;
+    match tokio::time::timeout(limit, node.env.store.ping()).await {
         // It may answer, and take nothing.
-        Ok(Ok(())) => worker.app.store.refusal().map_or(Ok(()), Err),
+        Ok(Ok(())) => node.env.store.refusal().map_or(Ok(()), Err),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("no answer within {limit:?}")),
     }

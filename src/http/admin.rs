@@ -9,10 +9,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq as _;
 
-use super::{WorkerData, error::ApiError, forwarded};
+use super::{NodeData, error::ApiError, forwarded};
 use crate::{
-    app::App,
     gateway::call,
+    process::node::Node,
     protocol::session_id::SessionId,
     session::messages::TakeSnapshot,
     store::{Ownership, SessionHead},
@@ -27,9 +27,8 @@ const LIST_LIMIT_MAX: usize = 10_000;
 const HANDLE_LEAST: usize = 6;
 
 /// `GET /mcp/router/services`
-pub async fn services(worker: WorkerData) -> HttpResponse {
-    let services: Vec<Value> = worker
-        .app
+pub async fn services(node: NodeData) -> HttpResponse {
+    let services: Vec<Value> = node.cluster
         .pool
         .services()
         .map(|service| {
@@ -42,12 +41,12 @@ pub async fn services(worker: WorkerData) -> HttpResponse {
 
 /// `GET /mcp/router/services/{service}/instances`
 pub async fn instances(
-    worker: WorkerData,
+    node: NodeData,
     request: HttpRequest,
     service: web::Path<String>,
 ) -> Result<HttpResponse, ApiError> {
-    let service = find(&worker.app, &service)?;
-    let whole = is_admin(&worker.app, &request);
+    let service = find(&node, &service)?;
+    let whole = is_admin(&node, &request);
     let instances: Vec<Value> = service.endpoints.iter().map(|endpoint| describe(endpoint, whole)).collect();
     Ok(HttpResponse::Ok().json(json!({ "service": service.name, "instances": instances })))
 }
@@ -75,15 +74,15 @@ pub(super) fn status(state: BreakerState) -> &'static str {
     }
 }
 
-fn find<'a>(app: &'a App, name: &str) -> Result<&'a std::sync::Arc<Service>, ApiError> {
-    let known = || ApiError::UnknownService { name: name.to_owned(), known: app.pool.names() };
-    app.pool.service(name).ok_or_else(known)
+fn find<'a>(node: &'a Node, name: &str) -> Result<&'a std::sync::Arc<Service>, ApiError> {
+    let known = || ApiError::UnknownService { name: name.to_owned(), known: node.cluster.pool.names() };
+    node.cluster.pool.service(name).ok_or_else(known)
 }
 
 /// `GET /mcp/router/tools/{service}`: all pages of the service's own `tools/list`.
-pub async fn tools(worker: WorkerData, service: web::Path<String>) -> Result<HttpResponse, ApiError> {
-    let service = find(&worker.app, &service)?.clone();
-    let tools = call::list_tools(&worker, &service).await?;
+pub async fn tools(node: NodeData, service: web::Path<String>) -> Result<HttpResponse, ApiError> {
+    let service = find(&node, &service)?.clone();
+    let tools = call::list_tools(&node.gateway, &service).await?;
     Ok(HttpResponse::Ok().json(json!({ "service": service.name, "tools": tools })))
 }
 
@@ -95,14 +94,14 @@ pub struct ListQuery {
 
 /// `GET /mcp/router/sessions`
 pub async fn sessions(
-    worker: WorkerData,
+    node: NodeData,
     request: HttpRequest,
     query: web::Query<ListQuery>,
 ) -> Result<HttpResponse, ApiError> {
-    check_admin(&worker.app, &request)?;
+    check_admin(&node, &request)?;
     let limit = query.limit.unwrap_or(LIST_LIMIT).min(LIST_LIMIT_MAX);
     // One more tells whether there are more.
-    let mut found = worker.app.store.list(limit + 1).await?;
+    let mut found = node.env.store.list(limit + 1).await?;
     let more = found.len() > limit;
     found.truncate(limit);
     let sessions: Vec<Value> = found.iter().map(|(id, head)| describe_session(id, head, false)).collect();
@@ -110,16 +109,12 @@ pub async fn sessions(
 }
 
 /// `GET /mcp/router/sessions/{id}`: by its handle, or the whole id.
-pub async fn session(
-    worker: WorkerData,
-    request: HttpRequest,
-    name: web::Path<String>,
-) -> Result<HttpResponse, ApiError> {
-    check_admin(&worker.app, &request)?;
-    let id = named(&worker.app, &name).await?;
-    let head = worker.app.store.load(id).await?.ok_or(ApiError::UnknownSession)?;
+pub async fn session(node: NodeData, request: HttpRequest, name: web::Path<String>) -> Result<HttpResponse, ApiError> {
+    check_admin(&node, &request)?;
+    let id = named(&node, &name).await?;
+    let head = node.env.store.load(id).await?.ok_or(ApiError::UnknownSession)?;
     let mut session = describe_session(&id, &head, true);
-    if let Some(owner) = worker.app.directory.session(&id)
+    if let Some(owner) = node.env.directory.session(&id)
         && let Ok(snapshot) = owner.send(TakeSnapshot).await
     {
         session["here"] = serde_json::to_value(snapshot).unwrap_or_default();
@@ -129,13 +124,13 @@ pub async fn session(
 
 /// `DELETE /mcp/router/sessions/{id}`: by its handle, or the whole id.
 pub async fn delete_session(
-    worker: WorkerData,
+    node: NodeData,
     request: HttpRequest,
     name: web::Path<String>,
 ) -> Result<HttpResponse, ApiError> {
-    check_admin(&worker.app, &request)?;
-    let id = named(&worker.app, &name).await?;
-    if worker.app.store.purge(id).await? {
+    check_admin(&node, &request)?;
+    let id = named(&node, &name).await?;
+    if node.env.store.purge(id).await? {
         tracing::info!(session = %id, "session deleted by an operator");
         Ok(HttpResponse::NoContent().finish())
     } else {
@@ -144,7 +139,7 @@ pub async fn delete_session(
 }
 
 /// The session that an operator means: by the whole id, or by the first digits, as the list and the log show them.
-async fn named(app: &App, name: &str) -> Result<SessionId, ApiError> {
+async fn named(node: &Node, name: &str) -> Result<SessionId, ApiError> {
     if let Ok(id) = name.parse() {
         return Ok(id);
     }
@@ -154,7 +149,7 @@ async fn named(app: &App, name: &str) -> Result<SessionId, ApiError> {
     if !is_handle {
         return Err(ApiError::UnknownSession);
     }
-    match app.store.find(digits, 2).await?.as_slice() {
+    match node.env.store.find(digits, 2).await?.as_slice() {
         [] => Err(ApiError::UnknownSession),
         [(id, _)] => Ok(*id),
         _ => Err(ApiError::AmbiguousSession),
@@ -190,15 +185,15 @@ fn describe_session(id: &SessionId, head: &SessionHead, whole: bool) -> Value {
     session
 }
 
-fn check_admin(app: &App, request: &HttpRequest) -> Result<(), ApiError> {
-    if is_admin(app, request) { Ok(()) } else { Err(ApiError::NotAdmin) }
+fn check_admin(node: &Node, request: &HttpRequest) -> Result<(), ApiError> {
+    if is_admin(node, request) { Ok(()) } else { Err(ApiError::NotAdmin) }
 }
 
 /// With the admin token, or from this machine itself. What a proxy has handed on comes from anywhere, however near the
 /// proxy is and whoever it says the client was: behind a second proxy on this host all clients are loopback ones.
-pub(super) fn is_admin(app: &App, request: &HttpRequest) -> bool {
+pub(super) fn is_admin(node: &Node, request: &HttpRequest) -> bool {
     let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    if let Some(token) = &app.settings.security.admin_token
+    if let Some(token) = &node.env.settings.security.admin_token
         && let Some((scheme, given)) = given.and_then(|given| given.split_once(' '))
         // RFC 9110, section 11.1: case-insensitive, and some spaces behind it (section 11.4).
         && scheme.eq_ignore_ascii_case("Bearer")

@@ -3,32 +3,31 @@
 
 use actix_web::{HttpRequest, HttpResponse, web};
 
-use super::{WorkerData, error::ApiError, id_text, read_body};
+use super::{NodeData, error::ApiError, id_text, read_body};
 use crate::protocol::jsonrpc::Head;
 
 /// POST: the error answers the request that the body holds, if it holds one.
-pub async fn post(worker: WorkerData, request: HttpRequest, payload: web::Payload) -> HttpResponse {
-    let error = error(&worker, &request);
-    let body = read_body(&request, payload, &worker.app.settings).await;
+pub async fn post(node: NodeData, request: HttpRequest, payload: web::Payload) -> HttpResponse {
+    let error = error(&node, &request);
+    let body = read_body(&request, payload, &node.env.settings).await;
     let said = body.ok().and_then(|body| Head::parse(&body).ok().map(|head| head.said()));
     error.response(said.as_ref().and_then(id_text))
 }
 
 /// Any method.
-pub async fn any(worker: WorkerData, request: HttpRequest, payload: web::Payload) -> HttpResponse {
+pub async fn any(node: NodeData, request: HttpRequest, payload: web::Payload) -> HttpResponse {
     if request.method() == actix_web::http::Method::POST {
-        return post(worker, request, payload).await;
+        return post(node, request, payload).await;
     }
-    error(&worker, &request).response(None)
+    error(&node, &request).response(None)
 }
 
-fn error(worker: &WorkerData, request: &HttpRequest) -> ApiError {
-    let app = &worker.app;
+fn error(node: &NodeData, request: &HttpRequest) -> ApiError {
     let named = request.match_info().get("service");
-    let service = named.filter(|name| app.pool.service(name).is_some());
-    let name = service.or(app.pool.only_service().map(|service| service.name.as_str()));
+    let service = named.filter(|name| node.cluster.pool.service(name).is_some());
+    let name = service.or(node.cluster.pool.only_service().map(|service| service.name.as_str()));
     ApiError::OtherTransport {
-        base: app.settings.server.base_path.clone(),
+        base: node.env.settings.server.base_path.clone(),
         service: name.unwrap_or("{service}").to_owned(),
     }
 }

@@ -13,7 +13,7 @@ use actix_web::{
 };
 use futures_util::future::{Either, FutureExt as _, LocalBoxFuture};
 
-use super::{WorkerData, cors, error::ApiError, forwarded, unread};
+use super::{NodeData, cors, error::ApiError, forwarded, unread};
 
 /// The middleware.
 #[derive(Debug)]
@@ -56,12 +56,12 @@ where
     forward_ready!(service);
 
     fn call(&self, request: ServiceRequest) -> Self::Future {
-        let worker = request.app_data::<WorkerData>().expect("every app is built with its worker");
-        let security = &worker.app.settings.security;
+        let node = request.app_data::<NodeData>().expect("every app is built with its node");
+        let security = &node.env.settings.security;
         let origin = match forwarded::check_host_and_origin(request.request(), security) {
             Ok(origin) => origin.cloned(),
             // Probes come with whatever Host the platform likes, and tell a stranger nothing.
-            Err(ApiError::Host) if is_probe(request.path(), &worker.app.settings.server.base_path) => None,
+            Err(ApiError::Host) if is_probe(request.path(), &node.env.settings.server.base_path) => None,
             Err(refused) => return Either::Right(Either::Left(ready(Err(refused.into())))),
         };
         let is_chunked = request.headers().contains_key(header::TRANSFER_ENCODING);

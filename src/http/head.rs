@@ -2,22 +2,19 @@
 
 use actix_web::{HttpResponse, http::header, web};
 
-use super::{WorkerData, error::ApiError, sse};
+use super::{NodeData, error::ApiError, sse};
 
 /// `HEAD /sse/{service}`
-pub(super) async fn stream(worker: WorkerData, service: web::Path<String>) -> Result<HttpResponse, ApiError> {
-    sse::find_service(&worker, &service)?;
+pub(super) async fn stream(node: NodeData, service: web::Path<String>) -> Result<HttpResponse, ApiError> {
+    sse::find_service(&node, &service)?;
     Ok(answer())
 }
 
 /// `HEAD /sse` and `HEAD /sse?serviceName=`
-pub(super) async fn stream_by_query(
-    worker: WorkerData,
-    query: web::Query<sse::Query>,
-) -> Result<HttpResponse, ApiError> {
-    let pool = &worker.app.pool;
+pub(super) async fn stream_by_query(node: NodeData, query: web::Query<sse::Query>) -> Result<HttpResponse, ApiError> {
+    let pool = &node.cluster.pool;
     match &query.service_name {
-        Some(name) => drop(sse::find_service(&worker, name)?),
+        Some(name) => drop(sse::find_service(&node, name)?),
         None => drop(pool.only_service().ok_or_else(|| ApiError::AmbiguousService { known: pool.names() })?),
     }
     Ok(answer())

@@ -13,14 +13,13 @@ use actix_web::{
 };
 
 use super::{
-    WorkerData,
+    NodeData,
     connections::Open,
     error::ApiError,
     forwarded::{self, Name},
     id_text, read_body,
 };
 use crate::{
-    app::Worker,
     fault,
     gateway::{
         answered,
@@ -28,6 +27,7 @@ use crate::{
         doubt,
         rebind::{self, Answer, Told},
     },
+    process::node::Node,
     protocol::{jsonrpc::Head, post_id::PostId, session_id::SessionId},
     session::messages::{Delivered, Posted},
 };
@@ -36,22 +36,22 @@ static TEXT: HeaderValue = HeaderValue::from_static("text/plain");
 
 /// `POST /mcp/{service}/message` of a known service.
 pub async fn post_to_service(
-    worker: WorkerData,
+    node: NodeData,
     request: HttpRequest,
     payload: web::Payload,
     service: Arc<str>,
 ) -> Result<HttpResponse, ApiError> {
-    take(&worker, &request, Some(service), payload).await
+    take(&node, &request, Some(service), payload).await
 }
 
 /// `POST /mcp/{service}/message` of any other.
-pub async fn unknown_service(worker: WorkerData, service: web::Path<String>) -> Result<HttpResponse, ApiError> {
-    Err(ApiError::UnknownService { name: service.into_inner(), known: worker.app.pool.names() })
+pub async fn unknown_service(node: NodeData, service: web::Path<String>) -> Result<HttpResponse, ApiError> {
+    Err(ApiError::UnknownService { name: service.into_inner(), known: node.cluster.pool.names() })
 }
 
 /// `POST /mcp/message`
-pub async fn post(worker: WorkerData, request: HttpRequest, payload: web::Payload) -> Result<HttpResponse, ApiError> {
-    take(&worker, &request, None, payload).await
+pub async fn post(node: NodeData, request: HttpRequest, payload: web::Payload) -> Result<HttpResponse, ApiError> {
+    take(&node, &request, None, payload).await
 }
 
 /// The session that the query names.
@@ -66,47 +66,46 @@ fn session_of(query: &str) -> Result<SessionId, ApiError> {
 }
 
 async fn take(
-    worker: &Rc<Worker>,
+    node: &Rc<Node>,
     request: &HttpRequest,
     service: Option<Arc<str>>,
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    let app = &worker.app;
-    let body = read_body(request, payload, &app.settings).await?;
+    let body = read_body(request, payload, &node.env.settings).await?;
     let session = session_of(request.query_string())?;
     let head = Head::parse(&body)?;
     if let Some(answer) = Answer::of(&head)
-        && rebind::answered(worker, session, answer).await? == Told::Waiting
+        && rebind::answered(&node.gateway, session, answer).await? == Told::Waiting
     {
         return Ok(HttpResponse::Accepted().finish());
     }
     if let Some(count) = attach_count(request.query_string()) {
-        doubt::settle(worker, session, count, &head).await?;
+        doubt::settle(&node.gateway, session, count, &head).await?;
     }
     let said = head.said();
     let versioned = request.headers().contains_key("mcp-protocol-version");
     // nginx gives all its tries of one request the same one. REQ-6
-    let name = forwarded::request_name(request, &app.settings.security.trusted_proxies);
+    let name = forwarded::request_name(request, &node.env.settings.security.trusted_proxies);
     let post_id = name.map_or_else(PostId::random, |name| PostId::of(name.text(), &body));
     let posted = Arc::new(Posted { body, said, service, post_id, versioned });
     let correlated = matches!(name, Some(Name::Correlation(_)));
     let begun = Instant::now();
     let delivered = match correlated {
-        true => answered::deliver(worker, session, &posted).await,
-        false => deliver::deliver(worker, session, &posted).await,
+        true => answered::deliver(&node.gateway, session, &posted).await,
+        false => deliver::deliver(&node.gateway, session, &posted).await,
     };
     match delivered {
         // Only here, after the journal has it. REQ-1
         Ok(Delivered::Accepted | Delivered::Duplicate) => {
             if correlated {
                 let connection: Weak<()> = request.conn_data::<Open>().map(Open::watch).unwrap_or_default();
-                answered::forget(worker, connection, session, post_id, begun);
+                answered::forget(&node.gateway, connection, session, post_id, begun);
             }
             Ok(HttpResponse::Accepted().insert_header((CONTENT_TYPE, TEXT.clone())).body("Accepted"))
         }
         Err(_) if fault::unprotected(fault::JOURNAL_FIRST) => Ok(HttpResponse::Accepted().finish()),
         Err(error @ NotDelivered::Refused(_)) => {
-            Ok(ApiError::from(error).knowing(&*app.store).response(id_text(&posted.said)))
+            Ok(ApiError::from(error).knowing(&*node.env.store).response(id_text(&posted.said)))
         }
         Err(error @ NotDelivered::Draining) => Ok(ApiError::from(error).response(id_text(&posted.said))),
     }

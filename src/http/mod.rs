@@ -36,10 +36,10 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 
 use self::{connections::Open, error::ApiError, guard::Guard, unread::BodyRead};
-use crate::{app::Worker, protocol::jsonrpc::Said, settings::Settings};
+use crate::{process::node::Node, protocol::jsonrpc::Said, settings::Settings};
 
-/// The worker thread's own state, as handlers get it.
-pub type WorkerData = web::Data<Rc<Worker>>;
+/// The node thread's own state, as handlers get it.
+pub type NodeData = web::Data<Rc<Node>>;
 
 /// How long a body may take while connections are many.
 const HURRIED: Duration = Duration::from_secs(5);
@@ -56,8 +56,7 @@ pub fn configure<'a>(config: &mut web::ServiceConfig, base: &str, services: impl
     // Tried in the order of their mounting: first what comes most, and by plain text instead of by pattern.
     let messages = services.fold(web::scope("").wrap(Guard), |scope, name| {
         let service: Arc<str> = name.into();
-        let post =
-            move |worker, request, payload| message::post_to_service(worker, request, payload, Arc::clone(&service));
+        let post = move |node, request, payload| message::post_to_service(node, request, payload, Arc::clone(&service));
         scope.service(at(&format!("/mcp/{name}/message"), POST).route(web::post().to(post)))
     });
     let guarded = messages

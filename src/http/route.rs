@@ -8,7 +8,7 @@ use actix_web::{
 };
 use ipnet::IpNet;
 
-use super::{WorkerData, error::ApiError, forwarded, read_body};
+use super::{NodeData, error::ApiError, forwarded, read_body};
 use crate::{
     gateway::{
         call::{self, Slot},
@@ -31,36 +31,37 @@ static TELLING: [HeaderName; 5] = [
 
 /// The handler.
 pub async fn post(
-    worker: WorkerData,
+    node: NodeData,
     request: HttpRequest,
     service: web::Path<String>,
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    let app = &worker.app;
-    let service = app
+    let service = node
+        .cluster
         .pool
         .service(&service)
         .cloned()
-        .ok_or_else(|| ApiError::UnknownService { name: service.into_inner(), known: app.pool.names() })?;
-    let body = read_body(&request, payload, &app.settings).await?;
+        .ok_or_else(|| ApiError::UnknownService { name: service.into_inner(), known: node.cluster.pool.names() })?;
+    let body = read_body(&request, payload, &node.env.settings).await?;
     let head = Head::parse(&body)?;
-    let _slot = Slot::take(&app.rest_in_flight, app.settings.limits.rest_max_inflight)?;
-    let trusted = &app.settings.security.trusted_proxies;
+    let _slot = Slot::take(&node.gateway.shared.in_flight, node.env.settings.limits.rest_max_inflight)?;
+    let trusted = &node.env.settings.security.trusted_proxies;
     match &head.kind {
         Kind::Request { id, .. } => {
             // Dropped with this future when the caller is gone.
-            match call::request(&worker, &service, &head, &body, key(&request, trusted, &service.name, id)).await {
+            match call::request(&node.gateway, &service, &head, &body, key(&request, trusted, &service.name, id)).await
+            {
                 Ok(answer) => Ok(HttpResponse::Ok().content_type("application/json").body(answer)),
                 Err(error) => Ok(ApiError::from(error).response(Some(id.as_json()))),
             }
         }
         Kind::Notification { method } if method == mcp::CANCELLED => {
             let id = mcp::cancelled_request_id(head.params).map(IdKey::from_stored);
-            call::cancel(&worker, id.map(|id| key(&request, trusted, &service.name, &id)).as_ref());
+            call::cancel(&node.gateway, id.map(|id| key(&request, trusted, &service.name, &id)).as_ref());
             Ok(HttpResponse::Accepted().finish())
         }
         Kind::Notification { .. } => {
-            call::notify(&worker, &service, &body).await?;
+            call::notify(&node.gateway, &service, &body).await?;
             Ok(HttpResponse::Accepted().finish())
         }
         Kind::Response { .. } => Err(ApiError::Unexpected("a response answers nothing here: send a request")),

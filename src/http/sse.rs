@@ -16,13 +16,13 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, future, stream};
 use serde::Deserialize;
 
-use super::{WorkerData, error::ApiError, forwarded};
+use super::{NodeData, error::ApiError, forwarded};
 use crate::{
-    app::Worker,
     gateway::{
         open::{Mark, NotOpened, Opened, Opening, Shown},
         rebind::{self, Question},
     },
+    process::node::Node,
     protocol::{session_id::SessionId, sse},
     session::{
         attachment::{Aborted, Pump},
@@ -45,32 +45,32 @@ pub struct Query {
 
 /// `GET /sse` and `GET /sse?serviceName=`
 pub async fn open_by_query(
-    worker: WorkerData,
+    node: NodeData,
     request: HttpRequest,
     query: web::Query<Query>,
 ) -> Result<HttpResponse, ApiError> {
-    let pool = &worker.app.pool;
+    let pool = &node.cluster.pool;
     let service = match &query.service_name {
-        Some(name) => find_service(&worker, name)?,
+        Some(name) => find_service(&node, name)?,
         None => pool.only_service().cloned().ok_or_else(|| ApiError::AmbiguousService { known: pool.names() })?,
     };
-    serve(&worker, &request, service, &query).await
+    serve(&node, &request, service, &query).await
 }
 
 /// `GET /sse/{service}`
 pub async fn open(
-    worker: WorkerData,
+    node: NodeData,
     request: HttpRequest,
     service: web::Path<String>,
     query: web::Query<Query>,
 ) -> Result<HttpResponse, ApiError> {
-    let service = find_service(&worker, &service)?;
-    serve(&worker, &request, service, &query).await
+    let service = find_service(&node, &service)?;
+    serve(&node, &request, service, &query).await
 }
 
-pub(super) fn find_service(worker: &Worker, name: &str) -> Result<Arc<Service>, ApiError> {
-    let known = || ApiError::UnknownService { name: name.to_owned(), known: worker.app.pool.names() };
-    worker.app.pool.service(name).cloned().ok_or_else(known)
+pub(super) fn find_service(node: &Node, name: &str) -> Result<Arc<Service>, ApiError> {
+    let known = || ApiError::UnknownService { name: name.to_owned(), known: node.cluster.pool.names() };
+    node.cluster.pool.service(name).cloned().ok_or_else(known)
 }
 
 /// How the answer is to be written.
@@ -83,22 +83,22 @@ struct Wire {
 }
 
 async fn serve(
-    worker: &Rc<Worker>,
+    node: &Rc<Node>,
     request: &HttpRequest,
     service: Arc<Service>,
     query: &Query,
 ) -> Result<HttpResponse, ApiError> {
-    let security = &worker.app.settings.security;
+    let security = &node.env.settings.security;
     // At once: such a GET is a probe, and a stream would keep it waiting.
     if !accepts_events(request) {
         return Err(ApiError::NotAcceptable);
     }
     let forwarded_prefix = forwarded::prefix(request, &security.trusted_proxies);
     let opening = Opening {
-        worker: Rc::clone(worker),
+        gateway: Rc::clone(&node.gateway),
         client: client(request, &service, security),
         service,
-        prefix: format!("{forwarded_prefix}{}", worker.app.settings.server.base_path),
+        prefix: format!("{forwarded_prefix}{}", node.env.settings.server.base_path),
     };
     let wire = Wire {
         secure: forwarded::is_https(request, &security.trusted_proxies),
@@ -118,7 +118,7 @@ async fn serve(
             let broken = stream::once(future::ready(Err(Aborted("the session store does not answer"))));
             Ok(response(broken, None, wire))
         }
-        Err(error) => Err(ApiError::from(error).knowing(&*worker.app.store)),
+        Err(error) => Err(ApiError::from(error).knowing(&*node.env.store)),
     }
 }
 

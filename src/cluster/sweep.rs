@@ -4,17 +4,15 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures_util::{StreamExt as _, stream};
 use tokio::sync::watch;
 
-use super::host::AdoptHere;
+use super::{Cluster, look_after::AGAIN, messages::AdoptHere, ownership::is_gone};
 use crate::{
-    app::App,
-    cluster::ownership::{AGAIN, is_gone},
     lifecycle::Phase,
     protocol::session_id::SessionId,
     store::{InstanceInfo, Owner, Ownership, StoreResult},
@@ -28,19 +26,14 @@ const LOOK_AGAIN_FIRST: Duration = Duration::from_secs(2);
 /// And then at this pace until they are adopted or have expired; POSTs find the owner gone by themselves.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
-/// What the last sweep saw.
-#[derive(Debug)]
-pub struct Sightings {
-    inner: Mutex<Seen>,
-    /// Whom it saw alive, for the rest of the process.
-    neighbours: watch::Sender<Arc<[Owner]>>,
-}
-
 /// An instance id and, while it lives, its incarnation.
 type Life = (Arc<str>, Option<Arc<str>>);
 
-#[derive(Debug, Default)]
-struct Seen {
+/// What the last sweeps saw. The Registry's own.
+#[derive(Debug)]
+pub struct Sightings {
+    /// Whom the last one saw alive, for the rest of the process.
+    neighbours: watch::Sender<Arc<[Owner]>>,
     /// Incarnation by instance id, of living leases.
     alive: HashMap<Arc<str>, Arc<str>>,
     /// When an instance's sessions were looked through last, and how long until the next time: of a dead one (`None`),
@@ -55,38 +48,41 @@ struct Seen {
 impl Sightings {
     /// Tells the others who is alive through `neighbours`.
     pub fn new(neighbours: watch::Sender<Arc<[Owner]>>) -> Self {
-        Self { inner: Mutex::default(), neighbours }
+        Self {
+            neighbours,
+            alive: HashMap::new(),
+            looked: HashMap::new(),
+            looked_for_own: None,
+            elsewhere: HashMap::new(),
+        }
     }
 
-    fn is_time_for_my_own(&self, pause: Duration) -> bool {
-        let mut seen = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = seen.looked_for_own.is_none_or(|at| at.elapsed() >= pause);
+    fn is_time_for_my_own(&mut self, pause: Duration) -> bool {
+        let due = self.looked_for_own.is_none_or(|at| at.elapsed() >= pause);
         if due {
-            seen.looked_for_own = Some(Instant::now());
+            self.looked_for_own = Some(Instant::now());
         }
         due
     }
 
     /// Those of the sessions that were not looked at lately. The others are left alone for a while: an instance that was
     /// started again may find thousands which its predecessor has left behind.
-    fn not_seen_elsewhere(&self, sessions: impl Iterator<Item = SessionId>) -> Vec<SessionId> {
-        let mut seen = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.elsewhere.retain(|_, at| at.elapsed() < LOOK_AGAIN);
-        sessions.filter(|session| !seen.elsewhere.contains_key(session)).collect()
+    fn not_seen_elsewhere(&mut self, sessions: impl Iterator<Item = SessionId>) -> Vec<SessionId> {
+        self.elsewhere.retain(|_, at| at.elapsed() < LOOK_AGAIN);
+        sessions.filter(|session| !self.elsewhere.contains_key(session)).collect()
     }
 
-    fn saw_elsewhere(&self, session: SessionId) {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).elsewhere.insert(session, Instant::now());
+    fn saw_elsewhere(&mut self, session: SessionId) {
+        self.elsewhere.insert(session, Instant::now());
     }
 
-    fn update(&self, alive: &[InstanceInfo]) {
+    fn update(&mut self, alive: &[InstanceInfo]) {
         self.neighbours.send_replace(alive.iter().map(|info| info.owner.clone()).collect());
-        let mut seen = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.alive = alive
+        self.alive = alive
             .iter()
             .map(|info| (Arc::clone(&info.owner.instance_id), Arc::clone(&info.owner.incarnation)))
             .collect();
-        let Seen { alive, looked, .. } = &mut *seen;
+        let Self { alive, looked, .. } = self;
         looked.retain(|(instance, incarnation), _| match (alive.get(instance), incarnation) {
             // Alive again: its next death is a new one, and nobody must wait for the pace of the last one.
             (Some(_), None) => false,
@@ -97,51 +93,50 @@ impl Sightings {
 
     /// Whether it is time to look through this instance's sessions. Living instances are due when their incarnation is
     /// new: the one before left its sessions behind.
-    fn is_due(&self, instance: &str, incarnation: Option<&Arc<str>>) -> bool {
+    fn is_due(&mut self, instance: &str, incarnation: Option<&Arc<str>>) -> bool {
         let key = (Arc::from(instance), incarnation.cloned());
-        let mut seen = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        let before = seen.looked.get(&key).copied();
+        let before = self.looked.get(&key).copied();
         let due = match (before, incarnation) {
             (None, _) => true,
             (Some(_), Some(_)) => false,
             (Some((at, pause)), None) => now.duration_since(at) >= pause,
         };
         if due {
-            seen.looked.insert(key, (now, if before.is_none() { LOOK_AGAIN_FIRST } else { LOOK_AGAIN }));
+            self.looked.insert(key, (now, if before.is_none() { LOOK_AGAIN_FIRST } else { LOOK_AGAIN }));
         }
         due
     }
 }
 
 /// One round.
-pub async fn sweep(app: &Arc<App>) -> StoreResult<()> {
-    let alive = app.store.instances().await?;
-    app.sightings.update(&alive);
-    if app.lifecycle.phase() != Phase::Ready {
+pub async fn sweep(cluster: &Arc<Cluster>, sightings: &mut Sightings) -> StoreResult<()> {
+    let alive = cluster.env.store.instances().await?;
+    sightings.update(&alive);
+    if cluster.lifecycle.phase() != Phase::Ready {
         return Ok(());
     }
-    look_for_my_own(app).await?;
-    if !app.may_judge_leases() {
+    look_for_my_own(cluster, sightings).await?;
+    if !cluster.may_judge_leases() {
         return Ok(());
     }
-    for instance in app.store.known_instances().await? {
+    for instance in cluster.env.store.known_instances().await? {
         let lives = alive.iter().find(|info| *info.owner.instance_id == *instance);
-        if !app.sightings.is_due(&instance, lives.map(|info| &info.owner.incarnation)) {
+        if !sightings.is_due(&instance, lives.map(|info| &info.owner.incarnation)) {
             continue;
         }
-        let sessions = app.store.owned_by(&instance).await?;
+        let sessions = cluster.env.store.owned_by(&instance).await?;
         if lives.is_none() {
             if sessions.is_empty() {
-                app.store.forget_instance(&instance).await?;
+                cluster.env.store.forget_instance(&instance).await?;
                 continue;
             }
             tracing::info!(instance, sessions = sessions.len(), "an instance is gone; looking through its sessions");
         }
         stream::iter(sessions)
             .for_each_concurrent(CONCURRENCY, |session| async move {
-                if let Err(error) = adopt_if_needed(app, session).await {
-                    app.count_store_error(&error);
+                if let Err(error) = adopt_if_needed(cluster, session).await {
+                    cluster.env.count_store_error(&error);
                 }
             })
             .await;
@@ -151,49 +146,50 @@ pub async fn sweep(app: &Arc<App>) -> StoreResult<()> {
 
 /// Sessions of which the store says that this process owns them, and that have no actor here: the answer to an adoption
 /// or a creation was lost, or the actor broke. Nobody else may adopt them while this process lives. REQ-2, OWN-9
-async fn look_for_my_own(app: &Arc<App>) -> StoreResult<()> {
-    if !app.sightings.is_time_for_my_own(app.settings.session.poll_interval) {
+async fn look_for_my_own(cluster: &Arc<Cluster>, sightings: &mut Sightings) -> StoreResult<()> {
+    if !sightings.is_time_for_my_own(cluster.env.settings.session.poll_interval) {
         return Ok(());
     }
-    let indexed = app.store.owned_by(&app.me.instance_id).await?;
-    let without_actor = indexed.into_iter().filter(|session| app.directory.session(session).is_none());
-    for session in app.sightings.not_seen_elsewhere(without_actor) {
-        let owner = app.store.load(session).await?.and_then(|head| head.ownership).map(|ownership| ownership.owner);
-        if owner.as_ref() == Some(&app.me) {
-            adopt_if_needed(app, session).await?;
+    let indexed = cluster.env.store.owned_by(&cluster.env.me.instance_id).await?;
+    let without_actor = indexed.into_iter().filter(|session| cluster.env.directory.session(session).is_none());
+    for session in sightings.not_seen_elsewhere(without_actor) {
+        let owner =
+            cluster.env.store.load(session).await?.and_then(|head| head.ownership).map(|ownership| ownership.owner);
+        if owner.as_ref() == Some(&cluster.env.me) {
+            adopt_if_needed(cluster, session).await?;
         } else {
             // Over, or left behind by the process before this one: those who wait for it find it.
-            app.sightings.saw_elsewhere(session);
+            sightings.saw_elsewhere(session);
         }
     }
     Ok(())
 }
 
 /// Adopts the session if its owner is gone and somebody waits for it.
-pub async fn adopt_if_needed(app: &Arc<App>, session: SessionId) -> StoreResult<()> {
-    if app.directory.session(&session).is_some() {
+pub async fn adopt_if_needed(cluster: &Arc<Cluster>, session: SessionId) -> StoreResult<()> {
+    if cluster.env.directory.session(&session).is_some() {
         return Ok(());
     }
-    let Some(head) = app.store.load(session).await? else { return Ok(()) };
+    let Some(head) = cluster.env.store.load(session).await? else { return Ok(()) };
     let has_unclaimed = head.has_unclaimed();
     let Some(Ownership { owner, generation, .. }) = head.ownership else { return Ok(()) };
     // Mine and without an actor: what an adoption has claimed whose answer was lost shows nowhere.
-    let mine = owner == app.me;
-    if !mine && app.neighbours.saw_alive(&owner) {
+    let mine = owner == cluster.env.me;
+    if !mine && cluster.env.neighbours.saw_alive(&owner) {
         return Ok(());
     }
-    let shown_here = !app.directory.attachments(&session).is_empty();
-    let needed = mine || shown_here || has_unclaimed || !app.store.pending(session).await?.is_empty();
+    let shown_here = !cluster.env.directory.attachments(&session).is_empty();
+    let needed = mine || shown_here || has_unclaimed || !cluster.env.store.pending(session).await?.is_empty();
     // The leases are read after the record, and the very owner they are read for is the one that is replaced: whoever
     // adopts the session meanwhile has its lease already, and makes this adoption lose (OWN-4).
-    if !needed || !is_gone(app, &owner).await? {
+    if !needed || !is_gone(cluster, &owner).await? {
         return Ok(());
     }
     let service = head.service;
     let cause = if mine { AGAIN } else { "sweep" };
-    if let Some(host) = app.next_host() {
+    if let Some(host) = cluster.any_host() {
         // A host ends only with its thread, and then the process ends.
-        let _ = host.send(AdoptHere { session, owner, generation, service, cause }).await;
+        let _ = host.adopt.send(AdoptHere { session, owner, generation, service, cause }).await;
     }
     Ok(())
 }
@@ -211,7 +207,7 @@ mod tests {
     /// OWN-9
     #[test]
     fn each_death_of_an_instance_is_looked_after_at_once() {
-        let (sightings, first) = (Sightings::new(watch::Sender::default()), Arc::from("first"));
+        let (mut sightings, first) = (Sightings::new(watch::Sender::default()), Arc::from("first"));
         for _death in 0..3 {
             sightings.update(&alive("first"));
             assert!(sightings.is_due("one", Some(&first)), "it may have left sessions behind");
@@ -223,6 +219,6 @@ mod tests {
         }
         sightings.update(&alive("second"));
         assert!(sightings.is_due("one", Some(&Arc::from("second"))));
-        assert_eq!(sightings.inner.lock().unwrap().looked.len(), 1, "nothing of former lives is kept");
+        assert_eq!(sightings.looked.len(), 1, "nothing of former lives is kept");
     }
 }

@@ -2,17 +2,15 @@
 //! rest is starting a [`SessionActor`] from what the store returned.
 
 use std::{
-    collections::HashSet,
     rc::Rc,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use actix::Addr;
 
+use super::{Member, ownership};
 use crate::{
-    app::Worker,
-    cluster::ownership,
     fault,
     lifecycle::Phase,
     protocol::session_id::SessionId,
@@ -29,36 +27,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Between two looks whether another adoption of the same session is over. It takes a round trip to the store.
 const TURN_PAUSE: Duration = Duration::from_millis(2);
-
-/// The sessions that are being adopted or created by this process. One adoption of a session at a time: a stream and a POST that
-/// meet the same dead owner would otherwise adopt it one after the other, the second from this very process, and leave
-/// it with two actors.
-#[derive(Debug, Default)]
-pub struct Turns {
-    taken: Mutex<HashSet<SessionId>>,
-}
-
-impl Turns {
-    /// `None`: somebody has it.
-    pub fn take(&self, session: SessionId) -> Option<Turn<'_>> {
-        let is_free = self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(session);
-        // Not `then_some`: a turn that is made and thrown away would end the other one's.
-        is_free.then(|| Turn { turns: self, session })
-    }
-}
-
-/// Held while a session is being adopted, or created.
-#[derive(Debug)]
-pub struct Turn<'a> {
-    turns: &'a Turns,
-    session: SessionId,
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.turns.taken.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.session);
-    }
-}
 
 /// What came of it.
 #[derive(Debug)]
@@ -81,73 +49,73 @@ pub enum Adoption {
 /// has found gone. To be called on a worker thread, which will host the actor. After an error this process may be the
 /// owner on record, without an actor: to be looked after.
 pub async fn adopt(
-    worker: &Rc<Worker>,
+    member: &Rc<Member>,
     session: SessionId,
     from: &Owner,
     from_generation: u64,
     service: Option<&str>,
     cause: &'static str,
 ) -> StoreResult<Adoption> {
-    let app = &worker.app;
+    let cluster = &member.cluster;
     let judged = Instant::now();
     let deadline = judged + PATIENCE;
     let _turn = loop {
-        match app.adopting.take(session) {
+        match cluster.turns.take(session) {
             Some(turn) => break turn,
             None if Instant::now() >= deadline => return Ok(Adoption::Refused),
             None => tokio::time::sleep(TURN_PAUSE).await,
         }
     };
     // The caller has seen this process as owner, and no actor yet: there is one now.
-    if from.incarnation == app.me.incarnation
-        && let Some(actor) = app.directory.session(&session)
+    if from.incarnation == cluster.env.me.incarnation
+        && let Some(actor) = cluster.env.directory.session(&session)
     {
         look(&actor);
         return Ok(Adoption::Adopted(actor));
     }
     // Or as the owner that came after `from`: the store has come back with older data, and this actor is about to find out.
-    if let Some(actor) = app.directory.session(&session)
+    if let Some(actor) = cluster.env.directory.session(&session)
         && actor.send(TakeSnapshot).await.is_ok_and(|actor| actor.generation > from_generation)
     {
         look(&actor);
         return Ok(Adoption::Adopted(actor));
     }
-    while app.lifecycle.phase() == Phase::Ready && !app.adoptions.try_acquire() && Instant::now() < deadline {
+    while cluster.lifecycle.phase() == Phase::Ready && !cluster.adoptions.try_acquire() && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(fastrand::u64(5..50))).await;
     }
-    if app.lifecycle.phase() != Phase::Ready || Instant::now() >= deadline {
+    if cluster.lifecycle.phase() != Phase::Ready || Instant::now() >= deadline {
         return Ok(Adoption::Refused);
     }
     // Looked at before the store is changed: an owner that cannot serve would hold the session hostage.
     let name = match service {
         Some(name) => Some(name.to_owned()),
-        None => app.store.load(session).await?.map(|head| head.service),
+        None => cluster.env.store.load(session).await?.map(|head| head.service),
     };
     let Some(name) = name else { return Ok(Adoption::NotFound) };
-    let Some(service) = app.pool.service(&name) else {
+    let Some(service) = cluster.pool.service(&name) else {
         tracing::warn!(%session, service = name, "a session of an unknown service cannot be adopted");
         return Ok(Adoption::UnknownService);
     };
     // It may have been waited for long: meanwhile the store may have been away, and with it all leases.
-    if judged.elapsed() >= app.settings.session.lease_renew && !ownership::is_gone(app, from).await? {
+    if judged.elapsed() >= cluster.env.settings.session.lease_renew && !ownership::is_gone(cluster, from).await? {
         return Ok(Adoption::OwnerLives);
     }
     fault::point(fault::OWNER_GONE);
-    match app.store.adopt(session, from, from_generation, &app.me).await? {
+    match cluster.env.store.adopt(session, from, from_generation, &cluster.env.me).await? {
         Adopted::Adopted(found) => {
-            app.metrics.adoptions.with_label_values(&[cause]).inc();
+            cluster.env.metrics.adoptions.with_label_values(&[cause]).inc();
             tracing::info!(%session, generation = found.fence.generation, cause, pending = found.pending.len(), "session adopted");
             let actor = SessionActor::start_adopted(
-                Arc::clone(&app.env),
-                Rc::clone(&worker.lines),
+                Arc::clone(&cluster.env),
+                Rc::clone(&member.lines),
                 Arc::clone(service),
                 *found,
             );
-            app.directory.insert_session(session, actor.clone());
+            cluster.env.directory.insert_session(session, actor.clone());
             Ok(Adoption::Adopted(actor))
         }
-        Adopted::Lost { owner, .. } => Ok(match app.directory.session(&session) {
-            Some(actor) if owner.incarnation == app.me.incarnation => {
+        Adopted::Lost { owner, .. } => Ok(match cluster.env.directory.session(&session) {
+            Some(actor) if owner.incarnation == cluster.env.me.incarnation => {
                 look(&actor);
                 Adoption::Adopted(actor)
             }
@@ -168,22 +136,4 @@ pub async fn adopt(
 fn look(actor: &Addr<SessionActor>) {
     // Already awake if its mailbox is full.
     let _ = actor.try_send(Look);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// OWN-4
-    #[test]
-    fn who_does_not_get_the_turn_does_not_end_it() {
-        let (turns, session) = (Turns::default(), SessionId::random());
-        let turn = turns.take(session);
-        assert!(turn.is_some());
-        assert!(turns.take(session).is_none());
-        assert!(turns.take(session).is_none(), "also when it was asked for before");
-        assert!(turns.take(SessionId::random()).is_some(), "another session's is another one");
-        drop(turn);
-        assert!(turns.take(session).is_some());
-    }
 }

@@ -14,9 +14,11 @@ use actix::prelude::*;
 use futures_util::{StreamExt as _, stream};
 use tokio::sync::mpsc;
 
-use super::sweep::{adopt_if_needed, sweep};
+use super::{
+    Cluster,
+    sweep::{Sightings, adopt_if_needed, sweep},
+};
 use crate::{
-    app::App,
     fault,
     lifecycle::Phase,
     protocol::session_id::SessionId,
@@ -36,9 +38,10 @@ const TOUCH_BATCH: usize = 256;
 /// See the module's text.
 #[derive(Debug)]
 pub struct Registry {
-    app: Arc<App>,
+    cluster: Arc<Cluster>,
     upkeep_running: bool,
-    sweep_running: bool,
+    /// Away while a sweep runs.
+    sightings: Option<Sightings>,
     lease_running: bool,
     /// The last renewal was not answered.
     store_failed: bool,
@@ -56,44 +59,46 @@ impl Registry {
     /// Starts the actor on the current thread with the wake-ups of this process.
     ///
     /// `attention`: sessions that this process itself wants looked after.
-    pub fn launch(app: Arc<App>, wakes: mpsc::Receiver<Wake>, attention: mpsc::Receiver<SessionId>) -> Addr<Self> {
+    pub fn launch(
+        cluster: Arc<Cluster>,
+        sightings: Sightings,
+        wakes: mpsc::Receiver<Wake>,
+        attention: mpsc::Receiver<SessionId>,
+    ) -> Addr<Self> {
         Self::create(|ctx| {
             ctx.set_mailbox_capacity(1024);
-            let waiting = Arc::clone(&app);
+            let waiting = Arc::clone(&cluster);
             // Ends with the dispatch, and with this actor: the lease and the sweep are its own.
-            let vital = app.lifecycle.vital("the registry (lease, wake-ups, sweep)");
+            let vital = cluster.lifecycle.vital("the registry (lease, wake-ups, sweep)");
+            let registry = Self {
+                cluster,
+                upkeep_running: false,
+                sightings: Some(sightings),
+                lease_running: false,
+                store_failed: false,
+            };
             let dispatching = async move {
                 let _vital = vital;
                 dispatch(waiting, wakes, attention).await;
             };
-            ctx.spawn(dispatching.into_actor(&Self::idle(&app)));
-            Self::idle(&app)
+            ctx.spawn(dispatching.into_actor(&registry));
+            registry
         })
-    }
-
-    fn idle(app: &Arc<App>) -> Self {
-        Self {
-            app: Arc::clone(app),
-            upkeep_running: false,
-            sweep_running: false,
-            lease_running: false,
-            store_failed: false,
-        }
     }
 
     fn renew_lease(&mut self, ctx: &mut Context<Self>) {
         if std::mem::replace(&mut self.lease_running, true) {
             return;
         }
-        let app = Arc::clone(&self.app);
+        let cluster = Arc::clone(&self.cluster);
         let renewed = async move {
-            let (ttl, pace) = (app.settings.session.lease, app.settings.session.lease_renew);
+            let (ttl, pace) = (cluster.env.settings.session.lease, cluster.env.settings.session.lease_renew);
             fault::point(fault::LEASE);
             let asked = Instant::now();
-            let renewed = app.store.lease_renew(&instance_info(&app), ttl).await;
+            let renewed = cluster.env.store.lease_renew(&instance_info(&cluster), ttl).await;
             match renewed {
-                Ok(LeaseRenewed::Renewed) => app.lease.renewed(asked, ttl, pace, true),
-                Ok(LeaseRenewed::Reacquired) => app.lease.renewed(asked, ttl, pace, false),
+                Ok(LeaseRenewed::Renewed) => cluster.env.lease.renewed(asked, ttl, pace, true),
+                Ok(LeaseRenewed::Reacquired) => cluster.env.lease.renewed(asked, ttl, pace, false),
                 Ok(LeaseRenewed::Lost) | Err(_) => {}
             }
             renewed
@@ -103,35 +108,34 @@ impl Registry {
             let back = std::mem::replace(&mut actor.store_failed, renewed.is_err());
             match renewed {
                 // Sessions have tried in vain, and would try again after pauses that have grown.
-                Ok(LeaseRenewed::Renewed) if back => look_at_everything(&actor.app),
+                Ok(LeaseRenewed::Renewed) if back => look_at_everything(&actor.cluster),
                 Ok(LeaseRenewed::Renewed) => {}
                 Ok(LeaseRenewed::Reacquired) => {
                     tracing::warn!("the lease had run out; sessions may have new owners");
-                    look_at_everything(&actor.app);
+                    look_at_everything(&actor.cluster);
                 }
                 Ok(LeaseRenewed::Lost) => {
                     tracing::error!(
-                        instance = %actor.app.me.instance_id,
+                        instance = %actor.cluster.env.me.instance_id,
                         "another process runs with this instance id; draining. Give each instance its own MCP_SESSION_INSTANCE_ID"
                     );
-                    actor.app.lifecycle.advance(Phase::Draining);
+                    actor.cluster.lifecycle.advance(Phase::Draining);
                 }
-                Err(error) => actor.app.count_store_error(&error),
+                Err(error) => actor.cluster.env.count_store_error(&error),
             }
         }));
     }
 
     fn sweep(&mut self, ctx: &mut Context<Self>) {
-        if std::mem::replace(&mut self.sweep_running, true) {
-            return;
-        }
-        let app = Arc::clone(&self.app);
+        let Some(mut sightings) = self.sightings.take() else { return };
+        let cluster = Arc::clone(&self.cluster);
         let swept = async move {
-            if let Err(error) = sweep(&app).await {
-                app.count_store_error(&error);
+            if let Err(error) = sweep(&cluster, &mut sightings).await {
+                cluster.env.count_store_error(&error);
             }
+            sightings
         };
-        ctx.spawn(swept.into_actor(self).map(|(), actor, _ctx| actor.sweep_running = false));
+        ctx.spawn(swept.into_actor(self).map(|sightings, actor, _ctx| actor.sightings = Some(sightings)));
     }
 
     /// One round over all sessions and streams of this process.
@@ -139,10 +143,10 @@ impl Registry {
         if std::mem::replace(&mut self.upkeep_running, true) {
             return;
         }
-        let app = Arc::clone(&self.app);
+        let cluster = Arc::clone(&self.cluster);
         let round = async move {
-            if let Err(error) = upkeep(&app).await {
-                app.count_store_error(&error);
+            if let Err(error) = upkeep(&cluster).await {
+                cluster.env.count_store_error(&error);
             }
         };
         ctx.spawn(round.into_actor(self).map(|(), actor, _ctx| actor.upkeep_running = false));
@@ -153,7 +157,7 @@ impl Actor for Registry {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        let session = &self.app.settings.session;
+        let session = &self.cluster.env.settings.session;
         ctx.run_interval(session.lease_renew, |actor, ctx| actor.renew_lease(ctx));
         // Twice as often as leases are renewed: the death of an instance is seen soon after its lease has run out.
         ctx.run_interval(session.lease_renew / 2, |actor, ctx| actor.sweep(ctx));
@@ -168,33 +172,33 @@ impl Handler<DrainAll> for Registry {
     type Result = ResponseFuture<usize>;
 
     fn handle(&mut self, drain: DrainAll, _ctx: &mut Self::Context) -> Self::Result {
-        let app = Arc::clone(&self.app);
+        let cluster = Arc::clone(&self.cluster);
         Box::pin(async move {
-            stream::iter(app.directory.sessions())
+            stream::iter(cluster.env.directory.sessions())
                 .for_each_concurrent(ROUND_CONCURRENCY, |(_, actor)| async move {
                     // An actor that is gone has nothing to hand over.
                     let _ = actor.send(Drain { now: drain.now }).await;
                 })
                 .await;
-            app.directory.session_count()
+            cluster.env.directory.session_count()
         })
     }
 }
 
 /// What the lease says of this process.
-pub fn instance_info(app: &App) -> InstanceInfo {
+pub fn instance_info(cluster: &Cluster) -> InstanceInfo {
     InstanceInfo {
-        owner: app.me.clone(),
-        address: app.address.clone(),
+        owner: cluster.env.me.clone(),
+        address: cluster.address.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        started_ms: app.started_ms,
-        sessions: u64::try_from(app.directory.session_count()).unwrap_or(u64::MAX),
-        process: app.process.as_ref().map(ToString::to_string).unwrap_or_default(),
+        started_ms: cluster.started_ms,
+        sessions: u64::try_from(cluster.env.directory.session_count()).unwrap_or(u64::MAX),
+        process: cluster.process.as_ref().map(ToString::to_string).unwrap_or_default(),
     }
 }
 
 /// Hands wake-ups on until the store's subscription ends (with the process).
-async fn dispatch(app: Arc<App>, mut wakes: mpsc::Receiver<Wake>, mut attention: mpsc::Receiver<SessionId>) {
+async fn dispatch(cluster: Arc<Cluster>, mut wakes: mpsc::Receiver<Wake>, mut attention: mpsc::Receiver<SessionId>) {
     loop {
         let wake = tokio::select! {
             wake = wakes.recv() => wake,
@@ -202,21 +206,21 @@ async fn dispatch(app: Arc<App>, mut wakes: mpsc::Receiver<Wake>, mut attention:
         };
         let Some(wake) = wake else { return };
         match wake {
-            Wake::Session(session) => wake_session(&app, session),
-            Wake::All => look_at_everything(&app),
+            Wake::Session(session) => wake_session(&cluster, session),
+            Wake::All => look_at_everything(&cluster),
         }
     }
 }
 
-fn wake_session(app: &Arc<App>, session: SessionId) {
-    let actor = app.directory.session(&session);
-    let attachments = app.directory.attachments(&session);
+fn wake_session(cluster: &Arc<Cluster>, session: SessionId) {
+    let actor = cluster.env.directory.session(&session);
+    let attachments = cluster.env.directory.attachments(&session);
     for attachment in &attachments {
         attachment.look();
     }
-    if !app.rebinds.is_empty() && !app.rebinds.gone(session) {
-        let app = Arc::clone(app);
-        actix_rt::spawn(async move { find_rebind(&app, session).await });
+    if !cluster.rebinds.is_empty() && !cluster.rebinds.gone(session) {
+        let cluster = Arc::clone(cluster);
+        actix_rt::spawn(async move { find_rebind(&cluster, session).await });
     }
     let check = || match attachments.as_slice() {
         [] => Some(Duration::ZERO),
@@ -226,11 +230,11 @@ fn wake_session(app: &Arc<App>, session: SessionId) {
         && let Some(pause) = check()
     {
         // A draining instance announces what it has let go in this way (OWN-9).
-        let app = Arc::clone(app);
+        let cluster = Arc::clone(cluster);
         actix_rt::spawn(async move {
             tokio::time::sleep(pause).await;
-            if let Err(error) = adopt_if_needed(&app, session).await {
-                app.count_store_error(&error);
+            if let Err(error) = adopt_if_needed(&cluster, session).await {
+                cluster.env.count_store_error(&error);
             }
         });
     }
@@ -244,25 +248,25 @@ fn wake_session(app: &Arc<App>, session: SessionId) {
     }
 }
 
-fn look_at_everything(app: &Arc<App>) {
-    for (session, _) in app.directory.sessions() {
-        wake_session(app, session);
+fn look_at_everything(cluster: &Arc<Cluster>) {
+    for (session, _) in cluster.env.directory.sessions() {
+        wake_session(cluster, session);
     }
-    for attachment in app.directory.all_attachments() {
+    for attachment in cluster.env.directory.all_attachments() {
         attachment.look();
     }
 }
 
 /// A client may have answered another instance's question "who are you": the session's hint tells.
-async fn find_rebind(app: &App, session: SessionId) {
-    let Ok(Some(head)) = app.store.load(session).await else { return };
+async fn find_rebind(cluster: &Cluster, session: SessionId) {
+    let Ok(Some(head)) = cluster.env.store.load(session).await else { return };
     if let Some(nonce) = head.rebind {
-        app.rebinds.complete(nonce, session);
+        cluster.rebinds.complete(nonce, session);
     }
 }
 
-async fn upkeep(app: &Arc<App>) -> Result<(), StoreError> {
-    let asked: Vec<(SessionId, Upkeep)> = stream::iter(app.directory.sessions())
+async fn upkeep(cluster: &Arc<Cluster>) -> Result<(), StoreError> {
+    let asked: Vec<(SessionId, Upkeep)> = stream::iter(cluster.env.directory.sessions())
         .map(|(session, actor)| async move { Some((session, actor.send(Tick).await.ok()?)) })
         .buffer_unordered(ROUND_CONCURRENCY)
         .filter_map(|asked| async move { asked })
@@ -270,32 +274,33 @@ async fn upkeep(app: &Arc<App>) -> Result<(), StoreError> {
         .await;
     for (session, _) in asked.iter().filter(|(_, upkeep)| *upkeep == Upkeep::Purge) {
         tracing::debug!(%session, "session was never used");
-        app.store.purge(*session).await?;
+        cluster.env.store.purge(*session).await?;
     }
     // An open stream keeps its session alive, wherever the owner is.
     let mut alive: HashSet<SessionId> =
-        app.directory.all_attachments().iter().map(|attachment| attachment.session).collect();
+        cluster.env.directory.all_attachments().iter().map(|attachment| attachment.session).collect();
     alive.extend(asked.iter().filter(|(_, upkeep)| *upkeep == Upkeep::Touch).map(|(session, _)| *session));
     let alive: Vec<SessionId> = alive.into_iter().collect();
     for batch in alive.chunks(TOUCH_BATCH) {
-        for gone in app.store.touch(batch, app.settings.session.ttl).await? {
+        for gone in cluster.env.store.touch(batch, cluster.env.settings.session.ttl).await? {
             // Its actor and its streams find out by looking.
-            wake_session(app, gone);
+            wake_session(cluster, gone);
         }
     }
     // Where each of them is, again: a note may have been lost, or the store's data.
-    stream::iter(app.directory.all_attachments())
+    stream::iter(cluster.env.directory.all_attachments())
         .for_each_concurrent(ROUND_CONCURRENCY, |attachment| async move {
             let Some(client) = attachment.listed() else { return };
-            let (session, ttl) = (attachment.session, app.settings.session.ttl);
-            if let Err(error) = app.store.client_shown(&client, session, &app.me.incarnation, ttl).await {
-                app.count_store_error(&error);
+            let (session, ttl) = (attachment.session, cluster.env.settings.session.ttl);
+            if let Err(error) = cluster.env.store.client_shown(&client, session, &cluster.env.me.incarnation, ttl).await
+            {
+                cluster.env.count_store_error(&error);
             }
         })
         .await;
     // Sessions that ran out in the store while nobody touched them must not stay in memory.
     for (session, _) in asked.iter().filter(|(_, upkeep)| *upkeep == Upkeep::Leave) {
-        wake_session(app, *session);
+        wake_session(cluster, *session);
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use futures_util::future;
 
 use crate::{
-    app::App,
+    cluster::Cluster,
     protocol::session_id::SessionId,
     session::{
         returning::{Client, Fit, Orphan, fits},
@@ -24,35 +24,36 @@ use crate::{
 const ROUNDS: usize = 4;
 
 /// Whether there is a session that may be this client's. One or two round trips to the store when there is none.
-pub async fn find(app: &Arc<App>, client: &Client) -> StoreResult<Fit> {
+pub async fn find(cluster: &Arc<Cluster>, client: &Client) -> StoreResult<Fit> {
     if !client.may_be_asked() {
         return Ok(Fit::No);
     }
     if client.versioned {
         let key = client.key_without_version();
-        let listed = app.store.client_sessions(&key, app.settings.session.ttl).await?;
+        let listed = cluster.env.store.client_sessions(&key, cluster.env.settings.session.ttl).await?;
         if !listed.shown.is_empty() || !listed.left.is_empty() {
             // Also those that are shown: the client may know earlier than we that its stream is broken.
-            age_dead(app, &key, listed).await?;
+            age_dead(cluster, &key, listed).await?;
             return Ok(Fit::Likely);
         }
         // The lists are lost with the data; the session may be one that its owner is about to write again.
-        if app.data_lost().await {
+        if cluster.env.data_lost().await {
             return Ok(Fit::Likely);
         }
     }
-    let window = app.settings.stream.rebind_window;
+    let window = cluster.env.settings.stream.rebind_window;
     for _ in 0..ROUNDS {
-        let listed = app.store.client_sessions(client.key(), window).await?;
-        let candidates = orphans_of(app, listed).await?;
-        let heads = future::try_join_all(candidates.iter().map(|(session, _)| app.store.load(*session))).await?;
+        let listed = cluster.env.store.client_sessions(client.key(), window).await?;
+        let candidates = orphans_of(cluster, listed).await?;
+        let heads =
+            future::try_join_all(candidates.iter().map(|(session, _)| cluster.env.store.load(*session))).await?;
         let (mut found, mut untrue) = (false, Vec::new());
         for ((session, left), head) in candidates.iter().zip(heads) {
             let Some(head) = head else {
                 untrue.push(*session);
                 continue;
             };
-            if is_shown(&app.env, *session, &head).await? {
+            if is_shown(&cluster.env, *session, &head).await? {
                 untrue.push(*session);
                 continue;
             }
@@ -60,11 +61,11 @@ pub async fn find(app: &Arc<App>, client: &Client) -> StoreResult<Fit> {
             found |= fits(client, Orphan { client: &head.client, spoke_version, left: *left }, window);
             if left.is_none() {
                 // From now on it is one that somebody has left, and ages.
-                app.store.client_left(client.key(), *session, None, app.settings.session.ttl).await?;
+                cluster.env.store.client_left(client.key(), *session, None, cluster.env.settings.session.ttl).await?;
             }
         }
         for session in &untrue {
-            app.store.client_forgotten(client.key(), *session).await?;
+            cluster.env.store.client_forgotten(client.key(), *session).await?;
         }
         if found || untrue.is_empty() {
             return Ok(if found { Fit::Maybe } else { Fit::No });
@@ -74,31 +75,35 @@ pub async fn find(app: &Arc<App>, client: &Client) -> StoreResult<Fit> {
 }
 
 /// What dead processes showed is left from now on, and leaves the list when its time is over.
-async fn age_dead(app: &App, key: &str, listed: Listed) -> StoreResult<()> {
+async fn age_dead(cluster: &Cluster, key: &str, listed: Listed) -> StoreResult<()> {
     let shown = Listed { left: Vec::new(), ..listed };
-    let dead = orphans_of(app, shown).await?;
-    let ttl = app.settings.session.ttl;
-    future::try_join_all(dead.iter().map(|(session, _)| app.store.client_left(key, *session, None, ttl))).await?;
+    let dead = orphans_of(cluster, shown).await?;
+    let ttl = cluster.env.settings.session.ttl;
+    future::try_join_all(dead.iter().map(|(session, _)| cluster.env.store.client_left(key, *session, None, ttl)))
+        .await?;
     Ok(())
 }
 
 /// Some instance gives no sign of life, although its lease still holds: an answer may be stuck in it.
-pub async fn somebody_hangs(app: &App) -> StoreResult<bool> {
-    let session = &app.settings.session;
+pub async fn somebody_hangs(cluster: &Cluster) -> StoreResult<bool> {
+    let session = &cluster.env.settings.session;
     let overdue = session.lease.saturating_sub(session.lease_renew * 3 / 2);
-    Ok(app.store.leases_left().await?.iter().any(|left| *left < overdue))
+    Ok(cluster.env.store.leases_left().await?.iter().any(|left| *left < overdue))
 }
 
 /// Of what is listed: what somebody has left, and what dead processes showed.
-async fn orphans_of(app: &App, listed: Listed) -> StoreResult<Vec<(SessionId, Option<Duration>)>> {
+async fn orphans_of(cluster: &Cluster, listed: Listed) -> StoreResult<Vec<(SessionId, Option<Duration>)>> {
     let mut first = BTreeMap::new();
     for (incarnation, session) in &listed.shown {
-        if *incarnation != app.me.incarnation {
+        if *incarnation != cluster.env.me.incarnation {
             first.entry(Arc::clone(incarnation)).or_insert(*session);
         }
     }
     let asked = first.iter().map(|(incarnation, session)| async move {
-        Ok::<_, crate::store::StoreError>((Arc::clone(incarnation), app.store.wake(incarnation, *session).await? == 0))
+        Ok::<_, crate::store::StoreError>((
+            Arc::clone(incarnation),
+            cluster.env.store.wake(incarnation, *session).await? == 0,
+        ))
     });
     let dead: Vec<Arc<str>> = future::try_join_all(asked)
         .await?

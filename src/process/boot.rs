@@ -1,0 +1,299 @@
+//! One router process from settings to exit code: store → lease → wake-ups → HTTP → drain.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use actix_web::dev::ServerHandle;
+use futures_util::future::join_all;
+use tokio::sync::{mpsc, watch};
+use url::Url;
+
+use super::{
+    drain::{any_signal, shut_down, wait_for_end},
+    fatal::Fatal,
+    listen::{BACKLOG, bind, raise_file_limit, serve},
+};
+use crate::{
+    backoff::Backoff,
+    cluster::{
+        Cluster,
+        dataset::{Dataset, fresh_dataset_id},
+        lease::LeaseClock,
+        limiter::RateLimiter,
+        messages::AreYouThere,
+        ownership,
+        process::{ProcessId, Word},
+        rebinds::Rebinds,
+        registry::{Registry, WAKE_CAPACITY, instance_info},
+        suspects::Suspects,
+        sweep::Sightings,
+        turns::Turns,
+    },
+    lifecycle::{Lifecycle, Phase},
+    metrics::Metrics,
+    protocol::session_id::SessionId,
+    session::{
+        directory::Directory,
+        env::{Env, Neighbours},
+        room::Lonely,
+    },
+    settings::Settings,
+    store::{
+        LeaseAcquired, Owner, SessionStore, StoreError, StoreResult,
+        memory::MemoryStore,
+        redis::{RedisConfig, RedisStore},
+    },
+    upstream::Pool,
+    watchdog,
+};
+
+/// Name of the service that is served when none is configured.
+const BUILT_IN_SERVICE: &str = "mcp-server-v6";
+
+/// Runs until a signal ends it. Must be called inside an actix system.
+///
+/// # Errors
+/// [`Fatal`], before anything was served.
+pub async fn run(mut settings: Settings) -> Result<(), Fatal> {
+    for warning in &settings.warnings {
+        tracing::warn!("{warning}");
+    }
+    // First of all: a taken port is the most common mistake, and nothing else should be touched then.
+    let wanted = SocketAddr::new(settings.server.address, settings.server.port);
+    let socket = bind(wanted).map_err(|source| Fatal::listen(wanted, source))?;
+    let address = socket.local_addr().ok().and_then(|bound| bound.as_socket()).unwrap_or(wanted);
+    settings.set_bound_port(address.port());
+    let files = raise_file_limit(settings.limits.max_sessions);
+
+    let _built_in = if settings.upstream.services.is_empty() { Some(start_built_in(&mut settings)?) } else { None };
+    let store = open_store(&settings).await?;
+    let (attention, attended) = mpsc::channel(WAKE_CAPACITY);
+    let neighbours = watch::Sender::default();
+    let env = Arc::new(make_env(settings, store, attention, Neighbours::new(neighbours.subscribe())));
+    let cluster = Arc::new(make_cluster(&env, address));
+    let candidate = fresh_dataset_id();
+    let dataset = patiently(&env, || env.store.dataset(&candidate)).await?;
+    // Long ago: nothing was lost when we start.
+    env.dataset.begin(&dataset, Instant::now() - env.settings.session.lease);
+    acquire_lease(&cluster).await?;
+    let wakes = patiently(&env, || env.store.subscribe(&env.me.incarnation, WAKE_CAPACITY)).await?;
+    let registry = Registry::launch(Arc::clone(&cluster), Sightings::new(neighbours), wakes, attended);
+
+    // Two that start at the same time may both be bound; one can listen.
+    socket.listen(BACKLOG).map_err(|source| Fatal::listen(address, source))?;
+    let server = serve(&cluster, TcpListener::from(socket), files)?;
+    let handle = server.handle();
+    let lifecycle = &cluster.lifecycle;
+    let vital = lifecycle.vital("the HTTP server");
+    let serving = actix_rt::spawn(async move {
+        let _vital = vital;
+        server.await
+    });
+    // Not before: a start may wait long for Redis or an old lease, has limits of its own, and holds no client yet.
+    let guarded = actix_rt::spawn({
+        let (cluster, vital) = (Arc::clone(&cluster), lifecycle.vital("the keeper of the watchdog"));
+        async move {
+            let pulse = async || pulse(&cluster).await;
+            watchdog::keep_guard(&cluster.env.settings, &cluster.lifecycle, pulse).await;
+            vital.done();
+        }
+    });
+    lifecycle.advance(Phase::Ready);
+    tracing::info!(
+        %address, instance = %env.me.instance_id, store = env.store.kind(), services = cluster.pool.names(),
+        "mcp-router is ready: http://{address}/sse/{}",
+        cluster.pool.services().next().map_or("", |service| service.name.as_str())
+    );
+    tokio::select! {
+        () = wait_for_end(lifecycle) => {}
+        what = lifecycle.failed() => return Err(Fatal::Part { what }),
+    }
+    // A second signal does not wait.
+    tokio::select! {
+        () = shut_down(&cluster, &registry, &handle) => {}
+        () = any_signal() => tracing::warn!("second signal: exiting now, the journal hands over what is open"),
+    }
+    serving.abort();
+    lifecycle.advance(Phase::Stopped);
+    // The guard is gone before this process: nothing that follows can look like a hang to it.
+    let _ = guarded.await;
+    Ok(())
+}
+
+/// Returns when each worker thread has run something that was asked of it just now: client streams and sessions live there,
+/// and one thread that hangs holds its share of them while all others look well. It does not return while one hangs,
+/// and then there are no beats.
+async fn pulse(cluster: &Cluster) {
+    // A thread that has ended cannot answer, and holds nothing.
+    join_all(cluster.hosts().into_iter().map(|host| async move { host.there.send(AreYouThere).await })).await;
+}
+
+/// `cargo run` alone must work: without upstreams there is one in this process.
+fn start_built_in(settings: &mut Settings) -> Result<ServerHandle, Fatal> {
+    let options = mcp_server_v6::ServerOptions { port: 0, ..Default::default() };
+    let server = mcp_server_v6::bind(options)?;
+    let address = server.addr();
+    tracing::info!(
+        "MCP_UPSTREAMS is not set: serving a built-in {BUILT_IN_SERVICE} at http://{address}/sse. \
+         Set MCP_UPSTREAMS=name=http://host:port/sse to route to your own servers"
+    );
+    let url = Url::parse(&format!("http://{address}/sse")).expect("a socket address makes a valid URL");
+    settings
+        .upstream
+        .services
+        .push(crate::settings::UpstreamService { name: BUILT_IN_SERVICE.to_owned(), endpoints: vec![url.into()] });
+    let handle = server.handle();
+    actix_rt::spawn(server.into_server());
+    Ok(handle)
+}
+
+async fn open_store(settings: &Settings) -> Result<Arc<dyn SessionStore>, Fatal> {
+    let redis = &settings.redis;
+    let Some(url) = &redis.url else {
+        tracing::info!("REDIS_URL is not set: sessions are kept in memory, for this one instance");
+        return Ok(Arc::new(MemoryStore::new()));
+    };
+    let config = RedisConfig {
+        prefix: settings.session.redis_prefix.clone(),
+        pool_size: redis.pool_size,
+        timeout: redis.timeout,
+        batch: redis.batch,
+        queue: redis.queue,
+        ..RedisConfig::new(url.expose())
+    };
+    let start = Instant::now();
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+    loop {
+        let connected = async {
+            let store = RedisStore::connect(config.clone()).await?;
+            store.ping().await?;
+            Ok::<_, StoreError>(store)
+        };
+        match connected.await {
+            Ok(store) => return Ok(Arc::new(store)),
+            Err(StoreError::Unusable(reason)) => return Err(Fatal::RedisUnusable { url: url.to_string(), reason }),
+            Err(source) if start.elapsed() >= redis.start_timeout => {
+                return Err(Fatal::Redis { url: url.to_string(), waited: redis.start_timeout, source });
+            }
+            Err(error) => tracing::warn!(redis = %url, %error, "Redis does not answer, trying again"),
+        }
+        tokio::time::sleep(backoff.pause()).await;
+    }
+}
+
+fn make_env(
+    settings: Settings,
+    store: Arc<dyn SessionStore>,
+    attention: mpsc::Sender<SessionId>,
+    neighbours: Neighbours,
+) -> Env {
+    let me = Owner {
+        instance_id: settings.session.instance_id.as_str().into(),
+        incarnation: uuid::Uuid::new_v4().simple().to_string().into(),
+    };
+    Env {
+        settings: Arc::new(settings),
+        store,
+        me,
+        directory: Directory::default(),
+        metrics: Metrics::new(),
+        lonely: Lonely::default(),
+        lease: LeaseClock::default(),
+        dataset: Dataset::default(),
+        neighbours,
+        attention,
+    }
+}
+
+fn make_cluster(env: &Arc<Env>, address: SocketAddr) -> Cluster {
+    let upstream = &env.settings.upstream;
+    let services = upstream.services.iter().map(|service| (service.name.clone(), service.endpoints.clone()));
+    let pool = Pool::new(services, upstream.breaker_failures, upstream.backoff_min, upstream.backoff_max);
+    let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Cluster {
+        env: Arc::clone(env),
+        process: ProcessId::of_this_process(),
+        address: address.to_string(),
+        started_ms: u64::try_from(started.as_millis()).unwrap_or(0),
+        pool: Arc::new(pool),
+        lifecycle: Lifecycle::default(),
+        turns: Turns::default(),
+        adoptions: RateLimiter::new(env.settings.session.adopt_rate),
+        suspects: Suspects::default(),
+        rebinds: Rebinds::default(),
+        hosts: Mutex::default(),
+    }
+}
+
+/// Repeats a store operation of the start for as long as the start may wait.
+async fn patiently<T, F, Fut>(env: &Env, mut operation: F) -> Result<T, Fatal>
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = StoreResult<T>>,
+{
+    let redis = &env.settings.redis;
+    let deadline = Instant::now() + redis.start_timeout;
+    loop {
+        match operation().await {
+            Ok(done) => return Ok(done),
+            Err(StoreError::Unusable(reason)) => {
+                let url = redis.url.as_ref().map(ToString::to_string).unwrap_or_default();
+                return Err(Fatal::RedisUnusable { url, reason });
+            }
+            Err(source) if Instant::now() >= deadline => {
+                let url = redis.url.as_ref().map(ToString::to_string).unwrap_or_default();
+                return Err(Fatal::Redis { url, waited: redis.start_timeout, source });
+            }
+            Err(error) => env.count_store_error(&error),
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// OWN-11. A process that was killed leaves its lease behind: its end is waited for.
+async fn acquire_lease(cluster: &Cluster) -> Result<(), Fatal> {
+    let env = &cluster.env;
+    let lease = env.settings.session.lease;
+    let patience = Instant::now() + lease + lease / 2;
+    let redis = &env.settings.redis;
+    let deadline = Instant::now() + redis.start_timeout;
+    let mut told = false;
+    loop {
+        let asked = Instant::now();
+        match env.store.lease_acquire(&instance_info(cluster), lease).await {
+            Ok(LeaseAcquired::Acquired) => {
+                env.lease.renewed(asked, lease, env.settings.session.lease_renew, true);
+                return Ok(());
+            }
+            // Killed a moment ago, on this machine: nobody renews its lease any more.
+            Ok(LeaseAcquired::HeldBy(other)) if ownership::word_on(cluster, &other) == Word::Dead => {
+                match env.store.lease_release(&other.owner).await {
+                    Ok(()) => continue,
+                    Err(error) => env.count_store_error(&error),
+                }
+            }
+            Ok(LeaseAcquired::HeldBy(other)) if Instant::now() >= patience => {
+                let started = UNIX_EPOCH + Duration::from_millis(other.started_ms);
+                return Err(Fatal::InstanceId {
+                    id: other.owner.instance_id.to_string(),
+                    address: other.address,
+                    started: humantime::format_rfc3339_seconds(started).to_string(),
+                });
+            }
+            Ok(LeaseAcquired::HeldBy(_)) => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::info!("the lease of this instance id is still held; waiting for it to run out");
+                }
+            }
+            Err(source) if Instant::now() >= deadline => {
+                let url = redis.url.as_ref().map(ToString::to_string).unwrap_or_default();
+                return Err(Fatal::Redis { url, waited: redis.start_timeout, source });
+            }
+            Err(error) => env.count_store_error(&error),
+        }
+        tokio::time::sleep((lease / 10).max(Duration::from_millis(10))).await;
+    }
+}

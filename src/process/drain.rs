@@ -1,0 +1,84 @@
+//! The end: what asks for it, and the drain that hands everything over. DRN-1 to DRN-3
+
+use std::time::{Duration, Instant};
+
+use actix::Addr;
+use actix_web::dev::ServerHandle;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    cluster::{
+        Cluster,
+        registry::{DrainAll, Registry},
+    },
+    lifecycle::{Lifecycle, Phase},
+    session::attachment::End,
+};
+
+/// How often the drain looks whether sessions have finished.
+const DRAIN_STEP: Duration = Duration::from_millis(50);
+
+/// Returns when the process is to end.
+pub(super) async fn wait_for_end(lifecycle: &Lifecycle) {
+    let mut phase = lifecycle.subscribe();
+    tokio::select! {
+        () = any_signal() => {}
+        // The registry ends the process when its instance id was taken.
+        _ = phase.wait_for(|phase| *phase >= Phase::Draining) => {}
+    }
+}
+
+/// Returns at a signal that asks for the end.
+pub(super) async fn any_signal() {
+    let (terminate, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    match (terminate, interrupt) {
+        (Ok(mut terminate), Ok(mut interrupt)) => {
+            tokio::select! {
+                _ = terminate.recv() => tracing::info!("SIGTERM"),
+                _ = interrupt.recv() => tracing::info!("SIGINT"),
+            }
+        }
+        (Err(error), _) | (_, Err(error)) => {
+            tracing::error!(%error, "signals cannot be received");
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// DRN-3: ends within `SHUTDOWN_TIMEOUT`, whatever is open.
+pub(super) async fn shut_down(cluster: &Cluster, registry: &Addr<Registry>, handle: &ServerHandle) {
+    let limit = cluster.env.settings.lifecycle.shutdown_timeout;
+    if tokio::time::timeout(limit.mul_f64(0.9), drain(cluster, registry, handle)).await.is_err() {
+        tracing::warn!(?limit, "draining took too long; the journal hands over what is open");
+    }
+    cluster.lifecycle.advance(Phase::Stopped);
+}
+
+async fn drain(cluster: &Cluster, registry: &Addr<Registry>, handle: &ServerHandle) {
+    let env = &cluster.env;
+    cluster.lifecycle.advance(Phase::Draining);
+    let settings = &env.settings.lifecycle;
+    let deadline = Instant::now() + settings.drain_deadline;
+    let per_step = (f64::from(settings.drain_streams_per_second) * DRAIN_STEP.as_secs_f64()).ceil() as usize;
+    loop {
+        let now = Instant::now() >= deadline;
+        // The registry lives as long as the process.
+        let owned = registry.send(DrainAll { now }).await.unwrap_or(0);
+        // A stream goes when its session is in other hands (or nobody's): its client will find it there.
+        let attachments = env.directory.all_attachments();
+        let free = attachments.iter().filter(|held| env.directory.session(&held.session).is_none());
+        for attachment in free.take(per_step) {
+            attachment.end(End::Abort("draining"));
+        }
+        if owned == 0 && attachments.is_empty() {
+            break;
+        }
+        tokio::time::sleep(DRAIN_STEP).await;
+    }
+    if let Err(error) = env.store.lease_release(&env.me).await {
+        env.count_store_error(&error);
+    }
+    // Nothing is under way any more; idle connections need no patience.
+    let _ = tokio::time::timeout(Duration::from_secs(1), handle.stop(false)).await;
+    tracing::info!("drained");
+}

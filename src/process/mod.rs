@@ -1,0 +1,16 @@
+//! One router process from settings to exit code: store → lease → wake-ups → HTTP → drain. The roof of the house; nobody below
+//! names it but `http`, which is given a [`node::Node`].
+//!
+//! | file | what stands there |
+//! |---|---|
+//! | `boot` | the order in which everything begins |
+//! | `listen` | the HTTP server, its socket and its threads |
+//! | `drain` | what ends the process, and how everything is handed over |
+//! | `fatal` | why the process cannot run, and the exit codes |
+//! | `node` | a worker thread of this process, as the surfaces see it |
+
+pub mod boot;
+mod drain;
+pub mod fatal;
+mod listen;
+pub mod node;
