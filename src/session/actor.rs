@@ -15,7 +15,6 @@ use std::{
 };
 
 use actix::prelude::*;
-use bytes::Bytes;
 use foldhash::fast::RandomState;
 
 use super::{
@@ -24,12 +23,13 @@ use super::{
     core::{
         order::Order,
         outbox::Outbox,
+        questions::Questions,
+        setup::Setup,
         streams::{StreamKey, Streams},
     },
     env::Env,
     forward, inbound, link,
     messages::{AttachLocal, Detached, Drain, Look, Snapshot, TakeSnapshot, Tick, Upkeep},
-    questions::Questions,
     refused::Pace,
     room::Guest,
 };
@@ -117,13 +117,7 @@ pub struct SessionActor {
     pub(super) streams: Streams,
 
     // --- what the client has set up, to be set up again on a new link
-    pub(super) initialize_request: Option<Bytes>,
-    pub(super) initialize_result: Option<String>,
-    pub(super) initialized: bool,
-    /// All this stands on the router's own `initialize`; see `rehydrate`.
-    pub(super) assumed: bool,
-    pub(super) log_level: Option<String>,
-    pub(super) subscriptions: BTreeMap<String, String>,
+    pub(super) setup: Setup,
 
     // --- what it gives back when its client is gone (life.rs)
     /// Who opened it, as its record has it.
@@ -193,13 +187,8 @@ impl SessionActor {
             }
         }
         session.client = head.client;
-        let before = head.continuation;
-        session.initialize_request = before.initialize_request.map(Bytes::from);
-        session.initialize_result = before.initialize_result;
-        session.initialized = before.initialized.is_some();
-        session.assumed = before.assumed;
-        session.log_level = before.log_level;
-        session.subscriptions = before.subscriptions;
+        let mut before = head.continuation;
+        session.setup = Setup::inherit(&mut before);
         for (id, upstream_id) in &before.questions {
             session.questions.inherit(id, upstream_id);
         }
@@ -261,10 +250,7 @@ impl SessionActor {
             questions: Questions::new(),
             outbox: Outbox::default(),
             streams,
-            initialize_request: None,
-            initialize_result: None,
-            initialized: false,
-            assumed: false,
+            setup: Setup::default(),
             client: String::new(),
             guest: None,
             place: None,
@@ -272,8 +258,6 @@ impl SessionActor {
             rested_under: None,
             looking_around: false,
             lists_may_have_changed: false,
-            log_level: None,
-            subscriptions: BTreeMap::new(),
             inherited: None,
             draining: false,
             last_active: now,

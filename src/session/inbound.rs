@@ -12,6 +12,7 @@ use prometheus::IntGauge;
 use super::{
     actor::{SessionActor, poll_now},
     cancel,
+    core::setup::Effect,
     env::Env,
     forward::Outbound,
     held::{self, Held},
@@ -61,34 +62,12 @@ pub struct InFlight {
     _held: Held,
 }
 
-/// What a successful answer means for the session's own state.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Effect {
-    /// Nothing.
-    None,
-    /// The upstream session is initialised: the request that did it.
-    Initialize(Bytes),
-    /// The log level is set: the request that did it.
-    LogLevel(String),
-    /// A resource is subscribed: URI and request.
-    Subscribe(String, String),
-    /// It is not any more: URI.
-    Unsubscribe(String),
-    /// A page of the server's tools is known.
-    Tools {
-        /// It is the first.
-        first: bool,
-        /// What [`Tools::version`](crate::upstream::tools::Tools::version) was.
-        version: u64,
-    },
-}
-
 impl InFlight {
     /// As the store has it; with the id as the client wrote it.
     pub(super) fn inherited(pending: PendingRequest, tools: &Tools, held: &IntGauge) -> (IdKey, Self) {
         let PendingRequest { seq, id_key: table_key, forwarded, body } = pending;
         let (id, effect) = match Head::parse(&body).map(|head| head.said()) {
-            Ok(Said::Request { id, method }) => (id, effect(&method, &body, tools)),
+            Ok(Said::Request { id, method }) => (id, Effect::of(&method, &body, || tools.version())),
             // Lost with the store's data, and restored without it.
             _ => (IdKey::from_stored(Arc::clone(&table_key)), Effect::None),
         };
@@ -97,24 +76,6 @@ impl InFlight {
         let (since, attempts) = (Instant::now(), u32::from(forwarded));
         let _held = Held::new(held, body.len());
         (id, Self { seq, table_key, progress, attempts, post: None, since, cancelled: None, effect, _held })
-    }
-}
-
-/// What a successful answer to this request will mean. The payload is looked into for the few methods that set up
-/// something.
-fn effect(method: &str, body: &Bytes, tools: &Tools) -> Effect {
-    let text = || String::from_utf8_lossy(body).into_owned();
-    let uri = || Head::parse(body).ok().and_then(|head| mcp::subscription_uri(head.params));
-    match method {
-        mcp::INITIALIZE => Effect::Initialize(body.clone()),
-        mcp::SET_LEVEL => Effect::LogLevel(text()),
-        mcp::SUBSCRIBE => uri().map_or(Effect::None, |uri| Effect::Subscribe(uri, text())),
-        mcp::UNSUBSCRIBE => uri().map_or(Effect::None, Effect::Unsubscribe),
-        mcp::LIST_TOOLS => {
-            let first = Head::parse(body).is_ok_and(|head| mcp::is_first_page(head.params));
-            Effect::Tools { first, version: tools.version() }
-        }
-        _ => Effect::None,
     }
 }
 
@@ -373,9 +334,8 @@ impl SessionActor {
             Said::Request { id, method } => match &*method {
                 // A second one (mcp-remote sends it after a reconnect) is answered from the store: some upstreams
                 // refuse it.
-                mcp::INITIALIZE if self.initialize_result.is_some() && !self.assumed => {
-                    let result = self.initialize_result.clone().unwrap_or_default();
-                    let answer = jsonrpc::result_response(id.as_json(), &result);
+                mcp::INITIALIZE if self.setup.told().is_some() => {
+                    let answer = jsonrpc::result_response(id.as_json(), self.setup.told().unwrap_or_default());
                     self.answer(id.shared_key(), answer, ctx);
                 }
                 // Refused, so that clients of 2026-07-28 fall back to a version with sessions.
@@ -403,13 +363,12 @@ impl SessionActor {
                         post: None,
                         since: Instant::now(),
                         cancelled: None,
-                        effect: effect(&method, &body, &self.service.tools),
+                        effect: Effect::of(&method, &body, || self.service.tools.version()),
                         _held: Held::new(&self.env.metrics.held, body.len()),
                     };
                     if matches!(request.effect, Effect::Initialize(_)) {
                         self.list_stream();
-                        // After the router's own, which is replaced: the client's is to be told to the server, too.
-                        self.initialized &= !self.assumed;
+                        self.setup.begins();
                     }
                     self.in_flight.insert(id.clone(), request);
                     self.arm_deadline(ctx);
@@ -418,10 +377,10 @@ impl SessionActor {
             },
             Said::Notification { method } => match &*method {
                 // Only the first: after a repeated `initialize` the upstream has had it.
-                mcp::INITIALIZED if self.initialized => {}
                 mcp::INITIALIZED => {
-                    self.initialized = true;
-                    self.send_up(seq, body, None);
+                    if self.setup.says_initialized() {
+                        self.send_up(seq, body, None);
+                    }
                 }
                 mcp::CANCELLED => self.take_cancel(seq, body, ctx),
                 _ => self.send_up(seq, body, None),

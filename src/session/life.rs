@@ -33,7 +33,7 @@ enum Found {
 
 impl SessionActor {
     pub(super) fn is_never_used(&self) -> bool {
-        self.initialize_request.is_none() && self.order.next() == 1
+        !self.setup.is_done() && self.order.next() == 1
     }
 
     /// The stream on this process has ended.
@@ -67,7 +67,7 @@ impl SessionActor {
 
     fn rest_after(&self) -> Duration {
         let settings = &self.env.settings;
-        if self.subscriptions.is_empty() && self.questions.len() == 0 {
+        if self.setup.has_no_subscriptions() && self.questions.len() == 0 {
             settings.session.rest
         } else {
             settings.session.rest.max(settings.stream.resume_window)

@@ -86,7 +86,7 @@ impl Link {
 impl SessionActor {
     /// There is something to do for a link, or the client may expect notifications.
     pub(super) fn wants_link(&self) -> bool {
-        (self.initialize_result.is_some() && !self.resting)
+        (self.setup.is_done() && !self.resting)
             || !self.in_flight.is_empty()
             || !self.to_send.is_empty()
             || self.more_waits

@@ -10,9 +10,9 @@ use super::{
     actor::{Exit, SessionActor},
     core::{
         outbox::{Batch, Entry, Logged, Refusal, Told},
+        setup::Effect,
         streams::StreamKey,
     },
-    inbound::Effect,
 };
 use crate::{
     fault,
@@ -21,7 +21,7 @@ use crate::{
         mcp,
         scan::meant_to_answer,
     },
-    store::{Append, Appended, HeadChange, NewEvent, StoreError},
+    store::{Append, Appended, NewEvent, StoreError},
 };
 
 impl SessionActor {
@@ -78,40 +78,20 @@ impl SessionActor {
 
     /// What the answer changes in the session's own state; written in the same step as the answer.
     fn apply(&mut self, effect: Effect, head: &Head<'_>, event: NewEvent) -> NewEvent {
+        let result = head.result.map(|result| result.get());
         match effect {
-            Effect::None => event,
-            Effect::Initialize(request) => {
-                let result = head.result.map_or("{}", |result| result.get()).to_owned();
-                self.initialize_result = Some(result.clone());
-                self.initialize_request = Some(request.clone());
-                self.assumed = false;
-                self.list_stream();
-                let endpoint = self.endpoint.as_ref().map(|endpoint| endpoint.url.to_string()).unwrap_or_default();
-                event
-                    .changing(HeadChange::InitializeRequest(String::from_utf8_lossy(&request).into_owned()))
-                    .changing(HeadChange::InitializeResult(result))
-                    .changing(HeadChange::Endpoint(endpoint))
-                    .changing(HeadChange::Assumed(false))
-            }
-            Effect::LogLevel(request) => {
-                self.log_level = Some(request.clone());
-                event.changing(HeadChange::LogLevel(request))
-            }
-            Effect::Subscribe(uri, request) => {
-                self.subscriptions.insert(uri.clone(), request.clone());
-                event.changing(HeadChange::Subscribed { uri, request })
-            }
-            Effect::Unsubscribe(uri) => {
-                self.subscriptions.remove(&uri);
-                event.changing(HeadChange::Unsubscribed { uri })
-            }
+            Effect::None => return event,
             Effect::Tools { first, version } => {
-                if let Some(result) = head.result {
-                    self.service.tools.remember_page(result.get(), first, version);
+                if let Some(result) = result {
+                    self.service.tools.remember_page(result, first, version);
                 }
-                event
+                return event;
             }
+            Effect::Initialize(_) => self.list_stream(),
+            Effect::LogLevel(_) | Effect::Subscribe(..) | Effect::Unsubscribe(_) => {}
         }
+        let endpoint = || self.endpoint.as_ref().map(|endpoint| endpoint.url.to_string()).unwrap_or_default();
+        self.setup.answered(effect, result, endpoint, event)
     }
 
     /// Queues an event for the log of the main stream.
@@ -236,18 +216,11 @@ impl SessionActor {
         self.release_if_quiet(false, ctx);
     }
 
-    /// `method` names a list that the server says may change.
+    /// The client is told that each list may have changed of which it was told that it can.
     pub(super) fn tell_lists_changed(&mut self, ctx: &mut Context<Self>) {
-        for list in ["tools", "resources", "prompts"] {
-            let offered = self
-                .initialize_result
-                .as_deref()
-                .and_then(|result| serde_json::from_str::<serde_json::Value>(result).ok())
-                .is_some_and(|result| result["capabilities"][list]["listChanged"] == true);
-            if offered {
-                let body = format!(r#"{{"jsonrpc":"2.0","method":"notifications/{list}/list_changed"}}"#);
-                self.push_event(NewEvent::message(Bytes::from(body)), ctx);
-            }
+        for list in self.setup.lists_that_change() {
+            let body = format!(r#"{{"jsonrpc":"2.0","method":"notifications/{list}/list_changed"}}"#);
+            self.push_event(NewEvent::message(Bytes::from(body)), ctx);
         }
     }
 }

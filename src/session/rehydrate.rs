@@ -14,8 +14,11 @@ use bytes::Bytes;
 use super::{
     actor::{Exit, SessionActor},
     cancel,
-    core::streams::StreamKey,
-    inbound::{Effect, InFlight},
+    core::{
+        setup::{Again, Effect},
+        streams::StreamKey,
+    },
+    inbound::InFlight,
     link::Link,
     recovery::{self, Fate, Progress},
     refused::pause_before_retry,
@@ -27,7 +30,7 @@ use crate::{
         jsonrpc::{Head, IdKey, Kind},
         mcp::{self, Repeatable},
     },
-    store::{ClientMessage, Fenceable, HeadChange, Initialized, PendingRequest, StoreError},
+    store::{ClientMessage, Fenceable, HeadChange, PendingRequest, StoreError},
     upstream::{
         Endpoint, Service,
         actor::{Call, UpstreamActor},
@@ -98,13 +101,12 @@ impl SessionActor {
             endpoint.succeeded();
         }
         self.env.metrics.upstream_links.with_label_values(&["opened"]).inc();
-        let (Some(_), Some(request)) = (&self.initialize_result, self.initialize_request.clone()) else {
+        if !self.setup.is_done() {
             self.recover(post, ctx);
             return;
-        };
+        }
         let id = self.questions.own_id();
-        let Ok(head) = Head::parse(&request) else { return };
-        let replay = head.with_id(&request, id.as_json());
+        let Some(replay) = self.setup.replayed_initialize(&id) else { return };
         self.link = Link::Handshake { post, id };
         self.post_internal(replay, ctx);
         let number = self.link_number;
@@ -127,29 +129,22 @@ impl SessionActor {
             return;
         }
         let result = head.result.map_or("{}", |result| result.get());
-        if self.assumed {
-            self.initialize_result = Some(result.to_owned());
-            self.keep_assumption(ctx);
-        } else if self.initialize_result.as_deref().is_some_and(|stored| capabilities(stored) != capabilities(result)) {
-            tracing::warn!(session = %self.fence.session, service = self.service.name,
-                "the new upstream session has other capabilities than the client was told");
-            self.service.tools.forget();
-            self.lists_may_have_changed = true;
+        match self.setup.answered_again(result) {
+            Again::Same => {}
+            Again::Assumed(changes) => self.keep_assumption(changes, ctx),
+            Again::Differs => {
+                tracing::warn!(session = %self.fence.session, service = self.service.name,
+                    "the new upstream session has other capabilities than the client was told");
+                self.service.tools.forget();
+                self.lists_may_have_changed = true;
+            }
         }
         if std::mem::take(&mut self.lists_may_have_changed) {
             self.tell_lists_changed(ctx);
         }
-        if self.initialized {
-            let note = format!(r#"{{"jsonrpc":"2.0","method":"{}"}}"#, mcp::INITIALIZED);
-            self.post_internal(Bytes::from(note), ctx);
-        }
-        let setup: Vec<String> = self.log_level.iter().chain(self.subscriptions.values()).cloned().collect();
-        for request in setup {
-            let id = self.questions.own_id();
-            if let Ok(head) = Head::parse(request.as_bytes()) {
-                let replay = head.with_id(request.as_bytes(), id.as_json());
-                self.post_internal(replay, ctx);
-            }
+        let questions = &mut self.questions;
+        for body in self.setup.rest(|| questions.own_id()) {
+            self.post_internal(body, ctx);
         }
         self.record_endpoint(ctx);
         self.recover(post, ctx);
@@ -158,8 +153,7 @@ impl SessionActor {
     /// The client believes that it is initialised, and this upstream session is not: it has come back on a new stream (some
     /// clients do without a handshake), and this session is its new one.
     pub(super) fn comes_without_handshake(&self, method: &str) -> bool {
-        self.initialize_result.is_none()
-            && !matches!(method, mcp::INITIALIZE | mcp::PING | mcp::DISCOVER)
+        self.setup.is_missing_for(method)
             && !self.in_flight.values().any(|request| matches!(request.effect, Effect::Initialize(_)))
     }
 
@@ -167,32 +161,15 @@ impl SessionActor {
     /// own `initialize`, should it come, replaces it.
     pub(super) fn assume_initialized(&mut self, ctx: &mut Context<Self>) {
         self.env.metrics.handshakes_assumed.inc();
-        let request = serde_json::json!({
-            "jsonrpc": "2.0", "id": 0, "method": mcp::INITIALIZE,
-            "params": {
-                "protocolVersion": mcp::NEWEST_VERSION, "capabilities": {},
-                "clientInfo": { "name": "mcp-router", "version": env!("CARGO_PKG_VERSION") },
-            },
-        });
-        self.initialize_request = Some(Bytes::from(request.to_string()));
-        self.initialize_result = Some("{}".to_owned());
-        self.initialized = true;
-        self.assumed = true;
+        let changes = self.setup.assume();
         self.list_stream();
-        self.keep_assumption(ctx);
+        self.keep_assumption(changes, ctx);
         // One that was opened for something else has had no handshake.
         self.lose_link(&"the client calls without a handshake", ctx);
     }
 
     /// An adopter needs it. If it cannot be written, the adopter meets the next call as this one did the first.
-    fn keep_assumption(&self, ctx: &mut Context<Self>) {
-        let text = |body: &Bytes| String::from_utf8_lossy(body).into_owned();
-        let changes = [
-            HeadChange::InitializeRequest(self.initialize_request.as_ref().map(text).unwrap_or_default()),
-            HeadChange::InitializeResult(self.initialize_result.clone().unwrap_or_default()),
-            HeadChange::Initialized(Initialized::Plain),
-            HeadChange::Assumed(true),
-        ];
+    fn keep_assumption(&self, changes: [HeadChange; 4], ctx: &mut Context<Self>) {
         let (env, fence, epoch) = (Arc::clone(&self.env), self.fence.clone(), self.fence.epoch);
         let kept = async move { env.store.update(&fence, &changes).await };
         ctx.spawn(kept.into_actor(self).map(move |outcome, actor, ctx| match outcome {
@@ -330,7 +307,7 @@ impl SessionActor {
                     let Ok(head) = Head::parse(&entry.body) else { continue };
                     match head.method() {
                         // Replayed with the handshake; without one it goes up like any other.
-                        Some(mcp::INITIALIZED) if self.initialize_result.is_some() => {}
+                        Some(mcp::INITIALIZED) if self.setup.is_done() => {}
                         Some(mcp::CANCELLED) => cancelled.extend(cancel::target(&entry.body)),
                         _ => self.send_up(entry.seq, entry.body.clone(), None),
                     }
@@ -432,9 +409,4 @@ pub(super) fn repeatable(body: &[u8]) -> Repeatable {
         Ok(head) => mcp::repeatable(head.method().unwrap_or_default(), head.params),
         Err(_) => Repeatable::No,
     }
-}
-
-fn capabilities(result: &str) -> Option<serde_json::Value> {
-    let mut result: serde_json::Value = serde_json::from_str(result).ok()?;
-    Some(result["capabilities"].take())
 }

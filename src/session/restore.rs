@@ -9,7 +9,6 @@
 use std::{sync::Arc, time::Duration};
 
 use actix::prelude::*;
-use bytes::Bytes;
 
 use super::{
     actor::{Exit, SessionActor},
@@ -22,8 +21,8 @@ use crate::{
     cluster::dataset::fresh_dataset_id,
     protocol::jsonrpc::{self, IdKey},
     store::{
-        ClientMessage, Continuation, Created, HandedLately, InboxEntry, Initialized, NewSession, Ownership, Restored,
-        Rewrite, Rewritten,
+        ClientMessage, Continuation, Created, HandedLately, InboxEntry, NewSession, Ownership, Restored, Rewrite,
+        Rewritten,
     },
 };
 
@@ -182,18 +181,13 @@ impl SessionActor {
     }
 
     fn as_new_session(&self) -> NewSession {
-        let text = |body: &Bytes| String::from_utf8_lossy(body).into_owned();
-        let continuation = Continuation {
-            initialize_request: self.initialize_request.as_ref().map(text),
-            initialize_result: self.initialize_result.clone(),
-            initialized: self.initialized.then_some(Initialized::Plain),
-            assumed: self.assumed,
-            log_level: self.log_level.clone(),
+        let mut continuation = Continuation {
             endpoint: self.endpoint.as_ref().map(|endpoint| endpoint.url.to_string()),
-            subscriptions: self.subscriptions.clone(),
             questions: self.questions.stored(),
             cancelled: self.cancel_marks(),
+            ..Continuation::default()
         };
+        self.setup.put(&mut continuation);
         let env = &self.env;
         NewSession {
             session: self.fence.session,

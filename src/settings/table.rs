@@ -301,6 +301,11 @@ settings! {
         /// Four times MCP_MAX_INFLIGHT leaves room for notifications.
         MCP_MAX_INBOX = "256", "messages per session" => max_inbox: usize, whole(1..=1_000_000);
 
+        /// Requests of a server to one session's client without an answer (sampling, elicitation, roots, ping); beyond it the
+        /// server gets an error at once. Four for each of MCP_MAX_INFLIGHT calls: servers ask once in a call, and a client
+        /// that answers none must not fill the session's record.
+        MCP_MAX_SERVER_REQUESTS = "256", "requests per session" => max_server_requests: usize, whole(1..=1_000_000);
+
         /// Bytes that the messages of one session may hold in the store until the upstream has had them and answered;
         /// beyond it requests are refused. Four of the largest bodies: with its event log (MCP_RESUME_BYTES) a session
         /// then takes 32 MiB of Redis at most. One

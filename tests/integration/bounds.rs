@@ -6,7 +6,7 @@ use crate::harness::{
     Cluster, EventStream, FakeUpstream, McpClient, Oracle, PostTo, RedisClient, eventually,
     fake_upstream::Reply,
     http::{self, Request},
-    mcp_client::tool_call,
+    mcp_client::{request, tool_call},
     oracle::Numbered,
 };
 
@@ -230,6 +230,50 @@ async fn a_flood_of_messages_is_refused_at_a_bound() {
         .await;
         assert_eq!(client.text("echo", json!({ "text": "after" })).await, "after");
     }
+}
+
+/// MEM-2: a server that asks more than its client answers is told at once, at a bound, and neither the client nor the session's
+/// record sees more of it. What the client has answered makes room again.
+#[tokio::test]
+async fn a_server_that_asks_without_end_is_refused_at_a_bound() {
+    let upstream = FakeUpstream::start().await;
+    let cluster = Cluster::builder().upstream_urls([upstream.url()]).env("MCP_MAX_SERVER_REQUESTS", 3).start().await;
+    let client = cluster.client().initialize().await;
+    let session = upstream.open_sessions()[0];
+    let ask = |number: u64| request(number, "elicitation/create", json!({ "number": number }));
+    let asked = |number: u64| move |message: &Value| message["params"]["number"] == number;
+    let refused = || {
+        let errors = upstream.received().into_iter().map(|received| received.json());
+        errors.filter(|message| message["error"].is_object()).collect::<Vec<_>>()
+    };
+    for number in 1..=5 {
+        upstream.send(session, &ask(number)).await;
+    }
+    eventually("two refusals", || std::future::ready(refused().len() == 2)).await;
+    for error in refused() {
+        assert!([json!(4), json!(5)].contains(&error["id"]), "{error}");
+        assert_eq!(error["error"]["data"]["reason"], "too_many_server_requests", "{error}");
+    }
+    let fields = cluster.redis_client().await;
+    let open = || async {
+        let key = format!("mcp:sessions:{}", client.session());
+        let names: Vec<String> = fields.run(&["HKEYS", &key]).await;
+        names.iter().filter(|name| name.starts_with("sr:")).count()
+    };
+    eventually("three open questions on record", || async { open().await == 3 }).await;
+    assert_eq!(cluster.metric("mcp_router_errors_total", Some("too_many_server_requests")).await, 2.0);
+
+    let first = client.message("the first question", asked(1)).await;
+    client.post(&json!({ "jsonrpc": "2.0", "id": first["id"], "result": {} })).await;
+    eventually("the answer at the server", || {
+        let answers = upstream.received();
+        std::future::ready(answers.iter().any(|received| received.json()["result"].is_object()))
+    })
+    .await;
+    upstream.send(session, &ask(6)).await;
+    client.message("the sixth question", asked(6)).await;
+    assert_eq!(client.messages().iter().filter(|record| record.json()["method"] == "elicitation/create").count(), 4);
+    cluster.assert_no_violations().await;
 }
 
 /// MEM-2: many clients at once, each with as many calls as it may have, on all instances: all are answered.

@@ -7,10 +7,14 @@
 //! |---|---|
 //! | `order` | in which order journaled messages are handled, and what was missed |
 //! | `outbox` | what is appended to the log next, and what the store's answer means |
+//! | `questions` | which requests of the server, and of the router's own, are open, and under which ids |
 //! | `recovery` | what becomes of a request whose upstream died; whether an owner may forward |
+//! | `setup` | what the client has set up, and what of it is replayed on a new link |
 //! | `streams` | which connection shows each of the client's streams, and since when none does |
 
 pub mod order;
 pub mod outbox;
+pub mod questions;
 pub mod recovery;
+pub mod setup;
 pub mod streams;
