@@ -8,14 +8,17 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use mcp_router::{
+    http::frame::{self, Named},
     protocol::{
         event_id::EventId,
         jsonrpc::Head,
         session_id::SessionId,
-        sse,
         sse_reader::{Read, Reader},
     },
-    session::MAIN_STREAM,
+    session::{
+        MAIN_STREAM,
+        attachment::{Block, Told},
+    },
 };
 
 /// Texts of a tool's result: a word, a page, a picture.
@@ -38,12 +41,15 @@ fn call(payload: usize) -> String {
 fn event_stream(c: &mut Criterion) {
     let session = SessionId::random();
     let mut group = c.benchmark_group("sse");
+    let endpoint = |_: &SessionId, _| String::new();
+    let named = Named { session, stream: MAIN_STREAM, endpoint };
     for (name, payload) in PAYLOADS {
-        let body = answer(payload);
-        let frame = sse::message(&session, MAIN_STREAM, 1, 42, body.as_bytes());
+        let event = Told::Event { epoch: 1, seq: 42, body: answer(payload).into() };
+        let event = Block::one(event);
+        let frame = frame::block(&named, &event);
         group.throughput(Throughput::Bytes(frame.len() as u64));
         group.bench_function(BenchmarkId::new("message", name), |b| {
-            b.iter(|| sse::message(&session, MAIN_STREAM, 1, black_box(42), black_box(body.as_bytes())));
+            b.iter(|| frame::block(&named, black_box(&event)));
         });
         group.bench_function(BenchmarkId::new("feed", name), |b| {
             let mut reader = Reader::new(16 << 20, 16 << 20);

@@ -15,8 +15,10 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 use tokio::{sync::watch, time::Instant};
 
-use super::Gateway;
-use super::under_way::{CallKey, Cancelled};
+use super::{
+    Gateway,
+    under_way::{CallKey, Cancelled},
+};
 use crate::{
     protocol::{
         jsonrpc::{Head, Kind},

@@ -3,8 +3,10 @@
 
 use std::{rc::Rc, sync::Arc, time::Instant};
 
-use super::Gateway;
-use super::patience::{LOST_DATA_PAUSE, StoreUnavailable, patiently};
+use super::{
+    Gateway,
+    patience::{LOST_DATA_PAUSE, StoreUnavailable, patiently},
+};
 use crate::{
     cluster::{look_after::look_after, ownership},
     fault,

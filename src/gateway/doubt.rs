@@ -5,8 +5,10 @@
 
 use std::rc::Rc;
 
-use super::Gateway;
-use super::patience::{StoreUnavailable, patiently};
+use super::{
+    Gateway,
+    patience::{StoreUnavailable, patiently},
+};
 use crate::{
     protocol::{
         jsonrpc::{Head, Kind},

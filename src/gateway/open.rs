@@ -11,21 +11,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-
-use super::Gateway;
-use super::patience::{LOST_DATA_PAUSE, StoreUnavailable, patiently};
+use super::{
+    Gateway,
+    patience::{LOST_DATA_PAUSE, StoreUnavailable, patiently},
+};
 use crate::{
     cluster::{
         look_after::{ATTACH, look_after, settle},
         orphans, ownership,
     },
     lifecycle::Phase,
-    protocol::{event_id::EventId, session_id::SessionId, sse},
+    protocol::{event_id::EventId, session_id::SessionId},
     session::{
         MAIN_STREAM,
         actor::SessionActor,
-        attachment::{Attachment, Doubt, Pump, resume_failed},
+        attachment::{Attachment, Block, Doubt, Pump, Told, resume_failed},
         core::streams::StreamKey,
         env::Env,
         messages::AttachLocal,
@@ -46,8 +46,6 @@ pub struct Opening {
     pub gateway: Rc<Gateway>,
     /// The service asked for.
     pub service: Arc<Service>,
-    /// Path before `/mcp/…` in the endpoint event.
-    pub prefix: String,
     /// The client, as far as it shows who it is.
     pub client: Client,
 }
@@ -238,10 +236,6 @@ impl Opening {
         Duration::from_millis(fastrand::u64(min..=max.max(min)))
     }
 
-    fn endpoint(&self, session: &SessionId) -> String {
-        format!("{}/mcp/{}/message?sessionId={}", self.prefix, self.service.name, session.reveal())
-    }
-
     /// Makes a session. `lost`: why the client cannot have the one that it had.
     pub(super) async fn create(&self, lost: Option<&'static str>) -> Result<Ready, NotOpened> {
         let client = &self.client;
@@ -291,11 +285,11 @@ impl Opening {
             }
         }
         let fence = Fence { session, epoch, generation: 1, incarnation: Arc::clone(&gateway.env.me.incarnation) };
-        let mut first = sse::opening(&session, MAIN_STREAM, epoch, 0, self.retry(), &self.endpoint(&session)).to_vec();
+        let mut first = Block::one(Told::Opening { epoch, seq: 0, retry: self.retry(), proof: None });
         if let Some(reason) = lost {
-            first.extend_from_slice(&resume_failed(reason, 0, 1));
+            first.push(resume_failed(reason, 0, 1));
         }
-        let pump = Pump::new(Arc::clone(&gateway.env), Arc::clone(&attachment), epoch, 0, Bytes::from(first));
+        let pump = Pump::new(Arc::clone(&gateway.env), Arc::clone(&attachment), epoch, 0, first);
         let (env, lines, service) =
             (Arc::clone(&gateway.env), Rc::clone(&gateway.member.lines), Arc::clone(&self.service));
         let actor = SessionActor::start_new(env, lines, service, fence, attachment, client.to_field(), guest);
@@ -348,23 +342,19 @@ impl Opening {
         gateway.env.metrics.resumed.with_label_values(&[by.label()]).inc();
         let replay = gateway.env.settings.stream.rebind_replay;
         let Start { from, told, misfit } = start(cursor.as_ref(), joined.epoch, by, sent, replay);
-        let mut first = Vec::new();
+        let mut first = Block::default();
         // After a ping-rebind the client keeps its endpoint; others expect one on every connection.
         if by != By::Rebind {
-            let mut endpoint = self.endpoint(&session);
-            if by == By::Cookie {
-                // mcp-remote 0.15 holds its POSTs back until the URL changes.
-                endpoint.push_str(&format!("&attach={}", joined.attach_count));
-            }
-            first.extend_from_slice(&sse::opening(&session, MAIN_STREAM, joined.epoch, told, self.retry(), &endpoint));
+            // mcp-remote 0.15 holds its messages back until the endpoint changes.
+            let proof = (by == By::Cookie).then_some(joined.attach_count);
+            first.push(Told::Opening { epoch: joined.epoch, seq: told, retry: self.retry(), proof });
         }
         if let Some(reason) = misfit {
             gateway.env.metrics.resume_failed.with_label_values(&[reason]).inc();
-            first.extend_from_slice(&resume_failed(reason, cursor.as_ref().map_or(0, |cursor| cursor.seq), 1));
+            first.push(resume_failed(reason, cursor.as_ref().map_or(0, |cursor| cursor.seq), 1));
         }
         let mut pump =
-            Pump::new(Arc::clone(&gateway.env), Arc::clone(&attachment), joined.epoch, from, Bytes::from(first))
-                .resumed();
+            Pump::new(Arc::clone(&gateway.env), Arc::clone(&attachment), joined.epoch, from, first).resumed();
         // From here on the pump does it.
         undo.attachment = None;
         if cursor.is_none() {

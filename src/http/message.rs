@@ -111,6 +111,16 @@ async fn take(
     }
 }
 
+/// The URL of this surface for a client of `service`, as its stream tells it. `prefix`: path before `/mcp/…`. `proof`: see
+/// [`attach_count`].
+pub(super) fn endpoint(prefix: &str, service: &str, session: &SessionId, proof: Option<u64>) -> String {
+    let session = session.reveal();
+    match proof {
+        Some(count) => format!("{prefix}/mcp/{service}/message?sessionId={session}&attach={count}"),
+        None => format!("{prefix}/mcp/{service}/message?sessionId={session}"),
+    }
+}
+
 /// The number that the endpoint of a client carries which was found by a cookie.
 fn attach_count(query: &str) -> Option<u64> {
     query.split('&').find_map(|pair| pair.strip_prefix("attach="))?.parse().ok()
@@ -133,6 +143,17 @@ mod tests {
             (format!("sessionId={id}0"), Err(ApiError::UnknownSession)),
         ] {
             assert_eq!(session_of(&query), expected, "{query}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_names_what_is_read_from_it() {
+        let session = SessionId::random();
+        for proof in [None, Some(3)] {
+            let endpoint = endpoint("/bridge", "s", &session, proof);
+            let (path, query) = endpoint.split_once('?').unwrap();
+            assert_eq!(path, "/bridge/mcp/s/message");
+            assert_eq!((session_of(query), attach_count(query)), (Ok(session), proof));
         }
     }
 

@@ -7,6 +7,7 @@ mod cors;
 mod elsewhere;
 pub mod error;
 pub mod forwarded;
+pub mod frame;
 mod guard;
 mod head;
 pub mod message;

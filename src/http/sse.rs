@@ -13,21 +13,18 @@ use actix_web::{
     web,
 };
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _, TryStreamExt as _, future, stream};
+use futures_util::{Stream, StreamExt as _, TryFutureExt as _, future, stream};
 use serde::Deserialize;
 
-use super::{NodeData, error::ApiError, forwarded};
+use super::{NodeData, error::ApiError, forwarded, frame, message};
 use crate::{
     gateway::{
         open::{Mark, NotOpened, Opened, Opening, Shown},
         rebind::{self, Question},
     },
     process::node::Node,
-    protocol::{session_id::SessionId, sse},
-    session::{
-        attachment::{Aborted, Pump},
-        returning::Client,
-    },
+    protocol::session_id::SessionId,
+    session::{attachment::Aborted, returning::Client},
     settings::SecuritySettings,
     upstream::Service,
 };
@@ -93,23 +90,23 @@ async fn serve(
     if !accepts_events(request) {
         return Err(ApiError::NotAcceptable);
     }
-    let forwarded_prefix = forwarded::prefix(request, &security.trusted_proxies);
+    let prefix = forwarded::prefix(request, &security.trusted_proxies) + &node.env.settings.server.base_path;
     let opening = Opening {
         gateway: Rc::clone(&node.gateway),
         client: client(request, &service, security),
-        service,
-        prefix: format!("{forwarded_prefix}{}", node.env.settings.server.base_path),
+        service: Arc::clone(&service),
     };
+    let endpoint = move |session: &SessionId, proof| message::endpoint(&prefix, &service.name, session, proof);
     let wire = Wire {
         secure: forwarded::is_https(request, &security.trusted_proxies),
         old: request.version() < Version::HTTP_11,
     };
     match opening.open(shown(request, query)).await {
-        Ok(Opened::Ready(ready)) => Ok(response(ready.pump.into_stream(), Some(ready.session), wire)),
+        Ok(Opened::Ready(ready)) => Ok(response(frame::body(ready.pump, endpoint), Some(ready.session), wire)),
         Ok(Opened::Ask(asked)) => {
             let Question { ping, stream } = rebind::ask(opening, asked);
-            let asking = stream::once(future::ready(Ok(sse::unnumbered("message", ping.as_bytes()))));
-            let rest = stream::once(stream).map_ok(Pump::into_stream).try_flatten();
+            let asking = stream::once(future::ready(Ok(frame::unnumbered(ping.as_bytes()))));
+            let rest = stream.map_ok(|pump| frame::body(pump, endpoint)).try_flatten_stream();
             Ok(response(asking.chain(rest), None, wire))
         }
         // A returning client would take any status but 200 as the end, for good. A stream that breaks at once sends it

@@ -7,5 +7,4 @@ pub mod mcp;
 pub mod post_id;
 pub mod scan;
 pub mod session_id;
-pub mod sse;
 pub mod sse_reader;

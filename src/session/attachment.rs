@@ -7,6 +7,7 @@
 
 mod pump;
 mod replay;
+mod told;
 
 use std::{
     collections::VecDeque,
@@ -21,9 +22,12 @@ use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 
-pub use self::pump::{Aborted, Doubt, Pump, resume_failed};
+pub use self::{
+    pump::{Aborted, Doubt, Pump},
+    told::{Block, Told, resume_failed},
+};
 use super::core::streams::StreamKey;
-use crate::protocol::{session_id::SessionId, sse};
+use crate::protocol::session_id::SessionId;
 
 /// The mailbox of one client stream.
 #[derive(Debug)]
@@ -53,9 +57,20 @@ pub struct Attachment {
 /// How often at most a wake-up of a stream, whose owner is elsewhere, asks who the owner is.
 const OWNER_CHECK: Duration = Duration::from_secs(1);
 
+/// What an event takes in a mailbox, and later on the wire, beside its body: id, field names, its place in the queue.
+const EVENT_COST: usize = 128;
+
+/// An event that the owner has appended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Pushed {
+    epoch: u32,
+    seq: u64,
+    body: Bytes,
+}
+
 #[derive(Debug, Default)]
 struct Queue {
-    frames: VecDeque<(u64, Bytes)>,
+    events: VecDeque<Pushed>,
     bytes: usize,
     look: bool,
     end: Option<End>,
@@ -65,7 +80,7 @@ impl Queue {
     /// For a stream that has taken all there was before; a parked one only waits for its end.
     fn has_news(&self, parked: bool) -> bool {
         let ends = !may_go_on(self.end);
-        ends || (self.end == Some(End::Superseded) && !parked) || (!parked && (self.look || !self.frames.is_empty()))
+        ends || (self.end == Some(End::Superseded) && !parked) || (!parked && (self.look || !self.events.is_empty()))
     }
 }
 
@@ -106,7 +121,7 @@ impl Attachment {
     }
 
     /// The owner has appended event `seq`. When the queue is full the pump will read it from the log instead. MEM-1.
-    pub fn push(&self, seq: u64, frame: Bytes) {
+    pub fn push(&self, epoch: u32, seq: u64, body: Bytes) {
         let mut queue = self.queue();
         // What was pushed before the end goes out. What comes after it may be of another epoch, and would hide from the
         // client what that one's log has before it.
@@ -114,26 +129,22 @@ impl Attachment {
             return;
         }
         // Also when the log is going to be read: that may fail, and for as long as the store is away nothing else has it.
-        if queue.bytes + frame.len() > self.queue_limit && !queue.frames.is_empty() {
-            queue.frames.clear();
+        let cost = EVENT_COST + body.len();
+        if queue.bytes + cost > self.queue_limit && !queue.events.is_empty() {
+            queue.events.clear();
             queue.bytes = 0;
             queue.look = true;
         } else {
-            queue.bytes += frame.len();
-            queue.frames.push_back((seq, frame));
+            queue.bytes += cost;
+            queue.events.push_back(Pushed { epoch, seq, body });
         }
         drop(queue);
         self.woken.wake();
     }
 
-    /// [`Attachment::push`] of an event of the log of this epoch.
-    pub fn deliver(&self, epoch: u32, seq: u64, body: &[u8]) {
-        self.push(seq, sse::message(&self.session, &self.stream, epoch, seq, body));
-    }
-
-    /// Gives back the memory of frames that have been taken.
+    /// Gives back the memory of events that have been taken.
     pub fn shrink(&self) {
-        self.queue().frames.shrink_to_fit();
+        self.queue().events.shrink_to_fit();
     }
 
     /// Something about the log may have changed.
@@ -218,13 +229,17 @@ fn next_check(last: Option<Instant>, now: Instant) -> Option<Instant> {
 mod tests {
     use super::*;
 
+    fn pushed(epoch: u32, seq: u64, body: &'static [u8]) -> Pushed {
+        Pushed { epoch, seq, body: Bytes::from_static(body) }
+    }
+
     /// EVT-2, DUR-1: between a wake-up and the reading of the log the store may be lost, and with it the only other copy.
     #[test]
     fn an_event_is_kept_although_the_log_is_going_to_be_read() {
         let attachment = Attachment::new(SessionId::random(), StreamKey::Main, 100);
         attachment.look();
-        attachment.push(1, Bytes::from_static(b"one"));
-        assert_eq!(attachment.queue().frames, [(1, Bytes::from_static(b"one"))]);
+        attachment.push(7, 1, Bytes::from_static(b"one"));
+        assert_eq!(attachment.queue().events, [pushed(7, 1, b"one")]);
         assert!(attachment.queue().look);
     }
 
@@ -232,19 +247,19 @@ mod tests {
     #[test]
     fn nothing_is_pushed_after_the_end() {
         let attachment = Attachment::new(SessionId::random(), StreamKey::Main, 100);
-        attachment.push(1, Bytes::from_static(b"of this epoch"));
+        attachment.push(7, 1, Bytes::from_static(b"of this epoch"));
         attachment.end(End::Abort("the session store lost its data"));
-        attachment.push(2, Bytes::from_static(b"of the next epoch"));
-        assert_eq!(attachment.queue().frames, [(1, Bytes::from_static(b"of this epoch"))]);
+        attachment.push(8, 2, Bytes::from_static(b"of the next epoch"));
+        assert_eq!(attachment.queue().events, [pushed(7, 1, b"of this epoch")]);
     }
 
     /// MEM-1
     #[test]
     fn a_full_mailbox_costs_a_look_and_no_memory() {
-        let attachment = Attachment::new(SessionId::random(), StreamKey::Main, 100);
+        let attachment = Attachment::new(SessionId::random(), StreamKey::Main, 400);
         for seq in 1..=10 {
-            attachment.push(seq, Bytes::from(vec![b'x'; 40]));
-            assert!(attachment.queue().bytes <= 100);
+            attachment.push(7, seq, Bytes::from(vec![b'x'; 40]));
+            assert!(attachment.queue().bytes <= 400);
         }
         assert!(attachment.queue().look);
     }

@@ -209,7 +209,7 @@ impl SessionActor {
             }
             metrics.appended.inc();
             if let Some(attachment) = shown {
-                attachment.deliver(self.fence.epoch, seq, body);
+                attachment.push(self.fence.epoch, seq, body.clone());
             }
         }
         self.pump_outbox(ctx);

@@ -9,21 +9,17 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
-use futures_util::{Stream, stream};
 use tokio::time::{Instant, Sleep};
 
 use super::{
-    Attachment, End,
+    Attachment, End, Pushed,
     replay::{self, Known},
+    told::{Block, Told, resume_failed},
 };
 use crate::{
     backoff::Backoff,
     fault,
-    protocol::{
-        jsonrpc::{Head, Kind},
-        sse,
-    },
+    protocol::jsonrpc::{Head, Kind},
     session::{
         env::Env,
         messages::{AttachLocal, Detached},
@@ -38,10 +34,10 @@ pub struct Pump {
     attachment: Arc<Attachment>,
     epoch: u32,
     cursor: u64,
-    /// Frames that are being taken out of the mailbox; empty between two looks.
-    taken: VecDeque<(u64, Bytes)>,
+    /// Events that are being taken out of the mailbox; empty between two looks.
+    taken: VecDeque<Pushed>,
     /// Sent before anything else.
-    first: Option<Bytes>,
+    first: Block,
     /// Up to here a connection was given the events; see [`Pump::resume_without_cursor`].
     only_needed_until: u64,
     /// Up to here only that is sent which the client is not proven to have had.
@@ -92,14 +88,20 @@ enum Woken {
 }
 
 enum Read {
-    Frames(Bytes),
+    Told(Block),
     Nothing,
     End(End),
 }
 
+impl Read {
+    fn of(block: Block) -> Self {
+        if block.is_empty() { Self::Nothing } else { Self::Told(block) }
+    }
+}
+
 impl Pump {
     /// A body that starts with `first` and goes on after `cursor`.
-    pub fn new(env: Arc<Env>, attachment: Arc<Attachment>, epoch: u32, cursor: u64, first: Bytes) -> Self {
+    pub fn new(env: Arc<Env>, attachment: Arc<Attachment>, epoch: u32, cursor: u64, first: Block) -> Self {
         attachment.sent.store(cursor, Ordering::Release);
         env.directory.insert_attachment(Arc::clone(&attachment));
         env.metrics.streams.inc();
@@ -112,7 +114,7 @@ impl Pump {
             epoch,
             cursor,
             taken: VecDeque::new(),
-            first: Some(first),
+            first,
             only_needed_until: 0,
             unproven_until: 0,
             doubt: None,
@@ -155,39 +157,35 @@ impl Pump {
         self
     }
 
-    /// The stream for the HTTP response. An `Err` item closes the connection without a last chunk.
-    pub fn into_stream(self) -> impl Stream<Item = Result<Bytes, Aborted>> {
-        // Boxed: it is moved in and out for each event.
-        stream::unfold(Some(Box::new(self)), |pump| async move {
-            let mut pump = pump?;
-            match pump.next().await {
-                Ok(Some(bytes)) => Some((Ok(bytes), Some(pump))),
-                Ok(None) => None,
-                Err(aborted) => Some((Err(aborted), None)),
-            }
-        })
+    /// Whose stream it is.
+    pub fn attachment(&self) -> &Attachment {
+        &self.attachment
     }
 
-    async fn next(&mut self) -> Result<Option<Bytes>, Aborted> {
-        if let Some(first) = self.first.take() {
-            return Ok(Some(first));
+    /// What the client is to be told next; nothing more: a clean end.
+    ///
+    /// # Errors
+    /// The connection is to be closed without a last chunk.
+    pub async fn next(&mut self) -> Result<Option<Block>, Aborted> {
+        if !self.first.is_empty() {
+            return Ok(Some(std::mem::take(&mut self.first)));
         }
         loop {
-            let (mut frames, look, end) = {
+            let (mut events, look, end) = {
                 let mut queue = self.attachment.queue();
                 // A resumed stream reads first: what is pushed follows its cursor only when the log says so.
                 if !self.fresh {
                     queue.bytes = 0;
                     // Swapped with an empty one of the same capacity, so that neither is made anew for each event.
-                    std::mem::swap(&mut queue.frames, &mut self.taken);
+                    std::mem::swap(&mut queue.events, &mut self.taken);
                 }
                 (std::mem::take(&mut self.taken), std::mem::take(&mut queue.look), queue.end)
             };
             self.parked |= end == Some(End::Superseded);
-            let (mut fresh, mut behind) = (Bytes::new(), false);
+            let (mut fresh, mut behind) = (Block::default(), false);
             if !self.parked {
-                (fresh, behind) = self.take_next(&mut frames);
-                self.taken = frames;
+                (fresh, behind) = self.take_next(&mut events);
+                self.taken = events;
             }
             // What is ready goes out before the stream ends: the log that has it may be lost with the store.
             if !fresh.is_empty() {
@@ -208,9 +206,9 @@ impl Pump {
             }
             if !self.parked && (behind || look) {
                 match self.read().await {
-                    Read::Frames(bytes) => {
+                    Read::Told(block) => {
                         fault::point(fault::BEFORE_DELIVER);
-                        return Ok(Some(bytes));
+                        return Ok(Some(block));
                     }
                     Read::Nothing => {}
                     Read::End(end) => self.attachment.end(end),
@@ -234,7 +232,7 @@ impl Pump {
                 }
                 self.timer.as_mut().reset(self.next_poll.min(self.next_heartbeat));
                 if heartbeat_is_due {
-                    return Ok(Some(Bytes::from_static(sse::HEARTBEAT)));
+                    return Ok(Some(Block::one(Told::Heartbeat)));
                 }
             }
         }
@@ -291,29 +289,29 @@ impl Pump {
         }
     }
 
-    /// Takes those pushed frames that follow the cursor. The flag says that some are further ahead.
-    fn take_next(&mut self, frames: &mut VecDeque<(u64, Bytes)>) -> (Bytes, bool) {
-        let (mut first, mut others) = (Bytes::new(), Vec::new());
+    /// Takes those pushed events that follow the cursor. The flag says that some are further ahead.
+    fn take_next(&mut self, events: &mut VecDeque<Pushed>) -> (Block, bool) {
+        let mut fresh = Block::default();
         let mut behind = false;
         if self.doubt.is_some() {
             // The log is read instead: by then it may be another life's.
-            behind = !frames.is_empty();
-            frames.clear();
-            return (first, behind);
+            behind = !events.is_empty();
+            events.clear();
+            return (fresh, behind);
         }
-        for (seq, frame) in frames.drain(..) {
+        for Pushed { epoch, seq, body } in events.drain(..) {
             if seq == self.cursor + 1 && seq > self.only_needed_until {
                 self.cursor = seq;
-                if first.is_empty() { first = frame } else { others.push(frame) }
+                fresh.push(Told::Event { epoch, seq, body });
             } else if seq > self.cursor {
                 behind = true;
                 break;
             }
         }
-        if !first.is_empty() {
+        if !fresh.is_empty() {
             self.attachment.has_sent(self.cursor);
         }
-        (join(first, &others), behind)
+        (fresh, behind)
     }
 
     async fn read(&mut self) -> Read {
@@ -436,7 +434,7 @@ impl Pump {
             return Read::End(End::Superseded);
         }
         let fresh = std::mem::take(&mut self.fresh);
-        let mut frames = Vec::with_capacity(page.events.len());
+        let mut block = Block::default();
         let next = page.events.first().map_or(page.last_seq + 1, |event| event.seq);
         if !self.follows(next) {
             // A reader that is slower than its server, and whose log has moved on: back pressure would hold up the session
@@ -453,7 +451,7 @@ impl Pump {
                 tracing::warn!(session = %self.attachment.session, reason, cursor = self.cursor, next,
                     "events that a client has not had are not kept any more");
             }
-            frames.push(resume_failed(reason, self.cursor, next));
+            block.push(resume_failed(reason, self.cursor, next));
             self.cursor = next - 1;
         }
         let to_the_end = page.events.last().is_some_and(|last| last.seq == page.last_seq);
@@ -461,7 +459,7 @@ impl Pump {
         for (at, event) in page.events.into_iter().enumerate() {
             if !self.follows(event.seq) {
                 // What stands before the hole goes out; the hole itself is met again by the next read.
-                if frames.is_empty() {
+                if block.is_empty() {
                     return self.gap("EVT-5");
                 }
                 self.attachment.look();
@@ -469,20 +467,19 @@ impl Pump {
             }
             if self.doubt.is_some() && !is_notification(&event.body) {
                 self.attachment.has_sent(self.cursor);
-                return if frames.is_empty() { Read::Nothing } else { Read::Frames(join(frames.remove(0), &frames)) };
+                return Read::of(block);
             }
             self.cursor = event.seq;
             let is_new = event.seq > self.unproven_until;
             if is_new || wanted.as_ref().is_none_or(|wanted| wanted[at]) {
-                let id = &self.attachment;
-                frames.push(sse::message(&id.session, &id.stream, self.epoch, event.seq, &event.body));
+                block.push(Told::Event { epoch: self.epoch, seq: event.seq, body: event.body });
             }
         }
         self.attachment.has_sent(self.cursor);
         if self.cursor < page.last_seq {
             self.attachment.look();
         }
-        if frames.is_empty() { Read::Nothing } else { Read::Frames(join(frames.remove(0), &frames)) }
+        Read::of(block)
     }
 
     /// Nothing is missing between the cursor and `seq`. EVT-5
@@ -498,31 +495,8 @@ impl Pump {
     }
 }
 
-/// EVT-6, in the words of MCP: a log message of level error, which moves no cursor.
-pub fn resume_failed(reason: &str, cursor: u64, next: u64) -> Bytes {
-    let notification = serde_json::json!({
-        "jsonrpc": "2.0", "method": "notifications/message",
-        "params": { "level": "error", "logger": "mcp-router", "data": {
-            "reason": reason, "lastSeen": cursor, "next": next,
-            "message": "events between lastSeen and next cannot be delivered any more",
-        }},
-    });
-    sse::unnumbered("message", notification.to_string().as_bytes())
-}
-
 fn is_notification(body: &[u8]) -> bool {
     matches!(Head::parse(body).map(|head| head.kind), Ok(Kind::Notification { .. }))
-}
-
-/// One write for many events; a single one is not copied.
-fn join(first: Bytes, others: &[Bytes]) -> Bytes {
-    if others.is_empty() {
-        return first;
-    }
-    let mut joined = BytesMut::with_capacity(first.len() + others.iter().map(Bytes::len).sum::<usize>());
-    joined.extend_from_slice(&first);
-    others.iter().for_each(|frame| joined.extend_from_slice(frame));
-    joined.freeze()
 }
 
 impl Drop for Pump {
