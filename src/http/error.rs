@@ -1,12 +1,9 @@
-//! The only place that maps errors to HTTP. Every error answer is a JSON-RPC error object, so that a client which reads
-//! bodies learns the same as one that reads statuses.
+//! The only place that maps errors to HTTP: what can go wrong there, and which of it each error of the rooms below is.
+//! How each looks on the wire is [`table`]'s.
+
+mod table;
 
 use std::time::Duration;
-
-use actix_web::{
-    HttpResponse,
-    http::{StatusCode, header},
-};
 
 use crate::{
     gateway::{
@@ -15,7 +12,7 @@ use crate::{
         deliver::NotDelivered,
         open::NotOpened,
     },
-    protocol::jsonrpc::{self, InvalidMessage},
+    protocol::jsonrpc::InvalidMessage,
     session::messages::DeliverError,
     store::{SessionStore, StoreError},
     upstream::actor::CallError,
@@ -226,199 +223,85 @@ impl From<StoreUnavailable> for ApiError {
 }
 
 impl From<StoreError> for ApiError {
-    fn from(_error: StoreError) -> Self {
-        Self::StoreUnavailable
+    fn from(error: StoreError) -> Self {
+        match error {
+            // What is wrong with it is in the log, and with [`ApiError::knowing`] for its operator.
+            StoreError::Unavailable(_)
+            | StoreError::Full(_)
+            | StoreError::Unusable(_)
+            | StoreError::Overloaded
+            | StoreError::Corrupt(_) => Self::StoreUnavailable,
+        }
     }
-}
-
-/// Seconds after which it is worth asking a full instance again: it has room as soon as one of its clients goes, and
-/// another instance may have some at once.
-const FULL_RETRY: u32 = 10;
-
-/// How an error looks on the wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Shape {
-    status: u16,
-    code: i64,
-    reason: &'static str,
-    /// Seconds for `Retry-After`; set where a retry helps.
-    retry_after: Option<u32>,
 }
 
 impl ApiError {
-    fn shape(&self) -> Shape {
-        let shape = |status, code, reason, retry_after| Shape { status, code, reason, retry_after };
-        match self {
-            Self::Invalid(invalid) => shape(400, invalid.code(), "invalid_message", None),
-            Self::Unexpected(_) => shape(400, jsonrpc::INVALID_REQUEST, "unexpected_message", None),
-            Self::UnknownService { .. } => shape(404, jsonrpc::INVALID_REQUEST, "unknown_service", None),
-            Self::AmbiguousService { .. } => shape(400, jsonrpc::INVALID_REQUEST, "ambiguous_service", None),
-            Self::IdInUse => shape(400, jsonrpc::INVALID_REQUEST, "id_in_use", None),
-            Self::MissingSession => shape(400, jsonrpc::INVALID_REQUEST, "missing_session", None),
-            Self::UnknownSession => shape(404, jsonrpc::INVALID_REQUEST, "unknown_session", None),
-            Self::AmbiguousSession => shape(409, jsonrpc::INVALID_REQUEST, "ambiguous_session", None),
-            Self::TooLarge { .. } => shape(413, jsonrpc::INVALID_REQUEST, "too_large", None),
-            Self::BrokenBody => shape(400, jsonrpc::PARSE_ERROR, "broken_body", None),
-            Self::SlowBody { .. } => shape(408, jsonrpc::INVALID_REQUEST, "slow_body", None),
-            Self::ContentType => shape(415, jsonrpc::INVALID_REQUEST, "content_type", None),
-            Self::ContentCoding => shape(415, jsonrpc::INVALID_REQUEST, "content_coding", None),
-            Self::NoSuchPath => shape(404, jsonrpc::INVALID_REQUEST, "no_such_path", None),
-            Self::Method { .. } => shape(405, jsonrpc::INVALID_REQUEST, "method", None),
-            Self::Query => shape(400, jsonrpc::INVALID_REQUEST, "query", None),
-            Self::Repeated { .. } => shape(400, jsonrpc::INVALID_REQUEST, "repeated_header", None),
-            Self::Host => shape(403, jsonrpc::INVALID_REQUEST, "forbidden_host", None),
-            Self::Origin => shape(403, jsonrpc::INVALID_REQUEST, "forbidden_origin", None),
-            Self::NotAdmin => shape(403, jsonrpc::INVALID_REQUEST, "forbidden", None),
-            Self::NotAcceptable => shape(406, jsonrpc::INVALID_REQUEST, "not_acceptable", None),
-            Self::OtherTransport { .. } => shape(404, jsonrpc::INVALID_REQUEST, "other_transport", None),
-            Self::Full => shape(503, jsonrpc::INTERNAL_ERROR, "too_many", Some(FULL_RETRY)),
-            Self::TooManyOfClient { .. } => shape(429, jsonrpc::INTERNAL_ERROR, "too_many", Some(FULL_RETRY)),
-            Self::TooMany { .. } => shape(503, jsonrpc::INTERNAL_ERROR, "too_many", Some(1)),
-            Self::Draining => shape(503, jsonrpc::INTERNAL_ERROR, "draining", Some(1)),
-            Self::StoreUnavailable | Self::StoreRefuses(_) => {
-                shape(503, jsonrpc::INTERNAL_ERROR, "store_unavailable", Some(1))
-            }
-            Self::Upstream(CallError::Unreachable(_)) => {
-                shape(502, jsonrpc::UPSTREAM_UNAVAILABLE, "upstream_unreachable", Some(1))
-            }
-            Self::Upstream(CallError::NotNow { retry_after, .. }) => {
-                let seconds = retry_after.map_or(1, |asked| asked.as_secs().clamp(1, 3600));
-                let seconds = u32::try_from(seconds).unwrap_or(1);
-                shape(503, jsonrpc::UPSTREAM_UNAVAILABLE, "upstream_busy", Some(seconds))
-            }
-            Self::Upstream(CallError::Lost(_)) => shape(502, jsonrpc::OUTCOME_UNKNOWN, "upstream_lost", None),
-            Self::Upstream(CallError::Refused(_) | CallError::NotFollowed(_)) => {
-                shape(502, jsonrpc::INTERNAL_ERROR, "upstream_refused", None)
-            }
-            Self::Upstream(CallError::TooLarge { .. }) => shape(502, jsonrpc::INTERNAL_ERROR, "answer_too_large", None),
-            Self::Upstream(CallError::Nonsense) => shape(502, jsonrpc::INTERNAL_ERROR, "broken_answer", None),
-            Self::Upstream(CallError::Altered(_)) => shape(502, jsonrpc::INTERNAL_ERROR, "answer_not_utf8", None),
-            // nginx's word for a client that did not wait.
-            Self::Upstream(CallError::Cancelled) => shape(499, jsonrpc::OUTCOME_UNKNOWN, "cancelled", None),
-            Self::Upstream(CallError::TimedOut(_)) => shape(504, jsonrpc::OUTCOME_UNKNOWN, "upstream_timeout", None),
-            Self::ToolList(_) => shape(502, jsonrpc::INTERNAL_ERROR, "tool_list", None),
-            Self::NoEndpoint { .. } => shape(503, jsonrpc::UPSTREAM_UNAVAILABLE, "upstream_unavailable", Some(1)),
-        }
-    }
-
     /// With the cause, where the store is known to refuse writes.
     pub fn knowing(self, store: &dyn SessionStore) -> Self {
-        match (self, store.refusal()) {
-            (Self::StoreUnavailable, Some(cause)) => Self::StoreRefuses(cause),
-            (error, _) => error,
+        match store.refusal() {
+            Some(cause) if self == Self::StoreUnavailable => Self::StoreRefuses(cause),
+            _ => self,
         }
-    }
-
-    /// Whether the request of this error was executed, where it is about one.
-    fn outcome(&self) -> Option<&'static str> {
-        match self {
-            Self::NoEndpoint { .. } | Self::Upstream(CallError::Unreachable(_) | CallError::NotNow { .. }) => {
-                Some("not_executed")
-            }
-            Self::Upstream(CallError::TooLarge { .. } | CallError::Altered(_)) => Some("executed"),
-            Self::Upstream(
-                CallError::Lost(_) | CallError::TimedOut(_) | CallError::Nonsense | CallError::Cancelled,
-            ) => Some("unknown"),
-            _ => None,
-        }
-    }
-
-    /// The response. `id`: JSON text of the request's id, where it is known.
-    pub fn response(&self, id: Option<&str>) -> HttpResponse {
-        let Shape { status, code, reason, retry_after } = self.shape();
-        let mut details = serde_json::json!({ "reason": reason, "retry": retry_after.is_some() });
-        if let Some(outcome) = self.outcome() {
-            details["outcome"] = outcome.into();
-        }
-        if let Self::Upstream(CallError::Altered(answer)) = self
-            && let Ok(serde_json::Value::Object(mut answer)) = serde_json::from_slice(answer)
-        {
-            for part in ["result", "error"] {
-                details[part] = answer.remove(part).unwrap_or_default();
-            }
-        }
-        let body = jsonrpc::error_response(id.unwrap_or("null"), code, &self.to_string(), Some(&details));
-        let mut response =
-            HttpResponse::build(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR));
-        response.content_type("application/json");
-        if let Some(seconds) = retry_after {
-            response.insert_header((header::RETRY_AFTER, seconds.to_string()));
-        }
-        match self {
-            Self::Method { allow } => {
-                response.insert_header((header::ALLOW, *allow));
-            }
-            // RFC 9110, section 12.5.3: what would have been taken.
-            Self::ContentCoding => {
-                response.insert_header((header::ACCEPT_ENCODING, "identity"));
-            }
-            // The same request with another origin has another answer.
-            Self::Origin => {
-                response.insert_header((header::VARY, "Origin"));
-            }
-            // RFC 9110, section 15.5.9. What is left of the body would be taken for the next request.
-            Self::SlowBody { .. } => {
-                response.force_close();
-            }
-            _ => {}
-        }
-        response.body(body)
-    }
-}
-
-impl actix_web::ResponseError for ApiError {
-    fn status_code(&self) -> StatusCode {
-        StatusCode::from_u16(self.shape().status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
-    }
-
-    fn error_response(&self) -> HttpResponse {
-        self.response(None)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
+    /// Every arm of every error of the rooms below: one that is new does not compile until somebody has said what it is.
     #[test]
-    fn every_error_has_its_status_and_says_whether_a_retry_helps() {
-        for (error, status, retry) in [
-            (ApiError::Invalid(InvalidMessage::NotJson(String::new())), 400, false),
-            (ApiError::UnknownService { name: "x".into(), known: "y".into() }, 404, false),
-            (ApiError::UnknownSession, 404, false),
-            (ApiError::IdInUse, 400, false),
-            (ApiError::TooLarge { limit: 1 }, 413, false),
-            (ApiError::SlowBody { limit: Duration::from_secs(1) }, 408, false),
-            (ApiError::ContentType, 415, false),
-            (ApiError::ContentCoding, 415, false),
-            (ApiError::NoSuchPath, 404, false),
-            (ApiError::Method { allow: "GET" }, 405, false),
-            (ApiError::Query, 400, false),
-            (ApiError::Repeated { header: "Host" }, 400, false),
-            (ApiError::Host, 403, false),
-            (ApiError::Origin, 403, false),
-            (ApiError::NotAcceptable, 406, false),
-            (ApiError::OtherTransport { base: String::new(), service: "x".into() }, 404, false),
-            (ApiError::Full, 503, true),
-            (ApiError::TooManyOfClient { limit: 1 }, 429, true),
-            (ApiError::TooMany { what: "sessions" }, 503, true),
-            (ApiError::StoreUnavailable, 503, true),
-            (ApiError::StoreRefuses(String::new()), 503, true),
-            (ApiError::Upstream(CallError::Unreachable(String::new())), 502, true),
-            (ApiError::Upstream(CallError::NotNow { status: 429, retry_after: None }), 503, true),
-            (ApiError::Upstream(CallError::Lost(String::new())), 502, false),
-            (ApiError::Upstream(CallError::TooLarge { limit: 1 }), 502, false),
-            (ApiError::Upstream(CallError::Nonsense), 502, false),
-            (ApiError::Upstream(CallError::NotFollowed(String::new())), 502, false),
-            (ApiError::Upstream(CallError::Cancelled), 499, false),
-            (ApiError::Upstream(CallError::TimedOut(Duration::ZERO)), 504, false),
-            (ApiError::NoEndpoint { service: "x".into() }, 503, true),
+    fn every_error_of_the_rooms_below_is_told_as_what_it_is() {
+        let too_many = |what| ApiError::TooMany { what };
+        let delivered = |error: DeliverError| {
+            let expected = match &error {
+                DeliverError::Gone | DeliverError::WrongService => ApiError::UnknownSession,
+                DeliverError::IdInUse => ApiError::IdInUse,
+                DeliverError::TooMany => too_many("requests of this session without an answer"),
+                DeliverError::InstanceFull => {
+                    too_many("bytes in requests of this instance without an answer (MCP_MAX_HELD_BYTES)")
+                }
+                DeliverError::TooManyBytes => {
+                    too_many("bytes in messages of this session without an answer (MCP_MAX_INBOX_BYTES)")
+                }
+                DeliverError::StoreUnavailable | DeliverError::NotOwner | DeliverError::Vanished => {
+                    ApiError::StoreUnavailable
+                }
+            };
+            assert_eq!(ApiError::from(NotDelivered::Refused(error)), expected);
+        };
+        for error in [
+            DeliverError::NotOwner,
+            DeliverError::Gone,
+            DeliverError::Vanished,
+            DeliverError::WrongService,
+            DeliverError::IdInUse,
+            DeliverError::TooMany,
+            DeliverError::TooManyBytes,
+            DeliverError::InstanceFull,
+            DeliverError::StoreUnavailable,
         ] {
-            let response = error.response(None);
-            assert_eq!(response.status().as_u16(), status, "{error}");
-            assert_eq!(response.headers().contains_key(header::RETRY_AFTER), retry, "{error}");
+            delivered(error);
+        }
+        let limit = 3;
+        for (error, expected) in [
+            (NotOpened::Draining.into(), ApiError::Draining),
+            (NotOpened::UnknownSession.into(), ApiError::UnknownSession),
+            (NotOpened::TooManyNew.into(), too_many("new sessions per second")),
+            (NotOpened::Full.into(), ApiError::Full),
+            (NotOpened::TooManyOfClient { limit }.into(), ApiError::TooManyOfClient { limit }),
+            (NotOpened::Store(StoreUnavailable).into(), ApiError::StoreUnavailable),
+            (NotDelivered::Draining.into(), ApiError::Draining),
+            (NotAnswered::TooMany.into(), too_many("REST requests under way")),
+            (NotAnswered::NoEndpoint { service: "s".into() }.into(), ApiError::NoEndpoint { service: "s".into() }),
+            (NotAnswered::Upstream(CallError::Nonsense).into(), ApiError::Upstream(CallError::Nonsense)),
+            (NotListed::Call(NotAnswered::TooMany).into(), too_many("REST requests under way")),
+            (NotListed::List("x".into()).into(), ApiError::ToolList("x".into())),
+            (StoreUnavailable.into(), ApiError::StoreUnavailable),
+            (StoreError::Overloaded.into(), ApiError::StoreUnavailable),
+        ] {
+            let error: ApiError = error;
+            assert_eq!(error, expected);
         }
     }
 }
