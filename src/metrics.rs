@@ -140,6 +140,12 @@ impl Metrics {
         metrics
     }
 
+    /// Counts a broken guarantee and says so in the log, where it is found also when this process is gone.
+    pub fn violated(&self, id: &'static str) {
+        self.violations.with_label_values(&[id]).inc();
+        tracing::error!(guarantee = id, "a guarantee is broken");
+    }
+
     /// The Prometheus text.
     pub fn render(&self) -> String {
         let mut text = Vec::new();

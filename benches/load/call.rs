@@ -7,8 +7,7 @@
 use std::{fmt::Write as _, io};
 
 use memchr::memmem;
-
-use crate::http::{Target, invalid};
+use testkit::connection::{Target, invalid};
 
 /// Digits of a call's number: `1`, session, count. Below 2^53, so that it is a number in every language.
 const DIGITS: usize = 15;
@@ -52,7 +51,7 @@ impl Request {
         let body = format!(
             r#"{{"jsonrpc":"2.0","id":{number},"method":"tools/call","params":{{"name":"echo","arguments":{{"text":{text}}}}}}}"#
         );
-        let bytes = post(target, headers, &body);
+        let bytes = target.post_json(headers, &body);
         let body_at = bytes.len() - body.len();
         let mut places = memmem::find_iter(&bytes[body_at..], number.as_bytes()).map(|place| body_at + place);
         let places = [places.next().unwrap_or_default(), places.next().unwrap_or_default()];
@@ -110,18 +109,6 @@ fn number(session: u32, count: u64) -> [u8; DIGITS] {
         rest /= 10;
     }
     digits
-}
-
-/// A POST of a JSON body.
-pub fn post(target: &Target, headers: &str, body: &str) -> Vec<u8> {
-    format!(
-        "POST {} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n\
-         Accept: application/json, text/event-stream\r\nContent-Length: {}\r\n{headers}\r\n{body}",
-        target.path(),
-        target.host(),
-        body.len()
-    )
-    .into_bytes()
 }
 
 /// Headers of the command line as lines.

@@ -10,18 +10,21 @@ use std::{
     time::{Duration, Instant},
 };
 
+use testkit::{
+    connection::{Target, invalid},
+    events::Events,
+    poster::Poster,
+};
 use tokio::task::JoinSet;
 
 use crate::{
     Fault,
     call::{Answer, Request},
     closed_loop::Window,
-    events::{EventStream, Kind},
     figures::{Figures, Latencies, Recovery},
-    http::{Target, invalid},
     options::Failover,
     process::Sample,
-    session::{Client, Poster, Session, open_many, read_endpoint},
+    session::{Client, Session, open_many},
 };
 
 /// First pause after a failed attempt; doubled up to [`PAUSE_MAX`].
@@ -180,13 +183,13 @@ impl Worker {
 }
 
 /// The two halves of a session that work side by side.
-fn parts<'a>(session: &'a mut Session, drill: &'a Drill, streams: &'a mut u32) -> (&'a mut Poster, Listener<'a>) {
+fn parts<'a>(session: &'a mut Session, drill: &'a Drill, streams: &'a mut u32) -> (&'a Poster, Listener<'a>) {
     let Session { client, number, events, endpoint, poster, request } = session;
     (poster, Listener { client, source: client.source(*number), endpoint, request, events, drill, streams })
 }
 
 /// POSTs until it is accepted, or answered (then it was).
-async fn deliver(poster: &mut Poster, request: &[u8], drill: &Drill, done: &Cell<bool>) -> io::Result<()> {
+async fn deliver(poster: &Poster, request: &[u8], drill: &Drill, done: &Cell<bool>) -> io::Result<()> {
     let mut pause = PAUSE_MIN;
     loop {
         match poster.send(request).await {
@@ -206,7 +209,7 @@ struct Listener<'a> {
     source: Option<IpAddr>,
     endpoint: &'a Target,
     request: &'a Request,
-    events: &'a mut EventStream,
+    events: &'a mut Events,
     drill: &'a Drill,
     streams: &'a mut u32,
 }
@@ -215,14 +218,14 @@ impl Listener<'_> {
     /// Waits for the answer to the current call.
     async fn answer(&mut self) -> io::Result<Answer> {
         loop {
-            let Ok(event) = self.events.next().await else {
+            let Ok(event) = self.events.next_event().await else {
                 if *self.streams == 0 {
                     count(&self.drill.broken);
                 }
                 self.reconnect().await?;
                 continue;
             };
-            if event.kind != Kind::Message {
+            if !event.is_message() {
                 continue;
             }
             match self.request.check(&event.data) {
@@ -240,8 +243,8 @@ impl Listener<'_> {
         let mut pause = PAUSE_MIN;
         loop {
             let opened = async {
-                let mut events = EventStream::open(target, self.source, &headers).await?;
-                let endpoint = target.join(&read_endpoint(&mut events).await?)?;
+                let mut events = Events::open(target, self.source, &headers).await?;
+                let endpoint = target.join(&events.read_endpoint().await?)?;
                 Ok::<_, io::Error>((events, endpoint))
             };
             match opened.await {

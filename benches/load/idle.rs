@@ -35,7 +35,7 @@ async fn open(client: &Rc<Client>, options: &Idle, first: u32, count: u32) -> io
             if options.uninitialized {
                 return Session::connect(Rc::clone(client), number).await;
             }
-            let mut session = Session::open(Rc::clone(client), number).await?;
+            let session = Session::open(Rc::clone(client), number).await?;
             // A client that is idle has no connection for POSTs.
             session.poster.hang_up();
             Ok(session)

@@ -6,7 +6,6 @@
 //! | file | what stands there |
 //! |---|---|
 //! | `options` | the command line |
-//! | `http`, `events` | HTTP/1.1 and event streams over plain sockets, at as little CPU as possible |
 //! | `call` | the request of a call and the check of its answer |
 //! | `session` | one HTTP+SSE session of a client |
 //! | `closed_loop` | the measured window, for any transport that implements `Caller` |
@@ -16,14 +15,14 @@
 //! | `figures` | what a run has measured: JSON and table |
 //! | `report` | medians and ratios of many runs, as a page of the documentation |
 //!
+//! HTTP/1.1 and event streams are those of `crates/testkit`, made for as little CPU as possible.
+//!
 //! One thread and one event loop: on a small machine the generator must not take what it measures.
 
 mod call;
 mod closed_loop;
-mod events;
 mod failover;
 mod figures;
-mod http;
 mod idle;
 mod open;
 mod options;

@@ -3,8 +3,9 @@
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
+use testkit::connection::Target;
 
-use crate::{http::Target, process::Group};
+use crate::process::Group;
 
 /// Load generator of mcp-router.
 #[derive(Debug, Parser)]

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fs, io, str::FromStr};
 
-use crate::http::invalid;
+use testkit::connection::invalid;
 
 /// Ticks per second of the times in `/proc`: fixed in Linux's interface, whatever its timer does.
 const TICKS: f64 = 100.0;

@@ -2,13 +2,16 @@
 
 use std::{io, rc::Rc};
 
+use testkit::{
+    connection::{invalid, source_of},
+    poster::Poster,
+};
+
 use crate::{
     call::{Answer, Request, header_lines},
     closed_loop::{self, Caller},
     figures::Figures,
-    http::{invalid, source_of},
     options::Load,
-    session::Poster,
 };
 
 struct RestCaller {

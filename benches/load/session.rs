@@ -3,12 +3,15 @@
 use std::{io, net::IpAddr, rc::Rc};
 
 use bytes::Bytes;
+use testkit::{
+    connection::{Target, invalid, source_of},
+    events::Events,
+    poster::Poster,
+};
 
 use crate::{
-    call::{Answer, Request, header_lines, post},
+    call::{Answer, Request, header_lines},
     closed_loop::Caller,
-    events::{Event, EventStream, Kind},
-    http::{Connection, Target, invalid, source_of},
     options::Common,
 };
 
@@ -41,53 +44,12 @@ impl Client {
     }
 }
 
-/// Answers POSTs: a connection that is opened when it is needed.
-#[derive(Debug)]
-pub struct Poster {
-    target: Target,
-    source: Option<IpAddr>,
-    connection: Option<Connection>,
-}
-
-impl Poster {
-    pub fn new(target: Target, source: Option<IpAddr>) -> Self {
-        Self { target, source, connection: None }
-    }
-
-    /// Sends a request and reads its response. The connection is kept unless something was wrong with it.
-    pub async fn send(&mut self, request: &[u8]) -> io::Result<(u16, Bytes)> {
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => Connection::open(self.target.address, self.source).await?,
-        };
-        connection.write(request).await?;
-        let (head, body) = connection.read_response().await?;
-        if !head.closes {
-            self.connection = Some(connection);
-        }
-        Ok((head.status, body))
-    }
-
-    /// As [`Self::send`]; any status but 2xx is an error.
-    pub async fn deliver(&mut self, request: &[u8]) -> io::Result<Bytes> {
-        match self.send(request).await? {
-            (200..=299, body) => Ok(body),
-            (status, _) => Err(invalid(format!("a POST is answered with status {status}"))),
-        }
-    }
-
-    /// Closes the connection.
-    pub fn hang_up(&mut self) {
-        self.connection = None;
-    }
-}
-
 /// See the module's text.
 #[derive(Debug)]
 pub struct Session {
     pub client: Rc<Client>,
     pub number: u32,
-    pub events: EventStream,
+    pub events: Events,
     /// Where to POST, as the `endpoint` event said.
     pub endpoint: Target,
     pub poster: Poster,
@@ -98,8 +60,8 @@ impl Session {
     /// Opens the event stream and learns the endpoint.
     pub async fn connect(client: Rc<Client>, number: u32) -> io::Result<Self> {
         let source = client.source(number);
-        let mut events = EventStream::open(&client.target, source, &client.headers).await?;
-        let endpoint = client.target.join(&read_endpoint(&mut events).await?)?;
+        let mut events = Events::open(&client.target, source, &client.headers).await?;
+        let endpoint = client.target.join(&events.read_endpoint().await?)?;
         let request = Request::new(&endpoint, &client.headers, number, client.payload);
         let poster = Poster::new(endpoint.clone(), source);
         Ok(Self { client, number, events, endpoint, poster, request })
@@ -112,7 +74,7 @@ impl Session {
         if memchr::memmem::find(&answer, b"\"result\"").is_none() {
             return Err(invalid(format!("initialize failed: {}", String::from_utf8_lossy(&answer))));
         }
-        let initialized = post(&session.endpoint, &session.client.headers, INITIALIZED);
+        let initialized = session.endpoint.post_json(&session.client.headers, INITIALIZED);
         session.poster.deliver(&initialized).await?;
         Ok(session)
     }
@@ -123,24 +85,14 @@ impl Session {
     }
 
     async fn ask(&mut self, body: &str) -> io::Result<Bytes> {
-        let request = post(&self.endpoint, &self.client.headers, body);
+        let request = self.endpoint.post_json(&self.client.headers, body);
         self.poster.deliver(&request).await?;
         loop {
-            let event = self.events.next().await?;
-            if event.kind == Kind::Message && memchr::memmem::find(&event.data, b"\"id\":").is_some() {
+            let event = self.events.next_event().await?;
+            if event.is_message() && memchr::memmem::find(&event.data, b"\"id\":").is_some() {
                 return Ok(event.data);
             }
         }
-    }
-}
-
-/// The first event names the endpoint.
-pub async fn read_endpoint(events: &mut EventStream) -> io::Result<String> {
-    match events.next().await? {
-        Event { kind: Kind::Endpoint, data } => {
-            String::from_utf8(data.to_vec()).map_err(|_| invalid("an endpoint that is no text"))
-        }
-        _ => Err(invalid("the first event is not the endpoint")),
     }
 }
 
@@ -150,8 +102,8 @@ impl Caller for Session {
         let Self { request, poster, events, .. } = self;
         poster.deliver(request.next()).await?;
         loop {
-            let event = events.next().await?;
-            if event.kind != Kind::Message {
+            let event = events.next_event().await?;
+            if !event.is_message() {
                 continue;
             }
             match request.check(&event.data) {

@@ -13,13 +13,14 @@ use std::{
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use memchr::memmem;
+use testkit::connection::invalid;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpSocket, TcpStream},
     sync::Notify,
 };
 
-use crate::{Fault, http::invalid, options::Upstream};
+use crate::{Fault, options::Upstream};
 
 const BACKLOG: u32 = 4096;
 const READ_SIZE: usize = 4096;

@@ -4,14 +4,15 @@ use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, HashMap},
     fs,
+    net::Ipv4Addr,
     path::PathBuf,
     process::Command,
     rc::Rc,
     time::{Duration, Instant},
 };
 
-use awc::Client;
 use serde_json::Value;
+use testkit::http::{Request, Response};
 
 /// What can be done to an instance, or to what the instances stand on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,7 +108,6 @@ pub struct Cluster {
     restart: String,
     restarting: tokio::sync::Mutex<()>,
     rolling: String,
-    client: Client,
     counters: RefCell<HashMap<(u16, u32), Counters>>,
     memory: RefCell<Vec<MemorySample>>,
     paused: RefCell<Vec<u32>>,
@@ -131,7 +131,6 @@ impl Cluster {
             restart,
             restarting: tokio::sync::Mutex::default(),
             rolling,
-            client: Client::builder().timeout(ASK_LIMIT).finish(),
             counters: RefCell::default(),
             memory: RefCell::default(),
             paused: RefCell::default(),
@@ -140,24 +139,24 @@ impl Cluster {
         })
     }
 
-    async fn ask(&self, instance: &Instance, path: &str) -> Option<(u16, Vec<u8>)> {
-        let url = format!("http://127.0.0.1:{}{path}", instance.port);
-        let asked = async {
-            let mut response = self.client.get(url).insert_header(("Host", "localhost")).send().await.ok()?;
-            let body = response.body().limit(64 << 20).await.ok()?;
-            Some((response.status().as_u16(), body.to_vec()))
-        };
-        tokio::time::timeout(ASK_LIMIT, asked).await.ok().flatten()
+    async fn ask(&self, instance: &Instance, path: &str) -> Option<Response> {
+        self.send(instance, &Request::get(path)).await
+    }
+
+    async fn send(&self, instance: &Instance, request: &Request) -> Option<Response> {
+        let request = request.clone().header("host", "localhost");
+        let asked = request.try_send((Ipv4Addr::LOCALHOST, instance.port).into());
+        tokio::time::timeout(ASK_LIMIT, asked).await.ok()?.ok()
     }
 
     async fn ask_json(&self, instance: &Instance, path: &str) -> Option<Value> {
-        let (status, body) = self.ask(instance, path).await?;
-        (status == 200).then(|| serde_json::from_slice(&body).ok()).flatten()
+        let answer = self.ask(instance, path).await?;
+        (answer.status == 200).then(|| serde_json::from_slice(&answer.body).ok()).flatten()
     }
 
     /// It takes new sessions.
     pub async fn is_ready(&self, instance: &Instance) -> bool {
-        matches!(self.ask(instance, "/actuator/health/readiness").await, Some((200, _)))
+        self.ask(instance, "/actuator/health/readiness").await.is_some_and(|answer| answer.status == 200)
     }
 
     async fn until_ready(&self, instance: &Instance) -> Result<(), String> {
@@ -217,8 +216,8 @@ impl Cluster {
     /// Deletes a session of the drill.
     pub async fn delete(&self, session: &str) {
         for instance in &self.instances {
-            let url = format!("http://127.0.0.1:{}/mcp/router/sessions/{session}", instance.port);
-            if self.client.delete(url).insert_header(("Host", "localhost")).send().await.is_ok() {
+            let request = Request::delete(format!("/mcp/router/sessions/{session}"));
+            if self.send(instance, &request).await.is_some() {
                 return;
             }
         }
@@ -234,7 +233,8 @@ impl Cluster {
     /// Reads the counters of one instance; they die with its process.
     pub async fn read_counters(&self, instance: &Instance) {
         let Some(pid) = self.pid(instance) else { return };
-        let Some((200, text)) = self.ask(instance, "/actuator/prometheus").await else { return };
+        let answer = self.ask(instance, "/actuator/prometheus").await;
+        let Some(Response { status: 200, body: text, .. }) = answer else { return };
         let text = String::from_utf8_lossy(&text);
         let sum = |name: &str| {
             let values = text.lines().filter(|line| line.starts_with(name)).filter_map(|line| line.rsplit(' ').next());

@@ -5,7 +5,6 @@
 //! |---|---|
 //! | `main` | the course of the drill |
 //! | `session` | one client: its stream, its calls |
-//! | `event_stream` | the parser of the stream |
 //! | `ledger` | what was promised, what came, the verdict |
 //! | `cluster` | the instances: questions, signals, restarts |
 //! | `report` | the table |
@@ -13,7 +12,6 @@
 #![forbid(unsafe_code)]
 
 mod cluster;
-mod event_stream;
 mod ledger;
 mod report;
 mod session;
@@ -141,7 +139,12 @@ async fn drill(arguments: Arguments) -> Result<bool, String> {
     let faults = arguments.faults.iter().map(|name| fault_named(name)).collect::<Result<Vec<_>, _>>()?;
     let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..) >> 32);
     let plan = Rc::new(Plan {
-        stream: arguments.url.join(&format!("sse/{}", arguments.service)).map_err(|error| error.to_string())?,
+        stream: arguments
+            .url
+            .join(&format!("sse/{}", arguments.service))
+            .map_err(|error| error.to_string())?
+            .as_str()
+            .parse()?,
         run: format!("drill-{:08x}", fastrand::u32(..)),
         calls: arguments.calls,
         think: Duration::from_millis(arguments.think),

@@ -3,20 +3,22 @@
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
+    net::IpAddr,
     rc::Rc,
     time::{Duration, Instant},
 };
 
-use awc::{Client, Connector, error::SendRequestError};
-use futures_util::StreamExt as _;
 use serde_json::{Value, json};
-use tokio::sync::{Notify, watch};
-use url::Url;
-
-use super::{
-    event_stream::{Event, Parser},
-    ledger::{Answer, Kind, Ledger, Outcome},
+use testkit::{
+    Event,
+    connection::{Target, source_of},
+    events::{Answer as Opened, Events},
+    poster::{Poster, SendError},
+    sse::Piece,
 };
+use tokio::sync::{Notify, watch};
+
+use super::ledger::{Answer, Kind, Ledger, Outcome};
 
 /// How a client comes back after its stream has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -33,7 +35,7 @@ pub enum Reconnect {
 #[derive(Debug)]
 pub struct Plan {
     /// Where the stream is opened.
-    pub stream: Url,
+    pub stream: Target,
     /// In each key and text, so that runs on one cluster do not meet.
     pub run: String,
     /// Calls of a session side by side.
@@ -171,7 +173,8 @@ pub struct Session {
     number: usize,
     plan: Rc<Plan>,
     board: Rc<Board>,
-    client: Client,
+    source: Option<IpAddr>,
+    poster: Poster,
     /// What was promised and what came.
     pub ledger: RefCell<Ledger>,
     stream: RefCell<StreamState>,
@@ -182,7 +185,7 @@ pub struct Session {
 
 #[derive(Debug, Default)]
 struct StreamState {
-    endpoint: Option<Url>,
+    endpoint: Option<Target>,
     session_id: Option<String>,
     last_event_id: Option<String>,
     retry: Option<u64>,
@@ -213,16 +216,13 @@ enum Posted {
 impl Session {
     /// A session that has not been opened yet.
     pub fn new(number: usize, plan: Rc<Plan>, board: Rc<Board>) -> Rc<Self> {
-        let mut connector = Connector::new().limit(0).timeout(plan.silence);
-        if plan.spread {
-            // All of 127/8 is this machine; nginx's ip_hash looks at the first three numbers.
-            let [high, low] = u16::try_from(number + 1).unwrap_or(u16::MAX).to_be_bytes();
-            connector = connector.local_address(std::net::Ipv4Addr::new(127, high, low, 1).into());
-        }
+        // All of 127/8 is this machine; nginx's ip_hash looks at the first three numbers.
+        let source = plan.spread.then(|| source_of(u32::try_from(number).unwrap_or(u32::MAX)));
         let rng = fastrand::Rng::with_seed(plan.seed ^ (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         Rc::new(Self {
             number,
-            client: Client::builder().connector(connector).disable_timeout().finish(),
+            source,
+            poster: Poster::new(plan.stream.clone(), source),
             ledger: RefCell::default(),
             stream: RefCell::default(),
             changed: Notify::new(),
@@ -281,32 +281,34 @@ impl Session {
 
     /// One connection, from GET to its end; `false` when it did not become a stream.
     async fn stream_once(&self) -> bool {
-        let mut request = self.client.get(self.plan.stream.as_str()).insert_header(("Accept", "text/event-stream"));
-        if let Some(id) = &self.stream.borrow().last_event_id {
-            request = request.insert_header(("Last-Event-ID", id.as_str()));
-        }
-        let Ok(Ok(mut response)) = tokio::time::timeout(self.plan.open_limit, request.send()).await else {
-            return false;
+        let last_id = self.stream.borrow().last_event_id.clone();
+        let headers = last_id.map(|id| format!("Last-Event-ID: {id}\r\n")).unwrap_or_default();
+        let target = &self.plan.stream;
+        let request = target.get_stream(&headers);
+        let asked = Events::ask(target.address, self.source, &request);
+        let mut events = match tokio::time::timeout(self.plan.open_limit, asked).await {
+            Ok(Ok(Opened::Stream(events, _))) => events,
+            Ok(Ok(Opened::Other(status, ..))) => {
+                *self.board.refused_streams.borrow_mut().entry(status).or_default() += 1;
+                return false;
+            }
+            Ok(Err(_)) | Err(_) => return false,
         };
-        let status = response.status().as_u16();
-        if status != 200 {
-            *self.board.refused_streams.borrow_mut().entry(status).or_default() += 1;
-            return false;
-        }
         bump(&self.board.streams);
         self.stream.borrow_mut().open_since = Some(Instant::now());
-        let mut parser = Parser::default();
         let mut watch = tokio::time::interval(Duration::from_millis(250));
         loop {
             tokio::select! {
-                chunk = response.next() => {
-                    let Some(Ok(chunk)) = chunk else {
+                piece = events.next_piece() => {
+                    let Ok(Some(piece)) = piece else {
                         bump(&self.board.broken);
                         return true;
                     };
-                    parser.feed(&chunk, |event| self.take_event(event));
-                    if let Some(retry) = parser.take_retry() {
+                    if let Some(retry) = events.take_retry() {
                         self.stream.borrow_mut().retry = Some(retry);
+                    }
+                    if let Piece::Event(event) = piece {
+                        self.take_event(event.into());
                     }
                 }
                 _ = watch.tick() => if self.is_silent() {
@@ -344,7 +346,7 @@ impl Session {
             self.ledger.borrow_mut().complain(format!("session {}: no URL: {path}", self.number));
             return;
         };
-        let id = endpoint.query_pairs().find(|(name, _)| name == "sessionId").map(|(_, id)| id.into_owned());
+        let id = endpoint.url.query_pairs().find(|(name, _)| name == "sessionId").map(|(_, id)| id.into_owned());
         if stream.session_id.is_some() && stream.session_id != id {
             let mut ledger = self.ledger.borrow_mut();
             ledger.session_lost = true;
@@ -490,14 +492,10 @@ impl Session {
         for tries in 0..POST_TRIES {
             self.until(|stream| stream.endpoint.is_some()).await;
             let Some(endpoint) = self.stream.borrow().endpoint.clone() else { continue };
-            let sent = self.client.post(endpoint.as_str()).content_type("application/json").send_body(body.clone());
-            let failure = match tokio::time::timeout(POST_LIMIT, sent).await {
-                Ok(Ok(mut response)) => {
-                    let status = response.status().as_u16();
-                    let text = response.body().await.unwrap_or_default();
-                    if response.status().is_success() {
-                        return Posted::Accepted;
-                    }
+            let request = endpoint.post_json("", &body);
+            let failure = match tokio::time::timeout(POST_LIMIT, self.poster.send(&request)).await {
+                Ok(Ok((200..=299, _))) => return Posted::Accepted,
+                Ok(Ok((status, text))) => {
                     let error: Value = serde_json::from_slice(&text).unwrap_or_default();
                     if status < 500 {
                         let mut ledger = self.ledger.borrow_mut();
@@ -508,8 +506,8 @@ impl Session {
                     taken_perhaps |= error["error"]["data"]["retry"] != true;
                     format!("{status} {}", error["error"]["data"]["reason"].as_str().unwrap_or("?"))
                 }
-                Ok(Err(SendRequestError::Connect(_))) => "no connection".to_owned(),
-                Ok(Err(error)) => {
+                Ok(Err(SendError::NoConnection(_))) => "no connection".to_owned(),
+                Ok(Err(SendError::Broken(error))) => {
                     taken_perhaps = true;
                     format!("broken: {error}")
                 }

@@ -204,7 +204,7 @@ impl SessionActor {
                 continue;
             };
             if seq != expected {
-                metrics.violations.with_label_values(&["EVT-1"]).inc();
+                metrics.violated("EVT-1");
                 tracing::error!(session = %self.fence.session, seq, expected, "sequence is not contiguous");
             }
             metrics.appended.inc();

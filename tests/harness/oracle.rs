@@ -4,30 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::Value;
 
-use super::{McpClient, RedisClient, mcp_client::Record};
+pub use testkit::mcp_client::Numbered;
+use testkit::mcp_client::{McpClient, Record};
 
-/// A numbered event, by the parts of its id.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Numbered {
-    /// The session.
-    pub session: String,
-    /// The stream.
-    pub stream: String,
-    /// The session's life.
-    pub epoch: String,
-    /// Place in the stream.
-    pub seq: u64,
-}
-
-impl Numbered {
-    /// Reads `<session>.<stream>.<epoch>.<seq>`.
-    pub fn parse(id: &str) -> Self {
-        let parts: Vec<&str> = id.split('.').collect();
-        let [session, stream, epoch, seq] = parts[..] else { panic!("no event id of the router: {id}") };
-        let seq = seq.parse().unwrap_or_else(|_| panic!("no event id of the router: {id}"));
-        Self { session: session.to_owned(), stream: stream.to_owned(), epoch: epoch.to_owned(), seq }
-    }
-}
+use super::RedisClient;
 
 /// See module documentation.
 pub struct Oracle;

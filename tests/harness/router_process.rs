@@ -22,6 +22,9 @@ pub type Env = BTreeMap<String, String>;
 /// No setting of the router: how many files its process may open.
 pub const FILES: &str = "HARNESS_OPEN_FILES";
 
+/// Where the router declares its metrics.
+const DECLARED: &str = include_str!("../../src/metrics.rs");
+
 /// See module documentation.
 #[derive(Debug)]
 pub struct RouterProcess {
@@ -105,20 +108,35 @@ impl RouterProcess {
         self.process.signal("CONT");
     }
 
-    /// The value of a metric: of the row whose label has this value, or the sum of all rows.
+    /// It has not ended.
+    pub fn is_running(&self) -> bool {
+        self.process.is_running()
+    }
+
+    /// The value of a metric: of the row whose label has this value, or the sum of all rows. Rows that have never been
+    /// counted are not shown and are 0; a name that the router does not know at all is a mistake of the test.
     pub async fn metric(&self, name: &str, label: Option<&str>) -> f64 {
         let text = http::get(self.addr(), "/actuator/prometheus").await.text();
-        let mut sum = 0.0;
+        let (mut sum, mut is_known) = (0.0, false);
         for line in text.lines() {
             let Some(rest) = line.strip_prefix(name) else { continue };
             let Some((labels, value)) = rest.rsplit_once(' ') else { continue };
-            let is_row = labels.is_empty() || labels.starts_with('{');
-            let is_wanted = label.is_none_or(|label| labels.contains(&format!("=\"{label}\"")));
-            if is_row && is_wanted {
+            if !(labels.is_empty() || labels.starts_with('{')) {
+                continue;
+            }
+            is_known = true;
+            if label.is_none_or(|label| labels.contains(&format!("=\"{label}\""))) {
                 sum += value.parse::<f64>().expect("a metric is a number");
             }
         }
+        assert!(is_known || DECLARED.contains(&format!("\"{name}\"")), "the router has no metric {name}");
         sum
+    }
+
+    /// Guarantees that it has seen broken, in this life or an earlier one; by its log, which outlives it.
+    pub fn violations(&self) -> Vec<String> {
+        let log = self.process.log_of_all_lives();
+        log.lines().filter(|line| line.contains("a guarantee is broken")).map(str::to_owned).collect()
     }
 
     /// `/actuator/health`, whatever its status.

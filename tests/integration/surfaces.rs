@@ -31,7 +31,7 @@ async fn a_stream_opens_with_cursor_retry_and_endpoint_in_one_block() {
         assert_eq!(session.len(), 32);
         assert!(event.id.unwrap().starts_with(&format!("{session}.g.")));
         assert!((300..=800).contains(&stream.retry_ms().unwrap()), "{:?}", stream.retry_ms());
-        let first = String::from_utf8(stream.first_chunk.clone()).unwrap();
+        let first = String::from_utf8(stream.first_chunk().to_vec()).unwrap();
         let lines: Vec<&str> = first.split('\n').map(|line| line.split(':').next().unwrap()).collect();
         assert_eq!(lines, ["id", "retry", "event", "data", "", ""], "{first:?}");
     }

@@ -15,9 +15,13 @@ use std::{
 };
 
 use actix_web::dev::ServerHandle;
-use client::{Client, EventReader, StreamDrop, StreamItem, eventually, http, initialize_params, soon};
+use client::{Client, StreamDrop, eventually, initialize_params, soon};
 use mcp_server_v6::{ServerOptions, bind};
 use serde_json::{Value, json};
+use testkit::{
+    event_stream::{EventStream, Item, StreamEnd},
+    http::{self, Request},
+};
 
 const MEBIBYTE: usize = 1 << 20;
 
@@ -38,9 +42,9 @@ fn drill_server() -> SocketAddr {
 }
 
 async fn health(addr: SocketAddr) -> Value {
-    let mut response = http().get(format!("http://{addr}/actuator/health")).send().await.unwrap();
-    assert_eq!(response.status().as_u16(), 200);
-    serde_json::from_slice(&response.body().await.unwrap()).unwrap()
+    let response = http::get(addr, "/actuator/health").await;
+    assert_eq!(response.status, 200);
+    response.json()
 }
 
 // ---- transport
@@ -114,18 +118,18 @@ async fn a_server_on_loopback_answers_to_loopback_names_only() {
         ("Origin", "http://localhost:6274".to_owned(), 200),
         ("Origin", "http://evil.example".to_owned(), 403),
     ] {
-        let request = http().get(format!("http://{addr}/actuator/health")).insert_header((header, value.clone()));
-        assert_eq!(request.send().await.unwrap().status().as_u16(), status, "{header}: {value}");
+        let request = Request::get("/actuator/health").header(header, &value);
+        assert_eq!(request.send(addr).await.status, status, "{header}: {value}");
     }
 }
 
 #[actix_web::test]
 async fn a_silent_stream_carries_heartbeats_and_never_starts_with_one() {
     let (addr, _server) = start(ServerOptions { heartbeat: Duration::from_millis(20), ..options() });
-    let mut stream = EventReader::open(addr).await;
-    assert!(matches!(stream.next().await, StreamItem::Event(name, _) if name == "endpoint"));
+    let mut stream = EventStream::open(addr, &Request::get("/sse")).await;
+    assert!(matches!(stream.next().await, Item::Event(event) if event.name == "endpoint"));
     for _ in 0..3 {
-        assert_eq!(stream.next().await, StreamItem::Comment("heartbeat".to_owned()));
+        assert_eq!(stream.next().await, Item::Comment("heartbeat".to_owned()));
     }
 }
 
@@ -207,7 +211,7 @@ async fn a_stopped_server_cuts_its_streams_without_a_last_chunk() {
     let (addr, server) = start(options());
     let mut client = Client::initialized(addr).await;
     soon("stop", server.stop(false)).await;
-    assert_eq!(client.stream.next().await, StreamItem::End { clean: false });
+    assert_eq!(client.stream.next().await, Item::End(StreamEnd::Abrupt));
 }
 
 #[actix_web::test]
@@ -602,7 +606,7 @@ async fn a_signal_ends_the_binary_within_two_seconds_and_cuts_open_streams() {
         let begin = Instant::now();
         assert!(server.end_by(signal).await, "SIG{signal}");
         assert!(begin.elapsed() < Duration::from_secs(2), "SIG{signal} took {:?}", begin.elapsed());
-        assert_eq!(client.stream.next().await, StreamItem::End { clean: false });
+        assert_eq!(client.stream.next().await, Item::End(StreamEnd::Abrupt));
     }
 }
 

@@ -489,7 +489,7 @@ impl Pump {
 
     /// EVT-5: a hole in the log is never skipped silently. The client comes back with its cursor and is told.
     fn gap(&self, broken: &'static str) -> Read {
-        self.env.metrics.violations.with_label_values(&[broken]).inc();
+        self.env.metrics.violated(broken);
         tracing::error!(session = %self.attachment.session, after = self.cursor, broken, "events are missing in the log");
         Read::End(End::Abort("events are missing in the log"))
     }

@@ -1,169 +1,46 @@
-//! A small MCP client over HTTP+SSE on a raw socket, so that tests see what really is on the wire: comments, the last
-//! chunk or its absence, and the moment a connection ends.
+//! A small MCP client over HTTP+SSE that shows what really is on the wire: comments, the last chunk or its absence, and
+//! the moment a connection ends.
 
-use std::{collections::VecDeque, future::Future, net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 
 use serde_json::{Value, json};
-use socket2::SockRef;
-use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
-    net::TcpStream,
-    time::{sleep, timeout},
+use testkit::{
+    connection::{Connection, Target},
+    event_stream::EventStream,
+    http::Request,
+    poster,
 };
-
-/// More than anything here takes; a test that waits longer has failed.
-pub const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Awaits `future`, but not for ever.
-pub async fn soon<F: Future>(what: &str, future: F) -> F::Output {
-    timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"))
-}
-
-/// Asks again and again until `probe` says yes.
-pub async fn eventually<F: Future<Output = bool>>(what: &str, mut probe: impl FnMut() -> F) {
-    soon(what, async {
-        while !probe().await {
-            sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
-}
-
-/// What a stream brought.
-#[derive(Debug, PartialEq)]
-pub enum StreamItem {
-    /// A dispatched event: its name and data.
-    Event(String, String),
-    /// A comment line.
-    Comment(String),
-    /// The connection ended: after the last chunk, or without it.
-    End { clean: bool },
-}
-
-/// The `GET /sse` half of a client.
-pub struct EventReader {
-    socket: BufReader<TcpStream>,
-    /// Bytes of the body that form no whole line yet.
-    rest: Vec<u8>,
-    lines: VecDeque<String>,
-    event: String,
-    data: Vec<String>,
-}
-
-impl EventReader {
-    /// Opens a stream and checks the head of its response.
-    pub async fn open(addr: SocketAddr) -> Self {
-        let mut socket = TcpStream::connect(addr).await.unwrap();
-        let head = format!("GET /sse HTTP/1.1\r\nHost: {addr}\r\nAccept: text/event-stream\r\n\r\n");
-        socket.write_all(head.as_bytes()).await.unwrap();
-        let mut reader = Self {
-            socket: BufReader::new(socket),
-            rest: Vec::new(),
-            lines: VecDeque::new(),
-            event: String::new(),
-            data: Vec::new(),
-        };
-        let mut head = String::new();
-        while soon("head of the stream", reader.socket.read_line(&mut head)).await.unwrap() > 2 {}
-        let head = head.to_ascii_lowercase();
-        assert!(head.starts_with("http/1.1 200"), "{head}");
-        assert!(head.contains("content-type: text/event-stream"), "{head}");
-        reader
-    }
-
-    /// What comes next.
-    pub async fn next(&mut self) -> StreamItem {
-        soon("something on the stream", async {
-            loop {
-                while let Some(line) = self.lines.pop_front() {
-                    if let Some(item) = self.take_line(line) {
-                        return item;
-                    }
-                }
-                match self.read_chunk().await {
-                    Some(0) => return StreamItem::End { clean: true },
-                    Some(_) => {}
-                    None => return StreamItem::End { clean: false },
-                }
-            }
-        })
-        .await
-    }
-
-    fn take_line(&mut self, line: String) -> Option<StreamItem> {
-        if let Some(comment) = line.strip_prefix(':') {
-            return Some(StreamItem::Comment(comment.trim().to_owned()));
-        }
-        if let Some(name) = line.strip_prefix("event: ") {
-            name.clone_into(&mut self.event);
-        } else if let Some(data) = line.strip_prefix("data: ") {
-            self.data.push(data.to_owned());
-        } else {
-            assert_eq!(line, "", "a line that is not known here");
-            if !self.data.is_empty() {
-                let data = std::mem::take(&mut self.data).join("\n");
-                return Some(StreamItem::Event(std::mem::take(&mut self.event), data));
-            }
-        }
-        None
-    }
-
-    /// Reads one chunk of the body; its size, or `None` if the connection ended instead.
-    async fn read_chunk(&mut self) -> Option<usize> {
-        let mut size = String::new();
-        if self.socket.read_line(&mut size).await.ok()? == 0 {
-            return None;
-        }
-        let size = usize::from_str_radix(size.trim(), 16).unwrap();
-        let mut chunk = vec![0; size + 2];
-        self.socket.read_exact(&mut chunk).await.ok()?;
-        // Only the new bytes are searched: a message of megabytes comes in hundreds of chunks.
-        let searched = self.rest.len();
-        self.rest.extend_from_slice(&chunk[..size]);
-        if let Some(end) = chunk[..size].iter().rposition(|byte| *byte == b'\n') {
-            let whole = self.rest.drain(..=searched + end).collect();
-            self.lines.extend(String::from_utf8(whole).unwrap().lines().map(str::to_owned));
-        }
-        Some(size)
-    }
-
-    /// The next event, comments left out.
-    pub async fn next_event(&mut self) -> (String, String) {
-        loop {
-            match self.next().await {
-                StreamItem::Event(name, data) => return (name, data),
-                StreamItem::Comment(_) => {}
-                end @ StreamItem::End { .. } => panic!("the stream ended: {end:?}"),
-            }
-        }
-    }
-}
+pub use testkit::{eventually, soon};
 
 /// The `POST` half of a client; it may outlive the stream.
 #[derive(Clone)]
 pub struct Poster {
-    http: awc::Client,
     pub url: String,
+    connections: Arc<poster::Poster>,
 }
 
 impl Poster {
+    /// Posts to `url`.
+    pub fn new(url: String) -> Self {
+        let connections = Arc::new(poster::Poster::new(target(&url), None));
+        Self { url, connections }
+    }
+
     /// Posts a body; the status of the response.
-    pub async fn post(&self, body: impl Into<bytes::Bytes>) -> u16 {
-        let sent = self.http.post(&self.url).content_type("application/json").send_body(body.into());
-        let mut response = soon("response to a POST", sent).await.unwrap();
-        soon("body of a response", response.body()).await.unwrap();
-        response.status().as_u16()
+    pub async fn post(&self, body: impl AsRef<[u8]>) -> u16 {
+        let target = target(&self.url);
+        let request = Request::post(target.path(), body.as_ref()).to_bytes(target.address, true);
+        soon("response to a POST", self.connections.send(&request)).await.unwrap().0
     }
 }
 
-/// An HTTP client whose deadlines are those of the tests.
-pub fn http() -> awc::Client {
-    awc::Client::builder().timeout(PATIENCE).finish()
+fn target(url: &str) -> Target {
+    url.parse().unwrap()
 }
 
 /// A client with a live session.
 pub struct Client {
-    pub stream: EventReader,
+    pub stream: EventStream,
     pub poster: Poster,
     last_id: i64,
 }
@@ -171,12 +48,11 @@ pub struct Client {
 impl Client {
     /// Opens a stream and learns its endpoint.
     pub async fn connect(addr: SocketAddr) -> Self {
-        let mut stream = EventReader::open(addr).await;
-        let (event, endpoint) = stream.next_event().await;
-        assert_eq!(event, "endpoint");
-        assert!(endpoint.starts_with("/mcp/message?sessionId="), "{endpoint}");
-        let poster = Poster { http: http(), url: format!("http://{addr}{endpoint}") };
-        Self { stream, poster, last_id: 0 }
+        let mut stream = EventStream::open(addr, &Request::get("/sse")).await;
+        let first = stream.event().await;
+        assert_eq!(first.name, "endpoint");
+        assert!(first.data.starts_with("/mcp/message?sessionId="), "{}", first.data);
+        Self { stream, poster: Poster::new(format!("http://{addr}{}", first.data)), last_id: 0 }
     }
 
     /// As [`Self::connect`], initialized, as a client that offers sampling.
@@ -195,9 +71,9 @@ impl Client {
 
     /// The next message on the stream.
     pub async fn next(&mut self) -> Value {
-        let (event, data) = self.stream.next_event().await;
-        assert_eq!(event, "message");
-        serde_json::from_str(&data).unwrap()
+        let event = self.stream.event().await;
+        assert_eq!(event.name, "message");
+        serde_json::from_str(&event.data).unwrap()
     }
 
     /// Sends a request without waiting; its id.
@@ -242,17 +118,17 @@ impl Client {
     }
 
     /// Ends the stream's connection. What still is open of it is handed back.
-    pub async fn disconnect(self, how: StreamDrop) -> (Poster, Option<TcpStream>) {
-        let mut socket = self.stream.socket.into_inner();
+    pub async fn disconnect(self, how: StreamDrop) -> (Poster, Option<Connection>) {
+        let mut connection = self.stream.into_connection();
         let rest = match how {
             StreamDrop::Close => None,
             StreamDrop::Reset => {
-                SockRef::from(&socket).set_linger(Some(Duration::ZERO)).unwrap();
+                connection.reset();
                 None
             }
             StreamDrop::HalfClose => {
-                socket.shutdown().await.unwrap();
-                Some(socket)
+                connection.shutdown().await.unwrap();
+                Some(connection)
             }
         };
         (self.poster, rest)

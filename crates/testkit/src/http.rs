@@ -1,21 +1,21 @@
-//! HTTP/1.1 on a bare socket: one request a connection, any header, any body, exactly as a test wants it.
+//! HTTP/1.1 for tests: one request a connection, any header, any body, exactly as a test wants it.
 
 use std::{io, net::SocketAddr};
 
 use serde_json::Value;
-use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
-    net::TcpStream,
-};
 
-use super::soon;
+pub use crate::connection::header;
+use crate::{
+    connection::{BodyLength, Connection, Headers},
+    soon,
+};
 
 /// A request to be sent.
 #[derive(Debug, Clone)]
 pub struct Request {
     method: &'static str,
     path: String,
-    headers: Vec<(String, String)>,
+    headers: Headers,
     body: Vec<u8>,
 }
 
@@ -59,8 +59,8 @@ impl Request {
         self
     }
 
-    /// Its bytes.
-    pub(super) fn to_bytes(&self, addr: SocketAddr, keep_open: bool) -> Vec<u8> {
+    /// Its bytes; without `keep_open` it says that the connection is to be closed.
+    pub fn to_bytes(&self, addr: SocketAddr, keep_open: bool) -> Vec<u8> {
         let mut head = format!("{} {} HTTP/1.1\r\n", self.method, self.path);
         if !self.headers.iter().any(|(name, _)| name == "host") {
             head.push_str(&format!("host: {addr}\r\n"));
@@ -86,11 +86,10 @@ impl Request {
     /// No connection, or it broke before the answer was complete.
     pub async fn try_send(&self, addr: SocketAddr) -> io::Result<Response> {
         let exchange = async {
-            let mut socket = TcpStream::connect(addr).await?;
+            let mut connection = Connection::open(addr, None).await?;
             // A server that refuses early may close while the body is still on its way; its answer counts.
-            let written = socket.write_all(&self.to_bytes(addr, false)).await;
-            let mut reader = BufReader::new(socket);
-            let answer = read_response(&mut reader, self.method == "HEAD").await;
+            let written = connection.write(&self.to_bytes(addr, false)).await;
+            let answer = self.read_response(&mut connection).await;
             if answer.is_err() {
                 written?;
             }
@@ -98,6 +97,13 @@ impl Request {
         };
         let what = format!("answer to {} {}", self.method, self.path.split('?').next().unwrap_or_default());
         soon(&what, exchange).await
+    }
+
+    async fn read_response(&self, connection: &mut Connection) -> io::Result<Response> {
+        let (head, headers) = connection.read_head_and_headers().await?;
+        let length = if self.method == "HEAD" { BodyLength::UntilClose } else { head.body };
+        let body = connection.read_body(length).await?.to_vec();
+        Ok(Response { status: head.status, headers, body })
     }
 
     /// As [`Self::try_send`], for a server that must answer.
@@ -123,7 +129,7 @@ pub struct Response {
     /// Its status.
     pub status: u16,
     /// Its headers, names in lower case.
-    pub headers: Vec<(String, String)>,
+    pub headers: Headers,
     /// Its body.
     pub body: Vec<u8>,
 }
@@ -149,63 +155,4 @@ impl Response {
     pub fn error_code(&self) -> Option<i64> {
         serde_json::from_slice::<Value>(&self.body).ok()?["error"]["code"].as_i64()
     }
-}
-
-/// The value of a header.
-pub fn header<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
-    headers.iter().find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
-}
-
-/// Reads status line and headers.
-pub(super) async fn read_head(reader: &mut BufReader<TcpStream>) -> io::Result<(u16, Vec<(String, String)>)> {
-    let mut line = String::new();
-    if reader.read_line(&mut line).await? == 0 {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    let status = line.split(' ').nth(1).and_then(|status| status.trim().parse().ok());
-    let status = status.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("status line {line:?}")))?;
-    let mut headers = Vec::new();
-    loop {
-        line.clear();
-        reader.read_line(&mut line).await?;
-        let text = line.trim_end();
-        if text.is_empty() {
-            return Ok((status, headers));
-        }
-        if let Some((name, value)) = text.split_once(':') {
-            headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
-        }
-    }
-}
-
-async fn read_response(reader: &mut BufReader<TcpStream>, is_head: bool) -> io::Result<Response> {
-    let (status, headers) = read_head(reader).await?;
-    let mut body = Vec::new();
-    if is_head {
-        reader.read_to_end(&mut body).await?;
-    } else if header(&headers, "transfer-encoding").is_some_and(|coding| coding.contains("chunked")) {
-        while let Some(chunk) = read_chunk(reader).await? {
-            body.extend_from_slice(&chunk);
-        }
-    } else if let Some(length) = header(&headers, "content-length").and_then(|length| length.parse().ok()) {
-        body.resize(length, 0);
-        reader.read_exact(&mut body).await?;
-    } else {
-        reader.read_to_end(&mut body).await?;
-    }
-    Ok(Response { status, headers, body })
-}
-
-/// The next chunk of a chunked body; `None` is the last one.
-pub(super) async fn read_chunk(reader: &mut BufReader<TcpStream>) -> io::Result<Option<Vec<u8>>> {
-    let mut line = String::new();
-    if reader.read_line(&mut line).await? == 0 {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    let size = usize::from_str_radix(line.trim(), 16)
-        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("chunk size {line:?}")))?;
-    let mut chunk = vec![0; size + 2];
-    reader.read_exact(&mut chunk).await?;
-    chunk.truncate(size);
-    Ok((size > 0).then_some(chunk))
 }

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{PATIENCE, eventually_some};
+use crate::{PATIENCE, eventually_some};
 
 /// Lines of a log that are shown when a test fails.
 const TAIL: usize = 60;
@@ -87,6 +87,12 @@ impl Process {
         self.status.is_some()
     }
 
+    /// It has not ended, as far as the system says; it may be stopped.
+    pub fn is_running(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
+        stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
+    }
+
     /// Waits for its end; `None` when a signal ended it.
     pub async fn exit_code(&mut self) -> Option<i32> {
         let what = format!("end of {}", self.name);
@@ -102,6 +108,11 @@ impl Process {
     pub fn log_text(&self) -> String {
         let bytes = fs::read(&self.log).expect("a log file can be read");
         String::from_utf8_lossy(&bytes[self.log_start.min(bytes.len())..]).into_owned()
+    }
+
+    /// What it and those before it in the same file have written so far.
+    pub fn log_of_all_lives(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).expect("a log file can be read")).into_owned()
     }
 
     /// Resident memory, bytes.

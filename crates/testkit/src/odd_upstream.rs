@@ -12,13 +12,17 @@ use std::{
 
 use serde_json::{Value, json};
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{TcpListener, TcpStream, tcp::OwnedWriteHalf},
     sync::{Mutex as AsyncMutex, watch},
     task::AbortHandle,
 };
 
-use super::{LOOK, http::header, soon};
+use crate::{
+    connection::Headers,
+    eventually,
+    incoming::{Incoming, read_request},
+};
 
 /// One thing that the server does about a POST, in order.
 #[derive(Debug, Clone)]
@@ -100,7 +104,7 @@ pub struct Post {
     /// Target of the request line.
     pub path: String,
     /// Headers, names in lower case.
-    pub headers: Vec<(String, String)>,
+    pub headers: Headers,
     /// The body.
     pub json: Value,
 }
@@ -108,7 +112,7 @@ pub struct Post {
 #[derive(Default)]
 struct State {
     posts: Vec<Post>,
-    gets: Vec<(String, Vec<(String, String)>)>,
+    gets: Vec<(String, Headers)>,
     own: HashSet<usize>,
     streams: HashMap<usize, Arc<AsyncMutex<OwnedWriteHalf>>>,
 }
@@ -205,16 +209,11 @@ impl OddUpstream {
     }
 
     async fn until(&self, what: &str, reached: impl Fn() -> bool) {
-        soon(what, async {
-            while !reached() {
-                tokio::time::sleep(LOOK).await;
-            }
-        })
-        .await;
+        eventually(what, || std::future::ready(reached())).await;
     }
 
     /// Targets and headers of the GETs that came.
-    pub fn gets_seen(&self) -> Vec<(String, Vec<(String, String)>)> {
+    pub fn gets_seen(&self) -> Vec<(String, Headers)> {
         self.shared.state().gets.clone()
     }
 
@@ -264,7 +263,7 @@ async fn serve(socket: TcpStream, shared: Arc<Shared>) {
     let (reader, mut writer) = socket.into_split();
     let mut reader = BufReader::new(reader);
     loop {
-        let Some((method, path, headers, body)) = read_request(&mut reader).await else { return };
+        let Some(Incoming { method, path, headers, body }) = read_request(&mut reader).await else { return };
         if method == "GET" {
             match open(&shared, &path, headers) {
                 Err(answer) => {
@@ -330,7 +329,7 @@ async fn serve(socket: TcpStream, shared: Arc<Shared>) {
     }
 }
 
-fn open(shared: &Shared, path: &str, headers: Vec<(String, String)>) -> Result<(usize, Vec<u8>), String> {
+fn open(shared: &Shared, path: &str, headers: Headers) -> Result<(usize, Vec<u8>), String> {
     let session = {
         let mut state = shared.state();
         state.gets.push((path.to_owned(), headers));
@@ -369,28 +368,4 @@ pub fn usual(message: &Value) -> Vec<Step> {
         None => return vec![Step::Accept],
     };
     vec![Step::Accept, Step::result(message, &result)]
-}
-
-type Headers = Vec<(String, String)>;
-
-async fn read_request(
-    reader: &mut BufReader<tokio::net::tcp::OwnedReadHalf>,
-) -> Option<(String, String, Headers, Vec<u8>)> {
-    let mut line = String::new();
-    if reader.read_line(&mut line).await.ok()? == 0 {
-        return None;
-    }
-    let mut words = line.split_whitespace();
-    let (method, path) = (words.next()?.to_owned(), words.next()?.to_owned());
-    let mut headers = Vec::new();
-    loop {
-        line.clear();
-        reader.read_line(&mut line).await.ok()?;
-        let Some((name, value)) = line.trim_end().split_once(':') else { break };
-        headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
-    }
-    let length = header(&headers, "content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).await.ok()?;
-    Some((method, path, headers, body))
 }

@@ -21,11 +21,11 @@ use tokio::{
     task::AbortHandle,
 };
 
-use super::{
+use crate::{
     PATIENCE,
+    connection::{Headers, header},
     event_stream::{EventStream, Item, Opened, StreamEnd},
-    http::{Request, Response, header},
-    oracle::Numbered,
+    http::{Request, Response},
     soon,
 };
 
@@ -49,7 +49,7 @@ pub enum PostTo {
 pub struct Builder {
     addrs: Vec<SocketAddr>,
     path: String,
-    headers: Vec<(String, String)>,
+    headers: Headers,
     post_to: PostTo,
     cursor: bool,
     cookies: bool,
@@ -154,6 +154,29 @@ impl Record {
     }
 }
 
+/// A numbered event, by the parts of its id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Numbered {
+    /// The session.
+    pub session: String,
+    /// The stream.
+    pub stream: String,
+    /// The session's life.
+    pub epoch: String,
+    /// Place in the stream.
+    pub seq: u64,
+}
+
+impl Numbered {
+    /// Reads `<session>.<stream>.<epoch>.<seq>`.
+    pub fn parse(id: &str) -> Self {
+        let parts: Vec<&str> = id.split('.').collect();
+        let [session, stream, epoch, seq] = parts[..] else { panic!("no event id of the router: {id}") };
+        let seq = seq.parse().unwrap_or_else(|_| panic!("no event id of the router: {id}"));
+        Self { session: session.to_owned(), stream: stream.to_owned(), epoch: epoch.to_owned(), seq }
+    }
+}
+
 /// One connection of the client.
 #[derive(Debug, Clone)]
 pub struct Connection {
@@ -162,7 +185,7 @@ pub struct Connection {
     /// Status of the answer; 0 when there was none.
     pub status: u16,
     /// Headers of the answer.
-    pub headers: Vec<(String, String)>,
+    pub headers: Headers,
     /// How it ended, unless the client ended it itself.
     pub end: Option<StreamEnd>,
     /// Nothing comes from it any more.

@@ -12,13 +12,17 @@ use std::{
 
 use serde_json::{Value, json};
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{TcpListener, TcpStream},
     sync::{Notify, mpsc},
     task::AbortHandle,
 };
 
-use super::{PATIENCE, http::header};
+use crate::{
+    PATIENCE,
+    connection::Headers,
+    incoming::{Incoming, read_request},
+};
 
 /// Messages that may wait for one stream: few, so that a test feels it when the router reads no further.
 const QUEUE: usize = 16;
@@ -44,7 +48,7 @@ pub struct Received {
     /// Number of the upstream session, from 0.
     pub session: usize,
     /// Headers of the POST, names in lower case.
-    pub headers: Vec<(String, String)>,
+    pub headers: Headers,
     /// The body as it came.
     pub body: Vec<u8>,
 }
@@ -64,7 +68,7 @@ struct State {
     streams: HashMap<usize, mpsc::Sender<String>>,
     sessions: usize,
     own: std::collections::HashSet<usize>,
-    get_headers: HashMap<usize, Vec<(String, String)>>,
+    get_headers: HashMap<usize, Headers>,
     swallowed: Option<String>,
 }
 
@@ -216,7 +220,7 @@ impl FakeUpstream {
     }
 
     /// Headers of the GET that opened a session.
-    pub fn get_headers(&self, session: usize) -> Vec<(String, String)> {
+    pub fn get_headers(&self, session: usize) -> Headers {
         self.shared.state().get_headers.get(&session).cloned().unwrap_or_default()
     }
 
@@ -253,7 +257,7 @@ impl Drop for FakeUpstream {
 async fn serve(socket: TcpStream, shared: Arc<Shared>) {
     let mut reader = BufReader::new(socket);
     loop {
-        let Some((method, path, headers, body)) = read_request(&mut reader).await else { return };
+        let Some(Incoming { method, path, headers, body }) = read_request(&mut reader).await else { return };
         if method == "GET" {
             return stream(reader, headers, &shared).await;
         }
@@ -264,28 +268,6 @@ async fn serve(socket: TcpStream, shared: Arc<Shared>) {
             return;
         }
     }
-}
-
-type Headers = Vec<(String, String)>;
-
-async fn read_request(reader: &mut BufReader<TcpStream>) -> Option<(String, String, Headers, Vec<u8>)> {
-    let mut line = String::new();
-    if reader.read_line(&mut line).await.ok()? == 0 {
-        return None;
-    }
-    let mut words = line.split_whitespace();
-    let (method, path) = (words.next()?.to_owned(), words.next()?.to_owned());
-    let mut headers = Vec::new();
-    loop {
-        line.clear();
-        reader.read_line(&mut line).await.ok()?;
-        let Some((name, value)) = line.trim_end().split_once(':') else { break };
-        headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
-    }
-    let length = header(&headers, "content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).await.ok()?;
-    Some((method, path, headers, body))
 }
 
 async fn stream(mut reader: BufReader<TcpStream>, headers: Headers, shared: &Shared) {

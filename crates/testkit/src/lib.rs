@@ -1,0 +1,37 @@
+//! What tests, drill and bench share: a client that does not use the code that it judges, servers that stand in for MCP
+//! servers, and links and processes under a test's control. No part of the router, and it knows none of its types.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`connection`], [`events`], [`poster`] | HTTP/1.1 and event streams at as little CPU as possible: for the load generator and the drill |
+//! | [`sse`] | the one parser of event streams |
+//! | [`http`], [`event_stream`] | the same for tests: any header, any body, everything in text |
+//! | [`mcp_client`] | a client that does what the EventSource standard says, and remembers everything |
+//! | [`fake_upstream`], [`odd_upstream`] | MCP servers inside the test: one that shows every byte, one that breaks the rules as told |
+//! | [`fault_proxy`] | a TCP link that can be cut, delayed, or swallow everything |
+//! | [`process`], [`ports`] | child processes, and ports that no other test has |
+//! | [`wait`] | waiting for a condition, not for a time |
+
+pub mod connection;
+pub mod event_stream;
+pub mod events;
+pub mod fake_upstream;
+pub mod fault_proxy;
+pub mod http;
+mod incoming;
+pub mod mcp_client;
+pub mod odd_upstream;
+pub mod ports;
+pub mod poster;
+pub mod process;
+pub mod sse;
+pub mod wait;
+
+pub use connection::header;
+pub use event_stream::{Event, EventStream, Item, StreamEnd};
+pub use fake_upstream::FakeUpstream;
+pub use fault_proxy::{FaultProxy, Mode};
+pub use mcp_client::{McpClient, PostTo};
+pub use odd_upstream::OddUpstream;
+pub use process::Process;
+pub use wait::{PATIENCE, eventually, eventually_some, seed, soon};
