@@ -8,7 +8,7 @@ usage() {
     cat <<'END'
 Usage: scripts/bench.sh [OPTION…]
 
-Builds the release binaries, starts Redis (without persistence), an MCP server, nginx and routers on free ports of
+Builds the binaries as they are deployed (profile dist), starts Redis (without persistence), an MCP server, nginx and routers on free ports of
 loopback, lets the setups take turns, and stops what it started. Linux only: CPU and memory are read from /proc.
 
   --quick          one short round, to see that everything works; the figures mean little
@@ -24,7 +24,8 @@ loopback, lets the setups take turns, and stops what it started. Linux only: CPU
 Modes: sse paced rest idle open churn failover
 Setups: direct nginx router router-redis cluster cluster-any
 
-Environment: BIN_DIR (ready binaries mcp-router and load; nothing is built then), REDIS_BIN, NGINX_BIN
+Environment: BUILD_PROFILE (dist), BIN_DIR (ready binaries mcp-router and load; nothing is built then), REDIS_BIN,
+NGINX_BIN
 END
 }
 
@@ -96,8 +97,9 @@ cd "$project_root"
 if [ -n "${BIN_DIR:-}" ]; then
     router_bin=$(absolute "$BIN_DIR/mcp-router") load_bin=$(absolute "$BIN_DIR/load")
 else
-    say "Building"
-    built=$(cargo build --release --bin mcp-router --bench load --message-format=json-render-diagnostics)
+    build_profile=${BUILD_PROFILE:-dist}
+    say "Building (cargo build --profile $build_profile)"
+    built=$(cargo build --profile "$build_profile" --bin mcp-router --bench load --message-format=json-render-diagnostics)
     executable() { # NAME
         printf '%s\n' "$built" | sed -n 's/.*"target":{[^}]*"name":"'"$1"'".*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
     }
@@ -423,7 +425,7 @@ git -C "$project_root" diff --quiet HEAD -- src crates Cargo.toml Cargo.lock 2>/
     --fact "date=$(date -u +%Y-%m-%d)" \
     --fact "machine=$(nproc) cores, ${cpu_model:-$(uname -m)}, $memory" \
     --fact "system=$(uname -s) $(uname -r)" \
-    --fact "router=$("$router_bin" --version) ($commit)" \
+    --fact "router=$("$router_bin" --version) ($commit), ${build_profile:+profile $build_profile}${BIN_DIR:+ready binaries}" \
     --fact "nginx=$("$nginx_bin" -v 2>&1 | sed 's/.*nginx\///')" \
     --fact "Redis=$("$redis_bin" --version | sed 's/.* v=\([^ ]*\).*/\1/'), without persistence" \
     --fact "runs=$rounds rounds of $seconds s for each figure, payload $payload bytes" \

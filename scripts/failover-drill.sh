@@ -33,7 +33,8 @@ served again and it is back, the next one is broken. Then a table, and exit code
   --keep         leave the folder with logs behind; it is left behind anyway when the drill fails
   --             what follows goes to the client: target/release/examples/drill --help
 
-Environment: BIN_DIR (binaries of the router and the server) and DRILL_BIN (the client); they are built otherwise.
+Environment: BIN_DIR (binaries of the router and the server) and DRILL_BIN (the client); they are built otherwise, by
+BUILD_PROFILE: release, which builds quickly, or dist, which is for deployments (release).
 END
 }
 
@@ -69,16 +70,20 @@ while [ $# -gt 0 ]; do
     shift
 done
 
+build_profile=${BUILD_PROFILE:-release}
 target_dir=$(absolute "${CARGO_TARGET_DIR:-$project_root/target}")
 drill_bin=${DRILL_BIN:-}
 if [ -z "$drill_bin" ]; then
     have cargo || die "Rust is missing: https://rustup.rs (or set BIN_DIR and DRILL_BIN)"
-    say "Building what is not built yet (cargo build --release; the first time takes some minutes)"
+    say "Building what is not built yet (cargo build --profile $build_profile; the first time takes some minutes)"
     # Not in one command: the router would be built with what only examples and tests need.
-    (cd "$project_root" && cargo build --release --bins && cargo build --release --example drill)
-    drill_bin=$target_dir/release/examples/drill
+    (cd "$project_root" && cargo build --profile "$build_profile" --bins &&
+        cargo build --profile "$build_profile" --example drill)
+    drill_bin=$target_dir/$build_profile/examples/drill
 fi
-export BIN_DIR=${BIN_DIR:-$target_dir/release}
+# That of a cluster which runs already is its own.
+if [ "$running" = 0 ]; then say "Drilled: ${BIN_DIR:-a build of the profile $build_profile}"; fi
+export BIN_DIR=${BIN_DIR:-$target_dir/$build_profile}
 have curl || die "curl is missing: run scripts/setup.sh"
 
 # --- A cluster of our own ------------------------------------------------------------------------------------------------

@@ -26,7 +26,8 @@ Environment:
   MCP_UPSTREAMS    services behind the routers                               (mcp-server-v6 on SERVER_PORTS)
   DRILL_TOOLS=1    give the servers the tools that tests and drills use
   COUNTS_FILE      where their tool increment keeps its record                (RUN_DIR/counts)
-  BIN_DIR          ready binaries; nothing is built then                     (target/release)
+  BUILD_PROFILE    release builds quickly, dist runs faster: for deployments (release)
+  BIN_DIR          ready binaries; nothing is built then                     (target/BUILD_PROFILE)
   RUN_DIR LOG_DIR  PID files, log files                                      (run, logs)
   START_TIMEOUT    seconds until all must be ready                           (60)
   STOP_TIMEOUT     seconds until a process that does not end is killed       (40)
@@ -40,7 +41,8 @@ read -r -a router_ports <<<"${ROUTER_PORTS:-$default_router_ports}"
 read -r -a server_ports <<<"${SERVER_PORTS-8071 8072}"
 start_timeout=${START_TIMEOUT:-60}
 stop_timeout=${STOP_TIMEOUT:-40}
-bin_dir=$(absolute "${BIN_DIR:-${CARGO_TARGET_DIR:-$project_root/target}/release}")
+build_profile=${BUILD_PROFILE:-release}
+bin_dir=$(absolute "${BIN_DIR:-${CARGO_TARGET_DIR:-$project_root/target}/$build_profile}")
 env_file_of_all=$(absolute "${ENV_FILE:-$project_root/.env}")
 
 # --- What there is: one router or server a port ----------------------------------------------------------------------
@@ -259,14 +261,19 @@ build_if_stale() { # PORT…
             fi
         done
         if [ "$stale" = 1 ] && have cargo; then
-            say "Building (cargo build --release; the first time takes some minutes)"
-            (cd "$project_root" && cargo build --release --bins)
+            say "Building (cargo build --profile $build_profile; the first time takes some minutes)"
+            (cd "$project_root" && cargo build --profile "$build_profile" --bins)
         fi
     fi
     for port; do
         [ -x "$(program_of "$port")" ] ||
-            die "$(program_of "$port") is missing. Build it with cargo build --release (Rust: https://rustup.rs), or set BIN_DIR"
+            die "$(program_of "$port") is missing. Build it with cargo build --profile $build_profile (Rust: https://rustup.rs), or set BIN_DIR"
     done
+    if [ -n "${BIN_DIR:-}" ]; then
+        say "Binaries: $bin_dir (BIN_DIR)"
+    else
+        say "Binaries: $bin_dir (BUILD_PROFILE=$build_profile)"
+    fi
 }
 
 require_free_ports() { # PORT…

@@ -46,10 +46,16 @@ pub fn write(options: &Report) -> Result<(), Fault> {
     if options.to == Path::new("-") {
         print!("{page}");
     } else {
-        fs::write(&options.to, page)?;
+        // What others have measured and written below stays.
+        let before = fs::read_to_string(&options.to).unwrap_or_default();
+        let kept = before.find(BUILD_TIME).map(|at| &before[at..]).unwrap_or_default();
+        fs::write(&options.to, page + kept)?;
     }
     Ok(())
 }
+
+/// The part of the page that this program does not write; the last one.
+const BUILD_TIME: &str = "\n## Build time\n";
 
 struct Page {
     runs: Vec<Figures>,
