@@ -1,5 +1,5 @@
 //! Criterion benches of what the router takes from a library although it could be a few lines of its own: the table of
-//! sessions that every message is looked up in, and the hash of its keys. docs/decisions says what came of it.
+//! sessions that every message is looked up in, and the hash of its keys. docs/decisions/0011 lists the others.
 //!
 //! `cargo bench --bench tables`
 

@@ -9,6 +9,7 @@
 
 #[macro_use]
 mod macros;
+mod ca_file;
 mod parse;
 mod source;
 mod spring;
@@ -29,6 +30,7 @@ use clap::{CommandFactory, parser::ValueSource};
 use source::{Layer, Reader};
 use table::{CommandLine, TABLE};
 
+pub use ca_file::CaFile;
 pub use source::{Origin, Problem};
 pub use table::{
     LifecycleSettings, LimitSettings, LogSettings, RedisSettings, SecuritySettings, ServerSettings, SessionSettings,

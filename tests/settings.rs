@@ -266,7 +266,7 @@ mod errors {
     #[test]
     fn all_wrong_settings_are_reported_together_by_name_value_and_expectation() {
         let directory = directory_with(&[(".env", "MCP_MAX_BODY=4MB\nLOG_FORMAT=xml\n")]);
-        let environment = [("MCP_SESSION_TTL", "30"), ("MCP_UPSTREAMS", "a=https://h")];
+        let environment = [("MCP_SESSION_TTL", "30"), ("MCP_UPSTREAMS", "a=ftp://h")];
         let error = load(&["--server-port", "70000"], &environment, directory.path()).unwrap_err();
         assert_eq!(error.exit_code(), 64);
         assert_eq!(
@@ -275,8 +275,7 @@ mod errors {
 5 settings are wrong:
   SERVER_PORT=\"70000\" (flag): expected a whole number from 0 to 65535
   MCP_SESSION_TTL=\"30\" (environment): expected a duration with its unit, such as 500ms, 30s or 1h30m, from 1s to 30days
-  MCP_UPSTREAMS=\"a=https://h\" (environment): expected name=url,url;name2=url with http URLs; https is not supported \
-yet (service 1)
+  MCP_UPSTREAMS=\"a=ftp://h\" (environment): expected name=url,url;name2=url with http or https URLs (service 1)
   MCP_MAX_BODY=\"4MB\" (.env): expected a size such as 4MiB, 512KiB or 1000 (bytes), from 1KiB to 1GiB
   LOG_FORMAT=\"xml\" (.env): expected text or json
 `mcp-router --help` explains each setting."
@@ -322,7 +321,7 @@ yet (service 1)
             ("REDIS_URL", "rediss://user:tops3cret@host:6379/0?pass=tops3cret"),
             ("MCP_ADMIN_TOKEN", "tops3cret tops3cret"),
             // Credentials are allowed there; another scheme is not.
-            ("MCP_UPSTREAMS", "a=https://user:tops3cret@host/sse?key=tops3cret"),
+            ("MCP_UPSTREAMS", "a=ftp://user:tops3cret@host/sse?key=tops3cret"),
         ];
         let error = Settings::from_pairs(pairs).unwrap_err();
         assert_eq!(error.problems().len(), 3);
@@ -519,8 +518,8 @@ mod values {
             (&long, "1 to 64 characters"),
             ("router=http://h", "a name other than router and message"),
             ("message=http://h", "a name other than router and message"),
-            ("a=https://h", "https is not supported yet"),
-            ("a=ftp://h", "http URLs"),
+            ("a=https://[::1]/sse", "a host name or an IPv4 address"),
+            ("a=ftp://h", "http or https URLs"),
             ("a=127.0.0.1:8071", "http"),
             ("a=http://", "empty host"),
             ("a=http://h:70000", "invalid port"),
@@ -531,8 +530,26 @@ mod values {
             let found = problems(one("MCP_UPSTREAMS", text));
             assert!(found[0].expected.contains(why), "{text:?}: {}", found[0].expected);
         }
-        let found = problems(one("MCP_UPSTREAMS", "a=https://h;router=http://h;c=http://h"));
+        let found = problems(one("MCP_UPSTREAMS", "a=ftp://h;router=http://h;c=http://h"));
         assert!(found[0].expected.contains("(service 1)") && found[0].expected.contains("(service 2)"), "{found:?}");
+    }
+
+    #[test]
+    fn a_file_of_certificates_is_read_at_once_and_must_hold_some() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(Vec::new()).unwrap().self_signed(&key).unwrap();
+        let both = certificate.pem() + &certificate.pem();
+        let (pem, key) = (certificate.pem(), key.serialize_pem());
+        let broken = pem.replacen("MII", "!!!", 1);
+        let directory =
+            directory_with(&[("two.pem", &both), ("empty.pem", ""), ("key.pem", &key), ("broken.pem", &broken)]);
+        let path = |name: &str| directory.path().join(name).display().to_string();
+        let settings = one("MCP_UPSTREAM_CA_FILE", &path("two.pem")).unwrap();
+        assert_eq!(settings.upstream.ca_file.unwrap().certificates().len(), 2);
+        for wrong in ["empty.pem", "key.pem", "broken.pem", "none.pem", ""] {
+            let found = problems(one("MCP_UPSTREAM_CA_FILE", &path(wrong)));
+            assert!(found[0].expected.contains("a readable PEM file of certificates"), "{wrong}: {found:?}");
+        }
     }
 
     #[test]

@@ -27,7 +27,7 @@ use crate::{
     session::{recovery::MAX_ATTEMPTS, refused::pause_before_retry},
     settings::UpstreamSettings,
     upstream::{
-        Endpoint, Service,
+        Service,
         actor::{Call, CallError, Initialized, Notify, UpstreamActor},
         call::flatten,
         tools::{self, Bounds, WalkError},
@@ -259,25 +259,12 @@ where
     F: Fn(Addr<UpstreamActor>) -> Fut,
     Fut: Future<Output = Result<T, CallError>>,
 {
-    let mut order: Vec<&Arc<Endpoint>> = service.endpoints.iter().collect();
-    fastrand::shuffle(&mut order);
-    order.sort_by_key(|endpoint| endpoint.in_flight.load(Ordering::Relaxed));
     let mut last = None;
-    // Where no healthy one takes it, be it that the last one has just died, one that counts as dead and has not been tried
-    // for a moment: it may be back.
-    for may_try in [Endpoint::try_acquire, Endpoint::try_last_resort] {
-        let mut others = Vec::new();
-        for endpoint in order {
-            if !may_try(endpoint) {
-                others.push(endpoint);
-                continue;
-            }
-            match operation(gateway.member.lines.actor(endpoint).clone()).await {
-                Ok(done) => return Ok(done),
-                Err(error) => last = Some(next_endpoint(last, error)?),
-            }
+    for endpoint in service.candidates() {
+        match operation(gateway.member.lines.actor(&endpoint).clone()).await {
+            Ok(done) => return Ok(done),
+            Err(error) => last = Some(next_endpoint(last, error)?),
         }
-        order = others;
     }
     Err(last.map_or_else(|| NotAnswered::NoEndpoint { service: service.name.clone() }, NotAnswered::Upstream))
 }

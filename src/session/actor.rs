@@ -37,12 +37,7 @@ use crate::{
     backoff::{Backoff, STORE_BACKOFF},
     protocol::jsonrpc::IdKey,
     store::{Fence, HandedLately, Holder, InboxEntry, Rehydration, StoreError},
-    upstream::{
-        Endpoint, Service,
-        line::Line,
-        lines::Lines,
-        transport::{Gate, LinkHandle},
-    },
+    upstream::{Endpoint, Gate, LinkHandle, Service, lines::Lines},
 };
 
 /// Unwritten bytes of events per session before the upstream is no longer read. One event larger than this passes
@@ -64,8 +59,6 @@ pub struct SessionActor {
     pub(super) link_number: u64,
     pub(super) link_handle: Option<LinkHandle>,
     pub(super) endpoint: Option<Arc<Endpoint>>,
-    /// The way to it; set with it.
-    pub(super) line: Option<Line>,
     pub(super) gate: Arc<Gate>,
     pub(super) last_heard: Instant,
     /// Since when there has been no working link although one is wanted.
@@ -218,7 +211,6 @@ impl SessionActor {
             link_number: 0,
             link_handle: None,
             endpoint: None,
-            line: None,
             gate: Gate::new(OUTBOX_BYTES),
             last_heard: now,
             unlinked_since: None,

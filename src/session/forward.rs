@@ -21,7 +21,7 @@ use crate::{
         mcp,
     },
     store::Fenceable,
-    upstream::{line::PostError, reply::Reply},
+    upstream::{PostError, Reply},
 };
 
 /// POSTs of one session that may be without an acknowledgement at a time, beside one for each request that may be in
@@ -70,7 +70,7 @@ impl SessionActor {
             self.arm_order_wait(ctx);
             return;
         }
-        let link::Link::Open { post, .. } = &self.link else {
+        let link::Link::Open { uplink } = &self.link else {
             self.ensure_link(ctx);
             return;
         };
@@ -82,7 +82,7 @@ impl SessionActor {
             self.recheck_ownership(ctx);
             return;
         }
-        let (Some(line), post) = (self.line.clone(), post.clone()) else { return };
+        let uplink = uplink.clone();
         if !self.has_room_for_post(ctx) {
             return;
         }
@@ -96,7 +96,7 @@ impl SessionActor {
         }
         let number = self.next_post;
         self.next_post += 1;
-        let sent = line.post(post, outbound.body.clone());
+        let sent = uplink.send(outbound.body.clone());
         let future = ctx.spawn(sent.into_actor(self).map(move |outcome, actor, ctx| {
             actor.posted(number, outcome, ctx);
         }));

@@ -8,7 +8,6 @@ use std::{
 };
 
 use actix::prelude::*;
-use actix_http::Uri;
 use bytes::Bytes;
 
 use super::{
@@ -23,10 +22,7 @@ use crate::{
         mcp,
     },
     store::Claimed,
-    upstream::{
-        actor::OpenLink,
-        transport::{LinkError, LinkEvent, LinkNotice},
-    },
+    upstream::{LinkError, LinkEvent, LinkNotice, Uplink, actor::OpenLink},
 };
 
 /// State of the upstream link.
@@ -40,20 +36,20 @@ pub enum Link {
     Opening,
     /// Our replay of the client's `initialize` waits for its answer.
     Handshake {
-        /// Where to POST.
-        post: Uri,
+        /// Where messages go.
+        uplink: Uplink,
         /// Id of the replayed request.
         id: IdKey,
     },
     /// Open requests are being sorted out.
     Recovering {
-        /// Where to POST.
-        post: Uri,
+        /// Where messages go.
+        uplink: Uplink,
     },
     /// Messages flow.
     Open {
-        /// Where to POST.
-        post: Uri,
+        /// Where messages go.
+        uplink: Uplink,
     },
 }
 
@@ -75,9 +71,9 @@ impl Link {
         }
     }
 
-    pub(super) fn post(&self) -> Option<&Uri> {
+    pub(super) fn uplink(&self) -> Option<&Uplink> {
         match self {
-            Self::Handshake { post, .. } | Self::Recovering { post } | Self::Open { post } => Some(post),
+            Self::Handshake { uplink, .. } | Self::Recovering { uplink } | Self::Open { uplink } => Some(uplink),
             Self::Idle | Self::Waiting | Self::Opening => None,
         }
     }
@@ -115,7 +111,6 @@ impl SessionActor {
         let open = OpenLink { link: self.link_number, to: ctx.address().recipient(), gate: Arc::clone(&self.gate) };
         let number = self.link_number;
         let opened = self.lines.actor(&endpoint).send(open);
-        self.line = Some(self.lines.line(&endpoint).clone());
         self.endpoint = Some(endpoint);
         ctx.spawn(opened.into_actor(self).map(move |handle, actor, ctx| match handle {
             Ok(handle) if number == actor.link_number => actor.link_handle = Some(handle),
@@ -282,10 +277,13 @@ impl Handler<LinkNotice> for SessionActor {
         }
         self.last_heard = Instant::now();
         match notice.event {
-            LinkEvent::Opened(post) => {
+            LinkEvent::Opened(address) => {
                 // Some servers send it twice; the first stands.
-                if matches!(self.link, Link::Opening) {
-                    self.opened(post, ctx);
+                if matches!(self.link, Link::Opening)
+                    && let Some(endpoint) = &self.endpoint
+                {
+                    let uplink = self.lines.uplink(endpoint, address);
+                    self.opened(uplink, ctx);
                 }
             }
             LinkEvent::Message(body) | LinkEvent::Altered(body) => self.take_upstream_message(body, ctx),

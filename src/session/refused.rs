@@ -26,10 +26,9 @@ use crate::{
     },
     settings::UpstreamSettings,
     upstream::{
-        line::PostError,
-        reply::{Reply, ReplyEnd, STREAM_WAIT},
+        PostError, Reply, ReplyEnd, STREAM_WAIT,
+        notice::{LinkLimits, Outlet},
         tools::Bounds,
-        transport::{Outlet, sse::LinkLimits},
     },
 };
 

@@ -8,7 +8,6 @@ use std::{
 };
 
 use actix::prelude::*;
-use actix_http::Uri;
 use bytes::Bytes;
 
 use super::{
@@ -32,11 +31,9 @@ use crate::{
     },
     store::{ClientMessage, Fenceable, HeadChange, PendingRequest, StoreError},
     upstream::{
-        Endpoint, Service,
+        PostError, Service, Uplink,
         actor::{Call, UpstreamActor},
-        breaker::BreakerState,
         call::flatten,
-        line::PostError,
         tools::{self, Bounds, WalkError},
     },
 };
@@ -54,7 +51,7 @@ impl SessionActor {
     /// Sends one of our own messages. What says that the server or its session is gone ends the link; so does whatever
     /// goes wrong before the handshake is done.
     pub(super) fn post_internal(&mut self, body: Bytes, ctx: &mut Context<Self>) {
-        let (Some(url), Some(line)) = (self.link.post().cloned(), self.line.clone()) else { return };
+        let Some(uplink) = self.link.uplink().cloned() else { return };
         let env = Arc::clone(&self.env);
         let since = Instant::now();
         let sent = async move {
@@ -62,7 +59,7 @@ impl SessionActor {
             let mut refusals = 0;
             loop {
                 let left = settings.post_timeout.saturating_sub(since.elapsed());
-                let outcome = line.post_within(url.clone(), body.clone(), left).await;
+                let outcome = uplink.send_within(body.clone(), left).await;
                 let Err(PostError::NotNow { retry_after, .. }) = outcome else { return outcome };
                 let pause = pause_before_retry(settings, retry_after, refusals);
                 if since.elapsed() + pause >= settings.post_timeout {
@@ -96,18 +93,18 @@ impl SessionActor {
         }
     }
 
-    pub(super) fn opened(&mut self, post: Uri, ctx: &mut Context<Self>) {
+    pub(super) fn opened(&mut self, uplink: Uplink, ctx: &mut Context<Self>) {
         if let Some(endpoint) = &self.endpoint {
             endpoint.succeeded();
         }
         self.env.metrics.upstream_links.with_label_values(&["opened"]).inc();
         if !self.setup.is_done() {
-            self.recover(post, ctx);
+            self.recover(uplink, ctx);
             return;
         }
         let id = self.questions.own_id();
         let Some(replay) = self.setup.replayed_initialize(&id) else { return };
-        self.link = Link::Handshake { post, id };
+        self.link = Link::Handshake { uplink, id };
         self.post_internal(replay, ctx);
         let number = self.link_number;
         ctx.run_later(self.env.settings.upstream.post_timeout, move |actor, ctx| {
@@ -119,11 +116,11 @@ impl SessionActor {
 
     /// An answer to one of our own requests: swallowed, but the one to `initialize` moves the link on.
     pub(super) fn take_internal_answer(&mut self, answered: &IdKey, head: &Head<'_>, ctx: &mut Context<Self>) {
-        let Link::Handshake { post, id } = &self.link else { return };
+        let Link::Handshake { uplink, id } = &self.link else { return };
         if id != answered {
             return;
         }
-        let post = post.clone();
+        let uplink = uplink.clone();
         if !matches!(head.kind, Kind::Response { success: true, .. }) {
             self.lose_link(&"the upstream refused the replayed initialize", ctx);
             return;
@@ -147,7 +144,7 @@ impl SessionActor {
             self.post_internal(body, ctx);
         }
         self.record_endpoint(ctx);
-        self.recover(post, ctx);
+        self.recover(uplink, ctx);
     }
 
     /// The client believes that it is initialised, and this upstream session is not: it has come back on a new stream (some
@@ -210,8 +207,8 @@ impl SessionActor {
     }
 
     /// Brings the open requests over to the new link. Does nothing much on a session's first link.
-    fn recover(&mut self, post: Uri, ctx: &mut Context<Self>) {
-        self.link = Link::Recovering { post };
+    fn recover(&mut self, uplink: Uplink, ctx: &mut Context<Self>) {
+        self.link = Link::Recovering { uplink };
         self.cancel_dead_questions(ctx);
         self.resend_unacknowledged(ctx);
         if self.in_flight.is_empty() && self.inherited.is_none() {
@@ -273,11 +270,7 @@ impl SessionActor {
     /// Who can say something about the tools: the session's own server first, which may have just died; then the others that
     /// are well.
     pub(super) fn tool_sources(&self) -> Vec<Addr<UpstreamActor>> {
-        let is_other = |other: &&Arc<Endpoint>| {
-            let is_own = self.endpoint.as_ref().is_some_and(|own| own.index == other.index);
-            !is_own && other.state() == BreakerState::Closed
-        };
-        let others = self.service.endpoints.iter().filter(is_other);
+        let others = self.service.others_that_are_well(self.endpoint.as_deref());
         self.endpoint.iter().chain(others).map(|endpoint| self.lines.actor(endpoint).clone()).collect()
     }
 
@@ -361,8 +354,8 @@ impl SessionActor {
     }
 
     fn become_open(&mut self, ctx: &mut Context<Self>) {
-        let Some(post) = self.link.post().cloned() else { return };
-        self.link = Link::Open { post };
+        let Some(uplink) = self.link.uplink().cloned() else { return };
+        self.link = Link::Open { uplink };
         self.unlinked_since = None;
         self.link_failures = 0;
         self.last_heard = Instant::now();

@@ -8,6 +8,7 @@ use std::{ffi::OsString, net::IpAddr, time::Duration};
 use ipnet::IpNet;
 
 use super::{
+    ca_file::{CaFile, ca_file},
     parse::{self, DAY, GIB, HOUR, KIB, MILLI, MINUTE, SECOND, duration, off_or, optional, size, whole},
     source::Reader,
     upstreams::upstreams,
@@ -161,7 +162,12 @@ settings! {
         /// Unset: the router starts an mcp-server-v6 inside its own process, so that it can be tried at once.
         MCP_UPSTREAMS = "", "name=url,url;name2=url" => services: Vec<UpstreamService>, upstreams;
 
-        /// Longest wait for a TCP connection to an endpoint. A lost SYN is sent again after 1 s, so 3 s forgives one.
+        /// PEM file of certificates whose issuers are trusted for https endpoints, besides those that the system trusts:
+        /// for servers with a certificate of one's own. Read at the start. Unset: the system's alone.
+        MCP_UPSTREAM_CA_FILE = "", "file" => ca_file: Option<CaFile>, optional(ca_file);
+
+        /// Longest wait for a TCP connection to an endpoint, and for its TLS handshake if it is an https one. A lost SYN is
+        /// sent again after 1 s, so 3 s forgives one.
         MCP_UPSTREAM_CONNECT_TIMEOUT = "3s", "duration" => connect_timeout: Duration, duration(MILLI..=HOUR);
 
         /// Longest a request may run before it is answered with an error. Tools may work for minutes; most clients

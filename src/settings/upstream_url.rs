@@ -7,7 +7,7 @@ use url::{Position, Url};
 
 use super::value::MASK;
 
-/// `http` with a host, without a fragment. `Debug` and `Display` show neither credentials nor values of the query; only
+/// `http` or `https` with a host, without a fragment. `Debug` and `Display` show neither credentials nor values of the query; only
 /// [`Self::request_url`] and [`Self::authorization`] do, for the connection itself.
 #[derive(Clone, PartialEq, Eq)]
 pub struct UpstreamUrl {
@@ -35,6 +35,11 @@ impl UpstreamUrl {
     /// What is requested, without credentials and with its query: never to be shown.
     pub fn request_url(&self) -> &Url {
         &self.url
+    }
+
+    /// It is an `https` one.
+    pub fn is_secure(&self) -> bool {
+        self.url.scheme() == "https"
     }
 
     /// Value of the `Authorization` header: never to be shown.

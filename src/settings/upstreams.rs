@@ -59,8 +59,12 @@ fn endpoint(text: &str) -> Parsed<UpstreamUrl> {
     let url = Url::parse(text).map_err(|fault| format!("URLs such as http://127.0.0.1:8071 ({fault})"))?;
     match url.scheme() {
         "http" => {}
-        "https" => return Err("http URLs; https is not supported yet".to_owned()),
-        _ => return Err("http URLs".to_owned()),
+        // A certificate is for a name; awc takes the brackets for a part of it.
+        "https" if matches!(url.host(), Some(url::Host::Ipv6(_))) => {
+            return Err("https URLs with a host name or an IPv4 address".to_owned());
+        }
+        "https" => {}
+        _ => return Err("http or https URLs".to_owned()),
     }
     if url.fragment().is_some() {
         return Err("URLs without a fragment".to_owned());

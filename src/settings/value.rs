@@ -57,7 +57,7 @@ impl fmt::Debug for RedisUrl {
 pub struct UpstreamService {
     /// Name in the router's paths: 1 to 64 of `A-Z a-z 0-9 . _ -`, unique.
     pub name: String,
-    /// At least one, all different, all `http` with a host.
+    /// At least one, all different, all `http` or `https` with a host.
     pub endpoints: Vec<UpstreamUrl>,
 }
 

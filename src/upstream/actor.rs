@@ -11,12 +11,12 @@ use bytes::Bytes;
 
 pub use super::call::{Call, CallError};
 use super::{
-    Endpoint, Service,
+    Endpoint, Gate, LinkEvent, LinkHandle, LinkNotice, Service,
     caller::{Answer, Caller, Shared},
-    line::{KEEP_ALIVE, Line},
+    notice::{LinkLimits, Outlet},
     transport::{
-        Gate, LinkEvent, LinkHandle, LinkNotice, Outlet,
-        sse::{self, LinkLimits},
+        http::{connections::KEEP_ALIVE, line::Line},
+        sse,
     },
 };
 use crate::{
@@ -104,6 +104,7 @@ impl UpstreamActor {
             post_timeout: self.limits.post_timeout,
             request_timeout: self.limits.request_timeout,
             link_limits: LinkLimits::from(&self.limits),
+            is_check: false,
             to: ctx.address().recipient(),
         }
     }
@@ -112,7 +113,7 @@ impl UpstreamActor {
         if !self.endpoint.try_acquire() {
             return;
         }
-        let caller = self.caller(ctx);
+        let caller = Caller { is_check: true, ..self.caller(ctx) };
         let timeout = self.limits.health_timeout;
         let endpoint = Arc::clone(&self.endpoint);
         actix_rt::spawn(async move {
@@ -196,7 +197,7 @@ impl Handler<Notify> for UpstreamActor {
         let caller = self.caller(ctx);
         Box::pin(async move {
             let session = caller.ready().await?;
-            Ok(caller.post(session.post, message.body).await?)
+            Ok(caller.post(session.uplink, message.body).await?)
         })
     }
 }
@@ -219,8 +220,8 @@ impl Handler<LinkNotice> for UpstreamActor {
         }
         let caller = self.caller(ctx);
         match notice.event {
-            LinkEvent::Opened(post) => {
-                actix_rt::spawn(async move { caller.initialize(notice.link, post).await });
+            LinkEvent::Opened(address) => {
+                actix_rt::spawn(async move { caller.initialize(notice.link, address).await });
             }
             LinkEvent::Message(body) => self.take_message(&caller, Answer { body, is_altered: false }),
             LinkEvent::Altered(body) => self.take_message(&caller, Answer { body, is_altered: true }),

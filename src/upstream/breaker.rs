@@ -9,7 +9,7 @@ use crate::backoff::pause_after;
 
 /// A service without one healthy endpoint is asked for a sign of life so often at most: soon enough that nobody notices
 /// the difference to a server that is there, and nothing to one that is not.
-const LAST_RESORT_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const LAST_RESORT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the breaker lets through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use actix::prelude::*;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::line::PostError;
+use super::PostError;
 use crate::protocol::{
     jsonrpc::{Head, InvalidMessage},
     mcp,

@@ -9,18 +9,14 @@ use std::{
 };
 
 use actix::prelude::*;
-use actix_http::Uri;
 use bytes::Bytes;
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
+    Address, Gate, LinkHandle, LinkNotice, PostError, Reply, ReplyEnd, STREAM_WAIT, Uplink,
     call::{Call, CallError, GivenUp, gives_up, rewritten},
-    line::{Line, PostError},
-    reply::{Reply, ReplyEnd, STREAM_WAIT},
-    transport::{
-        Gate, LinkHandle, LinkNotice, Outlet,
-        sse::{self, LinkLimits},
-    },
+    notice::{LinkLimits, Outlet},
+    transport::{http::line::Line, sse},
 };
 use crate::protocol::{
     jsonrpc::{self, Head, IdKey, Kind},
@@ -57,7 +53,7 @@ pub(super) enum Phase {
     Closed,
     Opening(Vec<oneshot::Sender<Result<(), CallError>>>),
     Ready {
-        post: Uri,
+        uplink: Uplink,
         /// The server's answer to our `initialize`.
         initialized: Bytes,
     },
@@ -65,7 +61,7 @@ pub(super) enum Phase {
 
 /// The shared session, initialised.
 pub(super) struct Session {
-    pub(super) post: Uri,
+    pub(super) uplink: Uplink,
     pub(super) initialized: Bytes,
     /// Number of its link.
     pub(super) link: u64,
@@ -79,6 +75,8 @@ pub(super) struct Caller {
     pub(super) post_timeout: Duration,
     pub(super) request_timeout: Duration,
     pub(super) link_limits: LinkLimits,
+    /// It is a health check's: nobody's call.
+    pub(super) is_check: bool,
     pub(super) to: Recipient<LinkNotice>,
 }
 
@@ -90,13 +88,14 @@ impl Caller {
         for _attempt in 0..2 {
             let session = self.ready().await?;
             let link = session.link;
+            let uplink = if self.is_check { session.uplink.for_check() } else { session.uplink };
             if given_up.as_ref().is_some_and(|caller| caller.has_changed().is_err() || *caller.borrow()) {
                 return Err(CallError::Cancelled);
             }
             let (id, answer) = self.register();
             let _forget = ForgetOnDrop { shared: &self.shared, id };
             let request = rewritten(&call.body, id).map_err(|error| CallError::Unreachable(error.to_string()))?;
-            let exchanged = self.exchange(&session.post, id, request, answer, deadline, &mut given_up).await;
+            let exchanged = self.exchange(&uplink, id, request, answer, deadline, &mut given_up).await;
             match exchanged {
                 Err(Failed::SessionGone) => {
                     self.close_link(link, &CallError::Lost("the upstream forgot the shared session".to_owned()));
@@ -116,7 +115,7 @@ impl Caller {
     /// acknowledged, or in the answer to the POST. The server is told when nobody waits any more.
     async fn exchange(
         &self,
-        url: &Uri,
+        uplink: &Uplink,
         id: u64,
         request: Bytes,
         mut answer: oneshot::Receiver<Result<Answer, CallError>>,
@@ -125,7 +124,7 @@ impl Caller {
     ) -> Result<Answer, Failed> {
         let tells = given_up.is_some();
         let (mut deadline, mut is_cancelled, mut is_posted) = (deadline, false, false);
-        let mut post = Box::pin(self.line.clone().post(url.clone(), request));
+        let mut post = Box::pin(uplink.clone().send(request));
         loop {
             tokio::select! {
                 biased;
@@ -147,7 +146,7 @@ impl Caller {
                     Err(error) => return Err(Failed::Call(error.into())),
                 },
                 left = gives_up(given_up), if !is_cancelled => {
-                    self.cancel(url, id, "the caller gave it up");
+                    self.cancel(uplink, id, "the caller gave it up");
                     if left {
                         return Err(Failed::Call(CallError::Cancelled));
                     }
@@ -160,7 +159,7 @@ impl Caller {
                         return Err(Failed::Call(CallError::Cancelled));
                     }
                     if tells {
-                        self.cancel(url, id, "the router's time limit");
+                        self.cancel(uplink, id, "the router's time limit");
                     }
                     return Err(Failed::TimedOut);
                 }
@@ -169,19 +168,19 @@ impl Caller {
     }
 
     /// Tells the server that nobody waits for the answer to this request of ours.
-    fn cancel(&self, url: &Uri, id: u64, reason: &str) {
+    fn cancel(&self, uplink: &Uplink, id: u64, reason: &str) {
         let cancel = serde_json::json!({
             "jsonrpc": "2.0", "method": mcp::CANCELLED, "params": { "requestId": id, "reason": reason },
         });
-        let (caller, url) = (self.clone(), url.clone());
-        actix_rt::spawn(async move { caller.post(url, Bytes::from(cancel.to_string())).await });
+        let (caller, uplink) = (self.clone(), uplink.clone());
+        actix_rt::spawn(async move { caller.post(uplink, Bytes::from(cancel.to_string())).await });
     }
 
     /// Answers the server.
     pub(super) fn reply(&self, answer: Bytes) {
-        let Phase::Ready { post, .. } = &self.shared.borrow().phase else { return };
-        let (caller, url) = (self.clone(), post.clone());
-        actix_rt::spawn(async move { caller.post(url, answer).await });
+        let Phase::Ready { uplink, .. } = &self.shared.borrow().phase else { return };
+        let (caller, uplink) = (self.clone(), uplink.clone());
+        actix_rt::spawn(async move { caller.post(uplink, answer).await });
     }
 
     /// Hands an answer to whoever waits for it. `false`: nobody does.
@@ -234,8 +233,8 @@ impl Caller {
                 let mut shared = self.shared.borrow_mut();
                 let link = shared.link;
                 match &mut shared.phase {
-                    Phase::Ready { post, initialized } => {
-                        return Ok(Session { post: post.clone(), initialized: initialized.clone(), link });
+                    Phase::Ready { uplink, initialized } => {
+                        return Ok(Session { uplink: uplink.clone(), initialized: initialized.clone(), link });
                     }
                     Phase::Opening(waiters) => {
                         let (sender, receiver) = oneshot::channel();
@@ -258,14 +257,15 @@ impl Caller {
         }
     }
 
-    pub(super) async fn initialize(&self, link: u64, post: Uri) {
-        match self.handshake(&post).await {
+    pub(super) async fn initialize(&self, link: u64, address: Address) {
+        let uplink = Uplink::new(self.line.clone(), address);
+        match self.handshake(&uplink).await {
             Ok(initialized) => {
                 let mut shared = self.shared.borrow_mut();
                 if shared.link != link {
                     return;
                 }
-                let before = std::mem::replace(&mut shared.phase, Phase::Ready { post, initialized });
+                let before = std::mem::replace(&mut shared.phase, Phase::Ready { uplink, initialized });
                 drop(shared);
                 self.line.endpoint.succeeded();
                 if let Phase::Opening(waiters) = before {
@@ -282,7 +282,7 @@ impl Caller {
         }
     }
 
-    async fn handshake(&self, url: &Uri) -> Result<Bytes, CallError> {
+    async fn handshake(&self, uplink: &Uplink) -> Result<Bytes, CallError> {
         let (id, answer) = self.register();
         let _forget = ForgetOnDrop { shared: &self.shared, id };
         let request = serde_json::json!({
@@ -293,7 +293,7 @@ impl Caller {
             },
         });
         let deadline = Instant::now() + self.post_timeout;
-        let exchanged = self.exchange(url, id, Bytes::from(request.to_string()), answer, deadline, &mut None).await;
+        let exchanged = self.exchange(uplink, id, Bytes::from(request.to_string()), answer, deadline, &mut None).await;
         let answer = exchanged.map_err(|failed| match failed {
             Failed::SessionGone => CallError::Unreachable("it does not know the session that it has opened".to_owned()),
             Failed::TimedOut => CallError::TimedOut(self.post_timeout),
@@ -305,13 +305,13 @@ impl Caller {
             return Err(CallError::Unreachable("it refused to initialize".to_owned()));
         }
         let initialized = Bytes::from_static(br#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);
-        self.post(url.clone(), initialized).await?;
+        self.post(uplink.clone(), initialized).await?;
         Ok(answer)
     }
 
     /// POSTs what expects no answer.
-    pub(super) async fn post(&self, url: Uri, body: Bytes) -> Result<(), PostError> {
-        let reply = self.line.post_within(url, body, self.post_timeout).await?;
+    pub(super) async fn post(&self, uplink: Uplink, body: Bytes) -> Result<(), PostError> {
+        let reply = uplink.send_within(body, self.post_timeout).await?;
         self.read_reply(reply, None);
         Ok(())
     }

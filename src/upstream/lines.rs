@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use actix::Addr;
 
-use super::{Endpoint, Pool, actor::UpstreamActor, line::Line};
+use super::{Endpoint, Pool, actor::UpstreamActor, notice::Address, transport::http::line::Line, uplink::Uplink};
 use crate::{lifecycle::Lifecycle, metrics::Metrics, settings::UpstreamSettings};
 
 /// See the module's text.
@@ -24,11 +24,11 @@ impl Lines {
         lifecycle: &Lifecycle,
         checks_health: bool,
     ) -> Self {
-        let config = Line::config();
+        let config = Line::config(pool.tls(limits.ca_file.as_ref()));
         let mut ways = Vec::new();
         for service in pool.services() {
             for endpoint in &service.endpoints {
-                let line = Line::new(Arc::clone(endpoint), limits, config.clone());
+                let line = Line::new(Arc::clone(endpoint), limits, &config);
                 let vital = lifecycle.vital("the connections to a server");
                 let (service, limits, metrics) = (Arc::clone(service), limits.clone(), metrics.clone());
                 let actor = UpstreamActor::launch(service, line.clone(), limits, metrics, checks_health, vital);
@@ -44,8 +44,8 @@ impl Lines {
         &self.ways[endpoint.number].1
     }
 
-    /// The way from this thread to an endpoint.
-    pub fn line(&self, endpoint: &Endpoint) -> &Line {
-        &self.ways[endpoint.number].0
+    /// Where the messages of a session with this endpoint go.
+    pub fn uplink(&self, endpoint: &Endpoint, address: Address) -> Uplink {
+        Uplink::new(self.ways[endpoint.number].0.clone(), address)
     }
 }

@@ -17,6 +17,7 @@ pub mod oracle;
 pub mod redis_client;
 pub mod redis_server;
 pub mod router_process;
+pub mod tls_front;
 pub mod upstream_process;
 
 pub use cluster::Cluster;

@@ -29,6 +29,7 @@ mod returning;
 mod room;
 mod scripts;
 mod sdk;
+mod secure_upstreams;
 mod server_death;
 mod smoke;
 mod starting;

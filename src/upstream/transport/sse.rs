@@ -1,42 +1,23 @@
 //! HTTP+SSE (MCP 2024-11-05), the client's side: `GET` the stream, learn the POST URL, read messages.
 //!
-//! A link is a task on the thread of its actor; it ends when its [`LinkHandle`](super::LinkHandle) is dropped.
+//! A link is a task on the thread of its actor; it ends when its [`LinkHandle`](crate::upstream::LinkHandle) is dropped.
 
-use std::{cell::Cell, convert::Infallible, rc::Rc, time::Duration};
+use std::{cell::Cell, convert::Infallible, rc::Rc};
 
 use actix_http::Uri;
 
-use super::{LinkError, LinkEvent, LinkNotice, Outlet, sort_event};
+use super::http::{
+    answer::BodyKind,
+    line::{Line, NotOpened},
+    redirect,
+};
 use crate::{
     protocol::sse_reader::Reader,
-    settings::UpstreamSettings,
     upstream::{
-        connection::BodyKind,
-        line::{Line, NotOpened},
-        redirect,
+        Address,
+        notice::{LinkError, LinkEvent, LinkLimits, LinkNotice, Outlet, sort_event},
     },
 };
-
-/// Time limits and bounds of a link.
-#[derive(Debug, Clone, Copy)]
-pub struct LinkLimits {
-    /// For the connection, the response head and the `endpoint` event together.
-    pub connect: Duration,
-    /// Largest message.
-    pub max_message: usize,
-    /// Most bytes of a larger one that are passed over.
-    pub max_skipped: usize,
-}
-
-impl From<&UpstreamSettings> for LinkLimits {
-    fn from(settings: &UpstreamSettings) -> Self {
-        Self {
-            connect: settings.connect_timeout,
-            max_message: settings.max_message,
-            max_skipped: settings.max_skipped.max(settings.max_message),
-        }
-    }
-}
 
 /// Opens the stream at the line's endpoint and reports everything to `outlet` until it ends. `heard`: counts what has
 /// come, as a sign of life.
@@ -104,7 +85,7 @@ async fn read(
                 _ if is_open || bad_endpoint.is_some() => {}
                 Some(Ok(post)) => {
                     is_open = true;
-                    events.push(LinkEvent::Opened(post));
+                    events.push(LinkEvent::Opened(Address::Sse(post)));
                 }
                 Some(Err(error)) => bad_endpoint = Some(error),
                 None => {}

@@ -8,15 +8,14 @@ use std::time::Duration;
 use actix_http::{ResponseHead, StatusCode, header};
 use bytes::{Buf as _, Bytes};
 
-use super::{
-    connection::{Body, BodyKind, DRAIN_PATIENCE},
-    line::Line,
-    transport::{LinkEvent, Outlet, sort_event, sort_message, sse::LinkLimits},
-};
-use crate::protocol::{
-    jsonrpc::{self, Head, Kind},
-    scan::{Scan, Told},
-    sse_reader::{Reader, to_text},
+use super::{DRAIN_PATIENCE, answer::BodyKind, body::Body};
+use crate::{
+    protocol::{
+        jsonrpc::{self, Head, Kind},
+        scan::{Scan, Told},
+        sse_reader::{Reader, to_text},
+    },
+    upstream::notice::{LinkEvent, LinkLimits, Outlet, sort_event, sort_message},
 };
 
 /// Byte order mark.
@@ -43,7 +42,7 @@ struct Form {
 
 enum Rest {
     /// Still to come.
-    Unread(Body, Line),
+    Unread(Body),
     /// JSON text, and whether some of it was none and has been replaced.
     Read(Bytes, bool),
 }
@@ -70,13 +69,13 @@ pub enum ReplyEnd {
 
 impl Reply {
     /// `None`: that body holds no messages.
-    pub(super) fn of(head: &ResponseHead, body: Body, line: Line) -> Option<Self> {
+    pub(super) fn of(head: &ResponseHead, body: Body) -> Option<Self> {
         let kind = BodyKind::of(head)?;
         let codings = head.headers.get_all(header::CONTENT_ENCODING).filter_map(|value| value.to_str().ok());
         let mut codings = codings.flat_map(|value| value.split(',')).map(str::trim);
         let is_coded = codings.any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("identity"));
         let form = Form { kind, is_coded, is_answer: head.status == StatusCode::OK };
-        Some(Self { rest: Rest::Unread(body, line), form })
+        Some(Self { rest: Rest::Unread(body), form })
     }
 
     /// Reads to the end, and puts each message into `outlet` as soon as it is there; not for longer than `patience`.
@@ -84,10 +83,10 @@ impl Reply {
         let form = self.form;
         let read = async {
             match self.rest {
-                Rest::Unread(body, line) if form.is_coded => pass_over(body, &line, limits, form).await,
-                Rest::Unread(body, line) => match form.kind {
-                    BodyKind::Json => read_json(body, &line, limits, form, &outlet).await,
-                    BodyKind::Events => read_events(body, &line, limits, &outlet).await,
+                Rest::Unread(body) if form.is_coded => pass_over(body, limits, form).await,
+                Rest::Unread(body) => match form.kind {
+                    BodyKind::Json => read_json(body, limits, form, &outlet).await,
+                    BodyKind::Events => read_events(body, limits, &outlet).await,
                 },
                 Rest::Read(text, is_altered) => put(messages(text, is_altered), &outlet).await,
             }
@@ -99,7 +98,7 @@ impl Reply {
     /// of any acknowledgement, and of no more than `limit` bytes.
     pub(super) async fn answer_to(self, request: &[u8], limit: usize) -> Option<Self> {
         let form = self.form;
-        let Rest::Unread(mut body, line) = self.rest else { return None };
+        let Rest::Unread(mut body) = self.rest else { return None };
         let read = async {
             let mut text = Vec::new();
             while let Some(chunk) = body.next().await {
@@ -111,7 +110,7 @@ impl Reply {
             Some(text)
         };
         let text = tokio::time::timeout(DRAIN_PATIENCE, read).await.ok()??;
-        give_back(body, &line);
+        body.give_back();
         let (text, is_altered) = to_text(text);
         let answers = answers(&messages(text.clone(), is_altered), request);
         answers.then_some(Self { rest: Rest::Read(text, is_altered), form })
@@ -119,7 +118,7 @@ impl Reply {
 }
 
 /// Reads what cannot be understood, so that its connection can be used again.
-async fn pass_over(mut body: Body, line: &Line, limits: LinkLimits, form: Form) -> ReplyEnd {
+async fn pass_over(mut body: Body, limits: LinkLimits, form: Form) -> ReplyEnd {
     let mut passed = 0;
     while let Some(chunk) = body.next().await {
         let Ok(chunk) = chunk else { return ReplyEnd::Broken };
@@ -128,11 +127,11 @@ async fn pass_over(mut body: Body, line: &Line, limits: LinkLimits, form: Form) 
             break;
         }
     }
-    give_back(body, line);
+    body.give_back();
     if form.is_answer && passed > 0 { ReplyEnd::Unreadable } else { ReplyEnd::Whole }
 }
 
-async fn read_events(mut body: Body, line: &Line, limits: LinkLimits, outlet: &Outlet) -> ReplyEnd {
+async fn read_events(mut body: Body, limits: LinkLimits, outlet: &Outlet) -> ReplyEnd {
     let mut reader = Reader::new(limits.max_message, limits.max_skipped);
     let mut nameless = None;
     while let Some(chunk) = body.next().await {
@@ -145,11 +144,11 @@ async fn read_events(mut body: Body, line: &Line, limits: LinkLimits, outlet: &O
             return ReplyEnd::Broken;
         }
     }
-    give_back(body, line);
+    body.give_back();
     nameless.map_or(ReplyEnd::Whole, ReplyEnd::Nameless)
 }
 
-async fn read_json(mut body: Body, line: &Line, limits: LinkLimits, form: Form, outlet: &Outlet) -> ReplyEnd {
+async fn read_json(mut body: Body, limits: LinkLimits, form: Form, outlet: &Outlet) -> ReplyEnd {
     let mut text = Vec::new();
     let mut too_large: Option<(Scan, usize)> = None;
     while let Some(chunk) = body.next().await {
@@ -180,7 +179,7 @@ async fn read_json(mut body: Body, line: &Line, limits: LinkLimits, form: Form, 
             }
         }
     }
-    give_back(body, line);
+    body.give_back();
     match put(events, outlet).await {
         ReplyEnd::Whole => end,
         broken => broken,
@@ -243,12 +242,6 @@ fn answers(messages: &[LinkEvent], request: &[u8]) -> bool {
 
 async fn put(events: Vec<LinkEvent>, outlet: &Outlet) -> ReplyEnd {
     if outlet.put_all(events).await.is_err() { ReplyEnd::Broken } else { ReplyEnd::Whole }
-}
-
-fn give_back(body: Body, line: &Line) {
-    if let Some(connection) = body.into_connection() {
-        line.keep(connection);
-    }
 }
 
 #[cfg(test)]

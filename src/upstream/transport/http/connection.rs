@@ -13,15 +13,13 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use actix_codec::{Decoder as _, Framed};
 use actix_http::{
-    RequestHead, RequestHeadType, ResponseHead, ServiceConfig, StatusCode, Uri, Version,
+    RequestHead, RequestHeadType, ResponseHead, ServiceConfig, StatusCode, Uri,
     body::BodySize,
     h1::{ClientCodec, ClientPayloadCodec, Message, MessageType},
-    header,
 };
 use bytes::{Bytes, BytesMut};
 use tokio::{
@@ -29,25 +27,13 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 
+use super::{
+    Broken, DRAIN_PATIENCE, MAX_ACKNOWLEDGEMENT,
+    answer::{BodyKind, has_no_body, is_until_close},
+};
+
 /// A body is written in pieces of this size, so that a large one does not leave a large buffer with the connection.
 const PIECE: usize = 16 << 10;
-
-/// What a server says to a POST beyond its status is of no interest; so much of it is read to keep the connection.
-const MAX_ACKNOWLEDGEMENT: usize = 4096;
-
-/// How long the rest of an answer to a POST may take after its head, before its connection is given up.
-pub(super) const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
-
-/// Why a request failed.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Broken {
-    /// No connection: nothing was sent.
-    #[error("{0}")]
-    NotConnected(io::Error),
-    /// Nothing or not all of an answer came back.
-    #[error("{0}")]
-    NoAnswer(String),
-}
 
 /// See the module's text.
 pub(super) struct Connection {
@@ -202,54 +188,6 @@ pub(super) enum Rest {
     Body(Body),
 }
 
-/// A body that may hold messages, by its content type.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum BodyKind {
-    /// One message, or an array of them.
-    Json,
-    /// An event stream.
-    Events,
-}
-
-impl BodyKind {
-    pub(super) fn of(head: &ResponseHead) -> Option<Self> {
-        let given = head.headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
-        let essence = given.split(';').next().unwrap_or_default().trim();
-        if essence.eq_ignore_ascii_case("application/json") {
-            Some(Self::Json)
-        } else if essence.eq_ignore_ascii_case("text/event-stream") {
-            Some(Self::Events)
-        } else {
-            None
-        }
-    }
-
-    /// Messages of that kind may come with that status. Servers that answer where they were asked give their JSON-RPC
-    /// errors statuses of errors; those that say that the message was not processed, or the session is not known, count
-    /// by themselves.
-    fn is_said_with(self, status: StatusCode) -> bool {
-        let is_error = status.is_client_error() || status.is_server_error();
-        let counts_alone = matches!(status.as_u16(), 404 | 408 | 425 | 429 | 503);
-        status.is_success() || (self == Self::Json && is_error && !counts_alone)
-    }
-}
-
-/// The body of this answer ends with the connection, and is whole then: it has neither a length nor chunks (RFC 9112,
-/// section 6.3, no. 8). actix-http takes it for none in HTTP/1.1, and never sees its end in HTTP/1.0.
-fn is_until_close(head: &ResponseHead) -> bool {
-    // In HTTP/1.0 the name means nothing (section 6.1).
-    let is_chunked = head.version == Version::HTTP_11
-        && head
-            .headers
-            .get(header::TRANSFER_ENCODING)
-            .is_some_and(|coding| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"));
-    !has_no_body(head.status) && !is_chunked && !head.headers.contains_key(header::CONTENT_LENGTH)
-}
-
-fn has_no_body(status: StatusCode) -> bool {
-    status.is_informational() || matches!(status.as_u16(), 204 | 304)
-}
-
 /// The status has been read, so that only the connection may be lost from here on. A timer only if the rest is not here
 /// already, as it usually is.
 async fn drain_soon(framed: Framed<TcpStream, ClientCodec>) -> Option<Framed<TcpStream, ClientCodec>> {
@@ -285,7 +223,7 @@ const READ: usize = 32 << 10;
 pub(super) struct Scratch(RefCell<BytesMut>);
 
 /// The body of a GET. Dropping it closes the connection.
-pub(super) struct Body {
+pub(in crate::upstream) struct Body {
     socket: TcpStream,
     /// `None` for a body that ends with the connection.
     codec: Option<ClientPayloadCodec>,

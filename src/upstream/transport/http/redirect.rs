@@ -44,7 +44,7 @@ pub(super) fn target(from: &url::Url, status: u16, headers: &HeaderMap) -> Resul
 }
 
 /// Without what is not sent in a request line.
-pub(super) fn bare(mut url: url::Url) -> url::Url {
+pub(in crate::upstream) fn bare(mut url: url::Url) -> url::Url {
     url.set_fragment(None);
     // Both fail only for URLs that cannot have them.
     let _ = url.set_username("");
@@ -53,7 +53,7 @@ pub(super) fn bare(mut url: url::Url) -> url::Url {
 }
 
 /// As the request line has it.
-pub(super) fn to_uri(url: &url::Url) -> Option<Uri> {
+pub(in crate::upstream) fn to_uri(url: &url::Url) -> Option<Uri> {
     url.as_str().parse().ok()
 }
 

@@ -1,0 +1,236 @@
+//! What comes back from an upstream session, and its back-pressure: a link, or the answer to a POST, puts what it has read
+//! into an [`Outlet`], which leads to the actor that asked for it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use actix::prelude::*;
+use actix_http::Uri;
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use super::pool::Endpoint;
+use crate::{
+    protocol::{jsonrpc, scan::Told, sse_reader::Read},
+    settings::UpstreamSettings,
+};
+
+/// Time limits and bounds of a link.
+#[derive(Debug, Clone, Copy)]
+pub struct LinkLimits {
+    /// For the connection, the response head and the `endpoint` event together.
+    pub connect: Duration,
+    /// Largest message.
+    pub max_message: usize,
+    /// Most bytes of a larger one that are passed over.
+    pub max_skipped: usize,
+}
+
+impl From<&UpstreamSettings> for LinkLimits {
+    fn from(settings: &UpstreamSettings) -> Self {
+        Self {
+            connect: settings.connect_timeout,
+            max_message: settings.max_message,
+            max_skipped: settings.max_skipped.max(settings.max_message),
+        }
+    }
+}
+
+/// Where an upstream session takes messages, as its transport has told. It may pass between threads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// HTTP+SSE (2024-11-05): the URL of the `endpoint` event.
+    Sse(Uri),
+}
+
+/// What a link reports to the actor that asked for it.
+#[derive(Debug)]
+pub enum LinkEvent {
+    /// The upstream's session is open, and takes messages here.
+    Opened(Address),
+    /// A JSON-RPC message from the upstream.
+    Message(Bytes),
+    /// The same, of which some bytes were no text and have been replaced by U+FFFD.
+    Altered(Bytes),
+    /// A message larger than the limit has been passed over; what could be told of it.
+    TooLarge(Told),
+    /// The link is gone; nothing follows.
+    Closed(LinkError),
+}
+
+/// [`LinkEvent`] of the link with this number. Precondition: none; a receiver ignores links it has given up.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct LinkNotice {
+    /// Number that the opener gave.
+    pub link: u64,
+    /// What happened.
+    pub event: LinkEvent,
+    /// Held until the receiver has taken the message.
+    pub charge: Option<Charge>,
+}
+
+/// Where a link, or the answer to a POST, puts what it has read.
+#[derive(Debug)]
+pub struct Outlet {
+    /// Number for the notices.
+    pub link: u64,
+    /// Who gets them.
+    pub to: Recipient<LinkNotice>,
+    /// Stops the reading while the receiver is behind.
+    pub gate: Arc<Gate>,
+}
+
+impl Outlet {
+    /// Waits while too much waits already, and while the receiver's mailbox is full.
+    async fn put(&self, event: LinkEvent) -> Result<(), LinkError> {
+        let charge = match &event {
+            LinkEvent::Message(body) | LinkEvent::Altered(body) => {
+                self.gate.wait().await;
+                Some(Charge::new(&self.gate, body.len()))
+            }
+            LinkEvent::Opened(_) | LinkEvent::TooLarge(_) | LinkEvent::Closed(_) => None,
+        };
+        let gone = || LinkError::Lost("nobody listens any more".to_owned());
+        match self.to.try_send(LinkNotice { link: self.link, event, charge }) {
+            Ok(()) => Ok(()),
+            Err(SendError::Full(notice)) => self.to.send(notice).await.map_err(|_| gone()),
+            Err(SendError::Closed(_)) => Err(gone()),
+        }
+    }
+
+    /// As [`Self::put`], in order.
+    pub(super) async fn put_all(&self, events: Vec<LinkEvent>) -> Result<(), LinkError> {
+        for event in events {
+            self.put(event).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Adds what a piece of an event stream holds for the router. `endpoint`: what becomes of that event.
+pub(super) fn sort_event(read: Read<'_>, events: &mut Vec<LinkEvent>, endpoint: impl FnOnce(&[u8])) {
+    match read {
+        Read::Event { name: "endpoint", data, .. } => endpoint(&data),
+        Read::Event { name: "message", data, is_altered } => sort_message(data, is_altered, events),
+        // Heartbeats and the like of other servers.
+        Read::Event { .. } => {}
+        Read::TooLarge(told) => events.push(LinkEvent::TooLarge(told)),
+    }
+}
+
+/// Adds a message, or each message of an array (MCP 2025-03-26).
+pub(super) fn sort_message(data: Bytes, is_altered: bool, events: &mut Vec<LinkEvent>) {
+    let event = if is_altered { LinkEvent::Altered } else { LinkEvent::Message };
+    match jsonrpc::split_batch(&data) {
+        Some(messages) => events.extend(messages.into_iter().map(event)),
+        None if data.is_empty() => {}
+        None => events.push(event(data)),
+    }
+}
+
+/// Bytes that a [`Gate`] counts for as long as this lives.
+#[derive(Debug)]
+pub struct Charge {
+    gate: Arc<Gate>,
+    bytes: usize,
+}
+
+impl Charge {
+    fn new(gate: &Arc<Gate>, bytes: usize) -> Self {
+        gate.add(bytes);
+        Self { gate: Arc::clone(gate), bytes }
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.gate.sub(self.bytes);
+    }
+}
+
+/// Why a link could not be opened, or ended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LinkError {
+    /// No connection, or not within the time limit.
+    #[error("cannot connect: {0}")]
+    Connect(String),
+    /// It answered, but not with an MCP event stream.
+    #[error("not an MCP event stream: {0}")]
+    Protocol(String),
+    /// It was open and has ended.
+    #[error("the upstream closed the stream: {0}")]
+    Lost(String),
+}
+
+impl LinkError {
+    /// It speaks against the endpoint: no MCP server can be reached there.
+    pub fn is_failure(&self) -> bool {
+        matches!(self, Self::Connect(_) | Self::Protocol(_))
+    }
+}
+
+/// Back-pressure between a link and the actor behind it: the link stops reading while too much waits in the actor's
+/// mailbox ([`Charge`]) or is unwritten. MEM-1.
+#[derive(Debug)]
+pub struct Gate {
+    used: AtomicUsize,
+    limit: usize,
+    opened: Notify,
+}
+
+impl Gate {
+    /// `limit`: bytes that may wait.
+    pub fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { used: AtomicUsize::new(0), limit, opened: Notify::new() })
+    }
+
+    /// `bytes` more are waiting.
+    pub fn add(&self, bytes: usize) {
+        self.used.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    /// `bytes` are waiting no more.
+    pub fn sub(&self, bytes: usize) {
+        self.used.fetch_sub(bytes, Ordering::AcqRel);
+        self.opened.notify_one();
+    }
+
+    /// Resolves when there is room.
+    pub async fn wait(&self) {
+        while self.used.load(Ordering::Acquire) >= self.limit {
+            self.opened.notified().await;
+        }
+    }
+}
+
+/// Keeps a link open; dropping it ends the link (and its TCP connection) at once.
+#[derive(Debug)]
+pub struct LinkHandle {
+    task: tokio::task::AbortHandle,
+    counted: Option<Arc<Endpoint>>,
+}
+
+impl LinkHandle {
+    /// Ties the task to the handle; `counted`: the endpoint whose session count it is part of while it lives.
+    pub fn new(task: tokio::task::AbortHandle, counted: Option<Arc<Endpoint>>) -> Self {
+        if let Some(endpoint) = &counted {
+            endpoint.sessions.fetch_add(1, Ordering::Relaxed);
+        }
+        Self { task, counted }
+    }
+}
+
+impl Drop for LinkHandle {
+    fn drop(&mut self) {
+        self.task.abort();
+        if let Some(endpoint) = &self.counted {
+            endpoint.sessions.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}

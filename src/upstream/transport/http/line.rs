@@ -1,0 +1,248 @@
+//! [`Line`]: the way from one worker thread to one endpoint: the connections that everybody on the thread shares. A POST
+//! is a future of whoever makes it; it passes no mailbox on its way.
+
+use std::{
+    cell::OnceCell,
+    rc::Rc,
+    sync::{Arc, atomic::Ordering},
+};
+
+use actix_http::{
+    Method, RequestHead, ResponseHead, ServiceConfig, Uri,
+    header::{self, HeaderMap, HeaderName, HeaderValue},
+};
+use bytes::Bytes;
+use rustls::ClientConfig;
+
+use super::{
+    Bounds, Broken,
+    answer::{PostError, outcome},
+    body::Body,
+    client::{Client, Headers},
+    connection::{Head, Rest},
+    connections::Connections,
+    not_connected,
+    redirect::{self, NotFollowed},
+    reply::Reply,
+};
+use crate::{settings::UpstreamSettings, upstream::Endpoint};
+
+/// See the module's text. Cheap to clone.
+#[derive(Clone)]
+pub struct Line {
+    /// Where it leads.
+    pub endpoint: Arc<Endpoint>,
+    way: Rc<Way>,
+    by_awc: bool,
+}
+
+struct Way {
+    post: Head,
+    get: Head,
+    connections: Rc<Connections>,
+    /// Made when it is needed, which it seldom is.
+    client: OnceCell<Client>,
+    bounds: Bounds,
+    tls: Option<Arc<ClientConfig>>,
+    max_message: usize,
+}
+
+/// What all lines of a thread share.
+#[derive(Clone)]
+pub struct LineConfig {
+    http: ServiceConfig,
+    tls: Option<Arc<ClientConfig>>,
+}
+
+impl std::fmt::Debug for Line {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Line").field("endpoint", &self.endpoint).finish_non_exhaustive()
+    }
+}
+
+/// An open event stream.
+pub(in crate::upstream) struct Opened {
+    pub(in crate::upstream) head: ResponseHead,
+    pub(in crate::upstream) body: Body,
+    /// Where it was found in the end: relative references are resolved against it (RFC 3986, section 5.1.3).
+    pub(in crate::upstream) url: url::Url,
+}
+
+/// Why an event stream could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::upstream) enum NotOpened {
+    #[error(transparent)]
+    Broken(#[from] Broken),
+    #[error(transparent)]
+    NotFollowed(#[from] NotFollowed),
+}
+
+/// Counted as long as it lives, however it ends.
+struct InFlight<'a>(&'a Endpoint);
+
+impl<'a> InFlight<'a> {
+    fn count(endpoint: &'a Endpoint) -> Self {
+        endpoint.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self(endpoint)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Line {
+    /// To be made on the thread, which must have a `LocalSet` (actix's has). `tls`: where there is an `https` endpoint.
+    pub fn config(tls: Option<Arc<ClientConfig>>) -> LineConfig {
+        LineConfig { http: Connections::config(), tls }
+    }
+
+    /// To be used on the current thread.
+    pub fn new(endpoint: Arc<Endpoint>, limits: &UpstreamSettings, config: &LineConfig) -> Self {
+        let UpstreamSettings { connect_timeout, max_connections, max_message, .. } = *limits;
+        let bounds = Bounds { connect_timeout, max_connections };
+        let head = |method, (name, value)| {
+            let mut head = RequestHead::default();
+            head.method = method;
+            head.headers = headers(&endpoint, name, value);
+            Head::new(head)
+        };
+        let is_secure = endpoint.url.is_secure();
+        let way = Way {
+            post: head(Method::POST, OF_POST),
+            get: head(Method::GET, OF_GET),
+            connections: Rc::new(Connections::new(bounds, config.http.clone())),
+            client: OnceCell::new(),
+            bounds,
+            tls: config.tls.clone().filter(|_| is_secure),
+            max_message,
+        };
+        Self { endpoint, way: Rc::new(way), by_awc: is_secure }
+    }
+
+    /// The same way, whose POSTs go by awc.
+    pub fn by_awc(&self) -> Self {
+        Self { by_awc: true, ..self.clone() }
+    }
+
+    fn client(&self) -> Option<&Client> {
+        self.by_awc.then(|| {
+            self.way.client.get_or_init(|| {
+                let of = |(name, value)| headers(&self.endpoint, name, value);
+                Client::new(self.way.bounds, Headers { post: of(OF_POST), get: of(OF_GET) }, self.way.tls.clone())
+            })
+        })
+    }
+
+    /// POSTs one message, byte for byte. Without a time limit but that for a new connection: whoever waits for it has
+    /// one. `Some`: the answer has a body that may hold messages, to be read on; that of a status that is no success holds
+    /// the answer to the request in `body`.
+    ///
+    /// # Errors
+    /// [`PostError`], which says whether the upstream may have seen it.
+    pub async fn post(self, mut url: Uri, body: Bytes) -> Result<Option<Reply>, PostError> {
+        let _counted = InFlight::count(&self.endpoint);
+        for _hop in 0..=redirect::MAX_REDIRECTS {
+            let (head, reply) = self.post_once(&url, &body).await?;
+            let status = head.status.as_u16();
+            if !redirect::is_redirect(status, false) {
+                let Err(error) = outcome(&head) else { return Ok(reply) };
+                // What the server itself says of the call is more than a status can say.
+                let said = match reply {
+                    Some(reply) => reply.answer_to(&body, self.way.max_message).await,
+                    None => None,
+                };
+                return said.map(Some).ok_or(error);
+            }
+            let from = url.to_string().parse().map_err(|_| NotFollowed::Nowhere(status))?;
+            url = self.redirected(&from, &head)?.1;
+        }
+        Err(NotFollowed::TooOften.into())
+    }
+
+    async fn post_once(&self, url: &Uri, body: &Bytes) -> Result<(ResponseHead, Option<Reply>), PostError> {
+        let broken = |error: Broken| match error {
+            error @ Broken::NotConnected(_) => {
+                self.endpoint.failed(&error);
+                PostError::NotSent(error.to_string())
+            }
+            Broken::NoAnswer(why) => PostError::Unknown(why),
+        };
+        if let Some(client) = self.client() {
+            let (head, body) = client.post(url, body).await.map_err(broken)?;
+            let reply = body.and_then(|body| Reply::of(&head, Body::Awc(Box::new(body))));
+            return Ok((head, reply));
+        }
+        let Way { connections, post, .. } = &*self.way;
+        let connection = match connections.take() {
+            Some(connection) => connection,
+            None => connections.connect(self.endpoint.url.request_url()).await.map_err(broken)?,
+        };
+        let (head, rest) = connection.post(post, url, body, &connections.scratch).await.map_err(broken)?;
+        let reply = match rest {
+            Rest::Read(reusable) => {
+                reusable.into_iter().for_each(|connection| connections.keep(connection));
+                None
+            }
+            Rest::Body(body) => Reply::of(&head, Body::Own(body, Rc::clone(connections))),
+        };
+        Ok((head, reply))
+    }
+
+    /// GETs the endpoint's own URL, on a connection of its own.
+    pub(in crate::upstream) async fn open_stream(&self) -> Result<Opened, NotOpened> {
+        let mut url = redirect::bare(self.endpoint.url.request_url().clone());
+        let mut uri = redirect::to_uri(&url).ok_or_else(|| not_connected("the URL cannot be requested"))?;
+        for _hop in 0..=redirect::MAX_REDIRECTS {
+            let (head, body) = self.get(&uri).await?;
+            if !redirect::is_redirect(head.status.as_u16(), true) {
+                return Ok(Opened { head, body, url });
+            }
+            (url, uri) = self.redirected(&url, &head)?;
+        }
+        Err(NotFollowed::TooOften.into())
+    }
+
+    fn redirected(&self, from: &url::Url, head: &ResponseHead) -> Result<(url::Url, Uri), NotFollowed> {
+        let status = head.status.as_u16();
+        let to = redirect::target(from, status, &head.headers)?;
+        let uri = redirect::to_uri(&to).ok_or(NotFollowed::Nowhere(status))?;
+        tracing::debug!(service = self.endpoint.service, endpoint = %self.endpoint.url, status, "redirected");
+        Ok((to, uri))
+    }
+
+    async fn get(&self, url: &Uri) -> Result<(ResponseHead, Body), Broken> {
+        if let Some(client) = self.client() {
+            let (head, body) = client.get(url).await?;
+            return Ok((head, Body::Awc(Box::new(body))));
+        }
+        let Way { connections, get, .. } = &*self.way;
+        let connection = connections.connect(self.endpoint.url.request_url()).await?;
+        let (head, body) = connection.get(get, url, Rc::clone(&connections.scratch)).await?;
+        Ok((head, Body::Own(body, Rc::clone(connections))))
+    }
+
+    /// Closes what has been idle for too long. To be called from time to time.
+    pub(in crate::upstream) fn sweep(&self) {
+        self.way.connections.sweep();
+    }
+}
+
+const OF_POST: (HeaderName, &str) = (header::CONTENT_TYPE, "application/json");
+const OF_GET: (HeaderName, &str) = (header::ACCEPT, "text/event-stream");
+
+/// The upstream gets its own name, never the client's.
+fn headers(endpoint: &Endpoint, name: HeaderName, value: &'static str) -> HeaderMap {
+    let authority = &endpoint.url.request_url()[url::Position::BeforeHost..url::Position::AfterPort];
+    let host = HeaderValue::from_str(authority).expect("the authority of a parsed URL is visible ASCII");
+    let mut headers = HeaderMap::new();
+    headers.insert(header::HOST, host);
+    if let Some(authorization) = endpoint.url.authorization() {
+        let value = HeaderValue::from_str(authorization).expect("base64 is visible ASCII");
+        headers.insert(header::AUTHORIZATION, value);
+    }
+    headers.insert(name, HeaderValue::from_static(value));
+    headers
+}

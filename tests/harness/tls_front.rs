@@ -1,0 +1,95 @@
+//! TLS in front of a server that speaks none: what an operator's proxy does, with certificates made for the test.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::{ServerConfig, crypto::ring, pki_types::PrivateKeyDer};
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    task::AbortHandle,
+};
+use tokio_rustls::TlsAcceptor;
+
+/// Who issues certificates.
+pub struct Ca {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+impl Ca {
+    /// A new one that nobody knows yet.
+    pub fn new() -> Self {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new(Vec::new()).expect("no names");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).expect("a certificate").pem();
+        Self { issuer: Issuer::new(params, key), pem }
+    }
+
+    /// Writes its certificate to a file in this folder.
+    pub fn file(&self, dir: &Path) -> PathBuf {
+        let path = dir.join("ca.pem");
+        std::fs::write(&path, &self.pem).expect("a file in the test's folder");
+        path
+    }
+}
+
+/// See module documentation.
+pub struct TlsFront {
+    addr: SocketAddr,
+    accepting: AbortHandle,
+}
+
+impl TlsFront {
+    /// Takes TLS connections for `target`, with a certificate of `ca` for these names.
+    pub async fn start(target: SocketAddr, ca: &Ca, names: &[&str]) -> Self {
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>());
+        let certificate = params.expect("names").signed_by(&key, &ca.issuer).expect("a certificate");
+        let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("ring has what TLS needs")
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key)
+            .expect("the key is the certificate's");
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let addr = listener.local_addr().expect("its address");
+        let accepting = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(pass(acceptor.clone(), client, target));
+            }
+        });
+        Self { addr, accepting: accepting.abort_handle() }
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The event stream of the server behind it.
+    pub fn url(&self) -> String {
+        format!("https://{}/sse", self.addr)
+    }
+}
+
+impl Drop for TlsFront {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+async fn pass(acceptor: TlsAcceptor, client: TcpStream, target: SocketAddr) {
+    let _ = client.set_nodelay(true);
+    let Ok(mut client) = acceptor.accept(client).await else { return };
+    let Ok(mut server) = TcpStream::connect(target).await else { return };
+    let _ = server.set_nodelay(true);
+    let _ = copy_bidirectional(&mut client, &mut server).await;
+}
