@@ -25,14 +25,13 @@ use crate::{
     session::{
         MAIN_STREAM,
         actor::SessionActor,
-        attachment::{Attachment, Block, Doubt, Pump, Told, resume_failed},
+        attachment::{Attachment, Block, Doubt, Joining, Pump, Told, resume_failed},
         core::streams::StreamKey,
-        env::Env,
         messages::AttachLocal,
         returning::{Client, Fit, key_of, same_client},
         shown,
     },
-    store::{Attach, Attached, AttachedTo, Attachment as StoredAttachment, Created, Fence, Hint, NewSession},
+    store::{Attached, AttachedTo, Created, Fence, Hint, NewSession},
     upstream::Service,
 };
 
@@ -308,18 +307,11 @@ impl Opening {
         let before = if cursor.is_some() { Before::default() } else { self.before(session).await? };
         let sent = before.sent;
         let attachment = Attachment::new(session, StreamKey::Main, gateway.env.settings.stream.client_queue_bytes);
-        let attach = Attach {
-            session,
-            attachment: StoredAttachment {
-                stream: MAIN_STREAM.to_owned(),
-                incarnation: Arc::clone(&gateway.env.me.incarnation),
-                id: attachment.id,
-            },
-        };
+        let attach = attachment.attach(&gateway.env);
         // A client may have given this GET up while the process was paused and be served elsewhere by now. Its connection is
         // then closed; the server finds that out in the meantime, and drops us before we take the stream away.
         tokio::time::sleep(GONE_CLIENT_PAUSE).await;
-        let mut undo = DetachOnDrop { env: Arc::clone(&gateway.env), attachment: Some(Arc::clone(&attachment)) };
+        let joining = Joining::begin(&gateway.env, &attachment);
         let deadline = Instant::now() + gateway.env.settings.redis.wait;
         let joined = loop {
             match patiently(&self.gateway, || gateway.env.store.attach(attach.clone())).await? {
@@ -356,7 +348,7 @@ impl Opening {
         let mut pump =
             Pump::new(Arc::clone(&gateway.env), Arc::clone(&attachment), joined.epoch, from, first).resumed();
         // From here on the pump does it.
-        undo.attachment = None;
+        joining.done();
         if cursor.is_none() {
             pump = pump.resume_without_cursor(from, sent);
         }
@@ -445,27 +437,6 @@ struct Before {
     left_at: Option<u64>,
     /// Messages that it has sent.
     in_seq: u64,
-}
-
-/// A client that leaves while its stream is being attached, or whose stream is not shown after all, leaves no holder
-/// behind: the stream that it has superseded can go on.
-struct DetachOnDrop {
-    env: Arc<Env>,
-    attachment: Option<Arc<Attachment>>,
-}
-
-impl Drop for DetachOnDrop {
-    fn drop(&mut self) {
-        let Some(attachment) = self.attachment.take() else { return };
-        let env = Arc::clone(&self.env);
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        runtime.spawn(async move {
-            let detached = env.store.detach(attachment.session, &attachment.stream, attachment.id).await;
-            if let Err(error) = detached {
-                env.count_store_error(&error);
-            }
-        });
-    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,19 @@
 //! at the log. [`Pump`] is the body: it keeps the client's cursor, takes a pushed event only if it is the next one, and
 //! reads the log otherwise. So replay joins live without gap or duplicate (EVT-3) by construction, a full queue costs a
 //! read and never an event (MEM-1), and it makes no difference where the session's owner is (OWN-6).
+//!
+//! | file | what stands there |
+//! |---|---|
+//! | `pump` | the body: mailbox and log in order, heartbeats |
+//! | `log` | what is taken from the log, and holes in it |
+//! | `replay` | pure: what is sent again to a client without a cursor |
+//! | `doubt` | whose stream it is while only a cookie says so |
+//! | `hold` | who holds it in the store: attached, taken back, left |
+//! | `told` | what a client is told, before it becomes bytes |
 
+mod doubt;
+mod hold;
+mod log;
 mod pump;
 mod replay;
 mod told;
@@ -23,7 +35,9 @@ use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 
 pub use self::{
-    pump::{Aborted, Doubt, Pump},
+    doubt::Doubt,
+    hold::Joining,
+    pump::{Aborted, Pump},
     told::{Block, Told, resume_failed},
 };
 use super::core::streams::StreamKey;

@@ -6,7 +6,7 @@
 //! | `actor` | state, start, stop, handlers |
 //! | `messages` | what it is told and asked |
 //! | `inbound` | client → upstream: journal, order |
-//! //! | `claim` | client → upstream: what other instances have journaled, and what was missed |
+//! | `claim` | client → upstream: what other instances have journaled, and what was missed |
 //! | `cancel` | client → upstream: requests that the client has given up |
 //! | `forward` | client → upstream: POSTs and their ends |
 //! | `refused` | client → upstream: what becomes of a message whose POST failed |
