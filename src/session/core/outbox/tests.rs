@@ -210,8 +210,8 @@ proptest! {
                 Step::Push { other, answer, size } => {
                     let stream = if other { OTHER } else { StreamKey::Main };
                     number += 1;
-                    let mut body = number.to_be_bytes().to_vec();
-                    body.resize(size.max(4), 0);
+                    let mut body = vec![0; size.max(4)];
+                    body[..4].copy_from_slice(&number.to_be_bytes());
                     let body = Bytes::from(body);
                     pushed.entry(stream).or_default().push(body.clone());
                     waiting += body.len();
