@@ -4,7 +4,11 @@ use std::{collections::VecDeque, sync::Arc};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{ClientMessage, Fence, InboxEntry, Owner, Restored};
+use super::{
+    journal::{ClientMessage, InboxEntry},
+    sessions::Restored,
+    types::{Fence, Owner},
+};
 
 /// What the last entries were that an owner has been handed: by sequence and body, the same after a loss of data. Bounded.
 #[derive(Clone, Debug, Default)]
@@ -98,7 +102,7 @@ impl Rewrite {
     }
 }
 
-/// Answer of [`super::SessionStore::rewrite`].
+/// Answer of [`super::Sessions::rewrite`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rewritten {
     /// The session has its new life. Requests that are pending in it and of which nobody knows whether they ran.

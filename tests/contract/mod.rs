@@ -24,8 +24,8 @@ use mcp_router::{
     protocol::{post_id::PostId, session_id::SessionId},
     store::{
         Accept, Accepted, Adopted, Append, Appended, Attach, Attached, AttachedTo, Attachment, Claim, Claimed,
-        ClientMessage, Created, Fence, Handed, HeadChange, InboxEntry, LogLimits, NewEvent, NewSession, Owner,
-        Rehydration, SessionHead, SessionStore, Wake,
+        ClientMessage, Created, EventLog, Fence, Handed, HeadChange, InboxEntry, Instances, Journal, LogLimits,
+        NewEvent, NewSession, Owner, Rehydration, SessionHead, SessionStore, Sessions, Wake, WakeUps,
         memory::MemoryStore,
         redis::{RedisConfig, RedisStore},
     },

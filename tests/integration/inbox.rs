@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mcp_router::{
     protocol::post_id::PostId,
     store::{
-        Accept, Accepted, ClientMessage, Fence, SessionStore as _,
+        Accept, Accepted, ClientMessage, Fence, Journal as _, Sessions as _,
         redis::{RedisConfig, RedisStore},
     },
 };

@@ -35,7 +35,7 @@ pub struct Continuation {
     /// (JSON text). Empty or a method: written by an older build, which passed the id on unchanged.
     pub questions: BTreeMap<String, String>,
     /// Canonical id of a request that the client has cancelled → the request's sequence. It goes with the request: with its
-    /// answer (the owner clears it) or by [`crate::store::SessionStore::forget_requests`]. REQ-4
+    /// answer (the owner clears it) or by [`crate::store::Journal::forget_requests`]. REQ-4
     pub cancelled: BTreeMap<String, u64>,
 }
 

@@ -8,9 +8,14 @@ use std::{
     },
 };
 
+use async_trait::async_trait;
 use tokio::sync::mpsc::{self, error::TrySendError};
 
-use crate::{protocol::session_id::SessionId, store::Wake};
+use super::MemoryStore;
+use crate::{
+    protocol::session_id::SessionId,
+    store::{StoreResult, Wake, WakeUps},
+};
 
 /// Who listens, by incarnation.
 #[derive(Default)]
@@ -57,5 +62,16 @@ impl Wakes {
             });
         }
         1
+    }
+}
+
+#[async_trait]
+impl WakeUps for MemoryStore {
+    async fn wake(&self, incarnation: &str, session: SessionId) -> StoreResult<u64> {
+        Ok(self.wakes.wake(incarnation, session))
+    }
+
+    async fn subscribe(&self, incarnation: &str, capacity: usize) -> StoreResult<mpsc::Receiver<Wake>> {
+        Ok(self.wakes.subscribe(incarnation, capacity))
     }
 }

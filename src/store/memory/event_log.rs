@@ -1,0 +1,189 @@
+//! Event logs in memory, and who shows them.
+
+use std::{sync::Arc, time::Instant};
+
+use async_trait::async_trait;
+
+use super::{MemoryStore, Owned, session::Session, stream::Stream};
+use crate::{
+    protocol::session_id::SessionId,
+    store::{
+        Append, Appended, Attach, Attached, AttachedTo, Attachment, EventLog, Holder, NewEvent, Page, StoreError,
+        StoreResult,
+    },
+};
+
+/// Why nothing was appended.
+pub(super) enum NotAppended {
+    /// The append's number is below the last one's: neither a retry nor a new one.
+    OldOp,
+    /// See [`crate::store::Accepted::Older`]. This store never goes back in time.
+    Older,
+}
+
+impl Session {
+    /// The sequences, as in [`crate::store::Appended::Done`]. The fence has been checked.
+    pub(super) fn append(&mut self, append: Append, now: Instant) -> Result<Vec<Option<u64>>, NotAppended> {
+        match &self.last_append {
+            Some((op, results)) if *op == append.op => return Ok(results.clone()),
+            Some((op, _)) if *op > append.op => return Err(NotAppended::OldOp),
+            _ => {}
+        }
+        if append.known > self.last_event(&append.stream) {
+            return Err(NotAppended::Older);
+        }
+        let results: Vec<_> = append.events.iter().map(|event| self.append_one(&append.stream, event, now)).collect();
+        if let Some(sent) = append.sent {
+            self.stream_or_new(&append.stream).sent = Some(sent);
+        }
+        if let Some(stream) = self.stream_mut(&append.stream) {
+            stream.trim(&append.limits, now);
+        }
+        self.acknowledge(append.acked);
+        self.last_append = Some((append.op, results.clone()));
+        Ok(results)
+    }
+
+    pub(super) fn append_one(&mut self, stream: &str, event: &NewEvent, now: Instant) -> Option<u64> {
+        if let Some(id_key) = &event.answers {
+            let request = self.requests.remove(id_key)?;
+            // Answered without having been forwarded: nobody must forward it any more.
+            self.inbox.remove(request.seq);
+        }
+        self.continuation.apply(&event.changes);
+        Some(self.stream_or_new(stream).push(event.body.clone(), now))
+    }
+
+    pub(super) fn last_event(&self, stream: &str) -> u64 {
+        self.stream(stream).map_or(0, |stream| stream.last_seq)
+    }
+
+    pub(super) fn stream(&self, name: &str) -> Option<&Stream> {
+        self.streams.iter().find(|(other, _)| other == name).map(|(_, stream)| stream)
+    }
+
+    pub(super) fn stream_mut(&mut self, name: &str) -> Option<&mut Stream> {
+        self.streams.iter_mut().find(|(other, _)| other == name).map(|(_, stream)| stream)
+    }
+
+    pub(super) fn stream_or_new(&mut self, name: &str) -> &mut Stream {
+        let at = self.streams.iter().position(|(other, _)| other == name).unwrap_or_else(|| {
+            self.streams.push((name.to_owned(), Stream::default()));
+            self.streams.len() - 1
+        });
+        &mut self.streams[at].1
+    }
+
+    pub(super) fn detach(&mut self, stream: &str, attachment_id: u64) -> bool {
+        let in_seq = self.in_seq;
+        let Some(stream) = self.stream_mut(stream) else { return false };
+        let was_held = stream.holder.take_if(|holder| holder.id == attachment_id).is_some();
+        if was_held {
+            // What the client sends from now on it sends without a stream.
+            stream.left_at = Some(in_seq);
+        }
+        was_held
+    }
+
+    pub(super) fn attachments(&self) -> Vec<Attachment> {
+        let held = self.streams.iter().filter_map(|(name, stream)| {
+            let Holder { incarnation, id } = stream.holder.clone()?;
+            Some(Attachment { stream: name.clone(), incarnation, id })
+        });
+        held.collect()
+    }
+
+    /// Processes that hold a stream, each once.
+    pub(super) fn holders(&self) -> Vec<Arc<str>> {
+        let mut holders: Vec<_> = self.attachments().into_iter().map(|attachment| attachment.incarnation).collect();
+        holders.sort_unstable();
+        holders.dedup();
+        holders
+    }
+}
+
+#[async_trait]
+impl EventLog for MemoryStore {
+    async fn append(&self, append: Append) -> StoreResult<Appended> {
+        let fence = append.fence.clone();
+        let appended = self.as_owner(&fence, |session| {
+            let holder = session.stream(&append.stream).and_then(|stream| stream.holder.clone());
+            (session.append(append, Instant::now()), holder)
+        });
+        Ok(match appended {
+            Owned::Done((Ok(results), holder)) => {
+                if let Some(Holder { incarnation: holder, .. }) = holder
+                    && holder != fence.incarnation
+                    && results.iter().any(Option::is_some)
+                {
+                    self.wakes.wake(&holder, fence.session);
+                }
+                Appended::Done(results)
+            }
+            Owned::Done((Err(NotAppended::OldOp), _)) => {
+                return Err(StoreError::Corrupt("an append with a number below the last one's".to_owned()));
+            }
+            Owned::Done((Err(NotAppended::Older), _)) => Appended::Older,
+            Owned::NotFound => Appended::NotFound,
+            Owned::Fenced => Appended::Fenced,
+        })
+    }
+
+    async fn read_page(
+        &self,
+        session: SessionId,
+        stream: &str,
+        after: u64,
+        max_events: usize,
+        max_bytes: usize,
+    ) -> StoreResult<Option<Page>> {
+        Ok(self.with(&session, |session| match session.stream(stream) {
+            Some(stream) => stream.page(session.epoch, after, max_events, max_bytes),
+            None => Page { events: Vec::new(), last_seq: 0, first_seq: 1, epoch: session.epoch, holder: None },
+        }))
+    }
+
+    async fn attach(&self, attach: Attach) -> StoreResult<Attached> {
+        let Attach { session: id, attachment } = attach;
+        let caller = attachment.incarnation.clone();
+        let attached = self.with(&id, |session| {
+            let stream = session.stream_or_new(&attachment.stream);
+            let holder = Holder { incarnation: attachment.incarnation, id: attachment.id };
+            // The same attachment again is a repeated call.
+            let mut former = None;
+            if stream.holder.as_ref() != Some(&holder) {
+                former = stream.holder.replace(holder);
+                stream.attach_count += 1;
+            }
+            let attach_count = stream.attach_count;
+            let joined = AttachedTo {
+                owner: session.owner.clone(),
+                generation: session.generation,
+                epoch: session.epoch,
+                service: session.service.clone(),
+                principal: session.principal.clone(),
+                listeners: u64::from(session.owner.incarnation == caller),
+                attach_count,
+            };
+            (joined, former)
+        });
+        let Some((mut joined, former)) = attached else { return Ok(Attached::NotFound) };
+        let owner = joined.owner.incarnation.clone();
+        if owner != caller {
+            joined.listeners = self.wakes.wake(&owner, id);
+        }
+        // The owner of another process has just been woken.
+        if let Some(Holder { incarnation: former, .. }) = former
+            && (former != owner || owner == caller)
+        {
+            self.wakes.wake(&former, id);
+        }
+        Ok(Attached::Attached(joined))
+    }
+
+    async fn detach(&self, session: SessionId, stream: &str, attachment_id: u64) -> StoreResult<bool> {
+        // OWN-8: only the attachment that holds the stream can end it.
+        let ended = self.with(&session, |session| session.detach(stream, attachment_id));
+        Ok(ended.unwrap_or(false))
+    }
+}
