@@ -143,6 +143,12 @@ contract! {
         a_lease_is_given_up_only_by_its_holder
         who_has_given_a_lease_up_is_remembered_until_the_next_does
     }
+    streams {
+        each_stream_has_its_log_its_holder_and_its_counters
+        what_an_owner_knows_of_a_log_is_of_the_stream_it_names
+        the_number_of_an_append_counts_over_all_streams
+        a_session_that_begins_anew_begins_all_its_streams_anew
+    }
     wake {
         a_wake_up_reaches_its_process_only
         wake_ups_that_do_not_fit_become_one_for_all

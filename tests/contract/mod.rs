@@ -15,6 +15,7 @@ pub mod page;
 pub mod redis_link;
 pub mod redis_only;
 pub mod rights;
+pub mod streams;
 pub mod wake;
 
 use std::{future::Future, sync::Arc, time::Duration};

@@ -1,7 +1,7 @@
-//! The link to Redis: connections, reconnecting, and one round trip with many commands.
+//! The link to Redis: reconnecting, and one round trip with many commands.
 //!
-//! Owns the pool. Used by the lanes ([`super::pipeline`]) and for bulk work. Never retries a command whose outcome is
-//! unknown: that is the caller's to decide.
+//! Connections come from the [`Topology`]. Used by the lanes ([`super::pipeline`]) and for bulk work. Never retries a command
+//! whose outcome is unknown: that is the caller's to decide.
 
 use std::{
     future::Future,
@@ -9,11 +9,10 @@ use std::{
     time::Duration,
 };
 
-use deadpool_redis::{Connection, Manager, Pool, PoolConfig, Runtime, Timeouts};
+use deadpool_redis::Connection;
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, Pipeline, RedisResult, Value,
-    aio::MultiplexedConnection,
-    io::tcp::{TcpSettings, socket2::TcpKeepalive},
+    Pipeline, RedisResult, Value,
+    aio::{MultiplexedConnection, PubSub},
 };
 use tokio::{
     sync::watch,
@@ -22,8 +21,9 @@ use tokio::{
 
 use super::{
     config::RedisConfig,
-    refusal::{Follows, Refusal, connecting, server_error},
+    refusal::{Refusal, connecting, server_error},
     scripts::{self, Call},
+    topology::{Fate, Standalone, Topology},
 };
 use crate::{
     backoff::{Bounds, pause_after},
@@ -34,12 +34,8 @@ use crate::{
 /// One larger body still goes, alone.
 pub(super) const MAX_WEIGHT: usize = 1 << 20;
 
-/// The kernel asks an idle peer whether it is still there. Only the second line: the first is the time-out of every
-/// pipeline and the probe of the subscription.
-const KEEPALIVE: Duration = Duration::from_secs(15);
-
 /// A connection that was not used for a while is asked whether it lives; one that does not answer soon is replaced.
-const CHECK_TIMEOUT: Duration = Duration::from_millis(500);
+pub(super) const CHECK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Longest pause before a connection is made again that led to a node which refuses to serve: writes are to be possible
 /// soon after a change of the primary.
@@ -50,58 +46,32 @@ const OLDEST_REDIS: u32 = 7;
 
 /// See module documentation.
 pub(super) struct Link {
-    pool: Pool,
-    client: Client,
-    connection: AsyncConnectionConfig,
+    topology: Box<dyn Topology>,
     pub(super) timeout: Duration,
     pub(super) batch: usize,
     backoff: Backoff,
     refusal: Refusal,
-    cluster: bool,
-    /// Number of the node that the address leads to, as far as is known: connections made under an older number are given
-    /// up.
-    node: watch::Sender<u64>,
 }
 
 impl Link {
     pub(super) fn new(config: &RedisConfig) -> StoreResult<Self> {
-        let wrong_url = |_| StoreError::Unavailable("the Redis URL cannot be read".to_owned());
-        let info: ConnectionInfo = config.url.as_str().into_connection_info().map_err(wrong_url)?;
-        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
-        let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true).set_keepalive(keepalive));
-        // Each pipeline has its own time-out here; a second one inside would only cost a timer.
-        let connection =
-            AsyncConnectionConfig::new().set_connection_timeout(Some(config.timeout)).set_response_timeout(None);
-        let manager = Manager::new_with_config(info.clone(), connection.clone()).map_err(wrong_url)?;
-        let mut pool = PoolConfig::new(config.pool_size.max(1));
-        pool.timeouts =
-            Timeouts { wait: None, create: Some(config.timeout), recycle: Some(config.timeout.min(CHECK_TIMEOUT)) };
-        let pool = Pool::builder(manager)
-            .config(pool)
-            .runtime(Runtime::Tokio1)
-            .build()
-            .map_err(|error| StoreError::Unavailable(error.to_string()))?;
         Ok(Self {
-            pool,
-            client: Client::open(info).map_err(wrong_url)?,
-            connection,
+            topology: Box::new(Standalone::new(config)?),
             timeout: config.timeout,
             batch: config.batch.max(1),
             backoff: Backoff::new(config.backoff),
             refusal: Refusal::default(),
-            cluster: config.cluster,
-            node: watch::Sender::new(0),
         })
     }
 
     /// For the subscription, which needs a connection of its own kind.
-    pub(super) fn client(&self) -> &Client {
-        &self.client
+    pub(super) async fn subscribe(&self) -> RedisResult<PubSub> {
+        self.topology.subscribe().await
     }
 
-    /// Tells of the number of the node, see [`Link::node`].
+    /// See [`Topology::node`]: connections made under an older number are given up.
     pub(super) fn node(&self) -> watch::Receiver<u64> {
-        self.node.subscribe()
+        self.topology.node()
     }
 
     /// Why writes are refused, if they are.
@@ -113,24 +83,18 @@ impl Link {
     pub(super) fn writes_done(&self) {
         if self.refusal.over() {
             // Some connections may still lead to a node that is no primary any more.
-            self.redial_all();
+            self.topology.moved();
         }
-    }
-
-    fn redial_all(&self) {
-        self.node.send_modify(|node| *node += 1);
-        self.pool.retain(|_, _| false);
     }
 
     /// A connection of the pool, for bulk work.
     async fn borrow(&self) -> StoreResult<Connection> {
-        self.patiently(Instant::now() + self.timeout, || self.pool.get()).await
+        self.patiently(Instant::now() + self.timeout, || self.topology.borrow()).await
     }
 
-    /// A new connection for a lane, which keeps it. Not one that lies in the pool: that one is driven by the thread
-    /// that made it, and a lane's round trip must stay on one thread.
+    /// A new connection for a lane, which keeps it.
     pub(super) async fn dial(&self, deadline: Instant) -> StoreResult<MultiplexedConnection> {
-        self.patiently(deadline, || self.client.get_multiplexed_async_connection_with_config(&self.connection)).await
+        self.patiently(deadline, || self.topology.dial()).await
     }
 
     /// The connection, if it still answers.
@@ -206,13 +170,11 @@ impl Link {
         let mut redial = false;
         let mut judge = |value| match value {
             Value::ServerError(error) => {
-                match self.refusal.note(&error) {
-                    Follows::Nothing => {}
-                    Follows::Redial => redial = true,
-                    Follows::RedialAll => {
-                        redial = true;
-                        self.redial_all();
-                    }
+                let first = self.refusal.note(&error);
+                if self.topology.fate(&error) == Fate::Dropped {
+                    redial = true;
+                    // The others lead to the same former primary.
+                    if first { self.topology.moved() } else { self.refusal.redialled() }
                 }
                 Err(server_error(&error))
             }
@@ -231,7 +193,7 @@ impl Link {
         if calls.is_empty() {
             return Ok(results);
         }
-        let node = *self.node.borrow();
+        let node = self.node();
         let mut connection = self.borrow().await?;
         let mut pipeline = Pipeline::with_capacity(self.batch);
         let mut redial = false;
@@ -252,7 +214,7 @@ impl Link {
                 pipeline.clear();
             }
         }
-        if redial || node != *self.node.borrow() {
+        if redial || node.has_changed().unwrap_or(true) {
             discard(connection);
         }
         Ok(results)
@@ -267,7 +229,7 @@ impl Link {
     /// One round trip on a connection of its own, which judges nothing.
     pub(super) async fn ask(&self, pipeline: &Pipeline) -> StoreResult<Vec<Value>> {
         let asking = async {
-            let dialled = self.client.get_multiplexed_async_connection_with_config(&self.connection).await;
+            let dialled = self.topology.dial().await;
             let mut connection = dialled.map_err(|error| connecting(&error))?;
             let asked = connection.send_packed_commands(pipeline, 0, pipeline.len()).await;
             asked.map_err(|error| connecting(&error))
@@ -280,7 +242,7 @@ impl Link {
     /// Subscribes once.
     pub(super) async fn try_channel(&self, channel: &str) -> StoreResult<()> {
         let trying = async {
-            let mut subscription = self.client.get_async_pubsub().await.map_err(|error| connecting(&error))?;
+            let mut subscription = self.topology.subscribe().await.map_err(|error| connecting(&error))?;
             subscription.subscribe(channel).await.map_err(|error| match error.code() {
                 // The text tells whether it is the command or the channel.
                 Some("NOPERM") => StoreError::Unusable(error.detail().unwrap_or_default().to_owned()),
@@ -300,8 +262,7 @@ impl Link {
     pub(super) async fn prepare(&self) -> StoreResult<()> {
         let deadline = Instant::now() + self.timeout;
         let late = || StoreError::Unavailable("no answer in time".to_owned());
-        let dialling = self.client.get_multiplexed_async_connection_with_config(&self.connection);
-        let dialled = timeout_at(deadline, dialling).await.map_err(|_| late())?;
+        let dialled = timeout_at(deadline, self.topology.dial()).await.map_err(|_| late())?;
         let mut connection = dialled.map_err(|error| connecting(&error))?;
         // What it does not tell (INFO may be forbidden) is believed to be right: the scripts will show it.
         let asking = async { redis::cmd("INFO").query_async::<String>(&mut connection).await };
@@ -312,7 +273,8 @@ impl Link {
             }
             Err(_) => String::new(),
         };
-        check_server(&server, self.cluster)?;
+        check_version(&server)?;
+        self.topology.fits(&server)?;
         warn_of_eviction(&server, &mut connection).await;
         let taught = timeout_at(deadline, teach(&mut connection)).await.map_err(|_| late())?;
         taught.map_err(|error| scripts_refused(&error))
@@ -351,29 +313,17 @@ impl Failure for deadpool_redis::PoolError {
 }
 
 /// The value of a line of `INFO`.
-fn told<'a>(server: &'a str, name: &str) -> Option<&'a str> {
+pub(super) fn told<'a>(server: &'a str, name: &str) -> Option<&'a str> {
     server.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }
 
-/// A server that does not tell its version or kind is believed to be the right one.
-fn check_server(server: &str, cluster: bool) -> StoreResult<()> {
+/// A server that does not tell its version is believed to be the right one.
+fn check_version(server: &str) -> StoreResult<()> {
     let version = told(server, "redis_version").unwrap_or_default();
     match version.split('.').next().and_then(|major| major.parse::<u32>().ok()) {
-        Some(major) if major < OLDEST_REDIS => {
-            return Err(StoreError::Unusable(format!(
-                "Redis {OLDEST_REDIS}.0 or later is needed, this one is {version}; upgrade it"
-            )));
-        }
-        _ => {}
-    }
-    match told(server, "redis_mode") {
-        Some("cluster") if !cluster => Err(StoreError::Unusable(
-            "this is a node of a Redis Cluster; the router needs a single Redis (a primary and its replicas)"
-                .to_owned(),
-        )),
-        Some("sentinel") => Err(StoreError::Unusable(
-            "this is a Sentinel, which holds no data; REDIS_URL must lead to the primary that it watches".to_owned(),
-        )),
+        Some(major) if major < OLDEST_REDIS => Err(StoreError::Unusable(format!(
+            "Redis {OLDEST_REDIS}.0 or later is needed, this one is {version}; upgrade it"
+        ))),
         _ => Ok(()),
     }
 }
@@ -476,12 +426,8 @@ mod tests {
     #[test]
     fn a_redis_that_is_too_old_is_refused() {
         for right in ["# Server\r\nredis_version:7.0.15\r\nredis_mode:standalone\r\n", "redis_version:10.2\r\n", ""] {
-            assert!(check_server(right, false).is_ok(), "{right}");
+            assert!(check_version(right).is_ok(), "{right}");
         }
-        for wrong in
-            ["redis_version:6.2.14\r\n", "redis_version:7.2.0\r\nredis_mode:cluster\r\n", "redis_mode:sentinel"]
-        {
-            assert!(matches!(check_server(wrong, false), Err(StoreError::Unusable(_))), "{wrong}");
-        }
+        assert!(matches!(check_version("redis_version:6.2.14\r\n"), Err(StoreError::Unusable(_))));
     }
 }

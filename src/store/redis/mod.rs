@@ -21,6 +21,7 @@ mod reply;
 mod rights;
 mod scripts;
 mod sessions;
+mod topology;
 mod wake_ups;
 
 use std::{

@@ -53,7 +53,7 @@ impl Subscription {
 
     async fn subscribe(&self) -> StoreResult<(PubSubSink, PubSubStream)> {
         let subscribe = async {
-            let (mut sink, stream) = self.link.client().get_async_pubsub().await?.split();
+            let (mut sink, stream) = self.link.subscribe().await?.split();
             sink.subscribe(self.channel.as_str()).await?;
             RedisResult::Ok((sink, stream))
         };

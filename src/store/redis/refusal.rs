@@ -77,6 +77,11 @@ fn word_of(error: &ServerError) -> &str {
     }
 }
 
+/// The address may lead to another node by now: a connection by which this came is of no use.
+pub(super) fn leads_elsewhere(error: &ServerError) -> bool {
+    find(word_of(error)).is_some_and(|known| known.redial)
+}
+
 /// The user lacks a right.
 pub(super) fn is_denied(error: &ServerError) -> bool {
     word_of(error) == "NOPERM"
@@ -143,29 +148,15 @@ pub(super) struct Refusal {
     redials: AtomicU32,
 }
 
-/// What follows from an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Follows {
-    /// Nothing: the connection is good.
-    Nothing,
-    /// This connection is given up.
-    Redial,
-    /// This connection is given up, and so are all others: what they lead to is a former primary.
-    RedialAll,
-}
-
 impl Refusal {
-    pub(super) fn note(&self, error: &ServerError) -> Follows {
-        let Some(known) = find(word_of(error)) else { return Follows::Nothing };
-        let first = known.refuses && self.set(known);
-        match known.redial {
-            true if first => Follows::RedialAll,
-            true => {
-                self.redials.fetch_add(1, Ordering::Relaxed);
-                Follows::Redial
-            }
-            false => Follows::Nothing,
-        }
+    /// An answer of the server. `true`: by it is known for the first time that writes are refused.
+    pub(super) fn note(&self, error: &ServerError) -> bool {
+        find(word_of(error)).is_some_and(|known| known.refuses && self.set(known))
+    }
+
+    /// A connection was given up that led to a node which refuses.
+    pub(super) fn redialled(&self) {
+        self.redials.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A failed attempt to connect, if it was refused by the server.

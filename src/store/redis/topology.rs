@@ -1,0 +1,178 @@
+//! Where Redis is: who gives connections, and who says that one is of no use any more.
+//!
+//! Role: [`Topology`] is all that lanes, bulk work and the subscription know of nodes. [`Standalone`] is one address behind
+//! which there is one primary, whoever moves it. Sentinel and Cluster are to come as other implementations;
+//! `docs/redis-model.md` says what they have to do.
+//!
+//! Never: sends a command, or repeats one.
+
+use async_trait::async_trait;
+use deadpool_redis::{Connection, Manager, Pool, PoolConfig, PoolError, Runtime, Timeouts};
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, RedisResult, ServerError,
+    aio::{MultiplexedConnection, PubSub},
+    io::tcp::{TcpSettings, socket2::TcpKeepalive},
+};
+use tokio::sync::watch;
+
+use super::{
+    config::RedisConfig,
+    link::{CHECK_TIMEOUT, told},
+    refusal,
+};
+use crate::store::types::{StoreError, StoreResult};
+
+/// The kernel asks an idle peer whether it is still there. Only the second line: the first is the time-out of every
+/// pipeline and the probe of the subscription.
+const KEEPALIVE: std::time::Duration = std::time::Duration::from_secs(15);
+
+/// What becomes of a connection after an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It is good.
+    Kept,
+    /// It leads to a node that cannot serve: it is made again. (After an I/O error or a missing answer every connection is;
+    /// that is no topology's to decide.)
+    Dropped,
+}
+
+/// See module documentation.
+#[async_trait]
+pub(super) trait Topology: Send + Sync + 'static {
+    /// A new connection, for a lane: to the node that has the sessions' keys.
+    async fn dial(&self) -> RedisResult<MultiplexedConnection>;
+
+    /// A connection of the pool, for bulk work.
+    async fn borrow(&self) -> Result<Connection, PoolError>;
+
+    /// A new connection on which wake-ups are heard: where the scripts publish them.
+    async fn subscribe(&self) -> RedisResult<PubSub>;
+
+    /// What an error of the server says of the connection that it came by.
+    fn fate(&self, error: &ServerError) -> Fate;
+
+    /// All connections that there are may lead to the wrong node: they are given up, each by whoever holds it.
+    fn moved(&self);
+
+    /// Number of the node that the address leads to, as far as is known: it rises with [`Self::moved`].
+    fn node(&self) -> watch::Receiver<u64>;
+
+    /// Whether a server that says this of itself (`INFO`) is one of this topology.
+    ///
+    /// # Errors
+    /// `Unusable`, with what a person can do.
+    fn fits(&self, server: &str) -> StoreResult<()>;
+}
+
+/// One address, and behind it one primary.
+pub(super) struct Standalone {
+    pool: Pool,
+    client: Client,
+    connection: AsyncConnectionConfig,
+    takes_cluster_node: bool,
+    node: watch::Sender<u64>,
+}
+
+impl Standalone {
+    /// # Errors
+    /// `Unavailable` when the URL cannot be read.
+    pub(super) fn new(config: &RedisConfig) -> StoreResult<Self> {
+        let wrong_url = |_| StoreError::Unavailable("the Redis URL cannot be read".to_owned());
+        let info: ConnectionInfo = config.url.as_str().into_connection_info().map_err(wrong_url)?;
+        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
+        let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true).set_keepalive(keepalive));
+        // Each pipeline has its own time-out; a second one inside would only cost a timer.
+        let connection =
+            AsyncConnectionConfig::new().set_connection_timeout(Some(config.timeout)).set_response_timeout(None);
+        let manager = Manager::new_with_config(info.clone(), connection.clone()).map_err(wrong_url)?;
+        let mut pool = PoolConfig::new(config.pool_size.max(1));
+        pool.timeouts =
+            Timeouts { wait: None, create: Some(config.timeout), recycle: Some(config.timeout.min(CHECK_TIMEOUT)) };
+        let pool = Pool::builder(manager)
+            .config(pool)
+            .runtime(Runtime::Tokio1)
+            .build()
+            .map_err(|error| StoreError::Unavailable(error.to_string()))?;
+        Ok(Self {
+            pool,
+            client: Client::open(info).map_err(wrong_url)?,
+            connection,
+            takes_cluster_node: config.cluster,
+            node: watch::Sender::new(0),
+        })
+    }
+}
+
+#[async_trait]
+impl Topology for Standalone {
+    /// Not one that lies in the pool: that one is driven by the thread that made it, and a lane's round trip must stay on
+    /// one thread.
+    async fn dial(&self) -> RedisResult<MultiplexedConnection> {
+        self.client.get_multiplexed_async_connection_with_config(&self.connection).await
+    }
+
+    async fn borrow(&self) -> Result<Connection, PoolError> {
+        self.pool.get().await
+    }
+
+    async fn subscribe(&self) -> RedisResult<PubSub> {
+        self.client.get_async_pubsub().await
+    }
+
+    fn fate(&self, error: &ServerError) -> Fate {
+        if refusal::leads_elsewhere(error) { Fate::Dropped } else { Fate::Kept }
+    }
+
+    fn moved(&self) {
+        self.node.send_modify(|node| *node += 1);
+        self.pool.retain(|_, _| false);
+    }
+
+    fn node(&self) -> watch::Receiver<u64> {
+        self.node.subscribe()
+    }
+
+    fn fits(&self, server: &str) -> StoreResult<()> {
+        match told(server, "redis_mode") {
+            Some("cluster") if !self.takes_cluster_node => Err(StoreError::Unusable(
+                "this is a node of a Redis Cluster; the router needs a single Redis (a primary and its replicas)"
+                    .to_owned(),
+            )),
+            Some("sentinel") => Err(StoreError::Unusable(
+                "this is a Sentinel, which holds no data; REDIS_URL must lead to the primary that it watches"
+                    .to_owned(),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn standalone(cluster: bool) -> Standalone {
+        Standalone::new(&RedisConfig { cluster, ..RedisConfig::new("redis://127.0.0.1:1") }).unwrap()
+    }
+
+    #[test]
+    fn a_node_of_another_topology_is_refused() {
+        for wrong in ["redis_version:7.2.0\r\nredis_mode:cluster\r\n", "redis_mode:sentinel"] {
+            assert!(matches!(standalone(false).fits(wrong), Err(StoreError::Unusable(_))), "{wrong}");
+        }
+        for right in ["redis_version:7.0.15\r\nredis_mode:standalone\r\n", ""] {
+            assert!(standalone(false).fits(right).is_ok(), "{right}");
+        }
+        assert!(standalone(true).fits("redis_mode:cluster").is_ok());
+    }
+
+    #[test]
+    fn whoever_looks_sees_that_the_address_has_moved() {
+        let standalone = standalone(false);
+        let mut node = standalone.node();
+        assert!(!node.has_changed().unwrap());
+        standalone.moved();
+        assert!(node.has_changed().unwrap());
+        assert_eq!(*node.borrow_and_update(), 1);
+    }
+}

@@ -1,0 +1,97 @@
+//! Several streams in one session: each has its own log, holder and counters.
+
+use mcp_router::store::{Appended, Claim, Claimed, HandedLately, Hint, Restored, Rewrite, Rewritten, StreamHead, Wake};
+
+use super::*;
+
+const OTHER: &str = "post:7";
+
+async fn append_to(store: &dyn SessionStore, fence: &Fence, op: u64, stream: &'static str, body: &str) -> u64 {
+    let appending = Append { stream: stream.into(), ..append_of(fence, op, vec![event(body)]) };
+    append(store, appending).await[0].expect("an event without a condition")
+}
+
+async fn attach_to(store: &dyn SessionStore, session: SessionId, stream: &str, name: &str, id: u64) -> u64 {
+    let attachment = Attachment { stream: stream.to_owned(), incarnation: incarnation(name), id };
+    match store.attach(Attach { session, attachment }).await.unwrap() {
+        Attached::Attached(joined) => joined.attach_count,
+        Attached::NotFound => panic!("not attached"),
+    }
+}
+
+/// A session of `a`: two events on the main stream, one on the other, which `b` shows.
+async fn with_two_streams(store: &dyn SessionStore) -> Fence {
+    let fence = session_of(store, "a").await;
+    for (op, stream, expected) in [(1, STREAM, 1), (2, OTHER, 1), (3, STREAM, 2)] {
+        assert_eq!(append_to(store, &fence, op, stream, stream).await, expected, "a sequence of its own");
+    }
+    assert_eq!(attach_to(store, fence.session, OTHER, "b", 8).await, 1);
+    fence
+}
+
+pub async fn each_stream_has_its_log_its_holder_and_its_counters(backend: Backend) {
+    let store = backend.store();
+    let fence = with_two_streams(store).await;
+    let session = fence.session;
+    assert_eq!(log(store, session, STREAM).await.len(), 2);
+    assert_eq!(log(store, session, OTHER).await, [(1, OTHER.to_owned())]);
+    assert!(!store.detach(session, STREAM, 8).await.unwrap(), "it holds the other one");
+    queue(store, notification(session, "n")).await;
+    assert!(store.detach(session, STREAM, 7).await.unwrap());
+    assert!(store.hint(session, &Hint::Sent { stream: OTHER.into(), sent: 1 }).await.unwrap());
+
+    let main = StreamHead { last_seq: 2, bytes: 2, attach_count: 1, left_at: Some(1), ..StreamHead::default() };
+    let holder = Some(mcp_router::store::Holder { incarnation: incarnation("b"), id: 8 });
+    let other = StreamHead { last_seq: 1, bytes: 6, attach_count: 1, holder, sent: Some(1), ..StreamHead::default() };
+    let expected = [(STREAM.to_owned(), main), (OTHER.to_owned(), other)].into();
+    assert_eq!(head(store, session).await.streams, expected);
+    assert_eq!(adopt(store, &fence, "c").await.head.streams, expected, "an adopter finds all of it");
+}
+
+pub async fn what_an_owner_knows_of_a_log_is_of_the_stream_it_names(backend: Backend) {
+    let store = backend.store();
+    let fence = with_two_streams(store).await;
+    let knowing =
+        |stream: &'static str, seq| Claim { known_event: (stream.into(), seq), ..Claim::new(fence.clone(), 0, 1) };
+    for (stream, seq, is_older) in [(STREAM, 2, false), (STREAM, 3, true), (OTHER, 1, false), (OTHER, 2, true)] {
+        let claimed = store.claim(knowing(stream, seq)).await.unwrap();
+        assert_eq!(claimed == Claimed::Older, is_older, "{stream} {seq}");
+    }
+    let ahead = Append { stream: OTHER.into(), known: 2, ..append_of(&fence, 4, vec![event("e")]) };
+    assert_eq!(store.append(ahead).await.unwrap(), Appended::Older);
+}
+
+pub async fn the_number_of_an_append_counts_over_all_streams(backend: Backend) {
+    let store = backend.store();
+    let fence = with_two_streams(store).await;
+    assert_eq!(append_to(store, &fence, 3, OTHER, "again").await, 2, "what the last append said");
+    assert_eq!(log(store, fence.session, OTHER).await.len(), 1, "and nothing was written");
+}
+
+pub async fn a_session_that_begins_anew_begins_all_its_streams_anew(backend: Backend) {
+    let store = backend.store();
+    for renewed in [true, false] {
+        let mut holder = store.subscribe(&incarnation("b"), 8).await.unwrap();
+        let fence = with_two_streams(store).await;
+        let epoch = fence.epoch.wrapping_add(1);
+        if renewed {
+            assert!(store.renew(fence.session, epoch).await.unwrap());
+        } else {
+            let rewrite = Rewrite {
+                fence: fence.clone(),
+                owner: owner("a"),
+                epoch,
+                next: 1,
+                restored: Restored { generation: 1, ..Restored::default() },
+                handed: HandedLately::default(),
+            };
+            assert_eq!(store.rewrite(rewrite).await.unwrap(), Rewritten::Done(vec![]));
+            assert_eq!(next(&mut holder).await, Wake::Session(fence.session), "who shows the other stream must look");
+        }
+        for stream in [STREAM, OTHER] {
+            let page = store.read_page(fence.session, stream, 0, 10, 1 << 20).await.unwrap().unwrap();
+            assert_eq!((page.epoch, page.last_seq, page.events), (epoch, 0, vec![]), "{stream}");
+        }
+        store.purge(fence.session).await.unwrap();
+    }
+}
