@@ -28,6 +28,7 @@ pub struct Events {
 
 /// Answer to a GET.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one of them at a time")]
 pub enum Answer {
     /// A stream, and the headers of the answer.
     Stream(Events, Headers),
