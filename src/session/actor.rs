@@ -239,7 +239,7 @@ impl SessionActor {
             forgetting: Vec::new(),
             forgetting_now: false,
             forget_backoff: STORE_BACKOFF,
-            questions: Questions::new(),
+            questions: Questions::fresh(),
             outbox: Outbox::default(),
             streams,
             setup: Setup::default(),
@@ -527,7 +527,7 @@ impl Handler<TakeSnapshot> for SessionActor {
             link: self.link.name(),
             endpoint: self.endpoint.as_ref().map(|endpoint| endpoint.url.to_string()),
             in_flight: self.in_flight.len(),
-            server_requests: self.questions.len(),
+            server_requests: self.questions.unanswered(),
             last_seq: self.outbox.last_seq(StreamKey::Main),
             attached: self.streams.is_shown_here(),
         })

@@ -67,7 +67,7 @@ impl SessionActor {
 
     fn rest_after(&self) -> Duration {
         let settings = &self.env.settings;
-        if self.setup.has_no_subscriptions() && self.questions.len() == 0 {
+        if self.setup.has_no_subscriptions() && self.questions.unanswered() == 0 {
             settings.session.rest
         } else {
             settings.session.rest.max(settings.stream.resume_window)

@@ -166,7 +166,7 @@ impl SessionActor {
     }
 
     /// An adopter needs it. If it cannot be written, the adopter meets the next call as this one did the first.
-    fn keep_assumption(&self, changes: [HeadChange; 4], ctx: &mut Context<Self>) {
+    fn keep_assumption(&self, changes: Vec<HeadChange>, ctx: &mut Context<Self>) {
         let (env, fence, epoch) = (Arc::clone(&self.env), self.fence.clone(), self.fence.epoch);
         let kept = async move { env.store.update(&fence, &changes).await };
         ctx.spawn(kept.into_actor(self).map(move |outcome, actor, ctx| match outcome {

@@ -48,12 +48,12 @@ pub enum Answered {
 
 impl Questions {
     /// None, under ids that no other actor's have.
-    pub fn new() -> Self {
+    pub fn fresh() -> Self {
         Self { open: HashMap::default(), nonce: fastrand::u64(..), asked: 0, own: Vec::new(), own_sent: 0 }
     }
 
     /// How many the client has not answered.
-    pub fn len(&self) -> usize {
+    pub fn unanswered(&self) -> usize {
         self.open.len()
     }
 
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn an_answer_reaches_the_question_of_its_own_link_only() {
-        let mut questions = Questions::new();
+        let mut questions = Questions::fresh();
         let first = questions.ask(id("4"), 1, MOST).unwrap();
         let second = questions.ask(id("4"), 3, MOST).unwrap();
         assert_ne!(first, second);
@@ -167,14 +167,14 @@ mod tests {
 
     #[test]
     fn ids_of_two_owners_differ() {
-        let (mut one, mut other) = (Questions::new(), Questions::new());
+        let (mut one, mut other) = (Questions::fresh(), Questions::fresh());
         assert_ne!(one.ask(id("1"), 1, MOST), other.ask(id("1"), 1, MOST));
         assert_ne!(one.own_id(), other.own_id());
     }
 
     #[test]
     fn a_question_is_withdrawn_by_the_value_of_its_id_and_on_its_link() {
-        let mut questions = Questions::new();
+        let mut questions = Questions::fresh();
         let asked = questions.ask(id(r#""\u00e9""#), 1, MOST).unwrap();
         assert_eq!(questions.withdraw(&id(r#""é""#), 2), None);
         assert_eq!(questions.withdraw(&id(r#""é""#), 1), Some(asked.clone()));
@@ -184,7 +184,7 @@ mod tests {
     #[test]
     fn an_adopter_keeps_what_older_builds_wrote() {
         for (stored, upstream_id) in [("", None), ("sampling/createMessage", None), ("\"a\"", Some(id("\"a\"")))] {
-            let mut questions = Questions::new();
+            let mut questions = Questions::fresh();
             questions.inherit("\"ask-1\"", stored);
             let kept: Vec<_> = questions.stored().into_iter().collect();
             let value = upstream_id.as_ref().map_or("", IdKey::as_json);
@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn only_what_was_sent_is_our_own() {
-        let mut questions = Questions::new();
+        let mut questions = Questions::fresh();
         let own = questions.own_id();
         assert!(!questions.answers_own(&id("\"mcp-router-1-1\"")));
         assert!(questions.answers_own(&own));
@@ -207,14 +207,14 @@ mod tests {
     /// MEM-2
     #[test]
     fn no_more_than_the_bound_are_open_and_each_answer_makes_room() {
-        let mut questions = Questions::new();
+        let mut questions = Questions::fresh();
         let first = questions.ask(id("1"), 1, 2).unwrap();
         questions.ask(id("2"), 1, 2).unwrap();
         assert_eq!(questions.ask(id("3"), 1, 2), Err(id("3")));
         assert_eq!(questions.withdraw(&id("3"), 1), None, "it is not open");
         assert_eq!(questions.answer(&first, 1), Answered::Live(Some(id("1"))));
         assert!(questions.ask(id("3"), 1, 2).is_ok());
-        assert_eq!(questions.len(), 2);
+        assert_eq!(questions.unanswered(), 2);
     }
 
     #[derive(Debug, Clone, Copy)]
@@ -244,7 +244,7 @@ mod tests {
         /// once, on its own link, and no more than the bound are open.
         #[test]
         fn an_answer_reaches_its_question_once(steps in prop::collection::vec(step(), 0..80)) {
-            let mut questions = Questions::new();
+            let mut questions = Questions::fresh();
             let mut link = 1;
             // Id towards the client, id at the server, link, open.
             let mut asked: Vec<(IdKey, IdKey, u64, bool)> = Vec::new();
@@ -302,7 +302,7 @@ mod tests {
                         asked.iter_mut().filter(|(_, _, of, open)| is_dead(*of, *open)).for_each(|(.., open)| *open = false);
                     }
                 }
-                prop_assert_eq!(questions.len(), asked.iter().filter(|(.., open)| *open).count());
+                prop_assert_eq!(questions.unanswered(), asked.iter().filter(|(.., open)| *open).count());
             }
         }
     }

@@ -91,7 +91,7 @@ pub enum Again {
     /// It has other capabilities than the client was told.
     Differs,
     /// Nobody was told anything: this is to be put on record.
-    Assumed([HeadChange; 4]),
+    Assumed(Vec<HeadChange>),
 }
 
 impl Setup {
@@ -194,7 +194,7 @@ impl Setup {
 
     /// Stands in for the client's handshake with the router's own: no capabilities, since nobody knows what it can do. Its own
     /// `initialize`, should it come, replaces it. What an heir needs to know.
-    pub fn assume(&mut self) -> [HeadChange; 4] {
+    pub fn assume(&mut self) -> Vec<HeadChange> {
         let request = serde_json::json!({
             "jsonrpc": "2.0", "id": 0, "method": mcp::INITIALIZE,
             "params": {
@@ -244,8 +244,8 @@ impl Setup {
 }
 
 impl Handshake {
-    fn as_assumed(&self) -> [HeadChange; 4] {
-        [
+    fn as_assumed(&self) -> Vec<HeadChange> {
+        vec![
             HeadChange::InitializeRequest(text(&self.request)),
             HeadChange::InitializeResult(self.result.clone()),
             HeadChange::Initialized(Initialized::Plain),

@@ -185,7 +185,7 @@ proptest! {
                     vec![HeadChange::Initialized(Initialized::WithVersion)]
                 }
                 Step::Assume if setup.is_done() => continue,
-                Step::Assume => setup.assume().into(),
+                Step::Assume => setup.assume(),
                 Step::Level(level) => {
                     let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"m","params":{{"level":{level}}}}}"#);
                     answered(&mut setup, mcp::SET_LEVEL, &body, None)
@@ -199,7 +199,7 @@ proptest! {
                     answered(&mut setup, mcp::UNSUBSCRIBE, &body, None)
                 }
                 Step::NewLink(result) => match setup.answered_again(&result) {
-                    Again::Assumed(changes) => changes.into(),
+                    Again::Assumed(changes) => changes,
                     Again::Same | Again::Differs => continue,
                 },
             };
