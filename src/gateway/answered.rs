@@ -15,9 +15,9 @@ use std::{
 };
 
 use super::{
-    Gateway,
     deliver::{self, NotDelivered},
     patience::patiently,
+    shared::Gateway,
 };
 use crate::{
     protocol::{post_id::PostId, session_id::SessionId},

@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    Gateway,
+    shared::Gateway,
     under_way::{CallKey, Cancelled},
 };
 use crate::{

@@ -4,8 +4,8 @@
 use std::{rc::Rc, sync::Arc, time::Instant};
 
 use super::{
-    Gateway,
     patience::{LOST_DATA_PAUSE, StoreUnavailable, patiently},
+    shared::Gateway,
 };
 use crate::{
     cluster::{look_after::look_after, ownership},

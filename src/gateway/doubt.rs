@@ -6,8 +6,8 @@
 use std::rc::Rc;
 
 use super::{
-    Gateway,
     patience::{StoreUnavailable, patiently},
+    shared::Gateway,
 };
 use crate::{
     protocol::{

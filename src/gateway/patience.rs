@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::Gateway;
+use super::shared::Gateway;
 use crate::{
     backoff::{self, STORE_PAUSES},
     store::StoreError,

@@ -14,9 +14,9 @@ use std::{
 use tokio::sync::oneshot::Receiver;
 
 use super::{
-    Gateway,
     open::{Asked, By, NotOpened, Opening, Ready},
     patience::{StoreUnavailable, patiently},
+    shared::Gateway,
 };
 use crate::{
     cluster::{orphans, rebinds::Rebinds},

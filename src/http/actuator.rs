@@ -6,7 +6,7 @@
 use actix_web::{HttpRequest, HttpResponse, http::header};
 use serde_json::{Map, Value, json};
 
-use super::{NodeData, admin};
+use super::{admin, extract::NodeData};
 use crate::{lifecycle::Phase, upstream::breaker::BreakerState};
 
 /// `GET /actuator/health`: DOWN (503) when this instance cannot serve at all, DEGRADED when some of it cannot.

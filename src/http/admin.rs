@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq as _;
 
-use super::{NodeData, error::ApiError, forwarded};
+use super::{error::ApiError, extract::NodeData, forwarded};
 use crate::{
     gateway::call,
     process::node::Node,

@@ -3,7 +3,10 @@
 
 use actix_web::{HttpRequest, HttpResponse, web};
 
-use super::{NodeData, error::ApiError, id_text, read_body};
+use super::{
+    error::ApiError,
+    extract::{NodeData, id_text, read_body},
+};
 use crate::protocol::jsonrpc::Head;
 
 /// POST: the error answers the request that the body holds, if it holds one.

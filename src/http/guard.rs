@@ -13,7 +13,7 @@ use actix_web::{
 };
 use futures_util::future::{Either, FutureExt as _, LocalBoxFuture};
 
-use super::{NodeData, cors, error::ApiError, forwarded, unread};
+use super::{cors, error::ApiError, extract::NodeData, forwarded, unread};
 
 /// The middleware.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use actix_web::{HttpResponse, http::header, web};
 
-use super::{NodeData, error::ApiError, sse};
+use super::{error::ApiError, extract::NodeData, sse};
 
 /// `HEAD /sse/{service}`
 pub(super) async fn stream(node: NodeData, service: web::Path<String>) -> Result<HttpResponse, ApiError> {

@@ -13,11 +13,10 @@ use actix_web::{
 };
 
 use super::{
-    NodeData,
     connections::Open,
     error::ApiError,
+    extract::{NodeData, id_text, read_body},
     forwarded::{self, Name},
-    id_text, read_body,
 };
 use crate::{
     fault,

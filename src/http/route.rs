@@ -8,7 +8,11 @@ use actix_web::{
 };
 use ipnet::IpNet;
 
-use super::{NodeData, error::ApiError, forwarded, read_body};
+use super::{
+    error::ApiError,
+    extract::{NodeData, read_body},
+    forwarded,
+};
 use crate::{
     gateway::{
         call::{self, Slot},

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, TryFutureExt as _, future, stream};
 use serde::Deserialize;
 
-use super::{NodeData, error::ApiError, forwarded, frame, message};
+use super::{error::ApiError, extract::NodeData, forwarded, frame, message};
 use crate::{
     gateway::{
         open::{Mark, NotOpened, Opened, Opening, Shown},

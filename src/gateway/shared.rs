@@ -1,0 +1,59 @@
+//! What the gateways of all threads hold together ([`Shared`]), and the one of each ([`Gateway`]).
+
+use std::{
+    rc::Rc,
+    sync::{Arc, atomic::AtomicUsize},
+};
+
+use super::{proofs::Proofs, under_way::Calls};
+use crate::{
+    cluster::{Cluster, Member, limiter::RateLimiter},
+    session::{env::Env, room::Guests},
+    settings::LimitSettings,
+};
+
+/// What the gateways of all threads share.
+#[derive(Debug)]
+pub struct Shared {
+    /// Sessions of each client.
+    pub(super) guests: Arc<Guests>,
+    /// Streams found by a cookie whose clients have shown who they are.
+    pub(super) proofs: Proofs,
+    /// Bounds new sessions per second.
+    pub(super) openings: RateLimiter,
+    /// Calls without a session under way, and whose.
+    pub(super) calls: Calls,
+    /// How many requests without a session are under way.
+    pub in_flight: AtomicUsize,
+}
+
+impl Shared {
+    /// With nobody there.
+    pub fn new(limits: &LimitSettings) -> Self {
+        Self {
+            guests: Arc::default(),
+            proofs: Proofs::default(),
+            openings: RateLimiter::new(limits.new_session_rate),
+            calls: Calls::default(),
+            in_flight: AtomicUsize::new(0),
+        }
+    }
+}
+
+/// What this instance does for clients, on one worker thread.
+#[derive(Debug)]
+pub struct Gateway {
+    pub(super) env: Arc<Env>,
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) member: Rc<Member>,
+    /// With the other threads.
+    pub shared: Arc<Shared>,
+}
+
+impl Gateway {
+    /// On the thread of this member.
+    pub fn new(member: Rc<Member>, shared: Arc<Shared>) -> Self {
+        let cluster = Arc::clone(&member.cluster);
+        Self { env: Arc::clone(&cluster.env), cluster, member, shared }
+    }
+}

@@ -1,0 +1,112 @@
+//! What handlers take from a request and its server: the thread's own state, and the body.
+
+use std::{
+    pin::pin,
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use actix_web::{
+    HttpMessage as _, HttpRequest,
+    http::header::{self, HeaderValue},
+    web,
+};
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
+
+use super::{connections::Open, error::ApiError, unread::BodyRead};
+use crate::{process::node::Node, protocol::jsonrpc::Said, settings::Settings};
+
+/// The worker thread's own state, as handlers get it.
+pub type NodeData = web::Data<Rc<Node>>;
+
+/// How long a body may take while connections are many.
+const HURRIED: Duration = Duration::from_secs(5);
+
+/// So much of a declared length is believed before anything of the body has come.
+const TRUSTED_LENGTH: usize = 64 << 10;
+
+/// Reads a JSON-RPC body: content type and coding, size, time.
+pub(super) async fn read_body(
+    request: &HttpRequest,
+    payload: web::Payload,
+    settings: &Settings,
+) -> Result<Bytes, ApiError> {
+    let (headers, limit) = (request.headers(), settings.limits.max_body);
+    // Empty elements of a list are none (RFC 9110, section 5.6.1.2).
+    let is_plain = |codings: &HeaderValue| {
+        let mut codings = codings.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+        codings.all(|coding| coding.is_empty() || coding.eq_ignore_ascii_case(b"identity"))
+    };
+    if !headers.get_all(header::CONTENT_ENCODING).all(is_plain) {
+        return Err(ApiError::ContentCoding);
+    }
+    let is_json = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .map(|value| value.split(';').next().unwrap_or("").trim())
+        .is_some_and(|value| value.eq_ignore_ascii_case("application/json"));
+    if !is_json {
+        return Err(ApiError::ContentType);
+    }
+    let declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    if declared.is_some_and(|declared: usize| declared > limit) {
+        return Err(ApiError::TooLarge { limit });
+    }
+    let body = in_time(request, settings.server.body_timeout, collect(payload, declared, limit)).await?;
+    if declared.is_none() {
+        request.extensions_mut().insert(BodyRead);
+    }
+    Ok(body)
+}
+
+/// Waits for a body for as long as it may take, or, while there are so many connections that files may run out, for
+/// [`HURRIED`]: a flood of slow ones is then over in seconds, and no honest one needs longer.
+async fn in_time(
+    request: &HttpRequest,
+    limit: Duration,
+    body: impl Future<Output = Result<Bytes, ApiError>>,
+) -> Result<Bytes, ApiError> {
+    let mut body = pin!(body);
+    let begun = Instant::now();
+    loop {
+        let left = limit.saturating_sub(begun.elapsed());
+        // Its timer is armed only when the body is not there yet.
+        if let Ok(body) = tokio::time::timeout(left.min(HURRIED), &mut body).await {
+            return body;
+        }
+        let waited = begun.elapsed();
+        if waited >= limit {
+            return Err(ApiError::SlowBody { limit });
+        }
+        if request.conn_data::<Open>().is_some_and(Open::is_crowded) {
+            return Err(ApiError::SlowBody { limit: HURRIED });
+        }
+    }
+}
+
+/// The body in memory of its own and no more than it needs: it may stay in the journal for long, and a piece of the
+/// connection's buffer would keep all of that.
+async fn collect(mut payload: web::Payload, declared: Option<usize>, limit: usize) -> Result<Bytes, ApiError> {
+    let declared = declared.unwrap_or(0);
+    let mut body = BytesMut::with_capacity(declared.min(TRUSTED_LENGTH));
+    while let Some(chunk) = payload.next().await {
+        let chunk = chunk.map_err(|_| ApiError::BrokenBody)?;
+        if body.len() + chunk.len() > limit {
+            return Err(ApiError::TooLarge { limit });
+        }
+        if body.len() + chunk.len() > body.capacity() {
+            body.reserve(declared.saturating_sub(body.len()).max(chunk.len()));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body.freeze())
+}
+
+/// The id of a request as JSON text, for the error that answers it.
+pub(super) fn id_text(said: &Said) -> Option<&str> {
+    match said {
+        Said::Request { id, .. } => Some(id.as_json()),
+        Said::Notification { .. } | Said::Response { .. } => None,
+    }
+}
