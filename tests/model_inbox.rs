@@ -3,14 +3,15 @@
 //! long ago (Redis was paused, or bytes lay in a socket). One owner, another instance that journals, and clients that try a
 //! POST again there. REQ-1, REQ-5, REQ-6
 //!
-//! The order of messages, its holes, and what a claim asks for are those of the router ([`Order`]). `tests/model.rs` is about
+//! The order of messages, its holes, when a claim is made and what it asks for are those of the router ([`Order`],
+//! [`Claims`]). `tests/model.rs` is about
 //! who owns a session. For each protection there is a model without it, which must break.
 
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
 
-use mcp_router::session::core::order::Order;
+use mcp_router::session::core::{claims::Claims, order::Order};
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
 /// The client's messages, in the order in which it posts them: is it a request? Answers of the client go the way of
@@ -33,7 +34,7 @@ struct Inbox {
     /// How often the owner gives up a step of the store.
     faults: u8,
     /// Looks that follow such a fault.
-    looks: u8,
+    looks: u32,
     /// As long as there is a hole, claims are made and ask for it.
     closes_holes: bool,
     /// A claim finds notifications again, too, not only requests.
@@ -99,10 +100,9 @@ struct State {
     replies: Vec<Reply>,
     // --- the owner
     order: Order<usize>,
-    claiming: bool,
+    claims: Claims,
     /// Somebody has told it to look.
     woken: bool,
-    looks_left: u8,
     /// Sequence and message.
     forwarded: Vec<(u64, usize)>,
     // --- clients
@@ -214,10 +214,8 @@ impl State {
                 }
             }
             Reply::Claimed { looked, after, upto, entries } => {
-                self.claiming = false;
-                if looked {
-                    self.looks_left = self.looks_left.saturating_sub(1);
-                }
+                self.claims.ended();
+                self.claims.answered(looked);
                 if !model.knows_what_it_saw {
                     self.forwarded.extend(entries.iter().filter(|(seq, _)| *seq < self.order.next()));
                 }
@@ -230,7 +228,7 @@ impl State {
     }
 
     fn wants_claim(&self, model: &Inbox) -> bool {
-        self.woken || self.looks_left > 0 || (model.closes_holes && !self.order.is_even())
+        self.woken || self.claims.in_doubt() || (model.closes_holes && self.claims.hole_pause(&self.order, 0).is_some())
     }
 }
 
@@ -246,9 +244,8 @@ impl Model for Inbox {
             given_up: Vec::new(),
             replies: Vec::new(),
             order: Order::new(1),
-            claiming: false,
+            claims: Claims::default(),
             woken: false,
-            looks_left: 0,
             forwarded: Vec::new(),
             posts: vec![Post::Fresh; self.messages],
             faults: 0,
@@ -274,7 +271,7 @@ impl Model for Inbox {
         if state.faults < self.faults && !(state.asked.is_empty() && state.replies.is_empty()) {
             actions.push(Action::GiveUp);
         }
-        if state.wants_claim(self) && !state.claiming {
+        if state.wants_claim(self) && !state.claims.is_under_way() {
             actions.push(Action::Claim);
         }
         for (seq, message) in &state.forwarded {
@@ -329,22 +326,24 @@ impl Model for Inbox {
                 };
                 match op {
                     Op::Claim { .. } => {
-                        state.claiming = false;
+                        state.claims.ended();
                         state.woken = true;
+                        if self.looks > 0 {
+                            state.claims.failed();
+                        }
                     }
                     Op::Accept(message) => {
                         state.posts[message] = Post::Refused;
                         state.was_refused.insert(message);
+                        state.claims.doubt(self.looks);
                     }
                 }
-                state.looks_left = self.looks;
             }
             Action::Claim => {
-                let in_doubt = state.looks_left > 0;
-                let holes = self.closes_holes || in_doubt;
-                let missing_from = if holes { state.order.missing_from(in_doubt) } else { None };
+                let holes = self.closes_holes || state.claims.in_doubt();
+                let missing_from = if holes { state.claims.missing_from(&state.order) } else { None };
                 state.woken = false;
-                state.claiming = true;
+                assert!(state.claims.begin(), "one at a time");
                 state.asked.push(Op::Claim { missing_from, acked: state.order.next() - 1 });
             }
             Action::Answer(message) => {

@@ -6,7 +6,6 @@
 //! stream stays open then and reads the log.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
     pin::Pin,
     rc::Rc,
     sync::{Arc, atomic::Ordering},
@@ -15,29 +14,27 @@ use std::{
 };
 
 use actix::prelude::*;
-use foldhash::fast::RandomState;
 
 use super::{
     attachment::{Attachment, End},
-    claim::PlannedClaim,
     core::{
+        claims::Claims,
         order::Order,
         outbox::Outbox,
         questions::Questions,
         setup::Setup,
         streams::{StreamKey, Streams},
+        uplink::Uplink,
     },
     env::Env,
-    forward, inbound, link,
+    inbound::{self, Posts},
     messages::{AttachLocal, Detached, Drain, Look, Snapshot, TakeSnapshot, Tick, Upkeep},
-    refused::Pace,
     room::Guest,
 };
 use crate::{
     backoff::{Backoff, STORE_BACKOFF},
-    protocol::jsonrpc::IdKey,
     store::{Fence, HandedLately, Holder, InboxEntry, Rehydration, StoreError},
-    upstream::{Endpoint, Gate, LinkHandle, Service, lines::Lines},
+    upstream::{self, Endpoint, Gate, LinkHandle, Service, lines::Lines},
 };
 
 /// Unwritten bytes of events per session before the upstream is no longer read. One event larger than this passes
@@ -54,53 +51,26 @@ pub struct SessionActor {
     pub(super) fence: Fence,
 
     // --- the upstream (link.rs)
-    pub(super) link: link::Link,
-    /// Number of the current link; notices of older ones are ignored.
-    pub(super) link_number: u64,
+    pub(super) uplink: Uplink<upstream::Uplink>,
     pub(super) link_handle: Option<LinkHandle>,
     pub(super) endpoint: Option<Arc<Endpoint>>,
     pub(super) gate: Arc<Gate>,
-    pub(super) last_heard: Instant,
-    /// Since when there has been no working link although one is wanted.
-    pub(super) unlinked_since: Option<Instant>,
-    pub(super) link_failures: u32,
 
     // --- client → upstream (inbound.rs)
     /// What was journaled, until every earlier message has been handled.
     pub(super) order: Order<inbound::Arrived>,
     /// Messages that are being journaled.
     pub(super) accepting: usize,
-    pub(super) to_send: BTreeMap<u64, forward::Outbound>,
-    /// Number of a POST that waits for its acknowledgement, and the next one for it.
-    pub(super) posting: Option<u64>,
-    pub(super) next_post: u64,
-    /// POSTs without an acknowledgement, by number. Not by sequence: a message may be sent again while an earlier POST of
-    /// it is still under way to a session that was given up.
-    pub(super) posts: BTreeMap<u64, forward::PostUnderWay>,
-    pub(super) order_timer: bool,
-    pub(super) pace: Pace,
-    pub(super) outstanding: BTreeSet<u64>,
-    pub(super) claiming: bool,
-    pub(super) claim_again: bool,
-    /// The last claim left entries in the inbox.
-    pub(super) more_waits: bool,
-    /// Looks for what was missed that are to be made even if nothing seems to be missing.
-    pub(super) looks_left: u32,
-    pub(super) planned_claim: Option<PlannedClaim>,
-    /// Claims without an answer, one after the other.
-    pub(super) claim_failures: u32,
-    /// While draining: what is urgent was taken from the inbox up to here.
-    pub(super) urgent_seen: u64,
+    pub(super) posts: Posts,
+    pub(super) claims: Claims,
+    /// Of the planned claim.
+    pub(super) claim_timer: Option<SpawnHandle>,
     /// What was claimed last, for the case that the store comes back with older data (restore.rs).
     pub(super) handed_lately: HandedLately,
     pub(super) rechecking: bool,
     /// When this actor asked for what the store last granted to it as the owner. OWN-2
     pub(super) confirmed: Option<Instant>,
-    pub(super) in_flight: HashMap<IdKey, inbound::InFlight, RandomState>,
-    pub(super) deadline_timer: bool,
-    /// Cancelled requests (id, sequence) that are to be taken off the store's table (cancel.rs).
-    pub(super) forgetting: Vec<(String, u64)>,
-    pub(super) forgetting_now: bool,
+    /// Pauses before the store is told again of requests that were forgotten (cancel.rs).
     pub(super) forget_backoff: Backoff,
     pub(super) questions: Questions,
 
@@ -185,12 +155,11 @@ impl SessionActor {
         for (id, upstream_id) in &before.questions {
             session.questions.inherit(id, upstream_id);
         }
-        session.outstanding = found.inbox.iter().map(|entry| entry.seq).collect();
+        found.inbox.iter().for_each(|entry| session.posts.inherit(entry.seq));
         let held = session.env.metrics.held.clone();
         for request in found.pending {
-            session.outstanding.insert(request.seq);
-            let (id, request) = inbound::InFlight::inherited(request, &session.service.tools, &held);
-            session.in_flight.insert(id, request);
+            let (id, request) = inbound::inherited(request, &session.service.tools, &held);
+            session.posts.inherit_request(id, request);
         }
         session.inherit_cancels(before.cancelled);
         session.inherited = Some(found.inbox);
@@ -207,37 +176,18 @@ impl SessionActor {
             lines,
             service,
             fence,
-            link: link::Link::Idle,
-            link_number: 0,
+            uplink: Uplink::new(now),
             link_handle: None,
             endpoint: None,
             gate: Gate::new(OUTBOX_BYTES),
-            last_heard: now,
-            unlinked_since: None,
-            link_failures: 0,
             order: Order::new(1),
             accepting: 0,
-            to_send: BTreeMap::new(),
-            posting: None,
-            next_post: 0,
-            posts: BTreeMap::new(),
-            order_timer: false,
-            pace: Pace::default(),
-            outstanding: BTreeSet::new(),
-            claiming: false,
-            claim_again: false,
-            more_waits: false,
-            looks_left: 0,
-            planned_claim: None,
-            claim_failures: 0,
-            urgent_seen: 0,
+            posts: Posts::default(),
+            claims: Claims::default(),
+            claim_timer: None,
             handed_lately: HandedLately::default(),
             rechecking: false,
             confirmed: None,
-            in_flight: HashMap::default(),
-            deadline_timer: false,
-            forgetting: Vec::new(),
-            forgetting_now: false,
             forget_backoff: STORE_BACKOFF,
             questions: Questions::fresh(),
             outbox: Outbox::default(),
@@ -321,7 +271,7 @@ impl SessionActor {
             }
         }
         env.directory.remove_session(&self.fence.session, &ctx.address());
-        self.link = link::Link::Idle;
+        self.uplink.end();
         ctx.stop();
     }
 
@@ -336,18 +286,17 @@ impl SessionActor {
 
     /// Nothing of this session is under way.
     pub(super) fn is_quiet(&self) -> bool {
-        self.in_flight.is_empty() && self.has_no_work()
+        self.posts.requests().is_empty() && self.has_no_work()
     }
 
     /// Nothing is under way but requests that wait for their answers.
     fn has_no_work(&self) -> bool {
-        self.to_send.is_empty()
+        self.posts.are_settled()
             && self.order.is_even()
             && self.accepting == 0
             && self.outbox.is_empty()
             && !self.restoring
-            && !self.claiming
-            && self.posts_are_settled()
+            && !self.claims.is_under_way()
     }
 
     /// Gives back what the last burst has left: most sessions are idle most of the time, and there are many.
@@ -355,14 +304,8 @@ impl SessionActor {
         if !self.is_quiet() {
             return;
         }
-        self.to_send = BTreeMap::new();
-        if self.posts.is_empty() {
-            self.posts = BTreeMap::new();
-        }
+        self.posts.shrink();
         self.order.shrink();
-        self.pace.shrink();
-        self.outstanding = std::mem::take(&mut self.outstanding).into_iter().collect();
-        self.in_flight.shrink_to_fit();
         self.questions.shrink();
         self.outbox.shrink();
         self.streams.shrink();
@@ -371,8 +314,7 @@ impl SessionActor {
     /// While draining: hands the session over once nothing is under way.
     pub(super) fn release_if_quiet(&mut self, now: bool, ctx: &mut Context<Self>) {
         // A cancelled request is no reason to stay: the next owner finds that it is (REQ-4).
-        let mut open = self.in_flight.values().filter(|request| request.cancelled.is_none());
-        let is_over = open.next().is_none() && self.has_no_work();
+        let is_over = !self.posts.requests().anybody_waits() && self.has_no_work();
         if !self.draining || !(now || is_over) {
             return;
         }
@@ -524,9 +466,9 @@ impl Handler<TakeSnapshot> for SessionActor {
     fn handle(&mut self, _take: TakeSnapshot, _ctx: &mut Self::Context) -> Self::Result {
         MessageResult(Snapshot {
             generation: self.fence.generation,
-            link: self.link.name(),
+            link: self.uplink.name(),
             endpoint: self.endpoint.as_ref().map(|endpoint| endpoint.url.to_string()),
-            in_flight: self.in_flight.len(),
+            in_flight: self.posts.requests().len(),
             server_requests: self.questions.unanswered(),
             last_seq: self.outbox.last_seq(StreamKey::Main),
             attached: self.streams.is_shown_here(),

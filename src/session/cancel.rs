@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Instant};
 use actix::prelude::*;
 use bytes::Bytes;
 
-use super::{actor::SessionActor, inbound::InFlight};
+use super::{actor::SessionActor, core::posts::Cancelled, inbound::InFlight};
 use crate::{
     protocol::{
         jsonrpc::{Head, IdKey},
@@ -28,18 +28,13 @@ impl SessionActor {
     /// An explicit cancel goes up once; the request may stay without an answer, as MCP has it.
     pub(super) fn take_cancel(&mut self, seq: u64, body: Bytes, ctx: &mut Context<Self>) {
         let target = target(&body);
-        let cancelled = target.as_ref().and_then(|id| {
-            let request = self.in_flight.get_mut(id)?;
-            request.cancelled = Some(Instant::now());
-            Some((id.clone(), request.seq))
-        });
+        let cancelled = target.as_ref().map(|id| self.posts.cancel(id, Instant::now()));
         match (cancelled, target) {
-            // The server has never seen it.
-            (Some((id, request)), _) if self.to_send.contains_key(&request) => self.forget_cancelled(vec![id], ctx),
+            (Some(Cancelled::NeverSent), Some(id)) => self.forget_cancelled(vec![id], ctx),
             // The upstream session that has seen it is gone.
-            (Some(_), _) if !self.link.is_open() => self.count_dropped("cancel_to_dead_upstream"),
-            (Some(_), _) => self.send_to_this_session(seq, body),
-            (None, target) => match target.and_then(|id| self.cancel_of_question(&id, &body)) {
+            (Some(Cancelled::Sent), _) if !self.uplink.is_open() => self.count_dropped("cancel_to_dead_upstream"),
+            (Some(Cancelled::Sent), _) => self.send_to_this_session(seq, body),
+            (_, target) => match target.and_then(|id| self.cancel_of_question(&id, &body)) {
                 Some(body) => self.send_to_this_session(seq, body),
                 // Answered meanwhile.
                 None => self.count_dropped("cancel_of_nothing"),
@@ -49,18 +44,15 @@ impl SessionActor {
 
     /// What an adopter finds: the marks on requests that are open, and those that have lost their request.
     pub(super) fn inherit_cancels(&mut self, marks: BTreeMap<String, u64>) {
+        let now = Instant::now();
         for (id, seq) in marks {
-            let id = IdKey::from_stored(id);
-            match self.in_flight.get_mut(&id).filter(|request| request.seq == seq) {
-                Some(request) => request.cancelled = Some(Instant::now()),
-                None => self.forgetting.push((id.key().to_owned(), seq)),
-            }
+            self.posts.requests_mut().inherit_cancel(&IdKey::from_stored(id), seq, now);
         }
     }
 
     /// The marks, for a session that is written again.
     pub(super) fn cancel_marks(&self) -> BTreeMap<String, u64> {
-        let cancelled = self.in_flight.values().filter(|request| request.cancelled.is_some());
+        let cancelled = self.posts.requests().cancelled();
         cancelled.map(|request| ((*request.table_key).to_owned(), request.seq)).collect()
     }
 
@@ -76,28 +68,22 @@ impl SessionActor {
     /// Cancelled and unanswered, as MCP allows: off the books, without an event.
     pub(super) fn forget_cancelled(&mut self, ids: Vec<IdKey>, ctx: &mut Context<Self>) {
         for id in ids {
-            let Some(request) = self.in_flight.remove(&id) else { continue };
-            self.to_send.remove(&request.seq);
-            self.outstanding.remove(&request.seq);
-            self.forgetting.push(((*request.table_key).to_owned(), request.seq));
+            self.posts.forget_request(&id);
         }
         self.forget_in_store(ctx);
     }
 
     /// Until it is done, or somebody else owns the session, who then finds the marks.
     pub(super) fn forget_in_store(&mut self, ctx: &mut Context<Self>) {
-        if self.forgetting.is_empty() || std::mem::replace(&mut self.forgetting_now, true) {
-            return;
-        }
-        let requests = self.forgetting.clone();
+        let Some(requests) = self.posts.requests_mut().tell_forgotten() else { return };
         let store = Arc::clone(&self.env.store);
         let (fence, epoch) = (self.fence.clone(), self.fence.epoch);
         let forgotten = async move { (store.forget_requests(&fence, &requests).await, requests.len()) };
         ctx.spawn(forgotten.into_actor(self).map(move |(forgotten, count), actor, ctx| {
-            actor.forgetting_now = false;
+            let told = if matches!(forgotten, Ok(Fenceable::Done)) { count } else { 0 };
+            actor.posts.requests_mut().told_forgotten(told);
             match forgotten {
                 Ok(Fenceable::Done) => {
-                    actor.forgetting.drain(..count);
                     actor.forget_backoff.reset();
                     actor.forget_in_store(ctx);
                 }

@@ -16,84 +16,58 @@ use actix::prelude::*;
 use super::{
     actor::{Exit, SessionActor},
     attachment::End,
-    core::streams::StreamKey,
+    core::{
+        claims::{CLAIM_BATCH, LATER, LOOKS_AFTER_DOUBT, Next, SOON},
+        streams::StreamKey,
+    },
     inbound::Arrived,
 };
 use crate::{
-    backoff::{jittered, pause_after},
+    backoff::jittered,
     store::{Claim, Claimed, Handed, InboxEntry, StoreError},
 };
-
-/// Inbox entries claimed at a time.
-pub(super) const CLAIM_BATCH: usize = 64;
-
-/// When a claim is made again that has met a session in the middle of being restored; and how long a hole may be the
-/// doing of replies that are on their way.
-const SOON: Duration = Duration::from_millis(20);
-/// When one is made that the store could not answer: this, then twice as long, and so on up to [`LATEST`].
-const LATER: Duration = Duration::from_secs(1);
-/// The longest such pause: what was accepted while Redis hung waits no longer when it goes on.
-const LATEST: Duration = Duration::from_secs(2);
-
-/// How often it is looked for what a journaling without an answer has left, at pauses that double from [`LATER`]: for half
-/// a minute, longer than the kernel's and Redis's buffers usually keep what was sent before a fault.
-const LOOKS_AFTER_DOUBT: u32 = 5;
-
-/// A claim that is to be made.
-#[derive(Debug)]
-pub struct PlannedClaim {
-    at: Instant,
-    timer: SpawnHandle,
-}
 
 impl SessionActor {
     /// Claims after this time; at most one such claim is planned, the earlier one.
     pub(super) fn plan_claim(&mut self, after: Duration, ctx: &mut Context<Self>) {
-        let at = Instant::now() + after;
-        if let Some(planned) = &self.planned_claim {
-            if planned.at <= at {
-                return;
-            }
-            ctx.cancel_future(planned.timer);
+        if !self.claims.plan(Instant::now() + after) {
+            return;
         }
         let timer = ctx.run_later(after, |actor, ctx| {
-            actor.planned_claim = None;
+            actor.claim_timer = None;
+            actor.claims.is_due();
             actor.claim(ctx);
         });
-        self.planned_claim = Some(PlannedClaim { at, timer });
+        if let Some(former) = self.claim_timer.replace(timer) {
+            ctx.cancel_future(former);
+        }
     }
 
     /// A journaling has ended without an answer: the store may have executed it, or may yet do so.
     pub(super) fn doubt(&mut self, ctx: &mut Context<Self>) {
-        self.looks_left = LOOKS_AFTER_DOUBT;
+        self.claims.doubt(LOOKS_AFTER_DOUBT);
         // Many sessions meet the same failure.
         self.plan_claim(jittered(LATER), ctx);
     }
 
     /// As long as something is known to be missing, somebody asks for it.
     pub(super) fn watch_holes(&mut self, ctx: &mut Context<Self>) {
-        if self.order.is_even() || self.claiming {
-            return;
+        if let Some(pause) = self.claims.hole_pause(&self.order, self.accepting) {
+            self.plan_claim(pause, ctx);
         }
-        // Replies that are on their way close most holes.
-        let pause = if self.accepting == 0 { Duration::ZERO } else { SOON };
-        self.plan_claim(pause, ctx);
     }
 
     /// Messages can go up now. What is claimed counts as forwarded and waits in this process, so no more is claimed than
     /// will soon be sent; the rest waits in the inbox, which has a bound (MEM-2).
     pub(super) fn may_take_more(&self) -> bool {
-        self.link.is_open() && !self.draining && self.to_send.len() < CLAIM_BATCH
+        self.uplink.is_open() && !self.draining && self.posts.queued() < CLAIM_BATCH
     }
 
     /// Asks the store for unclaimed inbox entries, for what was missed, and for who holds the client stream.
     pub(super) fn claim(&mut self, ctx: &mut Context<Self>) {
-        if self.claiming {
-            self.claim_again = true;
+        if !self.claims.begin() {
             return;
         }
-        self.claiming = true;
-        self.claim_again = false;
         // Without a link nothing is claimed: what is claimed counts as forwarded. What was missed is so already.
         let claim = self.next_claim(if self.may_take_more() { CLAIM_BATCH } else { 0 });
         let store = Arc::clone(&self.env.store);
@@ -101,11 +75,12 @@ impl SessionActor {
         let looked = claim.missing_from.is_some();
         let claimed = async move { store.claim(claim).await };
         ctx.spawn(claimed.into_actor(self).map(move |outcome, actor, ctx| {
-            actor.claiming = false;
+            actor.claims.ended();
             if let Ok(Claimed::Entries { .. }) = &outcome {
                 actor.confirmed_owner(asked);
-                actor.claim_failures = 0;
-                actor.has_looked(looked, ctx);
+                if let Some(pause) = actor.claims.answered(looked) {
+                    actor.plan_claim(pause.draw(), ctx);
+                }
             }
             actor.claimed(outcome, epoch, joins, ctx);
             actor.watch_holes(ctx);
@@ -115,23 +90,11 @@ impl SessionActor {
     /// Up to so many new entries, and what was missed.
     pub(super) fn next_claim(&self, max_entries: usize) -> Claim {
         Claim {
-            missing_from: self.order.missing_from(self.looks_left > 0),
-            urgent_after: self.draining.then_some(self.urgent_seen),
+            missing_from: self.claims.missing_from(&self.order),
+            urgent_after: self.draining.then_some(self.claims.urgent_seen()),
             known: self.order.last(),
             known_event: (StreamKey::Main.name(), self.known_event(StreamKey::Main)),
             ..Claim::new(self.fence.clone(), self.acked(), max_entries)
-        }
-    }
-
-    /// A look for what an unanswered journaling has left is over; the next one comes later.
-    fn has_looked(&mut self, looked: bool, ctx: &mut Context<Self>) {
-        if !looked || self.looks_left == 0 {
-            return;
-        }
-        self.looks_left -= 1;
-        if self.looks_left > 0 {
-            let before = LOOKS_AFTER_DOUBT - self.looks_left;
-            self.plan_claim(pause_after((LATER, Duration::MAX), before), ctx);
         }
     }
 
@@ -150,11 +113,10 @@ impl SessionActor {
                 }
                 let more = handed.more;
                 self.take_handed(handed, ctx);
-                self.more_waits = more;
-                if more && !self.link.is_open() {
-                    self.ensure_link(ctx);
-                } else if (more && self.may_take_more()) || self.claim_again {
-                    self.claim(ctx);
+                match self.claims.next(more, self.uplink.is_open(), self.may_take_more()) {
+                    Next::Nothing => {}
+                    Next::Link => self.ensure_link(ctx),
+                    Next::Claim => self.claim(ctx),
                 }
                 self.release_if_quiet(false, ctx);
             }
@@ -164,10 +126,7 @@ impl SessionActor {
             Ok(Claimed::NotFound | Claimed::Fenced | Claimed::Older) => self.plan_claim(SOON, ctx),
             Err(error) => {
                 if self.note_store_error(&error) {
-                    // What the lost reply held counts as claimed.
-                    self.looks_left = self.looks_left.max(1);
-                    let pause = pause_after((LATER, LATEST), self.claim_failures);
-                    self.claim_failures = self.claim_failures.saturating_add(1);
+                    let pause = self.claims.failed().draw();
                     self.plan_claim(pause, ctx);
                 } else {
                     self.exit(Exit::Corrupt, ctx);
@@ -187,13 +146,13 @@ impl SessionActor {
         // DRN-2: the server works on what is in flight, and may wait for just these. They stay in the inbox, where they mean
         // nothing to a later upstream session.
         urgent.iter().for_each(|entry| self.handed_lately.note(entry));
-        let seen = self.urgent_seen;
+        let seen = self.claims.urgent_seen();
         for entry in urgent.into_iter().filter(|entry| entry.seq > seen) {
             if let Some(message) = Arrived::parse(entry.body) {
                 self.take(entry.seq, message, ctx);
             }
         }
-        self.urgent_seen = self.urgent_seen.max(last);
+        self.claims.saw_urgent(last);
         self.pump_posts(ctx);
     }
 

@@ -1,7 +1,8 @@
 //! Client → upstream, the first half: journal (REQ-1), and decide in the order the store accepted (REQ-5).
 //!
-//! A message has three stations: `order` (journaled, waits until every earlier sequence has been seen), `to_send` (decided
-//! to be forwarded, in order; from here on it is `forward`'s), and for requests `in_flight` (until the answer is in the log).
+//! A message has three stations: `order` (journaled, waits until every earlier sequence has been seen), the queue of `posts`
+//! (decided to be forwarded, in order; from here on it is `forward`'s), and for requests the table in it (until the answer is
+//! in the log).
 
 use std::{sync::Arc, task::Poll, time::Instant};
 
@@ -12,13 +13,15 @@ use prometheus::IntGauge;
 use super::{
     actor::{SessionActor, poll_now},
     cancel,
-    core::setup::Effect,
+    core::{
+        posts::{self, Outbound},
+        requests,
+        setup::Effect,
+    },
     env::Env,
-    forward::Outbound,
     held::{self, Held},
     messages::{Deliver, DeliverError, Delivered, Posted},
     questions::answered,
-    recovery::Progress,
 };
 use crate::{
     backoff, fault,
@@ -45,38 +48,30 @@ impl Arrived {
     }
 }
 
-/// A request without an answer.
+/// What is kept with a request until it has its answer.
 #[derive(Debug)]
-pub struct InFlight {
-    pub(super) seq: u64,
-    /// Its name in the store's request table.
-    pub(super) table_key: Arc<str>,
-    pub(super) progress: Progress,
-    pub(super) attempts: u32,
-    /// Number of the POST that carries it: what becomes of an earlier one is not about it any more.
-    pub(super) post: Option<u64>,
-    pub(super) since: Instant,
-    pub(super) cancelled: Option<Instant>,
+pub struct Kept {
     pub(super) effect: Effect,
     /// Its part of what this process holds.
     _held: Held,
 }
 
-impl InFlight {
-    /// As the store has it; with the id as the client wrote it.
-    pub(super) fn inherited(pending: PendingRequest, tools: &Tools, held: &IntGauge) -> (IdKey, Self) {
-        let PendingRequest { seq, id_key: table_key, forwarded, body } = pending;
-        let (id, effect) = match Head::parse(&body).map(|head| head.said()) {
-            Ok(Said::Request { id, method }) => (id, Effect::of(&method, &body, || tools.version())),
-            // Lost with the store's data, and restored without it.
-            _ => (IdKey::from_stored(Arc::clone(&table_key)), Effect::None),
-        };
-        let progress = Progress::on_record(forwarded);
-        // An earlier owner's attempts are not recorded; one is what is sure.
-        let (since, attempts) = (Instant::now(), u32::from(forwarded));
-        let _held = Held::new(held, body.len());
-        (id, Self { seq, table_key, progress, attempts, post: None, since, cancelled: None, effect, _held })
-    }
+/// A request without an answer.
+pub type InFlight = requests::InFlight<Kept>;
+
+/// What goes up, with the futures of its POSTs.
+pub type Posts = posts::Posts<SpawnHandle, Kept>;
+
+/// A request as the store has it; with the id as the client wrote it.
+pub(super) fn inherited(pending: PendingRequest, tools: &Tools, held: &IntGauge) -> (IdKey, InFlight) {
+    let PendingRequest { seq, id_key: table_key, forwarded, body } = pending;
+    let (id, effect) = match Head::parse(&body).map(|head| head.said()) {
+        Ok(Said::Request { id, method }) => (id, Effect::of(&method, &body, || tools.version())),
+        // Lost with the store's data, and restored without it.
+        _ => (IdKey::from_stored(Arc::clone(&table_key)), Effect::None),
+    };
+    let kept = Kept { effect, _held: Held::new(held, body.len()) };
+    (id, InFlight::inherited(seq, table_key, forwarded, Instant::now(), kept))
 }
 
 /// The store's view of a message: kind, and what its journaling changes in the same step.
@@ -186,8 +181,7 @@ impl SessionActor {
 
     /// Inbox entries up to here need not be kept: the upstream has had them, or the request table has them.
     pub(super) fn acked(&self) -> u64 {
-        let next = self.order.next();
-        self.outstanding.first().map_or(next, |first| *first).min(next).saturating_sub(1)
+        self.posts.acked(self.order.next())
     }
 
     fn journaled(
@@ -345,7 +339,7 @@ impl SessionActor {
                     self.answer(id.shared_key(), error, ctx);
                 }
                 // Journaled by another instance, which does not know how many are in flight. MEM-5
-                _ if self.in_flight.len() >= self.env.settings.limits.max_inflight => {
+                _ if self.posts.requests().len() >= self.env.settings.limits.max_inflight => {
                     let error = self.too_many(&id);
                     self.answer(id.shared_key(), error, ctx);
                 }
@@ -355,24 +349,17 @@ impl SessionActor {
                     self.answer(id.shared_key(), error, ctx);
                 }
                 _ => {
-                    let request = InFlight {
-                        seq,
-                        table_key: id.shared_key(),
-                        progress: Progress::NotSent,
-                        attempts: 0,
-                        post: None,
-                        since: Instant::now(),
-                        cancelled: None,
+                    let kept = Kept {
                         effect: Effect::of(&method, &body, || self.service.tools.version()),
                         _held: Held::new(&self.env.metrics.held, body.len()),
                     };
-                    if matches!(request.effect, Effect::Initialize(_)) {
+                    if matches!(kept.effect, Effect::Initialize(_)) {
                         self.list_stream();
                         self.setup.begins();
                     }
-                    self.in_flight.insert(id.clone(), request);
+                    let request = InFlight::new(seq, id.shared_key(), Instant::now(), kept);
+                    self.posts.queue_request(id, request, body);
                     self.arm_deadline(ctx);
-                    self.send_up(seq, body, Some(id));
                 }
             },
             Said::Notification { method } => match &*method {
@@ -390,14 +377,12 @@ impl SessionActor {
     }
 
     pub(super) fn send_up(&mut self, seq: u64, body: Bytes, id: Option<IdKey>) {
-        self.outstanding.insert(seq);
-        self.to_send.insert(seq, Outbound { body, id, only_on: None });
+        self.posts.queue(seq, Outbound { body, id, only_on: None });
     }
 
     /// What a later upstream session would not understand: an answer to a request of this one, or a cancel.
     pub(super) fn send_to_this_session(&mut self, seq: u64, body: Bytes) {
-        self.outstanding.insert(seq);
-        self.to_send.insert(seq, Outbound { body, id: None, only_on: Some(self.link_number) });
+        self.posts.queue(seq, Outbound { body, id: None, only_on: Some(self.uplink.number()) });
     }
 
     /// Answers a request from here: through the log, like any answer.

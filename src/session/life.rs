@@ -14,7 +14,6 @@ use actix::prelude::*;
 
 use super::{
     actor::{Exit, SessionActor},
-    link::Link,
     messages::MakeRoom,
     shown,
 };
@@ -77,8 +76,7 @@ impl SessionActor {
     /// Periodic: gives the upstream connection back if nobody has been here for long.
     pub(super) fn rest_if_alone(&mut self, ctx: &mut Context<Self>) {
         let since = self.streams.alone_since().filter(|since| since.elapsed() >= self.rest_after());
-        let could =
-            !self.resting && !matches!(self.link, Link::Idle) && !self.streams.is_shown_here() && self.is_quiet();
+        let could = !self.resting && !self.uplink.is_idle() && !self.streams.is_shown_here() && self.is_quiet();
         let Some(since) = since.filter(|_| could && !self.looking_around) else { return };
         self.looking_around = true;
         let found = self.look_around();
@@ -100,12 +98,9 @@ impl SessionActor {
         self.env.metrics.upstream_links.with_label_values(&["rested"]).inc();
         tracing::debug!(session = %self.fence.session, "no client: upstream connection given back");
         self.link_handle = None;
-        self.link_number += 1;
-        self.link = Link::Idle;
+        self.uplink.rest();
         self.questions.forget_own();
         self.drop_link_bound();
-        self.unlinked_since = None;
-        self.link_failures = 0;
         self.resting = true;
         self.rested_under = holder;
         self.shrink();

@@ -2,118 +2,58 @@
 //! session was adopted, and brought to where the client left it: `initialize`, `initialized`, log level, subscriptions
 //! are replayed and their answers swallowed; then every open request meets its fate ([`super::recovery`]). REQ-3
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use actix::prelude::*;
 use bytes::Bytes;
 
 use super::{
     actor::{Exit, SessionActor},
-    claim::CLAIM_BATCH,
-    recovery::Progress,
+    core::{
+        claims::CLAIM_BATCH,
+        recovery::Progress,
+        uplink::{Check, NoLink},
+    },
 };
 use crate::{
-    backoff::pause_after,
     protocol::{
         jsonrpc::{self, IdKey, Said},
         mcp,
     },
     store::Claimed,
-    upstream::{LinkError, LinkEvent, LinkNotice, Uplink, actor::OpenLink},
+    upstream::{LinkError, LinkEvent, LinkNotice, actor::OpenLink},
 };
-
-/// State of the upstream link.
-#[derive(Debug)]
-pub enum Link {
-    /// None, and none being opened.
-    Idle,
-    /// Wanted; the next attempt is due at a timer.
-    Waiting,
-    /// The event stream is being opened.
-    Opening,
-    /// Our replay of the client's `initialize` waits for its answer.
-    Handshake {
-        /// Where messages go.
-        uplink: Uplink,
-        /// Id of the replayed request.
-        id: IdKey,
-    },
-    /// Open requests are being sorted out.
-    Recovering {
-        /// Where messages go.
-        uplink: Uplink,
-    },
-    /// Messages flow.
-    Open {
-        /// Where messages go.
-        uplink: Uplink,
-    },
-}
-
-impl Link {
-    /// Messages flow.
-    pub fn is_open(&self) -> bool {
-        matches!(self, Self::Open { .. })
-    }
-
-    /// For people.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Idle => "idle",
-            Self::Waiting => "waiting",
-            Self::Opening => "opening",
-            Self::Handshake { .. } => "handshake",
-            Self::Recovering { .. } => "recovering",
-            Self::Open { .. } => "open",
-        }
-    }
-
-    pub(super) fn uplink(&self) -> Option<&Uplink> {
-        match self {
-            Self::Handshake { uplink, .. } | Self::Recovering { uplink } | Self::Open { uplink } => Some(uplink),
-            Self::Idle | Self::Waiting | Self::Opening => None,
-        }
-    }
-}
 
 impl SessionActor {
     /// There is something to do for a link, or the client may expect notifications.
     pub(super) fn wants_link(&self) -> bool {
         (self.setup.is_done() && !self.resting)
-            || !self.in_flight.is_empty()
-            || !self.to_send.is_empty()
-            || self.more_waits
+            || !self.posts.requests().is_empty()
+            || self.posts.queued() > 0
+            || self.claims.more_waits()
             || self.inherited.as_ref().is_some_and(|inbox| !inbox.is_empty())
     }
 
     /// Opens a link unless there is one or one is on its way.
     pub(super) fn ensure_link(&mut self, ctx: &mut Context<Self>) {
-        if !matches!(self.link, Link::Idle) {
-            return;
-        }
         // DRN-2: what is in flight is finished here if it can be.
-        if self.draining && self.in_flight.is_empty() && self.to_send.is_empty() {
+        let has_nothing_to_do = self.draining && self.posts.requests().is_empty() && self.posts.queued() == 0;
+        if has_nothing_to_do || !self.uplink.want(Instant::now()) {
             return;
         }
         self.lists_may_have_changed |= std::mem::take(&mut self.resting);
-        self.unlinked_since.get_or_insert_with(Instant::now);
-        let avoid = self.endpoint.as_ref().filter(|_| self.link_failures > 0).map(|endpoint| endpoint.index);
+        let avoid = self.endpoint.as_ref().filter(|_| self.uplink.avoids_last()).map(|endpoint| endpoint.index);
         let Some(endpoint) = self.service.pick(avoid) else {
             let error = LinkError::Connect("no endpoint of the service is healthy".to_owned());
             self.link_failed(&error, ctx);
             return;
         };
-        self.link_number += 1;
-        self.link = Link::Opening;
-        let open = OpenLink { link: self.link_number, to: ctx.address().recipient(), gate: Arc::clone(&self.gate) };
-        let number = self.link_number;
+        let number = self.uplink.opening();
+        let open = OpenLink { link: number, to: ctx.address().recipient(), gate: Arc::clone(&self.gate) };
         let opened = self.lines.actor(&endpoint).send(open);
         self.endpoint = Some(endpoint);
         ctx.spawn(opened.into_actor(self).map(move |handle, actor, ctx| match handle {
-            Ok(handle) if number == actor.link_number => actor.link_handle = Some(handle),
+            Ok(handle) if number == actor.uplink.number() => actor.link_handle = Some(handle),
             // Given up meanwhile: dropping the handle closes it.
             Ok(_) => {}
             Err(error) => actor.lose_link(&error, ctx),
@@ -122,17 +62,15 @@ impl SessionActor {
 
     /// The link is broken or useless: close it, and open another if one is wanted.
     pub(super) fn lose_link(&mut self, error: &dyn std::fmt::Display, ctx: &mut Context<Self>) {
-        if matches!(self.link, Link::Idle | Link::Waiting) {
+        if !self.uplink.lost() {
             return;
         }
         self.env.metrics.upstream_links.with_label_values(&["lost"]).inc();
         tracing::info!(session = %self.fence.session, service = self.service.name, %error, "upstream link lost");
         self.link_handle = None;
-        self.link_number += 1;
-        self.link = Link::Idle;
         self.questions.forget_own();
-        self.drop_link_bound();
-        self.pace.forget_link();
+        let for_nobody = self.posts.link_lost(self.uplink.number());
+        self.count_for_nobody(for_nobody);
         if self.wants_link() || !self.order.is_even() {
             self.link_failed(error, ctx);
         }
@@ -141,51 +79,32 @@ impl SessionActor {
     /// Plans the next attempt, or gives up for now. STM-2
     fn link_failed(&mut self, error: &dyn std::fmt::Display, ctx: &mut Context<Self>) {
         let env = Arc::clone(&self.env);
-        let settings = &env.settings.upstream;
-        let since = *self.unlinked_since.get_or_insert_with(Instant::now);
-        if since.elapsed() >= settings.relink_timeout {
-            self.give_up(&error.to_string(), ctx);
-            return;
-        }
-        let doublings = self.link_failures;
-        self.link_failures = self.link_failures.saturating_add(1);
-        // The first attempt after a loss is nearly at once for those who wait for an answer, and spread out for others.
-        let pause = match (doublings, self.in_flight.is_empty()) {
-            (0, false) => Duration::from_millis(fastrand::u64(0..10)),
-            (0, true) => Duration::from_millis(fastrand::u64(0..500)),
-            _ => pause_after((settings.backoff_min, settings.backoff_max), doublings - 1),
-        };
-        self.link = Link::Waiting;
-        ctx.run_later(pause, |actor, ctx| {
-            if matches!(actor.link, Link::Waiting) {
-                actor.link = Link::Idle;
-                actor.ensure_link(ctx);
+        let calls_wait = !self.posts.requests().is_empty();
+        match self.uplink.failed(Instant::now(), calls_wait, &env.settings.upstream) {
+            NoLink::Wait(pause) => {
+                ctx.run_later(pause.draw(), |actor, ctx| {
+                    if actor.uplink.pause_is_over() {
+                        actor.ensure_link(ctx);
+                    }
+                });
             }
-        });
+            NoLink::GiveUp => self.give_up(&error.to_string(), ctx),
+        }
     }
 
     /// No endpoint within the time limit: everything that waits is answered. The next message starts a new search.
     fn give_up(&mut self, error: &str, ctx: &mut Context<Self>) {
         self.env.metrics.upstream_links.with_label_values(&["gave_up"]).inc();
         tracing::warn!(session = %self.fence.session, service = self.service.name, error, "no upstream endpoint can be reached");
-        self.link = Link::Idle;
-        self.unlinked_since = None;
-        self.link_failures = 0;
-        let mut open: Vec<(u64, IdKey)> =
-            self.in_flight.iter().map(|(id, request)| (request.seq, id.clone())).collect();
-        open.sort_unstable_by_key(|(seq, _)| *seq);
-        for (_, id) in open {
-            let progress = self.in_flight.get(&id).map(|request| request.progress);
-            if progress == Some(Progress::MaybeSent) {
+        for (id, progress) in self.posts.requests().in_order() {
+            if progress == Progress::MaybeSent {
                 self.fail_unknown(&id, ctx);
             } else {
                 self.fail_unavailable(&id, ctx);
             }
         }
-        let dropped = std::mem::take(&mut self.to_send);
-        for seq in dropped.keys() {
-            self.outstanding.remove(seq);
-            self.env.metrics.dropped.with_label_values(&["upstream_down"]).inc();
+        for _ in 0..self.posts.drop_queued() {
+            self.count_dropped("upstream_down");
         }
         self.refuse_inbox(ctx);
     }
@@ -194,7 +113,7 @@ impl SessionActor {
     fn refuse_inbox(&mut self, ctx: &mut Context<Self>) {
         let inherited = self.inherited.take().unwrap_or_default();
         for entry in inherited {
-            self.outstanding.remove(&entry.seq);
+            self.posts.is_done(entry.seq);
         }
         let claim = self.next_claim(CLAIM_BATCH);
         let (env, epoch) = (Arc::clone(&self.env), self.fence.epoch);
@@ -253,15 +172,15 @@ impl SessionActor {
     /// Periodic: a link that was given up is tried again, a silent one is asked for a sign of life.
     pub(super) fn check_link(&mut self, ctx: &mut Context<Self>) {
         let idle_timeout = self.env.settings.upstream.idle_timeout;
-        if matches!(self.link, Link::Idle) && self.wants_link() {
-            self.ensure_link(ctx);
-        } else if self.link.is_open() && self.last_heard.elapsed() > idle_timeout * 2 {
-            // The ping of the round before has met silence.
-            self.lose_link(&"the upstream is silent", ctx);
-        } else if self.link.is_open() && self.last_heard.elapsed() > idle_timeout {
-            let id = self.questions.own_id();
-            let ping = format!(r#"{{"jsonrpc":"2.0","id":{},"method":"{}"}}"#, id.as_json(), mcp::PING);
-            self.post_internal(Bytes::from(ping), ctx);
+        match self.uplink.check(Instant::now(), self.wants_link(), idle_timeout) {
+            Check::Fine => {}
+            Check::Open => self.ensure_link(ctx),
+            Check::Silent => self.lose_link(&"the upstream is silent", ctx),
+            Check::Ping => {
+                let id = self.questions.own_id();
+                let ping = format!(r#"{{"jsonrpc":"2.0","id":{},"method":"{}"}}"#, id.as_json(), mcp::PING);
+                self.post_internal(Bytes::from(ping), ctx);
+            }
         }
     }
 }
@@ -272,14 +191,13 @@ impl Handler<LinkNotice> for SessionActor {
     fn handle(&mut self, notice: LinkNotice, ctx: &mut Self::Context) {
         // From here on the outbox counts the message.
         drop(notice.charge);
-        if notice.link != self.link_number {
+        if !self.uplink.heard(notice.link, Instant::now()) {
             return;
         }
-        self.last_heard = Instant::now();
         match notice.event {
             LinkEvent::Opened(address) => {
                 // Some servers send it twice; the first stands.
-                if matches!(self.link, Link::Opening)
+                if self.uplink.is_opening()
                     && let Some(endpoint) = &self.endpoint
                 {
                     let uplink = self.lines.uplink(endpoint, address);

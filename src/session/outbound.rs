@@ -33,7 +33,7 @@ impl SessionActor {
                 self.env.metrics.dropped.with_label_values(&["upstream_nonsense"]).inc();
                 tracing::warn!(session = %self.fence.session, %error, "the upstream sent no JSON-RPC message");
                 for id in meant_to_answer(&body) {
-                    if self.in_flight.contains_key(&id) {
+                    if self.posts.requests().contains(&id) {
                         self.fail_broken(&id, &error, ctx);
                     }
                 }
@@ -45,12 +45,13 @@ impl SessionActor {
                 let id = id.clone();
                 self.take_internal_answer(&id, &head, ctx);
             }
-            Kind::Response { id: Some(id), success } => match self.in_flight.remove(id) {
-                Some(request) => {
-                    self.outstanding.remove(&request.seq);
-                    self.proven_to_have_arrived(&request, ctx);
+            Kind::Response { id: Some(id), success } => match self.posts.answered(id) {
+                Some((request, goes_on)) => {
+                    if goes_on {
+                        self.pump_posts(ctx);
+                    }
                     let event = Self::answer_event(&request, body.clone());
-                    let event = if *success { self.apply(request.effect, &head, event) } else { event };
+                    let event = if *success { self.apply(request.kept.effect, &head, event) } else { event };
                     self.push_event(event, ctx);
                 }
                 None => self.env.metrics.dropped.with_label_values(&["upstream_unknown_answer"]).inc(),

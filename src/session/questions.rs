@@ -29,7 +29,7 @@ impl SessionActor {
     pub(super) fn take_question(&mut self, upstream_id: IdKey, head: &Head<'_>, body: &Bytes, ctx: &mut Context<Self>) {
         let stored = upstream_id.as_json().to_owned();
         let most = self.env.settings.limits.max_server_requests;
-        let id = match self.questions.ask(upstream_id, self.link_number, most) {
+        let id = match self.questions.ask(upstream_id, self.uplink.number(), most) {
             Ok(id) => id,
             Err(upstream_id) => return self.refuse_question(&upstream_id, most, ctx),
         };
@@ -51,8 +51,8 @@ impl SessionActor {
     /// The server takes a question back: after that an answer is of no use to it (MCP, cancellation).
     pub(super) fn take_upstream_cancel(&mut self, head: &Head<'_>, body: &Bytes, ctx: &mut Context<Self>) {
         let named = mcp::cancelled_request_id(head.params);
-        let withdrawn =
-            named.and_then(|named| Some((named, self.questions.withdraw(&IdKey::of_json(named)?, self.link_number)?)));
+        let withdrawn = named
+            .and_then(|named| Some((named, self.questions.withdraw(&IdKey::of_json(named)?, self.uplink.number())?)));
         let event = match withdrawn {
             Some((named, id)) => {
                 NewEvent::message(jsonrpc::with_part(body, named, id.as_json())).changing(settled(&id))
@@ -64,7 +64,7 @@ impl SessionActor {
 
     /// The client answers.
     pub(super) fn take_answer(&mut self, seq: u64, id: Option<&IdKey>, body: Bytes) {
-        let answered = id.map_or(Answered::Nothing, |id| self.questions.answer(id, self.link_number));
+        let answered = id.map_or(Answered::Nothing, |id| self.questions.answer(id, self.uplink.number()));
         let body = match answered {
             Answered::Live(None) => body,
             Answered::Live(Some(upstream_id)) => match Head::parse(&body) {
@@ -81,7 +81,7 @@ impl SessionActor {
     /// The client's word on a question that it cancels (which MCP does not foresee), under the server's id. `None`: it is about
     /// something else.
     pub(super) fn cancel_of_question(&self, target: &IdKey, body: &Bytes) -> Option<Bytes> {
-        let upstream_id = self.questions.upstream_id(target, self.link_number)?;
+        let upstream_id = self.questions.upstream_id(target, self.uplink.number())?;
         let head = Head::parse(body).ok()?;
         let named = mcp::cancelled_request_id(head.params)?;
         Some(jsonrpc::with_part(body, named, upstream_id.as_json()))
@@ -93,7 +93,7 @@ impl SessionActor {
 
     /// Questions of dead upstream sessions cannot be answered any more: the client is told.
     pub(super) fn cancel_dead_questions(&mut self, ctx: &mut Context<Self>) {
-        for id in self.questions.take_dead(self.link_number) {
+        for id in self.questions.take_dead(self.uplink.number()) {
             let body = format!(
                 r#"{{"jsonrpc":"2.0","method":"{}","params":{{"requestId":{},"reason":"the server that asked is gone"}}}}"#,
                 mcp::CANCELLED,

@@ -18,7 +18,6 @@ use super::{
         streams::StreamKey,
     },
     inbound::InFlight,
-    link::Link,
     recovery::{self, Fate, Progress},
     refused::pause_before_retry,
     shown,
@@ -51,7 +50,7 @@ impl SessionActor {
     /// Sends one of our own messages. What says that the server or its session is gone ends the link; so does whatever
     /// goes wrong before the handshake is done.
     pub(super) fn post_internal(&mut self, body: Bytes, ctx: &mut Context<Self>) {
-        let Some(uplink) = self.link.uplink().cloned() else { return };
+        let Some(uplink) = self.uplink.way().cloned() else { return };
         let env = Arc::clone(&self.env);
         let since = Instant::now();
         let sent = async move {
@@ -69,9 +68,9 @@ impl SessionActor {
                 tokio::time::sleep(pause).await;
             }
         };
-        let number = self.link_number;
+        let number = self.uplink.number();
         ctx.spawn(sent.into_actor(self).map(move |outcome, actor, ctx| {
-            if number != actor.link_number {
+            if number != actor.uplink.number() {
                 return;
             }
             match outcome {
@@ -84,7 +83,7 @@ impl SessionActor {
 
     fn ends_link(&self, error: &PostError, since: Instant) -> bool {
         match error {
-            _ if matches!(self.link, Link::Handshake { .. }) => true,
+            _ if self.uplink.is_in_handshake() => true,
             PostError::NotSent(_) | PostError::SessionGone => true,
             PostError::Late(_) | PostError::Unknown(_) => self.seems_dead(since),
             PostError::Refused(_) | PostError::NotFollowed(_) | PostError::NotNow { .. } | PostError::Failed(_) => {
@@ -104,11 +103,11 @@ impl SessionActor {
         }
         let id = self.questions.own_id();
         let Some(replay) = self.setup.replayed_initialize(&id) else { return };
-        self.link = Link::Handshake { uplink, id };
+        self.uplink.shake_hands(uplink, id);
         self.post_internal(replay, ctx);
-        let number = self.link_number;
+        let number = self.uplink.number();
         ctx.run_later(self.env.settings.upstream.post_timeout, move |actor, ctx| {
-            if number == actor.link_number && matches!(actor.link, Link::Handshake { .. }) {
+            if number == actor.uplink.number() && actor.uplink.is_in_handshake() {
                 actor.lose_link(&"no answer to the replayed initialize", ctx);
             }
         });
@@ -116,11 +115,7 @@ impl SessionActor {
 
     /// An answer to one of our own requests: swallowed, but the one to `initialize` moves the link on.
     pub(super) fn take_internal_answer(&mut self, answered: &IdKey, head: &Head<'_>, ctx: &mut Context<Self>) {
-        let Link::Handshake { uplink, id } = &self.link else { return };
-        if id != answered {
-            return;
-        }
-        let uplink = uplink.clone();
+        let Some(uplink) = self.uplink.handshake_answered(answered) else { return };
         if !matches!(head.kind, Kind::Response { success: true, .. }) {
             self.lose_link(&"the upstream refused the replayed initialize", ctx);
             return;
@@ -151,7 +146,7 @@ impl SessionActor {
     /// clients do without a handshake), and this session is its new one.
     pub(super) fn comes_without_handshake(&self, method: &str) -> bool {
         self.setup.is_missing_for(method)
-            && !self.in_flight.values().any(|request| matches!(request.effect, Effect::Initialize(_)))
+            && !self.posts.requests().iter().any(|(_, request)| matches!(request.kept.effect, Effect::Initialize(_)))
     }
 
     /// Stands in for the client's handshake with the router's own: no capabilities, since nobody knows what it can do. Its
@@ -208,15 +203,15 @@ impl SessionActor {
 
     /// Brings the open requests over to the new link. Does nothing much on a session's first link.
     fn recover(&mut self, uplink: Uplink, ctx: &mut Context<Self>) {
-        self.link = Link::Recovering { uplink };
+        self.uplink.recover(uplink);
         self.cancel_dead_questions(ctx);
         self.resend_unacknowledged(ctx);
-        if self.in_flight.is_empty() && self.inherited.is_none() {
+        if self.posts.requests().is_empty() && self.inherited.is_none() {
             self.become_open(ctx);
             return;
         }
         let ids = |progress| {
-            let such = self.in_flight.iter().filter(move |(_, request)| request.progress == progress);
+            let such = self.posts.requests().iter().filter(move |(_, request)| request.progress == progress);
             such.map(|(_, request)| (*request.table_key).to_owned())
         };
         let inherited: Vec<String> = ids(Progress::Accepted).collect();
@@ -252,9 +247,9 @@ impl SessionActor {
             }
             Ok(fetched)
         };
-        let number = self.link_number;
+        let number = self.uplink.number();
         ctx.spawn(fetched.into_actor(self).map(move |fetched, actor, ctx| {
-            if number != actor.link_number {
+            if number != actor.uplink.number() {
                 return;
             }
             match fetched {
@@ -288,15 +283,15 @@ impl SessionActor {
                 ClientMessage::Request { .. } => {}
                 // It answers a request of the dead upstream session.
                 ClientMessage::Response => {
-                    self.outstanding.remove(&entry.seq);
+                    self.posts.is_done(entry.seq);
                     self.env.metrics.dropped.with_label_values(&["answer_to_dead_upstream"]).inc();
                 }
                 ClientMessage::Cancel { id_key } => {
-                    self.outstanding.remove(&entry.seq);
+                    self.posts.is_done(entry.seq);
                     cancelled.push(IdKey::from_stored(id_key));
                 }
                 ClientMessage::Notification => {
-                    self.outstanding.remove(&entry.seq);
+                    self.posts.is_done(entry.seq);
                     let Ok(head) = Head::parse(&entry.body) else { continue };
                     match head.method() {
                         // Replayed with the handshake; without one it goes up like any other.
@@ -315,9 +310,9 @@ impl SessionActor {
         }
         // The store has lost them, and with them their bodies. DUR-1
         let is_lost = |(id, request): &(&IdKey, &InFlight)| {
-            request.progress != Progress::NotSent && !settled.contains(*id) && !self.to_send.contains_key(&request.seq)
+            request.progress != Progress::NotSent && !settled.contains(*id) && !self.posts.is_queued(request.seq)
         };
-        let lost: Vec<IdKey> = self.in_flight.iter().filter(is_lost).map(|(id, _)| id.clone()).collect();
+        let lost: Vec<IdKey> = self.posts.requests().iter().filter(is_lost).map(|(id, _)| id.clone()).collect();
         for id in lost {
             self.fail_unknown(&id, ctx);
         }
@@ -326,10 +321,10 @@ impl SessionActor {
 
     /// Decides the fate of one request that was open when the link broke.
     fn settle(&mut self, id: IdKey, seq: u64, body: Bytes, cancelled: &[IdKey], ctx: &mut Context<Self>) {
-        if self.to_send.contains_key(&seq) {
+        if self.posts.is_queued(seq) {
             return;
         }
-        let Some(request) = self.in_flight.get_mut(&id) else { return };
+        let Some(request) = self.posts.requests_mut().get_mut(&id) else { return };
         if request.cancelled.is_some() || cancelled.contains(&id) {
             // The upstream that worked on it is gone, and the client wants no answer.
             self.forget_cancelled(vec![id], ctx);
@@ -354,11 +349,9 @@ impl SessionActor {
     }
 
     fn become_open(&mut self, ctx: &mut Context<Self>) {
-        let Some(uplink) = self.link.uplink().cloned() else { return };
-        self.link = Link::Open { uplink };
-        self.unlinked_since = None;
-        self.link_failures = 0;
-        self.last_heard = Instant::now();
+        if !self.uplink.settled(Instant::now()) {
+            return;
+        }
         self.arm_deadline(ctx);
         self.pump_posts(ctx);
         self.claim(ctx);

@@ -13,7 +13,6 @@ use actix::prelude::*;
 use super::{
     actor::{Exit, SessionActor},
     attachment::End,
-    claim::CLAIM_BATCH,
     returning::key_of,
 };
 use crate::{
@@ -211,13 +210,12 @@ impl SessionActor {
     /// The last sequence that may be in this owner's hands, with what is on its way to it: the numbers go on after it, so
     /// that none is given twice.
     fn last_possible(&self) -> u64 {
-        let claiming = if self.claiming { CLAIM_BATCH } else { 0 };
-        self.order.last() + (self.accepting + claiming) as u64
+        self.order.last() + (self.accepting + self.claims.may_bring()) as u64
     }
 
     /// Requests whose answer is not in the log yet: in flight, or with their answer on its way into it.
     fn unanswered(&self) -> impl Iterator<Item = (&str, u64)> {
-        let in_flight = self.in_flight.values().map(|request| (&*request.table_key, request.seq));
+        let in_flight = self.posts.requests().iter().map(|(_, request)| (&*request.table_key, request.seq));
         let waiting = self.order.waiting().filter_map(|(seq, message)| match &message.said {
             jsonrpc::Said::Request { id, .. } => Some((id.key(), seq)),
             jsonrpc::Said::Notification { .. } | jsonrpc::Said::Response { .. } => None,
