@@ -10,7 +10,9 @@
 #[macro_use]
 mod macros;
 mod ca_file;
+mod mask;
 mod parse;
+mod row;
 mod source;
 mod spring;
 mod table;
@@ -111,7 +113,7 @@ pub struct SettingDoc {
 
 /// Every setting, in the order of the help.
 pub fn all() -> Vec<SettingDoc> {
-    let doc = |row: &table::Row| SettingDoc {
+    let doc = |row: &row::Row| SettingDoc {
         group: row.group,
         env: row.env,
         flag: format!("--{}", row.env.to_ascii_lowercase().replace('_', "-")),
@@ -153,7 +155,7 @@ where
     let environment: Layer =
         environment.into_iter().filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect();
 
-    let mut reader = Reader::default();
+    let mut reader = Reader::new(TABLE);
     let mut warnings = Vec::new();
     let env_file = env_file(&flags, &environment);
     reader.add(Origin::Flag, flags);
@@ -193,7 +195,7 @@ fn env_file(flags: &Layer, environment: &Layer) -> Option<(Origin, OsString)> {
 fn add_env_file(reader: &mut Reader, warnings: &mut Vec<String>, named: Option<(Origin, OsString)>, directory: &Path) {
     let must_exist = named.is_some();
     let (origin, name) = named.unwrap_or_else(|| (Origin::Default, DEFAULT_ENV_FILE.into()));
-    let expected = match source::read_env_file(&directory.join(&name)) {
+    let expected = match source::read_env_file(&directory.join(&name), TABLE) {
         Ok(Some(file)) => {
             warnings.extend(file.warnings);
             file.problems.into_iter().for_each(|problem| reader.report(problem));
@@ -227,7 +229,7 @@ impl Settings {
         N: Into<String>,
         V: AsRef<OsStr>,
     {
-        let mut reader = Reader::default();
+        let mut reader = Reader::new(TABLE);
         let mut given = Layer::new();
         for (name, value) in pairs {
             let name: String = name.into();
@@ -236,7 +238,7 @@ impl Settings {
             } else {
                 reader.report(Problem {
                     name,
-                    value: value::MASK.to_owned(),
+                    value: mask::MASK.to_owned(),
                     origin: Origin::Program,
                     expected: "the variable of a setting".to_owned(),
                 });

@@ -12,9 +12,9 @@ use std::{
 };
 
 use super::{
+    mask::{MASK, masked},
     parse::Parsed,
-    table::TABLE,
-    value::{MASK, masked},
+    row::Row,
 };
 
 /// Where a value was given.
@@ -68,13 +68,18 @@ impl fmt::Display for Problem {
 pub(super) type Layer = HashMap<String, OsString>;
 
 /// All layers, first to last.
-#[derive(Default)]
 pub(super) struct Reader {
+    /// Every setting that there is.
+    rows: &'static [Row],
     layers: Vec<(Origin, Layer)>,
     problems: Vec<Problem>,
 }
 
 impl Reader {
+    pub(super) fn new(rows: &'static [Row]) -> Self {
+        Self { rows, layers: Vec::new(), problems: Vec::new() }
+    }
+
     /// Adds a layer below those that are there.
     pub(super) fn add(&mut self, origin: Origin, layer: Layer) {
         self.layers.push((origin, layer));
@@ -101,7 +106,7 @@ impl Reader {
                 }
             }
         }
-        parse(default_of(env)).expect("every default is valid: a test parses them all")
+        parse(self.default_of(env)).expect("every default is valid: a test parses them all")
     }
 
     /// Notes a problem with how `env` goes together with `other`, unless one of them is wrong by itself already.
@@ -136,18 +141,18 @@ impl Reader {
     fn shown(&self, env: &str) -> (Origin, String) {
         match self.given(env) {
             Some((origin, value)) => (origin.clone(), masked(env, value.to_string_lossy().trim())),
-            None => (Origin::Default, default_of(env).to_owned()),
+            None => (Origin::Default, self.default_of(env).to_owned()),
         }
+    }
+
+    fn default_of(&self, env: &str) -> &'static str {
+        self.rows.iter().find(|row| row.env == env).expect("only settings of the table are read").default
     }
 }
 
 /// Whether a value counts as unset.
 pub(super) fn is_blank(value: &OsStr) -> bool {
     value.to_str().is_some_and(|text| text.trim().is_empty())
-}
-
-fn default_of(env: &str) -> &'static str {
-    TABLE.iter().find(|row| row.env == env).expect("only settings of the table are read").default
 }
 
 /// What an env file holds.
@@ -158,8 +163,8 @@ pub(super) struct EnvFile {
     pub(super) problems: Vec<Problem>,
 }
 
-/// Reads the env file `path` as dotenvy understands it. `None`: there is no such file.
-pub(super) fn read_env_file(path: &Path) -> io::Result<Option<EnvFile>> {
+/// Reads the env file `path` as dotenvy understands it, for the settings that `rows` are. `None`: there is no such file.
+pub(super) fn read_env_file(path: &Path, rows: &[Row]) -> io::Result<Option<EnvFile>> {
     let content = match fs::read(path) {
         Ok(content) => content,
         Err(fault) if fault.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -172,7 +177,7 @@ pub(super) fn read_env_file(path: &Path) -> io::Result<Option<EnvFile>> {
     let mut file = EnvFile { values: Layer::new(), warnings: Vec::new(), problems: Vec::new() };
     for line in dotenvy::from_read_iter(content.as_bytes()) {
         match line {
-            Ok((name, value)) => file.add(path, name, value),
+            Ok((name, value)) => file.add(path, rows, name, value),
             Err(dotenvy::Error::LineParse(line, _)) => file.problems.push(malformed(path, content, &line)),
             Err(fault) => return Err(io::Error::other(fault)),
         }
@@ -181,10 +186,10 @@ pub(super) fn read_env_file(path: &Path) -> io::Result<Option<EnvFile>> {
 }
 
 impl EnvFile {
-    fn add(&mut self, path: &Path, name: String, value: String) {
+    fn add(&mut self, path: &Path, rows: &[Row], name: String, value: String) {
         let path = path.display();
-        if !is_setting(&name)
-            && let Some(meant) = probably_meant(&name)
+        if !rows.iter().any(|row| row.env == name)
+            && let Some(meant) = probably_meant(&name, rows)
         {
             self.warnings.push(format!("{path}: {name} is not a setting and has no effect; is {meant} meant?"));
         }
@@ -215,62 +220,24 @@ fn malformed(path: &Path, content: &str, line: &str) -> Problem {
     }
 }
 
-fn is_setting(name: &str) -> bool {
-    TABLE.iter().any(|row| row.env == name)
-}
-
 /// The setting of which `name` looks like a misspelling: other case, a few letters off, or the prefix missing or too
 /// much. Names that begin unlike ours are other programs' business.
-fn probably_meant(name: &str) -> Option<&'static str> {
+pub(super) fn probably_meant(name: &str, rows: &[Row]) -> Option<&'static str> {
     const PREFIXES: [&str; 3] = ["MCP_", "REDIS_", "SERVER_"];
     let upper = name.to_ascii_uppercase().replace(['.', '-'], "_");
     if !PREFIXES.iter().any(|prefix| upper.starts_with(prefix)) {
         return None;
     }
-    let same_but_prefix = |row: &&super::table::Row| {
+    let same_but_prefix = |row: &&Row| {
         PREFIXES.iter().any(|prefix| {
             upper.strip_prefix(prefix) == Some(row.env) || row.env.strip_prefix(prefix) == Some(upper.as_str())
         })
     };
     let (nearest, edits) =
-        TABLE.iter().map(|row| (row, strsim::levenshtein(&upper, row.env))).min_by_key(|(_, d)| *d)?;
+        rows.iter().map(|row| (row, strsim::levenshtein(&upper, row.env))).min_by_key(|(_, d)| *d)?;
     // One edit in five letters is a slip; more is another word.
     if edits <= upper.len().div_ceil(5).min(3) {
         return Some(nearest.env);
     }
-    TABLE.iter().find(same_but_prefix).map(|row| row.env)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_misspelt_name_is_recognised_and_a_foreign_one_is_not() {
-        for (name, meant) in [
-            ("MCP_SESION_TTL", Some("MCP_SESSION_TTL")),
-            ("MCP_SESSION_TLL", Some("MCP_SESSION_TTL")),
-            ("mcp_session_ttl", Some("MCP_SESSION_TTL")),
-            ("mcp.session.ttl", Some("MCP_SESSION_TTL")),
-            ("MCP_UPSTREAM", Some("MCP_UPSTREAMS")),
-            ("MCP_SERVER_PORT", Some("SERVER_PORT")),
-            ("SERVER_PROT", Some("SERVER_PORT")),
-            ("SERVER_LOG_LEVEL", Some("LOG_LEVEL")),
-            ("REDIS_URI", Some("REDIS_URL")),
-            ("REDIS_HOST", None),
-            ("REDIS_PASSWORD", None),
-            ("MCP_INSPECTOR_PROXY_PORT", None),
-            ("PATH", None),
-            ("LOGLEVEL", None),
-        ] {
-            assert_eq!(probably_meant(name), meant, "{name}");
-        }
-    }
-
-    #[test]
-    fn every_default_parses() {
-        let mut reader = Reader::default();
-        let _ = super::super::Settings::read(&mut reader);
-        assert_eq!(reader.into_problems(), []);
-    }
+    rows.iter().find(same_but_prefix).map(|row| row.env)
 }

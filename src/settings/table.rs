@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use super::{
     ca_file::{CaFile, ca_file},
     parse::{self, DAY, GIB, HOUR, KIB, MILLI, MINUTE, SECOND, duration, off_or, optional, size, whole},
+    row::Row,
     source::Reader,
     upstreams::upstreams,
     value::{Allowed, LogFormat, RedisUrl, Secret, UpstreamService},
@@ -21,15 +22,6 @@ const AFTER_HELP: &str = "\
 A setting is looked for in this order: flag, process environment, env file, default. An empty value means unset. \
 Durations are written like 500ms, 30s or 1h30m; sizes like 4MiB, 512KiB or 1000 (bytes). \
 Wrong settings are reported all together, with exit code 64.";
-
-/// One row of the table.
-pub(super) struct Row {
-    pub(super) group: &'static str,
-    pub(super) env: &'static str,
-    pub(super) default: &'static str,
-    pub(super) unit: &'static str,
-    pub(super) help: &'static str,
-}
 
 /// A setting's lines in `--help`.
 fn help_text(text: &str, unit: &str, default: &str) -> String {
@@ -387,5 +379,40 @@ settings! {
         /// turns that off, for a debugger. As long as MCP_LEASE: a process that was silent for so long has lost its
         /// sessions to others already. Without REDIS_URL there are no others, and no guard.
         MCP_WATCHDOG = "3s", "duration" => watchdog: Duration, off_or(duration(300 * MILLI..=HOUR));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::source::probably_meant;
+
+    #[test]
+    fn a_misspelt_name_is_recognised_and_a_foreign_one_is_not() {
+        for (name, meant) in [
+            ("MCP_SESION_TTL", Some("MCP_SESSION_TTL")),
+            ("MCP_SESSION_TLL", Some("MCP_SESSION_TTL")),
+            ("mcp_session_ttl", Some("MCP_SESSION_TTL")),
+            ("mcp.session.ttl", Some("MCP_SESSION_TTL")),
+            ("MCP_UPSTREAM", Some("MCP_UPSTREAMS")),
+            ("MCP_SERVER_PORT", Some("SERVER_PORT")),
+            ("SERVER_PROT", Some("SERVER_PORT")),
+            ("SERVER_LOG_LEVEL", Some("LOG_LEVEL")),
+            ("REDIS_URI", Some("REDIS_URL")),
+            ("REDIS_HOST", None),
+            ("REDIS_PASSWORD", None),
+            ("MCP_INSPECTOR_PROXY_PORT", None),
+            ("PATH", None),
+            ("LOGLEVEL", None),
+        ] {
+            assert_eq!(probably_meant(name, TABLE), meant, "{name}");
+        }
+    }
+
+    #[test]
+    fn every_default_parses() {
+        let mut reader = Reader::new(TABLE);
+        let _ = Settings::read(&mut reader);
+        assert_eq!(reader.into_problems(), []);
     }
 }

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use url::{Position, Url};
 
-use super::value::MASK;
+use super::mask::MASK;
 
 /// `http` or `https` with a host, without a fragment. `Debug` and `Display` show neither credentials nor values of the query; only
 /// [`Self::request_url`] and [`Self::authorization`] do, for the connection itself.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::{
     head::HeadChange,
-    types::{Fence, Owner, StoreResult},
+    types::{Attachment, Fence, Owner, StoreResult},
 };
 use crate::protocol::session_id::SessionId;
 
@@ -138,17 +138,6 @@ pub struct Page {
     pub epoch: u32,
     /// Attachment id that holds the stream now, if any.
     pub holder: Option<u64>,
-}
-
-/// An open client stream, as the store knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attachment {
-    /// The stream it shows.
-    pub stream: String,
-    /// The process that holds the connection.
-    pub incarnation: Arc<str>,
-    /// Random id of the attachment.
-    pub id: u64,
 }
 
 /// A client stream is opened: last writer wins, the former holder is woken so that it sees itself superseded.

@@ -15,7 +15,7 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 pub(super) use self::continuation::FieldChanges;
 pub use self::continuation::{Continuation, HeadChange, Initialized};
-use super::{event_log::Attachment, types::Owner};
+use super::types::{Attachment, Owner};
 
 /// See module documentation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -8,9 +8,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    event_log::Attachment,
     head::HeadChange,
-    types::{Fence, Fenceable, Owner, StoreResult},
+    types::{Attachment, Fence, Fenceable, Owner, StoreResult},
 };
 use crate::protocol::{post_id::PostId, session_id::SessionId};
 

@@ -6,14 +6,18 @@
 //!
 //! Never: awaits while it holds a lock. Survives nothing.
 
+mod client_lists;
 mod clients;
 mod event_log;
+mod inbox;
+mod instances;
 mod journal;
 mod leases;
 mod session;
 mod sessions;
 mod shard;
 mod stream;
+mod wake_ups;
 mod wakes;
 
 use std::{

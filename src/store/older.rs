@@ -1,12 +1,12 @@
-//! What an owner needs to write a session again after the store has come back with older data. docs/decisions/0010
+//! What an owner needs to write a session again after the store has come back with older data, or without it. docs/decisions/0010
 
 use std::{collections::VecDeque, sync::Arc};
 
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
+    head::Continuation,
     journal::{ClientMessage, InboxEntry},
-    sessions::Restored,
     types::{Fence, Owner},
 };
 
@@ -59,6 +59,20 @@ impl HandedLately {
     pub fn clear(&mut self) {
         *self = Self::default();
     }
+}
+
+/// What the owner still knows of a session that the store has lost. Its logs are lost: the epoch is a new one, so that
+/// cursors of the old life are recognised (EVT-6).
+#[derive(Clone, Debug, Default)]
+pub struct Restored {
+    /// Generation of the ownership; stays.
+    pub generation: u64,
+    /// Last sequence of the inbox; stays, all of it claimed.
+    pub in_seq: u64,
+    /// What it has put on record.
+    pub continuation: Continuation,
+    /// Requests in flight: (canonical id, sequence). Their bodies are lost, so that an adopter cannot repeat them.
+    pub pending: Vec<(String, u64)>,
 }
 
 /// The owner writes a session again whose data in the store are older than what it has seen (`Older`).

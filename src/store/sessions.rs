@@ -5,9 +5,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{
-    head::{Continuation, HeadChange, Hint, SessionHead},
+    head::{HeadChange, Hint, SessionHead},
     journal::{InboxEntry, PendingRequest},
-    older::{Rewrite, Rewritten},
+    older::{Restored, Rewrite, Rewritten},
     types::{Fence, Fenceable, Owner, StoreResult},
 };
 use crate::protocol::session_id::SessionId;
@@ -92,20 +92,6 @@ pub struct NewSession {
     pub ttl: Duration,
     /// `Some` when a living owner writes a session again that the store has lost.
     pub restored: Option<Restored>,
-}
-
-/// What the owner still knows of a session that the store has lost. Its logs are lost: the epoch is a new one, so that
-/// cursors of the old life are recognised (EVT-6).
-#[derive(Clone, Debug, Default)]
-pub struct Restored {
-    /// Generation of the ownership; stays.
-    pub generation: u64,
-    /// Last sequence of the inbox; stays, all of it claimed.
-    pub in_seq: u64,
-    /// What it has put on record.
-    pub continuation: Continuation,
-    /// Requests in flight: (canonical id, sequence). Their bodies are lost, so that an adopter cannot repeat them.
-    pub pending: Vec<(String, u64)>,
 }
 
 /// Answer of [`super::Sessions::create`].

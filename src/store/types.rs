@@ -1,4 +1,4 @@
-//! What all roles of a store share: who writes, and what can go wrong.
+//! What all roles of a store share: who writes, who shows a stream, and what can go wrong.
 
 use std::sync::Arc;
 
@@ -24,6 +24,17 @@ pub struct Owner {
     pub instance_id: Arc<str>,
     /// Random id of one process start.
     pub incarnation: Arc<str>,
+}
+
+/// An open client stream, as the store knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// The stream it shows.
+    pub stream: String,
+    /// The process that holds the connection.
+    pub incarnation: Arc<str>,
+    /// Random id of the attachment.
+    pub id: u64,
 }
 
 /// Answer of an owner's write that has no result.

@@ -6,12 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_trait::async_trait;
-
-use super::{MAX_TTL, MemoryStore};
 use crate::{
     protocol::session_id::SessionId,
-    store::{ClientLists, LISTED_EACH, LISTED_PROCESSES, Listed, StoreResult},
+    store::{LISTED_EACH, LISTED_PROCESSES, Listed},
 };
 
 /// See the module's text.
@@ -119,39 +116,5 @@ impl Clients {
         left.sort_by_key(|(_, ago)| *ago);
         left.truncate(LISTED_EACH);
         Listed { shown, left }
-    }
-}
-
-#[async_trait]
-impl ClientLists for MemoryStore {
-    async fn client_shown(
-        &self,
-        client: &str,
-        session: SessionId,
-        incarnation: &str,
-        ttl: Duration,
-    ) -> StoreResult<()> {
-        self.clients.shown(client, session, incarnation, ttl.min(MAX_TTL));
-        Ok(())
-    }
-
-    async fn client_left(
-        &self,
-        client: &str,
-        session: SessionId,
-        incarnation: Option<&str>,
-        ttl: Duration,
-    ) -> StoreResult<()> {
-        self.clients.left(client, session, incarnation, ttl.min(MAX_TTL));
-        Ok(())
-    }
-
-    async fn client_forgotten(&self, client: &str, session: SessionId) -> StoreResult<()> {
-        self.clients.forgotten(client, session);
-        Ok(())
-    }
-
-    async fn client_sessions(&self, client: &str, age: Duration) -> StoreResult<Listed> {
-        Ok(self.clients.listed(client, age))
     }
 }

@@ -1,11 +1,11 @@
 //! The journal in memory: inbox, request table, and the names of POSTs.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{MemoryStore, Owned, session::Session};
+use super::{MemoryStore, Owned, inbox::Request, session::Session};
 use crate::{
     protocol::{post_id::PostId, session_id::SessionId},
     store::{
@@ -16,42 +16,6 @@ use crate::{
 
 /// How many POSTs are remembered (REQ-6): far more than nginx can have tries on their way at once.
 const SEEN_POSTS: usize = 256;
-
-/// Entries in the order of their sequences. Few at a time: a queue that is searched costs less than a map.
-#[derive(Default)]
-pub(super) struct Inbox(VecDeque<InboxEntry>);
-
-impl Inbox {
-    /// Sequences rise.
-    pub(super) fn push(&mut self, entry: InboxEntry) {
-        self.0.push_back(entry);
-    }
-
-    pub(super) fn after(&self, seq: u64) -> impl Iterator<Item = &InboxEntry> {
-        self.0.range(self.0.partition_point(|entry| entry.seq <= seq)..)
-    }
-
-    pub(super) fn get(&self, seq: u64) -> Option<&InboxEntry> {
-        self.0.binary_search_by_key(&seq, |entry| entry.seq).ok().map(|at| &self.0[at])
-    }
-
-    pub(super) fn remove(&mut self, seq: u64) -> Option<InboxEntry> {
-        self.0.binary_search_by_key(&seq, |entry| entry.seq).ok().and_then(|at| self.0.remove(at))
-    }
-
-    pub(super) fn pop_until(&mut self, seq: u64) -> Option<InboxEntry> {
-        if self.0.front()?.seq > seq {
-            return None;
-        }
-        self.0.pop_front()
-    }
-}
-
-/// A request without an answer. Its body is here or, until it is marked forwarded, in the inbox.
-pub(super) struct Request {
-    pub(super) seq: u64,
-    pub(super) forwarded: Option<Bytes>,
-}
 
 impl Session {
     /// `listeners` of a queued message is 1 for the owner and 0 for others: the caller does the waking.
@@ -129,7 +93,7 @@ impl Session {
 
     pub(super) fn held_bytes(&self) -> usize {
         let forwarded = self.requests.values().filter_map(|request| request.forwarded.as_ref());
-        forwarded.map(Bytes::len).sum::<usize>() + self.inbox.0.iter().map(|entry| entry.body.len()).sum::<usize>()
+        forwarded.map(Bytes::len).sum::<usize>() + self.inbox.after(0).map(|entry| entry.body.len()).sum::<usize>()
     }
 
     /// Whether a pending request is the one with this body. That of a restored one is lost: nobody can tell.

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use foldhash::fast::RandomState;
 
 use super::{
-    journal::{Inbox, Request},
+    inbox::{Inbox, Request},
     stream::Stream,
 };
 use crate::{

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::{
     MAX_TTL, MemoryStore,
-    journal::{Inbox, Request},
+    inbox::{Inbox, Request},
     now_ms,
     session::Session,
 };

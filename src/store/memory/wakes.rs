@@ -8,14 +8,9 @@ use std::{
     },
 };
 
-use async_trait::async_trait;
 use tokio::sync::mpsc::{self, error::TrySendError};
 
-use super::MemoryStore;
-use crate::{
-    protocol::session_id::SessionId,
-    store::{StoreResult, Wake, WakeUps},
-};
+use crate::{protocol::session_id::SessionId, store::Wake};
 
 /// Who listens, by incarnation.
 #[derive(Default)]
@@ -62,16 +57,5 @@ impl Wakes {
             });
         }
         1
-    }
-}
-
-#[async_trait]
-impl WakeUps for MemoryStore {
-    async fn wake(&self, incarnation: &str, session: SessionId) -> StoreResult<u64> {
-        Ok(self.wakes.wake(incarnation, session))
-    }
-
-    async fn subscribe(&self, incarnation: &str, capacity: usize) -> StoreResult<mpsc::Receiver<Wake>> {
-        Ok(self.wakes.subscribe(incarnation, capacity))
     }
 }

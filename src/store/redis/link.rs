@@ -22,8 +22,9 @@ use tokio::{
 use super::{
     config::RedisConfig,
     refusal::{Refusal, connecting, server_error},
+    reply::told,
     scripts::{self, Call},
-    topology::{Fate, Standalone, Topology},
+    topology::{CHECK_TIMEOUT, Fate, Standalone, Topology},
 };
 use crate::{
     backoff::{Bounds, pause_after},
@@ -33,9 +34,6 @@ use crate::{
 /// Bodies at most in one pipeline, so that one answer does not wait for the transfer of many large neighbours.
 /// One larger body still goes, alone.
 pub(super) const MAX_WEIGHT: usize = 1 << 20;
-
-/// A connection that was not used for a while is asked whether it lives; one that does not answer soon is replaced.
-pub(super) const CHECK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Longest pause before a connection is made again that led to a node which refuses to serve: writes are to be possible
 /// soon after a change of the primary.
@@ -310,11 +308,6 @@ impl Failure for deadpool_redis::PoolError {
             other => other.to_string(),
         }
     }
-}
-
-/// The value of a line of `INFO`.
-pub(super) fn told<'a>(server: &'a str, name: &str) -> Option<&'a str> {
-    server.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }
 
 /// A server that does not tell its version is believed to be the right one.

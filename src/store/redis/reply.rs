@@ -202,3 +202,8 @@ pub(super) fn attachment(stream: &str, holder: &str, what: &'static str) -> Stor
     let Holder { incarnation, id } = Holder::read(holder).ok_or_else(|| corrupt(what))?;
     Ok(Attachment { stream: stream.to_owned(), incarnation, id })
 }
+
+/// The value of a line of `INFO`.
+pub(super) fn told<'a>(server: &'a str, name: &str) -> Option<&'a str> {
+    server.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+}

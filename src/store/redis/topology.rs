@@ -6,6 +6,8 @@
 //!
 //! Never: sends a command, or repeats one.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use deadpool_redis::{Connection, Manager, Pool, PoolConfig, PoolError, Runtime, Timeouts};
 use redis::{
@@ -15,16 +17,15 @@ use redis::{
 };
 use tokio::sync::watch;
 
-use super::{
-    config::RedisConfig,
-    link::{CHECK_TIMEOUT, told},
-    refusal,
-};
+use super::{config::RedisConfig, refusal, reply::told};
 use crate::store::types::{StoreError, StoreResult};
 
 /// The kernel asks an idle peer whether it is still there. Only the second line: the first is the time-out of every
 /// pipeline and the probe of the subscription.
-const KEEPALIVE: std::time::Duration = std::time::Duration::from_secs(15);
+const KEEPALIVE: Duration = Duration::from_secs(15);
+
+/// A connection that was not used for a while is asked whether it lives; one that does not answer soon is replaced.
+pub(super) const CHECK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What becomes of a connection after an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
