@@ -7,15 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix::Addr;
-
-use super::{Member, ownership};
+use super::{Member, messages::AwaitRoom, ownership, turns::TakeTurn};
 use crate::{
     fault,
     lifecycle::Phase,
     protocol::session_id::SessionId,
     session::{
         actor::SessionActor,
+        handle::SessionHandle,
         messages::{Look, TakeSnapshot},
     },
     store::{Adopted, Owner, StoreResult},
@@ -25,14 +24,11 @@ use crate::{
 /// asked for it.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Between two looks whether another adoption of the same session is over. It takes a round trip to the store.
-const TURN_PAUSE: Duration = Duration::from_millis(2);
-
 /// What came of it.
 #[derive(Debug)]
 pub enum Adoption {
     /// This process owns the session now.
-    Adopted(Addr<SessionActor>),
+    Adopted(SessionHandle),
     /// Another process does.
     OwnedBy(Owner),
     /// No such session.
@@ -59,13 +55,9 @@ pub async fn adopt(
     let cluster = &member.cluster;
     let judged = Instant::now();
     let deadline = judged + PATIENCE;
-    let _turn = loop {
-        match cluster.turns.take(session) {
-            Some(turn) => break turn,
-            None if Instant::now() >= deadline => return Ok(Adoption::Refused),
-            None => tokio::time::sleep(TURN_PAUSE).await,
-        }
-    };
+    let turn = tokio::time::timeout_at(deadline.into(), cluster.registry.turn.send(TakeTurn { session })).await;
+    // The registry lives as long as the process.
+    let Ok(Ok(_turn)) = turn else { return Ok(Adoption::Refused) };
     // The caller has seen this process as owner, and no actor yet: there is one now.
     if from.incarnation == cluster.env.me.incarnation
         && let Some(actor) = cluster.env.directory.session(&session)
@@ -80,11 +72,13 @@ pub async fn adopt(
         look(&actor);
         return Ok(Adoption::Adopted(actor));
     }
-    while cluster.lifecycle.phase() == Phase::Ready && !cluster.adoptions.try_acquire() && Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(fastrand::u64(5..50))).await;
-    }
-    if cluster.lifecycle.phase() != Phase::Ready || Instant::now() >= deadline {
-        return Ok(Adoption::Refused);
+    let mut phase = cluster.lifecycle.subscribe();
+    tokio::select! {
+        biased;
+        _ = phase.wait_for(|phase| *phase != Phase::Ready) => return Ok(Adoption::Refused),
+        room = tokio::time::timeout_at(deadline.into(), cluster.registry.room.send(AwaitRoom)) => {
+            let Ok(Ok(())) = room else { return Ok(Adoption::Refused) };
+        }
     }
     // Looked at before the store is changed: an owner that cannot serve would hold the session hostage.
     let name = match service {
@@ -133,7 +127,7 @@ pub async fn adopt(
 }
 
 /// An earlier adoption may have read the inbox before this caller's message came into it.
-fn look(actor: &Addr<SessionActor>) {
+fn look(actor: &SessionHandle) {
     // Already awake if its mailbox is full.
     let _ = actor.try_send(Look);
 }

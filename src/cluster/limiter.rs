@@ -1,11 +1,11 @@
-//! So many per second, with a burst of one second's worth: governor's bucket (GCRA), whose state is one atomic. It never
-//! makes anybody wait.
+//! So many per second, with a burst of one second's worth: governor's bucket (GCRA), whose state is one atomic. Whoever asks
+//! may wait for its turn or be refused.
 
 use std::num::NonZeroU32;
 
 use governor::{
     Quota,
-    clock::{Clock, DefaultClock},
+    clock::{Clock, DefaultClock, ReasonablyRealtime},
     middleware::NoOpMiddleware,
     state::{InMemoryState, NotKeyed},
 };
@@ -27,6 +27,18 @@ impl<C: Clock> RateLimiter<C> {
     fn with_clock(per_second: u32, clock: C) -> Self {
         let quota = NonZeroU32::new(per_second).map(Quota::per_second);
         Self { bucket: quota.map(|quota| governor::RateLimiter::direct_with_clock(quota, clock)) }
+    }
+
+    /// Takes one token as soon as there is one. Who gives up has taken none.
+    pub async fn acquire(&self)
+    where
+        C: ReasonablyRealtime,
+    {
+        let Some(bucket) = &self.bucket else { return };
+        // Not `until_ready`, which keeps a thread of its own for its timers.
+        while let Err(not_yet) = bucket.check() {
+            tokio::time::sleep(not_yet.wait_time_from(bucket.clock().now())).await;
+        }
     }
 
     /// Takes one token if there is one.

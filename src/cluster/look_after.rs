@@ -3,8 +3,6 @@
 
 use std::{rc::Rc, time::Duration};
 
-use actix::Addr;
-
 use super::{
     Member,
     adopt::{Adoption, adopt},
@@ -16,7 +14,7 @@ use crate::{
     fault,
     lifecycle::Phase,
     protocol::session_id::SessionId,
-    session::{actor::SessionActor, messages::Look},
+    session::{handle::SessionHandle, messages::Look},
     store::{Ownership, StoreError, StoreResult},
 };
 
@@ -83,7 +81,7 @@ pub fn look_after(member: &Rc<Member>, session: SessionId, cause: &'static str) 
 /// What one look came to.
 enum Settled {
     /// The owner is in this process.
-    Here(Addr<SessionActor>),
+    Here(SessionHandle),
     /// It is elsewhere, and knows; or there is nothing for it to know; or the session is over.
     Done,
     /// To be looked at again.
@@ -95,7 +93,7 @@ enum Settled {
 ///
 /// A suspected owner that lives is woken again until it hears: bounded by its own subscription coming back, by its
 /// lease, and by the end of what waits for it.
-pub async fn settle(member: &Rc<Member>, session: SessionId, cause: &'static str) -> Option<Addr<SessionActor>> {
+pub async fn settle(member: &Rc<Member>, session: SessionId, cause: &'static str) -> Option<SessionHandle> {
     let cluster = &member.cluster;
     let mut backoff = Backoff::new(FIRST_PAUSE, cluster.env.settings.session.lease_renew);
     while cluster.lifecycle.phase() == Phase::Ready {

@@ -13,7 +13,7 @@
 //! | `orphans` | whether there is a session that a client without a cursor may come back to |
 //! | `lease`, `dataset` | this process's lease, and the store's data, as it knows them: `session` asks them, too |
 //! | `process`, `probe` | which process an instance is, and whether it still exists |
-//! | `messages` | what hosts are told and asked |
+//! | `messages` | what hosts and the registry are told and asked |
 //!
 //! They import each other in one direction: `registry` → `sweep`, `host` → `look_after` → `adopt` → `ownership` → the rest.
 
@@ -40,7 +40,10 @@ use std::{
 };
 
 use self::{
-    limiter::RateLimiter, messages::HostAddr, process::ProcessId, rebinds::Rebinds, suspects::Suspects, turns::Turns,
+    messages::{HostAddr, RegistryAddr},
+    process::ProcessId,
+    rebinds::Rebinds,
+    suspects::Suspects,
 };
 use crate::{
     lifecycle::Lifecycle,
@@ -63,10 +66,8 @@ pub struct Cluster {
     pub pool: Arc<Pool>,
     /// Phase of the process.
     pub lifecycle: Lifecycle,
-    /// Sessions that are being adopted or created right now.
-    pub turns: Turns,
-    /// Bounds adoptions per second. STM-1
-    pub adoptions: RateLimiter,
+    /// Gives out the turn to adopt or create a session, and the pace of adoptions.
+    pub registry: RegistryAddr,
     /// What is known of owners that were suspected to be gone.
     pub suspects: Suspects,
     /// Client streams that wait for the answer to a ping-rebind, by nonce.

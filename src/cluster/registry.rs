@@ -11,12 +11,15 @@ use std::{
 };
 
 use actix::prelude::*;
-use futures_util::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, future, stream};
 use tokio::sync::mpsc;
 
 use super::{
     Cluster,
+    limiter::RateLimiter,
+    messages::{AwaitRoom, RegistryAddr},
     sweep::{Sightings, adopt_if_needed, sweep},
+    turns::{EndTurn, TakeTurn, Turn, Turns},
 };
 use crate::{
     fault,
@@ -29,6 +32,9 @@ use crate::{
 /// Wake-ups that may wait; more become one "look at everything".
 pub const WAKE_CAPACITY: usize = 4096;
 
+/// Messages that may wait: who sends more waits himself.
+const MAILBOX: usize = 1024;
+
 /// Sessions asked at a time by a round over all of them.
 const ROUND_CONCURRENCY: usize = 64;
 
@@ -39,6 +45,9 @@ const TOUCH_BATCH: usize = 256;
 #[derive(Debug)]
 pub struct Registry {
     cluster: Arc<Cluster>,
+    turns: Turns,
+    /// Of adoptions. STM-1
+    pace: Arc<RateLimiter>,
     upkeep_running: bool,
     /// Away while a sweep runs.
     sightings: Option<Sightings>,
@@ -56,34 +65,41 @@ pub struct DrainAll {
 }
 
 impl Registry {
-    /// Starts the actor on the current thread with the wake-ups of this process.
+    /// Starts the actor on the current thread, in the context whose [`Registry::addr`] the rest of the process has by then,
+    /// with the wake-ups of this process.
     ///
     /// `attention`: sessions that this process itself wants looked after.
     pub fn launch(
+        mut ctx: Context<Self>,
         cluster: Arc<Cluster>,
         sightings: Sightings,
         wakes: mpsc::Receiver<Wake>,
         attention: mpsc::Receiver<SessionId>,
     ) -> Addr<Self> {
-        Self::create(|ctx| {
-            ctx.set_mailbox_capacity(1024);
-            let waiting = Arc::clone(&cluster);
-            // Ends with the dispatch, and with this actor: the lease and the sweep are its own.
-            let vital = cluster.lifecycle.vital("the registry (lease, wake-ups, sweep)");
-            let registry = Self {
-                cluster,
-                upkeep_running: false,
-                sightings: Some(sightings),
-                lease_running: false,
-                store_failed: false,
-            };
-            let dispatching = async move {
-                let _vital = vital;
-                dispatch(waiting, wakes, attention).await;
-            };
-            ctx.spawn(dispatching.into_actor(&registry));
-            registry
-        })
+        ctx.set_mailbox_capacity(MAILBOX);
+        let (waiting, pace) = (Arc::clone(&cluster), RateLimiter::new(cluster.env.settings.session.adopt_rate));
+        // Ends with the dispatch, and with this actor: the lease and the sweep are its own.
+        let vital = cluster.lifecycle.vital("the registry (lease, wake-ups, sweep)");
+        let registry = Self {
+            cluster,
+            turns: Turns::default(),
+            pace: Arc::new(pace),
+            upkeep_running: false,
+            sightings: Some(sightings),
+            lease_running: false,
+            store_failed: false,
+        };
+        let dispatching = async move {
+            let _vital = vital;
+            dispatch(waiting, wakes, attention).await;
+        };
+        ctx.spawn(dispatching.into_actor(&registry));
+        ctx.run(registry)
+    }
+
+    /// Where the registry of this context will be.
+    pub fn addr(ctx: &Context<Self>) -> RegistryAddr {
+        RegistryAddr { turn: ctx.address().recipient(), room: ctx.address().recipient() }
     }
 
     fn renew_lease(&mut self, ctx: &mut Context<Self>) {
@@ -165,6 +181,44 @@ impl Actor for Registry {
         let period = (session.ttl / 8).min(session.uninitialized_ttl / 2).min(session.rest / 2);
         let period = period.min(Duration::from_secs(60));
         ctx.run_interval(period.max(Duration::from_millis(100)), |actor, ctx| actor.upkeep(ctx));
+    }
+}
+
+impl Handler<TakeTurn> for Registry {
+    type Result = ResponseFuture<Turn>;
+
+    fn handle(&mut self, take: TakeTurn, ctx: &mut Self::Context) -> Self::Result {
+        let turn = match self.turns.take(take.session) {
+            None => return Box::pin(future::ready(Turn::new(take.session, ctx.address().recipient()))),
+            Some(turn) => turn,
+        };
+        Box::pin(async move {
+            match turn.await {
+                Ok(turn) => turn,
+                // The registry has ended, and the process ends.
+                Err(_) => future::pending().await,
+            }
+        })
+    }
+}
+
+impl Handler<EndTurn> for Registry {
+    type Result = ();
+
+    fn handle(&mut self, end: EndTurn, ctx: &mut Self::Context) {
+        if let Some(next) = self.turns.end(end.session) {
+            // One that nobody takes any more ends at once, and so comes to the one after.
+            let _ = next.send(Turn::new(end.session, ctx.address().recipient()));
+        }
+    }
+}
+
+impl Handler<AwaitRoom> for Registry {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _await: AwaitRoom, _ctx: &mut Self::Context) -> Self::Result {
+        let pace = Arc::clone(&self.pace);
+        Box::pin(async move { pace.acquire().await })
     }
 }
 

@@ -24,7 +24,7 @@ use crate::{
         jsonrpc::{Head, Kind},
         mcp::{self, Repeatable},
     },
-    session::{recovery::MAX_ATTEMPTS, refused::pause_before_retry},
+    session::{pause_before_retry, recovery::MAX_ATTEMPTS},
     settings::UpstreamSettings,
     upstream::{
         Service,

@@ -12,14 +12,13 @@ use super::{
     shared::Gateway,
 };
 use crate::{
-    cluster::{look_after::look_after, orphans},
+    cluster::{look_after::look_after, orphans, turns::TakeTurn},
     lifecycle::Phase,
     protocol::{event_id::EventId, session_id::SessionId},
     session::{
-        MAIN_STREAM,
+        MAIN_STREAM, StreamKey,
         actor::SessionActor,
         attachment::{Attachment, Block, Pump, Told, resume_failed},
-        core::streams::StreamKey,
         returning::{Client, Fit, same_client},
         shown,
     },
@@ -70,6 +69,7 @@ pub struct Ready {
 }
 
 /// What a client that opens a stream gets.
+#[expect(clippy::large_enum_variant, reason = "made once a stream, and taken apart at once")]
 #[derive(Debug)]
 pub enum Opened {
     /// Its stream.
@@ -264,7 +264,7 @@ impl Opening {
             ttl: gateway.env.settings.session.ttl,
         };
         // Until the actor is known: the store says that the session is ours, and nobody must miss its actor.
-        let _turn = gateway.cluster.turns.take(session);
+        let _turn = gateway.cluster.registry.turn.send(TakeTurn { session }).await;
         match patiently(&self.gateway, || gateway.env.store.create(new.clone())).await {
             // Ours, too, when the answer to an earlier try was lost: ids do not repeat.
             Ok(Created::Created | Created::AlreadyExists) => {}

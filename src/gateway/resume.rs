@@ -18,9 +18,8 @@ use crate::{
     },
     protocol::{event_id::EventId, session_id::SessionId},
     session::{
-        MAIN_STREAM,
+        MAIN_STREAM, StreamKey,
         attachment::{Attachment, Block, Doubt, Joining, Pump, Told, resume_failed},
-        core::streams::StreamKey,
         messages::AttachLocal,
         returning::key_of,
         shown,

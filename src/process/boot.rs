@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use actix::Context;
 use actix_web::dev::ServerHandle;
 use futures_util::future::join_all;
 use tokio::sync::{mpsc, watch};
@@ -22,15 +23,13 @@ use crate::{
         Cluster,
         dataset::{Dataset, fresh_dataset_id},
         lease::LeaseClock,
-        limiter::RateLimiter,
-        messages::AreYouThere,
+        messages::{AreYouThere, RegistryAddr},
         ownership,
         process::{ProcessId, Word},
         rebinds::Rebinds,
         registry::{Registry, WAKE_CAPACITY, instance_info},
         suspects::Suspects,
         sweep::Sightings,
-        turns::Turns,
     },
     lifecycle::{Lifecycle, Phase},
     metrics::Metrics,
@@ -73,14 +72,15 @@ pub async fn run(mut settings: Settings) -> Result<(), Fatal> {
     let (attention, attended) = mpsc::channel(WAKE_CAPACITY);
     let neighbours = watch::Sender::default();
     let env = Arc::new(make_env(settings, store, attention, Neighbours::new(neighbours.subscribe())));
-    let cluster = Arc::new(make_cluster(&env, address));
+    let context = Context::new();
+    let cluster = Arc::new(make_cluster(&env, address, Registry::addr(&context)));
     let candidate = fresh_dataset_id();
     let dataset = patiently(&env, || env.store.dataset(&candidate)).await?;
     // Long ago: nothing was lost when we start.
     env.dataset.begin(&dataset, Instant::now() - env.settings.session.lease);
     acquire_lease(&cluster).await?;
     let wakes = patiently(&env, || env.store.subscribe(&env.me.incarnation, WAKE_CAPACITY)).await?;
-    let registry = Registry::launch(Arc::clone(&cluster), Sightings::new(neighbours), wakes, attended);
+    let registry = Registry::launch(context, Arc::clone(&cluster), Sightings::new(neighbours), wakes, attended);
 
     // Two that start at the same time may both be bound; one can listen.
     socket.listen(BACKLOG).map_err(|source| Fatal::listen(address, source))?;
@@ -208,7 +208,7 @@ fn make_env(
     }
 }
 
-fn make_cluster(env: &Arc<Env>, address: SocketAddr) -> Cluster {
+fn make_cluster(env: &Arc<Env>, address: SocketAddr, registry: RegistryAddr) -> Cluster {
     let upstream = &env.settings.upstream;
     let services = upstream.services.iter().map(|service| (service.name.clone(), service.endpoints.clone()));
     let pool = Pool::new(services, upstream.breaker_failures, upstream.backoff_min, upstream.backoff_max);
@@ -220,8 +220,7 @@ fn make_cluster(env: &Arc<Env>, address: SocketAddr) -> Cluster {
         started_ms: u64::try_from(started.as_millis()).unwrap_or(0),
         pool: Arc::new(pool),
         lifecycle: Lifecycle::default(),
-        turns: Turns::default(),
-        adoptions: RateLimiter::new(env.settings.session.adopt_rate),
+        registry,
         suspects: Suspects::default(),
         rebinds: Rebinds::default(),
         hosts: Mutex::default(),

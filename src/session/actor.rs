@@ -27,7 +27,8 @@ use super::{
         uplink::Uplink,
     },
     env::Env,
-    inbound::{self, Posts},
+    handle::SessionHandle,
+    journal::{self, Posts},
     messages::{AttachLocal, Detached, Drain, Look, Snapshot, TakeSnapshot, Tick, Upkeep},
     room::Guest,
 };
@@ -58,7 +59,7 @@ pub struct SessionActor {
 
     // --- client → upstream (inbound.rs)
     /// What was journaled, until every earlier message has been handled.
-    pub(super) order: Order<inbound::Arrived>,
+    pub(super) order: Order<journal::Arrived>,
     /// Messages that are being journaled.
     pub(super) accepting: usize,
     pub(super) posts: Posts,
@@ -77,7 +78,7 @@ pub struct SessionActor {
     // --- upstream → client (outbound.rs)
     pub(super) outbox: Outbox,
     /// Which connections of this process show it.
-    pub(super) streams: Streams,
+    pub(super) streams: Streams<Attachment>,
 
     // --- what the client has set up, to be set up again on a new link
     pub(super) setup: Setup,
@@ -130,7 +131,7 @@ impl SessionActor {
         attachment: Arc<Attachment>,
         client: String,
         guest: Guest,
-    ) -> Addr<Self> {
+    ) -> SessionHandle {
         let mut session = Self::new(env, lines, service, fence, Streams::of_new(attachment));
         session.client = client;
         session.guest = Some(guest);
@@ -138,7 +139,7 @@ impl SessionActor {
     }
 
     /// Starts the actor of an adopted session, on the current thread.
-    pub fn start_adopted(env: Arc<Env>, lines: Rc<Lines>, service: Arc<Service>, found: Rehydration) -> Addr<Self> {
+    pub fn start_adopted(env: Arc<Env>, lines: Rc<Lines>, service: Arc<Service>, found: Rehydration) -> SessionHandle {
         let head = found.head;
         let holders = head.attachments().filter_map(|held| Some((StreamKey::of_name(&held.stream)?, held.id)));
         let streams = Streams::inherited(holders, Instant::now());
@@ -158,7 +159,7 @@ impl SessionActor {
         found.inbox.iter().for_each(|entry| session.posts.inherit(entry.seq));
         let held = session.env.metrics.held.clone();
         for request in found.pending {
-            let (id, request) = inbound::inherited(request, &session.service.tools, &held);
+            let (id, request) = journal::inherited(request, &session.service.tools, &held);
             session.posts.inherit_request(id, request);
         }
         session.inherit_cancels(before.cancelled);
@@ -166,7 +167,7 @@ impl SessionActor {
         session.launch()
     }
 
-    fn new(env: Arc<Env>, lines: Rc<Lines>, service: Arc<Service>, fence: Fence, streams: Streams) -> Self {
+    fn new(env: Arc<Env>, lines: Rc<Lines>, service: Arc<Service>, fence: Fence, streams: Streams<Attachment>) -> Self {
         let now = Instant::now();
         let dataset = env.dataset.id();
         Self {
@@ -206,13 +207,14 @@ impl SessionActor {
         }
     }
 
-    fn launch(self) -> Addr<Self> {
+    fn launch(self) -> SessionHandle {
         let capacity = self.env.settings.session.mailbox;
-        Self::create(|ctx| {
+        let actor = Self::create(|ctx| {
             // actix's default of 16 would make a burst of POSTs wait for nothing.
             ctx.set_mailbox_capacity(capacity);
             self
-        })
+        });
+        SessionHandle::new(&actor)
     }
 
     /// Runs `work` now as far as it goes, which with the embedded store is to its end, and the rest of it beside the
@@ -270,7 +272,7 @@ impl SessionActor {
                 tracing::debug!(session = %self.fence.session, "session released");
             }
         }
-        env.directory.remove_session(&self.fence.session, &ctx.address());
+        env.directory.remove_session(&self.fence.session, &SessionHandle::new(&ctx.address()));
         self.uplink.end();
         ctx.stop();
     }
@@ -347,7 +349,7 @@ impl Actor for SessionActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.env.metrics.sessions.inc();
-        self.env.directory.insert_session(self.fence.session, ctx.address());
+        self.env.directory.insert_session(self.fence.session, SessionHandle::new(&ctx.address()));
         // A stream of the session that is held here gets its events by the short way from now on. Not looked for earlier:
         // one that is being opened at this moment finds this actor, or is found here.
         if self.streams.has_inherited() {
@@ -368,7 +370,7 @@ impl Actor for SessionActor {
     }
 
     fn stopped(&mut self, ctx: &mut Self::Context) {
-        self.env.directory.remove_session(&self.fence.session, &ctx.address());
+        self.env.directory.remove_session(&self.fence.session, &SessionHandle::new(&ctx.address()));
     }
 }
 

@@ -35,12 +35,11 @@ use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 
 pub use self::{
-    doubt::Doubt,
     hold::Joining,
-    pump::{Aborted, Pump},
+    pump::{Aborted, Doubt, Pump},
     told::{Block, Told, resume_failed},
 };
-use super::core::streams::StreamKey;
+use super::core::streams::{Connection, StreamKey};
 use crate::protocol::session_id::SessionId;
 
 /// The mailbox of one client stream.
@@ -109,6 +108,24 @@ pub enum End {
     /// Another connection shows this stream now. This one stays open and silent, so that its client does not reconnect
     /// and take the stream back (OWN-7); when the other one has gone, it goes on.
     Superseded,
+}
+
+impl Connection for Attachment {
+    fn id(&self) -> u64 {
+        self.id
+    }
+
+    fn key(&self) -> StreamKey {
+        self.key
+    }
+
+    fn sent(&self) -> u64 {
+        self.sent()
+    }
+
+    fn shrink(&self) {
+        self.shrink();
+    }
 }
 
 impl Attachment {

@@ -10,19 +10,15 @@ use std::{collections::BTreeMap, sync::Arc, time::Instant};
 use actix::prelude::*;
 use bytes::Bytes;
 
-use super::{actor::SessionActor, core::posts::Cancelled, inbound::InFlight};
+use super::{
+    actor::SessionActor,
+    core::posts::Cancelled,
+    journal::{InFlight, target},
+};
 use crate::{
-    protocol::{
-        jsonrpc::{Head, IdKey},
-        mcp,
-    },
+    protocol::jsonrpc::IdKey,
     store::{Fenceable, HeadChange, NewEvent},
 };
-
-/// The request that this `notifications/cancelled` gives up.
-pub(super) fn target(body: &[u8]) -> Option<IdKey> {
-    Head::parse(body).ok().and_then(|head| mcp::cancelled_request_id(head.params)).and_then(IdKey::of_json)
-}
 
 impl SessionActor {
     /// An explicit cancel goes up once; the request may stay without an answer, as MCP has it.

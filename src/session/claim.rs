@@ -20,7 +20,7 @@ use super::{
         claims::{CLAIM_BATCH, LATER, LOOKS_AFTER_DOUBT, Next, SOON},
         streams::StreamKey,
     },
-    inbound::Arrived,
+    journal::Arrived,
 };
 use crate::{
     backoff::jittered,

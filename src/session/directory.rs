@@ -5,22 +5,21 @@
 
 use std::sync::Arc;
 
-use actix::Addr;
 use dashmap::DashMap;
 
-use super::{actor::SessionActor, attachment::Attachment};
+use super::{attachment::Attachment, handle::SessionHandle};
 use crate::protocol::session_id::{IdHash, SessionId};
 
 /// See the module's text.
 #[derive(Debug, Default)]
 pub struct Directory {
-    sessions: DashMap<SessionId, Addr<SessionActor>, IdHash>,
+    sessions: DashMap<SessionId, SessionHandle, IdHash>,
     attachments: DashMap<SessionId, Vec<Arc<Attachment>>, IdHash>,
 }
 
 impl Directory {
     /// The actor of a session that this process owns. Not one that has broken.
-    pub fn session(&self, session: &SessionId) -> Option<Addr<SessionActor>> {
+    pub fn session(&self, session: &SessionId) -> Option<SessionHandle> {
         let actor = self.sessions.get(session)?.value().clone();
         if actor.connected() {
             return Some(actor);
@@ -31,12 +30,12 @@ impl Directory {
     }
 
     /// This process owns the session now.
-    pub fn insert_session(&self, session: SessionId, actor: Addr<SessionActor>) {
+    pub fn insert_session(&self, session: SessionId, actor: SessionHandle) {
         self.sessions.insert(session, actor);
     }
 
     /// `actor` has ended; a newer actor of the same session stays.
-    pub fn remove_session(&self, session: &SessionId, actor: &Addr<SessionActor>) {
+    pub fn remove_session(&self, session: &SessionId, actor: &SessionHandle) {
         self.sessions.remove_if(session, |_, known| known == actor);
     }
 
@@ -59,7 +58,7 @@ impl Directory {
     }
 
     /// All owned sessions.
-    pub fn sessions(&self) -> Vec<(SessionId, Addr<SessionActor>)> {
+    pub fn sessions(&self) -> Vec<(SessionId, SessionHandle)> {
         self.sessions.retain(|_, actor| actor.connected());
         self.sessions.iter().map(|session| (*session.key(), session.value().clone())).collect()
     }

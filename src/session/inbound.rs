@@ -8,90 +8,23 @@ use std::{sync::Arc, task::Poll, time::Instant};
 
 use actix::prelude::*;
 use bytes::Bytes;
-use prometheus::IntGauge;
 
 use super::{
     actor::{SessionActor, poll_now},
-    cancel,
-    core::{
-        posts::{self, Outbound},
-        requests,
-        setup::Effect,
-    },
+    core::{posts::Outbound, setup::Effect},
     env::Env,
     held::{self, Held},
+    journal::{Arrived, InFlight, Kept, journal_view},
     messages::{Deliver, DeliverError, Delivered, Posted},
-    questions::answered,
 };
 use crate::{
     backoff, fault,
     protocol::{
-        jsonrpc::{self, Head, IdKey, Said},
+        jsonrpc::{self, IdKey, Said},
         mcp,
     },
-    store::{Accept, Accepted, ClientMessage, Fence, HeadChange, Initialized, NewEvent, PendingRequest, StoreError},
-    upstream::tools::Tools,
+    store::{Accept, Accepted, Fence, NewEvent, StoreError},
 };
-
-/// A journaled message of the client, parsed once.
-#[derive(Debug)]
-pub struct Arrived {
-    pub(super) body: Bytes,
-    pub(super) said: Said,
-}
-
-impl Arrived {
-    /// From the store; `None` for what was never a message (not journaled by any router).
-    pub(super) fn parse(body: Bytes) -> Option<Self> {
-        let said = Head::parse(&body).ok()?.said();
-        Some(Self { body, said })
-    }
-}
-
-/// What is kept with a request until it has its answer.
-#[derive(Debug)]
-pub struct Kept {
-    pub(super) effect: Effect,
-    /// Its part of what this process holds.
-    _held: Held,
-}
-
-/// A request without an answer.
-pub type InFlight = requests::InFlight<Kept>;
-
-/// What goes up, with the futures of its POSTs.
-pub type Posts = posts::Posts<SpawnHandle, Kept>;
-
-/// A request as the store has it; with the id as the client wrote it.
-pub(super) fn inherited(pending: PendingRequest, tools: &Tools, held: &IntGauge) -> (IdKey, InFlight) {
-    let PendingRequest { seq, id_key: table_key, forwarded, body } = pending;
-    let (id, effect) = match Head::parse(&body).map(|head| head.said()) {
-        Ok(Said::Request { id, method }) => (id, Effect::of(&method, &body, || tools.version())),
-        // Lost with the store's data, and restored without it.
-        _ => (IdKey::from_stored(Arc::clone(&table_key)), Effect::None),
-    };
-    let kept = Kept { effect, _held: Held::new(held, body.len()) };
-    (id, InFlight::inherited(seq, table_key, forwarded, Instant::now(), kept))
-}
-
-/// The store's view of a message: kind, and what its journaling changes in the same step.
-///
-/// `versioned`: the POST carried its protocol version, by which its client is told from others when it comes back.
-pub fn journal_view(said: &Said, body: &[u8], versioned: bool) -> (ClientMessage, Vec<HeadChange>) {
-    match said {
-        Said::Request { id, .. } => (ClientMessage::Request { id_key: id.shared_key() }, Vec::new()),
-        Said::Notification { method } if **method == *mcp::INITIALIZED => {
-            let how = if versioned { Initialized::WithVersion } else { Initialized::Plain };
-            (ClientMessage::Notification, vec![HeadChange::Initialized(how)])
-        }
-        Said::Notification { method } if **method == *mcp::CANCELLED => {
-            let cancel = cancel::target(body).map(|id| ClientMessage::Cancel { id_key: id.shared_key() });
-            (cancel.unwrap_or(ClientMessage::Notification), Vec::new())
-        }
-        Said::Notification { .. } => (ClientMessage::Notification, Vec::new()),
-        Said::Response { id } => (ClientMessage::Response, id.iter().map(answered).collect()),
-    }
-}
 
 impl Handler<Deliver> for SessionActor {
     type Result = ActorResponse<Self, Result<Delivered, DeliverError>>;
@@ -351,7 +284,7 @@ impl SessionActor {
                 _ => {
                     let kept = Kept {
                         effect: Effect::of(&method, &body, || self.service.tools.version()),
-                        _held: Held::new(&self.env.metrics.held, body.len()),
+                        held: Held::new(&self.env.metrics.held, body.len()),
                     };
                     if matches!(kept.effect, Effect::Initialize(_)) {
                         self.list_stream();

@@ -14,6 +14,7 @@ use actix::prelude::*;
 
 use super::{
     actor::{Exit, SessionActor},
+    handle::SessionHandle,
     messages::MakeRoom,
     shown,
 };
@@ -53,7 +54,7 @@ impl SessionActor {
     pub(super) fn enlist(&mut self, ctx: &mut Context<Self>) {
         if !self.streams.is_shown_here() && self.place.is_none() && !self.draining {
             let guest = self.guest.as_ref().map(crate::session::room::Guest::keys).unwrap_or_default();
-            self.place = Some(self.env.lonely.enter(ctx.address(), guest));
+            self.place = Some(self.env.lonely.enter(SessionHandle::new(&ctx.address()), guest));
         }
     }
 

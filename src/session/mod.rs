@@ -5,6 +5,8 @@
 //! |---|---|
 //! | `actor` | state, start, stop, handlers |
 //! | `messages` | what it is told and asked |
+//! | `handle` | the actor, for the rest of the process |
+//! | `journal` | a message as it is journaled, and what is kept of it |
 //! | `inbound` | client → upstream: journal, order |
 //! | `claim` | client → upstream: what other instances have journaled, and what was missed |
 //! | `cancel` | client → upstream: requests that the client has given up |
@@ -33,14 +35,16 @@ pub mod core;
 pub mod directory;
 pub mod env;
 mod forward;
+pub mod handle;
 pub mod held;
 mod inbound;
+mod journal;
 mod life;
 mod link;
 pub mod messages;
 mod outbound;
 mod questions;
-pub mod refused;
+mod refused;
 mod rehydrate;
 mod restore;
 pub mod returning;
@@ -48,8 +52,11 @@ pub mod room;
 pub mod shown;
 mod unreadable;
 
-pub use self::core::recovery;
-pub use inbound::journal_view as inbound_view;
-
-/// Name of the one stream of a 2024-11-05 session (and of the GET stream of later transports).
-pub const MAIN_STREAM: &str = "g";
+pub use self::{
+    core::{
+        pause::pause_before_retry,
+        recovery,
+        streams::{MAIN_STREAM, StreamKey},
+    },
+    journal::journal_view as inbound_view,
+};

@@ -19,11 +19,6 @@ fn settled(id: &IdKey) -> HeadChange {
     HeadChange::Settled { id: id.as_json().to_owned() }
 }
 
-/// The same by the client's answer, which may write the id in another way.
-pub(super) fn answered(id: &IdKey) -> HeadChange {
-    HeadChange::Settled { id: id.key().to_owned() }
-}
-
 impl SessionActor {
     /// The server asks.
     pub(super) fn take_question(&mut self, upstream_id: IdKey, head: &Head<'_>, body: &Bytes, ctx: &mut Context<Self>) {

@@ -11,17 +11,18 @@ use bytes::Bytes;
 
 use super::{
     actor::SessionActor,
-    core::posts::{Failed, NotNow, Outbound, Settled},
+    core::{
+        pause::pause_before_retry,
+        posts::{Failed, NotNow, Outbound, Settled},
+    },
     forward::PostUnderWay,
     rehydrate,
 };
 use crate::{
-    backoff::pause_after,
     protocol::{
         jsonrpc::{self, IdKey},
         mcp::Repeatable,
     },
-    settings::UpstreamSettings,
     upstream::{
         PostError, Reply, ReplyEnd, STREAM_WAIT,
         notice::{LinkLimits, Outlet},
@@ -31,14 +32,6 @@ use crate::{
 
 /// How long the end of a server's stream may come after that of a POST's connection, if both end with the server.
 const STREAM_END_WAIT: Duration = Duration::from_millis(100);
-
-/// Pause before a message is sent again that the upstream did not take for the time being.
-pub fn pause_before_retry(settings: &UpstreamSettings, asked: Option<Duration>, refusals: u32) -> Duration {
-    match asked {
-        Some(asked) => asked.clamp(settings.backoff_min, settings.retry_after_max.max(settings.backoff_min)),
-        None => pause_after((settings.backoff_min, settings.backoff_max), refusals),
-    }
-}
 
 impl SessionActor {
     /// Nothing has come from the server since then, and it works on nothing that could keep it from acknowledging.
@@ -197,32 +190,5 @@ impl SessionActor {
                 }
             }
         });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::settings::Settings;
-
-    #[test]
-    fn a_pause_is_what_the_server_asks_for_within_bounds() {
-        let pairs = [
-            ("MCP_UPSTREAM_BACKOFF_MIN", "100ms"),
-            ("MCP_UPSTREAM_BACKOFF_MAX", "1s"),
-            ("MCP_UPSTREAM_RETRY_AFTER_MAX", "5s"),
-        ];
-        let settings = Settings::from_pairs(pairs).unwrap().upstream;
-        for (asked, refusals, from, to) in [
-            (Some(0), 0, 100, 100),
-            (Some(3000), 7, 3000, 3000),
-            (Some(3_600_000), 0, 5000, 5000),
-            (None, 0, 50, 100),
-            (None, 2, 200, 400),
-            (None, 20, 500, 1000),
-        ] {
-            let pause = pause_before_retry(&settings, asked.map(Duration::from_millis), refusals).as_millis();
-            assert!((from..=to).contains(&pause), "{asked:?} {refusals}: {pause}");
-        }
     }
 }

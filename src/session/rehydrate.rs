@@ -12,14 +12,13 @@ use bytes::Bytes;
 
 use super::{
     actor::{Exit, SessionActor},
-    cancel,
     core::{
+        pause::pause_before_retry,
         setup::{Again, Effect},
         streams::StreamKey,
     },
-    inbound::InFlight,
+    journal::{InFlight, target},
     recovery::{self, Fate, Progress},
-    refused::pause_before_retry,
     shown,
 };
 use crate::{
@@ -296,7 +295,7 @@ impl SessionActor {
                     match head.method() {
                         // Replayed with the handshake; without one it goes up like any other.
                         Some(mcp::INITIALIZED) if self.setup.is_done() => {}
-                        Some(mcp::CANCELLED) => cancelled.extend(cancel::target(&entry.body)),
+                        Some(mcp::CANCELLED) => cancelled.extend(target(&entry.body)),
                         _ => self.send_up(entry.seq, entry.body.clone(), None),
                     }
                 }

@@ -5,9 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use actix::Addr;
-
-use crate::session::{actor::SessionActor, messages::MakeRoom};
+use super::{handle::SessionHandle, messages::MakeRoom};
 
 /// Sessions asked to make room for one new one: those that are asked first have nearly always nothing under way.
 const ATTEMPTS: usize = 8;
@@ -24,7 +22,7 @@ pub struct Lonely {
 #[derive(Debug, Default)]
 struct Queue {
     next: u64,
-    waiting: BTreeMap<u64, (Addr<SessionActor>, GuestKeys)>,
+    waiting: BTreeMap<u64, (SessionHandle, GuestKeys)>,
 }
 
 impl Lonely {
@@ -33,7 +31,7 @@ impl Lonely {
     }
 
     /// A session is alone from now on. Its place in the queue.
-    pub fn enter(&self, session: Addr<SessionActor>, guest: GuestKeys) -> u64 {
+    pub fn enter(&self, session: SessionHandle, guest: GuestKeys) -> u64 {
         let mut queue = self.queue();
         queue.next += 1;
         let place = queue.next;
@@ -52,7 +50,7 @@ impl Lonely {
     }
 
     /// Takes the one that has been alone longest, of any client or of this one.
-    fn take(&self, of: Option<&str>) -> Option<Addr<SessionActor>> {
+    fn take(&self, of: Option<&str>) -> Option<SessionHandle> {
         let mut queue = self.queue();
         let place = match of {
             None => *queue.waiting.first_key_value()?.0,

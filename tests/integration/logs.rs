@@ -23,7 +23,7 @@ impl Logging {
         let port = Port::reserve();
         let mut command = Command::new(env!("CARGO_BIN_EXE_mcp-router"));
         command.env_clear().current_dir(dir).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        command.env("SERVER_PORT", port.number().to_string()).env("SERVER_WORKERS", "1").env("LOG_QUEUE", "16");
+        command.env("SERVER_PORT", port.number().to_string()).env("SERVER_WORKERS", "1").env("LOG_QUEUE", "2");
         command.env("REDIS_URL", redis.url()).env("LOG_LEVEL", "info,mcp_router=debug");
         let logging = Self { child: command.spawn().unwrap(), port };
         logging.is_ready().await;

@@ -2,11 +2,12 @@
 //! hang or leave, a store that comes back without its leases, answers of the store that are lost. OWN-4, OWN-9
 //!
 //! What an owner does with a message is the other model's; here it has *had* it. The steps are those of
-//! `cluster/ownership`, `registry/sweep` and the script `adopt`, each atomic; what a process has read it may act on much
-//! later.
+//! `cluster/look_after`, `cluster/sweep` and the script `adopt`, each atomic; what a process has read it may act on much
+//! later. Who is gone is decided by the function that the router uses ([`verdict`]).
 
 use std::collections::BTreeSet;
 
+use mcp_router::cluster::ownership::{Evidence, LeaseSeen, Proof, Verdict, verdict};
 use stateright::{Model, Property};
 
 use super::{assert_breaks, assert_sound};
@@ -194,8 +195,10 @@ impl State {
             return true;
         }
         let (me, other) = (&self.processes[who], &self.processes[owner]);
-        let is_proven = model.proof && other.life == Life::Dead;
-        is_proven || (!other.lease && me.lease && (me.steady || !model.steady))
+        let lease = if other.lease { LeaseSeen::Its } else { LeaseSeen::Missing };
+        let proof = (model.proof && other.life == Life::Dead).then_some(Proof::Ended);
+        let may_judge = me.lease && (me.steady || !model.steady);
+        verdict(Evidence::Other { lease, proof, may_judge }) == Verdict::Gone
     }
 
     /// What [`Action::Look`] comes to; `None`: nothing yet.

@@ -3,18 +3,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::pump::Pump;
-
-/// What was so when a stream was opened by a cookie alone; see [`Pump::in_doubt`].
-#[derive(Debug, Clone, Copy)]
-pub struct Doubt {
-    /// How many attachments the session's stream had had, with this one.
-    pub attach_count: u64,
-    /// Messages that its client had sent when its stream ended. If it has sent one since, it lives, and this is its stream.
-    pub in_seq: u64,
-    /// After here stands what may have been lost on the way to the session's own client.
-    pub replay_from: u64,
-}
+use super::pump::{Doubt, Pump};
 
 impl Pump {
     /// The session was found by a cookie alone, which another client of the same program or browser may have sent. Until

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     End,
-    pump::Pump,
+    pump::{Pump, Read},
     replay::{self, Known},
     told::{Block, Told, resume_failed},
 };
@@ -20,19 +20,6 @@ use crate::{
 /// How long a log may be behind what was sent, with nothing broken by the router: the store has come back with older data,
 /// and the session's owner is about to write the session again.
 const BEHIND: Duration = Duration::from_secs(3);
-
-/// What a look into the log has come to.
-pub(super) enum Read {
-    Told(Block),
-    Nothing,
-    End(End),
-}
-
-impl Read {
-    fn of(block: Block) -> Self {
-        if block.is_empty() { Self::Nothing } else { Self::Told(block) }
-    }
-}
 
 impl Pump {
     /// The next page, or what is to be said instead.

@@ -9,11 +9,33 @@ use tokio::time::{Instant, Sleep};
 
 use super::{
     Attachment, End, Pushed,
-    doubt::Doubt,
-    log::Read,
     told::{Block, Told},
 };
 use crate::{backoff::Backoff, fault, session::env::Env};
+
+/// What was so when a stream was opened by a cookie alone; see [`Pump::in_doubt`].
+#[derive(Debug, Clone, Copy)]
+pub struct Doubt {
+    /// How many attachments the session's stream had had, with this one.
+    pub attach_count: u64,
+    /// Messages that its client had sent when its stream ended. If it has sent one since, it lives, and this is its stream.
+    pub in_seq: u64,
+    /// After here stands what may have been lost on the way to the session's own client.
+    pub replay_from: u64,
+}
+
+/// What a look into the log has come to.
+pub(super) enum Read {
+    Told(Block),
+    Nothing,
+    End(End),
+}
+
+impl Read {
+    pub(super) fn of(block: Block) -> Self {
+        if block.is_empty() { Self::Nothing } else { Self::Told(block) }
+    }
+}
 
 /// The body of a client stream.
 #[derive(Debug)]

@@ -10,7 +10,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::session::{MAIN_STREAM, attachment::Attachment};
+/// Name of the one stream of a 2024-11-05 session (and of the GET stream of later transports).
+pub const MAIN_STREAM: &str = "g";
+
+/// A connection that shows a stream, as far as it matters here.
+pub trait Connection {
+    /// By which the store knows it.
+    fn id(&self) -> u64;
+    /// The stream that it shows.
+    fn key(&self) -> StreamKey;
+    /// How far it has come.
+    fn sent(&self) -> u64;
+    /// Gives back what a burst has left.
+    fn shrink(&self);
+}
 
 /// A stream of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -41,11 +54,11 @@ impl StreamKey {
 }
 
 /// See the module's text.
-#[derive(Debug, Default)]
-pub struct Streams {
-    main: Shown,
+#[derive(Debug)]
+pub struct Streams<C> {
+    main: Shown<C>,
     /// The others that a connection of this process shows.
-    others: Vec<(StreamKey, Shown)>,
+    others: Vec<(StreamKey, Shown<C>)>,
     /// How often a connection of this process has joined.
     joined: u64,
     /// Since when no connection shows the session, as far as this process knows.
@@ -55,18 +68,30 @@ pub struct Streams {
 }
 
 /// One stream of it.
-#[derive(Debug, Default)]
-struct Shown {
-    attachment: Option<Arc<Attachment>>,
+#[derive(Debug)]
+struct Shown<C> {
+    attachment: Option<Arc<C>>,
     /// The count of joins when this one did: what the store said before that says nothing of it.
     joined: u64,
     /// How far its connections had come, by what the store was told.
     sent_on_record: u64,
 }
 
-impl Streams {
+impl<C> Default for Streams<C> {
+    fn default() -> Self {
+        Self { main: Shown::default(), others: Vec::new(), joined: 0, alone_since: None, inherited: Vec::new() }
+    }
+}
+
+impl<C> Default for Shown<C> {
+    fn default() -> Self {
+        Self { attachment: None, joined: 0, sent_on_record: 0 }
+    }
+}
+
+impl<C: Connection> Streams<C> {
     /// Of a session that was just created, by the connection that shows its main stream.
-    pub fn of_new(attachment: Arc<Attachment>) -> Self {
+    pub fn of_new(attachment: Arc<C>) -> Self {
         Self { main: Shown { attachment: Some(attachment), ..Shown::default() }, ..Self::default() }
     }
 
@@ -76,9 +101,9 @@ impl Streams {
     }
 
     /// The connections of this process: those that an adopter found in the store show their streams.
-    pub fn find_inherited(&mut self, held: &[Arc<Attachment>]) {
+    pub fn find_inherited(&mut self, held: &[Arc<C>]) {
         for (stream, holder) in std::mem::take(&mut self.inherited) {
-            if let Some(found) = held.iter().find(|attachment| attachment.id == holder) {
+            if let Some(found) = held.iter().find(|attachment| attachment.id() == holder) {
                 self.shown_mut(stream).attachment = Some(Arc::clone(found));
                 self.alone_since = None;
             }
@@ -91,19 +116,19 @@ impl Streams {
     }
 
     /// A connection shows its stream from now on. The one before it, if another did.
-    pub fn join(&mut self, attachment: Arc<Attachment>) -> Option<Arc<Attachment>> {
+    pub fn join(&mut self, attachment: Arc<C>) -> Option<Arc<C>> {
         self.alone_since = None;
         self.joined += 1;
-        let (id, joined) = (attachment.id, self.joined);
-        let shown = self.shown_mut(attachment.key);
+        let (id, joined) = (attachment.id(), self.joined);
+        let shown = self.shown_mut(attachment.key());
         shown.joined = joined;
         // An adopter may have found it in the store already.
-        shown.attachment.replace(attachment).filter(|before| before.id != id)
+        shown.attachment.replace(attachment).filter(|before| before.id() != id)
     }
 
     /// A connection has ended. `true`: it was the last one (OWN-8: no successor of it shows its stream).
     pub fn leave(&mut self, id: u64, now: Instant) -> bool {
-        let is_it = |shown: &Shown| shown.attachment.as_ref().is_some_and(|attachment| attachment.id == id);
+        let is_it = |shown: &Shown<C>| shown.attachment.as_ref().is_some_and(|attachment| attachment.id() == id);
         let was_shown = if is_it(&self.main) {
             self.main.attachment = None;
             true
@@ -121,14 +146,10 @@ impl Streams {
 
     /// What the store said of holders when [`Streams::joins`] was `joins_then`: takes one of this process's connections
     /// that has a successor elsewhere, as long as there is one. OWN-7
-    pub fn take_superseded(
-        &mut self,
-        joins_then: u64,
-        holder: impl Fn(StreamKey) -> Option<u64>,
-    ) -> Option<Arc<Attachment>> {
-        let take = |key, shown: &mut Shown| {
+    pub fn take_superseded(&mut self, joins_then: u64, holder: impl Fn(StreamKey) -> Option<u64>) -> Option<Arc<C>> {
+        let take = |key, shown: &mut Shown<C>| {
             let joined_since = shown.joined > joins_then;
-            shown.attachment.take_if(|mine| is_superseded(mine.id, holder(key), joined_since))
+            shown.attachment.take_if(|mine| is_superseded(mine.id(), holder(key), joined_since))
         };
         take(StreamKey::Main, &mut self.main).or_else(|| {
             let (at, taken) =
@@ -139,7 +160,7 @@ impl Streams {
     }
 
     /// The connection of this process that shows this stream.
-    pub fn get(&self, stream: StreamKey) -> Option<&Arc<Attachment>> {
+    pub fn get(&self, stream: StreamKey) -> Option<&Arc<C>> {
         let shown = match stream {
             StreamKey::Main => &self.main,
             _ => &self.others.iter().find(|(key, _)| *key == stream)?.1,
@@ -148,7 +169,7 @@ impl Streams {
     }
 
     /// The connections of this process that show a stream.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Attachment>> {
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<C>> {
         self.main.attachment.iter().chain(self.others.iter().filter_map(|(_, shown)| shown.attachment.as_ref()))
     }
 
@@ -205,7 +226,7 @@ impl Streams {
         self.iter().for_each(|attachment| attachment.shrink());
     }
 
-    fn shown_mut(&mut self, stream: StreamKey) -> &mut Shown {
+    fn shown_mut(&mut self, stream: StreamKey) -> &mut Shown<C> {
         if stream == StreamKey::Main {
             return &mut self.main;
         }

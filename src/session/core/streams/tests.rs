@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::protocol::session_id::SessionId;
+use crate::session::attachment::Attachment;
 
 const CALL: StreamKey = StreamKey::Request(3);
 
@@ -37,7 +38,7 @@ fn a_stream_is_superseded_only_by_one_that_came_after_it() {
 /// OWN-7
 #[test]
 fn the_stores_word_of_holders_is_about_those_that_had_joined_when_it_was_asked() {
-    let mut streams = Streams::default();
+    let mut streams = Streams::<Attachment>::default();
     let main = connection(StreamKey::Main);
     streams.join(Arc::clone(&main));
     let asked = streams.joins();
@@ -90,7 +91,7 @@ fn an_adopter_finds_the_connections_of_its_own_process_once() {
 fn a_look_that_finds_nobody_begins_the_time_alone_and_does_not_begin_it_again() {
     let now = Instant::now();
     let later = now + Duration::from_secs(5);
-    let mut streams = Streams::default();
+    let mut streams = Streams::<Attachment>::default();
     streams.looked(true, now);
     assert_eq!(streams.alone_since(), None);
     streams.looked(false, now);
@@ -147,7 +148,7 @@ proptest! {
     fn each_stream_is_shown_by_who_joined_it_last(steps in prop::collection::vec(step(), 0..60)) {
         let start = Instant::now();
         let known = [StreamKey::Main, CALL].map(|key| (0..4).map(|_| connection(key)).collect::<Vec<_>>());
-        let mut streams = Streams::default();
+        let mut streams = Streams::<Attachment>::default();
         // What a table kept by hand says: for each stream, who shows it and whether it has joined since the question.
         let mut shown: [Option<(u64, bool)>; 2] = [None, None];
         let mut asked = streams.joins();

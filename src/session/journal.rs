@@ -1,0 +1,92 @@
+//! A message of the client as it is journaled, and what is kept of it until it is done: plain types, shared by the files of the
+//! actor.
+
+use std::{sync::Arc, time::Instant};
+
+use actix::SpawnHandle;
+use bytes::Bytes;
+use prometheus::IntGauge;
+
+use super::{
+    core::{posts, requests, setup::Effect},
+    held::Held,
+};
+use crate::{
+    protocol::{
+        jsonrpc::{Head, IdKey, Said},
+        mcp,
+    },
+    store::{ClientMessage, HeadChange, Initialized, PendingRequest},
+    upstream::tools::Tools,
+};
+
+/// A journaled message of the client, parsed once.
+#[derive(Debug)]
+pub struct Arrived {
+    pub(super) body: Bytes,
+    pub(super) said: Said,
+}
+
+impl Arrived {
+    /// From the store; `None` for what was never a message (not journaled by any router).
+    pub(super) fn parse(body: Bytes) -> Option<Self> {
+        let said = Head::parse(&body).ok()?.said();
+        Some(Self { body, said })
+    }
+}
+
+/// What is kept with a request until it has its answer.
+#[derive(Debug)]
+pub struct Kept {
+    pub(super) effect: Effect,
+    /// Its part of what this process holds.
+    #[expect(dead_code, reason = "counts until it is dropped")]
+    pub(super) held: Held,
+}
+
+/// A request without an answer.
+pub type InFlight = requests::InFlight<Kept>;
+
+/// What goes up, with the futures of its POSTs.
+pub type Posts = posts::Posts<SpawnHandle, Kept>;
+
+/// A request as the store has it; with the id as the client wrote it.
+pub(super) fn inherited(pending: PendingRequest, tools: &Tools, held: &IntGauge) -> (IdKey, InFlight) {
+    let PendingRequest { seq, id_key: table_key, forwarded, body } = pending;
+    let (id, effect) = match Head::parse(&body).map(|head| head.said()) {
+        Ok(Said::Request { id, method }) => (id, Effect::of(&method, &body, || tools.version())),
+        // Lost with the store's data, and restored without it.
+        _ => (IdKey::from_stored(Arc::clone(&table_key)), Effect::None),
+    };
+    let kept = Kept { effect, held: Held::new(held, body.len()) };
+    (id, InFlight::inherited(seq, table_key, forwarded, Instant::now(), kept))
+}
+
+/// The store's view of a message: kind, and what its journaling changes in the same step.
+///
+/// `versioned`: the POST carried its protocol version, by which its client is told from others when it comes back.
+pub fn journal_view(said: &Said, body: &[u8], versioned: bool) -> (ClientMessage, Vec<HeadChange>) {
+    match said {
+        Said::Request { id, .. } => (ClientMessage::Request { id_key: id.shared_key() }, Vec::new()),
+        Said::Notification { method } if **method == *mcp::INITIALIZED => {
+            let how = if versioned { Initialized::WithVersion } else { Initialized::Plain };
+            (ClientMessage::Notification, vec![HeadChange::Initialized(how)])
+        }
+        Said::Notification { method } if **method == *mcp::CANCELLED => {
+            let cancel = target(body).map(|id| ClientMessage::Cancel { id_key: id.shared_key() });
+            (cancel.unwrap_or(ClientMessage::Notification), Vec::new())
+        }
+        Said::Notification { .. } => (ClientMessage::Notification, Vec::new()),
+        Said::Response { id } => (ClientMessage::Response, id.iter().map(answered).collect()),
+    }
+}
+
+/// The request that this `notifications/cancelled` gives up.
+pub(super) fn target(body: &[u8]) -> Option<IdKey> {
+    Head::parse(body).ok().and_then(|head| mcp::cancelled_request_id(head.params)).and_then(IdKey::of_json)
+}
+
+/// The question with this id towards the client has its answer, which may write the id in another way.
+pub(super) fn answered(id: &IdKey) -> HeadChange {
+    HeadChange::Settled { id: id.key().to_owned() }
+}
