@@ -77,8 +77,10 @@ impl FromStr for EventId {
         };
         let stream_is_sound = (1..=32).contains(&stream.len())
             && stream.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
-        let all_digits = !seq.is_empty() && seq.bytes().all(|byte| byte.is_ascii_digit());
-        if !stream_is_sound || epoch.len() != 8 || !all_digits {
+        // As they are written and in no other way: one place has one id.
+        let epoch_is_sound = epoch.len() == 8 && epoch.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let seq_is_sound = seq.bytes().all(|byte| byte.is_ascii_digit()) && (seq == "0" || !seq.starts_with('0'));
+        if !stream_is_sound || !epoch_is_sound || !seq_is_sound {
             return Err(InvalidEventId);
         }
         Ok(Self {
@@ -92,6 +94,8 @@ impl FromStr for EventId {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -113,10 +117,42 @@ mod tests {
             &format!("{sid}.g.beef.1"),
             &format!("{sid}.g.0000beef.-1"),
             &format!("{sid}.g.0000beef.+1"),
+            &format!("{sid}.g.0000beef."),
+            &format!("{sid}.g.0000beef.01"),
+            &format!("{sid}.g.0000BEEF.1"),
+            &format!("{sid}.g.+000beef.1"),
             &format!("{sid}.g/x.0000beef.1"),
             &format!("{sid}.g.0000beef.99999999999999999999999"),
         ] {
             assert_eq!(bad.parse::<EventId>(), Err(InvalidEventId), "{bad}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn every_place_has_one_id(stream in "[A-Za-z0-9_-]{1,32}", epoch: u32, seq: u64, few in 0u64..12) {
+            for seq in [seq, few] {
+                let id = EventId { session: SessionId::random(), stream: stream.clone(), epoch, seq };
+                prop_assert_eq!(id.reveal().parse(), Ok(id));
+            }
+        }
+
+        /// EVT-6
+        #[test]
+        fn what_is_read_as_an_event_id_is_written_so(
+            session in prop_oneof![9 => "[0-9a-f]{32}", 1 => "[0-9a-fA-F]{31,33}"],
+            rest in prop_oneof![
+                "[.][a-zA-Z0-9_/-]{0,33}[.][+0-9a-fA-F]{8}[.][+0-9]{0,21}",
+                "[.]g[.][0-9a-f]{8}[.][0-9]{1,3}[.]?",
+                any::<String>(),
+            ],
+        ) {
+            let text = session + &rest;
+            if let Ok(id) = text.parse::<EventId>() {
+                prop_assert_eq!(id.reveal(), text);
+            }
         }
     }
 }

@@ -182,7 +182,12 @@ fn canonical_number(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use proptest::{collection::vec, prelude::*};
+
+    use super::{
+        super::tests::{decimal, respelled},
+        *,
+    };
 
     fn key(text: &str) -> String {
         IdKey::of_json(text).unwrap_or_else(|| panic!("{text} is an id")).key().to_owned()
@@ -268,6 +273,55 @@ mod tests {
     fn what_is_no_id_is_none() {
         for text in ["null", "true", "{}", "[]", ""] {
             assert_eq!(IdKey::of_json(text), None, "{text}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn strings_are_one_id_only_if_they_are_one_text(
+            [one, other] in proptest::array::uniform2(prop_oneof![any::<String>(), "[a\"\\\\/\n\u{1}u0é😀]{0,3}"]),
+            [way, another] in proptest::array::uniform2(vec(any::<u8>(), 0..6)),
+        ) {
+            let [one_text, again, other_text] =
+                [respelled(&one, &way), respelled(&one, &another), respelled(&other, &another)];
+            prop_assert_eq!(key(&one_text), key(&again), "{} {}", one_text, again);
+            prop_assert_eq!(key(&one_text) == key(&other_text), one == other, "{} {}", one_text, other_text);
+            prop_assert_eq!(serde_json::from_str::<String>(&key(&one_text)).ok(), Some(one));
+        }
+
+        #[test]
+        fn numbers_are_one_id_only_if_they_are_one_value(
+            [(one, e), (other, f)] in proptest::array::uniform2(
+                (prop_oneof![-120i64..120, any::<i64>()], -4i32..5).prop_map(|(number, e)| (i128::from(number), e)),
+            ),
+            [way, another]: [u8; 2],
+        ) {
+            let value = |number: i128, e: i32| number * 10i128.pow((e + 4).unsigned_abs());
+            let [one_text, again, other_text] = [decimal(one, e, way), decimal(one, e, another), decimal(other, f, another)];
+            prop_assert_eq!(key(&one_text), key(&again), "{} {}", one_text, again);
+            prop_assert_eq!(
+                key(&one_text) == key(&other_text), value(one, e) == value(other, f), "{} {}", one_text, other_text,
+            );
+        }
+
+        #[test]
+        fn whatever_comes_has_a_key_that_is_its_own_or_none(
+            text in prop_oneof![
+                any::<String>(),
+                "\"([a\"\\\\/u0-9dDé]|\\\\u[dD][89cC]3d){0,6}\"",
+                "-?[0-9.eE+-]{0,8}",
+                "-?[0-9]{36,42}([.]0)?(e[0-9]{1,20})?",
+            ],
+        ) {
+            let is_id = serde_json::from_str::<Box<serde_json::value::RawValue>>(&text)
+                .is_ok_and(|json| json.get().starts_with(['"', '-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9']));
+            let id = IdKey::of_json(&text);
+            if is_id && text.trim() == text {
+                prop_assert_eq!(id.as_ref().map(IdKey::as_json), Some(&*text));
+                prop_assert_eq!(id.map(|id| key(id.key())), Some(key(&text)), "the key of a key is itself");
+            }
         }
     }
 }

@@ -293,6 +293,8 @@ pub fn result_response(id: &str, result: &str) -> Bytes {
 mod tests {
     use super::*;
 
+    mod property;
+
     fn key(text: &str) -> IdKey {
         IdKey::of_json(text).unwrap()
     }

@@ -8,3 +8,6 @@ pub mod post_id;
 pub mod scan;
 pub mod session_id;
 pub mod sse_reader;
+
+#[cfg(test)]
+mod tests;

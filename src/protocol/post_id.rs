@@ -39,6 +39,8 @@ impl fmt::Display for PostId {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// REQ-6
@@ -66,6 +68,26 @@ mod tests {
             ("a name of more than sixteen bytes", &kibibyte[..1024], "7ccff9ad82e42e22fc56a7ce85b3164a"),
         ] {
             assert_eq!(PostId::of(name, body).to_string(), expected, "{name:?} and {} bytes", body.len());
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// The store compares the text.
+        #[test]
+        fn the_text_of_a_post_is_all_of_it(bits in prop_oneof![any::<u128>(), 0u128..300], given: bool) {
+            let text = PostId { bits, given }.to_string();
+            prop_assert_eq!((text.len(), u128::from_str_radix(&text, 16)), (32, Ok(bits)));
+        }
+
+        /// REQ-6
+        #[test]
+        fn posts_are_one_only_if_name_and_body_are(
+            [one, other] in proptest::array::uniform2(("[a-b]{0,2}", "[a-b]{0,2}")),
+        ) {
+            let id = |post: &(String, String)| PostId::of(&post.0, post.1.as_bytes()).to_string();
+            prop_assert_eq!(id(&one) == id(&other), one == other);
         }
     }
 }

@@ -51,6 +51,7 @@ enum Place {
     Key,
     Value,
     Id,
+    Method,
     Over,
 }
 
@@ -140,6 +141,11 @@ impl Scan {
             self.take_in_string(byte);
             return;
         }
+        if self.place == Place::Method && !byte.is_ascii_whitespace() {
+            // A method that is `null` is none, as for the parser: some servers write it into their answers.
+            self.message.is_call |= byte != b'n';
+            self.place = Place::Value;
+        }
         match byte {
             b'"' => {
                 self.in_string = true;
@@ -200,7 +206,7 @@ impl Scan {
             // Twice is once too often: nobody can say which is meant.
             b"id" if message.id_seen.is_some() => message.id_seen = Some(false),
             b"id" => return Place::Id,
-            b"method" => message.is_call = true,
+            b"method" => return Place::Method,
             b"result" | b"error" => message.is_answer = true,
             _ => {}
         }
@@ -266,6 +272,7 @@ mod tests {
             (r#" { "id" : -1.5 , "error" : {} } "#, Told::Answer("-1.5".into())),
             (r#"{"method":"m","id":1,"params":{}}"#, Told::Request("1".into())),
             (r#"{"method":"m","params":{"id":1}}"#, Told::Nothing),
+            (r#"{"id":7,"method": null,"result":1}"#, Told::Answer("7".into())),
             // Cut off behind the id.
             (r#"{"id":7,"result":{"content":["#, Told::Answer("7".into())),
             (r#"{"result":{"content":["#, Told::Nothing),

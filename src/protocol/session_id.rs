@@ -106,6 +106,8 @@ impl FromStr for SessionId {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -117,6 +119,25 @@ mod tests {
         assert_ne!(SessionId::random(), id);
         for bad in ["", "abc", &"g".repeat(32), &"A".repeat(32)] {
             assert_eq!(bad.parse::<SessionId>(), Err(InvalidSessionId));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn every_session_id_is_read_as_it_is_written(bytes: [u8; 16]) {
+            let wire = SessionId(bytes).reveal();
+            prop_assert_eq!(wire.parse(), Ok(SessionId(bytes)));
+            prop_assert_eq!(wire.get(..HANDLE), Some(&*SessionId(bytes).handle()));
+        }
+
+        #[test]
+        fn what_is_read_as_a_session_id_is_written_so(
+            text in prop_oneof!["[0-9a-f]{32}", "[0-9a-fA-Fé]{31,33}", any::<String>()],
+        ) {
+            let is_one = text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+            prop_assert_eq!(text.parse::<SessionId>().ok().map(|id| id.reveal()), is_one.then_some(text));
         }
     }
 }

@@ -313,6 +313,8 @@ fn plain_event(block: &str) -> Option<(&str, Option<&str>)> {
 mod tests {
     use super::*;
 
+    mod property;
+
     fn read_with(text: &[u8], size: usize, limit: usize) -> Vec<(String, String)> {
         let mut reader = Reader::new(limit, 1 << 20);
         let mut events = Vec::new();

@@ -170,9 +170,13 @@ pub(super) fn read_env_file(path: &Path, rows: &[Row]) -> io::Result<Option<EnvF
         Err(fault) if fault.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(fault) => return Err(fault),
     };
-    let content = content.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&content);
+    env_file(path, &content, rows).map(Some)
+}
+
+fn env_file(path: &Path, content: &[u8], rows: &[Row]) -> io::Result<EnvFile> {
+    let content = content.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(content);
     let not_text = |_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text");
-    let content = std::str::from_utf8(content).map_err(not_text)?;
+    let content = &without_comments(std::str::from_utf8(content).map_err(not_text)?);
 
     let mut file = EnvFile { values: Layer::new(), warnings: Vec::new(), problems: Vec::new() };
     for line in dotenvy::from_read_iter(content.as_bytes()) {
@@ -182,7 +186,40 @@ pub(super) fn read_env_file(path: &Path, rows: &[Row]) -> io::Result<Option<EnvF
             Err(fault) => return Err(io::Error::other(fault)),
         }
     }
-    Ok(Some(file))
+    Ok(file)
+}
+
+/// The same lines without their comments, each with an end. dotenvy knows a comment behind a value by one blank and not by
+/// several: a quote in it (`A=1  # don't`) would hide the lines up to the next quote, and a blank at the very end is an
+/// error to it.
+fn without_comments(content: &str) -> String {
+    let mut kept = String::with_capacity(content.len() + 1);
+    let (mut quote, mut is_escaped, mut may_begin, mut is_comment) = (None, false, true, false);
+    for letter in content.chars() {
+        is_comment = match letter {
+            '\n' => false,
+            '#' => is_comment || (quote.is_none() && may_begin),
+            _ => is_comment,
+        };
+        if is_comment {
+            continue;
+        }
+        kept.push(letter);
+        may_begin = letter.is_whitespace() && !is_escaped;
+        if std::mem::take(&mut is_escaped) {
+            continue;
+        }
+        match (letter, quote) {
+            ('\\', None | Some('"')) => is_escaped = true,
+            ('\'' | '"', None) => quote = Some(letter),
+            (_, Some(opening)) if letter == opening => quote = None,
+            _ => {}
+        }
+    }
+    if !kept.ends_with('\n') {
+        kept.push('\n');
+    }
+    kept
 }
 
 impl EnvFile {
@@ -241,3 +278,6 @@ pub(super) fn probably_meant(name: &str, rows: &[Row]) -> Option<&'static str> {
     }
     rows.iter().find(same_but_prefix).map(|row| row.env)
 }
+
+#[cfg(test)]
+mod tests;
