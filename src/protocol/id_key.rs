@@ -281,7 +281,9 @@ mod tests {
 
         #[test]
         fn strings_are_one_id_only_if_they_are_one_text(
-            [one, other] in proptest::array::uniform2(prop_oneof![any::<String>(), "[a\"\\\\/\n\u{1}u0é😀]{0,3}"]),
+            [one, other] in proptest::array::uniform2(
+                prop_oneof![any::<String>(), "[a\"\\\\/\n\r\t\u{8}\u{c}\u{1}u0é😀]{0,3}"],
+            ),
             [way, another] in proptest::array::uniform2(vec(any::<u8>(), 0..6)),
         ) {
             let [one_text, again, other_text] =

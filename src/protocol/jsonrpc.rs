@@ -350,6 +350,7 @@ mod tests {
             ("{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"x\"} trailing", PARSE_ERROR),
             ("[]", INVALID_REQUEST),
             (r#"[{"jsonrpc":"2.0","id":1,"method":"x"}]"#, INVALID_REQUEST),
+            (r#"["2.0",1,"x",null,null,null]"#, INVALID_REQUEST),
             ("3", INVALID_REQUEST),
             ("{}", INVALID_REQUEST),
             (r#"{"jsonrpc":"1.0","id":1,"method":"x"}"#, INVALID_REQUEST),

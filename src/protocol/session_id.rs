@@ -134,7 +134,7 @@ mod tests {
 
         #[test]
         fn what_is_read_as_a_session_id_is_written_so(
-            text in prop_oneof!["[0-9a-f]{32}", "[0-9a-fA-Fé]{31,33}", any::<String>()],
+            text in prop_oneof!["[0-9a-f]{32}", "[0-9a-fA-F]{31,33}", "[0-9a-f]{30}é", any::<String>()],
         ) {
             let is_one = text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
             prop_assert_eq!(text.parse::<SessionId>().ok().map(|id| id.reveal()), is_one.then_some(text));

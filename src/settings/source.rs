@@ -190,7 +190,7 @@ fn env_file(path: &Path, content: &[u8], rows: &[Row]) -> io::Result<EnvFile> {
 }
 
 /// The same lines without their comments, each with an end. dotenvy knows a comment behind a value by one blank and not by
-/// several: a quote in it (`A=1  # don't`) would hide the lines up to the next quote, and a blank at the very end is an
+/// two: a quote in it (`A=1  # don't`) would hide the lines up to the next quote, and a blank at the very end is an
 /// error to it.
 fn without_comments(content: &str) -> String {
     let mut kept = String::with_capacity(content.len() + 1);
