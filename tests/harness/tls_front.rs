@@ -8,11 +8,8 @@ use std::{
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::{ServerConfig, crypto::ring, pki_types::PrivateKeyDer};
-use tokio::{
-    io::copy_bidirectional,
-    net::{TcpListener, TcpStream},
-    task::AbortHandle,
-};
+use testkit::listen;
+use tokio::{io::copy_bidirectional, net::TcpStream, task::AbortHandle};
 use tokio_rustls::TlsAcceptor;
 
 /// Who issues certificates.
@@ -59,14 +56,8 @@ impl TlsFront {
             .with_single_cert(vec![certificate.der().clone()], key)
             .expect("the key is the certificate's");
         let acceptor = TlsAcceptor::from(Arc::new(config));
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let addr = listener.local_addr().expect("its address");
-        let accepting = tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(pass(acceptor.clone(), client, target));
-            }
-        });
-        Self { addr, accepting: accepting.abort_handle() }
+        let (addr, accepting) = listen(move |client| pass(acceptor.clone(), client, target)).await;
+        Self { addr, accepting }
     }
 
     /// Where it listens.

@@ -13,7 +13,7 @@ use std::{
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     sync::{Notify, mpsc},
     task::AbortHandle,
 };
@@ -22,6 +22,7 @@ use crate::{
     PATIENCE,
     connection::Headers,
     incoming::{Incoming, read_request},
+    listen,
 };
 
 /// Messages that may wait for one stream: few, so that a test feels it when the router reads no further.
@@ -152,17 +153,11 @@ impl FakeUpstream {
     }
 
     async fn launch(answers: impl Fn(&Value) -> Reply + Send + Sync + 'static, framing: Framing) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let addr = listener.local_addr().expect("its address");
         let (state, changed) = (Mutex::default(), Notify::new());
         let shared = Arc::new(Shared { state, changed, answers: Box::new(answers), framing });
         let serving = Arc::clone(&shared);
-        let accepting = tokio::spawn(async move {
-            while let Ok((socket, _)) = listener.accept().await {
-                tokio::spawn(serve(socket, Arc::clone(&serving)));
-            }
-        });
-        Self { addr, shared, accepting: accepting.abort_handle() }
+        let (addr, accepting) = listen(move |socket| serve(socket, Arc::clone(&serving))).await;
+        Self { addr, shared, accepting }
     }
 
     /// URL of its event stream.

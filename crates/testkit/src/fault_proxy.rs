@@ -12,12 +12,14 @@ use std::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{
-        TcpListener, TcpStream,
+        TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
     sync::watch,
     task::AbortHandle,
 };
+
+use crate::listen;
 
 /// What the link does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,21 +53,18 @@ pub struct FaultProxy {
 impl FaultProxy {
     /// Starts a link to `target`.
     pub async fn start(target: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let addr = listener.local_addr().expect("its address");
         let (mode, follow) = watch::channel(Mode::Pass);
         let (target, leads_to) = watch::channel(target);
         let (cuts, cut) = watch::channel(0);
-        let accepting = tokio::spawn(async move {
-            while let Ok((socket, _)) = listener.accept().await {
-                let target = *leads_to.borrow();
-                // Cuts from before it are none of its own.
-                let mut cut = cut.clone();
-                cut.mark_unchanged();
-                tokio::spawn(connect(socket, target, follow.clone(), cut));
-            }
-        });
-        Self { addr, mode, cuts, target, accepting: accepting.abort_handle() }
+        let (addr, accepting) = listen(move |socket| {
+            let target = *leads_to.borrow();
+            // Cuts from before it are none of its own.
+            let mut cut = cut.clone();
+            cut.mark_unchanged();
+            connect(socket, target, follow.clone(), cut)
+        })
+        .await;
+        Self { addr, mode, cuts, target, accepting }
     }
 
     /// Where it listens.

@@ -9,6 +9,7 @@
 //! | [`mcp_client`] | a client that does what the EventSource standard says, and remembers everything |
 //! | [`fake_upstream`], [`odd_upstream`] | MCP servers inside the test: one that shows every byte, one that breaks the rules as told |
 //! | [`fault_proxy`] | a TCP link that can be cut, delayed, or swallow everything |
+//! | [`listen`](mod@listen) | what each server here begins with |
 //! | [`process`], [`ports`] | child processes, and ports that no other test has |
 //! | [`wait`] | waiting for a condition, not for a time |
 
@@ -19,6 +20,7 @@ pub mod fake_upstream;
 pub mod fault_proxy;
 pub mod http;
 mod incoming;
+pub mod listen;
 pub mod mcp_client;
 pub mod odd_upstream;
 pub mod ports;
@@ -31,6 +33,7 @@ pub use connection::header;
 pub use event_stream::{Event, EventStream, Item, StreamEnd};
 pub use fake_upstream::FakeUpstream;
 pub use fault_proxy::{FaultProxy, Mode};
+pub use listen::listen;
 pub use mcp_client::{McpClient, PostTo};
 pub use odd_upstream::OddUpstream;
 pub use process::Process;

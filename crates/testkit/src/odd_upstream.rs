@@ -13,7 +13,7 @@ use std::{
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader},
-    net::{TcpListener, TcpStream, tcp::OwnedWriteHalf},
+    net::{TcpStream, tcp::OwnedWriteHalf},
     sync::{Mutex as AsyncMutex, watch},
     task::AbortHandle,
 };
@@ -22,6 +22,7 @@ use crate::{
     connection::Headers,
     eventually,
     incoming::{Incoming, read_request},
+    listen,
 };
 
 /// One thing that the server does about a POST, in order.
@@ -161,17 +162,11 @@ impl OddUpstream {
         on_get: impl Fn(&str) -> Get + Send + Sync + 'static,
         on_post: impl Fn(&Post) -> Option<Vec<Step>> + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let addr = listener.local_addr().expect("its address");
         let shared = Shared { state: Mutex::default(), on_post: Box::new(on_post), on_get: Box::new(on_get) };
         let shared = Arc::new(shared);
         let serving = Arc::clone(&shared);
-        let accepting = tokio::spawn(async move {
-            while let Ok((socket, _)) = listener.accept().await {
-                tokio::spawn(serve(socket, Arc::clone(&serving)));
-            }
-        });
-        Self { addr, shared, accepting: accepting.abort_handle() }
+        let (addr, accepting) = listen(move |socket| serve(socket, Arc::clone(&serving))).await;
+        Self { addr, shared, accepting }
     }
 
     /// URL of its event stream.
