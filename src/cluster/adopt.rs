@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Member, messages::AwaitRoom, ownership, turns::TakeTurn};
+use super::{Member, ownership, turns::TakeTurn};
 use crate::{
     fault,
     lifecycle::Phase,
@@ -49,13 +49,13 @@ pub async fn adopt(
     session: SessionId,
     from: &Owner,
     from_generation: u64,
-    service: Option<&str>,
+    service: &str,
     cause: &'static str,
 ) -> StoreResult<Adoption> {
     let cluster = &member.cluster;
     let judged = Instant::now();
     let deadline = judged + PATIENCE;
-    let turn = tokio::time::timeout_at(deadline.into(), cluster.registry.turn.send(TakeTurn { session })).await;
+    let turn = tokio::time::timeout_at(deadline.into(), cluster.turns.send(TakeTurn { session })).await;
     // The registry lives as long as the process.
     let Ok(Ok(_turn)) = turn else { return Ok(Adoption::Refused) };
     // The caller has seen this process as owner, and no actor yet: there is one now.
@@ -76,18 +76,13 @@ pub async fn adopt(
     tokio::select! {
         biased;
         _ = phase.wait_for(|phase| *phase != Phase::Ready) => return Ok(Adoption::Refused),
-        room = tokio::time::timeout_at(deadline.into(), cluster.registry.room.send(AwaitRoom)) => {
-            let Ok(Ok(())) = room else { return Ok(Adoption::Refused) };
+        in_time = tokio::time::timeout_at(deadline.into(), cluster.pace.acquire()) => {
+            let Ok(()) = in_time else { return Ok(Adoption::Refused) };
         }
     }
     // Looked at before the store is changed: an owner that cannot serve would hold the session hostage.
-    let name = match service {
-        Some(name) => Some(name.to_owned()),
-        None => cluster.env.store.load(session).await?.map(|head| head.service),
-    };
-    let Some(name) = name else { return Ok(Adoption::NotFound) };
-    let Some(service) = cluster.pool.service(&name) else {
-        tracing::warn!(%session, service = name, "a session of an unknown service cannot be adopted");
+    let Some(service) = cluster.pool.service(service) else {
+        tracing::warn!(%session, service, "a session of an unknown service cannot be adopted");
         return Ok(Adoption::UnknownService);
     };
     // It may have been waited for long: meanwhile the store may have been away, and with it all leases.
@@ -105,7 +100,6 @@ pub async fn adopt(
                 Arc::clone(service),
                 *found,
             );
-            cluster.env.directory.insert_session(session, actor.clone());
             Ok(Adoption::Adopted(actor))
         }
         Adopted::Lost { owner, .. } => Ok(match cluster.env.directory.session(&session) {

@@ -57,8 +57,7 @@ impl Handler<AdoptHere> for Host {
     fn handle(&mut self, from: AdoptHere, _ctx: &mut Self::Context) -> Self::Result {
         let member = Rc::clone(&self.member);
         Box::pin(async move {
-            let adopted =
-                adopt(&member, from.session, &from.owner, from.generation, Some(&from.service), from.cause).await;
+            let adopted = adopt(&member, from.session, &from.owner, from.generation, &from.service, from.cause).await;
             match adopted {
                 Ok(adoption) => matches!(adoption, Adoption::Adopted(_)),
                 Err(error) => {

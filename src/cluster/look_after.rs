@@ -139,7 +139,7 @@ async fn look(member: &Rc<Member>, session: SessionId, cause: &'static str) -> S
         return Ok(if hears || nothing_waits { Settled::Done } else { Settled::NotYet });
     }
     let cause = if owner.incarnation == cluster.env.me.incarnation { AGAIN } else { cause };
-    Ok(match adopt(member, session, &owner, generation, Some(&head.service), cause).await? {
+    Ok(match adopt(member, session, &owner, generation, &head.service, cause).await? {
         Adoption::Adopted(actor) => Settled::Here(actor),
         // Somebody was faster, but may have read the inbox before our message.
         Adoption::OwnedBy(owner) if cluster.env.store.wake(&owner.incarnation, session).await? > 0 => Settled::Done,

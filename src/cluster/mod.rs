@@ -13,7 +13,7 @@
 //! | `orphans` | whether there is a session that a client without a cursor may come back to |
 //! | `lease`, `dataset` | this process's lease, and the store's data, as it knows them: `session` asks them, too |
 //! | `process`, `probe` | which process an instance is, and whether it still exists |
-//! | `messages` | what hosts and the registry are told and asked |
+//! | `messages` | what hosts are told and asked |
 //!
 //! They import each other in one direction: `registry` → `sweep`, `host` → `look_after` → `adopt` → `ownership` → the rest.
 
@@ -39,11 +39,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use actix::Recipient;
+
 use self::{
-    messages::{HostAddr, RegistryAddr},
-    process::ProcessId,
-    rebinds::Rebinds,
-    suspects::Suspects,
+    limiter::RateLimiter, messages::HostAddr, process::ProcessId, rebinds::Rebinds, suspects::Suspects, turns::TakeTurn,
 };
 use crate::{
     lifecycle::Lifecycle,
@@ -66,8 +65,11 @@ pub struct Cluster {
     pub pool: Arc<Pool>,
     /// Phase of the process.
     pub lifecycle: Lifecycle,
-    /// Gives out the turn to adopt or create a session, and the pace of adoptions.
-    pub registry: RegistryAddr,
+    /// The registry, which gives out the turn to adopt or create a session.
+    pub turns: Recipient<TakeTurn>,
+    /// Bounds adoptions per second. Those who wait do so here and not at the registry: what has given up must not take a
+    /// part of the pace. STM-1
+    pub pace: RateLimiter,
     /// What is known of owners that were suspected to be gone.
     pub suspects: Suspects,
     /// Client streams that wait for the answer to a ping-rebind, by nonce.

@@ -16,8 +16,6 @@ use tokio::sync::mpsc;
 
 use super::{
     Cluster,
-    limiter::RateLimiter,
-    messages::{AwaitRoom, RegistryAddr},
     sweep::{Sightings, adopt_if_needed, sweep},
     turns::{EndTurn, TakeTurn, Turn, Turns},
 };
@@ -46,8 +44,6 @@ const TOUCH_BATCH: usize = 256;
 pub struct Registry {
     cluster: Arc<Cluster>,
     turns: Turns,
-    /// Of adoptions. STM-1
-    pace: Arc<RateLimiter>,
     upkeep_running: bool,
     /// Away while a sweep runs.
     sightings: Option<Sightings>,
@@ -65,7 +61,7 @@ pub struct DrainAll {
 }
 
 impl Registry {
-    /// Starts the actor on the current thread, in the context whose [`Registry::addr`] the rest of the process has by then,
+    /// Starts the actor on the current thread, in the context whose address the rest of the process has by then,
     /// with the wake-ups of this process.
     ///
     /// `attention`: sessions that this process itself wants looked after.
@@ -77,13 +73,12 @@ impl Registry {
         attention: mpsc::Receiver<SessionId>,
     ) -> Addr<Self> {
         ctx.set_mailbox_capacity(MAILBOX);
-        let (waiting, pace) = (Arc::clone(&cluster), RateLimiter::new(cluster.env.settings.session.adopt_rate));
+        let waiting = Arc::clone(&cluster);
         // Ends with the dispatch, and with this actor: the lease and the sweep are its own.
         let vital = cluster.lifecycle.vital("the registry (lease, wake-ups, sweep)");
         let registry = Self {
             cluster,
             turns: Turns::default(),
-            pace: Arc::new(pace),
             upkeep_running: false,
             sightings: Some(sightings),
             lease_running: false,
@@ -95,11 +90,6 @@ impl Registry {
         };
         ctx.spawn(dispatching.into_actor(&registry));
         ctx.run(registry)
-    }
-
-    /// Where the registry of this context will be.
-    pub fn addr(ctx: &Context<Self>) -> RegistryAddr {
-        RegistryAddr { turn: ctx.address().recipient(), room: ctx.address().recipient() }
     }
 
     fn renew_lease(&mut self, ctx: &mut Context<Self>) {
@@ -213,15 +203,6 @@ impl Handler<EndTurn> for Registry {
     }
 }
 
-impl Handler<AwaitRoom> for Registry {
-    type Result = ResponseFuture<()>;
-
-    fn handle(&mut self, _await: AwaitRoom, _ctx: &mut Self::Context) -> Self::Result {
-        let pace = Arc::clone(&self.pace);
-        Box::pin(async move { pace.acquire().await })
-    }
-}
-
 impl Handler<DrainAll> for Registry {
     type Result = ResponseFuture<usize>;
 
@@ -254,14 +235,14 @@ pub fn instance_info(cluster: &Cluster) -> InstanceInfo {
 /// Hands wake-ups on until the store's subscription ends (with the process).
 async fn dispatch(cluster: Arc<Cluster>, mut wakes: mpsc::Receiver<Wake>, mut attention: mpsc::Receiver<SessionId>) {
     loop {
-        let wake = tokio::select! {
-            wake = wakes.recv() => wake,
-            Some(session) = attention.recv() => Some(Wake::Session(session)),
-        };
-        let Some(wake) = wake else { return };
-        match wake {
-            Wake::Session(session) => wake_session(&cluster, session),
-            Wake::All => look_at_everything(&cluster),
+        tokio::select! {
+            wake = wakes.recv() => match wake {
+                Some(Wake::Session(session)) => wake_session(&cluster, session),
+                Some(Wake::All) => look_at_everything(&cluster),
+                None => return,
+            },
+            // What has ended here was looked at a moment ago: not at the pace of those who are shown a stream.
+            Some(session) = attention.recv() => adopt_beside(&cluster, session, Duration::ZERO),
         }
     }
 }
@@ -284,13 +265,7 @@ fn wake_session(cluster: &Arc<Cluster>, session: SessionId) {
         && let Some(pause) = check()
     {
         // A draining instance announces what it has let go in this way (OWN-9).
-        let cluster = Arc::clone(cluster);
-        actix_rt::spawn(async move {
-            tokio::time::sleep(pause).await;
-            if let Err(error) = adopt_if_needed(&cluster, session).await {
-                cluster.env.count_store_error(&error);
-            }
-        });
+        adopt_beside(cluster, session, pause);
     }
     if let Some(actor) = actor {
         // Not `try_send` alone: with a full mailbox the look would be lost until the next one.
@@ -300,6 +275,16 @@ fn wake_session(cluster: &Arc<Cluster>, session: SessionId) {
             });
         }
     }
+}
+
+fn adopt_beside(cluster: &Arc<Cluster>, session: SessionId, pause: Duration) {
+    let cluster = Arc::clone(cluster);
+    actix_rt::spawn(async move {
+        tokio::time::sleep(pause).await;
+        if let Err(error) = adopt_if_needed(&cluster, session).await {
+            cluster.env.count_store_error(&error);
+        }
+    });
 }
 
 fn look_at_everything(cluster: &Arc<Cluster>) {

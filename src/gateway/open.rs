@@ -264,7 +264,7 @@ impl Opening {
             ttl: gateway.env.settings.session.ttl,
         };
         // Until the actor is known: the store says that the session is ours, and nobody must miss its actor.
-        let _turn = gateway.cluster.registry.turn.send(TakeTurn { session }).await;
+        let _turn = gateway.cluster.turns.send(TakeTurn { session }).await;
         match patiently(&self.gateway, || gateway.env.store.create(new.clone())).await {
             // Ours, too, when the answer to an earlier try was lost: ids do not repeat.
             Ok(Created::Created | Created::AlreadyExists) => {}
@@ -282,8 +282,7 @@ impl Opening {
         let pump = Pump::new(Arc::clone(&gateway.env), Arc::clone(&attachment), epoch, 0, first);
         let (env, lines, service) =
             (Arc::clone(&gateway.env), Rc::clone(&gateway.member.lines), Arc::clone(&self.service));
-        let actor = SessionActor::start_new(env, lines, service, fence, attachment, client.to_field(), guest);
-        gateway.env.directory.insert_session(session, actor);
+        SessionActor::start_new(env, lines, service, fence, attachment, client.to_field(), guest);
         Ok(Ready { session, pump })
     }
 }

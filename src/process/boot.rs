@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use actix::Context;
+use actix::{AsyncContext as _, Context, Recipient};
 use actix_web::dev::ServerHandle;
 use futures_util::future::join_all;
 use tokio::sync::{mpsc, watch};
@@ -23,13 +23,15 @@ use crate::{
         Cluster,
         dataset::{Dataset, fresh_dataset_id},
         lease::LeaseClock,
-        messages::{AreYouThere, RegistryAddr},
+        limiter::RateLimiter,
+        messages::AreYouThere,
         ownership,
         process::{ProcessId, Word},
         rebinds::Rebinds,
         registry::{Registry, WAKE_CAPACITY, instance_info},
         suspects::Suspects,
         sweep::Sightings,
+        turns::TakeTurn,
     },
     lifecycle::{Lifecycle, Phase},
     metrics::Metrics,
@@ -73,7 +75,7 @@ pub async fn run(mut settings: Settings) -> Result<(), Fatal> {
     let neighbours = watch::Sender::default();
     let env = Arc::new(make_env(settings, store, attention, Neighbours::new(neighbours.subscribe())));
     let context = Context::new();
-    let cluster = Arc::new(make_cluster(&env, address, Registry::addr(&context)));
+    let cluster = Arc::new(make_cluster(&env, address, context.address().recipient()));
     let candidate = fresh_dataset_id();
     let dataset = patiently(&env, || env.store.dataset(&candidate)).await?;
     // Long ago: nothing was lost when we start.
@@ -208,7 +210,7 @@ fn make_env(
     }
 }
 
-fn make_cluster(env: &Arc<Env>, address: SocketAddr, registry: RegistryAddr) -> Cluster {
+fn make_cluster(env: &Arc<Env>, address: SocketAddr, turns: Recipient<TakeTurn>) -> Cluster {
     let upstream = &env.settings.upstream;
     let services = upstream.services.iter().map(|service| (service.name.clone(), service.endpoints.clone()));
     let pool = Pool::new(services, upstream.breaker_failures, upstream.backoff_min, upstream.backoff_max);
@@ -222,7 +224,8 @@ fn make_cluster(env: &Arc<Env>, address: SocketAddr, registry: RegistryAddr) -> 
         started_ms: u64::try_from(started.as_millis()).unwrap_or(0),
         pool: Arc::new(pool),
         lifecycle: Lifecycle::default(),
-        registry,
+        turns,
+        pace: RateLimiter::new(env.settings.session.adopt_rate),
         suspects: Suspects::default(),
         rebinds: Rebinds::default(),
         hosts: Mutex::default(),

@@ -208,13 +208,17 @@ impl SessionActor {
     }
 
     fn launch(self) -> SessionHandle {
-        let capacity = self.env.settings.session.mailbox;
+        let (env, session) = (Arc::clone(&self.env), self.fence.session);
+        let capacity = env.settings.session.mailbox;
         let actor = Self::create(|ctx| {
             // actix's default of 16 would make a burst of POSTs wait for nothing.
             ctx.set_mailbox_capacity(capacity);
             self
         });
-        SessionHandle::new(&actor)
+        // At once, and not when it has started: nobody must miss it.
+        let handle = SessionHandle::new(&actor);
+        env.directory.insert_session(session, handle.clone());
+        handle
     }
 
     /// Runs `work` now as far as it goes, which with the embedded store is to its end, and the rest of it beside the
@@ -243,8 +247,6 @@ impl SessionActor {
                 tracing::info!(session = %self.fence.session, generation = self.fence.generation, "session has a new owner");
                 // OWN-3: the stream goes on, fed from the log by whoever owns the session now.
                 self.streams.iter().for_each(|attachment| attachment.look());
-                // That one may have let it go by now, and what told only this actor of itself would wait. OWN-9
-                env.look_after(self.fence.session);
             }
             Exit::Gone => {
                 // MEM-4: a session that ran out by itself is still in this instance's index.
@@ -273,6 +275,11 @@ impl SessionActor {
             }
         }
         env.directory.remove_session(&self.fence.session, &SessionHandle::new(&ctx.address()));
+        if exit == Exit::Fenced {
+            // The new owner may have let it go by now, and what told only this actor of itself would wait. Not before it is
+            // off the directory, where the registry would find it. OWN-9
+            env.look_after(self.fence.session);
+        }
         self.uplink.end();
         ctx.stop();
     }
@@ -349,7 +356,6 @@ impl Actor for SessionActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.env.metrics.sessions.inc();
-        self.env.directory.insert_session(self.fence.session, SessionHandle::new(&ctx.address()));
         // A stream of the session that is held here gets its events by the short way from now on. Not looked for earlier:
         // one that is being opened at this moment finds this actor, or is found here.
         if self.streams.has_inherited() {

@@ -34,7 +34,7 @@ pub struct Env {
     pub dataset: Dataset,
     /// The other instances.
     pub neighbours: Neighbours,
-    /// Sessions that the registry is to look after, as if the store had woken this process for them.
+    /// Sessions that the registry is to look after: whose actor here has ended.
     pub attention: mpsc::Sender<SessionId>,
 }
 
