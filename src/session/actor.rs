@@ -8,7 +8,7 @@
 use std::{
     pin::Pin,
     rc::Rc,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     task::{self, Poll},
     time::Instant,
 };
@@ -482,9 +482,4 @@ impl Handler<TakeSnapshot> for SessionActor {
             attached: self.streams.is_shown_here(),
         })
     }
-}
-
-/// The number of sessions on an endpoint, for people.
-pub fn sessions_on(endpoint: &Endpoint) -> usize {
-    endpoint.sessions.load(Ordering::Relaxed)
 }
