@@ -19,7 +19,7 @@ use mcp_router::{
     settings::{Settings, UpstreamSettings},
     upstream::{
         Gate, LinkEvent, LinkNotice, Pool,
-        notice::{LinkLimits, Outlet},
+        notice::{LinkLimits, Outlet, Via},
         transport::{http::line::Line, sse},
     },
 };
@@ -160,7 +160,7 @@ impl Handler<LinkNotice> for Counter {
 async fn read(line: &Line, limits: LinkLimits) -> Figures {
     let (all, come) = tokio::sync::oneshot::channel();
     let counter = Counter { left: EVENTS, all: Some(all) }.start();
-    let outlet = Outlet { link: 1, to: counter.recipient(), gate: Gate::new(1 << 20) };
+    let outlet = Outlet { link: 1, via: Via::Stream, to: counter.recipient(), gate: Gate::new(1 << 20) };
     let heard = Rc::new(Cell::new(0));
     let before = cpu();
     let link = actix::spawn(sse::run(line.clone(), limits, outlet, Some(heard)));

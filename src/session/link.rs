@@ -204,8 +204,8 @@ impl Handler<LinkNotice> for SessionActor {
                     self.opened(uplink, ctx);
                 }
             }
-            LinkEvent::Message(body) | LinkEvent::Altered(body) => self.take_upstream_message(body, ctx),
-            LinkEvent::TooLarge(told) => self.take_too_large(told, ctx),
+            LinkEvent::Message(body) | LinkEvent::Altered(body) => self.take_upstream_message(body, notice.via, ctx),
+            LinkEvent::TooLarge(told) => self.take_too_large(told, notice.via, ctx),
             LinkEvent::Closed(error) => {
                 if let Some(endpoint) = self.endpoint.as_ref().filter(|_| error.is_failure()) {
                     endpoint.failed(&error);

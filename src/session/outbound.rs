@@ -22,11 +22,12 @@ use crate::{
         scan::meant_to_answer,
     },
     store::{Append, Appended, NewEvent, StoreError},
+    upstream::Via,
 };
 
 impl SessionActor {
     /// A message from the upstream.
-    pub(super) fn take_upstream_message(&mut self, body: Bytes, ctx: &mut Context<Self>) {
+    pub(super) fn take_upstream_message(&mut self, body: Bytes, _via: Via, ctx: &mut Context<Self>) {
         let head = match Head::parse(&body) {
             Ok(head) => head,
             Err(error) => {

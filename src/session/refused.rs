@@ -25,7 +25,7 @@ use crate::{
     },
     upstream::{
         PostError, Reply, ReplyEnd, STREAM_WAIT,
-        notice::{LinkLimits, Outlet},
+        notice::{LinkLimits, Outlet, Via},
         tools::Bounds,
     },
 };
@@ -159,7 +159,10 @@ impl SessionActor {
         let Some(reply) = reply else { return };
         let settings = &self.env.settings.upstream;
         let (limits, patience) = (LinkLimits::from(settings), settings.request_timeout);
-        let outlet = Outlet { link: self.uplink.number(), to: ctx.address().recipient(), gate: Arc::clone(&self.gate) };
+        // By the sequence of the message, which names the client's stream that it belongs to.
+        let via = carried.as_ref().map_or(Via::Stream, |(_, seq, ..)| Via::Post(*seq));
+        let (link, to) = (self.uplink.number(), ctx.address().recipient());
+        let outlet = Outlet { link, via, to, gate: Arc::clone(&self.gate) };
         let read = async move { reply.read(limits, outlet, patience).await };
         ctx.spawn(read.into_actor(self).map(move |end, actor, ctx| match (end, carried) {
             (ReplyEnd::Whole, _) | (ReplyEnd::Broken | ReplyEnd::Unreadable, None) => {}
@@ -183,7 +186,9 @@ impl SessionActor {
                 return;
             }
             match error {
-                Some(error) => actor.take_upstream_message(jsonrpc::failed_response(id.as_json(), &error), ctx),
+                Some(error) => {
+                    actor.take_upstream_message(jsonrpc::failed_response(id.as_json(), &error), Via::Stream, ctx);
+                }
                 None => {
                     actor.count_dropped("upstream_nonsense");
                     actor.fail_broken(&id, &"it cannot be read", ctx);

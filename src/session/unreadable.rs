@@ -4,11 +4,14 @@
 use actix::prelude::*;
 
 use super::actor::SessionActor;
-use crate::protocol::{jsonrpc, scan::Told};
+use crate::{
+    protocol::{jsonrpc, scan::Told},
+    upstream::Via,
+};
 
 impl SessionActor {
     /// A message beyond `MCP_UPSTREAM_MAX_MESSAGE` has been passed over.
-    pub(super) fn take_too_large(&mut self, told: Told, ctx: &mut Context<Self>) {
+    pub(super) fn take_too_large(&mut self, told: Told, via: Via, ctx: &mut Context<Self>) {
         let limit = self.env.settings.upstream.max_message;
         self.env.metrics.dropped.with_label_values(&["upstream_too_large"]).inc();
         tracing::warn!(session = %self.fence.session, service = self.service.name, limit,
@@ -25,7 +28,7 @@ impl SessionActor {
                 self.env.metrics.router_errors.with_label_values(&["answer_too_large"]).inc();
                 // As if the server had answered so.
                 let error = jsonrpc::error_response(&id, jsonrpc::INTERNAL_ERROR, &why, Some(&details));
-                self.take_upstream_message(error, ctx);
+                self.take_upstream_message(error, via, ctx);
             }
             Told::Request(id) => {
                 let why = format!("the request is larger than {limit} bytes");

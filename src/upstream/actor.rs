@@ -13,7 +13,7 @@ pub use super::call::{Call, CallError};
 use super::{
     Endpoint, Gate, LinkEvent, LinkHandle, LinkNotice, Service,
     caller::{Answer, Caller, Shared},
-    notice::{LinkLimits, Outlet},
+    notice::{LinkLimits, Outlet, Via},
     transport::{
         http::{connections::KEEP_ALIVE, line::Line},
         sse,
@@ -174,7 +174,7 @@ impl Handler<OpenLink> for UpstreamActor {
     type Result = MessageResult<OpenLink>;
 
     fn handle(&mut self, open: OpenLink, _ctx: &mut Self::Context) -> Self::Result {
-        let outlet = Outlet { link: open.link, to: open.to, gate: open.gate };
+        let outlet = Outlet { link: open.link, via: Via::Stream, to: open.to, gate: open.gate };
         let link = sse::run(self.line.clone(), LinkLimits::from(&self.limits), outlet, None);
         let task = actix_rt::spawn(link);
         MessageResult(LinkHandle::new(task.abort_handle(), Some(Arc::clone(&self.endpoint))))

@@ -15,7 +15,7 @@ use tokio::{sync::oneshot, time::Instant};
 use super::{
     Address, Gate, LinkHandle, LinkNotice, PostError, Reply, ReplyEnd, STREAM_WAIT, Uplink,
     call::{Call, CallError, GivenUp, gives_up, rewritten},
-    notice::{LinkLimits, Outlet},
+    notice::{LinkLimits, Outlet, Via},
     transport::{http::line::Line, sse},
 };
 use crate::protocol::{
@@ -197,7 +197,8 @@ impl Caller {
     /// What the answer to a POST holds goes the way of what comes on the stream. `id`: of the request that was posted.
     fn read_reply(&self, reply: Option<Reply>, id: Option<u64>) {
         let Some(reply) = reply else { return };
-        let outlet = Outlet { link: self.shared.borrow().link, to: self.to.clone(), gate: Gate::new(usize::MAX) };
+        let (link, via) = (self.shared.borrow().link, Via::Post(id.unwrap_or_default()));
+        let outlet = Outlet { link, via, to: self.to.clone(), gate: Gate::new(usize::MAX) };
         let caller = self.clone();
         actix_rt::spawn(async move {
             let end = reply.read(caller.link_limits, outlet, caller.request_timeout).await;
@@ -245,7 +246,8 @@ impl Caller {
                         let (sender, receiver) = oneshot::channel();
                         shared.phase = Phase::Opening(vec![sender]);
                         shared.link += 1;
-                        let outlet = Outlet { link: shared.link, to: self.to.clone(), gate: Gate::new(usize::MAX) };
+                        let (link, via) = (shared.link, Via::Stream);
+                        let outlet = Outlet { link, via, to: self.to.clone(), gate: Gate::new(usize::MAX) };
                         let heard = Rc::clone(&shared.heard);
                         let link = sse::run(self.line.clone(), self.link_limits, outlet, Some(heard));
                         shared.handle = Some(LinkHandle::new(actix_rt::spawn(link).abort_handle(), None));

@@ -23,7 +23,7 @@ pub mod tools;
 pub mod transport;
 pub mod uplink;
 
-pub use notice::{Address, Gate, LinkError, LinkEvent, LinkHandle, LinkNotice};
+pub use notice::{Address, Gate, LinkError, LinkEvent, LinkHandle, LinkNotice, Via};
 pub use pool::{Endpoint, Pool, Service};
 pub use transport::http::{
     answer::PostError,

@@ -63,12 +63,23 @@ pub enum LinkEvent {
     Closed(LinkError),
 }
 
+/// By what something has come from an upstream session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Via {
+    /// Its own stream.
+    Stream,
+    /// The answer to the POST with this number, which its sender gave.
+    Post(u64),
+}
+
 /// [`LinkEvent`] of the link with this number. Precondition: none; a receiver ignores links it has given up.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct LinkNotice {
     /// Number that the opener gave.
     pub link: u64,
+    /// By what it has come.
+    pub via: Via,
     /// What happened.
     pub event: LinkEvent,
     /// Held until the receiver has taken the message.
@@ -80,6 +91,8 @@ pub struct LinkNotice {
 pub struct Outlet {
     /// Number for the notices.
     pub link: u64,
+    /// What it reads.
+    pub via: Via,
     /// Who gets them.
     pub to: Recipient<LinkNotice>,
     /// Stops the reading while the receiver is behind.
@@ -97,7 +110,7 @@ impl Outlet {
             LinkEvent::Opened(_) | LinkEvent::TooLarge(_) | LinkEvent::Closed(_) => None,
         };
         let gone = || LinkError::Lost("nobody listens any more".to_owned());
-        match self.to.try_send(LinkNotice { link: self.link, event, charge }) {
+        match self.to.try_send(LinkNotice { link: self.link, via: self.via, event, charge }) {
             Ok(()) => Ok(()),
             Err(SendError::Full(notice)) => self.to.send(notice).await.map_err(|_| gone()),
             Err(SendError::Closed(_)) => Err(gone()),

@@ -26,9 +26,9 @@ pub async fn run(line: Line, limits: LinkLimits, outlet: Outlet, heard: Option<R
         Ok(never) => match never {},
         Err(error) => error,
     };
-    let Outlet { link, to, .. } = outlet;
+    let Outlet { link, via, to, .. } = outlet;
     // A receiver that is gone has no use for it.
-    let _ = to.send(LinkNotice { link, event: LinkEvent::Closed(error), charge: None }).await;
+    let _ = to.send(LinkNotice { link, via, event: LinkEvent::Closed(error), charge: None }).await;
 }
 
 async fn read(
