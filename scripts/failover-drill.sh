@@ -88,19 +88,6 @@ have curl || die "curl is missing: run scripts/setup.sh"
 
 # --- A cluster of our own ------------------------------------------------------------------------------------------------
 
-# Prints N ports on which nobody listens. Below the range from which the system gives ports to outgoing connections.
-free_ports() { # N
-    local found=0 port
-    while [ "$found" -lt "$1" ]; do
-        port=$((20000 + RANDOM % 10000))
-        case " ${chosen_ports:-} " in *" $port "*) continue ;; esac
-        if ! port_taken "$port"; then
-            chosen_ports="${chosen_ports:-} $port"
-            found=$((found + 1))
-        fi
-    done
-}
-
 folder="" redis_pid="" routers_started=0 nginx_started=0
 stop_all() {
     local status=$?

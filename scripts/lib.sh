@@ -50,6 +50,20 @@ port_taken() { # PORT
     (: <>"/dev/tcp/127.0.0.1/$1") 2>/dev/null
 }
 
+# Prints nothing; leaves N ports on which nobody listens in chosen_ports, separated by spaces, and no port twice. They are
+# below the range from which the system gives ports to outgoing connections.
+free_ports() { # N
+    local found=0 port
+    while [ "$found" -lt "$1" ]; do
+        port=$((20000 + RANDOM % 10000))
+        case " ${chosen_ports:-} " in *" $port "*) continue ;; esac
+        if ! port_taken "$port"; then
+            chosen_ports="${chosen_ports:-} $port"
+            found=$((found + 1))
+        fi
+    done
+}
+
 # Says in a few words who listens on PORT, as far as this user may know.
 port_holder() { # PORT
     local line=""
@@ -181,3 +195,38 @@ redis_query() ( # URL COMMAND [ARG…]
     fi
     redis_ask "$@"
 )
+
+# --- Packages of the clients and servers that tests run --------------------------------------------------------------------
+
+# Runs COMMAND unless it has already been run with FILE as it is now; STAMP remembers it.
+once_per_version() { # STAMP FILE COMMAND…
+    local stamp=$1 file=$2
+    shift 2
+    if [ "$(cat "$stamp" 2>/dev/null)" = "$(cksum <"$file")" ]; then return 0; fi
+    "$@"
+    cksum <"$file" >"$stamp"
+}
+
+# Installs what FOLDER's lock file names, once for each version of it.
+node_packages() { # FOLDER
+    once_per_version "$1/node_modules/.installed" "$1/package-lock.json" \
+        npm ci --prefix "$1" --no-audit --no-fund --loglevel=error
+}
+python_packages() { # FOLDER
+    once_per_version "$1/.venv/.installed" "$1/requirements.txt" install_into_venv "$1"
+}
+install_into_venv() {
+    python3 -m venv --clear "$1/.venv"
+    "$1/.venv/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$1/requirements.txt"
+}
+
+node_is() { node -e "process.exit(parseInt(process.versions.node) >= $1 ? 0 : 1)"; }
+
+# Distributions carry older ones than some packages need: Node.js 22 then comes from npm, for the tests alone, and is found in
+# $own_node.
+newer_node() {
+    own_node=$project_root/tests/clients/node_modules/.bin
+    if node_is 22 || [ -x "$own_node/node" ]; then return 0; fi
+    npm install --prefix "$project_root/tests/clients" --no-save --no-package-lock --no-audit --no-fund \
+        --loglevel=error node@22
+}

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`Cluster`] | redis-server, upstreams, routers and nginx together |
 //! | [`RedisServer`], [`UpstreamProcess`], [`RouterProcess`], [`Nginx`] | the programs themselves |
+//! | [`ConformanceServer`], [`conformance_suite`] | a server on the TypeScript SDK, and the official suite that judges one |
 //! | [`Oracle`] | whether anything was lost, doubled or reordered |
 //!
 //! Clients, stand-in servers and links are those of `crates/testkit`, by which the drill and the load generator work, too.
@@ -12,6 +13,8 @@
 #![allow(dead_code, unused_imports, reason = "each test binary uses its part of the harness")]
 
 pub mod cluster;
+pub mod conformance_server;
+pub mod conformance_suite;
 pub mod nginx;
 pub mod oracle;
 pub mod redis_client;
@@ -21,6 +24,7 @@ pub mod tls_front;
 pub mod upstream_process;
 
 pub use cluster::Cluster;
+pub use conformance_server::ConformanceServer;
 pub use nginx::Nginx;
 pub use oracle::Oracle;
 pub use redis_client::RedisClient;

@@ -9,6 +9,7 @@
 mod harness;
 
 mod bounds;
+mod conformance;
 mod connections;
 mod deployment;
 mod drain;
