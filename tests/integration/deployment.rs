@@ -16,6 +16,7 @@ use crate::harness::{
 };
 
 const SSE: &str = "/sse/mcp-server-v6";
+const STREAMABLE: &str = "/mcp/mcp-server-v6";
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// The curl lines of a document's code blocks.
@@ -212,9 +213,13 @@ async fn without_instances_streams_are_closed_and_messages_are_told() {
         router.kill();
     }
     assert!(EventStream::request(nginx, &Request::get(SSE)).await.is_err(), "closed without an answer");
-    let post = http::post(nginx, &client.endpoint(), tool_call(1, "echo", json!({})).to_string()).await;
-    assert_eq!((post.status, post.header("retry-after")), (502, Some("1")), "{}", post.text());
-    assert_eq!(post.json()["error"]["data"]["retry"], true);
+    let streamable = Request::get(STREAMABLE).header("accept", "text/event-stream");
+    assert!(streamable.try_send(nginx).await.is_err(), "closed without an answer");
+    for path in [&client.endpoint(), STREAMABLE] {
+        let post = http::post(nginx, path, tool_call(1, "echo", json!({})).to_string()).await;
+        assert_eq!((post.status, post.header("retry-after")), (502, Some("1")), "{path}: {}", post.text());
+        assert_eq!(post.json()["error"]["data"]["retry"], true, "{path}");
+    }
     for router in &mut cluster.routers {
         router.relaunch();
     }
