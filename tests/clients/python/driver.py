@@ -44,9 +44,10 @@ def header(text: str) -> tuple[str, str]:
 
 def parse() -> Any:
     parser = argparse.ArgumentParser(prog="driver.py", allow_abbrev=False)
-    parser.add_argument("--url", required=True, help="event stream, or with --service the base of /sse/{service}")
+    parser.add_argument("--url", required=True, help="endpoint, or with --service the base of its path")
     parser.add_argument("--scenario", required=True, choices=list(SCENARIOS))
     parser.add_argument("--service", help="service behind the router")
+    parser.add_argument("--transport", choices=["sse", "streamable"], default="sse", help="default sse")
     parser.add_argument("--header", type=header, action="append", default=[], metavar="'N: V'", help="may be repeated")
     parser.add_argument("--timeout", type=positive, metavar="S", help="whole run (default 60; hold: --seconds plus 60)")
     parser.add_argument("--call-timeout", type=positive, default=30.0, metavar="S", help="each request (default 30)")
@@ -59,7 +60,8 @@ def parse() -> Any:
     parser.add_argument("--interval-ms", type=positive, default=100.0, metavar="N", help="hold: between starts")
     options = parser.parse_args()
     if options.service:
-        options.url = f"{options.url.rstrip('/')}/sse/{quote(options.service, safe='')}"
+        base = "sse" if options.transport == "sse" else "mcp"
+        options.url = f"{options.url.rstrip('/')}/{base}/{quote(options.service, safe='')}"
     if urlsplit(options.url).scheme not in ("http", "https"):
         parser.error(f"--url is not a URL: {options.url}")
     is_hold = options.scenario == "hold"

@@ -1,4 +1,4 @@
-"""One MCP session: the SDK's own ClientSession over the SDK's own SSE transport, nothing of the protocol redone here.
+"""One MCP session: the SDK's own ClientSession over one of the SDK's own transports, nothing of the protocol redone here.
 
 Adds a listener for server messages, a sampling handler, and bounded waits.
 """
@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import anyio
 from mcp import ClientSession, types
 from mcp.client.sse import sse_client
+from mcp.client.streamable_http import streamablehttp_client
 
 from report import Unmet, error_text, expect
 
@@ -30,6 +31,8 @@ class Session:
         self.client: ClientSession
         self.initialized: types.InitializeResult
         self.session_id: str | None = None
+        # Over Streamable HTTP the id is known after the first answer.
+        self.get_id: Callable[[], str | None] = lambda: None
         self.sampled = 0
         # Errors that the SDK only reports aside (a broken stream, an answer nobody waits for).
         self.notices: list[str] = []
@@ -52,8 +55,19 @@ class Session:
         elif isinstance(message, Exception) and len(self.notices) < NOTICE_LIMIT:
             self.notices.append(error_text(message))
 
-    def _set_id(self, session_id: str) -> None:
-        self.session_id = session_id
+    @asynccontextmanager
+    async def connect(self, options: Any) -> AsyncIterator[tuple[Any, Any]]:
+        """The two ends that the SDK's session speaks through."""
+
+        def set_id(session_id: str) -> None:
+            self.session_id = session_id
+
+        if options.transport == "sse":
+            async with sse_client(options.url, headers=options.headers, on_session_created=set_id) as streams:
+                yield streams
+        else:
+            async with streamablehttp_client(options.url, headers=options.headers) as (reader, writer, self.get_id):
+                yield reader, writer
 
     async def bounded(self, what: str, work: Awaitable[T]) -> T:
         """The result of `work`, or a failure that says what did not happen in time."""
@@ -91,12 +105,13 @@ async def open_session(options: Any) -> AsyncIterator[Session]:
     try:
         with anyio.fail_after(options.call_timeout) as limit:
             async with (
-                sse_client(options.url, headers=options.headers, on_session_created=session._set_id) as streams,
+                session.connect(options) as streams,
                 ClientSession(
                     *streams, sampling_callback=session._sample, message_handler=session._handle
                 ) as session.client,
             ):
                 session.initialized = await session.client.initialize()
+                session.session_id = session.session_id or session.get_id()
                 connecting = False
                 limit.deadline = math.inf
                 yield session

@@ -5,14 +5,17 @@ import { readFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { Report, errorText } from './report.mjs';
 import { scenarios } from './scenarios.mjs';
+import { transports } from './session.mjs';
 
 const sdk = JSON.parse(readFileSync(new URL('node_modules/@modelcontextprotocol/sdk/package.json', import.meta.url)));
 
 const USAGE = `usage: node driver.mjs --url URL --scenario NAME [options]
 
-  --url URL          event stream, or with --service the base that /sse/{service} is appended to
+  --url URL          event stream or Streamable HTTP endpoint, or with --service the base that /sse/{service} or
+                     /mcp/{service} is appended to
   --scenario NAME    ${Object.keys(scenarios).join(', ')}
   --service NAME     service behind the router
+  --transport NAME   ${Object.keys(transports).join(' or ')} (default sse)
   --header 'N: V'    header sent with every request; may be repeated
   --timeout S        limit of the whole run (default 60; hold: --seconds plus 60)
   --call-timeout S   limit of each request (default 30)
@@ -42,6 +45,7 @@ function parse() {
         url: text,
         scenario: text,
         service: text,
+        transport: { type: 'string', default: 'sse' },
         header: { type: 'string', multiple: true, default: [] },
         timeout: text,
         'call-timeout': text,
@@ -82,9 +86,11 @@ function parse() {
   };
   if (!values.url) badUsage('--url is missing');
   oneOf('scenario', Object.keys(scenarios));
+  const transport = oneOf('transport', Object.keys(transports));
   let url;
   try {
-    const path = values.service ? `/sse/${encodeURIComponent(values.service)}` : '';
+    const base = transport === 'sse' ? 'sse' : 'mcp';
+    const path = values.service ? `/${base}/${encodeURIComponent(values.service)}` : '';
     url = new URL(path ? values.url.replace(/\/+$/, '') + path : values.url);
   } catch {
     badUsage(`--url is not a URL: ${values.url}`);
@@ -99,6 +105,7 @@ function parse() {
   const isHold = values.scenario === 'hold';
   return {
     url,
+    transport,
     headers,
     seconds,
     scenario: values.scenario,

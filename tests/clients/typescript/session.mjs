@@ -1,13 +1,17 @@
-//! One MCP session: the SDK's own Client over the SDK's own SSE transport, with nothing of the protocol redone here.
+//! One MCP session: the SDK's own Client over one of the SDK's own transports, with nothing of the protocol redone here.
 //! Adds a listener for raw messages, a sampling handler, and bounded waits.
 
 import { Client } from '@modelcontextprotocol/sdk/client/index.js';
 import { SSEClientTransport } from '@modelcontextprotocol/sdk/client/sse.js';
+import { StreamableHTTPClientTransport } from '@modelcontextprotocol/sdk/client/streamableHttp.js';
 import { CreateMessageRequestSchema } from '@modelcontextprotocol/sdk/types.js';
 import { errorText, expect, within } from './report.mjs';
 
 const NOTICE_LIMIT = 20;
 const EVENT_SOURCE_CLOSED = 2;
+
+/** The transports by the names of the command line. */
+export const transports = { sse: SSEClientTransport, streamable: StreamableHTTPClientTransport };
 
 /** What the sampling handler answers: derived from the prompt, so that an echo of the prompt does not pass for it. */
 export function sampledAnswer(prompt) {
@@ -17,14 +21,14 @@ export function sampledAnswer(prompt) {
 export class Session {
   #listeners = new Set();
 
-  /** `url`: the event stream's URL; `callMs`: limit of each single request. */
-  constructor(url, { headers = {}, callMs = 30_000, name = 'mcp-router-test-driver' } = {}) {
+  /** `url`: of the event stream, or of the Streamable HTTP endpoint; `callMs`: limit of each single request. */
+  constructor(url, { transport = 'sse', headers = {}, callMs = 30_000, name = 'mcp-router-test-driver' } = {}) {
     this.callMs = callMs;
     /** Errors that the SDK only reports aside (a broken stream, an answer nobody waits for). */
     this.notices = [];
     this.sampled = 0;
     this.closed = false;
-    this.transport = new SSEClientTransport(new URL(url), { requestInit: { headers } });
+    this.transport = new transports[transport](new URL(url), { requestInit: { headers } });
     // The SDK's Protocol calls a handler that is already there before its own.
     this.transport.onmessage = (message) => this.#listeners.forEach((listener) => listener(message));
     this.client = new Client({ name, version: '1.0.0' }, { capabilities: { sampling: {} } });
@@ -67,12 +71,13 @@ export class Session {
     return !this.closed && this.transport._eventSource?.readyState !== EVENT_SOURCE_CLOSED;
   }
 
-  /** Where the SDK posts to now, or undefined before the first endpoint event. */
+  /** SSE: where the SDK posts to now, or undefined before the first endpoint event. */
   get endpoint() {
     return this.transport._endpoint;
   }
 
   get sessionId() {
+    if (this.transport.sessionId) return this.transport.sessionId;
     const query = this.endpoint?.searchParams;
     return query?.get('sessionId') ?? query?.get('session_id') ?? null;
   }
@@ -101,6 +106,10 @@ export class Session {
 
   /** Ends the session; never throws and never waits for long. */
   async close() {
+    // Over Streamable HTTP the client says that it is done with the session, by DELETE.
+    if (this.transport.terminateSession) {
+      await within(2_000, 'DELETE', this.transport.terminateSession()).catch(() => {});
+    }
     await within(2_000, 'close', this.client.close()).catch(() => {});
   }
 }
