@@ -23,13 +23,11 @@ use mcp_router::{
         transport::{http::line::Line, sse},
     },
 };
-use rcgen::{CertificateParams, KeyPair};
-use rustls::{ServerConfig, crypto::ring, pki_types::PrivateKeyDer};
+use testkit::tls::{Ca, TlsAcceptor};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader},
     net::TcpListener,
 };
-use tokio_rustls::TlsAcceptor;
 
 /// POSTs that are under way at a time.
 const CALLERS: usize = 32;
@@ -44,20 +42,10 @@ fn main() {
         return;
     }
     let dir = tempfile::tempdir().expect("a folder");
-    let key = KeyPair::generate().expect("a key");
-    let certificate = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("a name");
-    let certificate = certificate.self_signed(&key).expect("a certificate");
-    let ca_file = dir.path().join("ca.pem");
-    std::fs::write(&ca_file, certificate.pem()).expect("a file");
-    let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
-    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("ring has what TLS needs")
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], key)
-        .expect("the key is the certificate's");
+    let ca = Ca::new();
+    let ca_file = ca.file(dir.path());
     let plain = serve(None);
-    let secure = serve(Some(TlsAcceptor::from(Arc::new(config))));
+    let secure = serve(Some(ca.acceptor(&["127.0.0.1"])));
     let settings = Settings::from_pairs([
         ("MCP_UPSTREAMS", format!("{SERVICE}=http://{plain}/sse,https://{secure}/sse")),
         ("MCP_UPSTREAM_CA_FILE", ca_file.display().to_string()),

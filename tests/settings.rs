@@ -536,10 +536,9 @@ mod values {
 
     #[test]
     fn a_file_of_certificates_is_read_at_once_and_must_hold_some() {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let certificate = rcgen::CertificateParams::new(Vec::new()).unwrap().self_signed(&key).unwrap();
-        let both = certificate.pem() + &certificate.pem();
-        let (pem, key) = (certificate.pem(), key.serialize_pem());
+        let ca = testkit::tls::Ca::new();
+        let (pem, key) = (ca.pem(), ca.key_pem());
+        let both = pem.repeat(2);
         let broken = pem.replacen("MII", "!!!", 1);
         let directory =
             directory_with(&[("two.pem", &both), ("empty.pem", ""), ("key.pem", &key), ("broken.pem", &broken)]);

@@ -20,7 +20,6 @@ pub mod oracle;
 pub mod redis_client;
 pub mod redis_server;
 pub mod router_process;
-pub mod tls_front;
 pub mod upstream_process;
 
 pub use cluster::Cluster;
@@ -33,6 +32,6 @@ pub use router_process::RouterProcess;
 pub use testkit::{
     Event, EventStream, FakeUpstream, FaultProxy, Item, McpClient, Mode, OddUpstream, PATIENCE, PostTo, Process,
     StreamEnd, event_stream, eventually, eventually_some, fake_upstream, fault_proxy, http, mcp_client, odd_upstream,
-    ports, process, seed, soon,
+    ports, process, seed, soon, tls,
 };
 pub use upstream_process::UpstreamProcess;

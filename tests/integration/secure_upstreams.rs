@@ -9,7 +9,7 @@ use crate::harness::{
     fake_upstream::Reply,
     http::{self, header},
     mcp_client::{request, tool_call},
-    tls_front::{Ca, TlsFront},
+    tls::{Ca, TlsFront},
 };
 
 const REST: &str = "/mcp/router/route/mcp-server-v6";

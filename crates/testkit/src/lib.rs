@@ -11,6 +11,7 @@
 //! | [`fault_proxy`] | a TCP link that can be cut, delayed, or swallow everything |
 //! | [`listen`](mod@listen) | what each server here begins with |
 //! | [`process`], [`ports`] | child processes, and ports that no other test has |
+//! | [`tls`] | TLS in front of a server, with certificates made for the test |
 //! | [`wait`] | waiting for a condition, not for a time |
 
 pub mod connection;
@@ -27,6 +28,7 @@ pub mod ports;
 pub mod poster;
 pub mod process;
 pub mod sse;
+pub mod tls;
 pub mod wait;
 
 pub use connection::header;

@@ -1,4 +1,4 @@
-//! TLS in front of a server that speaks none: what an operator's proxy does, with certificates made for the test.
+//! TLS with certificates made for the test, and in front of a server that speaks none: what an operator's proxy does.
 
 use std::{
     net::SocketAddr,
@@ -8,11 +8,13 @@ use std::{
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::{ServerConfig, crypto::ring, pki_types::PrivateKeyDer};
-use testkit::listen;
 use tokio::{io::copy_bidirectional, net::TcpStream, task::AbortHandle};
-use tokio_rustls::TlsAcceptor;
+pub use tokio_rustls::TlsAcceptor;
+
+use crate::listen;
 
 /// Who issues certificates.
+#[derive(Debug)]
 pub struct Ca {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
@@ -28,15 +30,47 @@ impl Ca {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
+    /// Its certificate.
+    pub fn pem(&self) -> &str {
+        &self.pem
+    }
+
+    /// Its secret key.
+    pub fn key_pem(&self) -> String {
+        self.issuer.key().serialize_pem()
+    }
+
     /// Writes its certificate to a file in this folder.
     pub fn file(&self, dir: &Path) -> PathBuf {
         let path = dir.join("ca.pem");
         std::fs::write(&path, &self.pem).expect("a file in the test's folder");
         path
     }
+
+    /// Takes TLS connections, with a certificate of its own for these names and addresses.
+    pub fn acceptor(&self, names: &[&str]) -> TlsAcceptor {
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>());
+        let certificate = params.expect("names").signed_by(&key, &self.issuer).expect("a certificate");
+        let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("ring has what TLS needs")
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key)
+            .expect("the key is the certificate's");
+        TlsAcceptor::from(Arc::new(config))
+    }
+}
+
+impl Default for Ca {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// See module documentation.
+#[derive(Debug)]
 pub struct TlsFront {
     addr: SocketAddr,
     accepting: AbortHandle,
@@ -45,17 +79,7 @@ pub struct TlsFront {
 impl TlsFront {
     /// Takes TLS connections for `target`, with a certificate of `ca` for these names.
     pub async fn start(target: SocketAddr, ca: &Ca, names: &[&str]) -> Self {
-        let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>());
-        let certificate = params.expect("names").signed_by(&key, &ca.issuer).expect("a certificate");
-        let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
-        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .expect("ring has what TLS needs")
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], key)
-            .expect("the key is the certificate's");
-        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let acceptor = ca.acceptor(names);
         let (addr, accepting) = listen(move |client| pass(acceptor.clone(), client, target)).await;
         Self { addr, accepting }
     }
