@@ -47,7 +47,8 @@ mod documentation {
 # Each setting is a flag, too: SERVER_PORT=8051 is --server-port 8051. The first of these that has a value wins: flag,
 # process environment, env file, default. An empty value means unset.
 # Durations are written like 500ms, 30s or 1h30m; sizes like 4MiB, 512KiB or 1000 (bytes). Put single quotes around
-# values that hold spaces, quotes, # or $.
+# values that hold spaces, double quotes, # or $, and double quotes around those that hold single quotes or end with a
+# backslash; in these write \\\\, \\\" and \\$.
 ";
 
     /// `.env.example` as it follows from the code.

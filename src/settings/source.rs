@@ -155,6 +155,9 @@ pub(super) fn is_blank(value: &OsStr) -> bool {
     value.to_str().is_some_and(|text| text.trim().is_empty())
 }
 
+/// Stands for the name of a line that has none.
+const A_LINE: &str = "a line";
+
 /// What an env file holds.
 #[derive(Debug)]
 pub(super) struct EnvFile {
@@ -176,9 +179,10 @@ pub(super) fn read_env_file(path: &Path, rows: &[Row]) -> io::Result<Option<EnvF
 fn env_file(path: &Path, content: &[u8], rows: &[Row]) -> io::Result<EnvFile> {
     let content = content.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(content);
     let not_text = |_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text");
-    let content = &without_comments(std::str::from_utf8(content).map_err(not_text)?);
+    let Readable { content, doubtful } = &Readable::of(std::str::from_utf8(content).map_err(not_text)?);
 
     let mut file = EnvFile { values: Layer::new(), warnings: Vec::new(), problems: Vec::new() };
+    file.problems.extend(doubtful.iter().map(|line| line.problem(path)));
     for line in dotenvy::from_read_iter(content.as_bytes()) {
         match line {
             Ok((name, value)) => file.add(path, rows, name, value),
@@ -189,37 +193,96 @@ fn env_file(path: &Path, content: &[u8], rows: &[Row]) -> io::Result<EnvFile> {
     Ok(file)
 }
 
-/// The same lines without their comments, each with an end. dotenvy knows a comment behind a value by one blank and not by
-/// two: a quote in it (`A=1  # don't`) would hide the lines up to the next quote, and a blank at the very end is an
-/// error to it.
-fn without_comments(content: &str) -> String {
-    let mut kept = String::with_capacity(content.len() + 1);
-    let (mut quote, mut is_escaped, mut may_begin, mut is_comment) = (None, false, true, false);
-    for letter in content.chars() {
-        is_comment = match letter {
-            '\n' => false,
-            '#' => is_comment || (quote.is_none() && may_begin),
-            _ => is_comment,
-        };
-        if is_comment {
-            continue;
+/// The text of an env file as dotenvy is given it: the same lines, each with an end, but without what dotenvy would take
+/// for something else.
+///
+/// - Comments. It knows one behind a value by one blank and not by two: a quote in it (`A=1  # don't`) would hide the lines
+///   up to the next quote, and a blank at the very end is an error to it.
+/// - Lines with a backslash before a quote inside single quotes: see [`Doubtful`].
+#[derive(Debug, Default)]
+struct Readable {
+    content: String,
+    doubtful: Vec<Doubtful>,
+}
+
+/// A line in which a backslash stands before a quote inside single quotes (`A='x\'`, `A='it\'s'`). To a shell the value ends
+/// there, and others mean the quote to be in it; dotenvy takes it for both, one after the other, and would go on to the next
+/// quote, lines further down.
+#[derive(Debug, PartialEq, Eq)]
+struct Doubtful {
+    /// Counted from 1.
+    number: usize,
+    /// The variable, if it is plainly a name: the rest may be a secret.
+    name: Option<String>,
+}
+
+impl Readable {
+    fn of(content: &str) -> Self {
+        let mut readable = Self { content: String::with_capacity(content.len() + 1), doubtful: Vec::new() };
+        let (mut quote, mut begun) = (None, (0, 0, ""));
+        for (index, line) in content.split_inclusive('\n').enumerate() {
+            if quote.is_none() {
+                begun = (index, readable.content.len(), line);
+            }
+            match readable.take(line, quote) {
+                Ok(still_open) => quote = still_open,
+                Err(Ambiguous) => {
+                    let (first, offset, line) = begun;
+                    readable.content.truncate(offset);
+                    // Whatever was meant, it is over with its line; the lines that follow keep their numbers.
+                    readable.content.extend((first..=index).map(|_| '\n'));
+                    quote = None;
+                    readable.doubtful.push(Doubtful { number: index + 1, name: name_of(line).map(str::to_owned) });
+                }
+            }
         }
-        kept.push(letter);
-        may_begin = letter.is_whitespace() && !is_escaped;
-        if std::mem::take(&mut is_escaped) {
-            continue;
+        if !readable.content.ends_with('\n') {
+            readable.content.push('\n');
         }
-        match (letter, quote) {
-            ('\\', None | Some('"')) => is_escaped = true,
-            ('\'' | '"', None) => quote = Some(letter),
-            (_, Some(opening)) if letter == opening => quote = None,
-            _ => {}
+        readable
+    }
+
+    /// Adds a line, which begins inside `quote`. The quote that is open at its end.
+    fn take(&mut self, line: &str, mut quote: Option<char>) -> Result<Option<char>, Ambiguous> {
+        let (mut is_escaped, mut may_begin, mut is_comment) = (false, quote.is_none(), false);
+        for letter in line.chars() {
+            is_comment &= letter != '\n';
+            is_comment |= letter == '#' && quote.is_none() && may_begin;
+            if is_comment {
+                continue;
+            }
+            self.content.push(letter);
+            may_begin = letter.is_whitespace() && !is_escaped;
+            let was_escaped = std::mem::take(&mut is_escaped);
+            match (letter, quote) {
+                ('\'', Some('\'')) if was_escaped => return Err(Ambiguous),
+                _ if was_escaped => {}
+                ('\\', _) => is_escaped = true,
+                ('\'' | '"', None) => quote = Some(letter),
+                (_, Some(opening)) if letter == opening => quote = None,
+                _ => {}
+            }
+        }
+        Ok(quote)
+    }
+}
+
+/// Where a value ends depends on whom one asks.
+struct Ambiguous;
+
+impl Doubtful {
+    fn problem(&self, path: &Path) -> Problem {
+        Problem {
+            name: self.name.clone().unwrap_or_else(|| A_LINE.to_owned()),
+            value: MASK.to_owned(),
+            origin: Origin::EnvFile(path.to_owned()),
+            expected: format!(
+                "no backslash before a quote inside single quotes (line {}): put the value in double quotes, with a \
+                 backslash before each backslash, double quote and $ in it",
+                self.number
+            ),
         }
     }
-    if !kept.ends_with('\n') {
-        kept.push('\n');
-    }
-    kept
 }
 
 impl EnvFile {
@@ -247,14 +310,21 @@ fn malformed(path: &Path, content: &str, line: &str) -> Problem {
     };
     let found = content.lines().enumerate().find(is_it);
     let place = found.map(|(index, _)| format!(" (line {})", index + 1)).unwrap_or_default();
-    let name = found.and_then(|(_, text)| text.split_once('=')).map_or("", |(name, _)| name.trim());
-    let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     Problem {
-        name: if is_name { name } else { "a line" }.to_owned(),
+        name: found.and_then(|(_, text)| name_of(text)).unwrap_or(A_LINE).to_owned(),
         value: MASK.to_owned(),
         origin: Origin::EnvFile(path.to_owned()),
-        expected: format!("NAME=value, with single quotes around a value that holds spaces, quotes, # or ${place}"),
+        expected: format!(
+            "NAME=value, with single quotes around a value that holds spaces, double quotes, # or ${place}"
+        ),
     }
+}
+
+/// What a line gives a value, if it is plainly a name.
+fn name_of(line: &str) -> Option<&str> {
+    let (name, _) = line.split_once('=')?;
+    let name = name.trim();
+    (!name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')).then_some(name)
 }
 
 /// The setting of which `name` looks like a misspelling: other case, a few letters off, or the prefix missing or too

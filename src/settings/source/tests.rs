@@ -17,8 +17,9 @@ fn read(content: &[u8]) -> io::Result<EnvFile> {
 /// `value` so that it is read back; in double quotes everything can be said.
 fn quoted(value: &str, way: u8) -> String {
     let is_plain = value.chars().all(|c| c.is_alphanumeric() || "_-./:,@*=?&%+".contains(c));
-    // dotenvy takes a backslash before the closing quote for an escape when it looks for the end of the line.
-    let is_literal = !value.contains('\'') && !value.ends_with('\\');
+    // A backslash before the closing quote is refused, unless it is one of a pair.
+    let backslashes = value.chars().rev().take_while(|c| *c == '\\').count();
+    let is_literal = !value.contains('\'') && backslashes % 2 == 0;
     match way % 3 {
         0 if is_plain => value.to_owned(),
         0 | 1 if is_literal => format!("'{value}'"),
@@ -82,11 +83,30 @@ proptest! {
     }
 }
 
-/// dotenvy would go on to the next quote: nothing of that is taken for a value.
+/// dotenvy would go on to the next quote, and take the lines in between for the value. Both readings end with the line:
+/// the other lines are read.
 #[test]
-fn a_backslash_before_the_closing_single_quote_is_told() {
-    let file = read(b"A='x\\'\nB=y\n").unwrap();
-    assert_eq!((file.values.len(), file.problems.len()), (0, 1), "{file:?}");
+fn a_backslash_before_a_quote_inside_single_quotes_is_told() {
+    for value in [r"'x\'", r"'it\'s'", r"'a\\\'", r"x' \'", "'more\nlines\\'"] {
+        let text = format!("A=1\nSECRET={value}\nB='y'\n");
+        let line = format!("(line {})", 2 + value.matches('\n').count());
+        let file = read(text.as_bytes()).unwrap();
+        let values: BTreeMap<_, _> =
+            file.values.iter().map(|(name, value)| (&**name, value.to_str().unwrap())).collect();
+        assert_eq!(values, [("A", "1"), ("B", "y")].into(), "{text}");
+        let told: Vec<String> = file.problems.iter().map(ToString::to_string).collect();
+        assert!(told.len() == 1 && told[0].starts_with("SECRET=") && told[0].contains(&line), "{told:?}");
+        assert!(told[0].contains("double quotes") && !told[0].contains(value), "{told:?}");
+    }
+}
+
+/// Two of them are two of them, as everything is in single quotes.
+#[test]
+fn an_even_number_of_backslashes_before_the_closing_quote_is_read() {
+    let file = read(b"A='x\\\\'\nB=y\\\\\nC=\"z\\\\\"\n").unwrap();
+    assert!(file.problems.is_empty(), "{file:?}");
+    let values: BTreeMap<_, _> = file.values.iter().map(|(name, value)| (&**name, value.to_str().unwrap())).collect();
+    assert_eq!(values, [("A", "x\\\\"), ("B", "y\\"), ("C", "z\\")].into());
 }
 
 #[test]
