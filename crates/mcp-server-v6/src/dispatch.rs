@@ -1,4 +1,4 @@
-//! From a message to the method that handles it, and from its outcome to the session's stream.
+//! From a message to the method that handles it, and from its outcome to where the answer goes.
 //!
 //! Methods that are done at once run inside the POST, so that their effects keep the order in which the client sent
 //! them; only calls that wait for something become tasks.
@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::{
     initialize::initialize,
+    outlet::Outlet,
     prompts, resources,
     rpc::{self, INVALID_REQUEST, Incoming, METHOD_NOT_FOUND, Outgoing, Params, RequestId, RpcError},
     session::{LogLevel, Session},
@@ -17,13 +18,18 @@ use crate::{
     tools::{self, Outcome},
 };
 
-/// Takes one message of a live session. Whatever there is to say goes onto the session's stream.
+/// Takes one message of a live session. Whatever there is to say about it goes to the outlet.
 ///
 /// # Errors
-/// An answer for which the session has no room left: it must be sent before another message is taken.
-pub(crate) fn receive(state: &Arc<ServerState>, session: &Arc<Session>, message: Incoming<'_>) -> Result<(), Outgoing> {
+/// An answer for which there is no room left: it must be sent before another message is taken.
+pub(crate) fn receive(
+    state: &Arc<ServerState>,
+    session: &Arc<Session>,
+    outlet: &Outlet,
+    message: Incoming<'_>,
+) -> Result<(), Outgoing> {
     match message {
-        Incoming::Request { id, method, params } => return request(state, session, id, &method, params),
+        Incoming::Request { id, method, params } => return request(state, session, outlet, id, &method, params),
         Incoming::Notification { method, params } => notification(session, &method, params),
         Incoming::Answer { id, outcome } => {
             if !session.resolve(&id, outcome) {
@@ -37,27 +43,28 @@ pub(crate) fn receive(state: &Arc<ServerState>, session: &Arc<Session>, message:
 fn request(
     state: &Arc<ServerState>,
     session: &Arc<Session>,
+    outlet: &Outlet,
     id: RequestId,
     method: &str,
     params: Params<'_>,
 ) -> Result<(), Outgoing> {
     tracing::debug!(session = %session.id(), %id, method, "request");
     let max_running = state.options.max_running_calls;
-    let answer = match outcome(state, session, &id, method, params) {
+    let answer = match outcome(state, session, outlet, &id, method, params) {
         Ok(Reply::Value(result)) => rpc::answer(&id, Ok(result)),
         Ok(Reply::Tools) => rpc::answer(&id, Ok(&state.tools)),
         Ok(Reply::Call(Outcome::Done(result))) => rpc::answer(&id, Ok(result)),
         Ok(Reply::Call(Outcome::Running(call))) => {
             let answer_id = id.clone();
             let call = async move { rpc::answer(&answer_id, call.await) };
-            match session.start(id.clone(), call, max_running) {
+            match session.start(outlet, id.clone(), call, max_running) {
                 Ok(()) => return Ok(()),
                 Err(error) => rpc::failure(Some(&id), &error),
             }
         }
         Err(error) => rpc::failure(Some(&id), &error),
     };
-    session.answer(&id, answer, max_running)
+    session.answer(outlet, &id, answer, max_running)
 }
 
 /// What a request came to.
@@ -71,6 +78,7 @@ enum Reply {
 fn outcome(
     state: &Arc<ServerState>,
     session: &Arc<Session>,
+    outlet: &Outlet,
     id: &RequestId,
     method: &str,
     params: Params<'_>,
@@ -91,7 +99,7 @@ fn outcome(
             no_cursor(params)?;
             return Ok(Reply::Tools);
         }
-        "tools/call" => return tools::call(state, session, id, params).map(Reply::Call),
+        "tools/call" => return tools::call(state, session, outlet, id, params).map(Reply::Call),
         "resources/list" => {
             no_cursor(params)?;
             resources::list()

@@ -1,6 +1,7 @@
-//! The HTTP side: the stream, the messages posted to it, and the health page.
+//! The HTTP side: every route, the HTTP+SSE transport (the stream and the messages posted to it), and the health page.
 //!
-//! It knows sessions and JSON-RPC envelopes; what a method means is [`crate::dispatch`]'s business.
+//! It knows sessions and JSON-RPC envelopes; what a method means is [`crate::dispatch`]'s business. The other transport
+//! is in [`crate::streamable`].
 
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ use crate::{
     session_id::SessionId,
     sessions::EventStream,
     state::ServerState,
+    streamable,
 };
 
 /// Where messages are posted to; the session's id follows.
@@ -31,6 +33,13 @@ const ENDPOINT: &str = "/mcp/message?sessionId=";
 pub(crate) fn routes(app: &mut web::ServiceConfig) {
     app.route("/sse", web::get().to(open_stream))
         .route("/mcp/message", web::post().to(post_message))
+        .service(
+            web::resource(streamable::PATH)
+                .route(web::post().to(streamable::post))
+                .route(web::get().to(streamable::get))
+                .route(web::delete().to(streamable::delete))
+                .default_service(web::to(streamable::wrong_method)),
+        )
         .route("/actuator/health", web::get().to(health));
 }
 
@@ -67,24 +76,27 @@ async fn post_message(
         Ok(message) => message,
         Err(error) => return refused(StatusCode::BAD_REQUEST, &error),
     };
-    if let Err(answer) = dispatch::receive(&state.into_inner(), &session, message) {
+    if let Err(answer) = dispatch::receive(&state.into_inner(), &session, session.outlet(), message) {
         // A client that does not read its stream may not go on posting. If it is gone, so is the wish for an answer.
-        let _ = session.send(answer).await;
+        let _ = session.outlet().reserve().await.map(|slot| slot.send(answer));
     }
     HttpResponse::Accepted().body("Accepted")
 }
 
-fn refused(status: StatusCode, error: &RpcError) -> HttpResponse {
+/// An error of HTTP, explained by one of JSON-RPC that answers no request.
+pub(crate) fn refused(status: StatusCode, error: &RpcError) -> HttpResponse {
     HttpResponse::build(status).content_type(header::ContentType::json()).body(rpc::failure(None, error))
 }
 
 async fn health(state: web::Data<ServerState>) -> HttpResponse {
     let sessions = state.sessions.len();
+    let streamable = state.sessions.streamable();
     HttpResponse::Ok().json(json!({
         "status": "UP",
         "components": {
             "persons": { "status": "UP", "details": { "count": state.persons.count() } },
-            "sse": { "status": "UP", "details": { "sessions": sessions } },
+            "sse": { "status": "UP", "details": { "sessions": sessions.saturating_sub(streamable) } },
+            "streamableHttp": { "status": "UP", "details": { "sessions": streamable } },
         },
         "sessions": sessions,
     }))

@@ -1,6 +1,6 @@
 //! `initialize`: which revision of the protocol is spoken, and what the server offers.
 
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Value, json};
 
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// The revisions the server speaks, newest first.
-const PROTOCOL_VERSIONS: [&str; 4] = ["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
+pub(crate) const PROTOCOL_VERSIONS: [&str; 4] = ["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
 
 const INSTRUCTIONS: &str = "A directory of made-up persons. Use getAllPersons or getPersonById to read it and addPerson \
                             to add to it; nothing else changes it.";
@@ -25,15 +25,23 @@ struct InitializeParams {
 
 #[derive(Deserialize, Default)]
 struct ClientCapabilities {
-    sampling: Option<serde::de::IgnoredAny>,
+    sampling: Option<IgnoredAny>,
+    elicitation: Option<IgnoredAny>,
+    roots: Option<IgnoredAny>,
 }
 
 /// Answers `initialize`. A second one on a live session is answered like the first: clients that lost track send it.
 pub(crate) fn initialize(session: &Session, params: Params<'_>) -> Result<Value, RpcError> {
     let params: InitializeParams = params.read()?;
-    session.set_client(Client { samples: params.capabilities.sampling.is_some() });
+    let (version, offers) = (negotiated(&params.protocol_version), params.capabilities);
+    session.set_client(Client {
+        version,
+        samples: offers.sampling.is_some(),
+        elicits: offers.elicitation.is_some(),
+        has_roots: offers.roots.is_some(),
+    });
     Ok(json!({
-        "protocolVersion": negotiated(&params.protocol_version),
+        "protocolVersion": version,
         "capabilities": {
             "tools": { "listChanged": true },
             "resources": { "subscribe": true },

@@ -1,22 +1,26 @@
-//! `mcp-server-v6`: the reference MCP server, over the 2024-11-05 HTTP+SSE transport.
+//! `mcp-server-v6`: the reference MCP server, over HTTP+SSE (2024-11-05) and Streamable HTTP (2025-03-26 to 2025-11-25).
 //!
 //! Role: an upstream that behaves as the specification says and, with its drill tools, one whose every side effect can
 //! be counted, so that tests can prove what a router did to it. [`bind`] is the only entrance; the binary of the same
 //! name and a router that runs the server inside its own process both come through it.
 //!
-//! A session is its stream: it begins with `GET /sse` and is gone, running tool calls included, when that connection
-//! drops. There is no task per session; what a session owns hangs on the response body (see `sessions`).
+//! An HTTP+SSE session is its stream: it begins with `GET /sse` and is gone, running tool calls included, when that
+//! connection drops. There is no task per session; what a session owns hangs on the response body (see `sessions`). A
+//! Streamable HTTP session outlives its connections, and so do its running calls and, with the event store, what they
+//! have said (see `streams`). Both have the same methods and tools: messages enter by `dispatch` and leave by `outlet`.
 //!
-//! Never: no TLS, no sessions that outlive a connection, no state on disk but the optional counts file.
+//! Never: no TLS, no state on disk but the optional counts file.
 
 #![forbid(unsafe_code)]
 
 mod counters;
 mod dispatch;
+mod event_id;
 mod guard;
 mod http;
 mod initialize;
 mod options;
+mod outlet;
 mod persons;
 mod pieces;
 mod prompts;
@@ -26,6 +30,9 @@ mod session;
 mod session_id;
 mod sessions;
 mod state;
+mod stream_body;
+mod streamable;
+mod streams;
 mod system;
 mod tools;
 
@@ -43,7 +50,10 @@ use actix_web::{
     web,
 };
 
-pub use self::options::{DEFAULT_HEARTBEAT, DEFAULT_PORT, SERVER_NAME, ServerOptions};
+pub use self::options::{
+    Answers, DEFAULT_HEARTBEAT, DEFAULT_PORT, DEFAULT_RETRY, DEFAULT_SESSION_IDLE, DEFAULT_STORED_EVENTS, SERVER_NAME,
+    ServerOptions,
+};
 use self::{counters::Counters, persons::Persons, state::ServerState};
 
 /// Idle keep-alive of POST connections. Longer than HTTP clients keep an idle connection in their pools, so that it is

@@ -11,10 +11,10 @@ use std::{
 };
 
 use clap::Parser;
-use mcp_server_v6::{DEFAULT_PORT, ServerOptions, bind};
+use mcp_server_v6::{Answers, DEFAULT_PORT, DEFAULT_STORED_EVENTS, ServerOptions, bind};
 use tracing_subscriber::filter::LevelFilter;
 
-/// The reference MCP server, over the 2024-11-05 HTTP+SSE transport.
+/// The reference MCP server: HTTP+SSE (2024-11-05) at /sse, Streamable HTTP (2025-03-26 to 2025-11-25) at /mcp.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
@@ -39,8 +39,40 @@ struct Arguments {
     heartbeat: Duration,
 
     /// Threads that serve connections
-    #[arg(long, default_value_t = 1, value_parser = workers)]
+    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
     workers: usize,
+
+    /// Streamable HTTP: how requests are answered
+    #[arg(long, value_enum, default_value_t)]
+    answers: Answers,
+
+    /// Streamable HTTP: no event ids and no resumption; an answer whose connection broke is lost, as with Python servers
+    #[arg(long)]
+    no_event_store: bool,
+
+    /// Streamable HTTP: begin streams with a priming event for clients of every revision, not from 2025-11-25 on only
+    #[arg(long)]
+    prime_always: bool,
+
+    /// Streamable HTTP: 409 for the GET of a stream that another connection shows, as stock servers; else the newest wins
+    #[arg(long)]
+    refuse_second_stream: bool,
+
+    /// Streamable HTTP: no stream of the session's own; its GET is 405
+    #[arg(long)]
+    no_get_stream: bool,
+
+    /// Streamable HTTP: reconnection time that priming events tell
+    #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
+    retry: Duration,
+
+    /// Streamable HTTP: a session ends when it was left alone for so long
+    #[arg(long, default_value = "10m", value_parser = interval)]
+    session_idle: Duration,
+
+    /// Streamable HTTP: events kept of one stream
+    #[arg(long, default_value_t = DEFAULT_STORED_EVENTS, value_parser = at_least_one)]
+    stored_events: usize,
 
     /// Least severity of the log on stderr: off, error, warn, info, debug or trace
     #[arg(long, default_value = "info")]
@@ -52,10 +84,10 @@ fn interval(text: &str) -> Result<Duration, String> {
     if interval.is_zero() { Err("must be above zero".to_owned()) } else { Ok(interval) }
 }
 
-fn workers(text: &str) -> Result<usize, String> {
+fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("must be at least 1".to_owned()),
-        Ok(workers) => Ok(workers),
+        Ok(number) => Ok(number),
         Err(reason) => Err(format!("{reason}")),
     }
 }
@@ -80,6 +112,14 @@ async fn main() -> ExitCode {
         heartbeat: arguments.heartbeat,
         workers: arguments.workers,
         handle_signals: true,
+        answers: arguments.answers,
+        event_store: !arguments.no_event_store,
+        prime_always: arguments.prime_always,
+        refuse_second_stream: arguments.refuse_second_stream,
+        get_stream: !arguments.no_get_stream,
+        retry: arguments.retry,
+        session_idle: arguments.session_idle,
+        stored_events: arguments.stored_events,
         ..ServerOptions::default()
     };
     match serve(options).await {
@@ -99,6 +139,7 @@ async fn serve(options: ServerOptions) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     let _ = writeln!(stdout, "mcp-server-v6 listening on http://{addr}").and_then(|()| stdout.flush());
     drop(stdout);
+    tracing::info!("HTTP+SSE at http://{addr}/sse, Streamable HTTP at http://{addr}/mcp");
     serving.await.map_err(io::Error::other)?
 }
 

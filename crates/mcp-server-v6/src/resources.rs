@@ -84,7 +84,7 @@ pub(crate) fn unsubscribe(state: &ServerState, session: &Session, params: Params
 pub(crate) fn directory_changed(state: &ServerState) {
     for uri in [STATISTICS, EVERYBODY] {
         for watcher in state.sessions.watchers(uri) {
-            watcher.send_if_room(rpc::notification("notifications/resources/updated", json!({ "uri": uri })));
+            watcher.tell(rpc::notification("notifications/resources/updated", json!({ "uri": uri })));
         }
     }
 }

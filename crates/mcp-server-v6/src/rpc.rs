@@ -106,6 +106,53 @@ pub(crate) enum Incoming<'a> {
     Answer { id: RequestId, outcome: Result<Box<RawValue>, Box<RawValue>> },
 }
 
+/// What one POST of Streamable HTTP brings.
+#[derive(Debug)]
+pub(crate) enum Posted<'a> {
+    /// One message.
+    One(Incoming<'a>),
+    /// Several, as revision 2025-03-26 has them.
+    Batch(Vec<Incoming<'a>>),
+}
+
+impl<'a> Posted<'a> {
+    /// Reads one message or a batch of at most `max`.
+    ///
+    /// # Errors
+    /// As [`Incoming::parse`], for any of the messages; -32600 for a batch that is empty or too large.
+    pub fn parse(body: &'a [u8], max: usize) -> Result<Self, RpcError> {
+        if body.trim_ascii_start().first() != Some(&b'[') {
+            return Incoming::parse(body).map(Self::One);
+        }
+        let messages: Vec<&'a RawValue> = serde_json::from_slice(body)
+            .map_err(|reason| RpcError::new(PARSE_ERROR, format!("not a JSON-RPC batch: {reason}")))?;
+        if messages.is_empty() || messages.len() > max {
+            return Err(RpcError::new(INVALID_REQUEST, format!("a batch has 1 to {max} messages")));
+        }
+        messages
+            .into_iter()
+            .map(|message| Incoming::parse(message.get().as_bytes()))
+            .collect::<Result<_, _>>()
+            .map(Self::Batch)
+    }
+
+    /// Its messages, in their order.
+    pub fn messages(&self) -> &[Incoming<'a>] {
+        match self {
+            Self::One(message) => std::slice::from_ref(message),
+            Self::Batch(messages) => messages,
+        }
+    }
+
+    /// As [`Self::messages`].
+    pub fn into_messages(self) -> Vec<Incoming<'a>> {
+        match self {
+            Self::One(message) => vec![message],
+            Self::Batch(messages) => messages,
+        }
+    }
+}
+
 /// The parameters of a message, unread.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Params<'a>(pub Option<&'a RawValue>);
@@ -150,8 +197,7 @@ impl<'a> Incoming<'a> {
     /// Reads one message.
     ///
     /// # Errors
-    /// -32700 if the body is not JSON, -32600 if it is not one JSON-RPC 2.0 message (batches included: this transport's
-    /// revision does not have them).
+    /// -32700 if the body is not JSON, -32600 if it is not one JSON-RPC 2.0 message (batches included).
     pub fn parse(body: &'a [u8]) -> Result<Self, RpcError> {
         let envelope: Envelope<'a> = serde_json::from_slice(body).map_err(|reason| {
             // A body that breaks off within the envelope is "EOF", bad UTF-8 and bad grammar are "syntax".

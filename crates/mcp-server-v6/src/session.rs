@@ -1,14 +1,14 @@
-//! One session: its queue towards the client, its running calls, and its open questions to the client.
+//! One session: its ways to the client, its running calls, and its open questions to the client.
 //!
 //! Two rules make cancellation exact. A call that ends must take its entry from the session *before* its answer may
-//! enter the queue; a cancellation takes the same entry. Whoever takes it first wins, so after a cancellation was
-//! accepted no answer is sent. And an answer enters the queue only by a slot reserved before, so nothing waits between
-//! the two steps.
+//! be sent; a cancellation takes the same entry. Whoever takes it first wins, so after a cancellation was accepted no
+//! answer is sent. And an answer is sent only by a slot reserved before, so nothing waits between the two steps.
 
 use std::{
     fmt::Display,
     future::{Future, Ready, ready},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use actix_web::rt;
@@ -19,8 +19,10 @@ use tokio::{
 };
 
 use crate::{
+    outlet::Outlet,
     rpc::{self, Outgoing, RequestId, RpcError, TOO_MANY_CALLS},
     session_id::SessionId,
+    streams::{Limits, MAIN, Streams},
 };
 
 /// Severity of a log message, by its rank in RFC 5424; the least severe first.
@@ -40,21 +42,19 @@ pub(crate) enum LogLevel {
 /// What the client answered to a request of the server: its result, or its error, as JSON.
 pub(crate) type ClientAnswer = Result<Box<RawValue>, Box<RawValue>>;
 
-/// The stream is gone; there is nobody left to send to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the session's stream is gone")]
-pub(crate) struct ClientGone;
-
 /// One client.
 pub(crate) struct Session {
     id: SessionId,
-    outgoing: mpsc::Sender<Outgoing>,
+    /// The way of what belongs to no request; over HTTP+SSE of everything.
+    outlet: Outlet,
+    /// Of Streamable HTTP.
+    streams: Option<Arc<Streams>>,
     state: Mutex<SessionState>,
 }
 
 #[derive(Default)]
 struct SessionState {
-    /// The stream has dropped; nothing may be started any more.
+    /// The session has ended; nothing may be started any more.
     gone: bool,
     /// What `initialize` said; `None` before it.
     client: Option<Client>,
@@ -70,8 +70,14 @@ struct SessionState {
 /// What a client said of itself in `initialize`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Client {
+    /// The negotiated revision of the protocol.
+    pub version: &'static str,
     /// It offers `sampling`.
     pub samples: bool,
+    /// It offers `elicitation`.
+    pub elicits: bool,
+    /// It offers `roots`.
+    pub has_roots: bool,
 }
 
 struct RunningCall {
@@ -79,13 +85,42 @@ struct RunningCall {
     ticket: u64,
     request: RequestId,
     task: AbortHandle,
+    /// The way of its answer.
+    outlet: Outlet,
 }
 
 impl Session {
-    /// A fresh session, and the receiving end of its queue.
-    pub fn new(queue_capacity: usize) -> (Arc<Self>, mpsc::Receiver<Outgoing>) {
-        let (outgoing, queue) = mpsc::channel(queue_capacity);
-        (Arc::new(Self { id: SessionId::random(), outgoing, state: Mutex::default() }), queue)
+    /// A fresh session over HTTP+SSE, and the receiving end of its queue.
+    pub fn of_sse(queue_capacity: usize) -> (Arc<Self>, mpsc::Receiver<Outgoing>) {
+        let (sender, queue) = mpsc::channel(queue_capacity);
+        (Self::new(Outlet::Queue(sender), None), queue)
+    }
+
+    /// A fresh session over Streamable HTTP.
+    pub fn streamable(limits: Limits) -> Arc<Self> {
+        let streams = Streams::new(limits);
+        let outlet = Outlet::Streams { streams: Arc::clone(&streams), answers: MAIN, others: MAIN };
+        Self::new(outlet, Some(streams))
+    }
+
+    fn new(outlet: Outlet, streams: Option<Arc<Streams>>) -> Arc<Self> {
+        Arc::new(Self { id: SessionId::random(), outlet, streams, state: Mutex::default() })
+    }
+
+    /// The way of what belongs to no request; over HTTP+SSE of everything.
+    pub fn outlet(&self) -> &Outlet {
+        &self.outlet
+    }
+
+    /// Its streams, if it speaks Streamable HTTP.
+    pub fn streams(&self) -> Option<&Arc<Streams>> {
+        self.streams.as_ref()
+    }
+
+    /// Nothing runs, no connection is open, and the client was not heard of for so long. An HTTP+SSE session never is: it
+    /// is its connection.
+    pub fn is_idle(&self, long: Duration) -> bool {
+        self.streams.as_ref().is_some_and(|streams| streams.is_idle(long)) && self.state().calls.is_empty()
     }
 
     /// The session's id.
@@ -113,55 +148,62 @@ impl Session {
         self.state().log_level = Some(level);
     }
 
-    /// Sends a log message, if the client asked for that severity.
-    pub fn log(&self, level: LogLevel, logger: &str, text: impl Display) {
+    /// Sends a log message on the way of the request that it is about, if the client asked for that severity.
+    pub fn log(&self, outlet: &Outlet, level: LogLevel, logger: &str, text: impl Display) {
         if self.state().log_level.is_some_and(|least| level >= least) {
             let params = json!({ "level": level, "logger": logger, "data": text.to_string() });
-            self.send_if_room(rpc::notification("notifications/message", params));
+            self.notify(outlet, rpc::notification("notifications/message", params));
         }
     }
 
-    /// Sends a message, waiting for room in the queue.
-    pub async fn send(&self, message: Outgoing) -> Result<(), ClientGone> {
-        self.outgoing.send(message).await.map_err(|_| ClientGone)
+    /// Tells the client something that belongs to no request. It may be lost if the client does not keep up.
+    pub fn tell(&self, notification: Outgoing) {
+        self.notify(&self.outlet, notification);
     }
 
-    /// Sends a message that may be lost: a notification, to a client that does not keep up.
-    pub fn send_if_room(&self, message: Outgoing) {
-        if let Err(mpsc::error::TrySendError::Full(_)) = self.outgoing.try_send(message) {
+    fn notify(&self, outlet: &Outlet, notification: Outgoing) {
+        if !outlet.send_if_room(notification) {
             tracing::warn!(session = %self.id, "the client does not keep up: notification dropped");
         }
     }
 
-    /// Sends an answer that is ready. If the queue is full it waits there as a running call would.
+    /// Sends an answer that is ready. If there is no room it waits there as a running call would.
     ///
     /// # Errors
     /// The answer comes back if `max_running` calls run or wait already; then whoever brought the request has to wait
-    /// ([`Self::send`]).
-    pub fn answer(self: &Arc<Self>, request: &RequestId, answer: Outgoing, max_running: usize) -> Result<(), Outgoing> {
-        match self.outgoing.try_send(answer) {
-            Err(mpsc::error::TrySendError::Full(answer)) => {
-                self.try_start(request.clone(), ready(answer), max_running).map_err(Ready::into_inner)
-            }
-            // A closed queue means that the client is gone, and its answers with it.
-            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
-        }
+    /// ([`Outlet::reserve`]). Never over Streamable HTTP, where there is room for each answer.
+    pub fn answer(
+        self: &Arc<Self>,
+        outlet: &Outlet,
+        request: &RequestId,
+        answer: Outgoing,
+        max_running: usize,
+    ) -> Result<(), Outgoing> {
+        outlet.answer_if_room(answer).or_else(|answer| {
+            self.try_start(outlet, request.clone(), ready(answer), max_running).map_err(Ready::into_inner)
+        })
     }
 
     /// Runs a call on this thread; its output is the answer. The call ends early when it is cancelled or when the
-    /// stream drops.
+    /// session ends.
     ///
     /// # Errors
     /// `max_running` calls are running already.
-    pub fn start<F>(self: &Arc<Self>, request: RequestId, call: F, max_running: usize) -> Result<(), RpcError>
+    pub fn start<F>(
+        self: &Arc<Self>,
+        outlet: &Outlet,
+        request: RequestId,
+        call: F,
+        max_running: usize,
+    ) -> Result<(), RpcError>
     where
         F: Future<Output = Outgoing> + 'static,
     {
-        self.try_start(request, call, max_running)
+        self.try_start(outlet, request, call, max_running)
             .map_err(|_| RpcError::new(TOO_MANY_CALLS, format!("{max_running} calls of this session are running")))
     }
 
-    fn try_start<F>(self: &Arc<Self>, request: RequestId, call: F, max_running: usize) -> Result<(), F>
+    fn try_start<F>(self: &Arc<Self>, outlet: &Outlet, request: RequestId, call: F, max_running: usize) -> Result<(), F>
     where
         F: Future<Output = Outgoing> + 'static,
     {
@@ -174,16 +216,16 @@ impl Session {
         }
         state.last_ticket += 1;
         let ticket = state.last_ticket;
-        let session = Arc::clone(self);
+        let (session, answers) = (Arc::clone(self), outlet.clone());
         // The task cannot run before this function returns: it shares the thread. So its entry is there in time.
         let task = rt::spawn(async move {
             let answer = call.await;
-            let Ok(slot) = session.outgoing.reserve().await else { return };
+            let Ok(slot) = answers.reserve().await else { return };
             if session.take_call(ticket) {
                 slot.send(answer);
             }
         });
-        state.calls.push(RunningCall { ticket, request, task: task.abort_handle() });
+        state.calls.push(RunningCall { ticket, request, task: task.abort_handle(), outlet: outlet.clone() });
         Ok(())
     }
 
@@ -202,6 +244,7 @@ impl Session {
             let is_meant = call.request == *request;
             if is_meant {
                 call.task.abort();
+                call.outlet.withdraw_answer();
                 cancelled += 1;
             }
             !is_meant
@@ -241,6 +284,10 @@ impl Session {
             call.task.abort();
         }
         state.questions.clear();
+        drop(state);
+        if let Some(streams) = &self.streams {
+            streams.close();
+        }
     }
 }
 

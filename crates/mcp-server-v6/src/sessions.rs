@@ -1,8 +1,11 @@
-//! The live sessions, and the stream that keeps each of them alive.
+//! The live sessions, and the stream that keeps each HTTP+SSE session alive.
 //!
-//! A session lives exactly as long as the body of its `GET /sse` response. [`EventStream`] is that body; when it is
+//! Such a session lives exactly as long as the body of its `GET /sse` response. [`EventStream`] is that body; when it is
 //! dropped (the client is gone, or the server stops), the session leaves the registry, its running calls are aborted
 //! and its questions to the client are forgotten. There is no task, timer or lock that would keep it longer.
+//!
+//! A Streamable HTTP session lives until its client deletes it or is not heard of for some time. Those that were left
+//! are looked for when another one begins, and when somebody asks for one.
 
 use std::{
     collections::HashMap,
@@ -19,11 +22,7 @@ use tokio::{
     time::{Instant, Interval, MissedTickBehavior, interval_at},
 };
 
-use crate::{
-    rpc::Outgoing,
-    session::{ClientGone, Session},
-    session_id::SessionId,
-};
+use crate::{rpc::Outgoing, session::Session, session_id::SessionId, streams::ClientGone};
 
 /// The live sessions of a server, and who watches which resource.
 #[derive(Default)]
@@ -32,8 +31,24 @@ pub(crate) struct Sessions(Mutex<Registry>);
 #[derive(Default)]
 struct Registry {
     live: HashMap<SessionId, Arc<Session>>,
+    /// How many of them speak Streamable HTTP.
+    streamable: usize,
+    /// When left sessions were looked for.
+    swept: Option<Instant>,
     /// By resource. Only resources that can change are ever in here, so it stays tiny.
     watchers: HashMap<&'static str, Vec<SessionId>>,
+}
+
+impl Registry {
+    fn remove(&mut self, session: &Session) {
+        if self.live.remove(&session.id()).is_some() && session.streams().is_some() {
+            self.streamable -= 1;
+        }
+        for watchers in self.watchers.values_mut() {
+            watchers.retain(|watcher| *watcher != session.id());
+        }
+        session.close();
+    }
 }
 
 impl Sessions {
@@ -41,16 +56,50 @@ impl Sessions {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins a session: the receiving end of its queue goes into its [`EventStream`].
+    /// Begins an HTTP+SSE session: the receiving end of its queue goes into its [`EventStream`].
     pub fn open(&self, queue_capacity: usize) -> (Arc<Session>, mpsc::Receiver<Outgoing>) {
-        let (session, queue) = Session::new(queue_capacity);
+        let (session, queue) = Session::of_sse(queue_capacity);
         self.registry().live.insert(session.id(), Arc::clone(&session));
         (session, queue)
     }
 
-    /// The live session with this id.
+    /// Begins a Streamable HTTP session; `false` if there are `max` of them already. Others that are idle for `idle` are
+    /// ended first.
+    pub fn admit(&self, session: &Arc<Session>, max: usize, idle: Duration) -> bool {
+        let mut registry = self.registry();
+        // Often enough that they do not pile up, and seldom enough that nobody waits for it.
+        let is_due = registry.swept.is_none_or(|swept| swept.elapsed() > idle / 8);
+        if is_due || registry.streamable >= max {
+            registry.swept = Some(Instant::now());
+            let left: Vec<_> = registry.live.values().filter(|session| session.is_idle(idle)).cloned().collect();
+            left.iter().for_each(|session| registry.remove(session));
+        }
+        if registry.streamable >= max {
+            return false;
+        }
+        registry.streamable += 1;
+        registry.live.insert(session.id(), Arc::clone(session));
+        true
+    }
+
+    /// The live HTTP+SSE session with this id.
     pub fn find(&self, id: &SessionId) -> Option<Arc<Session>> {
-        self.registry().live.get(id).cloned()
+        self.registry().live.get(id).filter(|session| session.streams().is_none()).cloned()
+    }
+
+    /// The live Streamable HTTP session with this id; one that was idle for `idle` is ended.
+    pub fn find_streamable(&self, id: &SessionId, idle: Duration) -> Option<Arc<Session>> {
+        let session = self.registry().live.get(id).filter(|session| session.streams().is_some()).cloned()?;
+        if session.is_idle(idle) {
+            self.close(&session);
+            return None;
+        }
+        Some(session)
+    }
+
+    /// How many Streamable HTTP sessions are live.
+    pub fn streamable(&self) -> usize {
+        self.registry().streamable
     }
 
     /// How many sessions are live.
@@ -60,13 +109,7 @@ impl Sessions {
 
     /// Ends a session.
     pub fn close(&self, session: &Session) {
-        let mut registry = self.registry();
-        registry.live.remove(&session.id());
-        for watchers in registry.watchers.values_mut() {
-            watchers.retain(|watcher| *watcher != session.id());
-        }
-        drop(registry);
-        session.close();
+        self.registry().remove(session);
     }
 
     /// Tells the session from now on when the resource changes.
@@ -184,7 +227,7 @@ mod tests {
             let _held = held;
             pending::<String>().await
         };
-        session.start(id(1), call, 1).unwrap();
+        session.start(session.outlet(), id(1), call, 1).unwrap();
         let mut question = session.ask();
         sessions.watch(&session, "persons://stats");
 
@@ -198,7 +241,7 @@ mod tests {
         // What comes late finds nothing to hold on to.
         sessions.watch(&session, "persons://stats");
         assert!(sessions.registry().watchers.values().all(Vec::is_empty));
-        session.start(id(2), pending(), 1).unwrap();
+        session.start(session.outlet(), id(2), pending(), 1).unwrap();
         assert_eq!(session.cancel(&id(2)), 0);
         assert!(soon(&mut session.ask().answer).await.is_err());
     }
@@ -212,7 +255,7 @@ mod tests {
             let _held = held;
             pending::<String>().await
         };
-        session.start(id(1), call, 1).unwrap();
+        session.start(session.outlet(), id(1), call, 1).unwrap();
         assert_eq!(session.cancel(&id(1)), 1);
         assert!(soon(witness).await.is_err(), "the call was dropped");
     }
@@ -222,15 +265,15 @@ mod tests {
         let sessions = Arc::new(Sessions::default());
         let (mut stream, session) = open(&sessions);
         for _ in 0..4 {
-            session.send_if_room("filler".to_owned());
+            session.tell("filler".to_owned());
         }
         let (held, witness) = drop_witness();
         let call = async move {
             drop(held);
             "cancelled".to_owned()
         };
-        session.start(id(1), call, 2).unwrap();
-        session.start(id(2), std::future::ready("kept".to_owned()), 2).unwrap();
+        session.start(session.outlet(), id(1), call, 2).unwrap();
+        session.start(session.outlet(), id(2), std::future::ready("kept".to_owned()), 2).unwrap();
         assert!(soon(witness).await.is_err(), "the call has run to its end");
         assert_eq!(session.cancel(&id(1)), 1);
 

@@ -69,7 +69,14 @@ impl EventStream {
     /// # Errors
     /// No connection, or it broke before the head was complete.
     pub async fn request(addr: SocketAddr, request: &Request) -> io::Result<Opened> {
-        let request = request.clone().header("accept", "text/event-stream");
+        Self::exchange(addr, &request.clone().header("accept", "text/event-stream")).await
+    }
+
+    /// As [`Self::request`], for any request, whose headers stay as they are.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn exchange(addr: SocketAddr, request: &Request) -> io::Result<Opened> {
         Ok(match Events::ask(addr, None, &request.to_bytes(addr, true)).await? {
             Answer::Stream(events, headers) => Opened::Stream(Self { events, retry_ms: None, ended: None, headers }),
             Answer::Other(status, headers, body) => Opened::Refused(Response { status, headers, body: body.to_vec() }),

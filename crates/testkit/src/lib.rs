@@ -7,6 +7,7 @@
 //! | [`sse`] | the one parser of event streams |
 //! | [`http`], [`event_stream`] | the same for tests: any header, any body, everything in text |
 //! | [`mcp_client`] | a client that does what the EventSource standard says, and remembers everything |
+//! | [`streamable_client`] | a client of Streamable HTTP that does what the test tells it, and remembers everything |
 //! | [`fake_upstream`], [`odd_upstream`] | MCP servers inside the test: one that shows every byte, one that breaks the rules as told |
 //! | [`fault_proxy`] | a TCP link that can be cut, delayed, or swallow everything |
 //! | [`listen`](mod@listen) | what each server here begins with |
@@ -28,6 +29,7 @@ pub mod ports;
 pub mod poster;
 pub mod process;
 pub mod sse;
+pub mod streamable_client;
 pub mod tls;
 pub mod wait;
 
@@ -39,4 +41,5 @@ pub use listen::listen;
 pub use mcp_client::{McpClient, PostTo};
 pub use odd_upstream::OddUpstream;
 pub use process::Process;
+pub use streamable_client::{Reply, Shown, StreamableClient};
 pub use wait::{PATIENCE, eventually, eventually_some, seed, soon};

@@ -76,7 +76,7 @@ fn add(call: &Call<'_>) -> Result<CallResult, RpcError> {
     match call.state.persons.add(fields) {
         Ok(person) => {
             resources::directory_changed(call.state);
-            call.session.log(LogLevel::Info, "directory", format_args!("person {} added", person.id));
+            call.session.log(call.outlet, LogLevel::Info, "directory", format_args!("person {} added", person.id));
             Ok(CallResult::structured(json!(person)))
         }
         Err(full) => Ok(CallResult::failed(full.to_string())),

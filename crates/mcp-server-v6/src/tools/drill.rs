@@ -8,8 +8,9 @@ use tokio::time::{sleep, timeout};
 
 use super::tool::{Call, CallResult, Effect, Outcome, definition, object};
 use crate::{
+    outlet::Outlet,
     rpc::{self, INTERNAL_ERROR, RequestId, RpcError},
-    session::{Question, Session},
+    session::{Client, Question},
 };
 
 /// The longest `wait`, milliseconds: as long as stock clients wait for an answer.
@@ -38,11 +39,16 @@ pub(crate) fn definitions() -> Vec<Value> {
         definition(
             "wait",
             "Wait",
-            "Sleeps, telling its progress if asked to, then answers with the text.",
+            "Sleeps, telling its progress if asked to, then answers with the text. With hangUp it first ends the \
+             connection that is to carry the answer, if the client can resume it.",
             Effect::Reads,
             object(
-                json!({ "ms": { "type": "integer", "minimum": 0, "maximum": MAX_WAIT_MS }, "text": text }),
-                &["text"],
+                json!({
+                    "ms": { "type": "integer", "minimum": 0, "maximum": MAX_WAIT_MS },
+                    "text": text,
+                    "hangUp": { "type": "boolean" },
+                }),
+                &["text", "hangUp"],
             ),
             None,
         ),
@@ -72,9 +78,13 @@ pub(crate) fn definitions() -> Vec<Value> {
         definition(
             "ask_client",
             "Ask the client",
-            "Has the client's model answer a prompt (sampling) and returns its text.",
+            "Has the client's model (sampling) or its user (elicitation) answer a prompt and returns the text, or \
+             returns the URIs of the client's roots, one a line.",
             Effect::Reads,
-            object(json!({ "prompt": text }), &[]),
+            object(
+                json!({ "prompt": text, "by": { "type": "string", "enum": ["sampling", "elicitation", "roots"] } }),
+                &["by"],
+            ),
             None,
         ),
         definition(
@@ -111,30 +121,36 @@ pub(crate) fn call(name: &str, call: &Call<'_>) -> Option<Result<Outcome, RpcErr
 
 fn wait(call: &Call<'_>) -> Result<Outcome, RpcError> {
     #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
     struct Arguments {
         ms: u64,
         text: Option<String>,
+        #[serde(default)]
+        hang_up: bool,
     }
-    let Arguments { ms, text } = call.arguments.read()?;
+    let Arguments { ms, text, hang_up } = call.arguments.read()?;
     if ms > MAX_WAIT_MS {
         return Err(RpcError::invalid_params(format_args!("ms must be 0 to {MAX_WAIT_MS}")));
     }
     let text = text.unwrap_or_else(|| format!("waited {ms} ms"));
-    let (session, progress_token) = (Arc::clone(call.session), call.progress_token.clone());
+    let (outlet, progress_token) = (call.outlet.clone(), call.progress_token.clone());
     Ok(Outcome::Running(Box::pin(async move {
+        if hang_up {
+            outlet.hang_up();
+        }
         match progress_token {
-            Some(token) => wait_with_progress(&session, &token, Duration::from_millis(ms)).await,
+            Some(token) => wait_with_progress(&outlet, &token, Duration::from_millis(ms)).await,
             None => sleep(Duration::from_millis(ms)).await,
         }
         Ok(CallResult::text(text))
     })))
 }
 
-async fn wait_with_progress(session: &Session, token: &RequestId, total: Duration) {
+async fn wait_with_progress(outlet: &Outlet, token: &RequestId, total: Duration) {
     for step in 1..PROGRESS_STEPS {
         sleep(total / PROGRESS_STEPS).await;
         let progress = json!({ "progressToken": token, "progress": step, "total": PROGRESS_STEPS });
-        if session.send(rpc::notification("notifications/progress", progress)).await.is_err() {
+        if outlet.send(rpc::notification("notifications/progress", progress)).await.is_err() {
             // The client is gone; this call is about to be aborted.
             return;
         }
@@ -159,42 +175,119 @@ fn increment(call: &Call<'_>) -> Result<Outcome, RpcError> {
     Ok(CallResult::structured(json!({ "key": key, "value": value })).into())
 }
 
+/// What can be asked of a client.
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Ability {
+    #[default]
+    Sampling,
+    Elicitation,
+    Roots,
+}
+
+impl Ability {
+    fn is_offered(self, client: Client) -> bool {
+        match self {
+            Self::Sampling => client.samples,
+            Self::Elicitation => client.elicits,
+            Self::Roots => client.has_roots,
+        }
+    }
+
+    /// Method and parameters of the request.
+    fn request(self, prompt: &str) -> (&'static str, Value) {
+        match self {
+            Self::Sampling => (
+                "sampling/createMessage",
+                json!({
+                    "messages": [{ "role": "user", "content": { "type": "text", "text": prompt } }],
+                    "maxTokens": 1000,
+                }),
+            ),
+            Self::Elicitation => (
+                "elicitation/create",
+                json!({ "message": prompt, "requestedSchema": object(json!({ "text": { "type": "string" } }), &[]) }),
+            ),
+            Self::Roots => ("roots/list", json!({})),
+        }
+    }
+
+    fn text(self, result: &str) -> Option<String> {
+        match self {
+            Self::Sampling => sampled_text(result),
+            Self::Elicitation => elicited_text(result),
+            Self::Roots => root_uris(result),
+        }
+    }
+}
+
 fn ask_client(call: &Call<'_>) -> Result<Outcome, RpcError> {
     #[derive(Deserialize)]
     struct Arguments {
         prompt: String,
+        #[serde(default)]
+        by: Ability,
     }
-    let Arguments { prompt } = call.arguments.read()?;
-    if !call.session.client().is_some_and(|client| client.samples) {
-        return Ok(CallResult::failed("the client does not offer sampling").into());
+    let Arguments { prompt, by } = call.arguments.read()?;
+    if !call.session.client().is_some_and(|client| by.is_offered(client)) {
+        let (method, _) = by.request("");
+        return Ok(CallResult::failed(format!("the client does not offer {method}")).into());
     }
-    let (session, deadline) = (Arc::clone(call.session), call.state.options.ask_deadline);
+    let (session, outlet) = (Arc::clone(call.session), call.outlet.clone());
+    let deadline = call.state.options.ask_deadline;
     Ok(Outcome::Running(Box::pin(async move {
         let question = session.ask();
-        Ok(match timeout(deadline, sample(&session, question, &prompt)).await {
+        Ok(match timeout(deadline, ask(&outlet, question, by, &prompt)).await {
             Ok(result) => result,
             Err(_) => CallResult::failed(format!("the client did not answer within {} ms", deadline.as_millis())),
         })
     })))
 }
 
-async fn sample(session: &Session, mut question: Question, prompt: &str) -> CallResult {
-    let params = json!({
-        "messages": [{ "role": "user", "content": { "type": "text", "text": prompt } }],
-        "maxTokens": 1000,
-    });
+async fn ask(outlet: &Outlet, mut question: Question, by: Ability, prompt: &str) -> CallResult {
+    let (method, params) = by.request(prompt);
     let gone = || CallResult::failed("the client is gone");
-    if session.send(rpc::request(&question.id, "sampling/createMessage", &params)).await.is_err() {
+    if outlet.send(rpc::request(&question.id, method, &params)).await.is_err() {
         return gone();
     }
     match (&mut question.answer).await {
-        Ok(Ok(result)) => match sampled_text(result.get()) {
+        Ok(Ok(result)) => match by.text(result.get()) {
             Some(text) => CallResult::text(text),
             None => CallResult::failed("the client's answer has no text"),
         },
         Ok(Err(error)) => CallResult::failed(format!("the client refused: {}", error.get())),
         Err(_) => gone(),
     }
+}
+
+/// The text of an `ElicitResult` that was accepted.
+fn elicited_text(result: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct ElicitResult {
+        action: String,
+        content: Option<Content>,
+    }
+    #[derive(Deserialize)]
+    struct Content {
+        text: String,
+    }
+    let result: ElicitResult = serde_json::from_str(result).ok()?;
+    result.content.filter(|_| result.action == "accept").map(|content| content.text)
+}
+
+/// The URIs of a `ListRootsResult`, one a line.
+fn root_uris(result: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct ListRootsResult {
+        roots: Vec<Root>,
+    }
+    #[derive(Deserialize)]
+    struct Root {
+        uri: String,
+    }
+    let result: ListRootsResult = serde_json::from_str(result).ok()?;
+    let uris: Vec<String> = result.roots.into_iter().map(|root| root.uri).collect();
+    Some(uris.join("\n"))
 }
 
 /// The text of a `CreateMessageResult`. Its content is one block, or since revision 2025-11-25 a list of them.
@@ -262,5 +355,16 @@ mod tests {
         for (result, text) in table {
             assert_eq!(sampled_text(result).as_deref(), text, "{result}");
         }
+    }
+
+    #[test]
+    fn an_elicited_text_was_accepted_and_roots_are_listed_by_their_uris() {
+        assert_eq!(elicited_text(r#"{"action":"accept","content":{"text":"a"}}"#).as_deref(), Some("a"));
+        for result in [r#"{"action":"decline","content":{"text":"a"}}"#, r#"{"action":"accept"}"#, "{}"] {
+            assert_eq!(elicited_text(result), None, "{result}");
+        }
+        let roots = r#"{"roots":[{"uri":"file:///a","name":"A"},{"uri":"file:///b"}]}"#;
+        assert_eq!(root_uris(roots).as_deref(), Some("file:///a\nfile:///b"));
+        assert_eq!(root_uris("{}"), None);
     }
 }

@@ -16,6 +16,7 @@ use serde_json::{Value, json, value::RawValue};
 use self::tool::Call;
 pub(crate) use self::tool::Outcome;
 use crate::{
+    outlet::Outlet,
     rpc::{Params, RequestId, RpcError},
     session::Session,
     state::ServerState,
@@ -52,6 +53,7 @@ struct Meta {
 pub(crate) fn call(
     state: &Arc<ServerState>,
     session: &Arc<Session>,
+    outlet: &Outlet,
     request: &RequestId,
     params: Params<'_>,
 ) -> Result<Outcome, RpcError> {
@@ -59,6 +61,7 @@ pub(crate) fn call(
     let call = Call {
         state,
         session,
+        outlet,
         request,
         arguments: Params(params.arguments.as_deref()),
         progress_token: params.meta.and_then(|meta| meta.progress_token),

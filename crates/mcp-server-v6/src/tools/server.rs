@@ -63,7 +63,7 @@ pub(crate) fn call(name: &str, call: &Call<'_>) -> Option<Result<Outcome, RpcErr
         "list_servers" => json!({ "servers": [{
             "name": SERVER_NAME,
             "version": env!("CARGO_PKG_VERSION"),
-            "transport": "sse",
+            "transport": if call.session.streams().is_some() { "streamable-http" } else { "sse" },
             "status": "UP",
             "sessions": call.state.sessions.len(),
         }] }),

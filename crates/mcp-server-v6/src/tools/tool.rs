@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
+    outlet::Outlet,
     rpc::{Params, RequestId, RpcError},
     session::Session,
     state::ServerState,
@@ -62,6 +63,8 @@ impl From<CallResult> for Outcome {
 pub(crate) struct Call<'a> {
     pub state: &'a Arc<ServerState>,
     pub session: &'a Arc<Session>,
+    /// Where its answer will go, and what it has to say before.
+    pub outlet: &'a Outlet,
     pub request: &'a RequestId,
     pub arguments: Params<'a>,
     /// Present if the client wants to hear of progress; a string or a number.
