@@ -276,14 +276,15 @@ impl Streams {
     /// [`Refused::Busy`] if another connection shows it and `takes_over` is not set.
     pub fn listen(self: &Arc<Self>, takes_over: bool) -> Result<Attachment, Refused> {
         let mut inner = self.inner();
-        let log = inner.streams.entry(MAIN).or_insert_with(|| Log::new(None));
-        if log.reader.is_some() && !takes_over {
-            return Err(Refused::Busy);
-        }
-        if log.was_shown {
-            log.last_place += 1;
-        }
-        let opening = if log.was_shown { log.last_place } else { FIRST_PLACE };
+        let opening = match inner.streams.get_mut(&MAIN) {
+            Some(log) if log.reader.is_some() && !takes_over => return Err(Refused::Busy),
+            Some(log) if log.was_shown => {
+                log.last_place += 1;
+                log.last_place
+            }
+            // The first time, or the session has just ended: then there is nothing to show.
+            _ => FIRST_PLACE,
+        };
         let ticket = inner.show(MAIN, opening + 1);
         drop(inner);
         Ok(Attachment { streams: Arc::clone(self), number: MAIN, ticket, opening })
@@ -486,3 +487,6 @@ impl Drop for Attachment {
         self.streams.room.notify_waiters();
     }
 }
+
+#[cfg(test)]
+mod tests;
