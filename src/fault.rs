@@ -36,6 +36,8 @@ pub const FENCE: &str = "fence";
 /// OWN-4: an owner that does not listen for wake-ups is only suspected to be gone, and the store lets nobody replace one
 /// whose lease lives.
 pub const JUDGE: &str = "judge";
+/// OWN-4: so is a process that shows a client's stream.
+pub const HOLDER: &str = "holder";
 /// OWN-9: the table of processes says whether an owner on the same machine is dead. For tests of what is done without it.
 pub const PROCESS_TABLE: &str = "process-table";
 /// EVT-5: a stream ends at a hole in the log.

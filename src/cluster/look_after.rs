@@ -18,9 +18,9 @@ use crate::{
     store::{Ownership, StoreError, StoreResult},
 };
 
-/// First pause before a suspected owner is looked at again: about as long as a killed process needs to end. The longest is
+/// First pause before a suspect is looked at again: about as long as a killed process needs to end. The longest is
 /// `MCP_LEASE_RENEW`, the pace at which a lease can change.
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
+pub const FIRST_PAUSE: Duration = Duration::from_millis(10);
 
 /// Cause of an adoption: a stream was opened on this instance. The owner is to know of it, whatever it has claimed.
 pub const ATTACH: &str = "attach";

@@ -7,7 +7,8 @@
 //! dead one's lease out of the store first, so that there is one way to adopt: `adopt` lets nobody replace an owner
 //! whose lease lives. A suspected owner that lives is woken again until it hears.
 //!
-//! Everything that adopts asks here. Nothing in here is on the way of a message whose owner listens.
+//! Everything that adopts asks here, and so does who finds that nobody hears who shows a client's stream (`session/shown`): it
+//! is a process like any other, and its client may be there. Nothing in here is on the way of a message whose owner listens.
 //! Why it is done in this way: `docs/decisions/0008-who-is-gone.md`.
 
 use std::{
@@ -23,6 +24,7 @@ use super::{
 use crate::{
     fault,
     protocol::session_id::SessionId,
+    session::messages::IsGone,
     store::{InstanceInfo, Owner, StoreResult},
 };
 
@@ -110,6 +112,36 @@ pub async fn is_gone(cluster: &Cluster, owner: &Owner) -> StoreResult<bool> {
     Ok(judge(cluster, owner).await? == Verdict::Gone)
 }
 
+/// Whether the process is gone that has a client's stream on record. Of it only the incarnation is known: who it is tell
+/// the session's owner, if it is the same, and the leases that live. `false` also when that cannot be told yet.
+pub async fn is_holder_gone(cluster: &Cluster, asked: &IsGone) -> StoreResult<bool> {
+    let IsGone { holder, owner } = asked;
+    if fault::unprotected(fault::HOLDER) || cluster.suspects.knows_dead(holder) {
+        return Ok(true);
+    }
+    let owner = owner.clone().filter(|owner| owner.incarnation == *holder);
+    let owner = match owner.or_else(|| cluster.env.neighbours.with_incarnation(holder)) {
+        Some(owner) => Some(owner),
+        // One that has just come is unknown to the last sweep.
+        None => {
+            let alive = cluster.env.store.instances().await?.into_iter().map(|info| info.owner);
+            alive.into_iter().find(|owner| owner.incarnation == *holder)
+        }
+    };
+    let Some(owner) = owner else {
+        let may_judge = may_judge(cluster).await;
+        let evidence = Evidence::Other { lease: LeaseSeen::Missing, proof: None, may_judge };
+        return Ok(verdict(evidence) == Verdict::Gone);
+    };
+    is_gone(cluster, &owner).await
+}
+
+/// A missing lease means something: see [`Evidence::Other`]. Asked after the lease was looked for, and not before: what is
+/// lost in between is lost to both.
+async fn may_judge(cluster: &Cluster) -> bool {
+    cluster.may_judge_leases() && !cluster.env.data_lost().await
+}
+
 pub(super) async fn judge(cluster: &Cluster, owner: &Owner) -> StoreResult<Verdict> {
     if fault::unprotected(fault::JUDGE) {
         return Ok(Verdict::Gone);
@@ -142,8 +174,7 @@ async fn inquire(cluster: &Cluster, owner: &Owner) -> StoreResult<Evidence> {
             LeaseSeen::Its
         }
     };
-    // After the lease was read, and not before: what is lost in between is lost to both.
-    let may_judge = lease == LeaseSeen::Missing && cluster.may_judge_leases() && !cluster.env.data_lost().await;
+    let may_judge = lease == LeaseSeen::Missing && may_judge(cluster).await;
     // A process that has just started need not wait until it may judge.
     if lease == LeaseSeen::Missing && !may_judge && proof.is_none() && cluster.env.store.has_given_up(owner).await? {
         cluster.suspects.remember_dead(&owner.incarnation);

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Cluster,
+    ownership::is_holder_gone,
     sweep::{Sightings, adopt_if_needed, sweep},
     turns::{EndTurn, TakeTurn, Turn, Turns},
 };
@@ -23,8 +24,8 @@ use crate::{
     fault,
     lifecycle::Phase,
     protocol::session_id::SessionId,
-    session::messages::{Drain, Look, Tick, Upkeep},
-    store::{InstanceInfo, LeaseRenewed, StoreError, Wake},
+    session::messages::{Drain, IsGone, Look, Tick, Upkeep},
+    store::{InstanceInfo, LeaseRenewed, StoreError, StoreResult, Wake},
 };
 
 /// Wake-ups that may wait; more become one "look at everything".
@@ -200,6 +201,15 @@ impl Handler<EndTurn> for Registry {
             // One that nobody takes any more ends at once, and so comes to the one after.
             let _ = next.send(Turn::new(end.session, ctx.address().recipient()));
         }
+    }
+}
+
+impl Handler<IsGone> for Registry {
+    type Result = ResponseFuture<StoreResult<bool>>;
+
+    fn handle(&mut self, asked: IsGone, _ctx: &mut Self::Context) -> Self::Result {
+        let cluster = Arc::clone(&self.cluster);
+        Box::pin(async move { is_holder_gone(&cluster, &asked).await })
     }
 }
 

@@ -75,7 +75,7 @@ pub async fn settle(
         for attachment in gateway.env.directory.attachments(&session) {
             if word(head) == Word::Own { attachment.prove() } else { attachment.look() }
         }
-        if let Some(holder) = shown::holder(&known).filter(|holder| **holder != *gateway.env.me.incarnation) {
+        if let Some(holder) = shown::holder(&known).filter(|holder| **holder != gateway.env.me.incarnation) {
             patiently(gateway, || gateway.env.store.wake(holder, session)).await?;
         }
     }

@@ -5,14 +5,23 @@
 //! ([`super::rebind`]), if a session that nobody shows can be its own. Otherwise it is a new client. Nothing is opened
 //! upstream here: many who open a stream are probes.
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{
     patience::{StoreUnavailable, patiently},
     shared::Gateway,
 };
 use crate::{
-    cluster::{look_after::look_after, orphans, turns::TakeTurn},
+    backoff::Backoff,
+    cluster::{
+        look_after::{FIRST_PAUSE, look_after},
+        orphans,
+        turns::TakeTurn,
+    },
     lifecycle::Phase,
     protocol::{event_id::EventId, session_id::SessionId},
     session::{
@@ -20,7 +29,7 @@ use crate::{
         actor::SessionActor,
         attachment::{Attachment, Block, Pump, Told, resume_failed},
         returning::{Client, Fit, same_client},
-        shown,
+        shown::{self, Stream},
     },
     store::{Created, Fence, NewSession},
     upstream::Service,
@@ -209,13 +218,24 @@ impl Opening {
     }
 
     /// The session that the client's cookie names, if nobody shows it and its client was of this kind. Clients share a
-    /// cookie jar: a session that somebody shows belongs to that one. A dead holder is no holder.
+    /// cookie jar: a session that somebody shows belongs to that one. A dead holder is no holder; one that does not hear is
+    /// asked again until it does or is gone, for `MCP_REBIND_PATIENCE` at most, and then the session is its client's.
     async fn cookie(&self, session: SessionId) -> Result<Option<SessionId>, StoreUnavailable> {
         let gateway = &self.gateway;
-        let Some(head) = patiently(&self.gateway, || gateway.env.store.load(session)).await? else { return Ok(None) };
-        let is_same = same_client(&self.client, &head.client);
-        let is_shown = is_same && patiently(&self.gateway, || shown::is_shown(&gateway.env, session, &head)).await?;
-        Ok((is_same && !is_shown).then_some(session))
+        let settings = &gateway.env.settings;
+        let deadline = Instant::now() + settings.stream.rebind_patience;
+        let mut backoff = Backoff::new(FIRST_PAUSE, settings.session.lease_renew);
+        loop {
+            let Some(head) = patiently(gateway, || gateway.env.store.load(session)).await? else { return Ok(None) };
+            if !same_client(&self.client, &head.client) {
+                return Ok(None);
+            }
+            let stream = patiently(gateway, || shown::look(&gateway.env, session, &head)).await?;
+            if stream != Stream::Silent || Instant::now() >= deadline {
+                return Ok((!stream.may_be_shown()).then_some(session));
+            }
+            actix_rt::time::sleep(backoff.pause()).await;
+        }
     }
 
     /// When the client is to come back if its stream breaks.

@@ -39,6 +39,7 @@ use crate::{
     session::{
         directory::Directory,
         env::{Env, Neighbours},
+        messages::IsGone,
         room::Lonely,
     },
     settings::Settings,
@@ -73,8 +74,9 @@ pub async fn run(mut settings: Settings) -> Result<(), Fatal> {
     let store = open_store(&settings).await?;
     let (attention, attended) = mpsc::channel(WAKE_CAPACITY);
     let neighbours = watch::Sender::default();
-    let env = Arc::new(make_env(settings, store, attention, Neighbours::new(neighbours.subscribe())));
     let context = Context::new();
+    let neighbours_seen = Neighbours::new(neighbours.subscribe());
+    let env = Arc::new(make_env(settings, store, attention, neighbours_seen, context.address().recipient()));
     let cluster = Arc::new(make_cluster(&env, address, context.address().recipient()));
     let candidate = fresh_dataset_id();
     let dataset = patiently(&env, || env.store.dataset(&candidate)).await?;
@@ -191,6 +193,7 @@ fn make_env(
     store: Arc<dyn SessionStore>,
     attention: mpsc::Sender<SessionId>,
     neighbours: Neighbours,
+    judge: Recipient<IsGone>,
 ) -> Env {
     let me = Owner {
         instance_id: settings.session.instance_id.as_str().into(),
@@ -206,6 +209,7 @@ fn make_env(
         lease: LeaseClock::default(),
         dataset: Dataset::default(),
         neighbours,
+        judge,
         attention,
     }
 }

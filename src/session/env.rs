@@ -3,9 +3,10 @@
 
 use std::{sync::Arc, time::Instant};
 
+use actix::Recipient;
 use tokio::sync::{mpsc, watch};
 
-use super::{directory::Directory, room::Lonely};
+use super::{directory::Directory, messages::IsGone, room::Lonely};
 use crate::{
     cluster::{dataset::Dataset, lease::LeaseClock},
     metrics::Metrics,
@@ -34,6 +35,8 @@ pub struct Env {
     pub dataset: Dataset,
     /// The other instances.
     pub neighbours: Neighbours,
+    /// The registry, which asks the judge of owners.
+    pub judge: Recipient<IsGone>,
     /// Sessions that the registry is to look after: whose actor here has ended.
     pub attention: mpsc::Sender<SessionId>,
 }
@@ -102,6 +105,11 @@ impl Neighbours {
     /// This owner was alive. A fresh process may be unknown yet: `false` says nothing.
     pub fn saw_alive(&self, owner: &Owner) -> bool {
         self.0.borrow().contains(owner)
+    }
+
+    /// Whose incarnation this is, if it was alive.
+    pub fn with_incarnation(&self, incarnation: &str) -> Option<Owner> {
+        self.0.borrow().iter().find(|owner| *owner.incarnation == *incarnation).cloned()
     }
 
     /// Another instance that was alive, at random.

@@ -25,7 +25,7 @@ const SLACK: Duration = Duration::from_millis(1);
 
 /// What was found about a session without a stream here.
 enum Found {
-    /// Some other instance shows it.
+    /// Some other instance shows it, or may: one that does not hear, and is not gone.
     Shown,
     /// Nobody does; who held the stream last, by the store.
     Alone(Option<Holder>),
@@ -128,7 +128,7 @@ impl SessionActor {
         let (env, session) = (Arc::clone(&self.env), self.fence.session);
         async move {
             let Some(head) = env.store.load(session).await? else { return Ok(Found::Alone(None)) };
-            if shown::is_shown(&env, session, &head).await? {
+            if shown::look(&env, session, &head).await?.may_be_shown() {
                 return Ok(Found::Shown);
             }
             Ok(Found::Alone(head.holder(super::MAIN_STREAM).cloned()))

@@ -6,7 +6,10 @@ use actix::prelude::*;
 use bytes::Bytes;
 
 use super::attachment::Attachment;
-use crate::protocol::{jsonrpc::Said, post_id::PostId};
+use crate::{
+    protocol::{jsonrpc::Said, post_id::PostId},
+    store::{Owner, StoreResult},
+};
 
 /// A POST of the client, parsed once.
 #[derive(Debug)]
@@ -133,4 +136,15 @@ pub struct Snapshot {
     pub last_seq: u64,
     /// The client's stream is on this process.
     pub attached: bool,
+}
+
+/// Asks the judge of owners whether the process is gone that has a client's stream on record. Reply: whether it is;
+/// `false` also when that cannot be told yet.
+#[derive(Debug, Message)]
+#[rtype(result = "StoreResult<bool>")]
+pub struct IsGone {
+    /// Its incarnation, which is all that is on record of it.
+    pub holder: Arc<str>,
+    /// The owner of the session, who mostly is the same process.
+    pub owner: Option<Owner>,
 }

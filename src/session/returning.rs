@@ -119,7 +119,7 @@ pub struct Orphan<'a> {
     pub client: &'a str,
     /// The client had sent its version with `notifications/initialized`.
     pub spoke_version: bool,
-    /// For how long nobody has shown it; none: the process that did was found dead just now.
+    /// For how long nobody has shown it; none: the process that did does not hear.
     pub left: Option<Duration>,
 }
 

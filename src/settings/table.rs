@@ -268,7 +268,8 @@ settings! {
         MCP_REBIND_TIMEOUT = "1500ms", "duration" => rebind_timeout: Duration, duration(MILLI..=MINUTE);
 
         /// How long such an answer is waited for while Redis or an instance hangs; then the stream is ended, so that the
-        /// client comes back and is asked again. It spans MCP_WATCHDOG, and the retry of the answer.
+        /// client comes back and is asked again. It spans MCP_WATCHDOG, and the retry of the answer. As long is waited
+        /// until it is clear whether an instance that does not hear still has the session which a client's cookie names.
         MCP_REBIND_PATIENCE = "6s", "duration" => rebind_patience: Duration, duration(MILLI..=HOUR);
 
         /// How long after the end of a stream a client that may as well be a new one is asked whether the session is its

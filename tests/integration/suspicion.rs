@@ -6,8 +6,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Cluster, FakeUpstream, McpClient, Mode, Oracle, PostTo, cluster, eventually,
+    Cluster, EventStream, FakeUpstream, McpClient, Mode, Oracle, PostTo, cluster, eventually,
     fake_upstream::Reply,
+    http::Request,
     mcp_client::{request, tool_call},
 };
 
@@ -152,6 +153,66 @@ async fn a_redis_that_restarts_replaces_no_living_owner() {
     }
     assert_eq!(adoptions(&cluster).await, 0.0);
     Oracle::every_request_answered_once(&client);
+}
+
+/// A client whose stream is at instance 1, which does not hear: its subscription is a black hole, while its other connections
+/// to Redis work. Instance 0 owns the session, and gives connections to servers back soon. Also the client's cookie.
+async fn client_at_a_deaf_instance(builder: cluster::Builder) -> (Cluster, McpClient, String) {
+    let builder = builder.routers(2).redis_proxy_of(1).env("REDIS_TIMEOUT", "500ms");
+    let cluster = builder.env("MCP_SESSION_REST", "200ms").env("MCP_REBIND_PATIENCE", "500ms").start().await;
+    let client = cluster.client().post_to(PostTo::Only(0)).stays_away().initialize().await;
+    client.disconnect().await;
+    client.reconnect(Some(1));
+    client.connection_count(2).await;
+    let cookie = client.connections()[1].headers.iter().find(|(name, _)| name == "set-cookie").unwrap().1.clone();
+    cluster.redis_proxy.as_ref().unwrap().set(Mode::BlackHoleSubscriptions);
+    cut_subscriptions(&cluster).await;
+    let redis = cluster.redis_client().await;
+    eventually("only the other one hears", || async {
+        redis.run::<Vec<String>>(&["PUBSUB", "CHANNELS", "*"]).await.len() == 1
+    })
+    .await;
+    (cluster, client, cookie.split(';').next().unwrap().to_owned())
+}
+
+/// The endpoint that a newcomer at instance 0 gets who has this cookie.
+async fn endpoint_by_cookie(cluster: &Cluster, cookie: &str) -> String {
+    let get = Request::get("/sse/mcp-server-v6").header("cookie", cookie);
+    EventStream::open(cluster.addr(0), &get).await.event().await.data
+}
+
+/// OWN-4, MEM-6: who shows a stream and does not hear is only suspected to be gone: the session keeps its connection to the
+/// server, and its client's cookie leads nobody else to it.
+#[tokio::test]
+async fn a_client_at_an_instance_that_does_not_hear_keeps_its_server_and_its_session() {
+    let upstream = FakeUpstream::start().await;
+    let (cluster, client, cookie) = client_at_a_deaf_instance(Cluster::builder().upstream_urls([upstream.url()])).await;
+    let kept = upstream.open_sessions();
+    assert_eq!(kept.len(), 1);
+    // Others come and go after it: the rounds that found them alone have looked at the first one, too.
+    for _ in 0..2 {
+        let other = cluster.client().stays_away().initialize().await;
+        other.disconnect().await;
+        eventually("the one that left rests", || async { upstream.open_sessions().len() == 1 }).await;
+    }
+    assert_eq!(upstream.open_sessions(), kept);
+    let newcomer = endpoint_by_cookie(&cluster, &cookie).await;
+    assert!(!newcomer.contains(&client.session()), "{newcomer}");
+    client.call("any", json!({})).await;
+    assert_eq!(adoptions(&cluster).await, 0.0);
+    cluster.assert_no_violations().await;
+}
+
+/// OWN-4, negative control.
+#[cfg(feature = "fault-points")]
+#[tokio::test]
+async fn without_the_judge_a_client_at_an_instance_that_does_not_hear_loses_both() {
+    let upstream = FakeUpstream::start().await;
+    let unprotected = Cluster::builder().env("MCP_FAULT_UNPROTECTED", mcp_router::fault::HOLDER);
+    let (cluster, client, cookie) = client_at_a_deaf_instance(unprotected.upstream_urls([upstream.url()])).await;
+    eventually("its connection is given back", || async { upstream.open_sessions().is_empty() }).await;
+    let newcomer = endpoint_by_cookie(&cluster, &cookie).await;
+    assert!(newcomer.contains(&client.session()), "{newcomer}");
 }
 
 fn with_a_long_lease() -> cluster::Builder {
