@@ -41,7 +41,7 @@ pub enum Adoption {
     UnknownService,
 }
 
-/// Takes the session over from the owner that had it with this generation, and that [`ownership`](crate::cluster::ownership)
+/// Takes the session over from the owner that had it with this generation, and that [`ownership`]
 /// has found gone. To be called on a worker thread, which will host the actor. After an error this process may be the
 /// owner on record, without an actor: to be looked after.
 pub async fn adopt(

@@ -1,5 +1,5 @@
 //! This process's lease as it knows it, on its own clock: until when no other process believes it dead, and what the store
-//! has granted to it within one unbroken lease. Pure: the [registry](crate::registry) renews it, sessions ask it before
+//! has granted to it within one unbroken lease. Pure: the [registry](super::registry) renews it, sessions ask it before
 //! they forward anything. `tests/model.rs` checks [`may_forward`] in every order of events. OWN-2, OWN-4
 
 use std::{

@@ -1,7 +1,7 @@
 //! Health in the shape of Spring Boot's actuator, which the deployment's scripts and monitors already read.
 //!
 //! Strangers are told how it is, by component; where things are, what is wrong with them and how much there is only
-//! operators ([`admin::is_admin`]).
+//! operators (`admin::is_admin`).
 
 use actix_web::{HttpRequest, HttpResponse, http::header};
 use serde_json::{Map, Value, json};

@@ -1,5 +1,5 @@
 //! The only place that maps errors to HTTP: what can go wrong there, and which of it each error of the rooms below is.
-//! How each looks on the wire is [`table`]'s.
+//! How each looks on the wire is `table`'s.
 
 mod table;
 

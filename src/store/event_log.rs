@@ -93,9 +93,9 @@ pub struct Append {
     pub events: Arc<[NewEvent]>,
     /// How far the client's connection had come on this stream, if that is to be kept ([`super::StreamHead::sent`]).
     pub sent: Option<u64>,
-    /// As in [`Accept::acked`].
+    /// As in [`Accept::acked`](super::Accept::acked).
     pub acked: u64,
-    /// The last sequence of this stream that the owner knows; see [`Accepted::Older`].
+    /// The last sequence of this stream that the owner knows; see [`Accepted::Older`](super::Accepted::Older).
     pub known: u64,
     /// What is kept.
     pub limits: LogLimits,
@@ -108,11 +108,11 @@ pub enum Appended {
     /// (answered before, or never asked) and so nothing was appended. If another process holds the stream's
     /// attachment it has been woken.
     Done(Vec<Option<u64>>),
-    /// See [`Accepted::NotFound`].
+    /// See [`Accepted::NotFound`](super::Accepted::NotFound).
     NotFound,
-    /// See [`Accepted::Fenced`].
+    /// See [`Accepted::Fenced`](super::Accepted::Fenced).
     Fenced,
-    /// See [`Accepted::Older`].
+    /// See [`Accepted::Older`](super::Accepted::Older).
     Older,
 }
 
@@ -154,7 +154,7 @@ pub struct Attach {
 pub enum Attached {
     /// The attachment is the stream's holder now. If the owner is another process it has been woken.
     Attached(AttachedTo),
-    /// See [`Accepted::NotFound`].
+    /// See [`Accepted::NotFound`](super::Accepted::NotFound).
     NotFound,
 }
 
@@ -171,7 +171,7 @@ pub struct AttachedTo {
     pub service: String,
     /// Principal hash it was opened with.
     pub principal: String,
-    /// Listeners of the owner's wake-up (>= 1 when the caller is the owner); 0 as in [`Accepted::Queued`].
+    /// Listeners of the owner's wake-up (>= 1 when the caller is the owner); 0 as in [`Accepted::Queued`](super::Accepted::Queued).
     pub listeners: u64,
     /// How many attachments this stream has had, this one included.
     pub attach_count: u64,

@@ -27,7 +27,7 @@ pub trait Journal: Send + Sync {
     /// again on demand ([`Claim::missing_from`]) until it is acked or answered: a reply may be lost.
     async fn claim(&self, claim: Claim) -> StoreResult<Claimed>;
 
-    /// Marks requests forwarded (again) that an adopter got in [`Rehydration`]: by id, must be pending. Their inbox
+    /// Marks requests forwarded (again) that an adopter got in [`Rehydration`](super::Rehydration): by id, must be pending. Their inbox
     /// entries are dropped.
     async fn mark_forwarded(&self, fence: &Fence, id_keys: &[String]) -> StoreResult<Fenceable>;
 
@@ -57,7 +57,8 @@ pub enum ClientMessage {
     /// No id.
     Notification,
     /// `notifications/cancelled`: a notification that gives up a request of the client. Its journaling marks that request
-    /// in the same step, if it has no answer ([`Continuation::cancelled`]), so that whoever owns the session later knows it. REQ-4
+    /// in the same step, if it has no answer ([`Continuation::cancelled`](super::Continuation::cancelled)), so that whoever
+    /// owns the session later knows it. REQ-4
     Cancel {
         /// Canonical JSON text of the request's id.
         id_key: Arc<str>,

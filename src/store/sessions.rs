@@ -51,7 +51,8 @@ pub trait Sessions: Send + Sync {
     /// its client and who holds its streams. Wakes the owner it had. `false`: no such session.
     async fn renew(&self, session: SessionId, epoch: u32) -> StoreResult<bool>;
 
-    /// Writes a session again whose data are older than what its owner has seen ([`Accepted::Older`]): under the next epoch,
+    /// Writes a session again whose data are older than what its owner has seen ([`Accepted::Older`](super::Accepted::Older)):
+    /// under the next epoch,
     /// with what the owner knows, and with those unclaimed messages which the owner has never seen, under new numbers. What
     /// else was there is deleted, but for the names of POSTs; whoever shows a stream of it is woken. The caller must know
     /// that its ownership is the later one. The same call again says `Done` again.
@@ -133,6 +134,6 @@ pub enum Adopted {
     /// The owner is the one that the caller named, and has a living lease: it is not replaced (OWN-4). Not for an owner
     /// that adopts from itself.
     OwnerLives,
-    /// See [`Accepted::NotFound`].
+    /// See [`Accepted::NotFound`](super::Accepted::NotFound).
     NotFound,
 }

@@ -121,7 +121,7 @@ impl Pump {
 
     /// The client came back without a cursor (the TypeScript SDK sends none). Of what was handed to its connections,
     /// `cursor..=sent`, answers and open questions of the server are sent again, which clients tell apart by id, unless the
-    /// client is proven to have had them ([`super::replay`]); notifications are not. `sent` may lag, so that what follows it is
+    /// client is proven to have had them (`attachment/replay`); notifications are not. `sent` may lag, so that what follows it is
     /// looked at in the same way, but that notifications in it are sent.
     pub fn resume_without_cursor(mut self, cursor: u64, sent: u64) -> Self {
         self.cursor = cursor;

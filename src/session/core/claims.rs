@@ -15,7 +15,7 @@ pub const CLAIM_BATCH: usize = 64;
 /// When a claim is made again that has met a session in the middle of being restored; and how long a hole may be the
 /// doing of replies that are on their way.
 pub const SOON: Duration = Duration::from_millis(20);
-/// When one is made that the store could not answer: this, then twice as long, and so on up to [`LATEST`].
+/// When one is made that the store could not answer: this, then twice as long, and so on up to `LATEST`.
 pub const LATER: Duration = Duration::from_secs(1);
 /// The longest such pause: what was accepted while Redis hung waits no longer when it goes on.
 const LATEST: Duration = Duration::from_secs(2);
