@@ -39,7 +39,7 @@ pub use table::{
     Settings, StreamSettings, UpstreamSettings, defaults,
 };
 pub use upstream_url::UpstreamUrl;
-pub use value::{Allowed, LogFormat, RedisUrl, Secret, UpstreamService};
+pub use value::{Allowed, LogFormat, RedisUrl, Secret, Transport, UpstreamService};
 
 /// Exit code for wrong settings: `EX_USAGE` of sysexits.h.
 pub const EXIT_USAGE: u8 = 64;

@@ -217,7 +217,8 @@ fn make_env(
 fn make_cluster(env: &Arc<Env>, address: SocketAddr, turns: Recipient<TakeTurn>) -> Cluster {
     let upstream = &env.settings.upstream;
     let services = upstream.services.iter().map(|service| (service.name.clone(), service.endpoints.clone()));
-    let pool = Pool::new(services, upstream.breaker_failures, upstream.backoff_min, upstream.backoff_max);
+    let pool =
+        Pool::new(services, upstream.transport, upstream.breaker_failures, upstream.backoff_min, upstream.backoff_max);
     // The system's certificates are read now: later it would hold up the thread that needs them first.
     let _ = pool.tls(upstream.ca_file.as_ref());
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -111,6 +111,16 @@ pub fn subscription_uri(params: Option<&RawValue>) -> Option<String> {
     serde_json::from_str::<Subscription>(params?.get()).ok().map(|subscription| subscription.uri)
 }
 
+/// The version that a result of `initialize` (JSON text) names.
+pub fn protocol_version(result: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Initialized {
+        protocol_version: String,
+    }
+    serde_json::from_str::<Initialized>(result).ok().map(|initialized| initialized.protocol_version)
+}
+
 /// A list request with these parameters asks for the first page.
 pub fn is_first_page(params: Option<&RawValue>) -> bool {
     #[derive(Deserialize)]

@@ -17,6 +17,12 @@ const MAX_FIELD: usize = 8;
 /// The longest event name that means anything is `endpoint`.
 const MAX_NAME: usize = 64;
 
+/// The longest event id that is told. It goes back in a header; those of real servers have some sixty bytes.
+const MAX_ID: usize = 1024;
+
+/// The longest value of `retry` that is read: milliseconds.
+const MAX_RETRY: usize = 18;
+
 /// What has been read.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Read<'a> {
@@ -29,6 +35,11 @@ pub enum Read<'a> {
         /// Some of what came was no text, and has been replaced by U+FFFD.
         is_altered: bool,
     },
+    /// The id of the event that ends here, whatever else it has; told before its data. Later events without one leave it as
+    /// the last event id of the stream; empty, it takes that away.
+    Id(&'a str),
+    /// How long to wait before the stream is opened again, in milliseconds.
+    Retry(u64),
     /// A message larger than the limit, told as soon as it is known what it answers, else at its end; of an array each
     /// message that can be told.
     TooLarge(Told),
@@ -53,6 +64,11 @@ pub struct Reader {
     line: Line,
     field: Vec<u8>,
     name: Vec<u8>,
+    /// Of the event that is being read; longer by one than [`MAX_ID`] at most, by which it is told to be none.
+    id: Option<Vec<u8>>,
+    /// The one before it in the same event, until the line has ended.
+    id_before: Option<Vec<u8>>,
+    retry: Vec<u8>,
     data: Option<Vec<u8>>,
     skipping: Option<Box<Skipping>>,
 }
@@ -67,6 +83,10 @@ enum Line {
     Data,
     NameStart,
     Name,
+    IdStart,
+    Id,
+    RetryStart,
+    Retry,
     Ignored,
 }
 
@@ -88,6 +108,9 @@ impl Reader {
             line: Line::Start,
             field: Vec::new(),
             name: Vec::new(),
+            id: None,
+            id_before: None,
+            retry: Vec::new(),
             data: None,
             skipping: None,
         }
@@ -145,7 +168,8 @@ impl Reader {
     }
 
     fn is_between_events(&self) -> bool {
-        self.line == Line::Start && self.data.is_none() && self.name.is_empty() && self.skipping.is_none()
+        let has_begun = self.data.is_some() || !self.name.is_empty() || self.id.is_some() || self.skipping.is_some();
+        self.line == Line::Start && !has_begun
     }
 
     /// A part of a line, without a line break.
@@ -168,14 +192,26 @@ impl Reader {
                         return Ok(());
                     }
                 },
-                Line::DataStart | Line::NameStart => {
-                    self.line = if self.line == Line::DataStart { Line::Data } else { Line::Name };
+                Line::DataStart | Line::NameStart | Line::IdStart | Line::RetryStart => {
+                    self.line = match self.line {
+                        Line::DataStart => Line::Data,
+                        Line::NameStart => Line::Name,
+                        Line::IdStart => Line::Id,
+                        _ => Line::Retry,
+                    };
                     part = if *first == b' ' { &part[1..] } else { part };
                 }
                 Line::Data => return self.keep_data(part, sink),
                 Line::Name => {
-                    let room = MAX_NAME.saturating_sub(self.name.len());
-                    self.name.extend_from_slice(&part[..part.len().min(room)]);
+                    keep(&mut self.name, part, MAX_NAME);
+                    return Ok(());
+                }
+                Line::Id => {
+                    keep(self.id.get_or_insert_default(), part, MAX_ID + 1);
+                    return Ok(());
+                }
+                Line::Retry => {
+                    keep(&mut self.retry, part, MAX_RETRY + 1);
                     return Ok(());
                 }
                 Line::Ignored => return Ok(()),
@@ -185,8 +221,7 @@ impl Reader {
     }
 
     fn keep_field(&mut self, part: &[u8]) {
-        let room = MAX_FIELD.saturating_sub(self.field.len());
-        self.field.extend_from_slice(&part[..part.len().min(room)]);
+        keep(&mut self.field, part, MAX_FIELD);
     }
 
     /// The name of the field is complete.
@@ -203,6 +238,11 @@ impl Reader {
                 self.line = Line::NameStart;
                 self.name.clear();
             }
+            b"id" => {
+                self.line = Line::IdStart;
+                self.id_before = self.id.replace(Vec::new());
+            }
+            b"retry" => self.line = Line::RetryStart,
             _ => self.line = Line::Ignored,
         }
         Ok(())
@@ -237,6 +277,21 @@ impl Reader {
             Line::Field => self.begin_value(sink)?,
             _ => {}
         }
+        match self.line {
+            // An id with a zero byte in it is none.
+            Line::IdStart | Line::Id => {
+                let before = self.id_before.take();
+                if self.id.as_ref().is_some_and(|id| id.len() <= MAX_ID && id.contains(&0)) {
+                    self.id = before;
+                }
+            }
+            Line::RetryStart | Line::Retry => {
+                if let Some(pause) = retry_of(&std::mem::take(&mut self.retry)) {
+                    sink(Read::Retry(pause));
+                }
+            }
+            _ => {}
+        }
         self.line = Line::Start;
         Ok(())
     }
@@ -245,6 +300,9 @@ impl Reader {
         let (name, data) = (std::mem::take(&mut self.name), self.data.take());
         // It may have been a long one.
         self.field = Vec::new();
+        if let Some(id) = self.id.take().filter(|id| id.len() <= MAX_ID) {
+            sink(Read::Id(&String::from_utf8_lossy(&id)));
+        }
         if let Some(skipping) = self.skipping.take() {
             if is_message(&name) {
                 skipping.scan.finish().into_iter().for_each(|told| sink(Read::TooLarge(told)));
@@ -272,6 +330,18 @@ pub fn to_text(data: Vec<u8>) -> (Bytes, bool) {
     }
 }
 
+/// Adds to what is kept of a value, up to a length.
+fn keep(kept: &mut Vec<u8>, part: &[u8], most: usize) {
+    let room = most.saturating_sub(kept.len());
+    kept.extend_from_slice(&part[..part.len().min(room)]);
+}
+
+/// Digits alone are a time.
+fn retry_of(value: &[u8]) -> Option<u64> {
+    let is_time = (1..=MAX_RETRY).contains(&value.len()) && value.iter().all(u8::is_ascii_digit);
+    is_time.then(|| std::str::from_utf8(value).ok()?.parse().ok()).flatten()
+}
+
 fn is_message(name: &[u8]) -> bool {
     name.is_empty() || name == b"message"
 }
@@ -280,11 +350,20 @@ fn is_message(name: &[u8]) -> bool {
 /// rest, which must be read line by line.
 fn take_plain_events<'a>(mut chunk: &'a [u8], limit: usize, sink: &mut impl FnMut(Read<'_>)) -> &'a [u8] {
     while let Some(end) = memchr::memmem::find(chunk, b"\n\n") {
-        let Some((name, data)) = std::str::from_utf8(&chunk[..end]).ok().and_then(plain_event) else { break };
+        let Some(Plain { name, data, id, retry }) = std::str::from_utf8(&chunk[..end]).ok().and_then(plain_event)
+        else {
+            break;
+        };
+        if data.is_some_and(|data| data.len() > limit) {
+            break;
+        }
+        if let Some(pause) = retry.and_then(|value| retry_of(value.as_bytes())) {
+            sink(Read::Retry(pause));
+        }
+        if let Some(id) = id {
+            sink(Read::Id(id));
+        }
         if let Some(data) = data {
-            if data.len() > limit {
-                break;
-            }
             // In memory of its own: it may stay in the log for long, and would keep the whole read buffer.
             sink(Read::Event { name, data: Bytes::copy_from_slice(data.as_bytes()), is_altered: false });
         }
@@ -293,188 +372,34 @@ fn take_plain_events<'a>(mut chunk: &'a [u8], limit: usize, sink: &mut impl FnMu
     chunk
 }
 
-/// Name and data of one event's lines. `None`: there is something in it that needs a closer look.
-fn plain_event(block: &str) -> Option<(&str, Option<&str>)> {
-    let (mut name, mut data) = ("message", None);
+/// What one event's lines say.
+struct Plain<'a> {
+    name: &'a str,
+    data: Option<&'a str>,
+    id: Option<&'a str>,
+    retry: Option<&'a str>,
+}
+
+/// `None`: there is something in the lines that needs a closer look.
+fn plain_event(block: &str) -> Option<Plain<'_>> {
+    let mut plain = Plain { name: "message", data: None, id: None, retry: None };
     for line in block.split('\n') {
         let (field, value) = line.split_once(':')?;
+        if value.contains('\r') {
+            return None;
+        }
         let value = value.strip_prefix(' ').unwrap_or(value);
         match field {
-            "data" if data.is_none() && !value.contains('\r') => data = Some(value),
-            "event" if !value.is_empty() && value.len() <= MAX_NAME && !value.contains('\r') => name = value,
-            "id" | "retry" | "" if !value.contains('\r') => {}
+            "data" if plain.data.is_none() => plain.data = Some(value),
+            "event" if !value.is_empty() && value.len() <= MAX_NAME => plain.name = value,
+            "id" if value.len() <= MAX_ID && !value.contains('\0') => plain.id = Some(value),
+            "retry" if plain.retry.is_none() => plain.retry = Some(value),
+            "" => {}
             _ => return None,
         }
     }
-    Some((name, data))
+    Some(plain)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    mod property;
-
-    fn read_with(text: &[u8], size: usize, limit: usize) -> Vec<(String, String)> {
-        let mut reader = Reader::new(limit, 1 << 20);
-        let mut events = Vec::new();
-        for piece in text.chunks(size) {
-            let taken = reader.feed(piece, |read| {
-                events.push(match read {
-                    Read::Event { name, data, .. } => (name.to_owned(), String::from_utf8(data.to_vec()).unwrap()),
-                    Read::TooLarge(told) => ("too large".to_owned(), format!("{told:?}")),
-                });
-            });
-            taken.unwrap();
-        }
-        events
-    }
-
-    fn read_in_pieces(text: &[u8], size: usize) -> Vec<(String, String)> {
-        read_with(text, size, 1 << 20)
-    }
-
-    #[test]
-    fn a_stream_reads_the_same_however_it_is_cut() {
-        let opening = "id: 1\nretry: 500\nevent: endpoint\ndata: /x?sessionId=1\n\n: hb\n";
-        let events =
-            "id: 2\nevent: message\ndata: {\"a\":\ndata: 1}\n\nid: 3\nevent: message\ndata: {\"b\":\"\u{2028}é\"}\n\n";
-        let text = [opening, events].concat().into_bytes();
-        let expected = [
-            ("endpoint".to_owned(), "/x?sessionId=1".to_owned()),
-            ("message".to_owned(), "{\"a\":\n1}".to_owned()),
-            ("message".to_owned(), "{\"b\":\"\u{2028}é\"}".to_owned()),
-        ];
-        for size in 1..text.len() {
-            assert_eq!(read_in_pieces(&text, size), expected, "pieces of {size}");
-        }
-    }
-
-    #[test]
-    fn every_line_ending_of_the_specification_is_read() {
-        for ending in ["\n", "\r\n", "\r"] {
-            let text = format!("event: endpoint{ending}data: /m{ending}{ending}data: x{ending}{ending}");
-            for size in 1..text.len() {
-                assert_eq!(read_in_pieces(text.as_bytes(), size).len(), 2, "{ending:?} in pieces of {size}");
-            }
-        }
-        let mixed = b"data: a\rdata: b\r\ndata: c\n\r\n: x\r\n\ndata:d\n\revent\ndata\ndata: e\r\r";
-        for size in 1..mixed.len() {
-            let datas: Vec<String> = read_in_pieces(mixed, size).into_iter().map(|(_, data)| data).collect();
-            assert_eq!(datas, ["a\nb\nc", "d", "\ne"], "pieces of {size}");
-        }
-    }
-
-    #[test]
-    fn a_byte_order_mark_at_the_start_is_no_part_of_the_stream() {
-        let text = b"\xef\xbb\xbfevent: endpoint\ndata: /m\n\n";
-        for size in 1..text.len() {
-            assert_eq!(read_in_pieces(text, size), [("endpoint".to_owned(), "/m".to_owned())], "pieces of {size}");
-        }
-        // Only there; and what only begins like one is a line of its own.
-        let later = b"data: a\n\n\xef\xbb\xbfdata: b\n\ndata: c\n\n";
-        assert_eq!(read_in_pieces(later, 5).len(), 2);
-        assert_eq!(read_in_pieces(b"\xef\xbbdata: a\n\ndata: b\n\n", 1), [("message".to_owned(), "b".to_owned())]);
-    }
-
-    #[test]
-    fn bytes_that_are_no_text_are_replaced_and_harm_nothing_else() {
-        let text = b"data: caf\xe9 \xf0\x9f\ndata: \xc3\xa9\n\ndata: next\n\n";
-        for size in 1..text.len() {
-            let datas: Vec<String> = read_in_pieces(text, size).into_iter().map(|(_, data)| data).collect();
-            assert_eq!(datas, ["caf\u{fffd} \u{fffd}\n\u{e9}", "next"], "pieces of {size}");
-        }
-    }
-
-    /// The short way and the long one agree, whatever comes.
-    #[test]
-    fn whole_chunks_are_read_as_single_bytes_are() {
-        let lines = [
-            "data: a",
-            "data:b",
-            "data",
-            "event: x",
-            "event:",
-            "event",
-            "id: 1",
-            ": hb",
-            "",
-            "",
-            "",
-            "retry: 5",
-            "other: y",
-            "data: \r",
-            "data:  two",
-            "eventual: z",
-            "data0: z",
-        ];
-        let mut random = fastrand::Rng::with_seed(7);
-        for round in 0..2000 {
-            let mut text = String::new();
-            for _ in 0..random.usize(1..12) {
-                text.push_str(lines[random.usize(..lines.len())]);
-                text.push_str(if random.u8(..8) == 0 { "\r\n" } else { "\n" });
-            }
-            text.push_str("\n\n");
-            let size = random.usize(1..9);
-            assert_eq!(
-                read_in_pieces(text.as_bytes(), text.len()),
-                read_in_pieces(text.as_bytes(), 1),
-                "{round}: {text:?}"
-            );
-            assert_eq!(read_in_pieces(text.as_bytes(), size), read_in_pieces(text.as_bytes(), 1), "{round}: {text:?}");
-        }
-    }
-
-    #[test]
-    fn an_event_beyond_the_limit_is_passed_over_and_its_id_told_once() {
-        let filler = "x".repeat(300);
-        for (event, told) in [
-            (format!(r#"data: {{"id":7,"result":"{filler}"}}"#), Some(r#"Answer("7")"#)),
-            (
-                format!("event: message\ndata: {{\"result\":\"{filler}\",\ndata: \"id\":\"a\"}}"),
-                Some(r#"Answer("\"a\"")"#),
-            ),
-            (format!(r#"data: {{"id":7,"method":"m","params":"{filler}"}}"#), Some(r#"Request("7")"#)),
-            (format!(r#"data: {{"method":"m","params":"{filler}"}}"#), Some("Nothing")),
-            (format!(r#"data: [{{"method":"m"}},{{"result":"{filler}","id":7}}]"#), Some(r#"Answer("7")"#)),
-            (format!(r#"data: [{{"method":"m"}},"{filler}"]"#), Some("Nothing")),
-            (format!("data: {filler}"), Some("Nothing")),
-            (format!("data: {}", "a\ndata: ".repeat(200)), Some("Nothing")),
-            (format!("event: other\ndata: {filler}"), None),
-            // Not data: nothing to keep, nothing to skip.
-            (format!(": {filler}"), None),
-            (format!("{filler}: {filler}"), None),
-            (filler.clone(), None),
-        ] {
-            let text = format!("data: before\n\n{event}\n\ndata: after\n\n");
-            let mut expected = vec![("message".to_owned(), "before".to_owned())];
-            expected.extend(told.map(|told| ("too large".to_owned(), told.to_owned())));
-            expected.push(("message".to_owned(), "after".to_owned()));
-            for size in [1, 7, 100, text.len()] {
-                assert_eq!(read_with(text.as_bytes(), size, 100), expected, "{event} in pieces of {size}");
-            }
-        }
-    }
-
-    #[test]
-    fn an_event_without_an_end_is_told_at_once_and_given_up_at_a_bound() {
-        let mut reader = Reader::new(100, 1000);
-        let mut told = Vec::new();
-        let mut feed = |reader: &mut Reader, text: &[u8]| reader.feed(text, |read| told.push(format!("{read:?}")));
-        assert_eq!(feed(&mut reader, b"data: {\"id\":7,\"result\":\""), Ok(()));
-        for _ in 0..9 {
-            assert_eq!(feed(&mut reader, &[b'x'; 100]), Ok(()));
-        }
-        assert!(feed(&mut reader, &[b'x'; 100]).is_err());
-        assert_eq!(told, [r#"TooLarge(Answer("7"))"#]);
-    }
-
-    #[test]
-    fn a_reader_keeps_nothing_between_events() {
-        let mut reader = Reader::new(1 << 20, 1 << 20);
-        let text = format!("event: e\r\ndata: {}\r\n\r\n", "x".repeat(1 << 19));
-        reader.feed(text.as_bytes(), |_| ()).unwrap();
-        assert!(reader.data.is_none() && reader.name.capacity() == 0 && reader.field.capacity() == 0);
-    }
-}
+mod tests;

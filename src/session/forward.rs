@@ -16,6 +16,7 @@ use super::{
         posts::{Moment, OrderWait, Outbound, Resent, Room, UnderWay},
         recovery::Progress,
     },
+    reply::Carried,
 };
 use crate::{
     backoff::jittered,
@@ -175,8 +176,9 @@ impl SessionActor {
         let usual = self.env.settings.upstream.order_wait;
         let carries = self.posts.acknowledged(number, &post, Instant::now(), usual);
         if post.link == self.uplink.number() {
+            self.uplink.answered();
             let PostUnderWay { seq, outbound: Outbound { body, id, .. }, .. } = post;
-            let carried = id.filter(|_| carries).map(|id| (number, seq, id, body));
+            let carried = id.filter(|_| carries).map(|id| Carried { number, seq, id, body });
             self.read_reply(reply, carried, ctx);
         }
     }

@@ -21,7 +21,7 @@ use crate::{
         mcp,
     },
     store::Claimed,
-    upstream::{LinkError, LinkEvent, LinkNotice, actor::OpenLink},
+    upstream::{LinkError, LinkEvent, LinkNotice, Via, actor::OpenLink},
 };
 
 impl SessionActor {
@@ -204,14 +204,24 @@ impl Handler<LinkNotice> for SessionActor {
                     self.opened(uplink, ctx);
                 }
             }
-            LinkEvent::Message(body) | LinkEvent::Altered(body) => self.take_upstream_message(body, notice.via, ctx),
-            LinkEvent::TooLarge(told) => self.take_too_large(told, notice.via, ctx),
             LinkEvent::Closed(error) => {
                 if let Some(endpoint) = self.endpoint.as_ref().filter(|_| error.is_failure()) {
                     endpoint.failed(&error);
                 }
                 self.lose_link(&error, ctx);
             }
+            event => self.take_event(event, notice.via, ctx),
+        }
+    }
+}
+
+impl SessionActor {
+    /// What the present upstream session has said.
+    pub(super) fn take_event(&mut self, event: LinkEvent, via: Via, ctx: &mut Context<Self>) {
+        match event {
+            LinkEvent::Message(body) | LinkEvent::Altered(body) => self.take_upstream_message(body, via, ctx),
+            LinkEvent::TooLarge(told) => self.take_too_large(told, via, ctx),
+            LinkEvent::Cursor(_) | LinkEvent::Opened(_) | LinkEvent::Closed(_) => {}
         }
     }
 }

@@ -12,6 +12,7 @@
 //! | `cancel` | client → upstream: requests that the client has given up |
 //! | `forward` | client → upstream: POSTs and their ends |
 //! | `refused` | client → upstream: what becomes of a message whose POST failed |
+//! | `reply` | upstream → client: what the answers to POSTs hold |
 //! | `outbound` | upstream → client: append, deliver |
 //! | `questions` | requests of the server and their answers, under ids of both sides |
 //! | `unreadable` | upstream → client: what is too large |
@@ -46,6 +47,7 @@ mod outbound;
 mod questions;
 mod refused;
 mod rehydrate;
+mod reply;
 mod restore;
 pub mod returning;
 pub mod room;

@@ -52,7 +52,12 @@ impl SessionActor {
                         self.pump_posts(ctx);
                     }
                     let event = Self::answer_event(&request, body.clone());
-                    let event = if *success { self.apply(request.kept.effect, &head, event) } else { event };
+                    let event = if *success {
+                        self.apply(request.kept.effect, &head, event)
+                    } else {
+                        self.not_applied(&request.kept.effect);
+                        event
+                    };
                     self.push_event(event, ctx);
                 }
                 None => self.env.metrics.dropped.with_label_values(&["upstream_unknown_answer"]).inc(),
@@ -89,11 +94,23 @@ impl SessionActor {
                 }
                 return event;
             }
-            Effect::Initialize(_) => self.list_stream(),
+            Effect::Initialize(_) => {
+                self.list_stream();
+                if let Some(uplink) = self.uplink.way() {
+                    uplink.initialized(result.and_then(mcp::protocol_version).as_deref());
+                }
+            }
             Effect::LogLevel(_) | Effect::Subscribe(..) | Effect::Unsubscribe(_) => {}
         }
         let endpoint = || self.endpoint.as_ref().map(|endpoint| endpoint.url.to_string()).unwrap_or_default();
         self.setup.answered(effect, result, endpoint, event)
+    }
+
+    /// The answer was an error.
+    fn not_applied(&self, effect: &Effect) {
+        if let (Effect::Initialize(_), Some(uplink)) = (effect, self.uplink.way()) {
+            uplink.not_initialized();
+        }
     }
 
     /// Queues an event for the log of the main stream.

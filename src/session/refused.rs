@@ -1,5 +1,5 @@
 //! What becomes of a message whose POST failed, as `core/posts/failed` decides: sent again, answered with an error, or left
-//! to its link's end; and what a POST's reply holds. REQ-3
+//! to its link's end. REQ-3
 
 use std::{
     sync::Arc,
@@ -23,11 +23,7 @@ use crate::{
         jsonrpc::{self, IdKey},
         mcp::Repeatable,
     },
-    upstream::{
-        PostError, Reply, ReplyEnd, STREAM_WAIT,
-        notice::{LinkLimits, Outlet, Via},
-        tools::Bounds,
-    },
+    upstream::{PostError, tools::Bounds},
 };
 
 /// How long the end of a server's stream may come after that of a POST's connection, if both end with the server.
@@ -93,7 +89,7 @@ impl SessionActor {
 
     /// A connection has broken under a POST. If the server is dead, its stream says so in this very moment, and the
     /// recovery on the next link knows more: which tools only read, from a server that lives.
-    fn settle_unless_link_ends(
+    pub(super) fn settle_unless_link_ends(
         &mut self,
         number: u64,
         seq: u64,
@@ -111,7 +107,15 @@ impl SessionActor {
     }
 
     /// A request whose outcome is unknown although its link is well: sent again if that is harmless, else answered.
-    fn settle_alone(&mut self, number: u64, seq: u64, id: IdKey, body: Bytes, why: String, ctx: &mut Context<Self>) {
+    pub(super) fn settle_alone(
+        &mut self,
+        number: u64,
+        seq: u64,
+        id: IdKey,
+        body: Bytes,
+        why: String,
+        ctx: &mut Context<Self>,
+    ) {
         let repeatable = rehydrate::repeatable(&body);
         let (service, patience) = (Arc::clone(&self.service), self.env.settings.upstream.health_timeout);
         let bounds = Bounds::new(&self.env.settings.upstream);
@@ -143,55 +147,6 @@ impl SessionActor {
                         "requestId": serde_json::from_str::<serde_json::Value>(id.as_json()).unwrap_or_default(),
                     });
                     actor.fail_request(&id, jsonrpc::OUTCOME_UNKNOWN, &why, "outcome_unknown", details, ctx);
-                }
-            }
-        });
-    }
-
-    /// What the answer to a POST holds goes the way of what comes on the stream. `carried`: the POST's number, sequence,
-    /// id and body of the request that still waits for an answer.
-    pub(super) fn read_reply(
-        &mut self,
-        reply: Option<Reply>,
-        carried: Option<(u64, u64, IdKey, Bytes)>,
-        ctx: &mut Context<Self>,
-    ) {
-        let Some(reply) = reply else { return };
-        let settings = &self.env.settings.upstream;
-        let (limits, patience) = (LinkLimits::from(settings), settings.request_timeout);
-        // By the sequence of the message, which names the client's stream that it belongs to.
-        let via = carried.as_ref().map_or(Via::Stream, |(_, seq, ..)| Via::Post(*seq));
-        let (link, to) = (self.uplink.number(), ctx.address().recipient());
-        let outlet = Outlet { link, via, to, gate: Arc::clone(&self.gate) };
-        let read = async move { reply.read(limits, outlet, patience).await };
-        ctx.spawn(read.into_actor(self).map(move |end, actor, ctx| match (end, carried) {
-            (ReplyEnd::Whole, _) | (ReplyEnd::Broken | ReplyEnd::Unreadable, None) => {}
-            (ReplyEnd::Nameless(_), None) => actor.count_dropped("upstream_answer_without_id"),
-            (ReplyEnd::Broken, Some((number, seq, id, body))) => {
-                actor.settle_unless_link_ends(number, seq, id, body, "the answer broke off".to_owned(), ctx);
-            }
-            (ReplyEnd::Unreadable, Some((number, _, id, _))) => {
-                actor.answer_unless_stream_does(number, id, None, ctx);
-            }
-            (ReplyEnd::Nameless(error), Some((number, _, id, _))) => {
-                actor.answer_unless_stream_does(number, id, Some(error), ctx);
-            }
-        }));
-    }
-
-    /// The answer to a POST is this error of the server, or (`None`) cannot be read. What has come on the stream counts.
-    fn answer_unless_stream_does(&mut self, number: u64, id: IdKey, error: Option<Bytes>, ctx: &mut Context<Self>) {
-        ctx.run_later(STREAM_WAIT, move |actor, ctx| {
-            if !actor.posts.carries(number, &id) {
-                return;
-            }
-            match error {
-                Some(error) => {
-                    actor.take_upstream_message(jsonrpc::failed_response(id.as_json(), &error), Via::Stream, ctx);
-                }
-                None => {
-                    actor.count_dropped("upstream_nonsense");
-                    actor.fail_broken(&id, &"it cannot be read", ctx);
                 }
             }
         });

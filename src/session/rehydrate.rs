@@ -83,7 +83,7 @@ impl SessionActor {
     fn ends_link(&self, error: &PostError, since: Instant) -> bool {
         match error {
             _ if self.uplink.is_in_handshake() => true,
-            PostError::NotSent(_) | PostError::SessionGone => true,
+            PostError::NotSent(_) | PostError::SessionGone | PostError::OtherTransport => true,
             PostError::Late(_) | PostError::Unknown(_) => self.seems_dead(since),
             PostError::Refused(_) | PostError::NotFollowed(_) | PostError::NotNow { .. } | PostError::Failed(_) => {
                 false
@@ -92,7 +92,8 @@ impl SessionActor {
     }
 
     pub(super) fn opened(&mut self, uplink: Uplink, ctx: &mut Context<Self>) {
-        if let Some(endpoint) = &self.endpoint {
+        // Where nothing had to be connected nothing is proven yet.
+        if let Some(endpoint) = self.endpoint.as_ref().filter(|_| !uplink.answers_in_place()) {
             endpoint.succeeded();
         }
         self.env.metrics.upstream_links.with_label_values(&["opened"]).inc();
@@ -120,6 +121,7 @@ impl SessionActor {
             return;
         }
         let result = head.result.map_or("{}", |result| result.get());
+        uplink.initialized(mcp::protocol_version(result).as_deref());
         match self.setup.answered_again(result) {
             Again::Same => {}
             Again::Assumed(changes) => self.keep_assumption(changes, ctx),
@@ -348,7 +350,9 @@ impl SessionActor {
     }
 
     fn become_open(&mut self, ctx: &mut Context<Self>) {
-        if !self.uplink.settled(Instant::now()) {
+        let is_proven = self.uplink.way().is_some_and(Uplink::is_proven);
+        let now = Instant::now();
+        if !(if is_proven { self.uplink.settled(now) } else { self.uplink.settled_unproven(now) }) {
             return;
         }
         self.arm_deadline(ctx);

@@ -8,7 +8,7 @@ use redis::IntoConnectionInfo;
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 use url::{Host, Url};
 
-use super::value::{Allowed, LogFormat, RedisUrl, Secret};
+use super::value::{Allowed, LogFormat, RedisUrl, Secret, Transport};
 
 /// The value, or what was expected instead.
 pub(super) type Parsed<T> = Result<T, String>;
@@ -210,6 +210,15 @@ pub(super) fn token(text: &str) -> Parsed<Secret> {
         Ok(Secret::new(text))
     } else {
         Err("visible ASCII characters without spaces, since it travels in a header".to_owned())
+    }
+}
+
+pub(super) fn transport(text: &str) -> Parsed<Transport> {
+    match text.to_ascii_lowercase().as_str() {
+        "auto" => Ok(Transport::Auto),
+        "sse" => Ok(Transport::Sse),
+        "streamable" => Ok(Transport::Streamable),
+        _ => Err("auto, sse or streamable".to_owned()),
     }
 }
 

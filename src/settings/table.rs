@@ -13,7 +13,7 @@ use super::{
     row::Row,
     source::Reader,
     upstreams::upstreams,
-    value::{Allowed, LogFormat, RedisUrl, Secret, UpstreamService},
+    value::{Allowed, LogFormat, RedisUrl, Secret, Transport, UpstreamService},
 };
 
 const ABOUT: &str = "A gateway for the Model Context Protocol whose sessions survive the death of any instance.";
@@ -153,6 +153,11 @@ settings! {
         /// Services and their equal endpoints: name=url,url;name2=url. A service is reached at /sse/NAME and the like.
         /// Unset: the router starts an mcp-server-v6 inside its own process, so that it can be tried at once.
         MCP_UPSTREAMS = "", "name=url,url;name2=url" => services: Vec<UpstreamService>, upstreams;
+
+        /// MCP transport of the endpoints. auto: a URL whose path ends in /sse is HTTP+SSE, one that ends in /mcp is
+        /// Streamable HTTP, and any other is asked, as the specification says: an initialize that it refuses with 400, 404
+        /// or 405 means HTTP+SSE. Set it for servers whose URLs say the wrong thing.
+        MCP_UPSTREAM_TRANSPORT = "auto", "auto, sse or streamable" => transport: Transport, parse::transport;
 
         /// PEM file of certificates whose issuers are trusted for https endpoints, besides those that the system trusts:
         /// for servers with a certificate of one's own. Read at the start. Unset: the system's alone.

@@ -83,6 +83,17 @@ impl Allowed {
     }
 }
 
+/// The MCP transport of the servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// By the form of each URL, else as the server answers.
+    Auto,
+    /// HTTP+SSE (2024-11-05).
+    Sse,
+    /// Streamable HTTP (2025-03-26 and later).
+    Streamable,
+}
+
 /// The form of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {

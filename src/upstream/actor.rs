@@ -13,6 +13,7 @@ pub use super::call::{Call, CallError};
 use super::{
     Endpoint, Gate, LinkEvent, LinkHandle, LinkNotice, Service,
     caller::{Answer, Caller, Shared},
+    choice::Spoken,
     notice::{LinkLimits, Outlet, Via},
     transport::{
         http::{connections::KEEP_ALIVE, line::Line},
@@ -175,8 +176,10 @@ impl Handler<OpenLink> for UpstreamActor {
 
     fn handle(&mut self, open: OpenLink, _ctx: &mut Self::Context) -> Self::Result {
         let outlet = Outlet { link: open.link, via: Via::Stream, to: open.to, gate: open.gate };
-        let link = sse::run(self.line.clone(), LinkLimits::from(&self.limits), outlet, None);
-        let task = actix_rt::spawn(link);
+        let task = match self.endpoint.transport.next() {
+            Spoken::Sse => actix_rt::spawn(sse::run(self.line.clone(), LinkLimits::from(&self.limits), outlet, None)),
+            Spoken::Streamable => actix_rt::spawn(outlet.open_at_once()),
+        };
         MessageResult(LinkHandle::new(task.abort_handle(), Some(Arc::clone(&self.endpoint))))
     }
 }
@@ -226,6 +229,7 @@ impl Handler<LinkNotice> for UpstreamActor {
             LinkEvent::Message(body) => self.take_message(&caller, Answer { body, is_altered: false }),
             LinkEvent::Altered(body) => self.take_message(&caller, Answer { body, is_altered: true }),
             LinkEvent::TooLarge(told) => self.take_too_large(&caller, told),
+            LinkEvent::Cursor(_) => {}
             LinkEvent::Closed(error) => {
                 if error.is_failure() {
                     self.endpoint.failed(&error);

@@ -15,6 +15,7 @@ use tokio::{sync::oneshot, time::Instant};
 use super::{
     Address, Gate, LinkHandle, LinkNotice, PostError, Reply, ReplyEnd, STREAM_WAIT, Uplink,
     call::{Call, CallError, GivenUp, gives_up, rewritten},
+    choice::Spoken,
     notice::{LinkLimits, Outlet, Via},
     transport::{http::line::Line, sse},
 };
@@ -204,7 +205,8 @@ impl Caller {
             let end = reply.read(caller.link_limits, outlet, caller.request_timeout).await;
             let Some(id) = id else { return };
             let answer = match end {
-                ReplyEnd::Whole => return,
+                ReplyEnd::Whole if !caller.is_open(id).await => return,
+                ReplyEnd::Whole => Err(CallError::Lost("the answer ended without a response".to_owned())),
                 ReplyEnd::Broken => Err(CallError::Lost("the answer broke off".to_owned())),
                 ReplyEnd::Unreadable => Err(CallError::Nonsense),
                 ReplyEnd::Nameless(error) => {
@@ -216,6 +218,25 @@ impl Caller {
             }
             caller.answered_own(id, answer);
         });
+    }
+
+    /// What has been read holds no answer to this request of ours, and nothing else will.
+    async fn is_open(&self, id: u64) -> bool {
+        let is_in_place = match &self.shared.borrow().phase {
+            Phase::Ready { uplink, .. } => uplink.answers_in_place(),
+            Phase::Opening(_) => self.line.endpoint.transport.next() == Spoken::Streamable,
+            Phase::Closed => false,
+        };
+        let is_open = || is_in_place && self.shared.borrow().pending.contains_key(&id);
+        if !is_open() {
+            return false;
+        }
+        // It may be on its way to the actor.
+        tokio::task::yield_now().await;
+        if is_open() {
+            tokio::time::sleep(STREAM_WAIT).await;
+        }
+        is_open()
     }
 
     fn register(&self) -> (u64, oneshot::Receiver<Result<Answer, CallError>>) {
@@ -245,12 +266,7 @@ impl Caller {
                     Phase::Closed => {
                         let (sender, receiver) = oneshot::channel();
                         shared.phase = Phase::Opening(vec![sender]);
-                        shared.link += 1;
-                        let (link, via) = (shared.link, Via::Stream);
-                        let outlet = Outlet { link, via, to: self.to.clone(), gate: Gate::new(usize::MAX) };
-                        let heard = Rc::clone(&shared.heard);
-                        let link = sse::run(self.line.clone(), self.link_limits, outlet, Some(heard));
-                        shared.handle = Some(LinkHandle::new(actix_rt::spawn(link).abort_handle(), None));
+                        self.open(&mut shared);
                         receiver
                     }
                 }
@@ -259,7 +275,23 @@ impl Caller {
         }
     }
 
+    /// Begins the shared session anew.
+    fn open(&self, shared: &mut Shared) {
+        shared.link += 1;
+        let (link, via) = (shared.link, Via::Stream);
+        let outlet = Outlet { link, via, to: self.to.clone(), gate: Gate::new(usize::MAX) };
+        let task = match self.line.endpoint.transport.next() {
+            Spoken::Sse => {
+                let heard = Rc::clone(&shared.heard);
+                actix_rt::spawn(sse::run(self.line.clone(), self.link_limits, outlet, Some(heard)))
+            }
+            Spoken::Streamable => actix_rt::spawn(outlet.open_at_once()),
+        };
+        shared.handle = Some(LinkHandle::new(task.abort_handle(), None));
+    }
+
     pub(super) async fn initialize(&self, link: u64, address: Address) {
+        let is_streamable = address == Address::Streamable;
         let uplink = Uplink::new(self.line.clone(), address);
         match self.handshake(&uplink).await {
             Ok(initialized) => {
@@ -274,6 +306,13 @@ impl Caller {
                     for waiter in waiters {
                         let _ = waiter.send(Ok(()));
                     }
+                }
+            }
+            // It has told which transport it speaks.
+            Err(_) if is_streamable && self.line.endpoint.transport.next() == Spoken::Sse => {
+                let mut shared = self.shared.borrow_mut();
+                if shared.link == link {
+                    self.open(&mut shared);
                 }
             }
             Err(error) => {
@@ -302,10 +341,12 @@ impl Caller {
             Failed::Call(error) => error,
         })?;
         let answer = answer.body;
-        let accepted = matches!(Head::parse(&answer).map(|head| head.kind), Ok(Kind::Response { success: true, .. }));
-        if !accepted {
+        let head = Head::parse(&answer).ok();
+        let accepted = head.filter(|head| matches!(head.kind, Kind::Response { success: true, .. }));
+        let Some(result) = accepted.map(|head| head.result.map_or("{}", |result| result.get())) else {
             return Err(CallError::Unreachable("it refused to initialize".to_owned()));
-        }
+        };
+        uplink.initialized(mcp::protocol_version(result).as_deref());
         let initialized = Bytes::from_static(br#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);
         self.post(uplink.clone(), initialized).await?;
         Ok(answer)

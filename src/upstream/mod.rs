@@ -3,6 +3,7 @@
 //! | module | role |
 //! |---|---|
 //! | [`pool`] | the process-wide picture: which endpoints there are, how many sessions each has, and which one is used next |
+//! | [`choice`] | by which MCP transport an endpoint is talked to |
 //! | [`breaker`], [`tools`] | what is known of an endpoint's health, and of a service's tools |
 //! | [`uplink`] | what a session, or the router itself, holds of an upstream session: where its messages go |
 //! | [`notice`] | what comes back, with its back-pressure |
@@ -16,6 +17,7 @@ pub mod actor;
 pub mod breaker;
 pub mod call;
 mod caller;
+pub mod choice;
 pub mod lines;
 pub mod notice;
 pub mod pool;
@@ -27,6 +29,6 @@ pub use notice::{Address, Gate, LinkError, LinkEvent, LinkHandle, LinkNotice, Vi
 pub use pool::{Endpoint, Pool, Service};
 pub use transport::http::{
     answer::PostError,
-    reply::{Reply, ReplyEnd, STREAM_WAIT},
+    reply::{Piece, Reply, ReplyEnd, STREAM_WAIT},
 };
 pub use uplink::Uplink;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use actix::prelude::*;
-use actix_http::Uri;
+use actix_http::{Uri, header::HeaderValue};
 use bytes::Bytes;
 use tokio::sync::Notify;
 
@@ -46,6 +46,8 @@ impl From<&UpstreamSettings> for LinkLimits {
 pub enum Address {
     /// HTTP+SSE (2024-11-05): the URL of the `endpoint` event.
     Sse(Uri),
+    /// Streamable HTTP (2025-03-26 and later): the endpoint's own URL. The session begins with `initialize`.
+    Streamable,
 }
 
 /// What a link reports to the actor that asked for it.
@@ -59,6 +61,9 @@ pub enum LinkEvent {
     Altered(Bytes),
     /// A message larger than the limit has been passed over; what could be told of it.
     TooLarge(Told),
+    /// The stream can be resumed behind this event id, which is that of the message that follows at once, or of none
+    /// (Streamable HTTP).
+    Cursor(Arc<str>),
     /// The link is gone; nothing follows.
     Closed(LinkError),
 }
@@ -107,7 +112,7 @@ impl Outlet {
                 self.gate.wait().await;
                 Some(Charge::new(&self.gate, body.len()))
             }
-            LinkEvent::Opened(_) | LinkEvent::TooLarge(_) | LinkEvent::Closed(_) => None,
+            LinkEvent::Opened(_) | LinkEvent::TooLarge(_) | LinkEvent::Cursor(_) | LinkEvent::Closed(_) => None,
         };
         let gone = || LinkError::Lost("nobody listens any more".to_owned());
         match self.to.try_send(LinkNotice { link: self.link, via: self.via, event, charge }) {
@@ -115,6 +120,12 @@ impl Outlet {
             Err(SendError::Full(notice)) => self.to.send(notice).await.map_err(|_| gone()),
             Err(SendError::Closed(_)) => Err(gone()),
         }
+    }
+
+    /// The session can be begun: nothing has to be connected for it.
+    pub(super) async fn open_at_once(self) {
+        // A receiver that is gone has no use for it.
+        let _ = self.put(LinkEvent::Opened(Address::Streamable)).await;
     }
 
     /// As [`Self::put`], in order.
@@ -131,9 +142,39 @@ pub(super) fn sort_event(read: Read<'_>, events: &mut Vec<LinkEvent>, endpoint: 
     match read {
         Read::Event { name: "endpoint", data, .. } => endpoint(&data),
         Read::Event { name: "message", data, is_altered } => sort_message(data, is_altered, events),
-        // Heartbeats and the like of other servers.
-        Read::Event { .. } => {}
+        // Heartbeats and the like of other servers; where to resume, which HTTP+SSE has not.
+        Read::Event { .. } | Read::Id(_) | Read::Retry(_) => {}
         Read::TooLarge(told) => events.push(LinkEvent::TooLarge(told)),
+    }
+}
+
+/// What an event stream says of its own resumption (Streamable HTTP).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// The last event id, if it can stand in a header.
+    pub cursor: Option<Arc<str>>,
+    /// How long to wait before the stream is asked for again.
+    pub retry: Option<Duration>,
+}
+
+/// Adds what a piece of a stream of Streamable HTTP holds for the router: the id of an event stands before its message, of
+/// an array before the last one, so that whoever notes it has the others.
+pub(super) fn sort_streamed(read: Read<'_>, events: &mut Vec<LinkEvent>, marks: &mut Marks) {
+    match read {
+        Read::Id(id) => {
+            marks.cursor = (!id.is_empty() && HeaderValue::from_bytes(id.as_bytes()).is_ok()).then(|| id.into());
+            events.extend(marks.cursor.clone().map(LinkEvent::Cursor));
+        }
+        Read::Retry(pause) => marks.retry = Some(Duration::from_millis(pause)),
+        read => {
+            let before = events.len();
+            sort_event(read, events, |_| ());
+            let is_array = events.len() > before + 1;
+            if is_array && before.checked_sub(1).is_some_and(|at| matches!(events[at], LinkEvent::Cursor(_))) {
+                let last = events.len() - 1;
+                events[before - 1..last].rotate_left(1);
+            }
+        }
     }
 }
 
@@ -245,5 +286,36 @@ impl Drop for LinkHandle {
         if let Some(endpoint) = &self.counted {
             endpoint.sessions.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::sse_reader::Reader;
+
+    #[test]
+    fn the_id_of_an_event_stands_before_its_last_message() {
+        let text = "id: p\ndata: \n\nretry: 700\nid: 1\ndata: {\"a\":1}\n\nid: 2\ndata: [{\"b\":1},{\"c\":1}]\n\n\
+                    data: {\"d\":1}\n\nid: x\u{7f}\n\nid\n\n";
+        let (mut events, mut marks) = (Vec::new(), Marks::default());
+        let mut cursors = Vec::new();
+        Reader::new(100, 100)
+            .feed(text.as_bytes(), |read| {
+                sort_streamed(read, &mut events, &mut marks);
+                cursors.push(marks.cursor.clone());
+            })
+            .unwrap();
+        let told = events.iter().map(|event| match event {
+            LinkEvent::Cursor(id) => format!("id {id}"),
+            LinkEvent::Message(body) => String::from_utf8_lossy(body).into_owned(),
+            other => format!("{other:?}"),
+        });
+        assert_eq!(
+            told.collect::<Vec<_>>(),
+            ["id p", "id 1", r#"{"a":1}"#, r#"{"b":1}"#, "id 2", r#"{"c":1}"#, r#"{"d":1}"#]
+        );
+        assert_eq!(marks, Marks { cursor: None, retry: Some(Duration::from_millis(700)) }, "none can be sent");
+        assert!(cursors.contains(&Some("2".into())));
     }
 }

@@ -14,10 +14,11 @@ use rustls::ClientConfig;
 
 use super::{
     breaker::{Breaker, BreakerState},
+    choice::Choice,
     tools::Tools,
     transport::http::tls,
 };
-use crate::settings::{CaFile, UpstreamUrl};
+use crate::settings::{CaFile, Transport, UpstreamUrl};
 
 /// One server of a service.
 #[derive(Debug)]
@@ -28,8 +29,10 @@ pub struct Endpoint {
     pub index: usize,
     /// Position among all endpoints of the pool.
     pub number: usize,
-    /// URL of its event stream, e.g. `http://127.0.0.1:8071/sse`. Shows no secret.
+    /// URL of its event stream, e.g. `http://127.0.0.1:8071/sse`, or, with Streamable HTTP, of everything. Shows no secret.
     pub url: UpstreamUrl,
+    /// How it is talked to.
+    pub transport: Choice,
     /// Sessions (of all worker threads of this process) that are pinned to it.
     pub sessions: AtomicUsize,
     /// POSTs under way.
@@ -172,6 +175,7 @@ impl Pool {
     /// Builds the pool from (service, endpoint URLs).
     pub fn new(
         services: impl IntoIterator<Item = (String, Vec<UpstreamUrl>)>,
+        transport: Transport,
         breaker_failures: u32,
         backoff_min: Duration,
         backoff_max: Duration,
@@ -190,6 +194,7 @@ impl Pool {
                             service: name.clone(),
                             index,
                             number: number.next().unwrap_or_default(),
+                            transport: Choice::new(&url, transport),
                             url,
                             sessions: AtomicUsize::new(0),
                             in_flight: AtomicUsize::new(0),
@@ -239,7 +244,7 @@ mod tests {
     fn service(endpoints: usize) -> Arc<Service> {
         let urls = (0..endpoints).map(|port| format!("http://h:{}/sse", port + 1).parse().unwrap()).collect();
         let hour = Duration::from_secs(3600);
-        let pool = Pool::new([("s".to_owned(), urls)], 1, hour, hour);
+        let pool = Pool::new([("s".to_owned(), urls)], Transport::Auto, 1, hour, hour);
         Arc::clone(pool.only_service().unwrap())
     }
 

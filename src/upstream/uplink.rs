@@ -1,32 +1,44 @@
 //! [`Uplink`]: where the messages of one upstream session go, whichever MCP transport it is of. It knows the line of its
 //! endpoint's [`UpstreamActor`](super::actor::UpstreamActor) on this thread; what comes back on the session's stream comes
-//! as notices (`notice`).
+//! as notices (`notice`), what comes in the answer to a POST as a [`Reply`].
 //!
-//! This is the seam between transports: whoever holds an uplink says what is sent, never how. Today every address is one
-//! of HTTP+SSE. Streamable HTTP (2025-03-26 and later) gets its variant of [`Address`], with the one URL, the session id
-//! and the protocol version that go with each message, a file beside `transport/sse`, and an arm here and in
-//! `UpstreamActor`'s `OpenLink`; what an answer to a POST may hold is read for both by `transport/http/reply`.
+//! This is the seam between transports: whoever holds an uplink says what is sent, never how.
 
-use std::time::Duration;
+use std::{rc::Rc, time::Duration};
 
+use actix_http::Uri;
 use bytes::Bytes;
 
 use super::{
     notice::Address,
-    transport::http::{answer::PostError, line::Line, reply::Reply},
+    transport::{
+        http::{answer::PostError, line::Line, reply::Reply},
+        streamable::Streamable,
+    },
 };
 
 /// See the module's text. Cheap to clone; it stays on its thread.
 #[derive(Debug, Clone)]
 pub struct Uplink {
     line: Line,
-    address: Address,
+    session: Session,
+}
+
+#[derive(Debug, Clone)]
+enum Session {
+    /// HTTP+SSE: the URL that takes its messages.
+    Sse(Uri),
+    Streamable(Rc<Streamable>),
 }
 
 impl Uplink {
     /// `line`: of the endpoint that the session is with.
     pub fn new(line: Line, address: Address) -> Self {
-        Self { line, address }
+        let session = match address {
+            Address::Sse(url) => Session::Sse(url),
+            Address::Streamable => Session::Streamable(Rc::new(Streamable::new(&line))),
+        };
+        Self { line, session }
     }
 
     /// Sends one message, byte for byte; a future of whoever sends it. Without a time limit but that for a new connection:
@@ -35,8 +47,9 @@ impl Uplink {
     /// # Errors
     /// [`PostError`], which says whether the upstream may have seen it.
     pub async fn send(self, body: Bytes) -> Result<Option<Reply>, PostError> {
-        match self.address {
-            Address::Sse(url) => self.line.post(url, body).await,
+        match self.session {
+            Session::Sse(url) => self.line.post(url, body).await,
+            Session::Streamable(session) => session.post(&self.line, body).await,
         }
     }
 
@@ -51,8 +64,35 @@ impl Uplink {
         }
     }
 
+    /// The answer to a request comes in the answer to its POST, and nowhere else (Streamable HTTP).
+    pub fn answers_in_place(&self) -> bool {
+        matches!(self.session, Session::Streamable(_))
+    }
+
+    /// The server has answered on this session.
+    pub fn is_proven(&self) -> bool {
+        match &self.session {
+            Session::Sse(_) => true,
+            Session::Streamable(session) => session.is_open(),
+        }
+    }
+
+    /// `initialize` was answered with success. `version`: what was agreed on.
+    pub fn initialized(&self, version: Option<&str>) {
+        if let Session::Streamable(session) = &self.session {
+            session.opened(version);
+        }
+    }
+
+    /// `initialize` was answered with an error.
+    pub fn not_initialized(&self) {
+        if let Session::Streamable(session) = &self.session {
+            session.refused();
+        }
+    }
+
     /// The same, by awc: for a health check, which is nobody's call.
     pub(super) fn for_check(&self) -> Self {
-        Self { line: self.line.by_awc(), address: self.address.clone() }
+        Self { line: self.line.by_awc(), session: self.session.clone() }
     }
 }

@@ -9,6 +9,7 @@
 //! | [`mcp_client`] | a client that does what the EventSource standard says, and remembers everything |
 //! | [`streamable_client`] | a client of Streamable HTTP that does what the test tells it, and remembers everything |
 //! | [`fake_upstream`], [`odd_upstream`] | MCP servers inside the test: one that shows every byte, one that breaks the rules as told |
+//! | [`streamable_upstream`] | one of Streamable HTTP, which keeps its events and does what it is told |
 //! | [`fault_proxy`] | a TCP link that can be cut, delayed, or swallow everything |
 //! | [`listen`](mod@listen) | what each server here begins with |
 //! | [`process`], [`ports`] | child processes, and ports that no other test has |
@@ -30,6 +31,7 @@ pub mod poster;
 pub mod process;
 pub mod sse;
 pub mod streamable_client;
+pub mod streamable_upstream;
 pub mod tls;
 pub mod wait;
 
@@ -42,4 +44,5 @@ pub use mcp_client::{McpClient, PostTo};
 pub use odd_upstream::OddUpstream;
 pub use process::Process;
 pub use streamable_client::{Reply, Shown, StreamableClient};
+pub use streamable_upstream::StreamableUpstream;
 pub use wait::{PATIENCE, eventually, eventually_some, seed, soon};

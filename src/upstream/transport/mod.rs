@@ -1,6 +1,7 @@
 //! How an upstream is talked to: one file for each MCP transport, all of them over [`http`].
 //!
-//! Today there is HTTP+SSE (2024-11-05), [`sse`].
+//! HTTP+SSE (2024-11-05) is [`sse`], Streamable HTTP (2025-03-26 to 2025-11-25) `streamable`.
 
 pub mod http;
 pub mod sse;
+pub(super) mod streamable;

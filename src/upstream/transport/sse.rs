@@ -15,6 +15,7 @@ use crate::{
     protocol::sse_reader::Reader,
     upstream::{
         Address,
+        choice::Spoken,
         notice::{LinkError, LinkEvent, LinkLimits, LinkNotice, Outlet, sort_event},
     },
 };
@@ -26,6 +27,9 @@ pub async fn run(line: Line, limits: LinkLimits, outlet: Outlet, heard: Option<R
         Ok(never) => match never {},
         Err(error) => error,
     };
+    if matches!(error, LinkError::Protocol(_)) {
+        line.endpoint.transport.is_not(Spoken::Sse);
+    }
     let Outlet { link, via, to, .. } = outlet;
     // A receiver that is gone has no use for it.
     let _ = to.send(LinkNotice { link, via, event: LinkEvent::Closed(error), charge: None }).await;

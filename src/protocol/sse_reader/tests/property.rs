@@ -9,32 +9,46 @@ use super::*;
 /// Name, data, and whether something of it had to be replaced.
 type Event = (String, String, bool);
 
-/// All that is read of `text` cut at `cuts`, and whether it was given up.
+/// Ids and times as they are told, and between which events.
+type Marks = Vec<(usize, String)>;
+
+/// All events that are read of `text` cut at `cuts`, and whether it was given up.
 fn read_cut(text: &[u8], cuts: &[prop::sample::Index], limit: usize, skip_limit: usize) -> (Vec<Event>, bool) {
+    let (events, _, is_given_up) = read_all(text, cuts, limit, skip_limit);
+    (events, is_given_up)
+}
+
+/// The same, with ids and times.
+fn read_all(text: &[u8], cuts: &[prop::sample::Index], limit: usize, skip_limit: usize) -> (Vec<Event>, Marks, bool) {
     let cuts: BTreeSet<usize> = cuts.iter().map(|cut| cut.index(text.len() + 1)).chain([text.len()]).collect();
     let mut reader = Reader::new(limit, skip_limit);
-    let (mut events, mut from) = (Vec::new(), 0);
+    let (mut events, mut marks, mut from) = (Vec::new(), Marks::new(), 0);
     for to in cuts {
-        let fed = reader.feed(&text[from..to], |read| {
-            if let Read::Event { name, data, is_altered } = read {
+        let fed = reader.feed(&text[from..to], |read| match read {
+            Read::Event { name, data, is_altered } => {
                 assert!(data.len() <= limit, "an event of {} bytes", data.len());
                 events.push((name.to_owned(), String::from_utf8(data.to_vec()).unwrap(), is_altered));
             }
+            Read::Id(id) => marks.push((events.len(), format!("id {id}"))),
+            Read::Retry(pause) => marks.push((events.len(), format!("retry {pause}"))),
+            Read::TooLarge(_) => {}
         });
         if fed.is_err() {
-            return (events, true);
+            return (events, marks, true);
         }
         let kept = reader.data.as_ref().map_or(0, Vec::len);
         let skipped = reader.skipping.as_ref().map_or(0, |skipping| skipping.skipped);
         assert!(kept <= limit && reader.name.len() <= MAX_NAME && reader.field.len() <= MAX_FIELD);
+        assert!(reader.id.as_ref().is_none_or(|id| id.len() <= MAX_ID + 1) && reader.retry.len() <= MAX_RETRY + 1);
         assert!(skipped <= skip_limit, "{skipped} bytes of an event");
         from = to;
     }
-    (events, false)
+    (events, marks, false)
 }
 
-/// The specification (WHATWG HTML, section 9.2.6) word for word, of a whole text. Names are kept up to a length.
-fn read_by_the_book(text: &[u8]) -> Vec<Event> {
+/// The specification (WHATWG HTML, section 9.2.6) word for word, of a whole text. Names are kept up to a length, ids told up to
+/// one.
+fn read_by_the_book(text: &[u8]) -> (Vec<Event>, Marks) {
     let text = text.strip_prefix(&BOM).unwrap_or(text);
     let (mut lines, mut line, mut after_cr) = (Vec::new(), Vec::new(), false);
     for &byte in text {
@@ -46,8 +60,12 @@ fn read_by_the_book(text: &[u8]) -> Vec<Event> {
         after_cr = byte == b'\r';
     }
     let (mut events, mut name, mut data) = (Vec::new(), Vec::new(), None::<Vec<u8>>);
+    let (mut marks, mut id) = (Marks::new(), None::<Vec<u8>>);
     for line in lines {
         if line.is_empty() {
+            if let Some(id) = id.take().filter(|id| id.len() <= MAX_ID) {
+                marks.push((events.len(), format!("id {}", String::from_utf8_lossy(&id))));
+            }
             let mut name = std::mem::take(&mut name);
             let Some(mut data) = data.take() else { continue };
             data.pop();
@@ -70,10 +88,15 @@ fn read_by_the_book(text: &[u8]) -> Vec<Event> {
                 data.push(b'\n');
             }
             b"event" => name = value.to_vec(),
+            b"id" if !value.contains(&0) => id = Some(value.to_vec()),
+            b"retry" if !value.is_empty() && value.len() <= MAX_RETRY && value.iter().all(u8::is_ascii_digit) => {
+                let pause: u64 = std::str::from_utf8(value).unwrap().parse().unwrap();
+                marks.push((events.len(), format!("retry {pause}")));
+            }
             _ => {}
         }
     }
-    events
+    (events, marks)
 }
 
 fn cuts() -> impl Strategy<Value = Vec<prop::sample::Index>> {
@@ -90,7 +113,11 @@ fn soup() -> impl Strategy<Value = Vec<u8>> {
         b"event:",
         b"event",
         b"id: 1",
+        b"id:",
+        b"id",
         b"retry: 5",
+        b"retry:",
+        b"0",
         b": hb",
         b":",
         b" ",
@@ -170,8 +197,8 @@ proptest! {
 
     #[test]
     fn whatever_comes_is_read_by_the_book_however_it_is_cut(text in soup(), cuts in cuts(), limit in 0usize..40) {
-        let mut events = read_by_the_book(&text);
-        prop_assert_eq!(read_cut(&text, &cuts, 1 << 20, 1 << 20), (events.clone(), false));
+        let (mut events, marks) = read_by_the_book(&text);
+        prop_assert_eq!(read_all(&text, &cuts, 1 << 20, 1 << 20), (events.clone(), marks, false));
         events.retain(|(_, data, _)| data.len() <= limit);
         prop_assert_eq!(read_cut(&text, &cuts, limit, 1 << 20), (events, false));
     }
@@ -183,6 +210,6 @@ proptest! {
         limit in 0usize..20,
         skip_limit in 0usize..40,
     ) {
-        prop_assert_eq!(read_cut(&text, &cuts, limit, skip_limit), read_cut(&text, &[], limit, skip_limit));
+        prop_assert_eq!(read_all(&text, &cuts, limit, skip_limit), read_all(&text, &[], limit, skip_limit));
     }
 }

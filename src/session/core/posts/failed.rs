@@ -102,10 +102,10 @@ impl<H: Copy, K> Posts<H, K> {
                 let is_for_nobody = self.send_again(seq, outbound, moment.link);
                 Failed::Again { is_for_nobody, ends_link: is_current }
             }
-            PostError::NotSent(_) | PostError::SessionGone if is_over => {
+            PostError::NotSent(_) | PostError::SessionGone | PostError::OtherTransport if is_over => {
                 Failed::Again { is_for_nobody: false, ends_link: is_current }
             }
-            PostError::NotSent(_) | PostError::SessionGone => {
+            PostError::NotSent(_) | PostError::SessionGone | PostError::OtherTransport => {
                 if let Some(request) = outbound.id.as_ref().and_then(|id| self.requests.get_mut(id)) {
                     request.progress = Progress::NotSent;
                 }

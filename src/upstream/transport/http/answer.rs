@@ -15,6 +15,9 @@ pub enum PostError {
     /// The upstream does not know the session (404).
     #[error("the upstream session is gone")]
     SessionGone,
+    /// The endpoint may speak another MCP transport than was tried (`choice`): it has not executed the message.
+    #[error("the upstream speaks another MCP transport")]
+    OtherTransport,
     /// The upstream refused the message with this status: it was not executed.
     #[error("the upstream refused it with status {0}")]
     Refused(u16),
@@ -42,7 +45,7 @@ pub enum PostError {
 }
 
 /// What a status says of the message.
-pub(super) fn outcome(head: &ResponseHead) -> Result<(), PostError> {
+pub(in crate::upstream) fn outcome(head: &ResponseHead) -> Result<(), PostError> {
     match head.status.as_u16() {
         200..=299 => Ok(()),
         404 => Err(PostError::SessionGone),

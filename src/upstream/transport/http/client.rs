@@ -6,10 +6,7 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use actix_http::{
-    Method, ResponseHead, StatusCode, Uri,
-    header::{self, HeaderMap},
-};
+use actix_http::{ResponseHead, StatusCode, Uri, header};
 use awc::{
     ClientRequest, ClientResponse,
     error::{ConnectError, SendRequestError},
@@ -20,7 +17,8 @@ use rustls::{CertificateError, ClientConfig};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
-    Bounds, Broken, DRAIN_PATIENCE, MAX_ACKNOWLEDGEMENT, answer::BodyKind, connections::KEEP_ALIVE, not_connected,
+    Bounds, Broken, DRAIN_PATIENCE, MAX_ACKNOWLEDGEMENT, answer::BodyKind, connection::Head, connections::KEEP_ALIVE,
+    not_connected,
 };
 
 /// How long a connection may take to be closed in TLS; nobody waits for it.
@@ -29,21 +27,14 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// See the module's text. One for each line, so that its connections are counted as those of other lines are.
 pub(super) struct Client {
     awc: awc::Client,
-    headers: Headers,
     connect_timeout: Duration,
     /// Requests that may have a connection at a time. awc has the same limit, and waits for it without an end.
     limit: Arc<Semaphore>,
 }
 
-/// What requests of one kind are sent with.
-pub(super) struct Headers {
-    pub(super) post: HeaderMap,
-    pub(super) get: HeaderMap,
-}
-
 impl Client {
     /// `tls`: for an `https` endpoint. To be used on the current thread.
-    pub(super) fn new(bounds: Bounds, headers: Headers, tls: Option<Arc<ClientConfig>>) -> Self {
+    pub(super) fn new(bounds: Bounds, tls: Option<Arc<ClientConfig>>) -> Self {
         let connector = awc::Connector::new()
             .timeout(bounds.connect_timeout)
             .handshake_timeout(bounds.connect_timeout)
@@ -58,7 +49,7 @@ impl Client {
         let builder = awc::Client::builder().connector(connector);
         let awc = builder.no_default_headers().disable_redirects().disable_timeout().finish();
         let limit = Arc::new(Semaphore::new(bounds.max_connections));
-        Self { awc, headers, connect_timeout: bounds.connect_timeout, limit }
+        Self { awc, connect_timeout: bounds.connect_timeout, limit }
     }
 
     /// Room for one connection more, within the time limit for it.
@@ -69,10 +60,15 @@ impl Client {
             .ok_or_else(|| not_connected(format!("no connection within {:?}", self.connect_timeout)))
     }
 
-    /// POSTs `body`. What the answer says beyond its head is read to its end, unless it may hold messages.
-    pub(super) async fn post(&self, url: &Uri, body: &Bytes) -> Result<(ResponseHead, Option<Body>), Broken> {
+    /// Sends `body`. What the answer says beyond its head is read to its end, unless it may hold messages.
+    pub(super) async fn exchange(
+        &self,
+        head: &Head,
+        url: &Uri,
+        body: &Bytes,
+    ) -> Result<(ResponseHead, Option<Body>), Broken> {
         let room = self.room().await?;
-        let sent = self.request(Method::POST, &self.headers.post, url).send_body(body.clone()).await;
+        let sent = self.request(head, url).send_body(body.clone()).await;
         let response = sent.map_err(|error| self.broken(error))?;
         let mut head = head_of(&response);
         if head.status.is_informational() {
@@ -89,16 +85,17 @@ impl Client {
     }
 
     /// GETs `url`: the head of the answer, and its body as it comes.
-    pub(super) async fn get(&self, url: &Uri) -> Result<(ResponseHead, Body), Broken> {
+    pub(super) async fn get(&self, head: &Head, url: &Uri) -> Result<(ResponseHead, Body), Broken> {
         let room = self.room().await?;
-        let sent = self.request(Method::GET, &self.headers.get, url).send().await;
+        let sent = self.request(head, url).send().await;
         let response = sent.map_err(|error| self.broken(error))?;
         Ok((head_of(&response), Body::new(response, room)))
     }
 
-    fn request(&self, method: Method, headers: &HeaderMap, url: &Uri) -> ClientRequest {
+    fn request(&self, head: &Head, url: &Uri) -> ClientRequest {
+        let (method, headers) = head.parts();
         let mut request = self.awc.request(method, url.clone()).no_decompress();
-        *request.headers_mut() = headers.clone();
+        *request.headers_mut() = headers;
         request
     }
 

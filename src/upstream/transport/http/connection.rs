@@ -17,9 +17,10 @@ use std::{
 
 use actix_codec::{Decoder as _, Framed};
 use actix_http::{
-    RequestHead, RequestHeadType, ResponseHead, ServiceConfig, StatusCode, Uri,
+    Method, RequestHead, RequestHeadType, ResponseHead, ServiceConfig, StatusCode, Uri,
     body::BodySize,
     h1::{ClientCodec, ClientPayloadCodec, Message, MessageType},
+    header::{HeaderMap, HeaderName, HeaderValue},
 };
 use bytes::{Bytes, BytesMut};
 use tokio::{
@@ -45,11 +46,29 @@ pub(super) struct Connection {
 /// The head of all requests of one kind; only the URL is another each time. It is written while it is borrowed, so one
 /// serves all connections of a thread.
 #[derive(Debug)]
-pub(super) struct Head(RefCell<Rc<RequestHead>>);
+pub(in crate::upstream) struct Head(RefCell<Rc<RequestHead>>);
 
 impl Head {
-    pub(super) fn new(head: RequestHead) -> Self {
+    pub(super) fn new(method: Method, headers: HeaderMap) -> Self {
+        let mut head = RequestHead::default();
+        (head.method, head.headers) = (method, headers);
         Self(RefCell::new(Rc::new(head)))
+    }
+
+    /// Method and headers, for another client.
+    pub(super) fn parts(&self) -> (Method, HeaderMap) {
+        let head = self.0.borrow();
+        (head.method.clone(), head.headers.clone())
+    }
+
+    /// Every request of this kind has this header from now on.
+    pub(in crate::upstream) fn insert(&self, name: HeaderName, value: HeaderValue) {
+        Rc::make_mut(&mut self.0.borrow_mut()).headers.insert(name, value);
+    }
+
+    /// And this one no more.
+    pub(in crate::upstream) fn remove(&self, name: HeaderName) {
+        Rc::make_mut(&mut self.0.borrow_mut()).headers.remove(name);
     }
 
     fn with_url(&self, url: &Uri) -> RequestHeadType {
@@ -123,8 +142,8 @@ impl Connection {
         poll_fn(|context| Pin::new(&mut self.framed).flush::<Message<(RequestHeadType, BodySize)>>(context)).await
     }
 
-    /// POSTs `body`. What the answer says beyond its head is read to its end, unless it may hold messages.
-    pub(super) async fn post(
+    /// Sends `body`. What the answer says beyond its head is read to its end, unless it may hold messages.
+    pub(super) async fn exchange(
         mut self,
         head: &Head,
         url: &Uri,
@@ -180,7 +199,7 @@ impl Connection {
     }
 }
 
-/// What is left of the answer to a POST behind its head.
+/// What is left of an answer behind its head.
 pub(super) enum Rest {
     /// Nothing; the connection, if it can be used again.
     Read(Option<Connection>),

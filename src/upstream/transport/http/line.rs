@@ -8,7 +8,7 @@ use std::{
 };
 
 use actix_http::{
-    Method, RequestHead, ResponseHead, ServiceConfig, Uri,
+    Method, ResponseHead, ServiceConfig, Uri,
     header::{self, HeaderMap, HeaderName, HeaderValue},
 };
 use bytes::Bytes;
@@ -18,12 +18,12 @@ use super::{
     Bounds, Broken,
     answer::{PostError, outcome},
     body::Body,
-    client::{Client, Headers},
+    client::Client,
     connection::{Head, Rest},
     connections::Connections,
     not_connected,
     redirect::{self, NotFollowed},
-    reply::Reply,
+    reply::{Reply, Said},
 };
 use crate::{settings::UpstreamSettings, upstream::Endpoint};
 
@@ -77,6 +77,15 @@ pub(in crate::upstream) enum NotOpened {
     NotFollowed(#[from] NotFollowed),
 }
 
+/// The answer to what was sent.
+pub(in crate::upstream) struct Answered {
+    pub(in crate::upstream) head: ResponseHead,
+    /// A body that may hold messages.
+    pub(in crate::upstream) reply: Option<Reply>,
+    /// Where it was taken in the end.
+    pub(in crate::upstream) url: Uri,
+}
+
 /// Counted as long as it lives, however it ends.
 struct InFlight<'a>(&'a Endpoint);
 
@@ -103,16 +112,10 @@ impl Line {
     pub fn new(endpoint: Arc<Endpoint>, limits: &UpstreamSettings, config: &LineConfig) -> Self {
         let UpstreamSettings { connect_timeout, max_connections, max_message, .. } = *limits;
         let bounds = Bounds { connect_timeout, max_connections };
-        let head = |method, (name, value)| {
-            let mut head = RequestHead::default();
-            head.method = method;
-            head.headers = headers(&endpoint, name, value);
-            Head::new(head)
-        };
         let is_secure = endpoint.url.is_secure();
         let way = Way {
-            post: head(Method::POST, OF_POST),
-            get: head(Method::GET, OF_GET),
+            post: head(&endpoint, Method::POST, [OF_POST]),
+            get: head(&endpoint, Method::GET, [OF_GET]),
             connections: Rc::new(Connections::new(bounds, config.http.clone())),
             client: OnceCell::new(),
             bounds,
@@ -128,12 +131,21 @@ impl Line {
     }
 
     fn client(&self) -> Option<&Client> {
-        self.by_awc.then(|| {
-            self.way.client.get_or_init(|| {
-                let of = |(name, value)| headers(&self.endpoint, name, value);
-                Client::new(self.way.bounds, Headers { post: of(OF_POST), get: of(OF_GET) }, self.way.tls.clone())
-            })
-        })
+        self.by_awc.then(|| self.way.client.get_or_init(|| Client::new(self.way.bounds, self.way.tls.clone())))
+    }
+
+    /// The head of requests of one kind to this endpoint.
+    pub(in crate::upstream) fn head<const N: usize>(
+        &self,
+        method: Method,
+        more: [(HeaderName, &'static str); N],
+    ) -> Head {
+        head(&self.endpoint, method, more)
+    }
+
+    /// Largest body that is read to find out what an error is about.
+    pub(in crate::upstream) fn max_message(&self) -> usize {
+        self.way.max_message
     }
 
     /// POSTs one message, byte for byte. Without a time limit but that for a new connection: whoever waits for it has
@@ -142,19 +154,32 @@ impl Line {
     ///
     /// # Errors
     /// [`PostError`], which says whether the upstream may have seen it.
-    pub async fn post(self, mut url: Uri, body: Bytes) -> Result<Option<Reply>, PostError> {
+    pub async fn post(self, url: Uri, body: Bytes) -> Result<Option<Reply>, PostError> {
+        let Answered { head, reply, .. } = self.exchange(&self.way.post, url, &body).await?;
+        let Err(error) = outcome(&head) else { return Ok(reply) };
+        // What the server itself says of the call is more than a status can say.
+        match reply {
+            Some(reply) => match reply.said_of(&body, self.way.max_message).await {
+                Said::Answer(reply) => Ok(Some(reply)),
+                Said::Other(_) | Said::Nothing => Err(error),
+            },
+            None => Err(error),
+        }
+    }
+
+    /// Sends `body`, and again wherever the endpoint redirects it to. An answer of any status is one.
+    pub(in crate::upstream) async fn exchange(
+        &self,
+        kind: &Head,
+        mut url: Uri,
+        body: &Bytes,
+    ) -> Result<Answered, PostError> {
         let _counted = InFlight::count(&self.endpoint);
         for _hop in 0..=redirect::MAX_REDIRECTS {
-            let (head, reply) = self.post_once(&url, &body).await?;
+            let (head, reply) = self.exchange_once(kind, &url, body).await?;
             let status = head.status.as_u16();
             if !redirect::is_redirect(status, false) {
-                let Err(error) = outcome(&head) else { return Ok(reply) };
-                // What the server itself says of the call is more than a status can say.
-                let said = match reply {
-                    Some(reply) => reply.answer_to(&body, self.way.max_message).await,
-                    None => None,
-                };
-                return said.map(Some).ok_or(error);
+                return Ok(Answered { head, reply, url });
             }
             let from = url.to_string().parse().map_err(|_| NotFollowed::Nowhere(status))?;
             url = self.redirected(&from, &head)?.1;
@@ -162,7 +187,12 @@ impl Line {
         Err(NotFollowed::TooOften.into())
     }
 
-    async fn post_once(&self, url: &Uri, body: &Bytes) -> Result<(ResponseHead, Option<Reply>), PostError> {
+    async fn exchange_once(
+        &self,
+        kind: &Head,
+        url: &Uri,
+        body: &Bytes,
+    ) -> Result<(ResponseHead, Option<Reply>), PostError> {
         let broken = |error: Broken| match error {
             error @ Broken::NotConnected(_) => {
                 self.endpoint.failed(&error);
@@ -171,16 +201,16 @@ impl Line {
             Broken::NoAnswer(why) => PostError::Unknown(why),
         };
         if let Some(client) = self.client() {
-            let (head, body) = client.post(url, body).await.map_err(broken)?;
+            let (head, body) = client.exchange(kind, url, body).await.map_err(broken)?;
             let reply = body.and_then(|body| Reply::of(&head, Body::Awc(Box::new(body))));
             return Ok((head, reply));
         }
-        let Way { connections, post, .. } = &*self.way;
+        let connections = &self.way.connections;
         let connection = match connections.take() {
             Some(connection) => connection,
             None => connections.connect(self.endpoint.url.request_url()).await.map_err(broken)?,
         };
-        let (head, rest) = connection.post(post, url, body, &connections.scratch).await.map_err(broken)?;
+        let (head, rest) = connection.exchange(kind, url, body, &connections.scratch).await.map_err(broken)?;
         let reply = match rest {
             Rest::Read(reusable) => {
                 reusable.into_iter().for_each(|connection| connections.keep(connection));
@@ -193,10 +223,15 @@ impl Line {
 
     /// GETs the endpoint's own URL, on a connection of its own.
     pub(in crate::upstream) async fn open_stream(&self) -> Result<Opened, NotOpened> {
+        self.open(&self.way.get).await
+    }
+
+    /// The same, with this head.
+    pub(in crate::upstream) async fn open(&self, kind: &Head) -> Result<Opened, NotOpened> {
         let mut url = redirect::bare(self.endpoint.url.request_url().clone());
-        let mut uri = redirect::to_uri(&url).ok_or_else(|| not_connected("the URL cannot be requested"))?;
+        let mut uri = self.uri()?;
         for _hop in 0..=redirect::MAX_REDIRECTS {
-            let (head, body) = self.get(&uri).await?;
+            let (head, body) = self.get(kind, &uri).await?;
             if !redirect::is_redirect(head.status.as_u16(), true) {
                 return Ok(Opened { head, body, url });
             }
@@ -213,14 +248,20 @@ impl Line {
         Ok((to, uri))
     }
 
-    async fn get(&self, url: &Uri) -> Result<(ResponseHead, Body), Broken> {
+    /// The endpoint's own URL as the request line has it.
+    pub(in crate::upstream) fn uri(&self) -> Result<Uri, Broken> {
+        let url = redirect::bare(self.endpoint.url.request_url().clone());
+        redirect::to_uri(&url).ok_or_else(|| not_connected("the URL cannot be requested"))
+    }
+
+    async fn get(&self, kind: &Head, url: &Uri) -> Result<(ResponseHead, Body), Broken> {
         if let Some(client) = self.client() {
-            let (head, body) = client.get(url).await?;
+            let (head, body) = client.get(kind, url).await?;
             return Ok((head, Body::Awc(Box::new(body))));
         }
-        let Way { connections, get, .. } = &*self.way;
+        let connections = &self.way.connections;
         let connection = connections.connect(self.endpoint.url.request_url()).await?;
-        let (head, body) = connection.get(get, url, Rc::clone(&connections.scratch)).await?;
+        let (head, body) = connection.get(kind, url, Rc::clone(&connections.scratch)).await?;
         Ok((head, Body::Own(body, Rc::clone(connections))))
     }
 
@@ -230,11 +271,11 @@ impl Line {
     }
 }
 
-const OF_POST: (HeaderName, &str) = (header::CONTENT_TYPE, "application/json");
-const OF_GET: (HeaderName, &str) = (header::ACCEPT, "text/event-stream");
+pub(in crate::upstream) const OF_POST: (HeaderName, &str) = (header::CONTENT_TYPE, "application/json");
+pub(in crate::upstream) const OF_GET: (HeaderName, &str) = (header::ACCEPT, "text/event-stream");
 
 /// The upstream gets its own name, never the client's.
-fn headers(endpoint: &Endpoint, name: HeaderName, value: &'static str) -> HeaderMap {
+fn head<const N: usize>(endpoint: &Endpoint, method: Method, more: [(HeaderName, &'static str); N]) -> Head {
     let authority = &endpoint.url.request_url()[url::Position::BeforeHost..url::Position::AfterPort];
     let host = HeaderValue::from_str(authority).expect("the authority of a parsed URL is visible ASCII");
     let mut headers = HeaderMap::new();
@@ -243,6 +284,8 @@ fn headers(endpoint: &Endpoint, name: HeaderName, value: &'static str) -> Header
         let value = HeaderValue::from_str(authorization).expect("base64 is visible ASCII");
         headers.insert(header::AUTHORIZATION, value);
     }
-    headers.insert(name, HeaderValue::from_static(value));
-    headers
+    for (name, value) in more {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    Head::new(method, headers)
 }

@@ -8,7 +8,7 @@
 pub mod answer;
 mod body;
 mod client;
-mod connection;
+pub(in crate::upstream) mod connection;
 pub(in crate::upstream) mod connections;
 pub mod line;
 pub mod redirect;

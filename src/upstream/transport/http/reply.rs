@@ -15,7 +15,7 @@ use crate::{
         scan::{Scan, Told},
         sse_reader::{Reader, to_text},
     },
-    upstream::notice::{LinkEvent, LinkLimits, Outlet, sort_event, sort_message},
+    upstream::notice::{LinkEvent, LinkLimits, Marks, Outlet, sort_message, sort_streamed},
 };
 
 /// Byte order mark.
@@ -28,6 +28,8 @@ pub const STREAM_WAIT: Duration = Duration::from_millis(100);
 pub struct Reply {
     rest: Rest,
     form: Form,
+    /// What its events say of a resumption.
+    marks: Marks,
 }
 
 /// What the head says of the body.
@@ -41,16 +43,36 @@ struct Form {
 }
 
 enum Rest {
-    /// Still to come.
+    /// Nothing of it has been read.
     Unread(Body),
+    /// An event stream, as far as it has been read.
+    Events(Box<Stream>),
     /// JSON text, and whether some of it was none and has been replaced.
     Read(Bytes, bool),
+    /// Nothing.
+    Over,
+}
+
+struct Stream {
+    body: Body,
+    reader: Reader,
+    /// The first error that names no request.
+    nameless: Option<Bytes>,
 }
 
 impl std::fmt::Debug for Reply {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Reply").finish_non_exhaustive()
     }
+}
+
+/// One step of the reading: what has come, and the end if this was the last.
+#[derive(Debug)]
+pub struct Piece {
+    /// In order.
+    pub events: Vec<LinkEvent>,
+    /// `None`: there is more to come.
+    pub end: Option<ReplyEnd>,
 }
 
 /// How the reading ended.
@@ -67,6 +89,26 @@ pub enum ReplyEnd {
     Nameless(Bytes),
 }
 
+/// What a body that came with the status of an error says.
+pub(in crate::upstream) enum Said {
+    /// It answers the request.
+    Answer(Reply),
+    /// Something else: text.
+    Other(Bytes),
+    /// Nothing that can be read in time.
+    Nothing,
+}
+
+impl Piece {
+    fn of(events: Vec<LinkEvent>) -> Self {
+        Self { events, end: None }
+    }
+
+    fn end(end: ReplyEnd) -> Self {
+        Self { events: Vec::new(), end: Some(end) }
+    }
+}
+
 impl Reply {
     /// `None`: that body holds no messages.
     pub(super) fn of(head: &ResponseHead, body: Body) -> Option<Self> {
@@ -75,30 +117,70 @@ impl Reply {
         let mut codings = codings.flat_map(|value| value.split(',')).map(str::trim);
         let is_coded = codings.any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("identity"));
         let form = Form { kind, is_coded, is_answer: head.status == StatusCode::OK };
-        Some(Self { rest: Rest::Unread(body), form })
+        Some(Self { rest: Rest::Unread(body), form, marks: Marks::default() })
+    }
+
+    /// What its events have said of a resumption.
+    pub fn marks(&self) -> &Marks {
+        &self.marks
+    }
+
+    /// Waits for the next of what it holds. To be called until the end, which comes with the last piece; if it is not waited
+    /// for to the end of this call, the rest is lost.
+    pub async fn next(&mut self, limits: LinkLimits) -> Piece {
+        let form = self.form;
+        let mut stream = match std::mem::replace(&mut self.rest, Rest::Over) {
+            Rest::Over => return Piece::end(ReplyEnd::Whole),
+            Rest::Unread(body) if form.is_coded => return Piece::end(pass_over(body, limits, form).await),
+            Rest::Unread(body) if form.kind == BodyKind::Json => return read_json(body, limits, form).await,
+            Rest::Unread(body) => {
+                let reader = Reader::new(limits.max_message, limits.max_skipped);
+                Box::new(Stream { body, reader, nameless: None })
+            }
+            Rest::Events(stream) => stream,
+            Rest::Read(text, is_altered) => {
+                return Piece { events: messages(text, is_altered), end: Some(ReplyEnd::Whole) };
+            }
+        };
+        let Some(chunk) = stream.body.next().await else {
+            stream.body.give_back();
+            return Piece::end(stream.nameless.map_or(ReplyEnd::Whole, ReplyEnd::Nameless));
+        };
+        let Ok(chunk) = chunk else { return Piece::end(ReplyEnd::Broken) };
+        let mut events = Vec::new();
+        let marks = &mut self.marks;
+        let readable = stream.reader.feed(&chunk, |read| sort_streamed(read, &mut events, marks));
+        drop(chunk);
+        let nameless = take_nameless(&mut events);
+        stream.nameless = stream.nameless.take().or(nameless);
+        if readable.is_err() {
+            return Piece { events, end: Some(ReplyEnd::Broken) };
+        }
+        self.rest = Rest::Events(stream);
+        Piece::of(events)
     }
 
     /// Reads to the end, and puts each message into `outlet` as soon as it is there; not for longer than `patience`.
-    pub async fn read(self, limits: LinkLimits, outlet: Outlet, patience: Duration) -> ReplyEnd {
-        let form = self.form;
+    pub async fn read(mut self, limits: LinkLimits, outlet: Outlet, patience: Duration) -> ReplyEnd {
         let read = async {
-            match self.rest {
-                Rest::Unread(body) if form.is_coded => pass_over(body, limits, form).await,
-                Rest::Unread(body) => match form.kind {
-                    BodyKind::Json => read_json(body, limits, form, &outlet).await,
-                    BodyKind::Events => read_events(body, limits, &outlet).await,
-                },
-                Rest::Read(text, is_altered) => put(messages(text, is_altered), &outlet).await,
+            loop {
+                let Piece { events, end } = self.next(limits).await;
+                if outlet.put_all(events).await.is_err() {
+                    return ReplyEnd::Broken;
+                }
+                if let Some(end) = end {
+                    return end;
+                }
             }
         };
         tokio::time::timeout(patience, read).await.unwrap_or(ReplyEnd::Broken)
     }
 
-    /// Of a JSON body that came with the status of an error: `Some` if it answers this request. Read for as long as the rest
-    /// of any acknowledgement, and of no more than `limit` bytes.
-    pub(super) async fn answer_to(self, request: &[u8], limit: usize) -> Option<Self> {
+    /// Of a JSON body that came with the status of an error: what it says, perhaps as the answer to this request. Read for as
+    /// long as the rest of any acknowledgement, and of no more than `limit` bytes.
+    pub(in crate::upstream) async fn said_of(self, request: &[u8], limit: usize) -> Said {
         let form = self.form;
-        let Rest::Unread(mut body) = self.rest else { return None };
+        let Rest::Unread(mut body) = self.rest else { return Said::Nothing };
         let read = async {
             let mut text = Vec::new();
             while let Some(chunk) = body.next().await {
@@ -109,11 +191,13 @@ impl Reply {
             }
             Some(text)
         };
-        let text = tokio::time::timeout(DRAIN_PATIENCE, read).await.ok()??;
+        let Ok(Some(text)) = tokio::time::timeout(DRAIN_PATIENCE, read).await else { return Said::Nothing };
         body.give_back();
         let (text, is_altered) = to_text(text);
-        let answers = answers(&messages(text.clone(), is_altered), request);
-        answers.then_some(Self { rest: Rest::Read(text, is_altered), form })
+        if answers(&messages(text.clone(), is_altered), request) {
+            return Said::Answer(Self { rest: Rest::Read(text, is_altered), form, marks: Marks::default() });
+        }
+        Said::Other(text)
     }
 }
 
@@ -131,28 +215,11 @@ async fn pass_over(mut body: Body, limits: LinkLimits, form: Form) -> ReplyEnd {
     if form.is_answer && passed > 0 { ReplyEnd::Unreadable } else { ReplyEnd::Whole }
 }
 
-async fn read_events(mut body: Body, limits: LinkLimits, outlet: &Outlet) -> ReplyEnd {
-    let mut reader = Reader::new(limits.max_message, limits.max_skipped);
-    let mut nameless = None;
-    while let Some(chunk) = body.next().await {
-        let Ok(chunk) = chunk else { return ReplyEnd::Broken };
-        let mut events = Vec::new();
-        let readable = reader.feed(&chunk, |read| sort_event(read, &mut events, |_| ()));
-        drop(chunk);
-        nameless = nameless.or(take_nameless(&mut events));
-        if outlet.put_all(events).await.is_err() || readable.is_err() {
-            return ReplyEnd::Broken;
-        }
-    }
-    body.give_back();
-    nameless.map_or(ReplyEnd::Whole, ReplyEnd::Nameless)
-}
-
-async fn read_json(mut body: Body, limits: LinkLimits, form: Form, outlet: &Outlet) -> ReplyEnd {
+async fn read_json(mut body: Body, limits: LinkLimits, form: Form) -> Piece {
     let mut text = Vec::new();
     let mut too_large: Option<(Scan, usize)> = None;
     while let Some(chunk) = body.next().await {
-        let Ok(chunk) = chunk else { return ReplyEnd::Broken };
+        let Ok(chunk) = chunk else { return Piece::end(ReplyEnd::Broken) };
         if too_large.is_none() && text.len() + chunk.len() <= limits.max_message {
             text.extend_from_slice(&chunk);
             continue;
@@ -180,10 +247,7 @@ async fn read_json(mut body: Body, limits: LinkLimits, form: Form, outlet: &Outl
         }
     }
     body.give_back();
-    match put(events, outlet).await {
-        ReplyEnd::Whole => end,
-        broken => broken,
-    }
+    Piece { events, end: Some(end) }
 }
 
 /// Takes out the errors that name no request; the first of them.
@@ -238,10 +302,6 @@ fn answers(messages: &[LinkEvent], request: &[u8]) -> bool {
         let head = Head::parse(body);
         matches!(head.map(|head| head.kind), Ok(Kind::Response { id: Some(id), .. }) if id == asked)
     })
-}
-
-async fn put(events: Vec<LinkEvent>, outlet: &Outlet) -> ReplyEnd {
-    if outlet.put_all(events).await.is_err() { ReplyEnd::Broken } else { ReplyEnd::Whole }
 }
 
 #[cfg(test)]

@@ -1,0 +1,114 @@
+//! The answers to POSTs: what they hold is read piece by piece, and goes the way of what comes on the upstream session's own
+//! stream; and what it means if the answer to the request is not in it. REQ-3
+
+use std::{sync::Arc, time::Instant};
+
+use actix::prelude::*;
+use bytes::Bytes;
+
+use super::actor::SessionActor;
+use crate::{
+    protocol::jsonrpc::{self, IdKey},
+    upstream::{Piece, Reply, ReplyEnd, STREAM_WAIT, Uplink, Via, notice::LinkLimits},
+};
+
+/// A request that still waits for an answer, and the POST that carries it.
+pub(super) struct Carried {
+    /// Number of the POST.
+    pub(super) number: u64,
+    /// Sequence of the message.
+    pub(super) seq: u64,
+    pub(super) id: IdKey,
+    pub(super) body: Bytes,
+}
+
+/// The answer to a POST, as far as it has been read.
+struct Reading {
+    reply: Reply,
+    /// The link on which it was posted.
+    link: u64,
+    carried: Option<Carried>,
+    until: tokio::time::Instant,
+}
+
+impl SessionActor {
+    /// What the answer to a POST holds goes the way of what comes on the stream.
+    pub(super) fn read_reply(&mut self, reply: Option<Reply>, carried: Option<Carried>, ctx: &mut Context<Self>) {
+        let Some(reply) = reply else { return };
+        let until = tokio::time::Instant::now() + self.env.settings.upstream.request_timeout;
+        self.read_on(Reading { reply, link: self.uplink.number(), carried, until }, ctx);
+    }
+
+    /// Piece by piece, and no further while too much waits (MEM-1).
+    fn read_on(&mut self, reading: Reading, ctx: &mut Context<Self>) {
+        let limits = LinkLimits::from(&self.env.settings.upstream);
+        let gate = Arc::clone(&self.gate);
+        let read = async move {
+            let mut reading = reading;
+            let next = async {
+                gate.wait().await;
+                reading.reply.next(limits).await
+            };
+            let piece = tokio::time::timeout_at(reading.until, next).await;
+            let late = |_| Piece { events: Vec::new(), end: Some(ReplyEnd::Broken) };
+            (piece.unwrap_or_else(late), reading)
+        };
+        ctx.spawn(read.into_actor(self).map(|(Piece { events, end }, reading), actor, ctx| {
+            // Of a session that was given up nothing is wanted any more.
+            if reading.link != actor.uplink.number() {
+                return;
+            }
+            // By the sequence of the message, which names the client's stream that it belongs to.
+            let via = reading.carried.as_ref().map_or(Via::Stream, |carried| Via::Post(carried.seq));
+            for event in events {
+                if actor.uplink.heard(reading.link, Instant::now()) {
+                    actor.take_event(event, via, ctx);
+                }
+            }
+            match end {
+                None => actor.read_on(reading, ctx),
+                Some(end) => actor.reply_ended(end, reading, ctx),
+            }
+        }));
+    }
+
+    fn reply_ended(&mut self, end: ReplyEnd, reading: Reading, ctx: &mut Context<Self>) {
+        let in_place = self.uplink.way().is_some_and(Uplink::answers_in_place);
+        let Some(carried) = reading.carried.filter(|_| reading.link == self.uplink.number()) else {
+            if matches!(end, ReplyEnd::Nameless(_)) {
+                self.count_dropped("upstream_answer_without_id");
+            }
+            return;
+        };
+        let Carried { number, seq, id, body } = carried;
+        match end {
+            ReplyEnd::Whole | ReplyEnd::Broken if in_place && self.posts.carries(number, &id) => {
+                self.settle_alone(number, seq, id, body, "the answer ended without a response".to_owned(), ctx);
+            }
+            ReplyEnd::Whole => {}
+            ReplyEnd::Broken => {
+                self.settle_unless_link_ends(number, seq, id, body, "the answer broke off".to_owned(), ctx);
+            }
+            ReplyEnd::Unreadable => self.answer_unless_stream_does(number, id, None, ctx),
+            ReplyEnd::Nameless(error) => self.answer_unless_stream_does(number, id, Some(error), ctx),
+        }
+    }
+
+    /// The answer to a POST is this error of the server, or (`None`) cannot be read. What has come on the stream counts.
+    fn answer_unless_stream_does(&mut self, number: u64, id: IdKey, error: Option<Bytes>, ctx: &mut Context<Self>) {
+        ctx.run_later(STREAM_WAIT, move |actor, ctx| {
+            if !actor.posts.carries(number, &id) {
+                return;
+            }
+            match error {
+                Some(error) => {
+                    actor.take_upstream_message(jsonrpc::failed_response(id.as_json(), &error), Via::Stream, ctx);
+                }
+                None => {
+                    actor.count_dropped("upstream_nonsense");
+                    actor.fail_broken(&id, &"it cannot be read", ctx);
+                }
+            }
+        });
+    }
+}
