@@ -44,15 +44,16 @@ static SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
 static PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
 static LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-type Answer<T> = Result<T, HttpResponse>;
+/// What was found, or the refusal.
+type Answer<T> = Result<T, Box<HttpResponse>>;
 
 fn text<'a>(request: &'a HttpRequest, name: &HeaderName) -> Option<&'a str> {
     // What is no text is no known value either.
     request.headers().get(name).map(|value| value.to_str().unwrap_or_default())
 }
 
-fn refusal(status: StatusCode, code: i32, why: &'static str) -> HttpResponse {
-    refused(status, &RpcError::new(code, why))
+fn refusal(status: StatusCode, code: i32, why: &'static str) -> Box<HttpResponse> {
+    Box::new(refused(status, &RpcError::new(code, why)))
 }
 
 /// `Accept` names this media type itself.
@@ -120,7 +121,7 @@ pub(crate) async fn post(request: HttpRequest, state: web::Data<ServerState>, bo
     let Taken { session, is_new, is_batch, attachment } = match take(&request, &state, &body) {
         Ok(Some(taken)) => taken,
         Ok(None) => return HttpResponse::Accepted().finish(),
-        Err(answer) => return answer,
+        Err(refusal) => return *refusal,
     };
     let answers = state.options.answers;
     if answers == Answers::Json {
@@ -142,7 +143,7 @@ fn take(request: &HttpRequest, state: &Arc<ServerState>, body: &[u8]) -> Answer<
     let options = &state.options;
     check_form(request, options.answers)?;
     let posted = Posted::parse(body, options.max_running_calls);
-    let posted = posted.map_err(|error| refused(StatusCode::BAD_REQUEST, &error))?;
+    let posted = posted.map_err(|error| Box::new(refused(StatusCode::BAD_REQUEST, &error)))?;
     let is_batch = matches!(posted, Posted::Batch(_));
     let begins = posted.messages().iter().any(is_initialize);
     if begins && is_batch {
@@ -199,7 +200,7 @@ fn as_stream(state: &ServerState, session: &Session, attachment: Attachment, is_
 
 /// `GET`: the session's own stream, or with `Last-Event-ID` the rest of any.
 pub(crate) async fn get(request: HttpRequest, state: web::Data<ServerState>) -> HttpResponse {
-    listen(&request, &state).unwrap_or_else(|answer| answer)
+    listen(&request, &state).unwrap_or_else(|refusal| *refusal)
 }
 
 fn listen(request: &HttpRequest, state: &ServerState) -> Answer<HttpResponse> {
@@ -216,7 +217,7 @@ fn listen(request: &HttpRequest, state: &ServerState) -> Answer<HttpResponse> {
     let shown = match last_id {
         Some(id) => id.parse::<EventId>().map_err(|_| Refused::UnknownId).and_then(|id| streams.resume(id, takes_over)),
         None if options.get_stream => streams.listen(takes_over),
-        None => return Err(not_allowed("POST, DELETE")),
+        None => return Err(Box::new(not_allowed("POST, DELETE"))),
     };
     let attachment = shown.map_err(|why| match why {
         Refused::Busy => refusal(StatusCode::CONFLICT, INVALID_REQUEST, "another connection shows this stream"),
@@ -234,7 +235,7 @@ pub(crate) async fn delete(request: HttpRequest, state: web::Data<ServerState>) 
             state.sessions.close(&session);
             HttpResponse::Ok().finish()
         }
-        Err(answer) => answer,
+        Err(refusal) => *refusal,
     }
 }
 
