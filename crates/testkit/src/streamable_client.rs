@@ -408,15 +408,18 @@ impl Shown {
         soon("something on an event stream", self.read()).await
     }
 
-    /// The next event, priming events included.
+    /// The next event, priming events included. Comments do not make the wait longer.
     pub async fn event(&mut self) -> Event {
-        loop {
-            match self.next().await {
-                Item::Event(event) => return event,
-                Item::Comment(_) => {}
-                Item::End(end) => panic!("the stream ended: {end:?}"),
+        soon("an event", async {
+            loop {
+                match self.read().await {
+                    Item::Event(event) => return event,
+                    Item::Comment(_) => {}
+                    Item::End(end) => panic!("the stream ended: {end:?}"),
+                }
             }
-        }
+        })
+        .await
     }
 
     /// The next message.
@@ -439,13 +442,16 @@ impl Shown {
         }
     }
 
-    /// Reads to the end of the connection; how it ended.
+    /// Reads to the end of the connection; how it ended. Nothing on the way makes the wait longer.
     pub async fn end(&mut self) -> StreamEnd {
-        loop {
-            if let Item::End(end) = self.next().await {
-                return end;
+        soon("the end of a connection", async {
+            loop {
+                if let Item::End(end) = self.read().await {
+                    return end;
+                }
             }
-        }
+        })
+        .await
     }
 
     /// Goes for the answer to a request as the stock clients do: when the connection ends without it, the stream is
