@@ -19,7 +19,6 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    PATIENCE,
     connection::{Headers, header},
     event_stream::{Event, EventStream, Item, Opened, StreamEnd},
     http::{Request, Response},
@@ -489,10 +488,7 @@ impl Shown {
                 };
             }
         };
-        match tokio::time::timeout(PATIENCE, following).await {
-            Ok(answer) => answer,
-            Err(_) => panic!("answer to request {id}: not within {PATIENCE:?}"),
-        }
+        soon(&format!("answer to request {id}"), following).await
     }
 
     /// Ends the connection with RST.
