@@ -65,18 +65,23 @@ pub fn client_address(request: &HttpRequest, trusted: &[IpNet]) -> Option<IpAddr
     if !is_within(peer, trusted) {
         return Some(peer);
     }
-    let hops = request.headers().get_all("x-forwarded-for").filter_map(|value| value.to_str().ok());
-    let hops: Vec<&str> = hops.flat_map(|value| value.split(',')).map(str::trim).collect();
+    // As bytes: a client may have sent what is no text, and proxies append to that in the same line.
+    let lines = request.headers().get_all("x-forwarded-for").map(HeaderValue::as_bytes);
+    let hops: Vec<&[u8]> = lines.flat_map(|line| line.split(|byte| *byte == b',')).collect();
     for hop in hops.iter().rev() {
-        match hop.parse::<IpAddr>() {
-            Ok(address) if is_within(address, trusted) => {}
-            Ok(address) => return Some(address),
+        match address_of(hop) {
+            Some(address) if is_within(address, trusted) => {}
+            Some(address) => return Some(address),
             // A hop that cannot be read is nobody we trust.
-            Err(_) => return None,
+            None => return None,
         }
     }
     // Every hop is ours: the first one asked.
-    hops.first().and_then(|hop| hop.parse().ok()).or(Some(peer))
+    hops.first().and_then(|hop| address_of(hop)).or(Some(peer))
+}
+
+fn address_of(hop: &[u8]) -> Option<IpAddr> {
+    std::str::from_utf8(hop).ok()?.trim().parse().ok()
 }
 
 /// What the hop next to the client said: each further proxy in a row appends its own value, with a comma or a line of its
@@ -174,6 +179,8 @@ mod tests {
     use actix_web::test::TestRequest;
 
     use super::*;
+
+    mod property;
 
     fn security(pairs: &[(&str, &str)]) -> SecuritySettings {
         crate::settings::Settings::from_pairs(pairs.iter().copied()).expect("test settings are valid").security
@@ -287,5 +294,27 @@ mod tests {
         assert_eq!(client("127.0.0.1:1", "127.0.0.1, 10.0.0.9").as_deref(), Some("10.0.0.9"));
         assert_eq!(client("127.0.0.1:1", "127.0.0.1").as_deref(), Some("127.0.0.1"));
         assert_eq!(client("127.0.0.1:1", "nonsense"), None);
+    }
+
+    /// nginx appends to what the client has sent, in the same line.
+    #[test]
+    fn what_a_client_has_sent_as_its_address_hides_nothing_that_a_proxy_says() {
+        let trusted = security(&[]).trusted_proxies;
+        for (line, expected) in [
+            (&b"\xff, 192.0.2.8"[..], Some("192.0.2.8")),
+            (b"192.0.2.7, \xe9,192.0.2.8 , 127.0.0.1", Some("192.0.2.8")),
+            (b"192.0.2.8, \xff", None),
+            (b"\xff, 127.0.0.1", None),
+        ] {
+            let request = TestRequest::default()
+                .peer_addr("127.0.0.1:1".parse().unwrap())
+                .insert_header(("x-forwarded-for", HeaderValue::from_bytes(line).unwrap()))
+                .to_http_request();
+            assert_eq!(
+                client_address(&request, &trusted),
+                expected.map(|address| address.parse().unwrap()),
+                "{line:?}"
+            );
+        }
     }
 }

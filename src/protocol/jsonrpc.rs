@@ -9,6 +9,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+use super::by_name::by_name;
 pub use super::id_key::IdKey;
 
 /// Invalid JSON.
@@ -237,7 +238,7 @@ pub fn broken_answer_to(body: &[u8]) -> Option<IdKey> {
         #[serde(default)]
         method: Option<serde::de::IgnoredAny>,
     }
-    let broken: Broken<'_> = serde_json::from_slice(body).ok()?;
+    let broken: Broken<'_> = by_name(std::str::from_utf8(body).ok()?)?;
     if broken.method.is_some() {
         return None;
     }
@@ -255,10 +256,7 @@ pub fn error_response(id: &str, code: i64, message: &str, details: Option<&serde
 
 /// The error, as it stands there, of a response that names no request: its id is `null` or left out.
 pub fn error_without_id(body: &[u8]) -> Option<Bytes> {
-    if body.trim_ascii_start().first() != Some(&b'{') {
-        return None;
-    }
-    let raw: RawHead<'_> = serde_json::from_slice(body).ok()?;
+    let raw: RawHead<'_> = by_name(std::str::from_utf8(body).ok()?)?;
     let is_said = |member: Option<&RawValue>| member.is_some_and(|member| member.get() != "null");
     let is_one = raw.jsonrpc.is_some_and(|version| version.0 == "2.0")
         && raw.method.is_none()

@@ -4,7 +4,10 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::jsonrpc::Head;
+use super::{
+    by_name::{ByName, by_name},
+    jsonrpc::Head,
+};
 
 /// The client's first request.
 pub const INITIALIZE: &str = "initialize";
@@ -68,7 +71,7 @@ fn tool_name(params: Option<&RawValue>) -> Option<String> {
     struct Call {
         name: String,
     }
-    serde_json::from_str::<Call>(params?.get()).ok().map(|call| call.name)
+    by_name::<Call>(params?.get()).map(|call| call.name)
 }
 
 /// The request id that a `notifications/cancelled` names: JSON text, which borrows from the message.
@@ -78,7 +81,7 @@ pub fn cancelled_request_id(params: Option<&RawValue>) -> Option<&str> {
         #[serde(borrow, rename = "requestId")]
         request_id: &'a RawValue,
     }
-    serde_json::from_str::<Cancelled<'_>>(params?.get()).ok().map(|cancelled| cancelled.request_id.get())
+    by_name::<Cancelled<'_>>(params?.get()).map(|cancelled| cancelled.request_id.get())
 }
 
 /// A copy of a request whose `_meta.progressToken` is `token` (JSON text); all other bytes stay. `None`: it has none.
@@ -94,8 +97,8 @@ pub fn with_progress_token(body: &[u8], token: &str) -> Option<Bytes> {
         token: &'a RawValue,
     }
     let params = Head::parse(body).ok()?.params?;
-    let meta = serde_json::from_str::<Params<'_>>(params.get()).ok()?.meta;
-    let old = serde_json::from_str::<Meta<'_>>(meta.get()).ok()?.token.get();
+    let meta = by_name::<Params<'_>>(params.get())?.meta;
+    let old = by_name::<Meta<'_>>(meta.get())?.token.get();
     // It borrows from `body`, so the distance of the two starts is its place in it.
     let start = (old.as_ptr() as usize).checked_sub(body.as_ptr() as usize)?;
     let (before, after) = (body.get(..start)?, body.get(start + old.len()..)?);
@@ -108,7 +111,7 @@ pub fn subscription_uri(params: Option<&RawValue>) -> Option<String> {
     struct Subscription {
         uri: String,
     }
-    serde_json::from_str::<Subscription>(params?.get()).ok().map(|subscription| subscription.uri)
+    by_name::<Subscription>(params?.get()).map(|subscription| subscription.uri)
 }
 
 /// The version that a result of `initialize` (JSON text) names.
@@ -129,7 +132,7 @@ pub fn is_first_page(params: Option<&RawValue>) -> bool {
         cursor: Option<serde::de::IgnoredAny>,
     }
     params.is_none_or(|params| {
-        params.get() == "null" || serde_json::from_str::<Paged>(params.get()).is_ok_and(|paged| paged.cursor.is_none())
+        params.get() == "null" || by_name::<Paged>(params.get()).is_some_and(|paged| paged.cursor.is_none())
     })
 }
 
@@ -140,7 +143,7 @@ pub struct ListedTool {
     pub name: String,
     /// What the server says of its effects.
     #[serde(default)]
-    pub annotations: Option<ToolAnnotations>,
+    pub annotations: Option<ByName<ToolAnnotations>>,
 }
 
 /// MCP `ToolAnnotations`: hints; absent ones mean the worst.
@@ -158,7 +161,7 @@ pub struct ToolAnnotations {
 impl ListedTool {
     /// A call of it may be sent again when its outcome is unknown.
     pub fn repeatable(&self) -> bool {
-        self.annotations.as_ref().is_some_and(|hints| hints.read_only_hint || hints.idempotent_hint)
+        self.annotations.as_ref().is_some_and(|ByName(hints)| hints.read_only_hint || hints.idempotent_hint)
     }
 }
 
@@ -180,5 +183,23 @@ mod tests {
         assert!(tool.repeatable());
         let silent: ListedTool = serde_json::from_str(r#"{"name":"a"}"#).unwrap();
         assert!(!silent.repeatable());
+    }
+
+    /// JSON-RPC has parameters by position, MCP has not: no member is taken from a place in an array.
+    #[test]
+    fn parameters_by_position_say_nothing() {
+        let raw = |text: &str| RawValue::from_string(text.to_owned()).unwrap();
+        for array in [r#"["a"]"#, "[5]", "[]", r#"[{"progressToken":1}]"#] {
+            let params = raw(array);
+            assert_eq!(repeatable(CALL_TOOL, Some(&params)), Repeatable::No, "{array}");
+            assert_eq!(cancelled_request_id(Some(&params)), None, "{array}");
+            assert_eq!(subscription_uri(Some(&params)), None, "{array}");
+            assert!(!is_first_page(Some(&params)), "{array}");
+        }
+        for params in [r#"[{"progressToken":1}]"#, r#"{"_meta":["t"]}"#] {
+            let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"x","params":{params}}}"#);
+            assert_eq!(with_progress_token(body.as_bytes(), "2"), None, "{params}");
+        }
+        assert!(serde_json::from_str::<ListedTool>(r#"{"name":"a","annotations":[true]}"#).is_err());
     }
 }

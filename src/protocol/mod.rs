@@ -1,5 +1,6 @@
 //! Pure protocol code: no I/O, no actors, imports nothing else of this crate.
 
+pub mod by_name;
 pub mod event_id;
 mod id_key;
 pub mod jsonrpc;

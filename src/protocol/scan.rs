@@ -227,8 +227,10 @@ impl Scan {
 
     fn end_value(&mut self) {
         if self.place == Place::Id {
-            let id = serde_json::from_slice::<serde_json::Value>(&self.message.id);
-            self.message.id_seen = Some(id.is_ok_and(|id| id.is_string() || id.is_number()));
+            let id = std::str::from_utf8(&self.message.id).ok();
+            // No value is made of it: ids may be numbers and strings that serde_json has none for.
+            let id = id.filter(|id| serde_json::from_str::<serde::de::IgnoredAny>(id).is_ok()).and_then(IdKey::of_json);
+            self.message.id_seen = Some(id.is_some());
         }
     }
 
@@ -280,6 +282,9 @@ mod tests {
             (r#"{"id":{"a":1},"result":1}"#, Told::Nothing),
             (r#"{"id":null,"result":1}"#, Told::Nothing),
             (r#"{"result":1,"\u0069\u0064":7}"#, Told::Answer("7".into())),
+            (r#"{"id":1e400,"result":1}"#, Told::Answer("1e400".into())),
+            (r#"{"id":"\ud83d","method":"m"}"#, Told::Request(r#""\ud83d""#.into())),
+            (r#"{"id":01,"result":1}"#, Told::Nothing),
             (r#"{"\u0072\u0065\u0073\u0075\u006c\u0074":1,"id":7}"#, Told::Answer("7".into())),
             (r#"{"\u006D\u0065\u0074\u0068\u006F\u0064":1,"id":7}"#, Told::Request("7".into())),
             (r#""id":7,"result":1"#, Told::Nothing),

@@ -19,34 +19,42 @@ pub(super) fn masked(env: &str, value: &str) -> String {
 /// Masks what may be a password in one URL, well-formed or not: all from `://` (or the start) to the last `@`, and the
 /// query, where `redis+unix` keeps it.
 pub(super) fn mask_url(text: &str) -> String {
-    let (scheme, rest) = match text.split_once("://") {
-        Some((scheme, rest)) if !scheme.contains('@') => (format!("{scheme}://"), rest),
-        _ => (String::new(), text),
-    };
-    let without_user = mask_user(rest);
-    let shown = match without_user.split_once('?') {
-        Some((path, _)) => format!("{path}?{MASK}"),
-        None => without_user,
-    };
-    scheme + &shown
+    let is_scheme = |scheme: &str| scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+    match text.split_once("://") {
+        Some((scheme, rest)) if is_scheme(scheme) => format!("{scheme}://{}", mask_part(rest)),
+        _ => mask_part(text),
+    }
 }
 
 /// Masks the credentials and the query of every URL in a list: in each part from `://` (or the start) to the last `@`
-/// before the next `://`, and from the first `?` on, so that no separator inside a secret lets its end slip through.
+/// before the next URL, and from the first `?` on, so that no separator inside a secret lets its end slip through.
 fn mask_urls(text: &str) -> String {
-    text.split("://").map(mask_part).collect::<Vec<_>>().join("://")
+    let mut masked = String::new();
+    let (mut part, mut rest) = (0, 0);
+    while let Some(at) = text[rest..].find("://").map(|at| rest + at) {
+        let next = text[part..at].rfind([',', ';']).map_or(part, |separator| part + separator);
+        rest = at + 3;
+        // Any other stands within a secret.
+        if begins_entry(text[next..at].trim_start_matches([',', ';'])) {
+            masked += &mask_part(&text[part..next]);
+            masked += &text[next..rest];
+            part = rest;
+        }
+    }
+    masked + &mask_part(&text[part..])
 }
 
-/// What begins the next entry of the list stays.
+/// What is behind the scheme of one URL.
 fn mask_part(part: &str) -> String {
-    let Some((path, query)) = part.split_once('?') else { return mask_user(part) };
-    let next = query.rfind([',', ';']).map(|at| &query[at..]).filter(|next| begins_entry(&next[1..]));
-    // A question mark in a password, or an `@` in the query: nobody can say.
-    let shown = if query.contains('@') { String::new() } else { format!("{}?", mask_user(path)) };
-    format!("{shown}{MASK}{}", next.unwrap_or_default())
+    match part.split_once('?') {
+        // A question mark in a password, or an `@` in the query: nobody can say.
+        Some((_, query)) if query.contains('@') => MASK.to_owned(),
+        Some((path, _)) => format!("{}?{MASK}", mask_user(path)),
+        None => mask_user(part),
+    }
 }
 
-/// `http` of the next URL, with the name of its service or without.
+/// `http` of a URL, with the name of its service or without.
 fn begins_entry(text: &str) -> bool {
     let scheme = text.rsplit('=').next().unwrap_or_default().trim();
     matches!(scheme, "http" | "https")
@@ -70,10 +78,12 @@ mod tests {
             ("redis://:pw@localhost", "redis://***@localhost"),
             ("redis://user:p@ss/w@localhost", "redis://***@localhost"),
             ("redis://user:a://b@localhost", "redis://***@localhost"),
-            ("redis://user:a?b@localhost", "redis://***@localhost"),
+            ("redis://user:a?b@localhost", "redis://***"),
+            ("user:a://b@localhost", "***@localhost"),
             ("rediss://user:pw@localhost", "rediss://***@localhost"),
             ("redis:/user:pw@localhost", "***@localhost"),
             ("redis+unix:///run/r.sock?db=1&pass=a,b?c", "redis+unix:///run/r.sock?***"),
+            ("redis+unix:///run/r.sock?pass=a@b", "redis+unix://***"),
         ] {
             assert_eq!(masked("REDIS_URL", value), shown, "{value}");
         }
@@ -87,6 +97,8 @@ mod tests {
             ("a=u:pw@h", "***@h"),
             ("a=http://h/sse?api_key=s;b=http://g?k=s,http://i", "a=http://h/sse?***;b=http://g?***,http://i"),
             ("a=http://h?k=s,t;u", "a=http://h?***"),
+            ("a=http://u:p://w@h/sse, http://g", "a=http://***@h/sse, http://g"),
+            ("a=ftp://u:pw@h;b=http://g", "***@h;b=http://g"),
             ("a=http://u:p?w@h,http://g?k=s@t", "a=http://***,http://***"),
         ] {
             assert_eq!(masked("MCP_UPSTREAMS", value), shown, "{value}");

@@ -121,7 +121,7 @@ impl SessionHead {
 
     /// From the fields of the hash. What makes no sense is taken for absent; with it comes whether that was one of those
     /// fields that no owner can go on without: owner, generation, epoch, ends of logs, holders.
-    pub(crate) fn read(fields: impl IntoIterator<Item = (String, String)>) -> (Self, bool) {
+    pub fn read(fields: impl IntoIterator<Item = (String, String)>) -> (Self, bool) {
         let mut head = Self::default();
         let (mut instance_id, mut incarnation, mut generation, mut epoch) = (None, None, None, None);
         let mut is_sound = true;

@@ -20,7 +20,11 @@ use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
 use crate::{
-    protocol::{jsonrpc::Head, mcp},
+    protocol::{
+        by_name::{ByName, by_name},
+        jsonrpc::Head,
+        mcp,
+    },
     settings::UpstreamSettings,
 };
 
@@ -56,7 +60,7 @@ struct Seen {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Page {
-    tools: Vec<mcp::ListedTool>,
+    tools: Vec<ByName<mcp::ListedTool>>,
     #[serde(default)]
     next_cursor: Option<String>,
 }
@@ -93,12 +97,12 @@ impl Tools {
 
     /// Remembers the annotations of a `tools/list` result (JSON text). `first`: the request named no cursor.
     pub fn remember_page(&self, result: &str, first: bool, version: u64) {
-        let Ok(page) = serde_json::from_str::<Page>(result) else { return };
+        let Some(page) = by_name::<Page>(result) else { return };
         let is_whole = first && next(page.next_cursor).is_none();
-        self.remember(page.tools, is_whole, version);
+        self.remember(page.tools.into_iter().map(|ByName(tool)| tool), is_whole, version);
     }
 
-    fn remember(&self, tools: Vec<mcp::ListedTool>, is_whole: bool, version: u64) {
+    fn remember(&self, tools: impl ExactSizeIterator<Item = mcp::ListedTool>, is_whole: bool, version: u64) {
         let mut known = self.known();
         // Under the lock, so that a change is not missed in between.
         if version != self.version() {
@@ -206,7 +210,7 @@ where
         }
         let result = Head::parse(&answer).ok().and_then(|head| head.result).ok_or(WalkError::NoList)?;
         tools.remember_page(result.get(), cursor.is_none(), version);
-        let page: RawPage = serde_json::from_str(result.get()).map_err(|_| WalkError::NoList)?;
+        let page: RawPage = by_name(result.get()).ok_or(WalkError::NoList)?;
         all.extend(page.tools);
         cursor = match page.next_cursor {
             Value::Null => None,
@@ -217,8 +221,8 @@ where
             Some(next) if !cursors.insert(next.clone()) => return Err(WalkError::Repeats),
             Some(_) => {}
             None => {
-                let listed = all.iter().filter_map(|tool| serde_json::from_str(tool.get()).ok()).collect();
-                tools.remember(listed, true, version);
+                let listed: Vec<_> = all.iter().filter_map(|tool| by_name(tool.get())).collect();
+                tools.remember(listed.into_iter(), true, version);
                 return Ok(all);
             }
         }
@@ -261,6 +265,19 @@ mod tests {
         assert_eq!(tools.repeatable("a"), None);
         tools.remember_page(r#"{"tools":[{"name":"a"}]}"#, true, tools.version());
         assert_eq!(tools.repeatable("a"), Some(false));
+    }
+
+    #[test]
+    fn what_is_no_object_says_nothing_of_a_tool() {
+        for page in [
+            r#"[[{"name":"a","annotations":{"readOnlyHint":true}}],null]"#,
+            r#"{"tools":[["a",{"readOnlyHint":true}]]}"#,
+            r#"{"tools":[{"name":"a","annotations":[true]}]}"#,
+        ] {
+            let tools = Tools::default();
+            tools.remember_page(page, true, 0);
+            assert_eq!((tools.repeatable("a"), tools.are_known()), (None, false), "{page}");
+        }
     }
 
     /// Walks through a server's pages: by the cursor of the request, names and the next cursor.

@@ -11,6 +11,7 @@
 //! | [`fake_upstream`], [`odd_upstream`] | MCP servers inside the test: one that shows every byte, one that breaks the rules as told |
 //! | [`streamable_upstream`] | one of Streamable HTTP, which keeps its events and does what it is told |
 //! | [`fault_proxy`] | a TCP link that can be cut, delayed, or swallow everything |
+//! | [`judge`] | what a JSON-RPC message is, judged by its value |
 //! | [`listen`](mod@listen) | what each server here begins with |
 //! | [`process`], [`ports`] | child processes, and ports that no other test has |
 //! | [`tls`] | TLS in front of a server, with certificates made for the test |
@@ -23,6 +24,7 @@ pub mod fake_upstream;
 pub mod fault_proxy;
 pub mod http;
 mod incoming;
+pub mod judge;
 pub mod listen;
 pub mod mcp_client;
 pub mod odd_upstream;

@@ -2,6 +2,7 @@
 
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use serde_json::Value;
+use testkit::judge;
 
 use super::{
     super::super::{
@@ -90,68 +91,6 @@ fn body() -> impl Strategy<Value = String> {
     })
 }
 
-/// What the text has that [`Value`] does not tell.
-fn is_a_known_member_doubled(body: &str) -> bool {
-    struct Keys(Vec<String>);
-    impl<'de> Deserialize<'de> for Keys {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            deserializer.deserialize_map(Visitor)
-        }
-    }
-    struct Visitor;
-    impl<'de> serde::de::Visitor<'de> for Visitor {
-        type Value = Keys;
-        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("an object")
-        }
-        fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Keys, A::Error> {
-            let mut keys = Vec::new();
-            while let Some((key, _)) = map.next_entry::<String, serde::de::IgnoredAny>()? {
-                keys.push(key);
-            }
-            Ok(Keys(keys))
-        }
-    }
-    let Keys(keys) = serde_json::from_str(body).unwrap();
-    KNOWN.iter().any(|known| keys.iter().filter(|key| key == known).count() > 1)
-}
-
-/// Kind, method, id and whether it is a success, by the rules of JSON-RPC and the values of the members.
-fn judged(message: &Value) -> Option<(&'static str, Option<&str>, Option<&Value>, bool)> {
-    let message = message.as_object()?;
-    if message.get("jsonrpc") != Some(&Value::from("2.0")) {
-        return None;
-    }
-    let said = |name: &str| message.get(name).filter(|value| !value.is_null());
-    let id = said("id").filter(|id| id.is_string() || id.is_number());
-    let id_is_null = message.get("id") == Some(&Value::Null);
-    match said("method") {
-        Some(method) => {
-            let method = method.as_str()?;
-            if said("result").or(said("error")).is_some() {
-                None
-            } else if message.contains_key("id") {
-                id.map(|id| ("request", Some(method), Some(id), false))
-            } else {
-                Some(("notification", Some(method), None, false))
-            }
-        }
-        None => {
-            let success = match (message.get("result"), message.get("error")) {
-                (None, None) => return None,
-                (_, Some(error)) if !error.is_null() => {
-                    if said("result").is_some() {
-                        return None;
-                    }
-                    false
-                }
-                (result, _) => result.is_some(),
-            };
-            (id.is_some() || id_is_null).then_some(("response", None, id, success))
-        }
-    }
-}
-
 /// Both say the same of a message in which no known member is doubled.
 fn assert_agreed(head: &Head<'_>, message: &Value) -> Result<(), TestCaseError> {
     let (kind, id, success) = match &head.kind {
@@ -160,7 +99,8 @@ fn assert_agreed(head: &Head<'_>, message: &Value) -> Result<(), TestCaseError> 
         Kind::Response { id, success } => ("response", id.as_ref(), *success),
     };
     let id_value = id.map(|id| serde_json::from_str::<Value>(id.as_json()).unwrap());
-    prop_assert_eq!(Some((kind, head.method(), id_value.as_ref(), success)), judged(message));
+    let said = judge::Said { kind, method: head.method(), id: id_value.as_ref(), success };
+    prop_assert_eq!(Some(said), judge::said(message));
     for (part, name) in [(head.params, "params"), (head.result, "result")] {
         let part = part.map(|part| serde_json::from_str::<Value>(part.get()).unwrap());
         prop_assert_eq!(part.as_ref(), message.get(name));
@@ -168,19 +108,12 @@ fn assert_agreed(head: &Head<'_>, message: &Value) -> Result<(), TestCaseError> 
     Ok(())
 }
 
-/// What serde_json refuses in a whole value and passes over in parts that nobody asks for: they go on as they came.
-fn is_passed_over(error: &serde_json::Error) -> bool {
-    ["number out of range", "lone leading surrogate", "unexpected end of hex escape", "recursion limit exceeded"]
-        .iter()
-        .any(|reason| error.to_string().starts_with(reason))
-}
-
 fn assert_harmless(body: &[u8]) -> Result<(), TestCaseError> {
     let _ = (Scan::of(body), meant_to_answer(body), broken_answer_to(body), error_without_id(body));
     let _ = split_batch(&Bytes::copy_from_slice(body));
     match (Head::parse(body), serde_json::from_slice::<Value>(body)) {
         (Ok(head), Ok(message)) => assert_agreed(&head, &message)?,
-        (Ok(_), Err(error)) => prop_assert!(is_passed_over(&error), "accepted, and {}", error),
+        (Ok(_), Err(error)) => prop_assert!(judge::is_passed_over(&error), "accepted, and {}", error),
         (Err(error), Ok(_)) => prop_assert_eq!(error.code(), INVALID_REQUEST),
         (Err(_), Err(_)) => {}
     }
@@ -193,7 +126,7 @@ proptest! {
     #[test]
     fn a_head_says_what_the_whole_message_says(body in body()) {
         let message: Value = serde_json::from_str(&body).unwrap();
-        let is_good = judged(&message).is_some() && !is_a_known_member_doubled(&body);
+        let is_good = judge::is_sound(body.as_bytes(), &message);
         match Head::parse(body.as_bytes()) {
             Ok(head) => {
                 prop_assert!(is_good);
@@ -271,7 +204,7 @@ fn a_payload_may_hold_what_serde_json_has_no_value_for() {
         ] {
             assert!(Head::parse(body.as_bytes()).is_ok(), "{body}");
             let error = serde_json::from_str::<Value>(&body).unwrap_err();
-            assert!(error.to_string().starts_with(reason) && is_passed_over(&error), "{error}");
+            assert!(error.to_string().starts_with(reason) && judge::is_passed_over(&error), "{error}");
         }
         let body = format!(r#"{{"jsonrpc":"2.0","method":{payload}}}"#);
         assert!(Head::parse(body.as_bytes()).is_err(), "{body}");

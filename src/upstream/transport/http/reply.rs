@@ -194,6 +194,9 @@ impl Reply {
         let Ok(Some(text)) = tokio::time::timeout(DRAIN_PATIENCE, read).await else { return Said::Nothing };
         body.give_back();
         let (text, is_altered) = to_text(text);
+        if text.len() > limit {
+            return Said::Nothing;
+        }
         if answers(&messages(text.clone(), is_altered), request) {
             return Said::Answer(Self { rest: Rest::Read(text, is_altered), form, marks: Marks::default() });
         }
@@ -238,7 +241,12 @@ async fn read_json(mut body: Body, limits: LinkLimits, form: Form) -> Piece {
         Some((scan, _)) => events.extend(scan.finish().into_iter().map(LinkEvent::TooLarge)),
         None => {
             let (text, is_altered) = to_text(text);
-            events = messages(text.clone(), is_altered);
+            if text.len() > limits.max_message {
+                // Each byte that was no text has become three.
+                events.extend(Scan::of(&text).into_iter().map(LinkEvent::TooLarge));
+            } else {
+                events = messages(text.clone(), is_altered);
+            }
             if let Some(error) = take_nameless(&mut events) {
                 end = ReplyEnd::Nameless(error);
             } else if events.is_empty() && form.is_answer && is_unreadable(&text, is_altered) {
