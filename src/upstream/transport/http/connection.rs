@@ -111,7 +111,9 @@ impl Connection {
         let head = loop {
             match poll_fn(|context| Pin::new(&mut self.framed).next_item(context)).await {
                 // Unasked, but allowed (RFC 9110, section 15.2): the answer follows.
-                Some(Ok(head)) if head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS => {}
+                Some(Ok(head)) if head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS => {
+                    self.forget_body_of_interim();
+                }
                 head => break head,
             }
         };
@@ -123,6 +125,14 @@ impl Connection {
             (_, Err(error)) => Err(Broken::NoAnswer(error.to_string())),
             (Some(Err(error)), Ok(())) => Err(Broken::NoAnswer(error.to_string())),
             (None, Ok(())) => Err(Broken::NoAnswer("the connection ended before the response".to_owned())),
+        }
+    }
+
+    /// An interim answer has no body, whatever its head says (RFC 9112, section 6.3, no. 1). The codec believes the head, and
+    /// would panic at the answer that follows.
+    fn forget_body_of_interim(&mut self) {
+        if !matches!(self.framed.codec_ref().message_type(), MessageType::None) {
+            *self.framed.codec_mut() = ClientCodec::default();
         }
     }
 
@@ -337,5 +347,63 @@ impl Body {
         let read = tokio_util::io::poll_read_buf(Pin::new(&mut self.socket), context, &mut self.rest);
         self.give_back();
         read
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_http::KeepAlive;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// What a GET makes of these bytes: status, and the body up to its end.
+    async fn answer(bytes: &[u8]) -> (u16, Vec<u8>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url: url::Url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
+        let server = async {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            assert!(socket.read(&mut [0; 1024]).await.unwrap() > 0);
+            socket.write_all(bytes).await.unwrap();
+            socket.shutdown().await.unwrap();
+            socket
+        };
+        let client = async {
+            let config = ServiceConfig::new(KeepAlive::Os, Default::default(), Default::default(), false, None);
+            let connection = Connection::open(&url, &config, &Arc::new(Semaphore::new(1))).await.unwrap();
+            let head = Head::new(Method::GET, HeaderMap::new());
+            let uri = url.as_str().parse().unwrap();
+            let (head, mut body) = connection.get(&head, &uri, Rc::default()).await.unwrap();
+            let mut read = Vec::new();
+            while let Some(piece) = body.next().await {
+                read.extend_from_slice(&piece.unwrap());
+            }
+            (head.status.as_u16(), read)
+        };
+        tokio::join!(server, client).1
+    }
+
+    #[actix_rt::test]
+    async fn an_interim_answer_has_no_body_whatever_it_says() {
+        for interim in [
+            "HTTP/1.1 100 Continue\r\n\r\n",
+            "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n",
+            "HTTP/1.1 100 Continue\r\ncontent-length: 7\r\n\r\n",
+            "HTTP/1.1 100 Continue\r\ntransfer-encoding: chunked\r\n\r\n",
+            "HTTP/1.0 100 Continue\r\n\r\n",
+        ] {
+            for (rest, body) in [
+                ("content-length: 2\r\n\r\nok", "ok"),
+                ("content-length: 0\r\n\r\n", ""),
+                ("transfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", "ok"),
+                ("\r\nok", "ok"),
+            ] {
+                let bytes = format!("{interim}HTTP/1.1 200 OK\r\n{rest}");
+                assert_eq!(answer(bytes.as_bytes()).await, (200, body.as_bytes().to_vec()), "{bytes:?}");
+            }
+        }
     }
 }
