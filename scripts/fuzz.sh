@@ -13,7 +13,7 @@ fuzz/corpus. An input under which a property fails is written to fuzz/artifacts;
 the corpus, where tests/fuzz_replay.rs finds it.
 
   -s SECONDS   how long each target runs
-  -m           then keep of the corpus, and of what was found, few inputs that reach as much as all of them
+  -m           then keep of the corpus, and of what was found, a few that reach most of what all of them reach
 
 Needs a nightly compiler (rustup toolchain install nightly), and installs cargo-fuzz if that is missing.
 END
@@ -47,22 +47,24 @@ cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz --locked
 with=(--sanitizer none)
 limits=(-max_len=4096 -timeout=10)
 
-# Of the corpus and of what was found: few inputs that together reach what all of them reach. Those with a name that a person
-# gave them stay in any case.
+# Of the corpus and of what was found: those that together reach what all of them reach, and of these, which are still hundreds,
+# some of each size. Inputs with a name that a person gave them stay in any case.
+most_kept=16
 keep_few() { # TARGET FOUND LOG
-    local corpus=fuzz/corpus/$1 few=fuzz/target/few/$1 file named
+    local corpus=fuzz/corpus/$1 few=fuzz/target/few/$1 file named step
     rm -rf "$few"
     mkdir -p "$few"
     cargo +nightly fuzz run "${with[@]}" "$1" "$few" "$corpus" "$2" -- \
-        -set_cover_merge=1 "${limits[@]}" >>"$3" 2>&1
+        -set_cover_merge=1 -max_len=1024 >>"$3" 2>&1
     for file in "$corpus"/*; do
-        case ${file##*/} in *[!0-9a-f]*) continue ;; esac
-        [ -f "$few/${file##*/}" ] || rm "$file"
+        case ${file##*/} in *[!0-9a-f]*) ;; *) rm "$file" ;; esac
     done
-    for file in "$few"/*; do
-        for named in "$corpus"/*; do ! cmp -s "$file" "$named" || continue 2; done
-        cp "$file" "$corpus/"
-    done
+    step=$(($(find "$few" -type f | wc -l) / most_kept + 1))
+    find "$few" -type f -exec wc -c {} + | sort -n | awk -v step=$step '$2 != "total" && NR % step == 0 { print $2 }' |
+        while read -r file; do
+            for named in "$corpus"/*; do ! cmp -s "$file" "$named" || continue 2; done
+            cp "$file" "$corpus/"
+        done
     rm -rf "$2"
     say "$1: $(find "$corpus" -type f | wc -l) inputs are kept"
 }

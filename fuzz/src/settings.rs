@@ -83,7 +83,7 @@ pub fn upstreams(data: &[u8]) {
     let (password, query) = (secret(password), secret(query));
     let (name, value) = match kind {
         0 => ("MCP_UPSTREAMS", format!("a=http://{user}:{password}@{host}?k={query}")),
-        1 => ("MCP_UPSTREAMS", format!("a=http://g,http://{user}:{password}@{host};b=https://h?{query},http://i")),
+        1 => ("MCP_UPSTREAMS", format!("a=http://g,http://{user}:{password}@{host};b=https://h?k={query},http://i")),
         2 => ("REDIS_URL", format!("redis://{user}:{password}@{host}")),
         _ => ("REDIS_URL", format!("redis+unix:///{host}?pass={query}")),
     };

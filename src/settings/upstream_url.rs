@@ -71,9 +71,9 @@ impl fmt::Display for UpstreamUrl {
         for (position, pair) in query.split('&').enumerate() {
             f.write_str(if position == 0 { "?" } else { "&" })?;
             match pair.split_once('=') {
-                Some((name, _)) => write!(f, "{name}={MASK}")?,
-                // A key alone may be the secret itself.
-                None => f.write_str(MASK)?,
+                Some((name, value)) if value.contains(|c| c != '=') => write!(f, "{name}={MASK}")?,
+                // A key alone may be the secret itself, in base64 with `=` at its end.
+                _ => f.write_str(MASK)?,
             }
         }
         Ok(())
@@ -101,7 +101,8 @@ mod tests {
             ("http://h/sse?api_key=SECRET&x=1", "http://h/sse?api_key=***&x=***"),
             ("http://h/sse?SECRET", "http://h/sse?***"),
             ("http://h/sse?a=b=SECRET&SECRET", "http://h/sse?a=***&***"),
-            ("http://[::1]:1/sse?k=", "http://[::1]:1/sse?k=***"),
+            ("http://[::1]:1/sse?k=", "http://[::1]:1/sse?***"),
+            ("http://h/sse?U0VDUkVU==&a=b=", "http://h/sse?***&a=***"),
         ] {
             let url: UpstreamUrl = text.parse().unwrap();
             assert_eq!((url.to_string(), format!("{url:?}")), (shown.to_owned(), shown.to_owned()), "{text}");
