@@ -284,7 +284,10 @@ impl Setting {
         let body = Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"x"}}"#));
         let end = match line.clone().post(url, body).await {
             Ok(None) => Ok(None),
-            Ok(Some(reply)) => Ok(Some(reply.read(limits, outlet, PATIENCE).await)),
+            Ok(Some(mut reply)) => {
+                let until = tokio::time::Instant::now() + PATIENCE;
+                Ok(Some(reply.read(limits, &outlet, until, || true).await))
+            }
             Err(error) => Err(mem::discriminant(&error)),
         };
         Answered { end, heard: listener.send(Take).await.expect("it listens") }

@@ -30,6 +30,7 @@ use super::{
     handle::SessionHandle,
     journal::{self, Posts},
     messages::{AttachLocal, Detached, Drain, Look, Snapshot, TakeSnapshot, Tick, Upkeep},
+    reading::Streamed,
     room::Guest,
 };
 use crate::{
@@ -54,6 +55,8 @@ pub struct SessionActor {
     // --- the upstream (link.rs)
     pub(super) uplink: Uplink<upstream::Uplink>,
     pub(super) link_handle: Option<LinkHandle>,
+    /// Its streams, where they are asked for (upstream_streams.rs).
+    pub(super) streamed: Streamed,
     pub(super) endpoint: Option<Arc<Endpoint>>,
     pub(super) gate: Arc<Gate>,
 
@@ -153,6 +156,7 @@ impl SessionActor {
         session.client = head.client;
         let mut before = head.continuation;
         session.setup = Setup::inherit(&mut before);
+        session.streamed = Streamed::inherit(&mut before, session.setup.is_done());
         for (id, upstream_id) in &before.questions {
             session.questions.inherit(id, upstream_id);
         }
@@ -179,6 +183,7 @@ impl SessionActor {
             fence,
             uplink: Uplink::new(now),
             link_handle: None,
+            streamed: Streamed::default(),
             endpoint: None,
             gate: Gate::new(OUTBOX_BYTES),
             order: Order::new(1),
@@ -273,6 +278,9 @@ impl SessionActor {
             Exit::Released => {
                 tracing::debug!(session = %self.fence.session, "session released");
             }
+        }
+        if matches!(exit, Exit::Gone | Exit::Corrupt) {
+            self.end_upstream();
         }
         env.directory.remove_session(&self.fence.session, &SessionHandle::new(&ctx.address()));
         if exit == Exit::Fenced {

@@ -65,6 +65,7 @@ impl SessionActor {
     pub(super) fn forget_cancelled(&mut self, ids: Vec<IdKey>, ctx: &mut Context<Self>) {
         for id in ids {
             self.posts.forget_request(&id);
+            self.streamed.cursors.given_up(id.key());
         }
         self.forget_in_store(ctx);
     }

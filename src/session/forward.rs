@@ -16,7 +16,7 @@ use super::{
         posts::{Moment, OrderWait, Outbound, Resent, Room, UnderWay},
         recovery::Progress,
     },
-    reply::Carried,
+    reading::Carried,
 };
 use crate::{
     backoff::jittered,
@@ -177,6 +177,7 @@ impl SessionActor {
         let carries = self.posts.acknowledged(number, &post, Instant::now(), usual);
         if post.link == self.uplink.number() {
             self.uplink.answered();
+            self.listen(ctx);
             let PostUnderWay { seq, outbound: Outbound { body, id, .. }, .. } = post;
             let carried = id.filter(|_| carries).map(|id| Carried { number, seq, id, body });
             self.read_reply(reply, carried, ctx);

@@ -18,7 +18,10 @@ use super::{
     messages::MakeRoom,
     shown,
 };
-use crate::store::{Fenceable, Holder, StoreError};
+use crate::{
+    store::{Fenceable, Holder, StoreError},
+    upstream::Uplink,
+};
 
 /// Slack of the timer that ends a session that was never used.
 const SLACK: Duration = Duration::from_millis(1);
@@ -98,10 +101,14 @@ impl SessionActor {
     fn rest(&mut self, holder: Option<Holder>) {
         self.env.metrics.upstream_links.with_label_values(&["rested"]).inc();
         tracing::debug!(session = %self.fence.session, "no client: upstream connection given back");
-        self.link_handle = None;
-        self.uplink.rest();
-        self.questions.forget_own();
-        self.drop_link_bound();
+        self.streamed.listener = None;
+        // A session that is not its connection goes on (MCP 2025-03-26 and later).
+        if !self.uplink.way().is_some_and(Uplink::answers_in_place) {
+            self.link_handle = None;
+            self.uplink.rest();
+            self.questions.forget_own();
+            self.drop_link_bound();
+        }
         self.resting = true;
         self.rested_under = holder;
         self.shrink();
@@ -111,6 +118,11 @@ impl SessionActor {
     pub(super) fn wake_from_rest(&mut self, ctx: &mut Context<Self>) {
         if std::mem::replace(&mut self.resting, false) {
             // What the server said of its lists meanwhile was said to nobody.
+            if self.uplink.is_open() {
+                self.tell_lists_changed(ctx);
+                self.listen(ctx);
+                return;
+            }
             self.lists_may_have_changed = true;
             self.ensure_link(ctx);
         }

@@ -42,8 +42,9 @@ impl SessionActor {
             return;
         }
         self.lists_may_have_changed |= std::mem::take(&mut self.resting);
+        let kept = self.endpoint_of_kept();
         let avoid = self.endpoint.as_ref().filter(|_| self.uplink.avoids_last()).map(|endpoint| endpoint.index);
-        let Some(endpoint) = self.service.pick(avoid) else {
+        let Some(endpoint) = kept.or_else(|| self.service.pick(avoid)) else {
             let error = LinkError::Connect("no endpoint of the service is healthy".to_owned());
             self.link_failed(&error, ctx);
             return;
@@ -67,7 +68,8 @@ impl SessionActor {
         }
         self.env.metrics.upstream_links.with_label_values(&["lost"]).inc();
         tracing::info!(session = %self.fence.session, service = self.service.name, %error, "upstream link lost");
-        self.link_handle = None;
+        (self.link_handle, self.streamed.listener, self.streamed.kept) = (None, None, None);
+        self.streamed.cursors.restart();
         self.questions.forget_own();
         let for_nobody = self.posts.link_lost(self.uplink.number());
         self.count_for_nobody(for_nobody);
@@ -171,6 +173,9 @@ impl SessionActor {
 
     /// Periodic: a link that was given up is tried again, a silent one is asked for a sign of life.
     pub(super) fn check_link(&mut self, ctx: &mut Context<Self>) {
+        if self.resting && self.uplink.is_open() {
+            return;
+        }
         let idle_timeout = self.env.settings.upstream.idle_timeout;
         match self.uplink.check(Instant::now(), self.wants_link(), idle_timeout) {
             Check::Fine => {}
@@ -218,10 +223,13 @@ impl Handler<LinkNotice> for SessionActor {
 impl SessionActor {
     /// What the present upstream session has said.
     pub(super) fn take_event(&mut self, event: LinkEvent, via: Via, ctx: &mut Context<Self>) {
+        self.streamed.arriving = Some(via);
         match event {
             LinkEvent::Message(body) | LinkEvent::Altered(body) => self.take_upstream_message(body, via, ctx),
             LinkEvent::TooLarge(told) => self.take_too_large(told, via, ctx),
-            LinkEvent::Cursor(_) | LinkEvent::Opened(_) | LinkEvent::Closed(_) => {}
+            LinkEvent::Cursor(cursor) => self.note_cursor(cursor, ctx),
+            LinkEvent::Opened(_) | LinkEvent::Closed(_) => {}
         }
+        self.streamed.arriving = None;
     }
 }

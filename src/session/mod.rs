@@ -12,8 +12,10 @@
 //! | `cancel` | client → upstream: requests that the client has given up |
 //! | `forward` | client → upstream: POSTs and their ends |
 //! | `refused` | client → upstream: what becomes of a message whose POST failed |
+//! | `reading` | what is read beside the link's own stream: plain types |
 //! | `reply` | upstream → client: what the answers to POSTs hold |
 //! | `outbound` | upstream → client: append, deliver |
+//! | `upstream_streams` | upstream → client: the streams of a Streamable HTTP session: its own, and those that are resumed |
 //! | `questions` | requests of the server and their answers, under ids of both sides |
 //! | `unreadable` | upstream → client: what is too large |
 //! | `held` | what the requests of all sessions hold together |
@@ -45,6 +47,7 @@ mod link;
 pub mod messages;
 mod outbound;
 mod questions;
+mod reading;
 mod refused;
 mod rehydrate;
 mod reply;
@@ -53,6 +56,7 @@ pub mod returning;
 pub mod room;
 pub mod shown;
 mod unreadable;
+mod upstream_streams;
 
 pub use self::{
     core::{

@@ -86,6 +86,7 @@ impl SessionActor {
     /// What the answer changes in the session's own state; written in the same step as the answer.
     fn apply(&mut self, effect: Effect, head: &Head<'_>, event: NewEvent) -> NewEvent {
         let result = head.result.map(|result| result.get());
+        let begins = matches!(effect, Effect::Initialize(_));
         match effect {
             Effect::None => return event,
             Effect::Tools { first, version } => {
@@ -103,7 +104,8 @@ impl SessionActor {
             Effect::LogLevel(_) | Effect::Subscribe(..) | Effect::Unsubscribe(_) => {}
         }
         let endpoint = || self.endpoint.as_ref().map(|endpoint| endpoint.url.to_string()).unwrap_or_default();
-        self.setup.answered(effect, result, endpoint, event)
+        let event = self.setup.answered(effect, result, endpoint, event);
+        if begins { self.with_upstream_session(event) } else { event }
     }
 
     /// The answer was an error.
@@ -115,6 +117,7 @@ impl SessionActor {
 
     /// Queues an event for the log of the main stream.
     pub(super) fn push_event(&mut self, event: NewEvent, ctx: &mut Context<Self>) {
+        let event = self.with_cursor(event);
         self.gate.add(event.body.len());
         self.outbox.push(StreamKey::Main, event);
         self.pump_outbox(ctx);

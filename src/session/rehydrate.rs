@@ -73,7 +73,10 @@ impl SessionActor {
                 return;
             }
             match outcome {
-                Ok(reply) => actor.read_reply(reply, None, ctx),
+                Ok(reply) => {
+                    actor.listen(ctx);
+                    actor.read_reply(reply, None, ctx);
+                }
                 Err(error) if actor.ends_link(&error, since) => actor.lose_link(&error, ctx),
                 Err(error) => tracing::debug!(session = %actor.fence.session, %error, "own message not taken"),
             }
@@ -97,6 +100,14 @@ impl SessionActor {
             endpoint.succeeded();
         }
         self.env.metrics.upstream_links.with_label_values(&["opened"]).inc();
+        if let Some(kept) = self.streamed.kept.as_ref().filter(|_| uplink.answers_in_place()) {
+            // No handshake: the server knows the session.
+            uplink.go_on(&kept.session);
+            self.questions.go_on(self.uplink.number());
+            self.recover(uplink, ctx);
+            return;
+        }
+        self.streamed.kept = None;
         if !self.setup.is_done() {
             self.recover(uplink, ctx);
             return;
@@ -185,9 +196,11 @@ impl SessionActor {
         }
     }
 
-    fn record_endpoint(&self, ctx: &mut Context<Self>) {
+    fn record_endpoint(&mut self, ctx: &mut Context<Self>) {
         let Some(endpoint) = &self.endpoint else { return };
-        let changes = [HeadChange::Endpoint(endpoint.url.to_string())];
+        let session = self.uplink.way().and_then(Uplink::stored);
+        let mut changes = vec![HeadChange::Endpoint(endpoint.url.to_string()), HeadChange::UpstreamSession(session)];
+        changes.extend(self.streamed.cursors.due());
         let (env, fence, epoch) = (Arc::clone(&self.env), self.fence.clone(), self.fence.epoch);
         let recorded = async move { env.store.update(&fence, &changes).await };
         ctx.spawn(recorded.into_actor(self).map(move |outcome, actor, ctx| match outcome {
@@ -209,6 +222,7 @@ impl SessionActor {
         self.resend_unacknowledged(ctx);
         if self.posts.requests().is_empty() && self.inherited.is_none() {
             self.become_open(ctx);
+            self.go_on_reading(ctx);
             return;
         }
         let ids = |progress| {
@@ -277,12 +291,21 @@ impl SessionActor {
             Fenceable::NotFound => {}
             Fenceable::Fenced => self.fenced(fetched.epoch, ctx),
         }
+        let goes_on = self.streamed.kept.is_some();
         let mut cancelled = Vec::new();
         for entry in self.inherited.take().unwrap_or_default() {
             match entry.message {
                 // Sorted out below, from the request table.
                 ClientMessage::Request { .. } => {}
                 // It answers a request of the dead upstream session.
+                ClientMessage::Response if goes_on => {
+                    let id = Head::parse(&entry.body).ok().and_then(|head| match head.kind {
+                        Kind::Response { id, .. } => id,
+                        Kind::Request { .. } | Kind::Notification { .. } => None,
+                    });
+                    self.posts.is_done(entry.seq);
+                    self.take_answer(entry.seq, id.as_ref(), entry.body);
+                }
                 ClientMessage::Response => {
                     self.posts.is_done(entry.seq);
                     self.env.metrics.dropped.with_label_values(&["answer_to_dead_upstream"]).inc();
@@ -290,13 +313,16 @@ impl SessionActor {
                 ClientMessage::Cancel { id_key } => {
                     self.posts.is_done(entry.seq);
                     cancelled.push(IdKey::from_stored(id_key));
+                    if goes_on {
+                        self.send_to_this_session(entry.seq, entry.body);
+                    }
                 }
                 ClientMessage::Notification => {
                     self.posts.is_done(entry.seq);
                     let Ok(head) = Head::parse(&entry.body) else { continue };
                     match head.method() {
                         // Replayed with the handshake; without one it goes up like any other.
-                        Some(mcp::INITIALIZED) if self.setup.is_done() => {}
+                        Some(mcp::INITIALIZED) if self.setup.is_done() && !goes_on => {}
                         Some(mcp::CANCELLED) => cancelled.extend(target(&entry.body)),
                         _ => self.send_up(entry.seq, entry.body.clone(), None),
                     }
@@ -318,6 +344,7 @@ impl SessionActor {
             self.fail_unknown(&id, ctx);
         }
         self.become_open(ctx);
+        self.go_on_reading(ctx);
     }
 
     /// Decides the fate of one request that was open when the link broke.
@@ -325,6 +352,7 @@ impl SessionActor {
         if self.posts.is_queued(seq) {
             return;
         }
+        let can_be_resumed = self.can_be_resumed(seq);
         let Some(request) = self.posts.requests_mut().get_mut(&id) else { return };
         if request.cancelled.is_some() || cancelled.contains(&id) {
             // The upstream that worked on it is gone, and the client wants no answer.
@@ -334,6 +362,9 @@ impl SessionActor {
         if body.is_empty() {
             // Lost with the store's data.
             return self.fail_unknown(&id, ctx);
+        }
+        if request.progress == Progress::MaybeSent && can_be_resumed {
+            return self.keep_for_resumption(seq, id, body);
         }
         let repeatable = match repeatable(&body) {
             Repeatable::Yes => true,

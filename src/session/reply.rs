@@ -6,41 +6,34 @@ use std::{sync::Arc, time::Instant};
 use actix::prelude::*;
 use bytes::Bytes;
 
-use super::actor::SessionActor;
+use super::{
+    actor::SessionActor,
+    reading::{Carried, Reading},
+};
 use crate::{
     protocol::jsonrpc::{self, IdKey},
-    upstream::{Piece, Reply, ReplyEnd, STREAM_WAIT, Uplink, Via, notice::LinkLimits},
+    upstream::{
+        LinkEvent, Piece, Reply, ReplyEnd, STREAM_WAIT, Uplink, Via, notice::LinkLimits, resumption::Resumption,
+    },
 };
-
-/// A request that still waits for an answer, and the POST that carries it.
-pub(super) struct Carried {
-    /// Number of the POST.
-    pub(super) number: u64,
-    /// Sequence of the message.
-    pub(super) seq: u64,
-    pub(super) id: IdKey,
-    pub(super) body: Bytes,
-}
-
-/// The answer to a POST, as far as it has been read.
-struct Reading {
-    reply: Reply,
-    /// The link on which it was posted.
-    link: u64,
-    carried: Option<Carried>,
-    until: tokio::time::Instant,
-}
 
 impl SessionActor {
     /// What the answer to a POST holds goes the way of what comes on the stream.
     pub(super) fn read_reply(&mut self, reply: Option<Reply>, carried: Option<Carried>, ctx: &mut Context<Self>) {
         let Some(reply) = reply else { return };
-        let until = tokio::time::Instant::now() + self.env.settings.upstream.request_timeout;
-        self.read_on(Reading { reply, link: self.uplink.number(), carried, until }, ctx);
+        let reading = self.reading(reply, carried);
+        self.read_on(reading, ctx);
+    }
+
+    pub(super) fn reading(&self, reply: Reply, carried: Option<Carried>) -> Reading {
+        let settings = &self.env.settings.upstream;
+        let until = tokio::time::Instant::now() + settings.request_timeout;
+        let (link, attempts) = (self.uplink.number(), Resumption::new(settings));
+        Reading { reply, link, carried, until, attempts, is_resumed: false }
     }
 
     /// Piece by piece, and no further while too much waits (MEM-1).
-    fn read_on(&mut self, reading: Reading, ctx: &mut Context<Self>) {
+    pub(super) fn read_on(&mut self, reading: Reading, ctx: &mut Context<Self>) {
         let limits = LinkLimits::from(&self.env.settings.upstream);
         let gate = Arc::clone(&self.gate);
         let read = async move {
@@ -53,38 +46,51 @@ impl SessionActor {
             let late = |_| Piece { events: Vec::new(), end: Some(ReplyEnd::Broken) };
             (piece.unwrap_or_else(late), reading)
         };
-        ctx.spawn(read.into_actor(self).map(|(Piece { events, end }, reading), actor, ctx| {
+        ctx.spawn(read.into_actor(self).map(|(Piece { events, end }, mut reading), actor, ctx| {
             // Of a session that was given up nothing is wanted any more.
             if reading.link != actor.uplink.number() {
                 return;
             }
             // By the sequence of the message, which names the client's stream that it belongs to.
             let via = reading.carried.as_ref().map_or(Via::Stream, |carried| Via::Post(carried.seq));
+            if !events.is_empty() {
+                reading.attempts.worked();
+            }
             for event in events {
-                if actor.uplink.heard(reading.link, Instant::now()) {
-                    actor.take_event(event, via, ctx);
+                if !actor.uplink.heard(reading.link, Instant::now()) {
+                    return;
+                }
+                match (event, &reading.carried) {
+                    (LinkEvent::Cursor(cursor), Some(carried)) => actor.note_cursor_of(carried, cursor, ctx),
+                    (LinkEvent::Cursor(_), None) => {}
+                    (event, _) => actor.take_event(event, via, ctx),
                 }
             }
             match end {
+                _ if reading.is_resumed && !actor.is_wanted(&reading) => {}
                 None => actor.read_on(reading, ctx),
                 Some(end) => actor.reply_ended(end, reading, ctx),
             }
         }));
     }
 
-    fn reply_ended(&mut self, end: ReplyEnd, reading: Reading, ctx: &mut Context<Self>) {
+    fn reply_ended(&mut self, end: ReplyEnd, mut reading: Reading, ctx: &mut Context<Self>) {
         let in_place = self.uplink.way().is_some_and(Uplink::answers_in_place);
-        let Some(carried) = reading.carried.filter(|_| reading.link == self.uplink.number()) else {
+        let Some(carried) = reading.carried.take_if(|_| reading.link == self.uplink.number()) else {
             if matches!(end, ReplyEnd::Nameless(_)) {
                 self.count_dropped("upstream_answer_without_id");
             }
             return;
         };
+        if in_place && matches!(end, ReplyEnd::Whole | ReplyEnd::Broken) {
+            let reading = Reading { carried: Some(carried), ..reading };
+            if self.is_wanted(&reading) {
+                self.resume(reading, ctx);
+            }
+            return;
+        }
         let Carried { number, seq, id, body } = carried;
         match end {
-            ReplyEnd::Whole | ReplyEnd::Broken if in_place && self.posts.carries(number, &id) => {
-                self.settle_alone(number, seq, id, body, "the answer ended without a response".to_owned(), ctx);
-            }
             ReplyEnd::Whole => {}
             ReplyEnd::Broken => {
                 self.settle_unless_link_ends(number, seq, id, body, "the answer broke off".to_owned(), ctx);

@@ -23,6 +23,7 @@ use crate::{
         ClientMessage, Continuation, Created, HandedLately, InboxEntry, NewSession, Ownership, Restored, Rewrite,
         Rewritten,
     },
+    upstream,
 };
 
 /// Pause before a restore that failed is tried again.
@@ -182,11 +183,13 @@ impl SessionActor {
     fn as_new_session(&self) -> NewSession {
         let mut continuation = Continuation {
             endpoint: self.endpoint.as_ref().map(|endpoint| endpoint.url.to_string()),
+            upstream_session: self.uplink.way().and_then(upstream::Uplink::stored),
             questions: self.questions.stored(),
             cancelled: self.cancel_marks(),
             ..Continuation::default()
         };
         self.setup.put(&mut continuation);
+        self.streamed.cursors.put(&mut continuation);
         let env = &self.env;
         NewSession {
             session: self.fence.session,

@@ -223,6 +223,12 @@ settings! {
         /// patience of clients.
         MCP_UPSTREAM_RETRY_AFTER_MAX = "10s", "duration" => retry_after_max: Duration, duration(MILLI..=HOUR);
 
+        /// Attempts in a row to resume a stream of a Streamable HTTP server that bring nothing, before it is given up: the
+        /// call that was waited for on it is settled as one of unknown outcome, and of a server that does not even accept a
+        /// connection nothing more is expected. Their pauses are those of MCP_UPSTREAM_BACKOFF_MIN and _MAX, or what the server asks for:
+        /// with the defaults some 3 s, in which a proxy is restarted.
+        MCP_UPSTREAM_RESUME_ATTEMPTS = "6", "attempts" => resume_attempts: u32, whole(1..=1_000_000);
+
         /// Pages of a server's tools/list that the router follows when it lists the tools itself; all of them together
         /// are at most MCP_UPSTREAM_MAX_MESSAGE. Real lists have a few; a server that always names one more must not keep
         /// the router busy.

@@ -40,7 +40,7 @@ pub struct UpstreamActor {
     service: Arc<Service>,
     endpoint: Arc<Endpoint>,
     line: Line,
-    limits: UpstreamSettings,
+    limits: Rc<UpstreamSettings>,
     shared: Rc<RefCell<Shared>>,
     metrics: Metrics,
     probes: bool,
@@ -93,6 +93,7 @@ impl UpstreamActor {
         let endpoint = Arc::clone(&line.endpoint);
         Self::create(|ctx| {
             ctx.set_mailbox_capacity(MAILBOX);
+            let limits = Rc::new(limits);
             Self { service, endpoint, line, limits, shared: Rc::default(), metrics, probes, _vital: vital }
         })
     }
@@ -102,9 +103,8 @@ impl UpstreamActor {
         Caller {
             line: self.line.clone(),
             shared: Rc::clone(&self.shared),
-            post_timeout: self.limits.post_timeout,
-            request_timeout: self.limits.request_timeout,
-            link_limits: LinkLimits::from(&self.limits),
+            settings: Rc::clone(&self.limits),
+            link_limits: LinkLimits::from(&*self.limits),
             is_check: false,
             to: ctx.address().recipient(),
         }
@@ -177,7 +177,7 @@ impl Handler<OpenLink> for UpstreamActor {
     fn handle(&mut self, open: OpenLink, _ctx: &mut Self::Context) -> Self::Result {
         let outlet = Outlet { link: open.link, via: Via::Stream, to: open.to, gate: open.gate };
         let task = match self.endpoint.transport.next() {
-            Spoken::Sse => actix_rt::spawn(sse::run(self.line.clone(), LinkLimits::from(&self.limits), outlet, None)),
+            Spoken::Sse => actix_rt::spawn(sse::run(self.line.clone(), LinkLimits::from(&*self.limits), outlet, None)),
             Spoken::Streamable => actix_rt::spawn(outlet.open_at_once()),
         };
         MessageResult(LinkHandle::new(task.abort_handle(), Some(Arc::clone(&self.endpoint))))

@@ -13,15 +13,19 @@ use bytes::Bytes;
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
-    Address, Gate, LinkHandle, LinkNotice, PostError, Reply, ReplyEnd, STREAM_WAIT, Uplink,
+    Address, Gate, LinkHandle, LinkNotice, NoStream, PostError, Reply, ReplyEnd, STREAM_WAIT, Uplink,
     call::{Call, CallError, GivenUp, gives_up, rewritten},
     choice::Spoken,
     notice::{LinkLimits, Outlet, Via},
+    resumption::{Again, Resumption},
     transport::{http::line::Line, sse},
 };
-use crate::protocol::{
-    jsonrpc::{self, Head, IdKey, Kind},
-    mcp,
+use crate::{
+    protocol::{
+        jsonrpc::{self, Head, IdKey, Kind},
+        mcp,
+    },
+    settings::UpstreamSettings,
 };
 
 /// How long a cancelled request may still be answered.
@@ -73,8 +77,7 @@ pub(super) struct Session {
 pub(super) struct Caller {
     pub(super) line: Line,
     pub(super) shared: Rc<RefCell<Shared>>,
-    pub(super) post_timeout: Duration,
-    pub(super) request_timeout: Duration,
+    pub(super) settings: Rc<UpstreamSettings>,
     pub(super) link_limits: LinkLimits,
     /// It is a health check's: nobody's call.
     pub(super) is_check: bool,
@@ -132,7 +135,7 @@ impl Caller {
                 answer = &mut answer => {
                     if !is_posted {
                         // The acknowledgement is only late; cut off, its connection would be lost.
-                        let limit = self.request_timeout;
+                        let limit = self.settings.request_timeout;
                         actix_rt::spawn(async move { tokio::time::timeout(limit, post).await });
                     }
                     let closed = || Err(CallError::Lost("the shared session ended".to_owned()));
@@ -141,7 +144,7 @@ impl Caller {
                 posted = &mut post, if !is_posted => match posted {
                     Ok(reply) => {
                         is_posted = true;
-                        self.read_reply(reply, Some(id));
+                        self.read_reply(uplink, reply, Some(id));
                     }
                     Err(PostError::SessionGone) => return Err(Failed::SessionGone),
                     Err(error) => return Err(Failed::Call(error.into())),
@@ -196,13 +199,14 @@ impl Caller {
     }
 
     /// What the answer to a POST holds goes the way of what comes on the stream. `id`: of the request that was posted.
-    fn read_reply(&self, reply: Option<Reply>, id: Option<u64>) {
+    fn read_reply(&self, uplink: &Uplink, reply: Option<Reply>, id: Option<u64>) {
         let Some(reply) = reply else { return };
+        let uplink = uplink.clone();
         let (link, via) = (self.shared.borrow().link, Via::Post(id.unwrap_or_default()));
         let outlet = Outlet { link, via, to: self.to.clone(), gate: Gate::new(usize::MAX) };
         let caller = self.clone();
         actix_rt::spawn(async move {
-            let end = reply.read(caller.link_limits, outlet, caller.request_timeout).await;
+            let end = caller.read_to_the_answer(uplink, reply, &outlet, id).await;
             let Some(id) = id else { return };
             let answer = match end {
                 ReplyEnd::Whole if !caller.is_open(id).await => return,
@@ -218,6 +222,35 @@ impl Caller {
             }
             caller.answered_own(id, answer);
         });
+    }
+
+    /// Reads the answer to a POST, and asks for what follows where it ends without the response.
+    async fn read_to_the_answer(&self, uplink: Uplink, mut reply: Reply, outlet: &Outlet, id: Option<u64>) -> ReplyEnd {
+        let until = Instant::now() + self.settings.request_timeout;
+        let (mut attempts, mut is_resumed) = (Resumption::new(&self.settings), false);
+        loop {
+            // What is asked for by itself may go on behind the response.
+            let is_wanted = || !is_resumed || id.is_some_and(|id| self.shared.borrow().pending.contains_key(&id));
+            let end = reply.read(self.link_limits, outlet, until, is_wanted).await;
+            let Some(id) = id.filter(|_| matches!(end, ReplyEnd::Whole | ReplyEnd::Broken)) else { return end };
+            loop {
+                let marks = reply.marks().clone();
+                if marks.cursor.is_none() || !self.is_open(id).await {
+                    return end;
+                }
+                let Again::After(pause) = attempts.next(marks.retry) else { return end };
+                tokio::time::sleep(pause).await;
+                let asked = tokio::time::timeout_at(until, uplink.clone().resume(marks)).await;
+                match asked {
+                    Ok(Ok(next)) => {
+                        (reply, is_resumed) = (next, true);
+                        break;
+                    }
+                    Ok(Err(NoStream::NotConnected(_) | NoStream::Broken(_))) => {}
+                    Ok(Err(_)) | Err(_) => return end,
+                }
+            }
+        }
     }
 
     /// What has been read holds no answer to this request of ours, and nothing else will.
@@ -299,6 +332,11 @@ impl Caller {
                 if shared.link != link {
                     return;
                 }
+                let (to, gate) = (self.to.clone(), Gate::new(usize::MAX));
+                let outlet = Outlet { link, via: Via::Stream, to, gate };
+                if let Some(listens) = uplink.listen(&self.settings, outlet, None) {
+                    shared.handle = Some(listens);
+                }
                 let before = std::mem::replace(&mut shared.phase, Phase::Ready { uplink, initialized });
                 drop(shared);
                 self.line.endpoint.succeeded();
@@ -333,11 +371,11 @@ impl Caller {
                 "clientInfo": { "name": "mcp-router", "version": env!("CARGO_PKG_VERSION") },
             },
         });
-        let deadline = Instant::now() + self.post_timeout;
+        let deadline = Instant::now() + self.settings.post_timeout;
         let exchanged = self.exchange(uplink, id, Bytes::from(request.to_string()), answer, deadline, &mut None).await;
         let answer = exchanged.map_err(|failed| match failed {
             Failed::SessionGone => CallError::Unreachable("it does not know the session that it has opened".to_owned()),
-            Failed::TimedOut => CallError::TimedOut(self.post_timeout),
+            Failed::TimedOut => CallError::TimedOut(self.settings.post_timeout),
             Failed::Call(error) => error,
         })?;
         let answer = answer.body;
@@ -354,8 +392,8 @@ impl Caller {
 
     /// POSTs what expects no answer.
     pub(super) async fn post(&self, uplink: Uplink, body: Bytes) -> Result<(), PostError> {
-        let reply = uplink.send_within(body, self.post_timeout).await?;
-        self.read_reply(reply, None);
+        let reply = uplink.send_within(body, self.settings.post_timeout).await?;
+        self.read_reply(&uplink, reply, None);
         Ok(())
     }
 

@@ -7,6 +7,7 @@
 //! | [`breaker`], [`tools`] | what is known of an endpoint's health, and of a service's tools |
 //! | [`uplink`] | what a session, or the router itself, holds of an upstream session: where its messages go |
 //! | [`notice`] | what comes back, with its back-pressure |
+//! | [`resumption`] | when a stream of Streamable HTTP is asked for again |
 //! | [`lines`] | what one worker thread has of all that: its lines and its actors |
 //! | [`actor`] | one [`actor::UpstreamActor`] for each endpoint and worker thread, with the router's own shared session |
 //! | [`transport`] | one file for each MCP transport, over HTTP |
@@ -21,14 +22,18 @@ pub mod choice;
 pub mod lines;
 pub mod notice;
 pub mod pool;
+pub mod resumption;
 pub mod tools;
 pub mod transport;
 pub mod uplink;
 
 pub use notice::{Address, Gate, LinkError, LinkEvent, LinkHandle, LinkNotice, Via};
 pub use pool::{Endpoint, Pool, Service};
-pub use transport::http::{
-    answer::PostError,
-    reply::{Piece, Reply, ReplyEnd, STREAM_WAIT},
+pub use transport::{
+    http::{
+        answer::PostError,
+        reply::{Piece, Reply, ReplyEnd, STREAM_WAIT},
+    },
+    streamable::NoStream,
 };
 pub use uplink::Uplink;

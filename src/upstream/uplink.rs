@@ -4,18 +4,20 @@
 //!
 //! This is the seam between transports: whoever holds an uplink says what is sent, never how.
 
-use std::{rc::Rc, time::Duration};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use actix_http::Uri;
 use bytes::Bytes;
 
 use super::{
-    notice::Address,
+    notice::{Address, LinkHandle, LinkLimits, Marks, Outlet},
+    resumption::Resumption,
     transport::{
         http::{answer::PostError, line::Line, reply::Reply},
-        streamable::Streamable,
+        streamable::{NoStream, Streamable},
     },
 };
+use crate::settings::UpstreamSettings;
 
 /// See the module's text. Cheap to clone; it stays on its thread.
 #[derive(Debug, Clone)]
@@ -88,6 +90,48 @@ impl Uplink {
     pub fn not_initialized(&self) {
         if let Session::Streamable(session) = &self.session {
             session.refused();
+        }
+    }
+
+    /// What an heir needs to go on with this session ([`Self::go_on`]), if that is possible at all.
+    pub fn stored(&self) -> Option<String> {
+        match &self.session {
+            Session::Sse(_) => None,
+            Session::Streamable(session) => session.stored(),
+        }
+    }
+
+    /// Goes on with the session of a former owner, by what [`Self::stored`] was.
+    pub fn go_on(&self, stored: &str) {
+        if let Session::Streamable(session) = &self.session {
+            session.go_on(stored);
+        }
+    }
+
+    /// Asks for the session's own stream, which shows what is related to no request, for as long as the handle lives. `None`: it
+    /// comes by itself. `cursor`: behind which it begins.
+    pub fn listen(&self, settings: &UpstreamSettings, outlet: Outlet, cursor: Option<Arc<str>>) -> Option<LinkHandle> {
+        let Session::Streamable(session) = &self.session else { return None };
+        let (limits, attempts) = (LinkLimits::from(settings), Resumption::new(settings));
+        let listens = Rc::clone(session).listen(self.line.clone(), limits, outlet, attempts, cursor);
+        Some(LinkHandle::new(actix_rt::spawn(listens).abort_handle(), None))
+    }
+
+    /// Asks for what follows in a stream that has ended, which has said this of itself.
+    ///
+    /// # Errors
+    /// [`NoStream`]
+    pub async fn resume(self, marks: Marks) -> Result<Reply, NoStream> {
+        match &self.session {
+            Session::Sse(_) => Err(NoStream::None),
+            Session::Streamable(session) => session.get(&self.line, marks).await,
+        }
+    }
+
+    /// Tells the server that the session is over, if it is one that does not end with its connection.
+    pub async fn end(self) {
+        if let Session::Streamable(session) = &self.session {
+            session.end(&self.line).await;
         }
     }
 

@@ -4,8 +4,9 @@
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Cluster, FakeUpstream, Oracle, StreamableUpstream,
+    Cluster, FakeUpstream, McpClient, Oracle, PostTo, RedisClient, StreamableUpstream, eventually,
     http::Request,
+    mcp_client::tool_call,
     odd_upstream::Gate,
     streamable_upstream::{Act, Manner, response},
 };
@@ -98,8 +99,7 @@ async fn what_comes_before_the_answer_is_passed_on_at_once() {
     client.message("the second note", |message| message["params"]["data"] == 2).await;
     gate.open();
     assert_eq!(client.response(call).await["result"]["content"][0]["text"], "done");
-    let notes = client.notifications("notifications/message");
-    assert_eq!(notes, [note(1), note(2), note(3)]);
+    assert_eq!(client.notifications("notifications/message"), [note(1), note(2), note(3)]);
 }
 
 /// A session that the server does not know any more (404, or 400 that says so) is begun anew with the client's own words,
@@ -195,4 +195,198 @@ async fn rest_calls_and_health_checks_pass_over_streamable_http() {
     upstream.forget_sessions();
     let call = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": calls("json") });
     assert_eq!(Request::post(REST, call.to_string()).send(cluster.addr(0)).await.status, 200, "on a new session");
+}
+
+fn note(number: usize) -> Value {
+    json!({ "jsonrpc": "2.0", "method": "notifications/message", "params": { "level": "info", "data": number } })
+}
+
+async fn has_resumable(redis: &RedisClient, client: &McpClient) -> bool {
+    redis.fields(&client.session()).await.keys().any(|field| field.starts_with("rs:"))
+}
+
+fn notes(client: &McpClient) -> Vec<Value> {
+    client.notifications("notifications/message").iter().map(|note| note["params"]["data"].clone()).collect()
+}
+
+/// MCP, "Listening for Messages from the Server": what is related to no request comes on the session's own stream, which is
+/// asked for once the client is initialised, and again, behind the last event, whenever it ends.
+#[tokio::test]
+async fn the_servers_own_stream_is_shown_and_resumed() {
+    let upstream = StreamableUpstream::calls(in_both_forms).await;
+    let cluster = behind(&upstream).await;
+    let client = cluster.client().initialize().await;
+    let session = upstream.sessions()[0].clone();
+    upstream.listened(&session).await;
+    upstream.say(&session, &note(1));
+    client.message("the first", |message| message["params"]["data"] == 1).await;
+    upstream.end_streams();
+    upstream.until("nobody listens", |server| server.listeners(&session) == 0).await;
+    upstream.say(&session, &note(2));
+    client.message("the second", |message| message["params"]["data"] == 2).await;
+    upstream.say(&session, &note(3));
+    client.message("the third", |message| message["params"]["data"] == 3).await;
+    assert_eq!(notes(&client), [1, 2, 3]);
+    let gets = upstream.seen_with("GET");
+    assert_eq!((gets[0].header("last-event-id"), gets[0].session()), (None, Some(&*session)));
+    assert_eq!(gets[0].header("mcp-protocol-version"), Some("2025-11-25"));
+    assert_eq!(gets[0].header("accept"), Some("text/event-stream"));
+    assert!(gets.last().unwrap().header("last-event-id").is_some_and(|id| id.ends_with("/0")), "{gets:?}");
+    assert_eq!(upstream.listeners(&session), 1, "one at a time");
+}
+
+/// A server without such a stream (405) is asked once.
+#[tokio::test]
+async fn a_server_without_a_stream_of_its_own_is_not_asked_again() {
+    let manner = Manner { has_stream: false, ..Manner::default() };
+    let upstream = StreamableUpstream::start(manner, in_both_forms).await;
+    let cluster = behind(&upstream).await;
+    let client = cluster.client().initialize().await;
+    upstream.until("a GET", |server| !server.seen_with("GET").is_empty()).await;
+    for _ in 0..3 {
+        client.result("tools/call", calls("event")).await;
+    }
+    assert_eq!(upstream.seen_with("GET").len(), 1);
+}
+
+/// MCP, "Session Management": the server is told when a session is over for good.
+#[tokio::test]
+async fn the_end_of_a_session_is_told_to_the_server() {
+    let upstream = StreamableUpstream::calls(in_both_forms).await;
+    let cluster = behind(&upstream).await;
+    let client = cluster.client().initialize().await;
+    let session = upstream.sessions()[0].clone();
+    let path = format!("/mcp/router/sessions/{}", client.session());
+    assert_eq!(Request::delete(path).send(cluster.addr(0)).await.status, 204);
+    upstream.until("a DELETE", |server| server.sessions().is_empty()).await;
+    assert_eq!(upstream.seen_with("DELETE")[0].session(), Some(&*session));
+}
+
+/// MCP 2025-11-25, "Polling": a stream that ends without the response is asked for again behind its last event, not before
+/// the time that the server has named, and as often as that brings something; its answer is the call's, and it ran once.
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_resumed_by_its_event_id() {
+    for (end, hop) in [(Act::Close, None), (Act::Break, None), (Act::Close, Some(1))] {
+        let gate = Gate::new();
+        let waits = gate.clone();
+        let manner = Manner { hop, ..Manner::default() };
+        let upstream = StreamableUpstream::start(manner, move |call| {
+            vec![
+                Act::Raw("retry: 30\n".to_owned()),
+                Act::Prime,
+                Act::Event(note(1)),
+                end.clone(),
+                Act::Event(note(2)),
+                Act::Wait(waits.clone()),
+                Act::Event(note(3)),
+                Act::result(call, &text("done")),
+                Act::Event(note(4)),
+            ]
+        })
+        .await;
+        let cluster = behind(&upstream).await;
+        let client = cluster.client().initialize().await;
+        let call = client.start_call("write", json!({})).await;
+        client.message("what follows", |message| message["params"]["data"] == 2).await;
+        gate.open();
+        assert_eq!(client.response(call).await["result"]["content"][0]["text"], "done");
+        assert_eq!(notes(&client), [1, 2, 3]);
+        assert_eq!(upstream.posts("tools/call").len(), 1, "it ran once");
+        assert_eq!(upstream.posts("initialize").len(), 1);
+        Oracle::every_request_answered_once(&client);
+    }
+}
+
+/// REST calls are resumed as well.
+#[tokio::test]
+async fn the_answer_to_a_rest_call_that_breaks_off_is_resumed() {
+    let upstream =
+        StreamableUpstream::calls(|call| vec![Act::Prime, Act::Close, Act::result(call, &text("done"))]).await;
+    let cluster = behind(&upstream).await;
+    let call = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": calls("write") });
+    let answer = Request::post(REST, call.to_string()).send(cluster.addr(0)).await;
+    assert_eq!((answer.status, &answer.json()["result"]), (200, &text("done")));
+}
+
+/// OWN-5, REQ-3: an instance dies while the server works on a call. The next owner goes on with the same upstream session,
+/// without a handshake, and with the answer: the call ran once, nothing is lost and nothing comes twice.
+#[tokio::test]
+async fn a_call_in_flight_outlives_the_instance_that_sent_it() {
+    let gate = Gate::new();
+    let waits = gate.clone();
+    let upstream = StreamableUpstream::calls(move |call| {
+        vec![
+            Act::Prime,
+            Act::Event(note(1)),
+            Act::Wait(waits.clone()),
+            Act::Event(note(2)),
+            Act::result(call, &text("done")),
+        ]
+    })
+    .await;
+    let mut cluster = Cluster::builder()
+        .routers(2)
+        .upstream_urls([upstream.url()])
+        .env("MCP_RETRY_MIN", "10ms")
+        .env("MCP_RETRY_MAX", "30ms")
+        .start()
+        .await;
+    let client = cluster.client().post_to(PostTo::Only(0)).initialize().await;
+    let session = upstream.sessions()[0].clone();
+    upstream.listened(&session).await;
+    let call = client.start_call("write", json!({})).await;
+    client.message("the first", |message| message["params"]["data"] == 1).await;
+    cluster.routers[0].kill();
+    let resumed = |server: &StreamableUpstream| {
+        server.seen_with("GET").iter().filter(|get| get.header("last-event-id").is_some()).count()
+    };
+    upstream.until("the stream of the call resumed", |server| resumed(server) >= 1).await;
+    gate.open();
+    assert_eq!(client.response(call).await["result"]["content"][0]["text"], "done");
+    assert_eq!(notes(&client), [1, 2]);
+    assert_eq!(upstream.posts("tools/call").len(), 1, "it ran once");
+    assert_eq!(upstream.posts("initialize").len(), 1, "the same upstream session");
+    assert_eq!(upstream.sessions(), [session.clone()]);
+    upstream.listened(&session).await;
+    upstream.say(&session, &note(3));
+    client.message("what comes later", |message| message["params"]["data"] == 3).await;
+    Oracle::every_request_answered_once(&client);
+    cluster.assert_no_violations().await;
+}
+
+/// The same where nothing but the priming event has come.
+#[tokio::test]
+async fn a_call_of_which_only_the_priming_event_has_come_outlives_its_instance() {
+    let gate = Gate::new();
+    let waits = gate.clone();
+    let upstream = StreamableUpstream::calls(move |call| {
+        vec![Act::Prime, Act::Wait(waits.clone()), Act::result(call, &text("done"))]
+    })
+    .await;
+    let mut cluster = Cluster::builder().routers(2).upstream_urls([upstream.url()]).start().await;
+    let client = cluster.client().post_to(PostTo::Only(0)).initialize().await;
+    let call = client.start_call("write", json!({})).await;
+    upstream.wait_for("tools/call", 1).await;
+    let redis = cluster.redis_client().await;
+    eventually("the event id on record", || async { has_resumable(&redis, &client).await }).await;
+    cluster.routers[0].kill();
+    gate.open();
+    assert_eq!(client.response(call).await["result"]["content"][0]["text"], "done");
+    assert_eq!(upstream.posts("tools/call").len(), 1, "it ran once");
+    eventually("nothing of it on record", || async { !has_resumable(&redis, &client).await }).await;
+}
+
+/// An heir whose server does not know the session any more begins it anew, with the client's own words.
+#[tokio::test]
+async fn an_heir_of_a_session_that_the_server_has_forgotten_begins_it_anew() {
+    let upstream = StreamableUpstream::calls(in_both_forms).await;
+    let mut cluster = Cluster::builder().routers(2).upstream_urls([upstream.url()]).start().await;
+    let client = cluster.client().post_to(PostTo::Only(0)).initialize().await;
+    upstream.listened(&upstream.sessions()[0]).await;
+    upstream.forget_sessions();
+    cluster.routers[0].kill();
+    upstream.wait_for("initialize", 2).await;
+    client.connection_count(2).await;
+    client.post_at(cluster.addr(1), &tool_call("again", "write", json!({}))).await;
+    assert_eq!(client.response_to(&json!("again")).await["result"]["content"][0]["text"], "write");
 }

@@ -95,6 +95,8 @@ pub struct Manner {
     pub has_sessions: bool,
     /// It has a stream for what is related to no request; else 405.
     pub has_stream: bool,
+    /// It ends each resumed stream after so many events.
+    pub hop: Option<usize>,
     /// What it answers for a session that it does not know.
     pub unknown_session: (&'static str, &'static str),
 }
@@ -102,7 +104,7 @@ pub struct Manner {
 impl Default for Manner {
     fn default() -> Self {
         let body = r#"{"jsonrpc":"2.0","error":{"code":-32001,"message":"Session not found"},"id":null}"#;
-        Self { path: "/mcp", has_sessions: true, has_stream: true, unknown_session: ("404 Not Found", body) }
+        Self { path: "/mcp", has_sessions: true, has_stream: true, hop: None, unknown_session: ("404 Not Found", body) }
     }
 }
 
@@ -122,6 +124,8 @@ struct State {
     streams: Vec<Stream>,
     /// Number of the main stream of each session.
     main: BTreeMap<String, usize>,
+    /// How often the connections that show main streams were ended.
+    ended: usize,
     /// How many connections show a main stream.
     listening: BTreeMap<String, usize>,
 }
@@ -245,6 +249,12 @@ impl StreamableUpstream {
     pub fn say(&self, session: &str, message: &Value) {
         let stream = self.shared.state().main.get(session).copied();
         self.shared.add(stream.expect("a session that was listened to"), true, &format!("data: {message}\n"));
+    }
+
+    /// Ends the connections that show main streams, in an orderly way.
+    pub fn end_streams(&self) {
+        self.shared.state().ended += 1;
+        self.shared.changes();
     }
 
     /// Forgets these sessions, as after a restart.
@@ -454,21 +464,33 @@ async fn show(shared: &Shared, connection: &mut Connection, reader: &mut BufRead
         shared.changes();
     }
     let (mut changed, mut byte) = (shared.changed.subscribe(), [0]);
-    let mut alive = connection.chunk("").await;
-    while alive && (!shared.manner.has_sessions || shared.state().sessions.contains(&session)) {
+    let (mut alive, mut shown) = (connection.chunk("").await, 0);
+    let ended = shared.state().ended;
+    while alive
+        && (stream != main || shared.state().ended == ended)
+        && (!shared.manner.has_sessions || shared.state().sessions.contains(&session))
+    {
         changed.borrow_and_update();
+        let most = shared.manner.hop.filter(|_| stream != main).map_or(usize::MAX, |hop| hop - shown);
         let news: Vec<String> = {
             let state = shared.state();
-            state.streams[stream].events[next..].iter().map(|(_, lines)| lines.clone()).collect()
+            state.streams[stream].events[next..].iter().take(most).map(|(_, lines)| lines.clone()).collect()
         };
-        next += news.len();
+        (next, shown) = (next + news.len(), shown + news.len());
         for lines in news {
             alive &= connection.chunk(&lines).await;
+        }
+        if shared.manner.hop == Some(shown) && stream != main {
+            connection.end_stream().await;
+            break;
         }
         tokio::select! {
             changed = changed.changed() => alive &= changed.is_ok(),
             read = reader.read(&mut byte) => alive &= read.is_ok_and(|read| read > 0),
         }
+    }
+    if connection.is_streaming {
+        connection.end_stream().await;
     }
     let _ = connection.writer.shutdown().await;
     if stream == main {

@@ -13,11 +13,13 @@
 //! | `recovery` | what becomes of a request whose upstream died; whether an owner may forward |
 //! | `setup` | what the client has set up, and what of it is replayed on a new link |
 //! | `outbox` | what is appended to the log next, and what the store's answer means |
+//! | `cursors` | how far the streams of the upstream session have been read, and what of that is on record |
 //! | `questions` | which requests of the server, and of the router's own, are open, and under which ids |
 //! | `streams` | which connection shows each of the client's streams, and since when none does |
 //! | `pause` | a pause before something is tried again |
 
 pub mod claims;
+pub mod cursors;
 pub mod order;
 pub mod outbox;
 mod pace;

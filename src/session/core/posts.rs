@@ -374,6 +374,14 @@ impl<H: Copy, K> Posts<H, K> {
         carries
     }
 
+    /// A former owner has made the POST that carries this request: it gets a number here, too.
+    pub fn adopt(&mut self, id: &IdKey) -> Option<u64> {
+        let number = self.next;
+        self.requests.get_mut(id)?.post = Some(number);
+        self.next += 1;
+        Some(number)
+    }
+
     /// The request of this id is in flight, and this POST is the last one that has carried it.
     pub fn carries(&self, number: u64, id: &IdKey) -> bool {
         self.requests.is_carried_by(number, id)

@@ -116,6 +116,14 @@ impl Questions {
         self.open.get(id).filter(|question| question.link == Some(link))?.upstream_id.as_ref()
     }
 
+    /// The upstream session of a former owner goes on by this link.
+    pub fn go_on(&mut self, link: u64) {
+        self.open
+            .values_mut()
+            .filter(|question| question.link.is_none())
+            .for_each(|question| question.link = Some(link));
+    }
+
     /// Takes the questions of all links but this one.
     pub fn take_dead(&mut self, link: u64) -> Vec<IdKey> {
         self.open.extract_if(|_, question| question.link != Some(link)).map(|(id, _)| id).collect()

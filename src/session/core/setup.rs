@@ -123,6 +123,11 @@ impl Setup {
         self.handshake.is_some()
     }
 
+    /// The client has said that it is initialised, or need not.
+    pub fn is_initialized(&self) -> bool {
+        self.initialized
+    }
+
     /// It was the router's own.
     pub fn is_assumed(&self) -> bool {
         self.handshake.as_ref().is_some_and(|handshake| handshake.assumed)

@@ -29,6 +29,13 @@ pub struct Continuation {
     pub log_level: Option<String>,
     /// The upstream endpoint's URL. For people.
     pub endpoint: Option<String>,
+    /// Of an upstream session of Streamable HTTP: the version that was agreed on (`-`: none), a space, and its id, if it has one.
+    pub upstream_session: Option<String>,
+    /// Last event id of its own stream that is in the log.
+    pub upstream_cursor: Option<String>,
+    /// Canonical id of a request that an upstream session of Streamable HTTP works on → the request's sequence, a space, and the
+    /// last event id of the answer to its POST that is in the log. It counts for that sequence alone.
+    pub resumable: BTreeMap<String, String>,
     /// Resource URI → the `resources/subscribe` request.
     pub subscriptions: BTreeMap<String, String>,
     /// Id towards the client (JSON text) of a request of the server that the client has not answered → its id at the server
@@ -63,6 +70,22 @@ pub enum HeadChange {
     LogLevel(String),
     /// [`Continuation::endpoint`]
     Endpoint(String),
+    /// [`Continuation::upstream_session`]
+    UpstreamSession(Option<String>),
+    /// [`Continuation::upstream_cursor`]
+    UpstreamCursor(Option<String>),
+    /// Into [`Continuation::resumable`].
+    Resumable {
+        /// Canonical id of the request.
+        id_key: Arc<str>,
+        /// Its sequence, a space, and the event id.
+        at: String,
+    },
+    /// Out of it: the request is over.
+    NotResumable {
+        /// Canonical id of the request.
+        id_key: Arc<str>,
+    },
     /// Into [`Continuation::subscriptions`].
     Subscribed {
         /// The resource.
@@ -106,11 +129,15 @@ impl Continuation {
             field::ASSUMED => self.assumed = true,
             field::LOG_LEVEL => self.log_level = text(),
             field::ENDPOINT => self.endpoint = text(),
+            field::UPSTREAM_SESSION => self.upstream_session = text(),
+            field::UPSTREAM_CURSOR => self.upstream_cursor = text(),
             _ => {
                 if let Some(uri) = field.strip_prefix(field::SUBSCRIPTION) {
                     self.subscriptions.insert(uri.to_owned(), value.to_owned());
                 } else if let Some(id) = field.strip_prefix(field::QUESTION) {
                     self.questions.insert(id.to_owned(), value.to_owned());
+                } else if let Some(id) = field.strip_prefix(field::RESUMABLE) {
+                    self.resumable.insert(id.to_owned(), value.to_owned());
                 } else if let Some(id) = field.strip_prefix(field::CANCELLED) {
                     self.cancelled.extend(value.parse().ok().map(|seq| (id.to_owned(), seq)));
                 } else {
@@ -132,6 +159,8 @@ impl Continuation {
             (field::ASSUMED, self.assumed.then_some(YES)),
             (field::LOG_LEVEL, self.log_level.as_deref()),
             (field::ENDPOINT, self.endpoint.as_deref()),
+            (field::UPSTREAM_SESSION, self.upstream_session.as_deref()),
+            (field::UPSTREAM_CURSOR, self.upstream_cursor.as_deref()),
         ] {
             if let Some(value) = value {
                 put(name.to_owned(), value);
@@ -143,6 +172,9 @@ impl Continuation {
         for (id, upstream_id) in &self.questions {
             put(format!("{}{id}", field::QUESTION), upstream_id);
         }
+        for (id, at) in &self.resumable {
+            put(format!("{}{id}", field::RESUMABLE), at);
+        }
         for (id, seq) in &self.cancelled {
             put(format!("{}{id}", field::CANCELLED), &seq.to_string());
         }
@@ -150,7 +182,7 @@ impl Continuation {
     }
 
     /// What is set comes first, as in the scripts.
-    pub(in crate::store) fn apply(&mut self, changes: &[HeadChange]) {
+    pub fn apply(&mut self, changes: &[HeadChange]) {
         let text = |text: &str| Some(text.to_owned());
         for change in changes {
             match change {
@@ -160,6 +192,11 @@ impl Continuation {
                 HeadChange::Assumed(true) => self.assumed = true,
                 HeadChange::LogLevel(request) => self.log_level = text(request),
                 HeadChange::Endpoint(url) => self.endpoint = text(url),
+                HeadChange::UpstreamSession(Some(session)) => self.upstream_session = text(session),
+                HeadChange::UpstreamCursor(Some(cursor)) => self.upstream_cursor = text(cursor),
+                HeadChange::Resumable { id_key, at } => {
+                    self.resumable.insert((**id_key).to_owned(), at.clone());
+                }
                 HeadChange::Subscribed { uri, request } => {
                     self.subscriptions.insert(uri.clone(), request.clone());
                 }
@@ -167,6 +204,9 @@ impl Continuation {
                     self.questions.insert(id.clone(), upstream_id.clone());
                 }
                 HeadChange::Assumed(false)
+                | HeadChange::UpstreamSession(None)
+                | HeadChange::UpstreamCursor(None)
+                | HeadChange::NotResumable { .. }
                 | HeadChange::Unsubscribed { .. }
                 | HeadChange::Settled { .. }
                 | HeadChange::CancelMoot { .. } => {}
@@ -175,6 +215,9 @@ impl Continuation {
         for change in changes {
             match change {
                 HeadChange::Assumed(false) => self.assumed = false,
+                HeadChange::UpstreamSession(None) => self.upstream_session = None,
+                HeadChange::UpstreamCursor(None) => self.upstream_cursor = None,
+                HeadChange::NotResumable { id_key } => drop(self.resumable.remove(&**id_key)),
                 HeadChange::Unsubscribed { uri } => drop(self.subscriptions.remove(uri)),
                 HeadChange::Settled { id } => drop(self.questions.remove(id)),
                 HeadChange::CancelMoot { id_key } => drop(self.cancelled.remove(&**id_key)),
@@ -213,6 +256,10 @@ impl<'a> FieldChanges<'a> {
                 HeadChange::Assumed(assumed) => (field::ASSUMED.into(), assumed.then_some(YES)),
                 HeadChange::LogLevel(request) => (field::LOG_LEVEL.into(), Some(&**request)),
                 HeadChange::Endpoint(url) => (field::ENDPOINT.into(), Some(&**url)),
+                HeadChange::UpstreamSession(session) => (field::UPSTREAM_SESSION.into(), session.as_deref()),
+                HeadChange::UpstreamCursor(cursor) => (field::UPSTREAM_CURSOR.into(), cursor.as_deref()),
+                HeadChange::Resumable { id_key, at } => (format!("{}{id_key}", field::RESUMABLE).into(), Some(&**at)),
+                HeadChange::NotResumable { id_key } => (format!("{}{id_key}", field::RESUMABLE).into(), None),
                 HeadChange::Subscribed { uri, request } => {
                     (format!("{}{uri}", field::SUBSCRIPTION).into(), Some(&**request))
                 }

@@ -19,12 +19,16 @@ pub(super) const INITIALIZED: &str = "initialized";
 pub(super) const ASSUMED: &str = "assumed";
 pub(super) const LOG_LEVEL: &str = "log_level";
 pub(super) const ENDPOINT: &str = "upstream_endpoint";
+pub(super) const UPSTREAM_SESSION: &str = "upstream_session";
+pub(super) const UPSTREAM_CURSOR: &str = "upstream_cursor";
 pub(super) const DOUBTED: &str = "doubted";
 pub(super) const REBIND: &str = "rebind";
 /// + resource URI.
 pub(super) const SUBSCRIPTION: &str = "sub:";
 /// + id of a question towards the client.
 pub(super) const QUESTION: &str = "sr:";
+/// + id of a request of the client.
+pub(super) const RESUMABLE: &str = "rs:";
 /// + id of a request of the client.
 pub(super) const CANCELLED: &str = "cx:";
 /// + stream.

@@ -12,11 +12,13 @@ fn name() -> impl Strategy<Value = String> {
 fn continuation() -> impl Strategy<Value = Continuation> {
     let texts = || option::of(".{0,20}");
     let initialized = option::of(prop_oneof![Just(Initialized::Plain), Just(Initialized::WithVersion)]);
-    let maps =
-        (btree_map(name(), ".{0,8}", 0..3), btree_map(name(), ".{0,8}", 0..3), btree_map(name(), any::<u64>(), 0..3));
-    (texts(), texts(), texts(), texts(), initialized, any::<bool>(), maps).prop_map(
-        |(initialize_request, initialize_result, log_level, endpoint, initialized, assumed, maps)| {
-            let (subscriptions, questions, cancelled) = maps;
+    let texts_by = || btree_map(name(), ".{0,8}", 0..3);
+    let maps = (texts_by(), texts_by(), texts_by(), btree_map(name(), any::<u64>(), 0..3));
+    let upstream = (texts(), texts(), texts());
+    (texts(), texts(), texts(), upstream, initialized, any::<bool>(), maps).prop_map(
+        |(initialize_request, initialize_result, log_level, upstream, initialized, assumed, maps)| {
+            let (subscriptions, questions, resumable, cancelled) = maps;
+            let (endpoint, upstream_session, upstream_cursor) = upstream;
             Continuation {
                 initialize_request,
                 initialize_result,
@@ -24,6 +26,9 @@ fn continuation() -> impl Strategy<Value = Continuation> {
                 assumed,
                 log_level,
                 endpoint,
+                upstream_session,
+                upstream_cursor,
+                resumable,
                 subscriptions,
                 questions,
                 cancelled,
@@ -116,6 +121,10 @@ fn change() -> impl Strategy<Value = HeadChange> {
         any::<bool>().prop_map(HeadChange::Assumed),
         few().prop_map(HeadChange::LogLevel),
         few().prop_map(HeadChange::Endpoint),
+        option::of(few()).prop_map(HeadChange::UpstreamSession),
+        option::of(few()).prop_map(HeadChange::UpstreamCursor),
+        (few(), few()).prop_map(|(id_key, at)| HeadChange::Resumable { id_key: id_key.into(), at }),
+        few().prop_map(|id_key| HeadChange::NotResumable { id_key: id_key.into() }),
         (few(), few()).prop_map(|(uri, request)| HeadChange::Subscribed { uri, request }),
         few().prop_map(|uri| HeadChange::Unsubscribed { uri }),
         (few(), few()).prop_map(|(id, upstream_id)| HeadChange::Asked { id, upstream_id }),
@@ -151,6 +160,9 @@ fn fields_have_the_documented_names_and_forms() {
         ("assumed", "1"),
         ("log_level", "{2}"),
         ("upstream_endpoint", "http://h/sse"),
+        ("upstream_session", "2025-11-25 abc"),
+        ("upstream_cursor", "1/2"),
+        ("rs:\"a\"", "7 3/4"),
         ("doubted", "5"),
         ("rebind", "6"),
         ("sub:file:///a", "{3}"),

@@ -4,6 +4,8 @@
 //! An upstream session is what the endpoint names in the answer to `initialize`, and what is repeated with every message
 //! after it. Nothing is connected for it; the headers of its requests are made once.
 
+mod streams;
+
 use std::cell::RefCell;
 
 use actix_http::{
@@ -13,6 +15,7 @@ use actix_http::{
 use bytes::Bytes;
 use serde::Deserialize;
 
+pub use self::streams::NoStream;
 use super::http::{
     answer::{PostError, outcome},
     connection::Head,
@@ -23,6 +26,9 @@ use crate::upstream::choice::Spoken;
 
 const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+
+/// Stands for none on record.
+const NO_VERSION: &str = "-";
 
 /// One upstream session. It stays on its thread.
 #[derive(Debug)]
@@ -58,6 +64,39 @@ impl Streamable {
     /// `initialize` was answered with success.
     pub(in crate::upstream) fn is_open(&self) -> bool {
         self.state.borrow().is_open
+    }
+
+    /// As an heir goes on with it: see [`Self::stored`].
+    pub(in crate::upstream) fn go_on(&self, stored: &str) {
+        let (version, id) = stored.split_once(' ').unwrap_or((stored, ""));
+        if let Some(id) = HeaderValue::from_str(id).ok().filter(|id| !id.is_empty()) {
+            self.post.insert(SESSION, id.clone());
+            self.state.borrow_mut().id = Some(id);
+        }
+        self.opened(Some(version).filter(|version| *version != NO_VERSION));
+    }
+
+    /// As it stands on record: the version, a space, and the id if there is one. `None` before it was begun.
+    pub(in crate::upstream) fn stored(&self) -> Option<String> {
+        let state = self.state.borrow();
+        let text = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
+        let version = self.post.get(&VERSION).as_ref().and_then(text).unwrap_or_else(|| NO_VERSION.to_owned());
+        let id = state.id.as_ref().and_then(text).unwrap_or_default();
+        state.is_open.then(|| format!("{version} {id}"))
+    }
+
+    /// The server has named it.
+    fn has_id(&self) -> bool {
+        self.state.borrow().id.is_some()
+    }
+
+    /// Gives the headers of this session to requests of another kind.
+    fn name_session(&self, head: &Head) {
+        for name in [SESSION, VERSION] {
+            if let Some(value) = self.post.get(&name) {
+                head.insert(name, value);
+            }
+        }
     }
 
     /// `initialize` was answered with an error: what its answer named is no session.

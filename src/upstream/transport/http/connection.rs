@@ -61,6 +61,11 @@ impl Head {
         (head.method.clone(), head.headers.clone())
     }
 
+    /// What requests of this kind say there.
+    pub(in crate::upstream) fn get(&self, name: &HeaderName) -> Option<HeaderValue> {
+        self.0.borrow().headers.get(name).cloned()
+    }
+
     /// Every request of this kind has this header from now on.
     pub(in crate::upstream) fn insert(&self, name: HeaderName, value: HeaderValue) {
         Rc::make_mut(&mut self.0.borrow_mut()).headers.insert(name, value);

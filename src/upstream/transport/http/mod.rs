@@ -43,6 +43,13 @@ pub(in crate::upstream) enum Broken {
     NoAnswer(String),
 }
 
+impl Broken {
+    /// Nothing was sent.
+    pub(in crate::upstream) fn is_not_connected(&self) -> bool {
+        matches!(self, Self::NotConnected(_))
+    }
+}
+
 fn not_connected(why: impl Into<String>) -> Broken {
     Broken::NotConnected(io::Error::other(why.into()))
 }

@@ -120,6 +120,17 @@ impl Reply {
         Some(Self { rest: Rest::Unread(body), form, marks: Marks::default() })
     }
 
+    /// None, of a stream that has said this of itself: it is to be resumed.
+    pub fn over(marks: Marks) -> Self {
+        let form = Form { kind: BodyKind::Events, is_coded: false, is_answer: true };
+        Self { rest: Rest::Over, form, marks }
+    }
+
+    /// The stream that goes on where another one has ended, which has said this of it.
+    pub(in crate::upstream) fn resumed(head: &ResponseHead, body: Body, marks: Marks) -> Option<Self> {
+        Self::of(head, body).map(|reply| Self { marks, ..reply })
+    }
+
     /// What its events have said of a resumption.
     pub fn marks(&self) -> &Marks {
         &self.marks
@@ -160,8 +171,15 @@ impl Reply {
         Piece::of(events)
     }
 
-    /// Reads to the end, and puts each message into `outlet` as soon as it is there; not for longer than `patience`.
-    pub async fn read(mut self, limits: LinkLimits, outlet: Outlet, patience: Duration) -> ReplyEnd {
+    /// Reads to the end, or until it is not wanted any more, and puts each message into `outlet` as soon as it is there; not
+    /// beyond `until`.
+    pub async fn read(
+        &mut self,
+        limits: LinkLimits,
+        outlet: &Outlet,
+        until: tokio::time::Instant,
+        is_wanted: impl Fn() -> bool,
+    ) -> ReplyEnd {
         let read = async {
             loop {
                 let Piece { events, end } = self.next(limits).await;
@@ -171,9 +189,14 @@ impl Reply {
                 if let Some(end) = end {
                     return end;
                 }
+                // What has been put may have to be looked at first.
+                tokio::task::yield_now().await;
+                if !is_wanted() {
+                    return ReplyEnd::Whole;
+                }
             }
         };
-        tokio::time::timeout(patience, read).await.unwrap_or(ReplyEnd::Broken)
+        tokio::time::timeout_at(until, read).await.unwrap_or(ReplyEnd::Broken)
     }
 
     /// Of a JSON body that came with the status of an error: what it says, perhaps as the answer to this request. Read for as

@@ -1,0 +1,208 @@
+//! The streams of an upstream session of Streamable HTTP: its own, which shows what is related to no request, and those of
+//! answers, which are resumed where they ended without the response. What an heir needs to go on with all of them is put on
+//! record, and an heir goes on: with the same upstream session, without a handshake. REQ-3, OWN-5
+//!
+//! The server works on while nobody reads. So a call whose router has died is answered by the heir with its own answer, and
+//! only if the server does not know the stream any more does it meet the rule for unknown outcomes.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use actix::prelude::*;
+use bytes::Bytes;
+
+use super::{
+    actor::SessionActor,
+    reading::{Carried, Reading},
+};
+use crate::{
+    protocol::{jsonrpc::IdKey, mcp},
+    store::{Fenceable, HeadChange, NewEvent},
+    upstream::{
+        Endpoint, NoStream, Reply, Uplink, Via,
+        choice::Spoken,
+        notice::{Marks, Outlet},
+        resumption::Again,
+    },
+};
+
+/// How long the id of a priming event waits for an answer that makes it useless: most come at once.
+const CURSOR_WAIT: Duration = Duration::from_millis(20);
+
+impl SessionActor {
+    /// The endpoint of the session that is gone on with, if this process has it, too.
+    pub(super) fn endpoint_of_kept(&mut self) -> Option<Arc<Endpoint>> {
+        let kept = self.streamed.kept.as_ref()?;
+        let is_it = |endpoint: &&Arc<Endpoint>| {
+            endpoint.url.to_string() == kept.endpoint && endpoint.transport.next() == Spoken::Streamable
+        };
+        let found = self.service.endpoints.iter().find(is_it).map(Arc::clone);
+        if found.is_none() {
+            self.streamed.kept = None;
+        }
+        found
+    }
+
+    /// Asks for the session's own stream, once the client has said that it is initialised, unless it is shown already.
+    pub(super) fn listen(&mut self, ctx: &mut Context<Self>) {
+        if self.streamed.listener.is_some() || self.resting || !self.setup.is_initialized() {
+            return;
+        }
+        let Some(uplink) = self.uplink.open_way().filter(|uplink| uplink.answers_in_place() && uplink.is_proven())
+        else {
+            return;
+        };
+        let (link, to) = (self.uplink.number(), ctx.address().recipient());
+        let outlet = Outlet { link, via: Via::Stream, to, gate: Arc::clone(&self.gate) };
+        self.streamed.listener =
+            uplink.listen(&self.env.settings.upstream, outlet, self.streamed.cursors.main().cloned());
+    }
+
+    /// The session is over, and not only for this process.
+    pub(super) fn end_upstream(&mut self) {
+        let Some(uplink) = self.uplink.way().cloned().filter(Uplink::answers_in_place) else { return };
+        let patience = self.env.settings.upstream.post_timeout;
+        actix_rt::spawn(async move { tokio::time::timeout(patience, uplink.end()).await });
+    }
+
+    /// The upstream session's own stream can be resumed behind this.
+    pub(super) fn note_cursor(&mut self, cursor: Arc<str>, ctx: &mut Context<Self>) {
+        if self.streamed.arriving == Some(Via::Stream) && self.streamed.cursors.main_at(cursor) {
+            self.record_cursors_soon(ctx);
+        }
+    }
+
+    /// The answer to this request can be resumed behind this.
+    pub(super) fn note_cursor_of(&mut self, carried: &Carried, cursor: Arc<str>, ctx: &mut Context<Self>) {
+        if self.posts.carries(carried.number, &carried.id)
+            && self.streamed.cursors.post_at(carried.seq, &carried.id.shared_key(), cursor)
+        {
+            self.record_cursors_soon(ctx);
+        }
+    }
+
+    fn record_cursors_soon(&mut self, ctx: &mut Context<Self>) {
+        if std::mem::replace(&mut self.streamed.cursors_timer, true) {
+            return;
+        }
+        ctx.run_later(CURSOR_WAIT, |actor, ctx| {
+            actor.streamed.cursors_timer = false;
+            if actor.restoring || !actor.streamed.cursors.is_due() {
+                return;
+            }
+            let changes = actor.streamed.cursors.due();
+            let (env, fence, epoch) = (Arc::clone(&actor.env), actor.fence.clone(), actor.fence.epoch);
+            let recorded = async move { env.store.update(&fence, &changes).await };
+            actor.run(recorded, ctx, move |outcome, actor, ctx| match outcome {
+                Ok(Fenceable::Fenced) => actor.fenced(epoch, ctx),
+                Ok(_) => {}
+                // Later events bring later ids; until then an heir has none.
+                Err(error) => {
+                    actor.note_store_error(&error);
+                }
+            });
+        });
+    }
+
+    /// What goes on record with an event: how far the stream has been read by which it came; and nothing more of a request that
+    /// it answers.
+    pub(super) fn with_cursor(&mut self, event: NewEvent) -> NewEvent {
+        let over = event.answers.as_ref().and_then(|key| self.streamed.cursors.answered(key));
+        let read = self.streamed.arriving.and_then(|via| self.streamed.cursors.ride(via));
+        over.into_iter().chain(read).fold(event, NewEvent::changing)
+    }
+
+    /// The client's `initialize` was answered, with this event.
+    pub(super) fn with_upstream_session(&self, event: NewEvent) -> NewEvent {
+        match self.uplink.way().and_then(Uplink::stored) {
+            Some(session) => event.changing(HeadChange::UpstreamSession(Some(session))),
+            None => event,
+        }
+    }
+
+    /// The former owner's stream for the answer to this request can be asked for.
+    pub(super) fn can_be_resumed(&self, seq: u64) -> bool {
+        self.streamed.kept.is_some() && self.streamed.cursors.of_post(seq).is_some()
+    }
+
+    pub(super) fn keep_for_resumption(&mut self, seq: u64, id: IdKey, body: Bytes) {
+        let number = self.posts.adopt(&id);
+        if let (Some(kept), Some(number)) = (&mut self.streamed.kept, number) {
+            kept.resumed.push(Carried { number, seq, id, body });
+        }
+    }
+
+    /// An heir has sorted out what was open, and messages flow.
+    pub(super) fn go_on_reading(&mut self, ctx: &mut Context<Self>) {
+        let Some(kept) = self.streamed.kept.take() else { return };
+        self.env.metrics.upstream_links.with_label_values(&["resumed"]).inc();
+        self.listen(ctx);
+        if kept.resumed.is_empty() {
+            // Whether the server still knows the session should not be found out by a call.
+            let id = self.questions.own_id();
+            let ping = format!(r#"{{"jsonrpc":"2.0","id":{},"method":"{}"}}"#, id.as_json(), mcp::PING);
+            self.post_internal(Bytes::from(ping), ctx);
+        }
+        for carried in kept.resumed {
+            let cursor = self.streamed.cursors.of_post(carried.seq).cloned();
+            let reading = self.reading(Reply::over(Marks { cursor, retry: None }), Some(carried));
+            self.ask_again(reading, true, ctx);
+        }
+    }
+
+    /// The answer to a POST has ended without the response: what follows is asked for, as long as that brings something.
+    pub(super) fn resume(&mut self, reading: Reading, ctx: &mut Context<Self>) {
+        self.ask_again(reading, false, ctx);
+    }
+
+    fn ask_again(&mut self, mut reading: Reading, at_once: bool, ctx: &mut Context<Self>) {
+        let marks = reading.reply.marks().clone();
+        let (Some(uplink), true) = (self.uplink.way().cloned(), marks.cursor.is_some()) else {
+            return self.settle_unanswered(reading, "the answer ended without a response", ctx);
+        };
+        let pause = match reading.attempts.next(marks.retry) {
+            Again::After(pause) if !at_once => pause,
+            Again::After(_) => Duration::ZERO,
+            Again::Never => return self.settle_unanswered(reading, "its stream cannot be resumed", ctx),
+        };
+        let until = reading.until;
+        let asked = async move {
+            tokio::time::sleep(pause).await;
+            tokio::time::timeout_at(until, uplink.resume(marks)).await
+        };
+        ctx.spawn(asked.into_actor(self).map(move |asked, actor, ctx| {
+            if !actor.is_wanted(&reading) {
+                return;
+            }
+            match asked {
+                Ok(Ok(reply)) => {
+                    actor.uplink.heard(reading.link, Instant::now());
+                    actor.read_on(Reading { reply, is_resumed: true, ..reading }, ctx);
+                }
+                Ok(Err(error @ NoStream::SessionGone)) => actor.lose_link(&error, ctx),
+                Ok(Err(
+                    NoStream::Refused(408 | 425 | 429 | 500..) | NoStream::NotConnected(_) | NoStream::Broken(_),
+                )) => {
+                    actor.ask_again(reading, false, ctx);
+                }
+                Ok(Err(NoStream::None | NoStream::Refused(_))) | Err(_) => {
+                    actor.settle_unanswered(reading, "its stream cannot be resumed", ctx);
+                }
+            }
+        }));
+    }
+
+    /// Somebody waits for what is read there.
+    pub(super) fn is_wanted(&self, reading: &Reading) -> bool {
+        let is_open = |carried: &Carried| self.posts.carries(carried.number, &carried.id);
+        reading.link == self.uplink.number() && reading.carried.as_ref().is_some_and(is_open)
+    }
+
+    fn settle_unanswered(&mut self, reading: Reading, why: &str, ctx: &mut Context<Self>) {
+        if let Some(Carried { number, seq, id, body }) = reading.carried {
+            self.settle_alone(number, seq, id, body, why.to_owned(), ctx);
+        }
+    }
+}
