@@ -73,8 +73,8 @@ pub fn upstreams(data: &[u8]) {
     let mut choices = Choices::of(data);
     let kind = choices.byte() % 4;
     let Ok(text) = std::str::from_utf8(choices.rest()) else { return };
-    // Of `password,http://next` nobody can say where it ends.
-    if text.contains("http") {
+    // Of `password,http://next` nobody can say where it ends; and what marks a secret stands in nothing else.
+    if text.contains("http") || text.contains(SECRET) {
         return;
     }
     let mut parts = text.split('\n');
