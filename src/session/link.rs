@@ -70,6 +70,7 @@ impl SessionActor {
         tracing::info!(session = %self.fence.session, service = self.service.name, %error, "upstream link lost");
         (self.link_handle, self.streamed.listener, self.streamed.kept) = (None, None, None);
         self.streamed.cursors.restart();
+        self.questions.are_of(None);
         self.questions.forget_own();
         let for_nobody = self.posts.link_lost(self.uplink.number());
         self.count_for_nobody(for_nobody);

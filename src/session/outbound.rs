@@ -99,6 +99,7 @@ impl SessionActor {
                 self.list_stream();
                 if let Some(uplink) = self.uplink.way() {
                     uplink.initialized(result.and_then(mcp::protocol_version).as_deref());
+                    self.questions.are_of(uplink.stored().as_deref());
                 }
             }
             Effect::LogLevel(_) | Effect::Subscribe(..) | Effect::Unsubscribe(_) => {}

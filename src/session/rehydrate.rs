@@ -104,6 +104,7 @@ impl SessionActor {
             // No handshake: the server knows the session.
             uplink.go_on(&kept.session);
             self.questions.go_on(self.uplink.number());
+            self.questions.are_of(Some(&kept.session));
             self.recover(uplink, ctx);
             return;
         }
@@ -133,6 +134,7 @@ impl SessionActor {
         }
         let result = head.result.map_or("{}", |result| result.get());
         uplink.initialized(mcp::protocol_version(result).as_deref());
+        self.questions.are_of(uplink.stored().as_deref());
         match self.setup.answered_again(result) {
             Again::Same => {}
             Again::Assumed(changes) => self.keep_assumption(changes, ctx),

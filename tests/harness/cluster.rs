@@ -30,6 +30,7 @@ pub struct Builder {
     routers: usize,
     upstreams: usize,
     upstream_urls: Vec<String>,
+    are_streamable: bool,
     redis: bool,
     redis_proxy: Option<Behind>,
     redis_args: Vec<&'static str>,
@@ -48,6 +49,12 @@ impl Builder {
     /// So many `mcp-server-v6` (1).
     pub fn upstreams(mut self, count: usize) -> Self {
         self.upstreams = count;
+        self
+    }
+
+    /// The servers are talked to by Streamable HTTP.
+    pub fn streamable(mut self) -> Self {
+        self.are_streamable = true;
         self
     }
 
@@ -116,7 +123,10 @@ impl Builder {
             _ => None,
         };
         let mut env = self.env;
-        let urls: Vec<String> = upstreams.iter().map(UpstreamProcess::url).chain(self.upstream_urls).collect();
+        let url_of = |upstream: &UpstreamProcess| {
+            if self.are_streamable { upstream.streamable_url() } else { upstream.url() }
+        };
+        let urls: Vec<String> = upstreams.iter().map(url_of).chain(self.upstream_urls).collect();
         if !urls.is_empty() {
             env.entry("MCP_UPSTREAMS".to_owned()).or_insert_with(|| format!("{SERVICE}={}", urls.join(",")));
         }
@@ -175,6 +185,7 @@ impl Cluster {
             routers: 1,
             upstreams: 1,
             upstream_urls: Vec::new(),
+            are_streamable: false,
             redis: true,
             redis_proxy: None,
             redis_args: Vec::new(),

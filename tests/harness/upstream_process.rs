@@ -52,6 +52,11 @@ impl UpstreamProcess {
         format!("http://{}/sse", self.addr())
     }
 
+    /// Of Streamable HTTP.
+    pub fn streamable_url(&self) -> String {
+        format!("http://{}/mcp", self.addr())
+    }
+
     /// Kills it; every session and running call is gone.
     pub fn kill(&mut self) {
         self.process.kill();

@@ -8,7 +8,7 @@ use crate::harness::{
     http::Request,
     mcp_client::tool_call,
     odd_upstream::Gate,
-    streamable_upstream::{Act, Manner, response},
+    streamable_upstream::{Act, Manner, Seen, response},
 };
 
 const REST: &str = "/mcp/router/route/mcp-server-v6";
@@ -389,4 +389,86 @@ async fn an_heir_of_a_session_that_the_server_has_forgotten_begins_it_anew() {
     client.connection_count(2).await;
     client.post_at(cluster.addr(1), &tool_call("again", "write", json!({}))).await;
     assert_eq!(client.response_to(&json!("again")).await["result"]["content"][0]["text"], "write");
+}
+
+/// A question that the server has asked within a call is answered by the next owner of the session, even if the client gives
+/// its answer before there is one.
+#[tokio::test]
+async fn the_answer_to_a_question_reaches_the_server_by_the_next_owner() {
+    let gate = Gate::new();
+    let waits = gate.clone();
+    let question = json!({ "jsonrpc": "2.0", "id": 7, "method": "sampling/createMessage", "params": {} });
+    let asks = question.clone();
+    let upstream = StreamableUpstream::calls(move |call| {
+        vec![Act::Prime, Act::Event(asks.clone()), Act::Wait(waits.clone()), Act::result(call, &text("done"))]
+    })
+    .await;
+    let mut cluster = Cluster::builder().routers(2).upstream_urls([upstream.url()]).start().await;
+    let client = cluster.client().post_to(PostTo::Only(0)).initialize().await;
+    let call = client.start_call("write", json!({})).await;
+    let asked = client.message("the question", |message| message["method"] == "sampling/createMessage").await;
+    cluster.routers[0].kill();
+    let answer = json!({ "jsonrpc": "2.0", "id": asked["id"], "result": { "by": "client" } });
+    client.post_at(cluster.addr(1), &answer).await;
+    let is_answer = |seen: &Seen| seen.json["id"] == 7 && seen.json["result"]["by"] == "client";
+    upstream.until("the answer", |server| server.seen_with("POST").iter().any(is_answer)).await;
+    gate.open();
+    assert_eq!(client.response(call).await["result"]["content"][0]["text"], "done");
+    assert_eq!(upstream.seen_with("POST").iter().filter(|seen| is_answer(seen)).count(), 1);
+    assert_eq!(upstream.posts("tools/call").len(), 1, "it ran once");
+    Oracle::every_request_answered_once(&client);
+}
+
+/// What passes over HTTP+SSE passes over Streamable HTTP: progress, questions of the server, cancellation, large answers.
+#[tokio::test]
+async fn the_reference_server_is_used_over_streamable_http() {
+    let cluster = Cluster::builder().streamable().start().await;
+    let client = cluster.client().samples("from the client").initialize().await;
+    assert_eq!(client.text("echo", json!({ "text": "é" })).await, "é");
+    assert_eq!(client.text("ask_client", json!({ "prompt": "?" })).await, "from the client");
+    let params = json!({ "name": "wait", "arguments": { "ms": 80 }, "_meta": { "progressToken": "p" } });
+    client.result("tools/call", params).await;
+    let progress = client.notifications("notifications/progress");
+    assert!(!progress.is_empty() && progress.iter().all(|told| told["params"]["progressToken"] == "p"), "{progress:?}");
+    assert_eq!(client.text("wait", json!({ "ms": 80, "text": "resumed", "hangUp": true })).await, "resumed");
+    assert_eq!(client.text("payload", json!({ "bytes": 300_000 })).await.len(), 300_000);
+    let cancelled = client.start_call("wait", json!({ "ms": 30_000 })).await;
+    client.notify("notifications/cancelled", json!({ "requestId": cancelled })).await;
+    client.text("echo", json!({ "text": "still here" })).await;
+    assert_eq!(client.response_now(cancelled), None);
+}
+
+/// REQ-3, OWN-5: instances die again and again with a call in flight that must not run twice; each is answered with its own
+/// answer.
+#[tokio::test]
+async fn calls_in_flight_at_the_reference_server_outlive_their_instances() {
+    let mut cluster = Cluster::builder()
+        .routers(2)
+        .streamable()
+        .env("MCP_RETRY_MIN", "10ms")
+        .env("MCP_RETRY_MAX", "30ms")
+        .start()
+        .await;
+    let client = cluster.client().initialize().await;
+    let redis = cluster.redis_client().await;
+    let upstream_session = redis.field(&client.session(), "upstream_session").await;
+    assert!(
+        upstream_session.as_ref().is_some_and(|session| session.starts_with("2025-11-25 ")),
+        "{upstream_session:?}"
+    );
+    for round in 0..3 {
+        let owner = redis.field(&client.session(), "owner").await.unwrap();
+        let dies = usize::from(owner != "router-instance-1");
+        let wait = format!("wait {round}");
+        let call = tool_call(wait.as_str(), "wait", json!({ "ms": 800, "text": wait }));
+        client.post_at(cluster.addr(dies), &call).await;
+        eventually("the event id on record", || async { has_resumable(&redis, &client).await }).await;
+        cluster.routers[dies].kill();
+        let answer = client.response_to(&json!(wait)).await;
+        assert_eq!(answer["result"]["content"][0]["text"], wait, "{answer}");
+        cluster.routers[dies].restart().await;
+    }
+    Oracle::every_request_answered_once(&client);
+    Oracle::exactly_once(&client);
+    assert_eq!(redis.field(&client.session(), "upstream_session").await, upstream_session, "the same one all along");
 }

@@ -6,6 +6,10 @@
 //! random number for each life of the actor (owner, adopter, restored data), and a counter. They are strings, which every
 //! SDK echoes exactly. Only the bytes of the id are replaced; `progressToken` is another matter and stays.
 //!
+//! The answer to a question of a former owner may come when nothing but the question's own id tells what it is about: its
+//! journaling takes it off the record. So where an upstream session outlives its owner (Streamable HTTP) the id also holds which
+//! session has asked, and under which id.
+//!
 //! Owns the table, and its bound: what a client never answers must not grow (MEM-2). The actor passes on what it says.
 
 use std::collections::{BTreeMap, HashMap};
@@ -25,7 +29,12 @@ pub struct Questions {
     /// a client may be a router, too, and its ids look like ours.
     own: Vec<IdKey>,
     own_sent: u64,
+    /// Mark of the present upstream session, if it is one that outlives its owner.
+    session: Option<u64>,
 }
+
+/// The longest id of a server's (JSON text) that stands in ours: those of SDKs are numbers or UUIDs.
+const MAX_HELD_ID: usize = 64;
 
 #[derive(Debug, PartialEq, Eq)]
 struct Question {
@@ -49,7 +58,14 @@ pub enum Answered {
 impl Questions {
     /// None, under ids that no other actor's have.
     pub fn fresh() -> Self {
-        Self { open: HashMap::default(), nonce: fastrand::u64(..), asked: 0, own: Vec::new(), own_sent: 0 }
+        Self {
+            open: HashMap::default(),
+            nonce: fastrand::u64(..),
+            asked: 0,
+            own: Vec::new(),
+            own_sent: 0,
+            session: None,
+        }
     }
 
     /// How many the client has not answered.
@@ -78,6 +94,11 @@ impl Questions {
         stored.collect()
     }
 
+    /// Messages go to this upstream session from now on, as it stands on record. `None`: it ends with its connection.
+    pub fn are_of(&mut self, session: Option<&str>) {
+        self.session = session.map(fnv);
+    }
+
     /// The id towards the client of a question that came by `link`.
     ///
     /// # Errors
@@ -87,7 +108,12 @@ impl Questions {
             return Err(upstream_id);
         }
         self.asked += 1;
-        let id = IdKey::from_stored(format!("\"ask-{:016x}-{}\"", self.nonce, self.asked));
+        let held = upstream_id.as_json();
+        let held = match self.session.filter(|_| held.len() <= MAX_HELD_ID) {
+            Some(session) => format!("-{session:016x}-{}", hex(held)),
+            None => String::new(),
+        };
+        let id = IdKey::from_stored(format!("\"ask-{:016x}-{}{held}\"", self.nonce, self.asked));
         self.open.insert(id.clone(), Question { upstream_id: Some(upstream_id), link: Some(link) });
         Ok(id)
     }
@@ -97,8 +123,17 @@ impl Questions {
         match self.open.remove(id) {
             Some(question) if question.link == Some(link) => Answered::Live(question.upstream_id),
             Some(_) => Answered::Dead,
-            None => Answered::Nothing,
+            None => self.held_by(id).map_or(Answered::Nothing, |upstream_id| Answered::Live(Some(upstream_id))),
         }
+    }
+
+    /// What the id of a former owner's question holds, if it is one of the present upstream session.
+    fn held_by(&self, id: &IdKey) -> Option<IdKey> {
+        let words = id.key().strip_prefix("\"ask-")?.strip_suffix('"')?;
+        let [nonce, _, session, held] = words.split('-').collect::<Vec<_>>()[..] else { return None };
+        let is_former = u64::from_str_radix(nonce, 16).is_ok_and(|nonce| nonce != self.nonce);
+        let is_present = self.session.is_some_and(|present| u64::from_str_radix(session, 16) == Ok(present));
+        (is_former && is_present).then(|| IdKey::of_json(&unhex(held)?)).flatten()
     }
 
     /// The server takes a question back: its id towards the client.
@@ -147,6 +182,21 @@ impl Questions {
     pub fn forget_own(&mut self) {
         self.own.clear();
     }
+}
+
+/// FNV-1a: the same in every build.
+fn fnv(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+fn hex(text: &str) -> String {
+    text.bytes().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Option<String> {
+    let pair = |at: usize| u8::from_str_radix(text.get(at..at + 2)?, 16).ok();
+    let bytes = (0..text.len()).step_by(2).map(pair).collect::<Option<Vec<u8>>>()?;
+    String::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]
@@ -199,6 +249,32 @@ mod tests {
             assert_eq!(kept, [("\"ask-1\"".to_owned(), value.to_owned())]);
             assert_eq!(questions.take_dead(1), [id("\"ask-1\"")], "its upstream session is gone");
         }
+    }
+
+    /// OWN-5: of the upstream session that goes on, and of no other.
+    #[test]
+    fn the_id_of_a_question_tells_an_heir_what_its_answer_is_about() {
+        for upstream_id in ["7", "\"a-b\\u00e9\"", "-1.5"] {
+            let mut owner = Questions::fresh();
+            owner.are_of(Some("2025-11-25 abc"));
+            let asked = owner.ask(id(upstream_id), 1, MOST).unwrap();
+            assert_eq!(owner.answer(&asked, 1), Answered::Live(Some(id(upstream_id))));
+            assert_eq!(owner.answer(&asked, 1), Answered::Nothing, "once");
+            let mut heir = Questions::fresh();
+            assert_eq!(heir.answer(&asked, 1), Answered::Nothing);
+            heir.are_of(Some("2025-11-25 other"));
+            assert_eq!(heir.answer(&asked, 1), Answered::Nothing, "another session");
+            heir.are_of(Some("2025-11-25 abc"));
+            assert_eq!(heir.answer(&asked, 1), Answered::Live(Some(id(upstream_id))));
+        }
+        let mut heir = Questions::fresh();
+        heir.are_of(Some("s"));
+        for nonsense in ["ask-1-2", "ask-1-2-3", "ask-x-2-3-4", "ask-1-2-3-zz", "ask-1-2-3-7", "ask-", "ask-1-2-3-37-5"]
+        {
+            assert_eq!(heir.answer(&id(&format!("\"{nonsense}\"")), 1), Answered::Nothing, "{nonsense}");
+        }
+        let long = format!("\"{}\"", "x".repeat(MAX_HELD_ID));
+        assert!(heir.ask(id(&long), 1, MOST).unwrap().as_json().len() < MAX_HELD_ID);
     }
 
     #[test]
