@@ -288,6 +288,7 @@ impl SessionActor {
                     };
                     if matches!(kept.effect, Effect::Initialize(_)) {
                         self.list_stream();
+                        self.begin_upstream_anew();
                         self.setup.begins();
                     }
                     let request = InFlight::new(seq, id.shared_key(), Instant::now(), kept);

@@ -12,6 +12,7 @@ use crate::{
         mcp,
     },
     store::{HeadChange, NewEvent},
+    upstream::Uplink,
 };
 
 /// The question with this id towards the client is not open any more.
@@ -22,6 +23,11 @@ fn settled(id: &IdKey) -> HeadChange {
 impl SessionActor {
     /// The server asks.
     pub(super) fn take_question(&mut self, upstream_id: IdKey, head: &Head<'_>, body: &Bytes, ctx: &mut Context<Self>) {
+        // Some servers repeat events of all streams to whoever resumes one.
+        let is_resumable = self.uplink.way().is_some_and(Uplink::answers_in_place);
+        if is_resumable && self.questions.is_asked(&upstream_id, self.uplink.number()) {
+            return self.count_dropped("repeated_question");
+        }
         let stored = upstream_id.as_json().to_owned();
         let most = self.env.settings.limits.max_server_requests;
         let id = match self.questions.ask(upstream_id, self.uplink.number(), most) {

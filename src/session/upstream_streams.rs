@@ -21,7 +21,7 @@ use crate::{
     protocol::{jsonrpc::IdKey, mcp},
     store::{Fenceable, HeadChange, NewEvent},
     upstream::{
-        Endpoint, NoStream, Reply, Uplink, Via,
+        Address, Endpoint, NoStream, Reply, Uplink, Via,
         choice::Spoken,
         notice::{Marks, Outlet},
         resumption::Again,
@@ -58,6 +58,19 @@ impl SessionActor {
         let outlet = Outlet { link, via: Via::Stream, to, gate: Arc::clone(&self.gate) };
         self.streamed.listener =
             uplink.listen(&self.env.settings.upstream, outlet, self.streamed.cursors.main().cloned());
+    }
+
+    /// The client begins a handshake of its own where the router's stands: with an upstream session of its own, since servers
+    /// refuse a second one.
+    pub(super) fn begin_upstream_anew(&mut self) {
+        let is_begun = self.uplink.open_way().is_some_and(|uplink| uplink.answers_in_place() && uplink.is_proven());
+        let Some(endpoint) = self.endpoint.as_ref().filter(|_| is_begun && self.setup.is_assumed()) else { return };
+        let fresh = self.lines.uplink(endpoint, Address::Streamable);
+        self.end_upstream();
+        self.uplink.turn(fresh);
+        self.streamed.listener = None;
+        self.streamed.cursors.restart();
+        self.questions.are_of(None);
     }
 
     /// The session is over, and not only for this process.

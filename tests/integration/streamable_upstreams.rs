@@ -472,3 +472,20 @@ async fn calls_in_flight_at_the_reference_server_outlive_their_instances() {
     Oracle::exactly_once(&client);
     assert_eq!(redis.field(&client.session(), "upstream_session").await, upstream_session, "the same one all along");
 }
+
+/// A client that has called without a handshake may begin one later: with a server session of its own, since servers of
+/// Streamable HTTP refuse a second `initialize`.
+#[tokio::test]
+async fn a_handshake_that_comes_late_begins_another_server_session() {
+    let upstream = StreamableUpstream::calls(in_both_forms).await;
+    let cluster = behind(&upstream).await;
+    let client = cluster.client().connect().await;
+    assert_eq!(client.result("tools/call", calls("json")).await["content"][0]["text"], "json");
+    client.handshake().await;
+    assert_eq!(client.result("tools/call", calls("event")).await["content"][0]["text"], "event");
+    upstream.until("the router's session ended", |server| server.ended_sessions() == 1).await;
+    assert_eq!(upstream.sessions().len(), 1, "the client's own");
+    let begun = upstream.posts("initialize");
+    assert_eq!(begun.last().unwrap().json["params"]["clientInfo"]["name"], "test");
+    assert!(begun.iter().all(|post| post.session().is_none()));
+}

@@ -218,6 +218,11 @@ impl StreamableUpstream {
         all - self.posts(method).len()
     }
 
+    /// Sessions that were ended, the router's own included.
+    pub fn ended_sessions(&self) -> usize {
+        self.shared.state().seen.iter().filter(|seen| seen.method == "DELETE").count()
+    }
+
     /// Sessions of clients that it knows.
     pub fn sessions(&self) -> Vec<String> {
         let state = self.shared.state();

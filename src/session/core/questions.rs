@@ -99,6 +99,13 @@ impl Questions {
         self.session = session.map(fnv);
     }
 
+    /// A question under this id of the server, which came by `link`, has no answer yet.
+    pub fn is_asked(&self, upstream_id: &IdKey, link: u64) -> bool {
+        let is_it =
+            |question: &Question| question.link == Some(link) && question.upstream_id.as_ref() == Some(upstream_id);
+        self.open.values().any(is_it)
+    }
+
     /// The id towards the client of a question that came by `link`.
     ///
     /// # Errors

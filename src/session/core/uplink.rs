@@ -206,6 +206,13 @@ impl<W: Clone> Uplink<W> {
         true
     }
 
+    /// Messages go another way from now on, which leads to the same server.
+    pub fn turn(&mut self, to: W) {
+        if let Link::Open { way } = &mut self.link {
+            *way = to;
+        }
+    }
+
     /// The server of the present link has taken a message.
     pub fn answered(&mut self) {
         if self.is_open() {

@@ -38,10 +38,10 @@ pub(in crate::upstream) struct Streamable {
     state: RefCell<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    /// Where POSTs are taken, if not at the endpoint's own URL.
-    moved: Option<Uri>,
+    /// Where POSTs are taken: at the endpoint's own URL, or where that sends them on to. `None`: it cannot be requested.
+    url: Option<Uri>,
     id: Option<HeaderValue>,
     is_open: bool,
 }
@@ -50,7 +50,8 @@ impl Streamable {
     /// None yet: the first message is to be `initialize`.
     pub(in crate::upstream) fn new(line: &Line) -> Self {
         let post = line.head(Method::POST, [OF_POST, (header::ACCEPT, "application/json, text/event-stream")]);
-        Self { post, state: RefCell::default() }
+        let state = State { url: line.uri().ok(), id: None, is_open: false };
+        Self { post, state: RefCell::new(state) }
     }
 
     /// `initialize` was answered with success: from now on the messages are of this session. `version`: what was agreed on.
@@ -109,11 +110,9 @@ impl Streamable {
 
     /// POSTs one message. As [`Line::post`].
     pub(in crate::upstream) async fn post(&self, line: &Line, body: Bytes) -> Result<Option<Reply>, PostError> {
-        let moved = self.state.borrow().moved.clone();
-        let own = line.uri().map_err(|error| PostError::NotSent(error.to_string()))?;
-        let Answered { head, reply, url } =
-            line.exchange(&self.post, moved.unwrap_or_else(|| own.clone()), &body).await?;
-        let has_moved = url != own;
+        let url = self.state.borrow().url.clone();
+        let url = url.ok_or_else(|| PostError::NotSent("the URL cannot be requested".to_owned()))?;
+        let Answered { head, reply, url } = line.exchange(&self.post, url, &body).await?;
         let (has_session, is_open) = {
             let state = self.state.borrow();
             (state.id.is_some(), state.is_open)
@@ -122,10 +121,8 @@ impl Streamable {
         match verdict(head.status.as_u16(), reply.is_some(), has_session, is_open, may_be_other) {
             Verdict::Taken => {
                 let mut state = self.state.borrow_mut();
-                if has_moved {
-                    // The next ones need not be sent twice.
-                    state.moved = Some(url);
-                }
+                // The next ones need not be sent twice.
+                state.url = Some(url);
                 if !state.is_open
                     && let Some(id) = session_id(&head.headers)
                 {

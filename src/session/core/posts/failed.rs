@@ -14,6 +14,9 @@ use crate::{
     upstream::PostError,
 };
 
+/// Sessions of the server that may be gone for one message in a row. What each of them is gone for is no matter of sessions.
+const MAX_SESSIONS: u32 = 5;
+
 /// What is to be done about a message whose POST failed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Failed {
@@ -82,6 +85,12 @@ impl<H: Copy, K> Posts<H, K> {
             }
             // The session has answered since: it lives, whatever has become of the acknowledgement.
             PostError::SessionGone if is_over && is_current && moment.last_heard > since => Failed::Nothing,
+            PostError::SessionGone if !is_over && is_current && self.is_gone_for(seq, moment.now) => {
+                match outbound.id {
+                    Some(id) => Failed::Refused(id),
+                    None => self.dropped(seq),
+                }
+            }
             PostError::Refused(_) | PostError::NotFollowed(_) => match outbound.id {
                 Some(_) if is_over => Failed::Nothing,
                 Some(id) => Failed::Refused(id),
@@ -182,6 +191,12 @@ impl<H: Copy, K> Posts<H, K> {
         }
         self.outstanding.remove(&seq);
         true
+    }
+
+    /// This message has met too many sessions that the server did not know.
+    fn is_gone_for(&mut self, seq: u64, now: Instant) -> bool {
+        self.pace.not_taken(seq, now);
+        self.pace.refusals(seq) > MAX_SESSIONS
     }
 
     fn dropped(&mut self, seq: u64) -> Failed {

@@ -165,6 +165,27 @@ fn what_a_failed_post_says() {
     }
 }
 
+/// Whatever a server says 404 to, be it with a new session each time, is not sent for ever.
+#[test]
+fn a_message_for_which_every_session_is_gone_is_refused() {
+    for is_request in [true, false] {
+        let mut world = World::new();
+        if is_request {
+            world.request(1);
+        } else {
+            world.posts.queue(1, note(None));
+        }
+        for _ in 0..5 {
+            let (number, _) = world.send().unwrap();
+            let failed = world.fail(number, &PostError::SessionGone);
+            assert_eq!(failed, Failed::Again { is_for_nobody: false, ends_link: true });
+        }
+        let (number, _) = world.send().unwrap();
+        let expected = if is_request { Failed::Refused(id(1)) } else { Failed::Dropped };
+        assert_eq!(world.fail(number, &PostError::SessionGone), expected);
+    }
+}
+
 /// The server lives: it keeps a notification without a word, or works on a call.
 #[test]
 fn a_late_acknowledgement_of_a_living_server_ends_no_link() {
