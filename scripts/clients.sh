@@ -1,0 +1,131 @@
+#!/usr/bin/env bash
+# Lets stock clients visit a cluster, in front of stock servers, and kills an instance while the call of each is in flight.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+usage() {
+    cat <<'END'
+Usage: scripts/clients.sh [--rounds N] [--only TEXT] [--write] [--keep]
+
+Starts a cluster of its own (Redis, three routers, nginx that hands requests to them in turn) and behind it servers of
+several makers, installs the clients that tests/clients/visits pins, and lets each of them call a tool that takes 3 s.
+After 1 s an instance is killed with SIGKILL: the one that owns the session, or in every second round the one on which the
+client waits. Then a table: whether the call in flight was answered,
+whether the session goes on, and how often the server carried out the call. Exit code 1 when a row is worse than what
+tests/clients/visits/rows.mjs expects of it.
+
+  --rounds N     kills for each row (3)
+  --only TEXT    only rows whose label contains TEXT, such as "fastmcp" or "sdk 1.32.2 streamable fixture"
+  --write        put the table into docs/clients.md
+  --keep         leave the folder with logs behind; it is left behind anyway on failure
+
+Environment: BIN_DIR (binaries of the router and the server), or BUILD_PROFILE to build them (release).
+END
+}
+
+rounds=3 only="" keep=0 write=""
+while [ $# -gt 0 ]; do
+    case $1 in
+        --rounds | --only)
+            [ $# -ge 2 ] || { usage >&2; exit 64; }
+            printf -v "${1#--}" %s "$2"
+            shift
+            ;;
+        --write) write=$project_root/docs/clients.md ;;
+        --keep) keep=1 ;;
+        -h | --help)
+            usage
+            exit
+            ;;
+        *)
+            usage >&2
+            exit 64
+            ;;
+    esac
+    shift
+done
+case $rounds in '' | *[!0-9]* | 0) die "--rounds takes a number above 0, not: $rounds" ;; esac
+
+# --- What is needed -----------------------------------------------------------------------------------------------------
+
+scripts=$project_root/scripts
+visits=$project_root/tests/clients/visits
+"$scripts/setup.sh" --tests
+newer_node
+for packages in "$visits" "$project_root/tests/fixtures/conformance-server"; do node_packages "$packages"; done
+for packages in "$visits" "$visits/frameworks" "$visits/langchain" "$project_root/tests/clients/python"; do python_packages "$packages"; done
+# The newest client programs need it.
+node_is 22 || export PATH="$own_node:$PATH"
+if [ -z "${BIN_DIR:-}" ]; then
+    build_profile=${BUILD_PROFILE:-release}
+    have cargo || die "Rust is missing: https://rustup.rs (or set BIN_DIR)"
+    (cd "$project_root" && cargo build --profile "$build_profile" --bins)
+    BIN_DIR=$(absolute "${CARGO_TARGET_DIR:-$project_root/target}")/$build_profile
+fi
+export BIN_DIR
+redis_bin=$(find_command redis-server) || die "redis-server is missing: run scripts/setup.sh"
+
+# --- A cluster and servers of our own -----------------------------------------------------------------------------------
+
+folder=$(mktemp -d "${TMPDIR:-/tmp}/mcp-clients.XXXXXX")
+declare -a pids=()
+routers_started=0 nginx_started=0
+stop_all() {
+    local status=$?
+    trap - EXIT INT TERM
+    [ "$nginx_started" = 0 ] || "$scripts/nginx-local.sh" stop >/dev/null || true
+    [ "$routers_started" = 0 ] || STOP_TIMEOUT=10 "$scripts/start-instances.sh" stop >/dev/null 2>&1 || true
+    if [ ${#pids[@]} != 0 ]; then
+        kill "${pids[@]}" 2>/dev/null || true
+        wait "${pids[@]}" 2>/dev/null || true
+    fi
+    if [ "$status" = 0 ] && [ "$keep" = 0 ]; then rm -rf "$folder"; else say "Logs: $folder/logs"; fi
+    exit "$status"
+}
+trap stop_all EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+free_ports 10
+# shellcheck disable=SC2086  # a list of numbers
+set -- $chosen_ports
+export ROUTER_PORTS="$1 $2 $3" SERVER_PORTS="" NGINX_PORT=$4 REDIS_URL=redis://127.0.0.1:$5
+fixture=$6 everything=$7 everything_sse=$8 fastmcp=$9 fastmcp_sse=${10}
+export RUN_DIR=$folder/run LOG_DIR=$folder/logs ENV_FILE=$folder/env NGINX_ADDRESS=127.0.0.1 IP_HASH=off
+export MCP_UPSTREAMS="fixture=http://127.0.0.1:$fixture/mcp;fixture-sse=http://127.0.0.1:$fixture/sse"
+MCP_UPSTREAMS+=";everything=http://127.0.0.1:$everything/mcp;everything-sse=http://127.0.0.1:$everything_sse/sse"
+MCP_UPSTREAMS+=";fastmcp=http://127.0.0.1:$fastmcp/mcp;fastmcp-sse=http://127.0.0.1:$fastmcp_sse/sse"
+unset SERVER_ADDRESS
+mkdir -p "$RUN_DIR" "$LOG_DIR"
+: >"$ENV_FILE"
+
+# Starts COMMAND in the background, its output in a log of its own.
+launch() { # NAME COMMAND…
+    local name=$1
+    shift
+    "$@" >"$LOG_DIR/$name.log" 2>&1 &
+    pids+=($!)
+}
+launch redis "$redis_bin" --port "$5" --bind 127.0.0.1 --save '' --appendonly no --dir "$folder" --daemonize no
+launch fixture node "$project_root/tests/fixtures/conformance-server/server.mjs" "$fixture"
+everything_bin=$visits/node_modules/.bin/mcp-server-everything
+launch everything env PORT="$everything" node "$everything_bin" streamableHttp
+launch everything-sse env PORT="$everything_sse" node "$everything_bin" sse
+launch fastmcp "$visits/.venv/bin/python" "$visits/fastmcp_server.py" http "$fastmcp"
+launch fastmcp-sse "$visits/.venv/bin/python" "$visits/fastmcp_server.py" sse "$fastmcp_sse"
+for port in "$5" "$fixture" "$everything" "$everything_sse" "$fastmcp" "$fastmcp_sse"; do
+    tries=0
+    until port_taken "$port"; do
+        tries=$((tries + 1))
+        [ "$tries" -lt 300 ] || die "a server does not listen; see $LOG_DIR"
+        sleep 0.1
+    done
+done
+routers_started=1
+"$scripts/start-instances.sh" start
+nginx_started=1
+"$scripts/nginx-local.sh" start
+
+node "$visits/run.mjs" --url "http://127.0.0.1:$NGINX_PORT" --ports "$ROUTER_PORTS" --run-dir "$RUN_DIR" \
+    --restart "'$scripts/start-instances.sh' start" --rounds "$rounds" --only "$only" ${write:+--write "$write"}

@@ -1,0 +1,74 @@
+//! Who visits whom.
+
+import { readFileSync } from 'node:fs';
+
+const npm = (name) => JSON.parse(readFileSync(new URL(`node_modules/${name}/package.json`, import.meta.url))).version;
+const pip = (file, name) => new RegExp(`^${name}==(.+)$`, 'm').exec(readFileSync(new URL(file, import.meta.url), 'utf8'))[1];
+
+const node = (id, name, more = {}) => ({ id, version: npm(name), label: `${name} ${npm(name)}`, ...more });
+/** `folder`: of its requirements and its virtual environment. */
+const python = (id, folder) => {
+  const version = pip(`${folder}/requirements.txt`, id);
+  return { id, python: folder, version, label: `${id} ${version} (Python)` };
+};
+
+const clients = {
+  sdk: node('sdk', '@modelcontextprotocol/sdk'),
+  client: node('client', '@modelcontextprotocol/client'),
+  remote: node('mcp-remote', 'mcp-remote'),
+  // A process for one call: there is no later one.
+  inspector: node('inspector', '@modelcontextprotocol/inspector', { once: true }),
+  mcp1: python('mcp', '../python'),
+  mcp2: python('mcp', '.'),
+  fastmcp: python('fastmcp', '.'),
+  openai: python('openai-agents', 'frameworks'),
+  pydantic: python('pydantic-ai-slim', 'frameworks'),
+  adk: python('google-adk', 'frameworks'),
+  langchain: python('langchain-mcp-adapters', 'langchain'),
+  ai: node('ai-sdk', '@ai-sdk/mcp'),
+  mastra: node('mastra', '@mastra/mcp'),
+};
+
+const slow = (key, ms) => ['slow', { key, ms }, 'slow', { key, ms: 0 }];
+const servers = {
+  fixture: { label: `TypeScript SDK ${npm('@modelcontextprotocol/sdk')} (our fixture)`, counts: true, calls: slow },
+  fastmcp: { label: `FastMCP ${pip('requirements.txt', 'fastmcp')}`, counts: true, calls: slow },
+  everything: {
+    label: `server-everything ${npm('@modelcontextprotocol/server-everything')}`,
+    calls: (_, ms) => [
+      'trigger-long-running-operation',
+      { duration: ms / 1000, steps: 3 },
+      'echo',
+      { message: 'still there' },
+    ],
+  },
+};
+
+/** `service` as scripts/clients.sh names it; `sse`: the client's transport. */
+function row(client, server, service, more = {}) {
+  const label = `${clients[client].label} ${more.sse ? 'sse' : 'streamable'} ${service}`;
+  return { client: clients[client], server: servers[server], service, label, ...more };
+}
+
+// A server that keeps no events, or whose calls end with their connection, cannot give the answer to another instance:
+// the client is told that the outcome is unknown.
+const lost = { mayFail: true };
+
+/**
+ * It opens the session's own stream before it has a session, is refused, and tries no more; and it does not come back for the
+ * stream of a call. A call that waits where an instance dies waits for ever.
+ */
+const aiSdk = { mayFail: true, mayEnd: true };
+
+export const rows = [
+  ...Object.keys(clients).map((client) => row(client, 'fixture', 'fixture', client === 'ai' ? aiSdk : {})),
+  row('sdk', 'fixture', 'fixture-sse', lost),
+  row('sdk', 'everything', 'everything'),
+  row('sdk', 'everything', 'everything-sse', lost),
+  row('sdk', 'fastmcp', 'fastmcp', lost),
+  row('sdk', 'fastmcp', 'fastmcp-sse', lost),
+  row('mcp2', 'everything', 'everything'),
+  row('mcp2', 'fastmcp', 'fastmcp', lost),
+  row('sdk', 'fixture', 'fixture', { sse: true }),
+  row('remote', 'fixture', 'fixture', { sse: true, mayFail: true }),
+];
