@@ -43,6 +43,8 @@ pub struct Metrics {
     pub made_room: IntCounter,
     /// Upstream sessions initialised by the router itself, for clients that came back without a handshake.
     pub handshakes_assumed: IntCounter,
+    /// Answers that went out on the main stream, because nobody came back for them.
+    pub moved_answers: IntCounter,
     /// Broken guarantees by id.
     pub violations: IntCounterVec,
     /// Sessions this process owns.
@@ -125,6 +127,10 @@ impl Metrics {
             handshakes_assumed: counter(
                 "mcp_router_handshakes_assumed_total",
                 "Handshakes by the router for clients that sent none",
+            ),
+            moved_answers: counter(
+                "mcp_router_moved_answers_total",
+                "Answers that went out on the GET stream, because nobody came back to the stream of their request.",
             ),
             violations: counters("mcp_router_invariant_violations_total", "Broken guarantees; stays 0", "id"),
             sessions: gauge("mcp_router_sessions", "Sessions owned by this process"),

@@ -299,6 +299,8 @@ fn check_relations(settings: &Settings, reader: &mut Reader) {
         "at most",
     );
     reader.check("MCP_RETRY_MIN", "MCP_RETRY_MAX", stream.retry_min <= stream.retry_max, "at most");
+    let in_order = stream.streamable_retry_min <= stream.streamable_retry_max;
+    reader.check("MCP_STREAMABLE_RETRY_MIN", "MCP_STREAMABLE_RETRY_MAX", in_order, "at most");
     reader.check(
         "DRAIN_DEADLINE",
         "SHUTDOWN_TIMEOUT",

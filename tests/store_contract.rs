@@ -148,6 +148,9 @@ contract! {
         what_an_owner_knows_of_a_log_is_of_the_stream_it_names
         the_number_of_an_append_counts_over_all_streams
         a_session_that_begins_anew_begins_all_its_streams_anew
+        a_stream_shows_its_own_events_of_the_log_and_the_places_of_others
+        who_shows_a_request_is_woken_by_its_answer_which_ends_that
+        the_latest_try_of_a_request_shows_its_answer
     }
     wake {
         a_wake_up_reaches_its_process_only

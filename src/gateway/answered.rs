@@ -46,7 +46,7 @@ pub async fn deliver(
 ) -> Result<Delivered, NotDelivered> {
     for pause in LOOKS {
         match deliver::deliver(gateway, session, posted).await? {
-            Delivered::Duplicate => {
+            Delivered::Duplicate(_) => {
                 let jittered = fastrand::u64(pause / 2..=pause + pause / 2);
                 tokio::time::sleep(Duration::from_millis(jittered)).await;
             }

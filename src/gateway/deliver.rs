@@ -13,11 +13,13 @@ use crate::{
     lifecycle::Phase,
     protocol::session_id::SessionId,
     session::{
+        StreamKey,
+        attachment::Attachment,
         inbound_view,
-        messages::{Deliver, DeliverError, Delivered, Posted},
+        messages::{AnswerStream, Deliver, DeliverError, Delivered, Posted},
     },
     settings::LimitSettings,
-    store::{Accept, Accepted},
+    store::{Accept, Accepted, ShownFrom},
 };
 
 /// How often a message looks for its session's owner anew before the client is told to try again: the owner may change
@@ -88,7 +90,9 @@ async fn deliver_by_store(
     if gateway.cluster.lifecycle.phase() != Phase::Ready {
         return Err(NotDelivered::Draining);
     }
-    let accept = for_another_owner(session, posted, &gateway.env.settings.limits);
+    let mut accept = for_another_owner(session, posted, &gateway.env.settings.limits);
+    let shown_by = posted.own_stream.then(|| (Arc::clone(&gateway.env.me.incarnation), Attachment::random_id()));
+    accept.shown_by.clone_from(&shown_by);
     let deadline = Instant::now() + gateway.env.settings.redis.wait;
     let accepted = loop {
         let accepted = patiently(gateway, || gateway.env.store.accept(accept.clone())).await?;
@@ -118,7 +122,16 @@ async fn deliver_by_store(
         Accepted::WrongService | Accepted::NotFound | Accepted::Forward { .. } | Accepted::Fenced | Accepted::Older => {
         }
     }
-    outcome(&accepted).map_err(NotDelivered::from)
+    let stream = shown_by.and_then(|(_, id)| {
+        let (Accepted::Queued { seq, shown, .. } | Accepted::Duplicate { seq, shown, .. }) = accepted else {
+            return None;
+        };
+        let ShownFrom { epoch, last_event: from } = shown?;
+        let limit = gateway.env.settings.stream.client_queue_bytes;
+        let attachment = Attachment::with_id(id, session, StreamKey::Request(seq), limit);
+        Some(AnswerStream { attachment, epoch, from, is_registered: true })
+    });
+    outcome(&accepted, stream).map_err(NotDelivered::from)
 }
 
 /// The message as an instance journals it that does not own the session.
@@ -135,6 +148,7 @@ fn for_another_owner(session: SessionId, posted: &Posted, limits: &LimitSettings
         acked: 0,
         known: 0,
         changes,
+        shown_by: None,
         // Beyond MCP_MAX_INFLIGHT the owner refuses it on the stream: a status other than 2xx ends the session of some
         // clients. MEM-5
         max_pending: limits.max_inflight + limits.max_inbox,
@@ -144,10 +158,10 @@ fn for_another_owner(session: SessionId, posted: &Posted, limits: &LimitSettings
 }
 
 /// What the store's word means for the one who posted.
-fn outcome(accepted: &Accepted) -> Result<Delivered, DeliverError> {
+fn outcome(accepted: &Accepted, stream: Option<AnswerStream>) -> Result<Delivered, DeliverError> {
     match accepted {
-        Accepted::Queued { .. } => Ok(Delivered::Accepted),
-        Accepted::Duplicate { .. } => Ok(Delivered::Duplicate),
+        Accepted::Queued { .. } => Ok(Delivered::Accepted(stream)),
+        Accepted::Duplicate { .. } => Ok(Delivered::Duplicate(stream)),
         Accepted::TooManyPending => Err(DeliverError::TooMany),
         Accepted::TooManyBytes => Err(DeliverError::TooManyBytes),
         Accepted::IdInUse => Err(DeliverError::IdInUse),
@@ -174,8 +188,11 @@ mod tests {
     fn only_what_the_journal_has_counts_as_accepted() {
         let owner = Owner { instance_id: "a".into(), incarnation: "b".into() };
         for (accepted, expected) in [
-            (Accepted::Queued { seq: 1, owner, generation: 1, listeners: 0 }, Ok(Delivered::Accepted)),
-            (Accepted::Duplicate { seq: 1, claimed: true }, Ok(Delivered::Duplicate)),
+            (
+                Accepted::Queued { seq: 1, owner, generation: 1, listeners: 0, shown: None },
+                Ok(Delivered::Accepted(None)),
+            ),
+            (Accepted::Duplicate { seq: 1, claimed: true, shown: None }, Ok(Delivered::Duplicate(None))),
             (Accepted::TooManyPending, Err(DeliverError::TooMany)),
             (Accepted::TooManyBytes, Err(DeliverError::TooManyBytes)),
             (Accepted::IdInUse, Err(DeliverError::IdInUse)),
@@ -185,7 +202,7 @@ mod tests {
             (Accepted::Fenced, Err(DeliverError::NotOwner)),
             (Accepted::Older, Err(DeliverError::NotOwner)),
         ] {
-            assert_eq!(outcome(&accepted), expected, "{accepted:?}");
+            assert_eq!(outcome(&accepted, None), expected, "{accepted:?}");
         }
     }
 
@@ -196,7 +213,14 @@ mod tests {
         let body = Bytes::from_static(br#"{"jsonrpc":"2.0","id":7,"method":"tools/call"}"#);
         let said = Head::parse(&body).unwrap().said();
         let post_id = PostId::of("x", &body);
-        let posted = Posted { body: body.clone(), said, service: Some("s".into()), post_id, versioned: false };
+        let posted = Posted {
+            body: body.clone(),
+            said,
+            service: Some("s".into()),
+            post_id,
+            versioned: false,
+            own_stream: false,
+        };
         let accept = for_another_owner(SessionId::random(), &posted, &limits);
         assert!(accept.fence.is_none() && !accept.forward_now);
         assert_eq!((accept.acked, accept.known), (0, 0));

@@ -29,7 +29,7 @@ pub mod open;
 mod patience;
 mod proofs;
 pub mod rebind;
-mod resume;
+pub mod resume;
 mod shared;
 pub mod under_way;
 

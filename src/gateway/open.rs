@@ -26,11 +26,13 @@ use crate::{
     protocol::{event_id::EventId, session_id::SessionId},
     session::{
         MAIN_STREAM, StreamKey,
-        actor::SessionActor,
+        actor::{SSE, STREAMABLE, SessionActor},
         attachment::{Attachment, Block, Pump, Told, resume_failed},
         returning::{Client, Fit, same_client},
+        room::Guest,
         shown::{self, Stream},
     },
+    settings::StreamSettings,
     store::{Created, Fence, NewSession},
     upstream::Service,
 };
@@ -171,6 +173,17 @@ fn at_once(cookie: Option<SessionId>, fit: Fit) -> Option<SessionId> {
     cookie.filter(|_| fit < Fit::Likely)
 }
 
+/// When a client of Streamable HTTP is to come back if its stream breaks. STM-1
+pub fn streamable_retry(stream: &StreamSettings) -> Duration {
+    between(stream.streamable_retry_min, stream.streamable_retry_max)
+}
+
+/// Those who lost one instance do not come back in step.
+fn between(min: Duration, max: Duration) -> Duration {
+    let (min, max) = (min.as_millis() as u64, max.as_millis() as u64);
+    Duration::from_millis(fastrand::u64(min..=max.max(min)))
+}
+
 impl Opening {
     /// Finds the session of a client that shows this, or makes one.
     ///
@@ -238,18 +251,47 @@ impl Opening {
         }
     }
 
-    /// When the client is to come back if its stream breaks.
+    /// When the client is to come back if its stream breaks. STM-1
     pub(super) fn retry(&self) -> Duration {
         let stream = &self.gateway.env.settings.stream;
-        let (min, max) = (stream.retry_min.as_millis() as u64, stream.retry_max.as_millis() as u64);
-        // STM-1: those who lost one instance do not come back in step.
-        Duration::from_millis(fastrand::u64(min..=max.max(min)))
+        between(stream.retry_min, stream.retry_max)
     }
 
-    /// Makes a session. `lost`: why the client cannot have the one that it had.
+    /// Makes a session of HTTP+SSE. `lost`: why the client cannot have the one that it had.
     pub(super) async fn create(&self, lost: Option<&'static str>) -> Result<Ready, NotOpened> {
-        let client = &self.client;
         let gateway = &self.gateway;
+        let guest = self.admit().await?;
+        let session = SessionId::random();
+        let attachment = Attachment::new(session, StreamKey::Main, gateway.env.settings.stream.client_queue_bytes);
+        if self.client.may_come_back() {
+            attachment.of_client(Arc::clone(self.client.key()));
+        }
+        let epoch = self.make(session, guest, Some(Arc::clone(&attachment))).await?;
+        let mut first = Block::one(Told::Opening { epoch, seq: 0, retry: self.retry(), proof: None });
+        if let Some(reason) = lost {
+            first.push(resume_failed(reason, 0, 1));
+        }
+        let pump = Pump::new(Arc::clone(&gateway.env), attachment, epoch, 0, first);
+        Ok(Ready { session, pump })
+    }
+
+    /// Makes a session of Streamable HTTP.
+    ///
+    /// # Errors
+    /// See [`NotOpened`].
+    pub async fn begin(&self) -> Result<SessionId, NotOpened> {
+        if self.gateway.cluster.lifecycle.phase() != Phase::Ready {
+            return Err(NotOpened::Draining);
+        }
+        let guest = self.admit().await?;
+        let session = SessionId::random();
+        self.make(session, guest, None).await?;
+        Ok(session)
+    }
+
+    /// Whether there may be one more.
+    async fn admit(&self) -> Result<Guest, NotOpened> {
+        let (client, gateway) = (&self.client, &self.gateway);
         let limits = &gateway.env.settings.limits;
         if !gateway.shared.openings.try_acquire() {
             return Err(NotOpened::TooManyNew);
@@ -257,53 +299,53 @@ impl Opening {
         if gateway.env.directory.session_count() >= limits.max_sessions && !gateway.env.lonely.make_room(None).await {
             return Err(NotOpened::Full);
         }
-        let guest = match gateway.shared.guests.admit(client.guest_keys(), limits.max_sessions_per_client) {
-            Ok(guest) => guest,
+        match gateway.shared.guests.admit(client.guest_keys(), limits.max_sessions_per_client) {
+            Ok(guest) => Ok(guest),
             Err(full) => {
                 gateway.env.lonely.make_room(Some(&full)).await;
                 let again = gateway.shared.guests.admit(client.guest_keys(), limits.max_sessions_per_client);
-                again.map_err(|_| NotOpened::TooManyOfClient { limit: limits.max_sessions_per_client })?
+                again.map_err(|_| NotOpened::TooManyOfClient { limit: limits.max_sessions_per_client })
             }
-        };
-        let session = SessionId::random();
-        let epoch = fastrand::u32(..);
-        let attachment = Attachment::new(session, StreamKey::Main, gateway.env.settings.stream.client_queue_bytes);
-        if client.may_come_back() {
-            attachment.of_client(Arc::clone(client.key()));
         }
+    }
+
+    /// In the store, and its actor here. `attachment`: its one stream, for a transport that has one. Its epoch.
+    async fn make(
+        &self,
+        session: SessionId,
+        guest: Guest,
+        attachment: Option<Arc<Attachment>>,
+    ) -> Result<u32, StoreUnavailable> {
+        let gateway = &self.gateway;
+        let epoch = fastrand::u32(..);
         let new = NewSession {
             restored: None,
             session,
             epoch,
             service: self.service.name.clone(),
-            transport: "sse".to_owned(),
+            transport: if attachment.is_some() { SSE } else { STREAMABLE }.to_owned(),
             principal: String::new(),
-            client: client.to_field(),
+            client: self.client.to_field(),
             owner: gateway.env.me.clone(),
-            attachment: Some((MAIN_STREAM.to_owned(), attachment.id)),
+            attachment: attachment.as_ref().map(|attachment| (MAIN_STREAM.to_owned(), attachment.id)),
             ttl: gateway.env.settings.session.ttl,
         };
         // Until the actor is known: the store says that the session is ours, and nobody must miss its actor.
         let _turn = gateway.cluster.turns.send(TakeTurn { session }).await;
-        match patiently(&self.gateway, || gateway.env.store.create(new.clone())).await {
+        match patiently(gateway, || gateway.env.store.create(new.clone())).await {
             // Ours, too, when the answer to an earlier try was lost: ids do not repeat.
             Ok(Created::Created | Created::AlreadyExists) => {}
             Err(error) => {
                 // It may have been made, for nobody.
                 look_after(&gateway.member, session, "create");
-                return Err(error.into());
+                return Err(error);
             }
         }
         let fence = Fence { session, epoch, generation: 1, incarnation: Arc::clone(&gateway.env.me.incarnation) };
-        let mut first = Block::one(Told::Opening { epoch, seq: 0, retry: self.retry(), proof: None });
-        if let Some(reason) = lost {
-            first.push(resume_failed(reason, 0, 1));
-        }
-        let pump = Pump::new(Arc::clone(&gateway.env), Arc::clone(&attachment), epoch, 0, first);
         let (env, lines, service) =
             (Arc::clone(&gateway.env), Rc::clone(&gateway.member.lines), Arc::clone(&self.service));
-        SessionActor::start_new(env, lines, service, fence, attachment, client.to_field(), guest);
-        Ok(Ready { session, pump })
+        SessionActor::start_new(env, lines, service, fence, attachment, self.client.to_field(), guest);
+        Ok(epoch)
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    open::{By, NotOpened, Opening, Ready},
+    open::{By, Mark, NotOpened, Opening, Ready, streamable_retry},
     patience::{LOST_DATA_PAUSE, StoreUnavailable, patiently},
 };
 use crate::{
@@ -16,6 +16,7 @@ use crate::{
         look_after::{ATTACH, settle},
         ownership,
     },
+    lifecycle::Phase,
     protocol::{event_id::EventId, session_id::SessionId},
     session::{
         MAIN_STREAM, StreamKey,
@@ -24,10 +25,12 @@ use crate::{
         returning::key_of,
         shown,
     },
-    store::{Attached, AttachedTo, Hint},
+    store::{Attach, Attached, AttachedTo, Hint},
 };
 
-/// What a server needs to notice that the client of a request has closed its connection long ago.
+/// What a server needs to notice that the client of a request has closed its connection long ago. A client may have given a GET
+/// up while the process was paused and be served elsewhere by now: the server finds that out in the meantime, and drops us
+/// before we take the stream away.
 const GONE_CLIENT_PAUSE: Duration = Duration::from_millis(2);
 
 /// Where a stream of a session that goes on begins.
@@ -66,6 +69,16 @@ fn misfit(cursor: &EventId, epoch: u32) -> Option<&'static str> {
     }
 }
 
+/// What a client of Streamable HTTP gets that asks for a stream.
+#[expect(clippy::large_enum_variant, reason = "made once a stream, and taken apart at once")]
+#[derive(Debug)]
+pub enum Listening {
+    /// This one.
+    To(Pump),
+    /// The stream has ended: what it had is elsewhere.
+    Over,
+}
+
 impl Opening {
     /// Attaches to a session after `cursor` (none: as far as its connection had come). `None`: it is gone.
     pub(super) async fn resume(
@@ -79,24 +92,9 @@ impl Opening {
         let sent = before.sent;
         let attachment = Attachment::new(session, StreamKey::Main, gateway.env.settings.stream.client_queue_bytes);
         let attach = attachment.attach(&gateway.env);
-        // A client may have given this GET up while the process was paused and be served elsewhere by now. Its connection is
-        // then closed; the server finds that out in the meantime, and drops us before we take the stream away.
         tokio::time::sleep(GONE_CLIENT_PAUSE).await;
         let joining = Joining::begin(&gateway.env, &attachment);
-        let deadline = Instant::now() + gateway.env.settings.redis.wait;
-        let joined = loop {
-            match patiently(&self.gateway, || gateway.env.store.attach(attach.clone())).await? {
-                Attached::Attached(joined) => break joined,
-                // The store came back empty: the session's owner, if it lives, is about to write it again.
-                Attached::NotFound if Instant::now() < deadline && gateway.env.data_lost().await => {
-                    tokio::time::sleep(LOST_DATA_PAUSE).await;
-                }
-                Attached::NotFound => return Ok(None),
-            }
-        };
-        if joined.service != self.service.name {
-            return Ok(None);
-        }
+        let Some(joined) = self.attach(attach).await? else { return Ok(None) };
         if by == By::Cookie {
             // Before the client has the endpoint to which it could say who it is.
             let doubted = Hint::Doubted(Some(joined.attach_count));
@@ -137,6 +135,82 @@ impl Opening {
         }
         self.join_owner(session, &joined, attachment).await;
         Ok(Some(Ready { session, pump }))
+    }
+
+    /// Makes it the holder of its stream. `None`: the session is gone, or of another service.
+    async fn attach(&self, attach: Attach) -> Result<Option<AttachedTo>, StoreUnavailable> {
+        let gateway = &self.gateway;
+        let deadline = Instant::now() + gateway.env.settings.redis.wait;
+        loop {
+            match patiently(gateway, || gateway.env.store.attach(attach.clone())).await? {
+                Attached::Attached(joined) => {
+                    return Ok(Some(joined).filter(|joined| joined.service == self.service.name));
+                }
+                // The store came back empty: the session's owner, if it lives, is about to write it again.
+                Attached::NotFound if Instant::now() < deadline && gateway.env.data_lost().await => {
+                    tokio::time::sleep(LOST_DATA_PAUSE).await;
+                }
+                Attached::NotFound => return Ok(None),
+            }
+        }
+    }
+
+    /// The stream of a Streamable HTTP session that its client asks for: that of which it has seen the event `cursor`, or else
+    /// the main one, from where its last connection had come to. `None`: the session is gone.
+    ///
+    /// # Errors
+    /// See [`NotOpened`].
+    pub async fn listen(&self, session: SessionId, cursor: Mark<EventId>) -> Result<Option<Listening>, NotOpened> {
+        let gateway = &self.gateway;
+        if gateway.cluster.lifecycle.phase() != Phase::Ready {
+            return Err(NotOpened::Draining);
+        }
+        let (cursor, mut lost) = match cursor {
+            Mark::Is(cursor) if cursor.session == session => (Some(cursor), None),
+            // EVT-6, EVT-8
+            Mark::Is(_) | Mark::Unreadable => (None, Some("cursor_foreign")),
+            Mark::Absent => (None, None),
+        };
+        let key = cursor.as_ref().map_or(Some(StreamKey::Main), |cursor| StreamKey::of_name(&cursor.stream));
+        if key.is_none() {
+            lost = Some("cursor_foreign");
+        }
+        let key = key.unwrap_or_default();
+        let sent = if cursor.is_some() { 0 } else { self.before(session).await?.sent };
+        if let StreamKey::Request(seq) = key {
+            let Some(head) = patiently(gateway, || gateway.env.store.load(session)).await? else { return Ok(None) };
+            if head.continuation.moved.contains(&seq) {
+                // Its answer has gone out on the main stream. EVT-8
+                return Ok(Some(Listening::Over));
+            }
+        }
+        let attachment = Attachment::new(session, key, gateway.env.settings.stream.client_queue_bytes).of_streamable();
+        tokio::time::sleep(GONE_CLIENT_PAUSE).await;
+        let joining = Joining::begin(&gateway.env, &attachment);
+        let Some(joined) = self.attach(attachment.attach(&gateway.env)).await? else { return Ok(None) };
+        let from = match &cursor {
+            Some(cursor) if cursor.epoch == joined.epoch && lost.is_none() => cursor.seq,
+            Some(_) => {
+                lost.get_or_insert("epoch");
+                0
+            }
+            None => sent,
+        };
+        let by = if cursor.is_some() { By::LastEventId } else { By::SessionId };
+        gateway.env.metrics.resumed.with_label_values(&[by.label()]).inc();
+        let mut first = Block::one(Told::Prime {
+            epoch: joined.epoch,
+            seq: from,
+            retry: streamable_retry(&gateway.env.settings.stream),
+        });
+        if let Some(reason) = lost {
+            gateway.env.metrics.resume_failed.with_label_values(&[reason]).inc();
+            first.push(resume_failed(reason, cursor.as_ref().map_or(0, |cursor| cursor.seq), from + 1));
+        }
+        let pump = Pump::new(Arc::clone(&gateway.env), Arc::clone(&attachment), joined.epoch, from, first).resumed();
+        joining.done();
+        self.join_owner(session, &joined, attachment).await;
+        Ok(Some(Listening::To(pump)))
     }
 
     /// Lets the owner know of a stream on this process, or becomes the owner if there is none.

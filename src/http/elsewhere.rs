@@ -1,5 +1,5 @@
-//! Clients that try Streamable HTTP first POST to the URL that they were given, here `/sse/{service}` or `/mcp/{service}`,
-//! and fall back to HTTP+SSE on 404. They get that status, and people get a text that says which transport lives where.
+//! Clients that try Streamable HTTP first POST to the URL that they were given, here `/sse/{service}`, and fall back to
+//! HTTP+SSE on 404. They get that status, and people get a text that says which transport lives where.
 
 use actix_web::{HttpRequest, HttpResponse, web};
 
@@ -9,20 +9,12 @@ use super::{
 };
 use crate::protocol::jsonrpc::Head;
 
-/// POST: the error answers the request that the body holds, if it holds one.
+/// The error answers the request that the body holds, if it holds one.
 pub async fn post(node: NodeData, request: HttpRequest, payload: web::Payload) -> HttpResponse {
     let error = error(&node, &request);
     let body = read_body(&request, payload, &node.env.settings).await;
     let said = body.ok().and_then(|body| Head::parse(&body).ok().map(|head| head.said()));
     error.response(said.as_ref().and_then(id_text))
-}
-
-/// Any method.
-pub async fn any(node: NodeData, request: HttpRequest, payload: web::Payload) -> HttpResponse {
-    if request.method() == actix_web::http::Method::POST {
-        return post(node, request, payload).await;
-    }
-    error(&node, &request).response(None)
 }
 
 fn error(node: &NodeData, request: &HttpRequest) -> ApiError {

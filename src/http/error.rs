@@ -106,11 +106,30 @@ pub enum ApiError {
     /// The client takes no event stream.
     #[error("this is an event stream: send Accept: text/event-stream")]
     NotAcceptable,
+    /// The client takes neither form of an answer.
+    #[error("an answer is JSON or an event stream: send Accept: application/json, text/event-stream")]
+    NeitherAcceptable,
+    /// `Mcp-Session-Id` is missing.
+    #[error(
+        "the header Mcp-Session-Id is missing: a session begins with the request initialize, whose response names it"
+    )]
+    NoSessionHeader,
+    /// A protocol version that no session here has.
+    #[error("MCP-Protocol-Version names no version that this router speaks: {spoken}")]
+    ProtocolVersion {
+        /// What it speaks.
+        spoken: String,
+    },
+    /// 2026-07-28's stateless opening.
+    #[error("this router speaks MCP versions with sessions, up to {newest}: begin with initialize")]
+    Stateless {
+        /// The newest one.
+        newest: &'static str,
+    },
     /// A client of another transport.
     #[error(
-        "no Streamable HTTP at this URL: the router speaks HTTP+SSE (MCP 2024-11-05). Open the event stream with GET \
-         {base}/sse/{service} and POST to the URL that its endpoint event names; single requests without a session: POST \
-         {base}/mcp/router/route/{service}"
+        "no Streamable HTTP at this URL, which is the event stream of HTTP+SSE (MCP 2024-11-05): POST to {base}/mcp/{service} \
+         instead, or open the stream with GET {base}/sse/{service}"
     )]
     OtherTransport {
         /// Path before all paths.

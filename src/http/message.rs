@@ -86,7 +86,7 @@ async fn take(
     // nginx gives all its tries of one request the same one. REQ-6
     let name = forwarded::request_name(request, &node.env.settings.security.trusted_proxies);
     let post_id = name.map_or_else(PostId::random, |name| PostId::of(name.text(), &body));
-    let posted = Arc::new(Posted { body, said, service, post_id, versioned });
+    let posted = Arc::new(Posted { body, said, service, post_id, versioned, own_stream: false });
     let correlated = matches!(name, Some(Name::Correlation(_)));
     let begun = Instant::now();
     let delivered = match correlated {
@@ -95,7 +95,7 @@ async fn take(
     };
     match delivered {
         // Only here, after the journal has it. REQ-1
-        Ok(Delivered::Accepted | Delivered::Duplicate) => {
+        Ok(Delivered::Accepted(_) | Delivered::Duplicate(_)) => {
             if correlated {
                 let connection: Weak<()> = request.conn_data::<Open>().map(Open::watch).unwrap_or_default();
                 answered::forget(&node.gateway, connection, session, post_id, begun);

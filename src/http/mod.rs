@@ -5,17 +5,19 @@
 //! |---|---|
 //! | `sse`, `head` | the event stream of 2024-11-05, and what its GET would be |
 //! | `message` | messages of its clients |
+//! | `mcp` | Streamable HTTP |
 //! | `route` | calls without a session |
-//! | `elsewhere` | clients of another transport, which are told where to go |
+//! | `elsewhere` | clients that POST to the event stream, which are told where to go |
 //! | `actuator`, `admin` | health and figures; services, tools, sessions |
 //! | `frame` | the only maker of the bytes of event streams |
 //! | `error` | which error is what, and one table of how each looks |
 //! | `guard`, `cors`, `forwarded` | who may speak to us, and who it is behind proxies |
 //! | `connections`, `unread` | how many there may be, and the end of those whose bodies nobody read |
-//! | `extract` | what handlers take from a request |
+//! | `extract`, `accept` | what handlers take from a request, and what its client takes |
 //!
 //! This file mounts them, and none of them imports it.
 
+mod accept;
 pub mod actuator;
 pub mod admin;
 pub mod connections;
@@ -27,6 +29,7 @@ pub mod forwarded;
 pub mod frame;
 mod guard;
 mod head;
+pub mod mcp;
 pub mod message;
 pub mod route;
 pub mod sse;
@@ -47,6 +50,7 @@ use self::{error::ApiError, guard::Guard};
 
 const GET: &str = "GET, HEAD, OPTIONS";
 const POST: &str = "POST, OPTIONS";
+const GET_POST_AND_DELETE: &str = "GET, POST, DELETE, OPTIONS";
 const GET_AND_DELETE: &str = "GET, HEAD, DELETE, OPTIONS";
 
 /// Mounts every surface below `base`.
@@ -89,10 +93,10 @@ pub fn configure<'a>(config: &mut web::ServiceConfig, base: &str, services: impl
         .service(read("/actuator/health", actuator::health))
         .service(read("/actuator/health/liveness", actuator::liveness))
         .service(read("/actuator/health/readiness", actuator::readiness))
-        .route("/mcp", web::route().to(elsewhere::any))
-        .route("/mcp/{service}", web::route().to(elsewhere::any))
-        .route("/mcp/", web::route().to(elsewhere::any))
-        .route("/mcp/{service}/", web::route().to(elsewhere::any))
+        .service(streamable("/mcp"))
+        .service(streamable("/mcp/{service}"))
+        .service(streamable("/mcp/"))
+        .service(streamable("/mcp/{service}/"))
         .service(posted_elsewhere("/sse/"))
         .service(posted_elsewhere("/sse/{service}/"))
         .default_service(web::to(nothing));
@@ -116,6 +120,14 @@ fn at(path: &str, allow: &'static str) -> Resource {
         })
     };
     web::resource(path).default_service(web::to(others))
+}
+
+/// A path of Streamable HTTP. Clients are not particular about a slash at the end.
+fn streamable(path: &str) -> Resource {
+    at(path, GET_POST_AND_DELETE)
+        .route(web::post().to(mcp::post))
+        .route(web::get().to(mcp::get))
+        .route(web::delete().to(mcp::delete))
 }
 
 /// A path that is only read.

@@ -16,7 +16,12 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, TryFutureExt as _, future, stream};
 use serde::Deserialize;
 
-use super::{error::ApiError, extract::NodeData, forwarded, frame, message};
+use super::{
+    accept::{EVENTS, accepts},
+    error::ApiError,
+    extract::NodeData,
+    forwarded, frame, message,
+};
 use crate::{
     gateway::{
         open::{Mark, NotOpened, Opened, Opening, Shown},
@@ -87,7 +92,7 @@ async fn serve(
 ) -> Result<HttpResponse, ApiError> {
     let security = &node.env.settings.security;
     // At once: such a GET is a probe, and a stream would keep it waiting.
-    if !accepts_events(request) {
+    if !accepts(request, EVENTS) {
         return Err(ApiError::NotAcceptable);
     }
     let prefix = forwarded::prefix(request, &security.trusted_proxies) + &node.env.settings.server.base_path;
@@ -129,48 +134,17 @@ fn shown(request: &HttpRequest, query: &Query) -> Shown {
     }
 }
 
-fn mark<T: FromStr>(text: &str) -> Mark<T> {
+pub(super) fn mark<T: FromStr>(text: &str) -> Mark<T> {
     text.parse().map_or(Mark::Unreadable, Mark::Is)
 }
 
 /// Who asks, as far as it shows.
-fn client(request: &HttpRequest, service: &Service, security: &SecuritySettings) -> Client {
+pub(super) fn client(request: &HttpRequest, service: &Service, security: &SecuritySettings) -> Client {
     let headers = request.headers();
     let bytes = |name| headers.get(name).map(HeaderValue::as_bytes);
     let address = forwarded::client_address(request, &security.trusted_proxies);
     let versioned = headers.contains_key("mcp-protocol-version");
     Client::of(&service.name, bytes(header::AUTHORIZATION), bytes(header::USER_AGENT), address, versioned)
-}
-
-/// No `Accept`, or one that covers `text/event-stream`. An empty one names nothing (RFC 9110, section 5.6.1.2).
-fn accepts_events(request: &HttpRequest) -> bool {
-    let named = |accept: &&str| accept.split(',').any(|range| !range.trim().is_empty());
-    let accepts = request.headers().get_all(header::ACCEPT).filter_map(|value| value.to_str().ok());
-    let mut accepts = accepts.filter(named).peekable();
-    accepts.peek().is_none() || covers_events(accepts)
-}
-
-/// RFC 9110 section 12.5.1, as far as one media type needs it.
-fn covers_events<'a>(accepts: impl Iterator<Item = &'a str>) -> bool {
-    // The most specific range that names the type decides.
-    let mut best: Option<(u8, bool)> = None;
-    for range in accepts.flat_map(|value| value.split(',')) {
-        let mut parts = range.split(';').map(str::trim);
-        let rank = match parts.next().unwrap_or_default().to_ascii_lowercase().as_str() {
-            "text/event-stream" => 3,
-            "text/*" => 2,
-            "*/*" | "*" => 1,
-            _ => continue,
-        };
-        let refused = parts.any(|part| {
-            let quality = part.strip_prefix("q=").or_else(|| part.strip_prefix("Q="));
-            quality.and_then(|quality| quality.trim().parse::<f32>().ok()).is_some_and(|quality| quality <= 0.0)
-        });
-        if best.is_none_or(|(best, _)| rank > best) {
-            best = Some((rank, !refused));
-        }
-    }
-    best.is_some_and(|(_, accepted)| accepted)
 }
 
 /// Only a client that had a stream before sends one of these.
@@ -208,29 +182,4 @@ fn response(
     let mut response = response.streaming(body);
     response.head_mut().no_chunking(wire.old);
     response
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_get_that_does_not_take_events_is_told_from_one_that_does() {
-        for (accept, expected) in [
-            ("text/event-stream", true),
-            ("application/json, text/event-stream", true),
-            ("TEXT/Event-Stream; charset=utf-8", true),
-            ("*/*", true),
-            ("text/*;q=0.5", true),
-            ("application/json, */*;q=0.1", true),
-            ("application/json", false),
-            ("text/html, application/xhtml+xml", false),
-            ("text/event-stream;q=0", false),
-            ("*/*, text/event-stream; q=0.0", false),
-            ("*/*;q=0, text/event-stream", true),
-            ("", false),
-        ] {
-            assert_eq!(covers_events(std::iter::once(accept)), expected, "{accept:?}");
-        }
-    }
 }

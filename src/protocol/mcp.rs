@@ -13,6 +13,8 @@ use super::{
 pub const INITIALIZE: &str = "initialize";
 /// The client's word that it has the answer to `initialize`.
 pub const INITIALIZED: &str = "notifications/initialized";
+/// How far a request has come.
+pub const PROGRESS: &str = "notifications/progress";
 /// Either side gives up a request.
 pub const CANCELLED: &str = "notifications/cancelled";
 /// Liveness, both ways.
@@ -29,6 +31,10 @@ pub const CALL_TOOL: &str = "tools/call";
 pub const LIST_TOOLS: &str = "tools/list";
 /// 2026-07-28's stateless opening. Refused, so that such clients fall back to a version that has sessions.
 pub const DISCOVER: &str = "server/discover";
+/// Protocol versions with sessions, the newest first: those that a client may name in a header.
+pub const VERSIONS: [&str; 4] = [NEWEST_VERSION, "2025-06-18", "2025-03-26", "2024-11-05"];
+/// The one version in which a POST may hold an array of messages.
+pub const WITH_BATCHES: &str = "2025-03-26";
 /// Newest protocol version that the router itself speaks when it is the client.
 pub const NEWEST_VERSION: &str = "2025-11-25";
 
@@ -74,6 +80,12 @@ fn tool_name(params: Option<&RawValue>) -> Option<String> {
     by_name::<Call>(params?.get()).map(|call| call.name)
 }
 
+/// A notification of this method belongs to no request that runs, whatever the server is working on.
+pub fn is_about_nobodys_request(method: &str) -> bool {
+    let rest = method.strip_prefix("notifications/").unwrap_or_default();
+    rest.ends_with("/list_changed") || rest == "resources/updated"
+}
+
 /// The request id that a `notifications/cancelled` names: JSON text, which borrows from the message.
 pub fn cancelled_request_id(params: Option<&RawValue>) -> Option<&str> {
     #[derive(Deserialize)]
@@ -82,6 +94,31 @@ pub fn cancelled_request_id(params: Option<&RawValue>) -> Option<&str> {
         request_id: &'a RawValue,
     }
     by_name::<Cancelled<'_>>(params?.get()).map(|cancelled| cancelled.request_id.get())
+}
+
+/// The `_meta.progressToken` of a request (JSON text): by it the server names the request in its progress.
+pub fn progress_token_asked(params: Option<&RawValue>) -> Option<&str> {
+    #[derive(Deserialize)]
+    struct Params<'a> {
+        #[serde(borrow, rename = "_meta")]
+        meta: Meta<'a>,
+    }
+    #[derive(Deserialize)]
+    struct Meta<'a> {
+        #[serde(borrow, rename = "progressToken")]
+        token: &'a RawValue,
+    }
+    serde_json::from_str::<Params<'_>>(params?.get()).ok().map(|params| params.meta.token.get())
+}
+
+/// The `progressToken` of a `notifications/progress` (JSON text).
+pub fn progress_token_named(params: Option<&RawValue>) -> Option<&str> {
+    #[derive(Deserialize)]
+    struct Progress<'a> {
+        #[serde(borrow, rename = "progressToken")]
+        token: &'a RawValue,
+    }
+    serde_json::from_str::<Progress<'_>>(params?.get()).ok().map(|progress| progress.token.get())
 }
 
 /// A copy of a request whose `_meta.progressToken` is `token` (JSON text); all other bytes stay. `None`: it has none.

@@ -9,6 +9,7 @@ pub mod post_id;
 pub mod scan;
 pub mod session_id;
 pub mod sse_reader;
+pub mod stream_key;
 
 #[cfg(test)]
 mod tests;

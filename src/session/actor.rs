@@ -23,13 +23,14 @@ use super::{
         outbox::Outbox,
         questions::Questions,
         setup::Setup,
-        streams::{StreamKey, Streams},
+        streams::{MAIN_STREAM, StreamKey, Streams},
+        unheard::Unheard,
         uplink::Uplink,
     },
     env::Env,
     handle::SessionHandle,
     journal::{self, Posts},
-    messages::{AttachLocal, Detached, Drain, Look, Snapshot, TakeSnapshot, Tick, Upkeep},
+    messages::{AttachLocal, Detached, Drain, Look},
     reading::Streamed,
     room::Guest,
 };
@@ -42,6 +43,12 @@ use crate::{
 /// Unwritten bytes of events per session before the upstream is no longer read. One event larger than this passes
 /// alone. MEM-1
 const OUTBOX_BYTES: usize = 1 << 20;
+
+/// Name of HTTP+SSE in a session's head ([`crate::store::NewSession::transport`]).
+pub const SSE: &str = "sse";
+
+/// Name of Streamable HTTP in a session's head ([`crate::store::NewSession::transport`]).
+pub const STREAMABLE: &str = "streamable";
 
 /// See the module's text.
 #[derive(Debug)]
@@ -82,11 +89,15 @@ pub struct SessionActor {
     pub(super) outbox: Outbox,
     /// Which connections of this process show it.
     pub(super) streams: Streams<Attachment>,
+    /// Answers that nobody shows. Most sessions never have one.
+    pub(super) unheard: Option<Box<Unheard>>,
 
     // --- what the client has set up, to be set up again on a new link
     pub(super) setup: Setup,
 
     // --- what it gives back when its client is gone (life.rs)
+    /// It is of a transport with a stream for each request (Streamable HTTP).
+    pub(super) has_many_streams: bool,
     /// Who opened it, as its record has it.
     pub(super) client: String,
     /// Counted for that client until the actor ends.
@@ -125,17 +136,21 @@ pub enum Exit {
 }
 
 impl SessionActor {
-    /// Starts the actor of a session that was just created, on the current thread.
+    /// Starts the actor of a session that was just created, on the current thread. `attachment`: its one stream, for a
+    /// transport that has one.
     pub fn start_new(
         env: Arc<Env>,
         lines: Rc<Lines>,
         service: Arc<Service>,
         fence: Fence,
-        attachment: Arc<Attachment>,
+        attachment: Option<Arc<Attachment>>,
         client: String,
         guest: Guest,
     ) -> SessionHandle {
-        let mut session = Self::new(env, lines, service, fence, Streams::of_new(attachment));
+        let has_many_streams = attachment.is_none();
+        let streams = attachment.map_or_else(|| Streams::of_none(Instant::now()), Streams::of_new);
+        let mut session = Self::new(env, lines, service, fence, streams);
+        session.has_many_streams = has_many_streams;
         session.client = client;
         session.guest = Some(guest);
         session.launch()
@@ -148,11 +163,10 @@ impl SessionActor {
         let streams = Streams::inherited(holders, Instant::now());
         let mut session = Self::new(env, lines, service, found.fence, streams);
         session.order = Order::new(head.in_seq + 1);
-        for (name, stream) in &head.streams {
-            if let Some(key) = StreamKey::of_name(name) {
-                session.outbox.inherit(key, stream.last_seq);
-            }
-        }
+        let last_event = head.stream(MAIN_STREAM).map_or(0, |log| log.last_seq);
+        session.outbox.inherit(last_event);
+        session.streams.log_is_at(last_event);
+        session.has_many_streams = head.transport == STREAMABLE;
         session.client = head.client;
         let mut before = head.continuation;
         session.setup = Setup::inherit(&mut before);
@@ -163,8 +177,11 @@ impl SessionActor {
         found.inbox.iter().for_each(|entry| session.posts.inherit(entry.seq));
         let held = session.env.metrics.held.clone();
         for request in found.pending {
-            let (id, request) = journal::inherited(request, &session.service.tools, &held);
+            let (id, request) = journal::inherited(request, &session.service.tools, &held, session.has_many_streams);
             session.posts.inherit_request(id, request);
+        }
+        if !before.moved.is_empty() {
+            session.unheard = Some(Box::new(Unheard::inherit(before.moved)));
         }
         session.inherit_cancels(before.cancelled);
         session.inherited = Some(found.inbox);
@@ -198,7 +215,9 @@ impl SessionActor {
             questions: Questions::fresh(),
             outbox: Outbox::default(),
             streams,
+            unheard: None,
             setup: Setup::default(),
+            has_many_streams: false,
             client: String::new(),
             guest: None,
             place: None,
@@ -257,7 +276,7 @@ impl SessionActor {
                 // MEM-4: a session that ran out by itself is still in this instance's index.
                 let (store, session) = (Arc::clone(&env.store), self.fence.session);
                 actix_rt::spawn(async move { store.purge(session).await });
-                for attachment in env.directory.attachments(&self.fence.session) {
+                for attachment in self.all_streams() {
                     attachment.end(End::Finished);
                 }
             }
@@ -271,7 +290,7 @@ impl SessionActor {
                         tracing::error!(%session, %error, "what makes no sense could not be deleted; it stays until it expires");
                     }
                 });
-                for attachment in env.directory.attachments(&self.fence.session) {
+                for attachment in self.all_streams() {
                     attachment.end(End::Abort("the session's data makes no sense"));
                 }
             }
@@ -283,6 +302,11 @@ impl SessionActor {
             self.end_upstream();
         }
         env.directory.remove_session(&self.fence.session, &SessionHandle::new(&ctx.address()));
+        if matches!(exit, Exit::Fenced | Exit::Released) {
+            // Those of requests are known to no other process: they say so to the store now.
+            let waiting = self.streams.iter().filter(|attachment| attachment.key != StreamKey::Main);
+            waiting.for_each(|attachment| attachment.look());
+        }
         if exit == Exit::Fenced {
             // The new owner may have let it go by now, and what told only this actor of itself would wait. Not before it is
             // off the directory, where the registry would find it. OWN-9
@@ -290,6 +314,14 @@ impl SessionActor {
         }
         self.uplink.end();
         ctx.stop();
+    }
+
+    /// The connections of this process that show one of its streams.
+    pub(super) fn all_streams(&self) -> Vec<Arc<Attachment>> {
+        let mut all = self.env.directory.attachments(&self.fence.session);
+        // Those of requests are listed only when they wait for long.
+        all.extend(self.streams.iter().filter(|mine| mine.key != StreamKey::Main).cloned());
+        all
     }
 
     /// What every failed store operation has in common. `true`: worth a retry.
@@ -326,6 +358,9 @@ impl SessionActor {
         self.questions.shrink();
         self.outbox.shrink();
         self.streams.shrink();
+        if let Some(unheard) = &mut self.unheard {
+            unheard.shrink();
+        }
     }
 
     /// While draining: hands the session over once nothing is under way.
@@ -412,7 +447,10 @@ impl Handler<AttachLocal> for SessionActor {
         self.wake_from_rest(ctx);
         self.last_active = Instant::now();
         let attachment = attach.attachment;
-        if let Some(before) = self.streams.join(Arc::clone(&attachment)) {
+        if let Some(unheard) = &mut self.unheard {
+            unheard.heard(attachment.key);
+        }
+        if let Some(before) = self.streams.join(Arc::clone(&attachment), self.outbox.last_seq()) {
             before.end(End::Superseded);
         }
         // Events between its first page and this moment were not pushed to it.
@@ -431,38 +469,6 @@ impl Handler<Detached> for SessionActor {
     }
 }
 
-impl Handler<Tick> for SessionActor {
-    type Result = MessageResult<Tick>;
-
-    fn handle(&mut self, _tick: Tick, ctx: &mut Self::Context) -> Self::Result {
-        let env = Arc::clone(&self.env);
-        let settings = &env.settings.session;
-        let held_here = !env.directory.attachments(&self.fence.session).is_empty();
-        let now = Instant::now();
-        self.streams.looked(held_here, now);
-        let alone = self.streams.alone_for(now);
-        if !held_here {
-            self.enlist(ctx);
-        }
-        let never_used = self.is_never_used();
-        let idle = self.last_active.elapsed().min(alone);
-        self.check_link(ctx);
-        self.rest_if_alone(ctx);
-        MessageResult(if never_used && alone > settings.uninitialized_ttl {
-            Upkeep::Purge
-        } else if held_here || !self.is_quiet() {
-            Upkeep::Touch
-        } else if idle > settings.ttl {
-            // The store lets it go by itself, unless a stream on another instance keeps it alive.
-            Upkeep::Leave
-        } else if self.last_active.elapsed() < settings.ttl / 4 {
-            Upkeep::Touch
-        } else {
-            Upkeep::Leave
-        })
-    }
-}
-
 impl Handler<Drain> for SessionActor {
     type Result = ();
 
@@ -473,21 +479,5 @@ impl Handler<Drain> for SessionActor {
             // DRN-2: what the server waits for may be in the inbox already.
             self.claim(ctx);
         }
-    }
-}
-
-impl Handler<TakeSnapshot> for SessionActor {
-    type Result = MessageResult<TakeSnapshot>;
-
-    fn handle(&mut self, _take: TakeSnapshot, _ctx: &mut Self::Context) -> Self::Result {
-        MessageResult(Snapshot {
-            generation: self.fence.generation,
-            link: self.uplink.name(),
-            endpoint: self.endpoint.as_ref().map(|endpoint| endpoint.url.to_string()),
-            in_flight: self.posts.requests().len(),
-            server_requests: self.questions.unanswered(),
-            last_seq: self.outbox.last_seq(StreamKey::Main),
-            attached: self.streams.is_shown_here(),
-        })
     }
 }

@@ -12,6 +12,7 @@
 //! | `replay` | pure: what is sent again to a client without a cursor |
 //! | `doubt` | whose stream it is while only a cookie says so |
 //! | `hold` | who holds it in the store: attached, taken back, left |
+//! | `waiting` | the stream of a request, until it is known how it is answered |
 //! | `told` | what a client is told, before it becomes bytes |
 
 mod doubt;
@@ -20,13 +21,16 @@ mod log;
 mod pump;
 mod replay;
 mod told;
+mod waiting;
 
 use std::{
     collections::VecDeque,
+    future::poll_fn,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -38,6 +42,7 @@ pub use self::{
     hold::Joining,
     pump::{Aborted, Doubt, Pump},
     told::{Block, Told, resume_failed},
+    waiting::{Answered, Waiting},
 };
 use super::core::streams::{Connection, StreamKey};
 use crate::protocol::session_id::SessionId;
@@ -63,6 +68,8 @@ pub struct Attachment {
     listed: AtomicBool,
     /// Nobody has said that the one who looks on is the session's own client; see [`Pump::in_doubt`].
     doubted: AtomicBool,
+    /// It is one of Streamable HTTP.
+    is_streamable: AtomicBool,
     /// When somebody last looked whether the session still has an owner, or is going to.
     owner_checked: Mutex<Option<Instant>>,
 }
@@ -75,10 +82,17 @@ const EVENT_COST: usize = 128;
 
 /// An event that the owner has appended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Pushed {
-    epoch: u32,
-    seq: u64,
-    body: Bytes,
+pub struct Pushed {
+    /// The session's.
+    pub epoch: u32,
+    /// Between this place and its own the log has nothing for this stream.
+    pub after: u64,
+    /// Its place in the log.
+    pub seq: u64,
+    /// It is the answer to which the stream belongs: nothing follows.
+    pub is_last: bool,
+    /// The message.
+    pub body: Bytes,
 }
 
 #[derive(Debug, Default)]
@@ -131,8 +145,18 @@ impl Connection for Attachment {
 impl Attachment {
     /// A mailbox that holds up to `queue_limit` bytes.
     pub fn new(session: SessionId, key: StreamKey, queue_limit: usize) -> Arc<Self> {
+        Self::with_id(Self::random_id(), session, key, queue_limit)
+    }
+
+    /// For [`Self::with_id`].
+    pub fn random_id() -> u64 {
+        fastrand::u64(1..u64::MAX)
+    }
+
+    /// As [`Self::new`], for a holder that the store knows already.
+    pub fn with_id(id: u64, session: SessionId, key: StreamKey, queue_limit: usize) -> Arc<Self> {
         Arc::new(Self {
-            id: fastrand::u64(1..u64::MAX),
+            id,
             session,
             key,
             stream: key.name().into(),
@@ -143,6 +167,7 @@ impl Attachment {
             client: OnceLock::new(),
             listed: AtomicBool::new(false),
             doubted: AtomicBool::new(false),
+            is_streamable: AtomicBool::new(key != StreamKey::Main),
             owner_checked: Mutex::new(None),
         })
     }
@@ -151,8 +176,8 @@ impl Attachment {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The owner has appended event `seq`. When the queue is full the pump will read it from the log instead. MEM-1.
-    pub fn push(&self, epoch: u32, seq: u64, body: Bytes) {
+    /// The owner has appended an event. When the queue is full the pump will read it from the log instead. MEM-1.
+    pub fn push(&self, event: Pushed) {
         let mut queue = self.queue();
         // What was pushed before the end goes out. What comes after it may be of another epoch, and would hide from the
         // client what that one's log has before it.
@@ -160,14 +185,14 @@ impl Attachment {
             return;
         }
         // Also when the log is going to be read: that may fail, and for as long as the store is away nothing else has it.
-        let cost = EVENT_COST + body.len();
+        let cost = EVENT_COST + event.body.len();
         if queue.bytes + cost > self.queue_limit && !queue.events.is_empty() {
             queue.events.clear();
             queue.bytes = 0;
             queue.look = true;
         } else {
             queue.bytes += cost;
-            queue.events.push_back(Pushed { epoch, seq, body });
+            queue.events.push_back(event);
         }
         drop(queue);
         self.woken.wake();
@@ -182,6 +207,10 @@ impl Attachment {
     pub fn look(&self) {
         self.queue().look = true;
         self.woken.wake();
+    }
+
+    fn is_to_look(&self) -> bool {
+        self.queue().look
     }
 
     /// Ends the stream; the first reason counts, but a superseded stream can still be ended.
@@ -203,6 +232,17 @@ impl Attachment {
         Some(at.saturating_duration_since(now))
     }
 
+    /// It is a stream of Streamable HTTP: such a one ends cleanly also where its client is to come back, which waits for as long
+    /// as it was told then (MCP 2025-11-25, polling).
+    pub fn of_streamable(self: Arc<Self>) -> Arc<Self> {
+        self.is_streamable.store(true, Ordering::Release);
+        self
+    }
+
+    fn is_streamable(&self) -> bool {
+        self.is_streamable.load(Ordering::Acquire)
+    }
+
     /// Whose it is.
     pub fn of_client(&self, key: Arc<str>) {
         // Said once, when it is opened.
@@ -218,6 +258,24 @@ impl Attachment {
     /// The key under which it is listed.
     pub fn listed(&self) -> Option<Arc<str>> {
         self.client.get().filter(|_| self.listed.load(Ordering::Acquire)).cloned()
+    }
+
+    /// The answer to the request whose stream this is, if that is the first thing that comes for it, within this time. What
+    /// else comes stays for a [`Pump`].
+    pub async fn answer_within(&self, patience: Duration) -> Option<Bytes> {
+        if patience.is_zero() {
+            return None;
+        }
+        let answer = poll_fn(|context| {
+            self.woken.register(context.waker());
+            let mut queue = self.queue();
+            let answers = !queue.look && queue.events.front().is_some_and(|first| first.is_last);
+            if answers {
+                return Poll::Ready(queue.events.pop_front().map(|answer| answer.body));
+            }
+            if queue.has_news(false) { Poll::Ready(None) } else { Poll::Pending }
+        });
+        tokio::time::timeout(patience, answer).await.ok().flatten()
     }
 
     /// Its client has proved to be the session's own.
@@ -261,7 +319,7 @@ mod tests {
     use super::*;
 
     fn pushed(epoch: u32, seq: u64, body: &'static [u8]) -> Pushed {
-        Pushed { epoch, seq, body: Bytes::from_static(body) }
+        Pushed { epoch, after: seq - 1, seq, is_last: false, body: Bytes::from_static(body) }
     }
 
     /// EVT-2, DUR-1: between a wake-up and the reading of the log the store may be lost, and with it the only other copy.
@@ -269,7 +327,7 @@ mod tests {
     fn an_event_is_kept_although_the_log_is_going_to_be_read() {
         let attachment = Attachment::new(SessionId::random(), StreamKey::Main, 100);
         attachment.look();
-        attachment.push(7, 1, Bytes::from_static(b"one"));
+        attachment.push(pushed(7, 1, b"one"));
         assert_eq!(attachment.queue().events, [pushed(7, 1, b"one")]);
         assert!(attachment.queue().look);
     }
@@ -278,9 +336,9 @@ mod tests {
     #[test]
     fn nothing_is_pushed_after_the_end() {
         let attachment = Attachment::new(SessionId::random(), StreamKey::Main, 100);
-        attachment.push(7, 1, Bytes::from_static(b"of this epoch"));
+        attachment.push(pushed(7, 1, b"of this epoch"));
         attachment.end(End::Abort("the session store lost its data"));
-        attachment.push(8, 2, Bytes::from_static(b"of the next epoch"));
+        attachment.push(pushed(8, 2, b"of the next epoch"));
         assert_eq!(attachment.queue().events, [pushed(7, 1, b"of this epoch")]);
     }
 
@@ -289,7 +347,7 @@ mod tests {
     fn a_full_mailbox_costs_a_look_and_no_memory() {
         let attachment = Attachment::new(SessionId::random(), StreamKey::Main, 400);
         for seq in 1..=10 {
-            attachment.push(7, seq, Bytes::from(vec![b'x'; 40]));
+            attachment.push(pushed(7, seq, &[b'x'; 40]));
             assert!(attachment.queue().bytes <= 400);
         }
         assert!(attachment.queue().look);

@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use super::{
     actor::SessionActor,
+    attachment::End,
     core::posts::Cancelled,
     journal::{InFlight, target},
 };
@@ -53,8 +54,8 @@ impl SessionActor {
     }
 
     /// The answer to a request that may have been cancelled takes the mark with it.
-    pub(super) fn answer_event(request: &InFlight, body: Bytes) -> NewEvent {
-        let event = NewEvent::answer(Arc::clone(&request.table_key), body);
+    pub(super) fn answer_event(&self, request: &InFlight, body: Bytes) -> NewEvent {
+        let event = NewEvent::answer(Arc::clone(&request.table_key), body).on(self.stream_of(request.seq));
         match request.cancelled {
             Some(_) => event.changing(HeadChange::CancelMoot { id_key: Arc::clone(&request.table_key) }),
             None => event,
@@ -64,8 +65,13 @@ impl SessionActor {
     /// Cancelled and unanswered, as MCP allows: off the books, without an event.
     pub(super) fn forget_cancelled(&mut self, ids: Vec<IdKey>, ctx: &mut Context<Self>) {
         for id in ids {
+            let seq = self.posts.requests().get(&id).map(|request| request.seq);
             self.posts.forget_request(&id);
             self.streamed.cursors.given_up(id.key());
+            // Nothing more comes there.
+            if let Some(shown) = seq.and_then(|seq| self.streams.over(self.stream_of(seq), Instant::now())) {
+                shown.end(End::Finished);
+            }
         }
         self.forget_in_store(ctx);
     }

@@ -18,7 +18,7 @@ use super::{
     attachment::End,
     core::{
         claims::{CLAIM_BATCH, LATER, LOOKS_AFTER_DOUBT, Next, SOON},
-        streams::StreamKey,
+        streams::{MAIN_STREAM, StreamKey},
     },
     journal::Arrived,
 };
@@ -93,7 +93,7 @@ impl SessionActor {
             missing_from: self.claims.missing_from(&self.order),
             urgent_after: self.draining.then_some(self.claims.urgent_seen()),
             known: self.order.last(),
-            known_event: (StreamKey::Main.name(), self.known_event(StreamKey::Main)),
+            known_event: (MAIN_STREAM.into(), self.known_event()),
             ..Claim::new(self.fence.clone(), self.acked(), max_entries)
         }
     }
@@ -105,6 +105,15 @@ impl SessionActor {
                     attachments.iter().find(|attachment| attachment.stream == stream.name()).map(|holder| holder.id)
                 };
                 self.held_by(holder(StreamKey::Main), ctx);
+                if self.has_many_streams {
+                    let others = attachments.iter().filter(|held| held.incarnation != self.env.me.incarnation);
+                    let shown = others.filter_map(|held| StreamKey::of_name(&held.stream));
+                    // None is made for a session that never needs one.
+                    let shown: Vec<StreamKey> = shown.filter(|stream| *stream != StreamKey::Main).collect();
+                    if self.unheard.is_some() || !shown.is_empty() {
+                        self.unheard.get_or_insert_default().shown_elsewhere(shown.into_iter());
+                    }
+                }
                 while let Some(superseded) = self.streams.take_superseded(joins, holder) {
                     superseded.end(End::Superseded);
                 }

@@ -15,6 +15,7 @@ use super::{
         claims::CLAIM_BATCH,
         posts::{Moment, OrderWait, Outbound, Resent, Room, UnderWay},
         recovery::Progress,
+        streams::StreamKey,
     },
     reading::Carried,
 };
@@ -200,12 +201,13 @@ impl SessionActor {
             return;
         }
         self.env.metrics.router_errors.with_label_values(&[reason]).inc();
-        let (id, table_key) = match self.posts.end_request(id) {
-            Some((id, request)) => (id, request.table_key),
-            None => (id.clone(), id.shared_key()),
+        let (id, table_key, stream) = match self.posts.end_request(id) {
+            Some((id, request)) => (id, request.table_key, self.stream_of(request.seq)),
+            // It is not known which one it was.
+            None => (id.clone(), id.shared_key(), StreamKey::Main),
         };
         let body = jsonrpc::error_response(id.as_json(), code, message, Some(&details));
-        self.answer(table_key, body, ctx);
+        self.answer(table_key, stream, body, ctx);
     }
 
     /// One timer a session, and only while something is in flight.

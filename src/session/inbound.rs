@@ -11,11 +11,12 @@ use bytes::Bytes;
 
 use super::{
     actor::{SessionActor, poll_now},
-    core::{posts::Outbound, setup::Effect},
+    attachment::{Attachment, End},
+    core::{posts::Outbound, setup::Effect, streams::StreamKey},
     env::Env,
     held::{self, Held},
-    journal::{Arrived, InFlight, Kept, journal_view},
-    messages::{Deliver, DeliverError, Delivered, Posted},
+    journal::{Arrived, InFlight, Kept, journal_view, progress_token},
+    messages::{AnswerStream, Deliver, DeliverError, Delivered, Posted},
 };
 use crate::{
     backoff, fault,
@@ -99,6 +100,7 @@ impl Journaling {
             acked: self.acked,
             known: self.known,
             changes,
+            shown_by: None,
             max_pending: limits.max_inflight,
             max_inbox: limits.max_inbox,
             max_bytes: limits.inbox_bytes(),
@@ -130,7 +132,7 @@ impl SessionActor {
             self.confirmed_owner(asked);
         }
         let message = Arrived { body: posted.body.clone(), said: posted.said.clone() };
-        let delivered = self.accepted(outcome, message, epoch, ctx);
+        let delivered = self.accepted(outcome, message, posted.own_stream, epoch, ctx);
         // DRN-2: what was just marked forwarded must not be handed over unsent.
         self.release_if_quiet(false, ctx);
         delivered
@@ -140,6 +142,7 @@ impl SessionActor {
         &mut self,
         outcome: Result<Accepted, StoreError>,
         message: Arrived,
+        own_stream: bool,
         epoch: u32,
         ctx: &mut Context<Self>,
     ) -> Result<Delivered, DeliverError> {
@@ -148,24 +151,36 @@ impl SessionActor {
             Ok(Accepted::Forward { seq }) => {
                 accepted.forwarded.inc();
                 fault::point(fault::ACCEPTED);
+                let stream = own_stream.then(|| self.answer_stream(seq, false));
                 self.arrive(seq, message, ctx);
-                Ok(Delivered::Accepted)
+                Ok(Delivered::Accepted(stream))
             }
-            Ok(Accepted::Queued { .. }) => {
+            Ok(Accepted::Queued { seq, .. }) => {
                 accepted.queued.inc();
                 fault::point(fault::ACCEPTED);
+                let stream = own_stream.then(|| self.answer_stream(seq, false));
                 self.claim(ctx);
-                Ok(Delivered::Accepted)
+                Ok(Delivered::Accepted(stream))
             }
-            Ok(Accepted::Duplicate { seq, claimed }) => {
+            Ok(Accepted::Duplicate { seq, claimed, .. }) => {
                 accepted.duplicate.inc();
+                let stream = own_stream.then(|| self.answer_stream(seq, true));
                 // When an earlier try of this very POST was written but its answer was lost on the way, nobody has seen it.
                 if claimed {
                     self.look_for(seq, ctx);
                 } else {
                     self.claim(ctx);
                 }
-                Ok(Delivered::Duplicate)
+                Ok(Delivered::Duplicate(stream))
+            }
+            // Who waits for it on a stream of its own is told there.
+            Ok(Accepted::TooManyPending) if own_stream => {
+                accepted.refused.inc();
+                Err(DeliverError::TooMany)
+            }
+            Ok(Accepted::TooManyBytes) if own_stream => {
+                accepted.refused.inc();
+                Err(DeliverError::TooManyBytes)
             }
             Ok(Accepted::TooManyPending) => {
                 accepted.refused.inc();
@@ -203,6 +218,26 @@ impl SessionActor {
         }
     }
 
+    /// The stream of the request at `seq`, for the connection by which it has come. `comes_again`: it may have been answered.
+    fn answer_stream(&mut self, seq: u64, comes_again: bool) -> AnswerStream {
+        self.delist();
+        let (key, from) = (StreamKey::Request(seq), self.outbox.last_seq());
+        let attachment = Attachment::new(self.fence.session, key, self.env.settings.stream.client_queue_bytes);
+        if let Some(before) = self.streams.join(Arc::clone(&attachment), from) {
+            before.end(End::Abort("another connection waits for the answer"));
+        }
+        if comes_again {
+            attachment.look();
+        }
+        let from = if comes_again { 0 } else { from };
+        AnswerStream { attachment, epoch: self.fence.epoch, from, is_registered: false }
+    }
+
+    /// The client's stream for what belongs to the request at `seq`.
+    pub(super) fn stream_of(&self, seq: u64) -> StreamKey {
+        if self.has_many_streams { StreamKey::Request(seq) } else { StreamKey::Main }
+    }
+
     /// A request beyond the cap gets its error on the stream: a status other than 2xx ends the session of some clients.
     /// It was not journaled, so this answer is no answer in the sense of REQ-2. MEM-5
     fn refuse(&mut self, said: &Said, why: DeliverError, ctx: &mut Context<Self>) -> Result<Delivered, DeliverError> {
@@ -212,7 +247,7 @@ impl SessionActor {
         }
         let error = if why == DeliverError::TooManyBytes { self.too_many_bytes(id) } else { self.too_many(id) };
         self.push_event(NewEvent::message(error), ctx);
-        Ok(Delivered::Accepted)
+        Ok(Delivered::Accepted(None))
     }
 
     fn too_many(&self, id: &IdKey) -> Bytes {
@@ -263,27 +298,28 @@ impl SessionActor {
                 // refuse it.
                 mcp::INITIALIZE if self.setup.told().is_some() => {
                     let answer = jsonrpc::result_response(id.as_json(), self.setup.told().unwrap_or_default());
-                    self.answer(id.shared_key(), answer, ctx);
+                    self.answer(id.shared_key(), self.stream_of(seq), answer, ctx);
                 }
                 // Refused, so that clients of 2026-07-28 fall back to a version with sessions.
                 mcp::DISCOVER => {
                     let why = "this router speaks MCP versions with sessions, up to 2025-11-25";
                     let error = jsonrpc::error_response(id.as_json(), jsonrpc::METHOD_NOT_FOUND, why, None);
-                    self.answer(id.shared_key(), error, ctx);
+                    self.answer(id.shared_key(), self.stream_of(seq), error, ctx);
                 }
                 // Journaled by another instance, which does not know how many are in flight. MEM-5
                 _ if self.posts.requests().len() >= self.env.settings.limits.max_inflight => {
                     let error = self.too_many(&id);
-                    self.answer(id.shared_key(), error, ctx);
+                    self.answer(id.shared_key(), self.stream_of(seq), error, ctx);
                 }
                 // Nor how much they hold.
                 _ if !self.may_hold(&body) => {
                     let error = self.instance_full(&id);
-                    self.answer(id.shared_key(), error, ctx);
+                    self.answer(id.shared_key(), self.stream_of(seq), error, ctx);
                 }
                 _ => {
                     let kept = Kept {
                         effect: Effect::of(&method, &body, || self.service.tools.version()),
+                        token: if self.has_many_streams { progress_token(&body) } else { None },
                         held: Held::new(&self.env.metrics.held, body.len()),
                     };
                     if matches!(kept.effect, Effect::Initialize(_)) {
@@ -319,8 +355,8 @@ impl SessionActor {
         self.posts.queue(seq, Outbound { body, id: None, only_on: Some(self.uplink.number()) });
     }
 
-    /// Answers a request from here: through the log, like any answer.
-    pub(super) fn answer(&mut self, table_key: Arc<str>, body: Bytes, ctx: &mut Context<Self>) {
-        self.push_event(NewEvent::answer(table_key, body), ctx);
+    /// Answers a request from here, on this stream: through the log, like any answer.
+    pub(super) fn answer(&mut self, table_key: Arc<str>, stream: StreamKey, body: Bytes, ctx: &mut Context<Self>) {
+        self.push_event(NewEvent::answer(table_key, body).on(stream), ctx);
     }
 }

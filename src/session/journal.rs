@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Instant};
 
 use actix::SpawnHandle;
 use bytes::Bytes;
+use memchr::memmem;
 use prometheus::IntGauge;
 
 use super::{
@@ -39,9 +40,18 @@ impl Arrived {
 #[derive(Debug)]
 pub struct Kept {
     pub(super) effect: Effect,
+    /// Of a session with many streams: by which the server names this request in its progress (JSON text).
+    pub(super) token: Option<Box<str>>,
     /// Its part of what this process holds.
     #[expect(dead_code, reason = "counts until it is dropped")]
     pub(super) held: Held,
+}
+
+impl Kept {
+    /// Of a request that is answered at once.
+    pub(super) fn nothing(held: &IntGauge) -> Self {
+        Self { effect: Effect::None, token: None, held: Held::new(held, 0) }
+    }
 }
 
 /// A request without an answer.
@@ -51,15 +61,27 @@ pub type InFlight = requests::InFlight<Kept>;
 pub type Posts = posts::Posts<SpawnHandle, Kept>;
 
 /// A request as the store has it; with the id as the client wrote it.
-pub(super) fn inherited(pending: PendingRequest, tools: &Tools, held: &IntGauge) -> (IdKey, InFlight) {
+pub(super) fn inherited(
+    pending: PendingRequest,
+    tools: &Tools,
+    held: &IntGauge,
+    has_many_streams: bool,
+) -> (IdKey, InFlight) {
     let PendingRequest { seq, id_key: table_key, forwarded, body } = pending;
     let (id, effect) = match Head::parse(&body).map(|head| head.said()) {
         Ok(Said::Request { id, method }) => (id, Effect::of(&method, &body, || tools.version())),
         // Lost with the store's data, and restored without it.
         _ => (IdKey::from_stored(Arc::clone(&table_key)), Effect::None),
     };
-    let kept = Kept { effect, held: Held::new(held, body.len()) };
+    let token = if has_many_streams { progress_token(&body) } else { None };
+    let kept = Kept { effect, token, held: Held::new(held, body.len()) };
     (id, InFlight::inherited(seq, table_key, forwarded, Instant::now(), kept))
+}
+
+/// By which the server is to name this request in its progress. Most name nothing, and are not read for it.
+pub(super) fn progress_token(body: &[u8]) -> Option<Box<str>> {
+    memmem::find(body, b"\"progressToken\"")?;
+    Some(mcp::progress_token_asked(Head::parse(body).ok()?.params)?.into())
 }
 
 /// The store's view of a message: kind, and what its journaling changes in the same step.

@@ -15,7 +15,7 @@ use actix::prelude::*;
 use super::{
     actor::{Exit, SessionActor},
     handle::SessionHandle,
-    messages::MakeRoom,
+    messages::{MakeRoom, Snapshot, TakeSnapshot, Tick, Upkeep},
     shown,
 };
 use crate::{
@@ -148,6 +148,38 @@ impl SessionActor {
     }
 }
 
+impl Handler<Tick> for SessionActor {
+    type Result = MessageResult<Tick>;
+
+    fn handle(&mut self, _tick: Tick, ctx: &mut Self::Context) -> Self::Result {
+        let env = Arc::clone(&self.env);
+        let settings = &env.settings.session;
+        let held_here = !env.directory.attachments(&self.fence.session).is_empty();
+        let now = Instant::now();
+        self.streams.looked(held_here, now);
+        let alone = self.streams.alone_for(now);
+        if !held_here {
+            self.enlist(ctx);
+        }
+        let never_used = self.is_never_used();
+        let idle = self.last_active.elapsed().min(alone);
+        self.check_link(ctx);
+        self.rest_if_alone(ctx);
+        MessageResult(if never_used && alone > settings.uninitialized_ttl {
+            Upkeep::Purge
+        } else if held_here || !self.is_quiet() {
+            Upkeep::Touch
+        } else if idle > settings.ttl {
+            // The store lets it go by itself, unless a stream on another instance keeps it alive.
+            Upkeep::Leave
+        } else if self.last_active.elapsed() < settings.ttl / 4 {
+            Upkeep::Touch
+        } else {
+            Upkeep::Leave
+        })
+    }
+}
+
 impl Handler<MakeRoom> for SessionActor {
     type Result = ResponseActFuture<Self, bool>;
 
@@ -196,5 +228,21 @@ impl Handler<MakeRoom> for SessionActor {
             actor.exit(exit, ctx);
             true
         }))
+    }
+}
+
+impl Handler<TakeSnapshot> for SessionActor {
+    type Result = MessageResult<TakeSnapshot>;
+
+    fn handle(&mut self, _take: TakeSnapshot, _ctx: &mut Self::Context) -> Self::Result {
+        MessageResult(Snapshot {
+            generation: self.fence.generation,
+            link: self.uplink.name(),
+            endpoint: self.endpoint.as_ref().map(|endpoint| endpoint.url.to_string()),
+            in_flight: self.posts.requests().len(),
+            server_requests: self.questions.unanswered(),
+            last_seq: self.outbox.last_seq(),
+            attached: self.streams.is_shown_here(),
+        })
     }
 }

@@ -14,6 +14,7 @@ use super::{
         recovery::Progress,
         uplink::{Check, NoLink},
     },
+    journal::{InFlight, Kept},
 };
 use crate::{
     protocol::{
@@ -125,9 +126,15 @@ impl SessionActor {
             Ok(Claimed::Entries { handed, .. }) => {
                 let more = handed.more;
                 actor.note_handed(handed.after, handed.upto, handed.entries);
-                while let Some((_, message)) = actor.order.pop() {
+                while let Some((seq, message)) = actor.order.pop() {
                     match message.said {
-                        Said::Request { id, .. } => actor.fail_unavailable(&id, ctx),
+                        Said::Request { id, .. } => {
+                            let table_key = id.shared_key();
+                            let request =
+                                InFlight::new(seq, table_key, Instant::now(), Kept::nothing(&actor.env.metrics.held));
+                            actor.posts.inherit_request(id.clone(), request);
+                            actor.fail_unavailable(&id, ctx);
+                        }
                         Said::Notification { .. } | Said::Response { .. } => {
                             actor.env.metrics.dropped.with_label_values(&["upstream_down"]).inc();
                         }

@@ -24,6 +24,8 @@ pub struct Posted {
     pub post_id: PostId,
     /// It carried `MCP-Protocol-Version`.
     pub versioned: bool,
+    /// It is a request whose answer goes to a stream of its own, on the connection by which it came (Streamable HTTP).
+    pub own_stream: bool,
 }
 
 /// A POST of the client arrived on this process. Effect: journaled, then forwarded in order. Reply: what to answer.
@@ -31,13 +33,42 @@ pub struct Posted {
 #[rtype(result = "Result<Delivered, DeliverError>")]
 pub struct Deliver(pub Arc<Posted>);
 
-/// The message is journaled (REQ-1): answer 202.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The message is journaled (REQ-1): answer 202, or show the stream of its answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Delivered {
     /// Journaled now.
-    Accepted,
+    Accepted(Option<AnswerStream>),
     /// Journaled before; nothing happened (REQ-6).
-    Duplicate,
+    Duplicate(Option<AnswerStream>),
+}
+
+/// The stream of a request ([`Posted::own_stream`]), for the connection that is to show it.
+#[derive(Debug, Clone)]
+pub struct AnswerStream {
+    /// Its mailbox, which the owner fills already if it is in this process.
+    pub attachment: Arc<Attachment>,
+    /// The session's epoch.
+    pub epoch: u32,
+    /// Nothing in the log up to here is for it.
+    pub from: u64,
+    /// The store knows who shows it: its owner is elsewhere.
+    pub is_registered: bool,
+}
+
+impl PartialEq for AnswerStream {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.attachment, &other.attachment)
+    }
+}
+
+impl Eq for AnswerStream {}
+
+impl Delivered {
+    /// The stream of its answer.
+    pub fn into_stream(self) -> Option<AnswerStream> {
+        let (Self::Accepted(stream) | Self::Duplicate(stream)) = self;
+        stream
+    }
 }
 
 /// Why a message was not journaled (or is not known to be).

@@ -17,6 +17,7 @@
 //! | `outbound` | upstream → client: append, deliver |
 //! | `upstream_streams` | upstream → client: the streams of a Streamable HTTP session: its own, and those that are resumed |
 //! | `questions` | requests of the server and their answers, under ids of both sides |
+//! | `unheard` | upstream → client: answers whose streams nobody shows |
 //! | `unreadable` | upstream → client: what is too large |
 //! | `held` | what the requests of all sessions hold together |
 //! | `link` | the upstream link: open, lose, give up |
@@ -55,6 +56,7 @@ mod restore;
 pub mod returning;
 pub mod room;
 pub mod shown;
+mod unheard;
 mod unreadable;
 mod upstream_streams;
 

@@ -8,10 +8,11 @@ use bytes::Bytes;
 
 use super::{
     actor::{Exit, SessionActor},
+    attachment::Pushed,
     core::{
         outbox::{Batch, Entry, Logged, Refusal, Told},
         setup::Effect,
-        streams::StreamKey,
+        streams::{MAIN_STREAM, StreamKey},
     },
 };
 use crate::{
@@ -27,7 +28,7 @@ use crate::{
 
 impl SessionActor {
     /// A message from the upstream.
-    pub(super) fn take_upstream_message(&mut self, body: Bytes, _via: Via, ctx: &mut Context<Self>) {
+    pub(super) fn take_upstream_message(&mut self, body: Bytes, via: Via, ctx: &mut Context<Self>) {
         let head = match Head::parse(&body) {
             Ok(head) => head,
             Err(error) => {
@@ -51,7 +52,7 @@ impl SessionActor {
                     if goes_on {
                         self.pump_posts(ctx);
                     }
-                    let event = Self::answer_event(&request, body.clone());
+                    let event = self.answer_event(&request, body.clone());
                     let event = if *success {
                         self.apply(request.kept.effect, &head, event)
                     } else {
@@ -65,14 +66,44 @@ impl SessionActor {
             Kind::Response { id: None, .. } => {
                 self.env.metrics.dropped.with_label_values(&["upstream_answer_without_id"]).inc();
             }
-            Kind::Request { id, .. } => self.take_question(id.clone(), &head, &body, ctx),
-            Kind::Notification { method } if method == mcp::CANCELLED => self.take_upstream_cancel(&head, &body, ctx),
+            Kind::Request { id, .. } => self.take_question(id.clone(), via, &head, &body, ctx),
+            Kind::Notification { method } if method == mcp::CANCELLED => {
+                self.take_upstream_cancel(via, &head, &body, ctx);
+            }
             Kind::Notification { method } => {
                 if method == "notifications/tools/list_changed" {
                     self.service.tools.forget();
                 }
-                self.push_event(NewEvent::message(body.clone()), ctx);
+                let stream = self.stream_for(via, &head);
+                self.push_event(NewEvent::message(body.clone()).on(stream), ctx);
             }
+        }
+    }
+
+    /// The client's stream that a message of the server belongs to which answers nothing: that of the request by which it
+    /// comes or which it names, as far as that can be told; else the main one.
+    pub(super) fn stream_for(&self, via: Via, head: &Head<'_>) -> StreamKey {
+        if !self.has_many_streams {
+            return StreamKey::Main;
+        }
+        let requests = self.posts.requests();
+        if let Via::Post(seq) = via
+            && requests.iter().any(|(_, request)| request.seq == seq)
+        {
+            return StreamKey::Request(seq);
+        }
+        match head.method().unwrap_or_default() {
+            mcp::PROGRESS => {
+                let token = mcp::progress_token_named(head.params);
+                let named =
+                    requests.iter().find(|(_, request)| token.is_some() && request.kept.token.as_deref() == token);
+                named.map_or(StreamKey::Main, |(_, request)| StreamKey::Request(request.seq))
+            }
+            method if mcp::is_about_nobodys_request(method) => StreamKey::Main,
+            // An HTTP+SSE server has one stream for all. What it says while it works on one request is about that one; while it
+            // works on several, a client that listens to the main stream gets it there.
+            _ if requests.len() > 1 && self.streams.get(StreamKey::Main).is_some() => StreamKey::Main,
+            _ => requests.iter().map(|(_, request)| request.seq).max().map_or(StreamKey::Main, StreamKey::Request),
         }
     }
 
@@ -116,11 +147,11 @@ impl SessionActor {
         }
     }
 
-    /// Queues an event for the log of the main stream.
+    /// Queues an event for the log.
     pub(super) fn push_event(&mut self, event: NewEvent, ctx: &mut Context<Self>) {
         let event = self.with_cursor(event);
         self.gate.add(event.body.len());
-        self.outbox.push(StreamKey::Main, event);
+        self.outbox.push(event);
         self.pump_outbox(ctx);
     }
 
@@ -129,7 +160,7 @@ impl SessionActor {
             return;
         }
         let streams = &mut self.streams;
-        let next = self.outbox.next(|stream| streams.news_of_sent(stream));
+        let next = self.outbox.next(|| streams.news_of_sent());
         if let Some(batch) = next.cloned() {
             self.append(batch, ctx);
         }
@@ -142,7 +173,7 @@ impl SessionActor {
             return;
         }
         let streams = &mut self.streams;
-        let first = self.outbox.again(|stream| streams.news_of_sent(stream));
+        let first = self.outbox.again(|| streams.news_of_sent());
         if let Some(batch) = first.cloned() {
             self.append(batch, ctx);
         }
@@ -156,15 +187,15 @@ impl SessionActor {
     }
 
     fn send_append(&mut self, batch: Batch, ctx: &mut Context<Self>) {
-        let Batch { op, stream, events, sent } = batch;
+        let Batch { op, events, sent } = batch;
         let append = Append {
             fence: self.fence.clone(),
-            stream: stream.name(),
+            stream: MAIN_STREAM.into(),
             op,
             events,
             sent,
             acked: self.acked(),
-            known: self.known_event(stream),
+            known: self.known_event(),
             limits: self.env.log_limits(),
         };
         let env = Arc::clone(&self.env);
@@ -173,10 +204,10 @@ impl SessionActor {
         self.run(appended, ctx, move |outcome, actor, ctx| actor.appended(op, outcome, epoch, begun, ctx));
     }
 
-    /// The last sequence that the store has given in a stream's log.
-    pub(super) fn known_event(&self, stream: StreamKey) -> u64 {
+    /// The last sequence that the store has given in the log.
+    pub(super) fn known_event(&self) -> u64 {
         // Without this protection they are the owner's own.
-        if fault::unprotected(fault::APPEND_FIRST) { 0 } else { self.outbox.last_seq(stream) }
+        if fault::unprotected(fault::APPEND_FIRST) { 0 } else { self.outbox.last_seq() }
     }
 
     fn appended(
@@ -220,9 +251,10 @@ impl SessionActor {
             fault::point(fault::AFTER_APPEND);
         }
         self.gate.sub(logged.bytes());
-        let (metrics, shown) = (&self.env.metrics, self.streams.get(logged.stream));
+        let metrics = &self.env.metrics;
+        let mut unheard = Vec::new();
         for entry in logged.entries() {
-            let Entry::Event { seq, expected, body } = entry else {
+            let Entry::Event { seq, expected, view, is_answer, body } = entry else {
                 metrics.dropped.with_label_values(&["second_answer"]).inc();
                 continue;
             };
@@ -231,9 +263,16 @@ impl SessionActor {
                 tracing::error!(session = %self.fence.session, seq, expected, "sequence is not contiguous");
             }
             metrics.appended.inc();
-            if let Some(attachment) = shown {
-                attachment.push(self.fence.epoch, seq, body.clone());
+            let is_last = is_answer && view != StreamKey::Main;
+            if let Some((attachment, after)) = self.streams.next_on(view, seq) {
+                attachment.push(Pushed { epoch: self.fence.epoch, after, seq, is_last, body: body.clone() });
             }
+            if is_last && self.streams.over(view, Instant::now()).is_none() {
+                unheard.push((view, body.clone()));
+            }
+        }
+        for (stream, answer) in unheard {
+            self.wait_for_hearer(stream, answer, ctx);
         }
         self.pump_outbox(ctx);
         self.release_if_quiet(false, ctx);

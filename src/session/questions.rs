@@ -12,7 +12,7 @@ use crate::{
         mcp,
     },
     store::{HeadChange, NewEvent},
-    upstream::Uplink,
+    upstream::{Uplink, Via},
 };
 
 /// The question with this id towards the client is not open any more.
@@ -22,7 +22,14 @@ fn settled(id: &IdKey) -> HeadChange {
 
 impl SessionActor {
     /// The server asks.
-    pub(super) fn take_question(&mut self, upstream_id: IdKey, head: &Head<'_>, body: &Bytes, ctx: &mut Context<Self>) {
+    pub(super) fn take_question(
+        &mut self,
+        upstream_id: IdKey,
+        via: Via,
+        head: &Head<'_>,
+        body: &Bytes,
+        ctx: &mut Context<Self>,
+    ) {
         // Some servers repeat events of all streams to whoever resumes one.
         let is_resumable = self.uplink.way().is_some_and(Uplink::answers_in_place);
         if is_resumable && self.questions.is_asked(&upstream_id, self.uplink.number()) {
@@ -35,7 +42,8 @@ impl SessionActor {
             Err(upstream_id) => return self.refuse_question(&upstream_id, most, ctx),
         };
         let asked = HeadChange::Asked { id: id.as_json().to_owned(), upstream_id: stored };
-        let event = NewEvent::message(head.with_id(body, id.as_json())).changing(asked);
+        let stream = self.stream_for(via, head);
+        let event = NewEvent::message(head.with_id(body, id.as_json())).on(stream).changing(asked);
         self.push_event(event, ctx);
     }
 
@@ -50,7 +58,7 @@ impl SessionActor {
     }
 
     /// The server takes a question back: after that an answer is of no use to it (MCP, cancellation).
-    pub(super) fn take_upstream_cancel(&mut self, head: &Head<'_>, body: &Bytes, ctx: &mut Context<Self>) {
+    pub(super) fn take_upstream_cancel(&mut self, via: Via, head: &Head<'_>, body: &Bytes, ctx: &mut Context<Self>) {
         let named = mcp::cancelled_request_id(head.params);
         let withdrawn = named
             .and_then(|named| Some((named, self.questions.withdraw(&IdKey::of_json(named)?, self.uplink.number())?)));
@@ -60,7 +68,8 @@ impl SessionActor {
             }
             None => NewEvent::message(body.clone()),
         };
-        self.push_event(event, ctx);
+        let stream = self.stream_for(via, head);
+        self.push_event(event.on(stream), ctx);
     }
 
     /// The client answers.

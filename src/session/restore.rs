@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 use actix::prelude::*;
 
 use super::{
-    actor::{Exit, SessionActor},
+    actor::{Exit, SSE, STREAMABLE, SessionActor},
     attachment::End,
     returning::key_of,
 };
@@ -157,7 +157,7 @@ impl SessionActor {
         for (seq, message) in self.order.restart(last) {
             self.take(seq, message, ctx);
         }
-        if let Some(client) = key_of(&self.client) {
+        if let Some(client) = key_of(&self.client).filter(|_| !self.has_many_streams) {
             // The lists of clients are lost, too, and this one's comes back at once.
             let (env, session) = (Arc::clone(&self.env), self.fence.session);
             actix_rt::spawn(async move {
@@ -168,7 +168,7 @@ impl SessionActor {
             });
         }
         // The client must come back and be told that its cursor is of another life.
-        for attachment in self.env.directory.attachments(&self.fence.session) {
+        for attachment in self.all_streams() {
             attachment.end(End::Abort("the session store lost its data"));
         }
         self.pump_posts(ctx);
@@ -186,6 +186,7 @@ impl SessionActor {
             upstream_session: self.uplink.way().and_then(upstream::Uplink::stored),
             questions: self.questions.stored(),
             cancelled: self.cancel_marks(),
+            moved: self.unheard.as_ref().map(|unheard| unheard.moved().clone()).unwrap_or_default(),
             ..Continuation::default()
         };
         self.setup.put(&mut continuation);
@@ -195,7 +196,7 @@ impl SessionActor {
             session: self.fence.session,
             epoch: 0,
             service: self.service.name.clone(),
-            transport: "sse".to_owned(),
+            transport: if self.has_many_streams { STREAMABLE } else { SSE }.to_owned(),
             principal: String::new(),
             client: self.client.clone(),
             owner: env.me.clone(),

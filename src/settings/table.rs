@@ -248,6 +248,22 @@ settings! {
         /// takeover; above a second people notice.
         MCP_RETRY_MAX = "800ms", "duration" => retry_max: Duration, duration(MILLI..=HOUR);
 
+        /// Shortest reconnect delay that a client of Streamable HTTP is told. Its SDKs try no more than twice, each time
+        /// after this delay: together they must span a takeover (MCP_LEASE).
+        MCP_STREAMABLE_RETRY_MIN = "2s", "duration" => streamable_retry_min: Duration, duration(MILLI..=HOUR);
+
+        /// Longest reconnect delay that a client of Streamable HTTP is told.
+        MCP_STREAMABLE_RETRY_MAX = "3s", "duration" => streamable_retry_max: Duration, duration(MILLI..=HOUR);
+
+        /// How long a request over Streamable HTTP waits for its answer before its response becomes an event stream: an
+        /// answer within it goes as JSON, which costs half as much. A proxy may try the POST elsewhere until then; of
+        /// clients without one, those behind whose POST the instance dies in this time get an error. 0 is always a stream.
+        MCP_JSON_WAIT = "200ms", "duration" => json_wait: Duration, duration(Duration::ZERO..=MINUTE);
+
+        /// How long the answer to a request over Streamable HTTP, whose connection is lost, waits for its client to come back
+        /// to that stream; then it goes out on the session's GET stream. Longer than two tries of a client.
+        MCP_ANSWER_GRACE = "7s", "duration" => answer_grace: Duration, duration(MILLI..=HOUR);
+
         /// How long events are kept for a client that comes back. It spans a suspended laptop or a lost network; the
         /// store pays for every minute.
         MCP_RESUME_WINDOW = "10m", "duration" => resume_window: Duration, duration(MILLI..=30 * DAY);

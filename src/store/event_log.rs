@@ -12,7 +12,7 @@ use super::{
     head::HeadChange,
     types::{Attachment, Fence, Owner, StoreResult},
 };
-use crate::protocol::session_id::SessionId;
+use crate::protocol::{session_id::SessionId, stream_key::StreamKey};
 
 /// See module documentation. All operations are safe to repeat after [`super::StoreError::Unavailable`].
 #[async_trait]
@@ -20,12 +20,13 @@ pub trait EventLog: Send + Sync {
     /// Appends events and answers requests.
     async fn append(&self, append: Append) -> StoreResult<Appended>;
 
-    /// Reads up to `max_events` events, or as many as first reach `max_bytes` (at least one), after `after`.
-    /// `None`: no such session.
+    /// Reads up to `max_events` events of a log, or as many as first reach `max_bytes` (at least one), after `after`. Of
+    /// events of other streams than `view` only the place is told. `None`: no such session.
     async fn read_page(
         &self,
         session: SessionId,
         stream: &str,
+        view: StreamKey,
         after: u64,
         max_events: usize,
         max_bytes: usize,
@@ -44,6 +45,8 @@ pub struct NewEvent {
     /// `Some(id_key)`: this is the answer to that pending request. It is appended only if the request is pending, and
     /// the request is then answered in the same step (REQ-2).
     pub answers: Option<Arc<str>>,
+    /// The client's stream that is to show it.
+    pub view: StreamKey,
     /// The JSON-RPC message.
     pub body: Bytes,
     /// What changes in the session's head if the event is appended.
@@ -53,12 +56,18 @@ pub struct NewEvent {
 impl NewEvent {
     /// The answer to a pending request.
     pub fn answer(id_key: Arc<str>, body: Bytes) -> Self {
-        Self { answers: Some(id_key), body, changes: Vec::new() }
+        Self { answers: Some(id_key), view: StreamKey::Main, body, changes: Vec::new() }
     }
 
     /// A notification or a request of the server.
     pub fn message(body: Bytes) -> Self {
-        Self { answers: None, body, changes: Vec::new() }
+        Self { answers: None, view: StreamKey::Main, body, changes: Vec::new() }
+    }
+
+    /// Shown by this stream.
+    pub fn on(mut self, view: StreamKey) -> Self {
+        self.view = view;
+        self
     }
 
     /// Changes the session's head in the same step.
@@ -119,10 +128,10 @@ pub enum Appended {
 /// An event of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoggedEvent {
-    /// Position in the stream, from 1.
+    /// Position in the log, from 1.
     pub seq: u64,
-    /// The JSON-RPC message.
-    pub body: Bytes,
+    /// The JSON-RPC message; `None`: it is of another stream.
+    pub body: Option<Bytes>,
 }
 
 /// A page of a stream's log.

@@ -98,6 +98,8 @@ pub struct Accept {
     pub known: u64,
     /// What changes in the session's head in the same step (only if the message is journaled).
     pub changes: Vec<HeadChange>,
+    /// Who shows the stream of this request from now on: process and attachment. Also if it was journaled before.
+    pub shown_by: Option<(Arc<str>, u64)>,
     /// Cap on requests without an answer; one more is `TooManyPending`.
     pub max_pending: usize,
     /// Cap on unclaimed inbox entries; one more is `TooManyPending`.
@@ -105,6 +107,15 @@ pub struct Accept {
     /// Cap on the bytes of bodies that wait for the upstream or for an answer, this one included; one more is
     /// `TooManyBytes`.
     pub max_bytes: usize,
+}
+
+/// Where the stream of a request begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShownFrom {
+    /// The session's epoch.
+    pub epoch: u32,
+    /// Last sequence of the event log: nothing up to here is about a request that is new.
+    pub last_event: u64,
 }
 
 /// Answer of [`super::Journal::accept`].
@@ -126,6 +137,8 @@ pub enum Accepted {
         /// How many listeners the wake-up had (always >= 1 when the caller is owner). 0: the owner may be gone; or it lives, and
         /// its subscription is away.
         listeners: u64,
+        /// To whoever shows its answer ([`Accept::shown_by`]).
+        shown: Option<ShownFrom>,
     },
     /// This POST (`X-Request-ID`) or this very request, which is pending, was journaled before; nothing was written (REQ-6).
     Duplicate {
@@ -133,6 +146,8 @@ pub enum Accepted {
         seq: u64,
         /// The owner has claimed it already (it is marked forwarded).
         claimed: bool,
+        /// To whoever shows its answer ([`Accept::shown_by`]).
+        shown: Option<ShownFrom>,
     },
     /// A pending request with another body has this id; nothing was written.
     IdInUse,

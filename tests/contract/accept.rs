@@ -29,7 +29,7 @@ pub async fn another_instance_journals_and_wakes_the_owner(backend: Backend) {
     let mut wakes = store.subscribe(&incarnation("a"), 8).await.unwrap();
     let fence = session_of(store, "a").await;
     let accepted = elsewhere.accept(request(fence.session, "1")).await.unwrap();
-    assert_eq!(accepted, Accepted::Queued { seq: 1, owner: owner("a"), generation: 1, listeners: 1 });
+    assert_eq!(accepted, Accepted::Queued { seq: 1, owner: owner("a"), generation: 1, listeners: 1, shown: None });
     assert_eq!(next(&mut wakes).await, Wake::Session(fence.session));
 }
 
@@ -37,7 +37,7 @@ pub async fn a_message_for_a_dead_owner_finds_no_listener(backend: Backend) {
     let store = backend.store();
     let fence = session_of(store, "a").await;
     let accepted = store.accept(notification(fence.session, "n")).await.unwrap();
-    assert_eq!(accepted, Accepted::Queued { seq: 1, owner: owner("a"), generation: 1, listeners: 0 });
+    assert_eq!(accepted, Accepted::Queued { seq: 1, owner: owner("a"), generation: 1, listeners: 0, shown: None });
 }
 
 pub async fn the_owner_without_an_open_link_journals_for_itself(backend: Backend) {
@@ -46,7 +46,7 @@ pub async fn the_owner_without_an_open_link_journals_for_itself(backend: Backend
     let fence = session_of(store, "a").await;
     let accept = Accept { fence: Some(fence.clone()), ..request(fence.session, "1") };
     let accepted = store.accept(accept).await.unwrap();
-    assert_eq!(accepted, Accepted::Queued { seq: 1, owner: owner("a"), generation: 1, listeners: 1 });
+    assert_eq!(accepted, Accepted::Queued { seq: 1, owner: owner("a"), generation: 1, listeners: 1, shown: None });
     assert_not_woken(store, "a", &mut wakes).await;
 }
 
@@ -98,7 +98,7 @@ pub async fn a_post_tried_again_is_journaled_once_before_and_after_its_answer(ba
     let fence = session_of(store, "a").await;
     let post = request(fence.session, "1");
     assert_eq!(queue(store, post.clone()).await, 1);
-    let duplicate = |claimed| Accepted::Duplicate { seq: 1, claimed };
+    let duplicate = |claimed| Accepted::Duplicate { seq: 1, claimed, shown: None };
     assert_eq!(elsewhere.accept(post.clone()).await.unwrap(), duplicate(false));
     assert_eq!(store.accept(direct(&fence, post.clone())).await.unwrap(), duplicate(false));
     assert_eq!(claim(store, &fence, 0, 10).await.0.len(), 1);
@@ -108,7 +108,7 @@ pub async fn a_post_tried_again_is_journaled_once_before_and_after_its_answer(ba
 
     let notify = notification(fence.session, "n");
     assert_eq!(forward(store, &fence, notify.clone()).await, 2);
-    assert_eq!(elsewhere.accept(notify).await.unwrap(), Accepted::Duplicate { seq: 2, claimed: true });
+    assert_eq!(elsewhere.accept(notify).await.unwrap(), Accepted::Duplicate { seq: 2, claimed: true, shown: None });
     assert!(store.pending(fence.session).await.unwrap().is_empty());
 }
 
@@ -120,7 +120,10 @@ pub async fn a_post_that_is_forgotten_makes_way_for_another_of_its_name(backend:
     assert!(!store.forget_post(fence.session, notify.post_id).await.unwrap(), "it was not there");
     for seq in 1..=3 {
         assert_eq!(queue(store, notify.clone()).await, seq);
-        assert_eq!(elsewhere.accept(notify.clone()).await.unwrap(), Accepted::Duplicate { seq, claimed: false });
+        assert_eq!(
+            elsewhere.accept(notify.clone()).await.unwrap(),
+            Accepted::Duplicate { seq, claimed: false, shown: None }
+        );
         assert!(elsewhere.forget_post(fence.session, notify.post_id).await.unwrap());
     }
     let other = notification(fence.session, "n");
@@ -128,7 +131,7 @@ pub async fn a_post_that_is_forgotten_makes_way_for_another_of_its_name(backend:
     store.forget_post(fence.session, notify.post_id).await.unwrap();
     assert_eq!(
         store.accept(other).await.unwrap(),
-        Accepted::Duplicate { seq: 4, claimed: false },
+        Accepted::Duplicate { seq: 4, claimed: false, shown: None },
         "no other is forgotten"
     );
 }
@@ -140,12 +143,12 @@ pub async fn a_pending_id_is_a_duplicate_and_an_answered_id_is_free_again(backen
     queue(store, request(fence.session, "\"x\"")).await;
     assert_eq!(
         store.accept(request(fence.session, "\"x\"")).await.unwrap(),
-        Accepted::Duplicate { seq: 1, claimed: false }
+        Accepted::Duplicate { seq: 1, claimed: false, shown: None }
     );
     claim(store, &fence, 0, 10).await;
     assert_eq!(
         store.accept(direct(&fence, request(fence.session, "\"x\""))).await.unwrap(),
-        Accepted::Duplicate { seq: 1, claimed: true }
+        Accepted::Duplicate { seq: 1, claimed: true, shown: None }
     );
     append(store, append_of(&fence, 1, vec![answer("\"x\"")])).await;
     assert_eq!(forward(store, &fence, request(fence.session, "\"x\"")).await, 2, "a new request");
@@ -163,7 +166,7 @@ pub async fn another_request_with_a_pending_id_is_told_apart_from_the_same_one(b
     for claimed in [false, true] {
         for accept in [first(), full(first()), direct(&fence, first())] {
             let accepted = elsewhere.accept(accept).await.unwrap();
-            assert_eq!(accepted, Accepted::Duplicate { seq: 1, claimed });
+            assert_eq!(accepted, Accepted::Duplicate { seq: 1, claimed, shown: None });
         }
         for accept in [other(), full(other()), direct(&fence, other())] {
             let refused = Accept { changes: vec![set("mark", "1")], ..accept };
@@ -188,7 +191,7 @@ pub async fn the_last_256_posts_are_remembered(backend: Backend) {
         forward(store, &fence, post.clone()).await;
     }
     for (i, post) in posts.iter().enumerate().skip(600 - 256) {
-        let expected = Accepted::Duplicate { seq: i as u64 + 1, claimed: true };
+        let expected = Accepted::Duplicate { seq: i as u64 + 1, claimed: true, shown: None };
         assert_eq!(store.accept(post.clone()).await.unwrap(), expected);
     }
     assert!(matches!(store.accept(posts[0].clone()).await.unwrap(), Accepted::Queued { .. }), "it is bounded");
@@ -240,7 +243,7 @@ pub async fn the_cap_in_bytes_counts_bodies_until_they_are_answered(backend: Bac
     assert!(refused(2).await, "nine are there");
     assert!(refused(2).await, "and still are");
     let again = store.accept(direct(&fence, big)).await.unwrap();
-    assert_eq!(again, Accepted::Duplicate { seq: 1, claimed: true }, "what is there already is told so");
+    assert_eq!(again, Accepted::Duplicate { seq: 1, claimed: true, shown: None }, "what is there already is told so");
     // A claim moves bodies; an answer, a cancel and an ack free theirs.
     claim(store, &fence, 0, 10).await;
     assert!(refused(2).await);

@@ -87,7 +87,7 @@ pub async fn a_renewed_session_has_a_new_life_and_nothing_of_the_old_one(backend
     assert_eq!(next(&mut a).await, Wake::Session(session), "its owner learns that it is none any more");
     assert_eq!(store.update(&fence, &[]).await.unwrap(), Fenceable::Fenced);
     assert_eq!(store.pending(session).await.unwrap(), []);
-    let page = store.read_page(session, STREAM, 0, 10, 1 << 20).await.unwrap().unwrap();
+    let page = store.read_page(session, STREAM, StreamKey::Main, 0, 10, 1 << 20).await.unwrap().unwrap();
     assert_eq!((page.epoch, page.last_seq, page.holder, page.events), (77, 0, Some(8), vec![]));
     let head = head(store, session).await;
     let ownership = head.ownership.unwrap();

@@ -178,7 +178,7 @@ async fn a_message_whose_answer_was_lost_is_known_when_it_comes_again() {
     .await;
     broken.heal().await;
     let again = broken.store.accept(direct(&fence, post)).await.unwrap();
-    assert_eq!(again, Accepted::Duplicate { seq: 1, claimed: true });
+    assert_eq!(again, Accepted::Duplicate { seq: 1, claimed: true, shown: None });
 }
 
 /// OWN-10

@@ -22,7 +22,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use mcp_router::{
-    protocol::{post_id::PostId, session_id::SessionId},
+    protocol::{post_id::PostId, session_id::SessionId, stream_key::StreamKey},
     store::{
         Accept, Accepted, Adopted, Append, Appended, Attach, Attached, AttachedTo, Attachment, Claim, Claimed,
         ClientMessage, Created, EventLog, Fence, Handed, HeadChange, InboxEntry, Instances, Journal, LogLimits,
@@ -134,6 +134,7 @@ pub fn message(session: SessionId, message: ClientMessage, body: &str) -> Accept
         acked: 0,
         known: 0,
         changes: Vec::new(),
+        shown_by: None,
         max_pending: 1000,
         max_inbox: 1000,
         max_bytes: 1 << 30,
@@ -182,7 +183,7 @@ pub async fn handed(store: &dyn SessionStore, claim: Claim) -> Handed {
 }
 
 pub fn event(body: &str) -> NewEvent {
-    NewEvent { answers: None, body: Bytes::copy_from_slice(body.as_bytes()), changes: Vec::new() }
+    NewEvent::message(Bytes::copy_from_slice(body.as_bytes()))
 }
 
 pub fn answer(id_key: &str) -> NewEvent {
@@ -215,8 +216,9 @@ pub async fn append(store: &dyn SessionStore, append: Append) -> Vec<Option<u64>
 
 /// The bodies of the whole log.
 pub async fn log(store: &dyn SessionStore, session: SessionId, stream: &str) -> Vec<(u64, String)> {
-    let page = store.read_page(session, stream, 0, usize::MAX >> 1, usize::MAX >> 1).await.unwrap().unwrap();
-    page.events.into_iter().map(|event| (event.seq, String::from_utf8(event.body.to_vec()).unwrap())).collect()
+    let page =
+        store.read_page(session, stream, StreamKey::Main, 0, usize::MAX >> 1, usize::MAX >> 1).await.unwrap().unwrap();
+    page.events.into_iter().map(|event| (event.seq, String::from_utf8(event.body.unwrap().to_vec()).unwrap())).collect()
 }
 
 pub async fn adopt(store: &dyn SessionStore, from: &Fence, name: &str) -> Rehydration {
@@ -235,7 +237,7 @@ pub async fn attach(store: &dyn SessionStore, session: SessionId, name: &str, id
 }
 
 pub async fn holder(store: &dyn SessionStore, session: SessionId) -> Option<u64> {
-    store.read_page(session, STREAM, 0, 1, 1).await.unwrap().unwrap().holder
+    store.read_page(session, STREAM, StreamKey::Main, 0, 1, 1).await.unwrap().unwrap().holder
 }
 
 pub async fn next(wakes: &mut mpsc::Receiver<Wake>) -> Wake {

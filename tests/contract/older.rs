@@ -77,7 +77,7 @@ pub async fn a_session_whose_data_are_older_is_written_again(backend: Backend) {
 
     assert_eq!(store.claim(Claim::new(fence.clone(), 0, 10)).await.unwrap(), Claimed::Fenced);
     let again = Fence { epoch: rewrite.epoch, ..fence };
-    let page = store.read_page(session, STREAM, 0, 10, 1 << 20).await.unwrap().unwrap();
+    let page = store.read_page(session, STREAM, StreamKey::Main, 0, 10, 1 << 20).await.unwrap().unwrap();
     assert_eq!((page.epoch, page.last_seq, page.holder, page.events), (again.epoch, 0, None, vec![]));
     let head = head(store, session).await;
     assert_eq!((&*head.service, &*head.principal), ("mcp-server-v6", "principal"));

@@ -184,7 +184,7 @@ pub async fn a_released_session_is_adopted_from_nobody(backend: Backend) {
     assert_eq!(store.release(&fence).await.unwrap(), Fenceable::Done);
     let nobody = nobody();
     let queued = store.accept(request(fence.session, "2")).await.unwrap();
-    assert_eq!(queued, Accepted::Queued { seq: 2, owner: nobody.clone(), generation: 1, listeners: 0 });
+    assert_eq!(queued, Accepted::Queued { seq: 2, owner: nobody.clone(), generation: 1, listeners: 0, shown: None });
     let joined = attach(store, fence.session, "b", 9).await;
     assert_eq!((joined.owner, joined.generation, joined.listeners), (nobody.clone(), 1, 0));
     let lost = store.adopt(fence.session, &owner("a"), 1, &owner("b")).await.unwrap();

@@ -9,7 +9,8 @@ async fn filled(store: &dyn SessionStore, bodies: &[&str]) -> Fence {
 }
 
 async fn seqs(store: &dyn SessionStore, fence: &Fence, after: u64, max_events: usize, max_bytes: usize) -> Vec<u64> {
-    let page = store.read_page(fence.session, STREAM, after, max_events, max_bytes).await.unwrap().unwrap();
+    let page =
+        store.read_page(fence.session, STREAM, StreamKey::Main, after, max_events, max_bytes).await.unwrap().unwrap();
     assert_eq!(page.epoch, fence.epoch);
     page.events.iter().map(|event| event.seq).collect()
 }
@@ -21,7 +22,7 @@ pub async fn a_page_starts_after_the_cursor(backend: Backend) {
     assert_eq!(seqs(store, &fence, 1, 10, 100).await, [2, 3]);
     assert_eq!(seqs(store, &fence, 3, 10, 100).await, [0; 0]);
     assert_eq!(seqs(store, &fence, 99, 10, 100).await, [0; 0], "a cursor of another life");
-    let page = store.read_page(fence.session, STREAM, 99, 10, 100).await.unwrap().unwrap();
+    let page = store.read_page(fence.session, STREAM, StreamKey::Main, 99, 10, 100).await.unwrap().unwrap();
     assert_eq!((page.last_seq, page.first_seq, page.holder), (3, 1, Some(7)));
 }
 
@@ -39,14 +40,14 @@ pub async fn a_page_is_bounded_by_count_and_bytes_but_never_empty(backend: Backe
 pub async fn a_stream_without_events_says_where_it_would_start(backend: Backend) {
     let store = backend.store();
     let fence = session_of(store, "a").await;
-    let page = store.read_page(fence.session, STREAM, 0, 10, 10).await.unwrap().unwrap();
+    let page = store.read_page(fence.session, STREAM, StreamKey::Main, 0, 10, 10).await.unwrap().unwrap();
     assert_eq!((page.events.len(), page.last_seq, page.first_seq, page.holder), (0, 0, 1, Some(7)));
-    let page = store.read_page(fence.session, "unknown", 0, 10, 10).await.unwrap().unwrap();
+    let page = store.read_page(fence.session, "unknown", StreamKey::Main, 0, 10, 10).await.unwrap().unwrap();
     assert_eq!((page.events.len(), page.last_seq, page.first_seq, page.holder), (0, 0, 1, None));
 }
 
 pub async fn a_missing_session_has_no_pages(backend: Backend) {
-    assert_eq!(backend.store().read_page(SessionId::random(), STREAM, 0, 10, 10).await.unwrap(), None);
+    assert_eq!(backend.store().read_page(SessionId::random(), STREAM, StreamKey::Main, 0, 10, 10).await.unwrap(), None);
 }
 
 pub async fn pages_together_are_the_whole_log(backend: Backend) {

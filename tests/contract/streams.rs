@@ -89,9 +89,72 @@ pub async fn a_session_that_begins_anew_begins_all_its_streams_anew(backend: Bac
             assert_eq!(next(&mut holder).await, Wake::Session(fence.session), "who shows the other stream must look");
         }
         for stream in [STREAM, OTHER] {
-            let page = store.read_page(fence.session, stream, 0, 10, 1 << 20).await.unwrap().unwrap();
+            let page = store.read_page(fence.session, stream, StreamKey::Main, 0, 10, 1 << 20).await.unwrap().unwrap();
             assert_eq!((page.epoch, page.last_seq, page.events), (epoch, 0, vec![]), "{stream}");
         }
         store.purge(fence.session).await.unwrap();
     }
+}
+
+/// EVT-5, EVT-8
+pub async fn a_stream_shows_its_own_events_of_the_log_and_the_places_of_others(backend: Backend) {
+    let store = backend.store();
+    let fence = session_of(store, "a").await;
+    let of = |seq, body| event(body).on(StreamKey::Request(seq));
+    let many: Vec<NewEvent> = (0..20).map(|_| of(9, "nine")).collect();
+    assert_eq!(append(store, append_of(&fence, 1, vec![event("main"), of(4, "four"), of(5, "five")])).await.len(), 3);
+    append(store, append_of(&fence, 2, many)).await;
+    for (view, expected) in [
+        (StreamKey::Main, [Some("main"), None, None]),
+        (StreamKey::Request(4), [None, Some("four"), None]),
+        (StreamKey::Request(5), [None, None, Some("five")]),
+        (StreamKey::Request(1), [None, None, None]),
+    ] {
+        let page = store.read_page(fence.session, STREAM, view, 0, 3, 1 << 20).await.unwrap().unwrap();
+        let seen: Vec<_> = page.events.iter().map(|event| event.body.as_deref()).collect();
+        assert_eq!(seen, expected.map(|body| body.map(str::as_bytes)), "{view:?}");
+        assert!(page.events.iter().map(|event| event.seq).eq(1..=3) && page.last_seq == 23);
+    }
+    // Also where an event has its time beside it.
+    let page = store.read_page(fence.session, STREAM, StreamKey::Request(9), 3, 100, 1 << 20).await.unwrap().unwrap();
+    assert!(page.events.iter().all(|event| event.body.as_deref() == Some(b"nine")), "{page:?}");
+}
+
+/// OWN-6: as another instance takes a request, and shows its answer.
+pub async fn who_shows_a_request_is_woken_by_its_answer_which_ends_that(backend: Backend) {
+    let store = backend.store();
+    let mut shower = store.subscribe(&incarnation("b"), 8).await.unwrap();
+    let fence = session_of(store, "a").await;
+    append(store, append_of(&fence, 1, vec![event("before")])).await;
+    let shown_by = Some((incarnation("b"), 8));
+    let accepted = store.accept(Accept { shown_by, ..request(fence.session, "1") }).await.unwrap();
+    let Accepted::Queued { seq: 1, shown: Some(shown), .. } = accepted else { panic!("{accepted:?}") };
+    assert_eq!((shown.epoch, shown.last_event), (fence.epoch, 1));
+    let view = StreamKey::Request(1);
+    let holder = async || store.read_page(fence.session, STREAM, view, 0, 0, 0).await.unwrap().unwrap().holder;
+    assert_eq!(holder().await, Some(8));
+    append(store, append_of(&fence, 2, vec![event("progress").on(view)])).await;
+    assert_eq!(next(&mut shower).await, Wake::Session(fence.session));
+    append(store, append_of(&fence, 3, vec![answer("1").on(view)])).await;
+    assert_eq!(next(&mut shower).await, Wake::Session(fence.session));
+    assert_eq!(holder().await, None);
+    let streams = head(store, fence.session).await.streams;
+    assert_eq!(streams.keys().collect::<Vec<_>>(), [STREAM], "nothing is left of it");
+}
+
+/// REQ-6
+pub async fn the_latest_try_of_a_request_shows_its_answer(backend: Backend) {
+    let store = backend.store();
+    let mut owner = store.subscribe(&incarnation("a"), 8).await.unwrap();
+    let fence = session_of(store, "a").await;
+    let post = request(fence.session, "1");
+    for (name, id) in [("b", 8), ("c", 9)] {
+        store.accept(Accept { shown_by: Some((incarnation(name), id)), ..post.clone() }).await.unwrap();
+    }
+    assert_eq!(next(&mut owner).await, Wake::Session(fence.session), "for the request");
+    let stream = StreamKey::Request(1).name();
+    assert!(!store.detach(fence.session, &stream, 8).await.unwrap());
+    assert!(store.detach(fence.session, &stream, 9).await.unwrap());
+    assert_eq!(next(&mut owner).await, Wake::Session(fence.session), "it keeps the answer for whoever comes back");
+    assert!(!head(store, fence.session).await.streams.contains_key(&*stream), "nothing is left of it");
 }

@@ -66,6 +66,7 @@ async fn journal_behind_the_owner(cluster: &mut Cluster, client: &McpClient, mes
         acked: 0,
         known: 0,
         changes: Vec::new(),
+        shown_by: None,
         max_pending: 100,
         max_inbox: 100,
         max_bytes: 1 << 20,

@@ -35,6 +35,7 @@ mod server_death;
 mod smoke;
 mod starting;
 mod storms;
+mod streamable;
 mod streamable_upstreams;
 mod surfaces;
 mod suspicion;

@@ -864,25 +864,30 @@ async fn head_of(addr: std::net::SocketAddr, request: &str) -> String {
     text
 }
 
-/// Clients that try Streamable HTTP first fall back on 404, and people read where to go; the error answers the request.
+/// Clients that try Streamable HTTP first at the URL of an event stream fall back on 404, and people read where to go; the error
+/// answers the request.
 #[tokio::test]
 async fn a_client_of_another_transport_is_told_where_to_go() {
     let cluster = Cluster::builder().start().await;
     let addr = cluster.addr(0);
     let body = request("try", "initialize", json!({})).to_string();
     let slash = format!("{SSE}/");
-    for path in [SSE, "/sse", "/mcp/mcp-server-v6", "/mcp", &slash, "/sse/", "/mcp/mcp-server-v6/", "/mcp/"] {
+    for path in [SSE, "/sse", &slash, "/sse/"] {
         let refused = http::post(addr, path, body.clone()).await;
         assert_refused(&refused, 404, -32600, path);
         let error = refused.json();
         assert_eq!((&error["id"], &error["error"]["data"]["reason"]), (&json!("try"), &json!("other_transport")));
         let text = error["error"]["message"].as_str().unwrap();
-        assert!(text.contains("GET /sse/mcp-server-v6") && text.contains("POST"), "{text}");
+        assert!(text.contains("GET /sse/mcp-server-v6") && text.contains("POST to /mcp/mcp-server-v6"), "{text}");
         assert_refused(&http::post(addr, path, "no JSON").await, 404, -32600, path);
     }
-    for path in ["/mcp/mcp-server-v6", "/mcp", "/mcp/mcp-server-v6/", "/mcp/", &slash, "/sse/"] {
+    for path in [slash.as_str(), "/sse/"] {
         assert_refused(&http::get(addr, path).await, 404, -32600, path);
         assert_refused(&Request::delete(path).send(addr).await, 404, -32600, path);
     }
     assert_eq!(cluster.metric("mcp_router_sessions", None).await, 0.0);
+    for path in ["/mcp/mcp-server-v6", "/mcp", "/mcp/mcp-server-v6/", "/mcp/"] {
+        let begun = http::post(addr, path, body.clone()).await;
+        assert!(begun.status == 200 && begun.header("mcp-session-id").is_some(), "{path}: {}", begun.text());
+    }
 }

@@ -9,9 +9,13 @@ use actix_web::{
     },
 };
 
+use bytes::Bytes;
+
 use super::ApiError;
 use crate::{
-    protocol::jsonrpc::{self, INTERNAL_ERROR, INVALID_REQUEST, OUTCOME_UNKNOWN, PARSE_ERROR, UPSTREAM_UNAVAILABLE},
+    protocol::jsonrpc::{
+        self, INTERNAL_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, OUTCOME_UNKNOWN, PARSE_ERROR, UPSTREAM_UNAVAILABLE,
+    },
     upstream::actor::CallError,
 };
 
@@ -109,6 +113,11 @@ fn row(error: &ApiError) -> Row {
         E::Origin => Row::new(403, INVALID_REQUEST, "forbidden_origin").also(Also::Header(header::VARY, "Origin")),
         E::NotAdmin => Row::new(403, INVALID_REQUEST, "forbidden"),
         E::NotAcceptable => Row::new(406, INVALID_REQUEST, "not_acceptable"),
+        E::NeitherAcceptable => Row::new(406, INVALID_REQUEST, "not_acceptable"),
+        E::NoSessionHeader => Row::new(400, INVALID_REQUEST, "missing_session"),
+        E::ProtocolVersion { .. } => Row::new(400, INVALID_REQUEST, "protocol_version"),
+        // By this status and code clients of that version fall back to one with sessions.
+        E::Stateless { .. } => Row::new(404, METHOD_NOT_FOUND, "stateless"),
         E::OtherTransport { .. } => Row::new(404, INVALID_REQUEST, "other_transport"),
         E::Full => Row::new(503, INTERNAL_ERROR, "too_many").retry(FULL_RETRY),
         E::TooManyOfClient { .. } => Row::new(429, INTERNAL_ERROR, "too_many").retry(FULL_RETRY),
@@ -145,8 +154,16 @@ fn row_of_call(error: &CallError) -> Row {
 }
 
 impl ApiError {
-    /// The response. `id`: JSON text of the request's id, where it is known.
-    pub fn response(&self, id: Option<&str>) -> HttpResponse {
+    /// The answer to a request of a session that lives, `id` as JSON text: as any answer, with status 200. Some clients give
+    /// their session up for any other.
+    pub fn answer(&self, id: &str) -> HttpResponse {
+        let mut response = self.response(Some(id));
+        *response.status_mut() = StatusCode::OK;
+        response
+    }
+
+    /// The JSON-RPC error. `id`: JSON text of the request's id, where it is known.
+    pub fn body(&self, id: Option<&str>) -> Bytes {
         let row = row(self);
         let mut details = serde_json::json!({ "reason": row.reason, "retry": row.retry_after.is_some() });
         if let Some(outcome) = row.outcome {
@@ -159,7 +176,12 @@ impl ApiError {
                 details[part] = answer.remove(part).unwrap_or_default();
             }
         }
-        let body = jsonrpc::error_response(id.unwrap_or("null"), row.code, &self.to_string(), Some(&details));
+        jsonrpc::error_response(id.unwrap_or("null"), row.code, &self.to_string(), Some(&details))
+    }
+
+    /// The response. `id`: as for [`Self::body`].
+    pub fn response(&self, id: Option<&str>) -> HttpResponse {
+        let row = row(self);
         let mut response = HttpResponseBuilder::new(status(&row));
         response.content_type("application/json");
         if let Some(seconds) = row.retry_after {
@@ -174,7 +196,7 @@ impl ApiError {
                 response.force_close();
             }
         }
-        response.body(body)
+        response.body(self.body(id))
     }
 }
 
@@ -196,8 +218,6 @@ fn status(row: &Row) -> StatusCode {
 mod tests {
     use std::{collections::BTreeSet, time::Duration};
 
-    use bytes::Bytes;
-
     use super::*;
     use crate::protocol::jsonrpc::InvalidMessage;
 
@@ -215,7 +235,8 @@ mod tests {
     numbered!(arm: ApiError {
         Invalid(_), Unexpected(_), UnknownService{..}, AmbiguousService{..}, IdInUse, MissingSession, UnknownSession,
         AmbiguousSession, TooLarge{..}, BrokenBody, SlowBody{..}, ContentType, ContentCoding, NoSuchPath, Method{..}, Query,
-        Repeated{..}, Host, Origin, NotAdmin, NotAcceptable, OtherTransport{..}, Full, TooManyOfClient{..}, TooMany{..},
+        Repeated{..}, Host, Origin, NotAdmin, NotAcceptable, NeitherAcceptable, NoSessionHeader,
+        ProtocolVersion{..}, Stateless{..}, OtherTransport{..}, Full, TooManyOfClient{..}, TooMany{..},
         Draining, StoreUnavailable, StoreRefuses(_), Upstream(_), ToolList(_), NoEndpoint{..},
     });
 
@@ -266,6 +287,10 @@ mod tests {
             (ApiError::Origin, 403, "forbidden_origin", None),
             (ApiError::NotAdmin, 403, "forbidden", None),
             (ApiError::NotAcceptable, 406, "not_acceptable", None),
+            (ApiError::NeitherAcceptable, 406, "not_acceptable", None),
+            (ApiError::NoSessionHeader, 400, "missing_session", None),
+            (ApiError::ProtocolVersion { spoken: text() }, 400, "protocol_version", None),
+            (ApiError::Stateless { newest: "x" }, 404, "stateless", None),
             (ApiError::OtherTransport { base: text(), service: text() }, 404, "other_transport", None),
             (ApiError::Full, 503, "too_many", Some("10")),
             (ApiError::TooManyOfClient { limit: 1 }, 429, "too_many", Some("10")),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::{Attachment, End, pump::Pump};
 use crate::{
+    protocol::stream_key::{MAIN_STREAM, StreamKey},
     session::{
         env::Env,
         messages::{AttachLocal, Detached},
@@ -59,12 +60,28 @@ impl Attachment {
 }
 
 impl Pump {
+    /// The stream of a request, whose session has no owner in this process (any more): the store is told who is to be woken.
+    pub(super) async fn register_elsewhere(&mut self) {
+        if self.is_registered || self.env.directory.session(&self.attachment.session).is_some() {
+            return;
+        }
+        match self.env.store.attach(self.attachment.attach(&self.env)).await {
+            Ok(_) => (self.is_registered, self.is_late) = (true, true),
+            // The next look does it.
+            Err(error) => self.env.count_store_error(&error),
+        }
+    }
+
     /// A superseded stream whose successor has gone takes its place back. That successor may have been a GET that its
     /// client had given up, served late by a process that had been paused: the client still listens here, and would for
     /// ever. If it does not, its next stream supersedes this one again.
     pub(super) async fn reclaim(&mut self) {
-        let (session, stream) = (self.attachment.session, Arc::clone(&self.attachment.stream));
-        match self.env.store.read_page(session, &stream, self.cursor, 0, 0).await {
+        let session = self.attachment.session;
+        if self.attachment.key != StreamKey::Main {
+            // Another connection has asked for the answer: it is that one's.
+            return;
+        }
+        match self.env.store.read_page(session, MAIN_STREAM, self.attachment.key, self.cursor, 0, 0).await {
             Ok(Some(page)) if page.epoch == self.epoch && page.holder.is_some_and(|id| id != self.attachment.id) => {
                 return;
             }
@@ -100,16 +117,23 @@ impl Drop for Pump {
         let (parked, ttl) = (self.parked, self.env.settings.session.ttl);
         env.metrics.streams.dec();
         env.directory.remove_attachment(&attachment);
+        if self.is_over && !(self.is_registered && self.is_late) {
+            // Its owner knows, and nobody holds it in the store.
+            return;
+        }
         if let Some(owner) = env.directory.session(&attachment.session) {
             // A full mailbox only delays the owner's clean-up: its sweep looks again.
             let _ = owner.try_send(Detached { attachment: attachment.id });
+        }
+        if !self.is_registered {
+            return;
         }
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 // For a client that comes back without a cursor. Not for a superseded stream: its successor knows better.
                 let sent = attachment.sent();
                 let superseded = parked || attachment.queue().end == Some(End::Superseded);
-                if sent > 0 && !superseded {
+                if sent > 0 && !superseded && attachment.key == StreamKey::Main {
                     let hint = Hint::Sent { stream: attachment.stream.clone(), sent };
                     if let Err(error) = env.store.hint(attachment.session, &hint).await {
                         env.count_store_error(&error);

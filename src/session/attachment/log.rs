@@ -13,7 +13,10 @@ use super::{
 };
 use crate::{
     fault,
-    protocol::jsonrpc::{Head, Kind},
+    protocol::{
+        jsonrpc::{Head, Kind},
+        stream_key::{MAIN_STREAM, StreamKey},
+    },
     store::{Page, StoreError},
 };
 
@@ -27,6 +30,7 @@ impl Pump {
         if self.doubt.is_some() {
             self.ask_for_proof().await;
         }
+        self.register_elsewhere().await;
         let before = if self.cursor < self.unproven_until { Some(self.known().await) } else { None };
         let stream = &self.env.settings.stream;
         let page = self
@@ -34,7 +38,8 @@ impl Pump {
             .store
             .read_page(
                 self.attachment.session,
-                &self.attachment.stream,
+                MAIN_STREAM,
+                self.attachment.key,
                 self.cursor,
                 stream.replay_page_events,
                 stream.replay_page_bytes,
@@ -56,7 +61,11 @@ impl Pump {
                     }
                     _ => None,
                 };
-                self.take_page(page, known)
+                let read = self.take_page(page, known);
+                if std::mem::take(&mut self.asks_whether_over) {
+                    self.is_over = !self.is_pending().await;
+                }
+                read
             }
             Ok(None) if self.env.data_lost().await => Read::End(End::Abort("the session store lost its data")),
             Ok(None) => Read::End(End::Finished),
@@ -74,9 +83,20 @@ impl Pump {
         }
     }
 
+    /// The request whose stream this is has no answer yet. In doubt it has none: its time limit says the rest.
+    async fn is_pending(&self) -> bool {
+        match self.env.store.pending(self.attachment.session).await {
+            Ok(pending) => pending.iter().any(|request| StreamKey::Request(request.seq) == self.attachment.key),
+            Err(error) => {
+                self.env.count_store_error(&error);
+                true
+            }
+        }
+    }
+
     /// The log is behind what this stream has sent, and that may be the doing of the store.
     fn is_behind(&mut self, page: &Page) -> bool {
-        let is_mine = page.epoch == self.epoch && page.holder == Some(self.attachment.id);
+        let is_mine = page.epoch == self.epoch && !self.is_superseded(&page);
         if !is_mine || self.fresh || page.last_seq >= self.cursor {
             self.behind_since = None;
             return false;
@@ -112,7 +132,7 @@ impl Pump {
             // The session was made again after a loss of data: the client must come back and be told. EVT-6
             return Read::End(End::Abort("the session was made again"));
         }
-        if page.holder != Some(self.attachment.id) {
+        if self.is_superseded(&page) {
             return Read::End(End::Superseded);
         }
         let fresh = std::mem::take(&mut self.fresh);
@@ -147,21 +167,39 @@ impl Pump {
                 self.attachment.look();
                 break;
             }
-            if self.doubt.is_some() && !is_notification(&event.body) {
+            let Some(body) = event.body else {
+                // Of another stream.
+                self.cursor = event.seq;
+                continue;
+            };
+            if self.doubt.is_some() && !is_notification(&body) {
                 self.attachment.has_sent(self.cursor);
                 return Read::of(block);
             }
             self.cursor = event.seq;
+            self.is_over |= self.attachment.key != StreamKey::Main && is_response(&body);
             let is_new = event.seq > self.unproven_until;
             if is_new || wanted.as_ref().is_none_or(|wanted| wanted[at]) {
-                block.push(Told::Event { epoch: self.epoch, seq: event.seq, body: event.body });
+                block.push(Told::Event { epoch: self.epoch, seq: event.seq, body });
             }
         }
         self.attachment.has_sent(self.cursor);
         if self.cursor < page.last_seq {
             self.attachment.look();
+        } else if fresh && !self.is_over && block.is_empty() && self.attachment.key != StreamKey::Main {
+            self.asks_whether_over = true;
         }
         Read::of(block)
+    }
+
+    /// Somebody else shows this stream by now. That of a request is held in the store only for a process that does not own
+    /// the session, and by nobody when its answer is there.
+    fn is_superseded(&self, page: &Page) -> bool {
+        match page.holder {
+            // Whoever holds it in the store came before this one, of which the store does not know.
+            Some(holder) => self.is_registered && holder != self.attachment.id,
+            None => self.attachment.key == StreamKey::Main,
+        }
     }
 
     /// Nothing is missing between the cursor and `seq`. EVT-5
@@ -175,6 +213,10 @@ impl Pump {
         tracing::error!(session = %self.attachment.session, after = self.cursor, broken, "events are missing in the log");
         Read::End(End::Abort("events are missing in the log"))
     }
+}
+
+fn is_response(body: &[u8]) -> bool {
+    matches!(Head::parse(body).map(|head| head.kind), Ok(Kind::Response { .. }))
 }
 
 fn is_notification(body: &[u8]) -> bool {

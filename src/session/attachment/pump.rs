@@ -5,6 +5,7 @@
 
 use std::{collections::VecDeque, future::poll_fn, pin::Pin, sync::Arc, task::Poll, time::Duration};
 
+use bytes::Bytes;
 use tokio::time::{Instant, Sleep};
 
 use super::{
@@ -61,6 +62,14 @@ pub struct Pump {
     /// Since when the log is behind what this stream has sent.
     pub(super) behind_since: Option<Instant>,
     pub(super) parked: bool,
+    /// The store knows that this process shows the stream. Not of the stream of a request whose owner is in this process.
+    pub(super) is_registered: bool,
+    /// It was registered when the answer may have been there already, which takes the holder away.
+    pub(super) is_late: bool,
+    /// The stream of a request has given its answer: nothing follows.
+    pub(super) is_over: bool,
+    /// It has been read to the end of the log, and the answer is not there.
+    pub(super) asks_whether_over: bool,
     pub(super) next_heartbeat: Instant,
     pub(super) next_poll: Instant,
     /// The one timer of the stream, for the earlier of the two.
@@ -105,10 +114,60 @@ impl Pump {
             told: false,
             behind_since: None,
             parked: false,
+            is_registered: true,
+            is_late: true,
+            is_over: false,
+            asks_whether_over: false,
             next_heartbeat,
             next_poll,
             timer: Box::pin(tokio::time::sleep_until(next_poll.min(next_heartbeat))),
             read_backoff: Backoff::new(READ_RETRY, read_timeout),
+        }
+    }
+
+    /// The stream of a request that has just come. `is_registered`: the store knows who shows it, because its owner may be
+    /// elsewhere.
+    pub fn of_request(mut self, is_registered: bool) -> Self {
+        self.is_registered = is_registered;
+        self.is_late = self.cursor == 0;
+        if is_registered {
+            // Something may have come before this process could be woken.
+            self.attachment.look();
+        }
+        self
+    }
+
+    /// This goes out before anything else.
+    pub fn begin_with(&mut self, first: Block) {
+        self.first = first;
+    }
+
+    /// The stream of a request has given its answer.
+    pub fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    /// What the log has for the stream first, if it comes within this time. Nothing is lost when it does not.
+    pub async fn first_within(&mut self, patience: Duration) -> Option<Block> {
+        let deadline = Instant::now() + patience;
+        loop {
+            if std::mem::take(&mut self.attachment.queue().look) {
+                match self.read().await {
+                    Read::Told(block) => return Some(block),
+                    Read::Nothing => continue,
+                    Read::End(end) => {
+                        self.attachment.end(end);
+                        return None;
+                    }
+                }
+            }
+            if tokio::time::timeout_at(deadline, self.wait()).await != Ok(Woken::ByMailbox) {
+                return None;
+            }
+            let queue = self.attachment.queue();
+            if queue.end.is_some() || !queue.events.is_empty() {
+                return None;
+            }
         }
     }
 
@@ -136,6 +195,17 @@ impl Pump {
         &self.attachment
     }
 
+    /// Of the stream of a request: its answer, for a client that takes nothing else. What comes before it is passed over.
+    pub async fn answer(mut self) -> Option<Bytes> {
+        while let Ok(Some(block)) = self.next().await {
+            let last = block.iter().last();
+            if let (true, Some(Told::Event { body, .. })) = (self.is_over, last) {
+                return Some(body.clone());
+            }
+        }
+        None
+    }
+
     /// What the client is to be told next; nothing more: a clean end.
     ///
     /// # Errors
@@ -161,6 +231,9 @@ impl Pump {
                 (fresh, behind) = self.take_next(&mut events);
                 self.taken = events;
             }
+            if fresh.is_empty() && self.is_over {
+                return Ok(None);
+            }
             // What is ready goes out before the stream ends: the log that has it may be lost with the store.
             if !fresh.is_empty() {
                 if behind || look {
@@ -173,7 +246,7 @@ impl Pump {
                 Some(End::Abort(reason)) => {
                     // The server would throw away what it was given in this very turn and has not written yet.
                     tokio::task::yield_now().await;
-                    return Err(Aborted(reason));
+                    return if self.attachment.is_streamable() { Ok(None) } else { Err(Aborted(reason)) };
                 }
                 Some(End::Finished) => return Ok(None),
                 Some(End::Superseded) | None => {}
@@ -235,9 +308,12 @@ impl Pump {
             events.clear();
             return (fresh, behind);
         }
-        for Pushed { epoch, seq, body } in events.drain(..) {
-            if seq == self.cursor + 1 && seq > self.only_needed_until {
+        for Pushed { epoch, after, seq, is_last, body } in events.drain(..) {
+            // What stands between is of other streams.
+            let follows = after <= self.cursor && self.cursor < seq;
+            if follows && seq > self.only_needed_until {
                 self.cursor = seq;
+                self.is_over |= is_last;
                 fresh.push(Told::Event { epoch, seq, body });
             } else if seq > self.cursor {
                 behind = true;

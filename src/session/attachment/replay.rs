@@ -108,7 +108,8 @@ impl Said {
 /// them, so that notifications, which clients do not tell apart by an id, are not repeated. `to_the_end`: no event of the
 /// log follows them.
 pub fn wanted(events: &[LoggedEvent], known: &Known, handed_over: u64, to_the_end: bool) -> Vec<bool> {
-    let said: Vec<Said> = events.iter().map(|event| Said::of(&event.body, known)).collect();
+    let said = |event: &LoggedEvent| event.body.as_deref().map_or(Said::Other, |body| Said::of(body, known));
+    let said: Vec<Said> = events.iter().map(said).collect();
     let withdrawn: HashSet<&IdKey> =
         said.iter().filter_map(|said| if let Said::Withdrawal(id) = said { Some(id) } else { None }).collect();
     let is_open = |id: &IdKey| known.open.as_ref().is_none_or(|open| open.contains(id));
@@ -159,7 +160,7 @@ mod tests {
             _ => r#"{"jsonrpc":"2.0","method":"n"}"#.to_owned(),
         };
         let words = text.split(' ').enumerate();
-        words.map(|(at, word)| LoggedEvent { seq: at as u64 + 1, body: Bytes::from(body(word)) }).collect()
+        words.map(|(at, word)| LoggedEvent { seq: at as u64 + 1, body: Some(Bytes::from(body(word))) }).collect()
     }
 
     fn sent_again(text: &str, known: &Known, handed_over: u64, to_the_end: bool) -> String {

@@ -19,6 +19,15 @@ pub enum Told {
         /// Set while the client is known by a cookie alone: number of the attachment that its messages are to carry.
         proof: Option<u64>,
     },
+    /// First of all on a stream of Streamable HTTP: where it stands, and when to come back (MCP 2025-11-25, polling).
+    Prime {
+        /// The session's epoch.
+        epoch: u32,
+        /// The client's cursor from here on.
+        seq: u64,
+        /// How long it waits before it comes back.
+        retry: Duration,
+    },
     /// An event of the log.
     Event {
         /// The session's epoch when it was appended.
@@ -50,6 +59,19 @@ impl Block {
     /// And this.
     pub fn push(&mut self, told: Told) {
         if self.first.is_none() { self.first = Some(told) } else { self.others.push(told) }
+    }
+
+    /// And all of this.
+    pub fn extend(&mut self, more: Self) {
+        more.first.into_iter().chain(more.others).for_each(|told| self.push(told));
+    }
+
+    /// The message of the event that is all there is.
+    pub fn only_event(&self) -> Option<&Bytes> {
+        match (&self.first, self.others.as_slice()) {
+            (Some(Told::Event { body, .. }), []) => Some(body),
+            _ => None,
+        }
     }
 
     /// Nothing.

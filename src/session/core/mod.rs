@@ -16,6 +16,7 @@
 //! | `cursors` | how far the streams of the upstream session have been read, and what of that is on record |
 //! | `questions` | which requests of the server, and of the router's own, are open, and under which ids |
 //! | `streams` | which connection shows each of the client's streams, and since when none does |
+//! | `unheard` | which answers nobody shows, and when they go out on the main stream |
 //! | `pause` | a pause before something is tried again |
 
 pub mod claims;
@@ -30,4 +31,5 @@ pub mod recovery;
 pub mod requests;
 pub mod setup;
 pub mod streams;
+pub mod unheard;
 pub mod uplink;

@@ -1,7 +1,7 @@
 //! Upstream → client: the events on their way into the log. One append is under way at a time and takes all that has
 //! gathered meanwhile, so order is kept and a burst costs one round trip.
 //!
-//! Owns what waits, what is under way, and how far each stream's log has come. It says what is to be appended next and
+//! Owns what waits, what is under way, and how far the log has come, which all streams of the session share. It says what is to be appended next and
 //! what an answer of the store means; the actor asks the store and delivers what is logged (EVT-2). It has no clock and no
 //! store of its own.
 
@@ -23,7 +23,7 @@ const APPEND_BYTES: usize = 1 << 20;
 /// See the module's text.
 #[derive(Debug)]
 pub struct Outbox {
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<NewEvent>,
     under_way: Option<Batch>,
     /// What is under way was for a log that is lost.
     is_void: bool,
@@ -31,15 +31,8 @@ pub struct Outbox {
     op: u64,
     /// Pauses before the append is tried again, if the store does not answer.
     backoff: Backoff,
-    /// Last sequence of the main stream's log, and of the others that have one.
-    main_tail: u64,
-    tails: Vec<(StreamKey, u64)>,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    stream: StreamKey,
-    event: NewEvent,
+    /// Last sequence of the log.
+    tail: u64,
 }
 
 /// One append: what the store is asked for.
@@ -47,11 +40,9 @@ struct Waiting {
 pub struct Batch {
     /// Its number. The same number asks for the same again.
     pub op: u64,
-    /// The stream.
-    pub stream: StreamKey,
     /// The events, in order; at least one.
     pub events: Arc<[NewEvent]>,
-    /// How far the client's connection had come, if that is news.
+    /// How far the connection of the main stream had come, if that is news.
     pub sent: Option<u64>,
 }
 
@@ -84,8 +75,6 @@ pub enum Refusal {
 /// A batch that is in the log.
 #[derive(Debug)]
 pub struct Logged {
-    /// Its stream.
-    pub stream: StreamKey,
     events: Arc<[NewEvent]>,
     seqs: Vec<Option<u64>>,
     /// Last sequence of the log before it.
@@ -101,6 +90,10 @@ pub enum Entry<'a> {
         seq: u64,
         /// The place that follows the one before it. Another one breaks EVT-1.
         expected: u64,
+        /// The stream that shows it.
+        view: StreamKey,
+        /// It answers a request.
+        is_answer: bool,
         /// The message.
         body: &'a Bytes,
     },
@@ -110,43 +103,34 @@ pub enum Entry<'a> {
 
 impl Default for Outbox {
     fn default() -> Self {
-        Self {
-            waiting: VecDeque::new(),
-            under_way: None,
-            is_void: false,
-            op: 0,
-            backoff: STORE_BACKOFF,
-            main_tail: 0,
-            tails: Vec::new(),
-        }
+        Self { waiting: VecDeque::new(), under_way: None, is_void: false, op: 0, backoff: STORE_BACKOFF, tail: 0 }
     }
 }
 
 impl Outbox {
-    /// Another event for the log of this stream.
-    pub fn push(&mut self, stream: StreamKey, event: NewEvent) {
-        self.waiting.push_back(Waiting { stream, event });
+    /// Another event for the log.
+    pub fn push(&mut self, event: NewEvent) {
+        self.waiting.push_back(event);
     }
 
     /// The next append, unless one is under way or nothing waits. `news_of_sent`: what an adopter should know of how far
-    /// the stream's connection has come, for clients that come back without a cursor; it rides on an append that is made
+    /// the main stream's connection has come, for clients that come back without a cursor; it rides on an append that is made
     /// anyway.
-    pub fn next(&mut self, news_of_sent: impl FnOnce(StreamKey) -> Option<u64>) -> Option<&Batch> {
-        if self.under_way.is_some() {
+    pub fn next(&mut self, news_of_sent: impl FnOnce() -> Option<u64>) -> Option<&Batch> {
+        if self.under_way.is_some() || self.waiting.is_empty() {
             return None;
         }
-        let stream = self.waiting.front()?.stream;
         let (mut count, mut bytes) = (0, 0);
-        for next in self.waiting.iter().take(APPEND_EVENTS).take_while(|next| next.stream == stream) {
-            if count > 0 && bytes + next.event.body.len() > APPEND_BYTES {
+        for next in self.waiting.iter().take(APPEND_EVENTS) {
+            if count > 0 && bytes + next.body.len() > APPEND_BYTES {
                 break;
             }
-            bytes += next.event.body.len();
+            bytes += next.body.len();
             count += 1;
         }
-        let events = self.waiting.drain(..count).map(|next| next.event).collect();
+        let events = self.waiting.drain(..count).collect();
         self.op += 1;
-        self.under_way = Some(Batch { op: self.op, stream, events, sent: news_of_sent(stream) });
+        self.under_way = Some(Batch { op: self.op, events, sent: news_of_sent() });
         self.under_way.as_ref()
     }
 
@@ -157,7 +141,7 @@ impl Outbox {
 
     /// What is to be appended first now that the session is written again: what was under way when its log was lost, under
     /// a new number, or else what waits.
-    pub fn again(&mut self, news_of_sent: impl FnOnce(StreamKey) -> Option<u64>) -> Option<&Batch> {
+    pub fn again(&mut self, news_of_sent: impl FnOnce() -> Option<u64>) -> Option<&Batch> {
         if !std::mem::take(&mut self.is_void) {
             return self.next(news_of_sent);
         }
@@ -169,11 +153,10 @@ impl Outbox {
         })
     }
 
-    /// The logs are lost. What was known of them, and how far connections had come in them, counts no more; see
+    /// The log is lost. What was known of it, and how far connections had come in it, counts no more; see
     /// [`Outbox::again`].
     pub fn restart(&mut self) {
-        self.main_tail = 0;
-        self.tails.clear();
+        self.tail = 0;
         if let Some(batch) = &mut self.under_way {
             batch.sent = None;
             self.is_void = true;
@@ -187,11 +170,11 @@ impl Outbox {
             Ok(Appended::Done(seqs)) => {
                 self.backoff.reset();
                 self.is_void = false;
-                let before = self.last_seq(batch.stream);
+                let before = self.tail;
                 if let Some(last) = seqs.iter().rev().find_map(|seq| *seq) {
-                    *self.tail(batch.stream) = last;
+                    self.tail = last;
                 }
-                return Told::Logged(Logged { stream: batch.stream, events: batch.events, seqs, before });
+                return Told::Logged(Logged { events: batch.events, seqs, before });
             }
             Ok(Appended::NotFound) => Told::Refused(Refusal::NotFound),
             Ok(Appended::Older) => Told::Refused(Refusal::Older),
@@ -208,32 +191,17 @@ impl Outbox {
     /// without the protection of EVT-2.
     pub fn invented(&self) -> Vec<Option<u64>> {
         let batch = self.under_way.as_ref();
-        let last = batch.map_or(0, |batch| self.last_seq(batch.stream));
-        (last + 1..).map(Some).take(batch.map_or(0, |batch| batch.events.len())).collect()
+        (self.tail + 1..).map(Some).take(batch.map_or(0, |batch| batch.events.len())).collect()
     }
 
-    /// The last sequence that the store has given in this stream's log.
-    pub fn last_seq(&self, stream: StreamKey) -> u64 {
-        match stream {
-            StreamKey::Main => self.main_tail,
-            _ => self.tails.iter().find(|(key, _)| *key == stream).map_or(0, |(_, last)| *last),
-        }
-    }
-
-    fn tail(&mut self, stream: StreamKey) -> &mut u64 {
-        if stream == StreamKey::Main {
-            return &mut self.main_tail;
-        }
-        let at = self.tails.iter().position(|(key, _)| *key == stream).unwrap_or_else(|| {
-            self.tails.push((stream, 0));
-            self.tails.len() - 1
-        });
-        &mut self.tails[at].1
+    /// The last sequence that the store has given in the log.
+    pub fn last_seq(&self) -> u64 {
+        self.tail
     }
 
     /// As an adopter finds the log.
-    pub fn inherit(&mut self, stream: StreamKey, last_seq: u64) {
-        *self.tail(stream) = last_seq;
+    pub fn inherit(&mut self, last_seq: u64) {
+        self.tail = last_seq;
     }
 
     /// Nothing waits, and nothing is under way.
@@ -249,13 +217,12 @@ impl Outbox {
     /// Requests whose answer is on its way into the log.
     pub fn answers(&self) -> impl Iterator<Item = &str> {
         let under_way = self.under_way.iter().flat_map(|batch| batch.events.iter());
-        under_way.chain(self.waiting.iter().map(|next| &next.event)).filter_map(|event| event.answers.as_deref())
+        under_way.chain(&self.waiting).filter_map(|event| event.answers.as_deref())
     }
 
     /// Gives back what a burst has left.
     pub fn shrink(&mut self) {
         self.waiting.shrink_to_fit();
-        self.tails.shrink_to_fit();
     }
 }
 
@@ -284,7 +251,7 @@ impl Logged {
             Some(seq) => {
                 let expected = last + 1;
                 last = seq;
-                Entry::Event { seq, expected, body: &event.body }
+                Entry::Event { seq, expected, view: event.view, is_answer: event.answers.is_some(), body: &event.body }
             }
             None => Entry::SecondAnswer,
         })

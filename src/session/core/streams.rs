@@ -5,13 +5,11 @@
 //! The actor ends and wakes connections as it is told here. It has no clock: time comes in.
 
 use std::{
-    borrow::Cow,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-/// Name of the one stream of a 2024-11-05 session (and of the GET stream of later transports).
-pub const MAIN_STREAM: &str = "g";
+pub use crate::protocol::stream_key::{MAIN_STREAM, StreamKey};
 
 /// A connection that shows a stream, as far as it matters here.
 pub trait Connection {
@@ -23,34 +21,6 @@ pub trait Connection {
     fn sent(&self) -> u64;
     /// Gives back what a burst has left.
     fn shrink(&self);
-}
-
-/// A stream of a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum StreamKey {
-    /// The one stream of a 2024-11-05 session.
-    Main,
-    /// That of one request, which has this sequence in the inbox.
-    Request(u64),
-}
-
-impl StreamKey {
-    /// As the log and event ids name it.
-    pub fn name(self) -> Cow<'static, str> {
-        match self {
-            Self::Main => Cow::Borrowed(MAIN_STREAM),
-            Self::Request(seq) => Cow::Owned(format!("r{seq}")),
-        }
-    }
-
-    /// The one with this name.
-    pub fn of_name(name: &str) -> Option<Self> {
-        if name == MAIN_STREAM {
-            return Some(Self::Main);
-        }
-        let key = Self::Request(name.strip_prefix('r')?.parse().ok()?);
-        (key.name() == name).then_some(key)
-    }
 }
 
 /// See the module's text.
@@ -65,6 +35,8 @@ pub struct Streams<C> {
     alone_since: Option<Instant>,
     /// Holders by the store's word at an adoption, looked for once.
     inherited: Vec<(StreamKey, u64)>,
+    /// Where an adopter has found the log.
+    found_at: u64,
 }
 
 /// One stream of it.
@@ -75,17 +47,26 @@ struct Shown<C> {
     joined: u64,
     /// How far its connections had come, by what the store was told.
     sent_on_record: u64,
+    /// The log has nothing for it after here that its connection was not given.
+    tail: u64,
 }
 
 impl<C> Default for Streams<C> {
     fn default() -> Self {
-        Self { main: Shown::default(), others: Vec::new(), joined: 0, alone_since: None, inherited: Vec::new() }
+        Self {
+            main: Shown::default(),
+            others: Vec::new(),
+            joined: 0,
+            alone_since: None,
+            inherited: Vec::new(),
+            found_at: 0,
+        }
     }
 }
 
 impl<C> Default for Shown<C> {
     fn default() -> Self {
-        Self { attachment: None, joined: 0, sent_on_record: 0 }
+        Self { attachment: None, joined: 0, sent_on_record: 0, tail: 0 }
     }
 }
 
@@ -93,6 +74,11 @@ impl<C: Connection> Streams<C> {
     /// Of a session that was just created, by the connection that shows its main stream.
     pub fn of_new(attachment: Arc<C>) -> Self {
         Self { main: Shown { attachment: Some(attachment), ..Shown::default() }, ..Self::default() }
+    }
+
+    /// Of a session that was just created, which nobody shows yet.
+    pub fn of_none(now: Instant) -> Self {
+        Self { alone_since: Some(now), ..Self::default() }
     }
 
     /// Of an adopted session: who holds its streams, by the store.
@@ -104,7 +90,9 @@ impl<C: Connection> Streams<C> {
     pub fn find_inherited(&mut self, held: &[Arc<C>]) {
         for (stream, holder) in std::mem::take(&mut self.inherited) {
             if let Some(found) = held.iter().find(|attachment| attachment.id() == holder) {
-                self.shown_mut(stream).attachment = Some(Arc::clone(found));
+                let tail = self.found_at;
+                let shown = self.shown_mut(stream);
+                (shown.attachment, shown.tail) = (Some(Arc::clone(found)), tail);
                 self.alone_since = None;
             }
         }
@@ -115,15 +103,44 @@ impl<C: Connection> Streams<C> {
         !self.inherited.is_empty()
     }
 
-    /// A connection shows its stream from now on. The one before it, if another did.
-    pub fn join(&mut self, attachment: Arc<C>) -> Option<Arc<C>> {
+    /// An adopter finds the log at this sequence; the connections that it finds read what is there by themselves.
+    pub fn log_is_at(&mut self, seq: u64) {
+        self.main.tail = seq;
+        self.others.iter_mut().for_each(|(_, shown)| shown.tail = seq);
+        self.found_at = seq;
+    }
+
+    /// An event of this stream stands at `seq`: the connection that shows it, and the place after which nothing else in the
+    /// log was for it.
+    pub fn next_on(&mut self, stream: StreamKey, seq: u64) -> Option<(&Arc<C>, u64)> {
+        let shown = match stream {
+            StreamKey::Main => &mut self.main,
+            _ => self.others.iter_mut().find_map(|(key, shown)| (*key == stream).then_some(shown))?,
+        };
+        let after = std::mem::replace(&mut shown.tail, seq);
+        Some((shown.attachment.as_ref()?, after))
+    }
+
+    /// A connection shows its stream from now on, while the log is at `log_at`. The one before it, if another did.
+    pub fn join(&mut self, attachment: Arc<C>, log_at: u64) -> Option<Arc<C>> {
         self.alone_since = None;
         self.joined += 1;
         let (id, joined) = (attachment.id(), self.joined);
         let shown = self.shown_mut(attachment.key());
         shown.joined = joined;
+        shown.tail = log_at;
         // An adopter may have found it in the store already.
         shown.attachment.replace(attachment).filter(|before| before.id() != id)
+    }
+
+    /// The stream of a request is over: it has its answer, or nobody wants one. Who shows it here.
+    pub fn over(&mut self, stream: StreamKey, now: Instant) -> Option<Arc<C>> {
+        let at = self.others.iter().position(|(key, _)| *key == stream)?;
+        let (_, shown) = self.others.swap_remove(at);
+        if !self.is_shown_here() {
+            self.alone_since.get_or_insert(now);
+        }
+        shown.attachment
     }
 
     /// A connection has ended. `true`: it was the last one (OWN-8: no successor of it shows its stream).
@@ -204,20 +221,19 @@ impl<C: Connection> Streams<C> {
         self.alone_since = if held_here { None } else { self.alone_since.or(Some(now)) };
     }
 
-    /// How far the stream's connection has come, if the store has not been told.
-    pub fn news_of_sent(&mut self, stream: StreamKey) -> Option<u64> {
-        let sent = self.get(stream)?.sent();
-        let shown = self.shown_mut(stream);
-        (sent > shown.sent_on_record).then(|| {
-            shown.sent_on_record = sent;
+    /// How far the main stream's connection has come, if the store has not been told.
+    pub fn news_of_sent(&mut self) -> Option<u64> {
+        let sent = self.main.attachment.as_ref()?.sent();
+        (sent > self.main.sent_on_record).then(|| {
+            self.main.sent_on_record = sent;
             sent
         })
     }
 
-    /// What the connections had come to is of logs that are lost.
+    /// What the connections had come to is of a log that is lost.
     pub fn restart(&mut self) {
         self.main.sent_on_record = 0;
-        self.others.iter_mut().for_each(|(_, shown)| shown.sent_on_record = 0);
+        self.log_is_at(0);
     }
 
     /// Gives back what a burst has left.

@@ -3,7 +3,11 @@
 //! Used by the session layer, which reads it once (an adopter) and otherwise changes it, one [`HeadChange`] at a time, in one
 //! step with what it belongs to: an event, or the journaling of a message.
 
-use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::field;
 
@@ -41,6 +45,8 @@ pub struct Continuation {
     /// Id towards the client (JSON text) of a request of the server that the client has not answered → its id at the server
     /// (JSON text). Empty or a method: written by an older build, which passed the id on unchanged.
     pub questions: BTreeMap<String, String>,
+    /// Sequences of requests whose answers have gone out on the main stream, because nobody came for them.
+    pub moved: BTreeSet<u64>,
     /// Canonical id of a request that the client has cancelled → the request's sequence. It goes with the request: with its
     /// answer (the owner clears it) or by [`crate::store::Journal::forget_requests`]. REQ-4
     pub cancelled: BTreeMap<String, u64>,
@@ -110,6 +116,16 @@ pub enum HeadChange {
         /// Towards the client.
         id: String,
     },
+    /// Into [`Continuation::moved`].
+    Moved {
+        /// Of the request.
+        seq: u64,
+    },
+    /// Out of it: too long ago to matter.
+    MovedLongAgo {
+        /// Of the request.
+        seq: u64,
+    },
     /// Out of [`Continuation::cancelled`]: the request has its answer all the same.
     CancelMoot {
         /// Canonical id of the request.
@@ -138,6 +154,8 @@ impl Continuation {
                     self.questions.insert(id.to_owned(), value.to_owned());
                 } else if let Some(id) = field.strip_prefix(field::RESUMABLE) {
                     self.resumable.insert(id.to_owned(), value.to_owned());
+                } else if let Some(seq) = field.strip_prefix(field::MOVED) {
+                    self.moved.extend(seq.parse::<u64>());
                 } else if let Some(id) = field.strip_prefix(field::CANCELLED) {
                     self.cancelled.extend(value.parse().ok().map(|seq| (id.to_owned(), seq)));
                 } else {
@@ -175,6 +193,9 @@ impl Continuation {
         for (id, at) in &self.resumable {
             put(format!("{}{id}", field::RESUMABLE), at);
         }
+        for seq in &self.moved {
+            put(format!("{}{seq}", field::MOVED), YES);
+        }
         for (id, seq) in &self.cancelled {
             put(format!("{}{id}", field::CANCELLED), &seq.to_string());
         }
@@ -203,10 +224,14 @@ impl Continuation {
                 HeadChange::Asked { id, upstream_id } => {
                     self.questions.insert(id.clone(), upstream_id.clone());
                 }
+                HeadChange::Moved { seq } => {
+                    self.moved.insert(*seq);
+                }
                 HeadChange::Assumed(false)
                 | HeadChange::UpstreamSession(None)
                 | HeadChange::UpstreamCursor(None)
                 | HeadChange::NotResumable { .. }
+                | HeadChange::MovedLongAgo { .. }
                 | HeadChange::Unsubscribed { .. }
                 | HeadChange::Settled { .. }
                 | HeadChange::CancelMoot { .. } => {}
@@ -220,6 +245,9 @@ impl Continuation {
                 HeadChange::NotResumable { id_key } => drop(self.resumable.remove(&**id_key)),
                 HeadChange::Unsubscribed { uri } => drop(self.subscriptions.remove(uri)),
                 HeadChange::Settled { id } => drop(self.questions.remove(id)),
+                HeadChange::MovedLongAgo { seq } => {
+                    self.moved.remove(seq);
+                }
                 HeadChange::CancelMoot { id_key } => drop(self.cancelled.remove(&**id_key)),
                 _ => {}
             }
@@ -268,6 +296,8 @@ impl<'a> FieldChanges<'a> {
                     (format!("{}{id}", field::QUESTION).into(), Some(&**upstream_id))
                 }
                 HeadChange::Settled { id } => (format!("{}{id}", field::QUESTION).into(), None),
+                HeadChange::Moved { seq } => (format!("{}{seq}", field::MOVED).into(), Some(YES)),
+                HeadChange::MovedLongAgo { seq } => (format!("{}{seq}", field::MOVED).into(), None),
                 HeadChange::CancelMoot { id_key } => (format!("{}{id_key}", field::CANCELLED).into(), None),
             };
             match value {

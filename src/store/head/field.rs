@@ -27,6 +27,8 @@ pub(super) const REBIND: &str = "rebind";
 pub(super) const SUBSCRIPTION: &str = "sub:";
 /// + id of a question towards the client.
 pub(super) const QUESTION: &str = "sr:";
+/// + sequence of a request of the client.
+pub(super) const MOVED: &str = "mv:";
 /// + id of a request of the client.
 pub(super) const RESUMABLE: &str = "rs:";
 /// + id of a request of the client.

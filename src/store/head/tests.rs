@@ -14,9 +14,10 @@ fn continuation() -> impl Strategy<Value = Continuation> {
     let initialized = option::of(prop_oneof![Just(Initialized::Plain), Just(Initialized::WithVersion)]);
     let texts_by = || btree_map(name(), ".{0,8}", 0..3);
     let maps = (texts_by(), texts_by(), texts_by(), btree_map(name(), any::<u64>(), 0..3));
+    let moved = proptest::collection::btree_set(any::<u64>(), 0..3);
     let upstream = (texts(), texts(), texts());
-    (texts(), texts(), texts(), upstream, initialized, any::<bool>(), maps).prop_map(
-        |(initialize_request, initialize_result, log_level, upstream, initialized, assumed, maps)| {
+    (texts(), texts(), texts(), upstream, initialized, any::<bool>(), maps, moved).prop_map(
+        |(initialize_request, initialize_result, log_level, upstream, initialized, assumed, maps, moved)| {
             let (subscriptions, questions, resumable, cancelled) = maps;
             let (endpoint, upstream_session, upstream_cursor) = upstream;
             Continuation {
@@ -32,6 +33,7 @@ fn continuation() -> impl Strategy<Value = Continuation> {
                 subscriptions,
                 questions,
                 cancelled,
+                moved,
             }
         },
     )

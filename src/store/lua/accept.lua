@@ -3,10 +3,11 @@
 -- ARGV: 1..3 fence (generation '' = the caller does not claim to be the owner), 4 wake channel prefix, 5 session id,
 --   6 service or '', 7 request id, 8 kind (q request, n notification, r response), 9 id key (of a notification: that of
 --   the request which it cancels), 10 body, 11 forward now, 12 acked, 13 max pending, 14 max inbox, 15 max bytes of
---   bodies, 16 last sequence of which the owner knows that it is claimed, 17 count of set items, then set items (field,
---   value), then deletes
+--   bodies, 16 last sequence of which the owner knows that it is claimed, 17 who shows the request's stream
+--   from now on or '', 18 name of the event log, 19 count of set items, then set items (field, value), then deletes
 -- Reply: seq > 0 forward it; 0 not found; -1 fenced; -2 too many; -3 wrong service; -5 too many bytes;
---   -6 the id is in use; -8 these are older data than the owner has seen; {2, seq, owner, incarnation, generation, listeners} queued; {3, seq, claimed} duplicate
+--   -6 the id is in use; -8 these are older data than the owner has seen; {2, seq, owner, incarnation, generation, listeners,
+--   epoch, last event} queued; {3, seq, claimed, epoch, 0} duplicate
 local call = redis.call
 local h = call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch', 'in_seq', 'in_claimed', 'service',
   'held')
@@ -74,9 +75,14 @@ elseif request then
     if not first then return -6 end
   end
 end
+local function show(number)
+  if ARGV[17] ~= '' then call('HSET', KEYS[1], 'a:r' .. number, ARGV[17]) end
+end
 if first then
+  -- A try of a POST that was journaled: its answer goes to the later one.
+  show(string.format('%d', first))
   first = tonumber(first)
-  return { 3, first, first <= in_claimed and 1 or 0 }
+  return { 3, first, first <= in_claimed and 1 or 0, h[3], 0 }
 end
 
 if next_seq % 16 == 1 then
@@ -94,8 +100,8 @@ if ARGV[8] == 'n' and ARGV[9] ~= '' then
   if state then call('HSET', KEYS[1], 'cx:' .. ARGV[9], string.match(state, '^%d+')) end
 end
 
-local sets = 17 + 2 * tonumber(ARGV[17])
-if sets > 17 then call('HSET', KEYS[1], unpack(ARGV, 18, sets)) end
+local sets = 19 + 2 * tonumber(ARGV[19])
+if sets > 19 then call('HSET', KEYS[1], unpack(ARGV, 20, sets)) end
 if #ARGV > sets then call('HDEL', KEYS[1], unpack(ARGV, sets + 1)) end
 if direct then
   in_claimed = next_seq
@@ -112,4 +118,6 @@ if owner then
 elseif h[1] ~= '' then
   listeners = call('PUBLISH', ARGV[4] .. h[1], ARGV[5])
 end
-return { 2, next_seq, call('HGET', KEYS[1], 'owner'), h[1], h[2], listeners }
+show(seq)
+local more = call('HMGET', KEYS[1], 'owner', 's:' .. ARGV[18] .. ':seq')
+return { 2, next_seq, more[1], h[1], h[2], listeners, h[3], tonumber(more[2] or 0) }

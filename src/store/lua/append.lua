@@ -1,7 +1,8 @@
 -- Appends events to one stream and answers requests (REQ-2, EVT-1).
 -- KEYS: 1 session hash, 2 inbox, 3 request table, 4 event log
 -- ARGV: 1..3 fence, 4 wake channel prefix, 5 session id, 6 stream, 7 op, 8 acked, 9 max age ms, 10 max events,
---   11 max bytes, 12 last sequence of the stream as the owner knows it, 13 count of events, then each: id key it answers or '', body, count of set items, count of deletes,
+--   11 max bytes, 12 last sequence of the stream as the owner knows it, 13 count of events, then each: id key it answers or '', the client's stream if it is not the main one, body, count of set
+--   items, count of deletes,
 --   set items (field, value), deletes
 -- Reply: 0 not found; -1 fenced; -4 an older op than the last; -8 these are older data than the owner has seen; 'seq seq - seq' (- : not appended)
 local call = redis.call
@@ -21,12 +22,16 @@ local seq = before
 local inbox_may_hold_requests = h[5] ~= h[4] or h[6] ~= '0'
 local now
 local results, changes, newest = {}, nil, 0
+-- Holders of other streams than the main one that have to look, and streams whose request is answered.
+local lookers, over
+-- There is something for the main stream.
+local main = false
 
 local at = 14
 for i = 1, tonumber(ARGV[13]) do
-  local answers, body = ARGV[at], ARGV[at + 1]
-  local set_end = at + 3 + 2 * tonumber(ARGV[at + 2])
-  local delete_end = set_end + tonumber(ARGV[at + 3])
+  local answers, view, body = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  local set_end = at + 4 + 2 * tonumber(ARGV[at + 3])
+  local delete_end = set_end + tonumber(ARGV[at + 4])
   local wanted = true
   if answers ~= '' then
     local state = inbox_may_hold_requests and call('HGET', KEYS[3], answers)
@@ -44,16 +49,35 @@ for i = 1, tonumber(ARGV[13]) do
         local time = call('TIME')
         now = time[1] * 1000 + math.floor(time[2] / 1000)
       end
-      call('XADD', KEYS[4], text .. '-0', 'b', body, 't', now)
-    else
+      if view == '' then
+        call('XADD', KEYS[4], text .. '-0', 'b', body, 't', now)
+      else
+        call('XADD', KEYS[4], text .. '-0', 'b', body, 't', now, 'v', view)
+      end
+    elseif view == '' then
       call('XADD', KEYS[4], text .. '-0', 'b', body)
+    else
+      call('XADD', KEYS[4], text .. '-0', 'b', body, 'v', view)
+    end
+    if view ~= '' then
+      local holder = call('HGET', KEYS[1], 'a:' .. view)
+      if holder then
+        lookers, over = lookers or {}, over or {}
+        lookers[string.match(holder, '^%S*')] = true
+        if answers ~= '' then
+          over[#over + 1] = 'a:' .. view
+          over[#over + 1] = 'ac:' .. view
+        end
+      end
+    else
+      main = true
     end
     newest = #body
     bytes = bytes + newest
     results[i] = text
-    if delete_end > at + 3 then
+    if delete_end > at + 4 then
       changes = changes or {}
-      for j = at + 4, set_end, 2 do changes[ARGV[j]] = ARGV[j + 1] end
+      for j = at + 5, set_end, 2 do changes[ARGV[j]] = ARGV[j + 1] end
       for j = set_end + 1, delete_end do changes[ARGV[j]] = false end
     end
   else
@@ -110,8 +134,15 @@ end
 call('HSET', KEYS[1], unpack(fields))
 if ARGV[8] ~= '0' then ack(KEYS[1], KEYS[2], KEYS[3], tonumber(ARGV[8]), tonumber(h[5])) end
 
-if seq > before and h[10] then
-  local holder = string.match(h[10], '^%S*')
-  if holder ~= h[1] then call('PUBLISH', ARGV[4] .. holder, ARGV[5]) end
+-- The stream of a request that has its answer is over: nobody holds it any more.
+if over and #over > 0 then call('HDEL', KEYS[1], unpack(over)) end
+if main and h[10] then
+  lookers = lookers or {}
+  lookers[string.match(h[10], '^%S*')] = true
+end
+if lookers then
+  for holder in pairs(lookers) do
+    if holder ~= h[1] then call('PUBLISH', ARGV[4] .. holder, ARGV[5]) end
+  end
 end
 return result

@@ -13,7 +13,8 @@ redis.call('HDEL', KEYS[1], 'a:' .. stream)
 -- The same attachment again is a repeated call.
 if h[7] ~= holder then count = count + 1 end
 redis.call('HSET', KEYS[1], 'a:' .. stream, holder, 'ac:' .. stream, count)
-if not h[9] then
+-- The stream of a request has no log of its own.
+if not h[9] and not string.match(stream, '^r%d+$') then
   redis.call('HSET', KEYS[1], 's:' .. stream .. ':seq', 0, 's:' .. stream .. ':first', 1, 's:' .. stream .. ':bytes', 0)
 end
 local listeners = 0

@@ -1,10 +1,11 @@
 -- Reads events after a cursor (EVT-9).
 -- KEYS: 1 session hash, 2 event log
--- ARGV: 1 stream, 2 after, 3 max events, 4 max bytes
--- Reply: 0 not found; {epoch, last seq, first seq, holder or nil, id, body, id, body, ...}
-local stream = ARGV[1]
+-- ARGV: 1 log, 2 after, 3 max events, 4 max bytes, 5 the client's stream if it is not the main one
+-- Reply: 0 not found; {epoch, last seq, first seq, holder or nil, id, body, id, body, ...}; of events of other streams the
+--   body is nil
+local stream, view = ARGV[1], ARGV[5]
 local h = redis.call('HMGET', KEYS[1], 'epoch', 's:' .. stream .. ':seq', 's:' .. stream .. ':first',
-  's:' .. stream .. ':bytes', 'a:' .. stream)
+  's:' .. stream .. ':bytes', 'a:' .. (view == '' and stream or view))
 if not h[1] then return 0 end
 local last, first = tonumber(h[2] or 0), tonumber(h[3] or 1)
 local after, max_events, max_bytes = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -18,11 +19,13 @@ local from, count, bytes = after + 1, 0, 0
 repeat
   local entries = redis.call('XRANGE', KEYS[2], from, '+', 'COUNT', math.min(step, max_events - count))
   for _, entry in ipairs(entries) do
-    local body = entry[2][2]
+    local e = entry[2]
+    local of = e[3] == 'v' and e[4] or e[5] == 'v' and e[6] or ''
+    local body = of == view and e[2] or false
     out[#out + 1] = entry[1]
     out[#out + 1] = body
     count = count + 1
-    bytes = bytes + #body
+    if body then bytes = bytes + #body end
     if bytes >= max_bytes then return out end
     from = '(' .. entry[1]
   end

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::{MemoryStore, Owned, session::Session, stream::Stream};
 use crate::{
-    protocol::session_id::SessionId,
+    protocol::{session_id::SessionId, stream_key::StreamKey},
     store::{
         Append, Appended, Attach, Attached, AttachedTo, Attachment, EventLog, Holder, NewEvent, Page, StoreError,
         StoreResult,
@@ -51,7 +51,8 @@ impl Session {
             self.inbox.remove(request.seq);
         }
         self.continuation.apply(&event.changes);
-        Some(self.stream_or_new(stream).push(event.body.clone(), now))
+        let seq = self.stream_or_new(stream).push(event.view, event.body.clone(), now);
+        Some(seq)
     }
 
     pub(super) fn last_event(&self, stream: &str) -> u64 {
@@ -76,6 +77,14 @@ impl Session {
 
     pub(super) fn detach(&mut self, stream: &str, attachment_id: u64) -> bool {
         let in_seq = self.in_seq;
+        if let Some(view @ StreamKey::Request(_)) = StreamKey::of_name(stream) {
+            let holder = self.stream(stream).and_then(|stream| stream.holder.as_ref());
+            let was_held = holder.is_some_and(|holder| holder.id == attachment_id);
+            if was_held {
+                self.is_over(view);
+            }
+            return was_held;
+        }
         let Some(stream) = self.stream_mut(stream) else { return false };
         let was_held = stream.holder.take_if(|holder| holder.id == attachment_id).is_some();
         if was_held {
@@ -83,6 +92,37 @@ impl Session {
             stream.left_at = Some(in_seq);
         }
         was_held
+    }
+
+    /// Who shows one of the streams of these events: to be told.
+    fn holders_of(&self, append: &Append) -> Vec<Arc<str>> {
+        let mut holders = Vec::new();
+        for event in append.events.iter() {
+            let shown = match event.view {
+                StreamKey::Main => self.stream(&append.stream),
+                // Nearly no session has one.
+                _ if self.streams.len() < 2 => None,
+                view => self.stream(&view.name()),
+            };
+            if let Some(Holder { incarnation, .. }) = shown.and_then(|stream| stream.holder.as_ref())
+                && !holders.contains(incarnation)
+            {
+                holders.push(Arc::clone(incarnation));
+            }
+        }
+        holders
+    }
+
+    /// The stream of a request: nothing is kept of who has shown it.
+    fn is_over(&mut self, view: StreamKey) {
+        if self.streams.len() > 1 {
+            let name = view.name();
+            self.streams.retain(|(other, _)| *other != name);
+        }
+    }
+
+    pub(super) fn show(&mut self, view: StreamKey, holder: Holder) {
+        self.stream_or_new(&view.name()).holder = Some(holder);
     }
 
     pub(super) fn attachments(&self) -> Vec<Attachment> {
@@ -102,21 +142,31 @@ impl Session {
     }
 }
 
+/// Streams of requests that have their answer with this.
+fn answered(append: &Append) -> impl Iterator<Item = StreamKey> {
+    let answers = append.events.iter().filter(|event| event.answers.is_some());
+    answers.map(|event| event.view).filter(|view| *view != StreamKey::Main)
+}
+
 #[async_trait]
 impl EventLog for MemoryStore {
     async fn append(&self, append: Append) -> StoreResult<Appended> {
         let fence = append.fence.clone();
         let appended = self.as_owner(&fence, |session| {
-            let holder = session.stream(&append.stream).and_then(|stream| stream.holder.clone());
-            (session.append(append, Instant::now()), holder)
+            let holders = session.holders_of(&append);
+            let answered: Vec<StreamKey> = answered(&append).collect();
+            let appended = session.append(append, Instant::now());
+            if appended.is_ok() {
+                answered.into_iter().for_each(|view| session.is_over(view));
+            }
+            (appended, holders)
         });
         Ok(match appended {
-            Owned::Done((Ok(results), holder)) => {
-                if let Some(Holder { incarnation: holder, .. }) = holder
-                    && holder != fence.incarnation
-                    && results.iter().any(Option::is_some)
-                {
-                    self.wakes.wake(&holder, fence.session);
+            Owned::Done((Ok(results), holders)) => {
+                if results.iter().any(Option::is_some) {
+                    for holder in holders.iter().filter(|holder| **holder != fence.incarnation) {
+                        self.wakes.wake(holder, fence.session);
+                    }
                 }
                 Appended::Done(results)
             }
@@ -133,12 +183,17 @@ impl EventLog for MemoryStore {
         &self,
         session: SessionId,
         stream: &str,
+        view: StreamKey,
         after: u64,
         max_events: usize,
         max_bytes: usize,
     ) -> StoreResult<Option<Page>> {
         Ok(self.with(&session, |session| match session.stream(stream) {
-            Some(stream) => stream.page(session.epoch, after, max_events, max_bytes),
+            Some(log) => {
+                let shown = if view == StreamKey::Main { Some(log) } else { session.stream(&view.name()) };
+                let holder = shown.and_then(|shown| shown.holder.as_ref()).map(|holder| holder.id);
+                log.page(session.epoch, (view, holder), after, max_events, max_bytes)
+            }
             None => Page { events: Vec::new(), last_seq: 0, first_seq: 1, epoch: session.epoch, holder: None },
         }))
     }
@@ -183,7 +238,12 @@ impl EventLog for MemoryStore {
 
     async fn detach(&self, session: SessionId, stream: &str, attachment_id: u64) -> StoreResult<bool> {
         // OWN-8: only the attachment that holds the stream can end it.
-        let ended = self.with(&session, |session| session.detach(stream, attachment_id));
-        Ok(ended.unwrap_or(false))
+        let ended = self.with(&session, |session| (session.detach(stream, attachment_id), session.owner.clone()));
+        let Some((was_held, owner)) = ended else { return Ok(false) };
+        if was_held && matches!(StreamKey::of_name(stream), Some(StreamKey::Request(_))) {
+            // Its owner keeps the answer for whoever comes back.
+            self.wakes.wake(&owner.incarnation, session);
+        }
+        Ok(was_held)
     }
 }

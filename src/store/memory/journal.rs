@@ -7,10 +7,14 @@ use bytes::Bytes;
 
 use super::{MemoryStore, Owned, inbox::Request, session::Session};
 use crate::{
-    protocol::{post_id::PostId, session_id::SessionId},
+    protocol::{
+        post_id::PostId,
+        session_id::SessionId,
+        stream_key::{MAIN_STREAM, StreamKey},
+    },
     store::{
-        Accept, Accepted, Claim, Claimed, ClientMessage, Fence, Fenceable, Handed, InboxEntry, Journal, PendingRequest,
-        StoreResult,
+        Accept, Accepted, Claim, Claimed, ClientMessage, Fence, Fenceable, Handed, Holder, InboxEntry, Journal,
+        PendingRequest, ShownFrom, StoreResult,
     },
 };
 
@@ -42,8 +46,14 @@ impl Session {
         if other && seen.is_none() {
             return Accepted::IdInUse;
         }
+        let (epoch, last_event) = (self.epoch, self.last_event(MAIN_STREAM));
+        let shown_by = accept.shown_by.map(|(incarnation, id)| Holder { incarnation, id });
         if let Some(seq) = seen.or(pending) {
-            return Accepted::Duplicate { seq, claimed: seq <= self.in_claimed };
+            let shown = shown_by.as_ref().map(|_| ShownFrom { epoch, last_event: 0 });
+            if let Some(holder) = shown_by {
+                self.show(StreamKey::Request(seq), holder);
+            }
+            return Accepted::Duplicate { seq, claimed: seq <= self.in_claimed, shown };
         }
         let direct = by_owner && accept.forward_now && self.in_claimed == self.in_seq;
         let is_request = matches!(accept.message, ClientMessage::Request { .. });
@@ -87,8 +97,12 @@ impl Session {
         if direct {
             return Accepted::Forward { seq };
         }
+        let shown = shown_by.as_ref().map(|_| ShownFrom { epoch, last_event });
+        if let Some(holder) = shown_by {
+            self.show(StreamKey::Request(seq), holder);
+        }
         let (owner, generation) = (self.owner.clone(), self.generation);
-        Accepted::Queued { seq, owner, generation, listeners: u64::from(by_owner) }
+        Accepted::Queued { seq, owner, generation, listeners: u64::from(by_owner), shown }
     }
 
     pub(super) fn held_bytes(&self) -> usize {

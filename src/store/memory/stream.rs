@@ -7,7 +7,10 @@ use std::{
 
 use bytes::Bytes;
 
-use crate::store::{Holder, LogLimits, LoggedEvent, Page, StreamHead};
+use crate::{
+    protocol::stream_key::StreamKey,
+    store::{Holder, LogLimits, LoggedEvent, Page, StreamHead},
+};
 
 /// See module documentation.
 #[derive(Default)]
@@ -26,6 +29,7 @@ pub(super) struct Stream {
 
 struct Logged {
     seq: u64,
+    view: StreamKey,
     at: Instant,
     body: Bytes,
 }
@@ -59,10 +63,10 @@ impl Stream {
         }
     }
 
-    pub(super) fn push(&mut self, body: Bytes, now: Instant) -> u64 {
+    pub(super) fn push(&mut self, view: StreamKey, body: Bytes, now: Instant) -> u64 {
         self.last_seq += 1;
         self.bytes += body.len();
-        self.log.push_back(Logged { seq: self.last_seq, at: now, body });
+        self.log.push_back(Logged { seq: self.last_seq, view, at: now, body });
         self.last_seq
     }
 
@@ -79,24 +83,27 @@ impl Stream {
         }
     }
 
-    pub(super) fn page(&self, epoch: u32, after: u64, max_events: usize, max_bytes: usize) -> Page {
+    /// `holder`: of the stream `view`.
+    pub(super) fn page(
+        &self,
+        epoch: u32,
+        (view, holder): (StreamKey, Option<u64>),
+        after: u64,
+        max_events: usize,
+        max_bytes: usize,
+    ) -> Page {
         let mut events = Vec::new();
         let mut bytes = 0;
         let start = self.log.partition_point(|logged| logged.seq <= after);
         for logged in self.log.range(start..).take(max_events) {
-            bytes += logged.body.len();
-            events.push(LoggedEvent { seq: logged.seq, body: logged.body.clone() });
+            let body = (logged.view == view).then(|| logged.body.clone());
+            bytes += body.as_ref().map_or(0, Bytes::len);
+            events.push(LoggedEvent { seq: logged.seq, body });
             if bytes >= max_bytes {
                 break;
             }
         }
-        Page {
-            events,
-            last_seq: self.last_seq,
-            first_seq: self.first_seq(),
-            epoch,
-            holder: self.holder.as_ref().map(|holder| holder.id),
-        }
+        Page { events, last_seq: self.last_seq, first_seq: self.first_seq(), epoch, holder }
     }
 }
 

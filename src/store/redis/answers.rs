@@ -7,7 +7,7 @@ use crate::{
     protocol::session_id::SessionId,
     store::{
         Accepted, Adopted, Appended, Attached, AttachedTo, Claimed, Fence, Fenceable, Handed, InboxEntry, LoggedEvent,
-        Owner, Ownership, Page, Rehydration, SessionHead, StoreResult,
+        Owner, Ownership, Page, Rehydration, SessionHead, ShownFrom, StoreResult,
     },
 };
 
@@ -25,7 +25,8 @@ pub(super) fn read_fenceable(value: Value, what: &'static str) -> StoreResult<Fe
     }
 }
 
-pub(super) fn read_accepted(value: Value) -> StoreResult<Accepted> {
+/// `is_shown`: somebody shows the answer.
+pub(super) fn read_accepted(value: Value, is_shown: bool) -> StoreResult<Accepted> {
     let mut fields = match value {
         Value::Int(code::NOT_FOUND) => return Ok(Accepted::NotFound),
         Value::Int(code::FENCED) => return Ok(Accepted::Fenced),
@@ -37,14 +38,23 @@ pub(super) fn read_accepted(value: Value) -> StoreResult<Accepted> {
         Value::Int(seq @ 1..) => return Ok(Accepted::Forward { seq: seq.unsigned_abs() }),
         value => Fields::of(value, "accept")?,
     };
+    let shown = |fields: &mut Fields| -> StoreResult<_> {
+        let shown = ShownFrom { epoch: fields.number()?, last_event: fields.number()? };
+        Ok(is_shown.then_some(shown))
+    };
     match fields.number::<u64>()? {
         2 => Ok(Accepted::Queued {
             seq: fields.number()?,
             owner: fields.owner()?,
             generation: fields.number()?,
             listeners: fields.number()?,
+            shown: shown(&mut fields)?,
         }),
-        3 => Ok(Accepted::Duplicate { seq: fields.number()?, claimed: fields.number::<u64>()? == 1 }),
+        3 => Ok(Accepted::Duplicate {
+            seq: fields.number()?,
+            claimed: fields.number::<u64>()? == 1,
+            shown: shown(&mut fields)?,
+        }),
         _ => Err(corrupt("accept")),
     }
 }
@@ -119,7 +129,12 @@ pub(super) fn read_page(value: Value) -> StoreResult<Option<Page>> {
     let mut events = Vec::with_capacity(fields.len() / 2);
     while !fields.is_empty() {
         let seq = reply::stream_seq(fields.value()?, WHAT)?;
-        events.push(LoggedEvent { seq, body: fields.bytes()? });
+        let body = match fields.value()? {
+            Value::Nil => None,
+            Value::BulkString(body) => Some(body.into()),
+            _ => return Err(corrupt(WHAT)),
+        };
+        events.push(LoggedEvent { seq, body });
     }
     Ok(Some(Page { events, last_seq, first_seq, epoch, holder }))
 }

@@ -2,6 +2,8 @@
 //!
 //! The meaning of each operation stands at the trait; how it is done, in its script. `answers.rs` reads what comes back.
 
+use std::borrow::Cow;
+
 use async_trait::async_trait;
 
 use super::{
@@ -11,12 +13,17 @@ use super::{
     scripts::{Call, Script},
 };
 use crate::{
-    protocol::session_id::SessionId,
+    protocol::{session_id::SessionId, stream_key::StreamKey},
     store::{
         Append, Appended, Attach, Attached, EventLog, Page, StoreResult,
         head::{FieldChanges, sent_pair},
     },
 };
+
+/// The main stream has no name here: most events are of it.
+fn other_view(view: StreamKey) -> Cow<'static, str> {
+    if view == StreamKey::Main { Cow::Borrowed("") } else { view.name() }
+}
 
 #[async_trait]
 impl EventLog for RedisStore {
@@ -44,6 +51,7 @@ impl EventLog for RedisStore {
             let sent = sent.take();
             call = call
                 .arg(event.answers.as_deref().unwrap_or_default())
+                .arg(&other_view(event.view))
                 .body(&event.body)
                 .number((changes.set.len() + usize::from(sent.is_some())) as u64)
                 .number(changes.delete.len() as u64)
@@ -58,6 +66,7 @@ impl EventLog for RedisStore {
         &self,
         session: SessionId,
         stream: &str,
+        view: StreamKey,
         after: u64,
         max_events: usize,
         max_bytes: usize,
@@ -69,7 +78,8 @@ impl EventLog for RedisStore {
             .arg(stream)
             .number(after)
             .number(max_events as u64)
-            .number(max_bytes as u64);
+            .number(max_bytes as u64)
+            .arg(&other_view(view));
         read_page(self.lanes.call(call).await?)
     }
 
@@ -86,7 +96,9 @@ impl EventLog for RedisStore {
     }
 
     async fn detach(&self, session: SessionId, stream: &str, id: u64) -> StoreResult<bool> {
-        let call = Call::script(Script::Detach, 1).arg(self.keys.session(&session).plain()).arg(stream).number(id);
+        let keys = self.keys.session(&session);
+        let call = Call::script(Script::Detach, 1).arg(keys.plain()).arg(stream).number(id);
+        let call = call.arg(&self.wake_prefix).arg(keys.id());
         Ok(reply::number::<u64>(self.lanes.call(call).await?, "detach")? == 1)
     }
 }

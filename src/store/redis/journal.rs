@@ -13,7 +13,7 @@ use super::{
     scripts::{Call, Script},
 };
 use crate::{
-    protocol::{post_id::PostId, session_id::SessionId},
+    protocol::{post_id::PostId, session_id::SessionId, stream_key::MAIN_STREAM},
     store::{
         Accept, Accepted, Claim, Claimed, ClientMessage, Fence, Fenceable, Journal, PendingRequest, StoreResult,
         head::FieldChanges,
@@ -34,6 +34,7 @@ impl Journal for RedisStore {
             ClientMessage::Response => ("r", ""),
         };
         let changes = FieldChanges::of(&accept.changes);
+        let shown_by = accept.shown_by.as_ref().map(|(incarnation, id)| format!("{incarnation} {id}"));
         let call = Call::script_with_body(Script::Accept, 4, accept.body.len() + changes.len());
         let call = call.arg(keys.plain()).arg(keys.inbox()).arg(keys.requests()).arg(keys.seen());
         let call = match &accept.fence {
@@ -54,10 +55,12 @@ impl Journal for RedisStore {
             .number(accept.max_inbox as u64)
             .number(accept.max_bytes as u64)
             .number(accept.known)
+            .arg(shown_by.as_deref().unwrap_or_default())
+            .arg(MAIN_STREAM)
             .number(changes.set.len() as u64)
             .pairs(&changes.set)
             .args(&changes.delete);
-        read_accepted(self.lanes.call(call).await?)
+        read_accepted(self.lanes.call(call).await?, accept.shown_by.is_some())
     }
 
     async fn claim(&self, claim: Claim) -> StoreResult<Claimed> {

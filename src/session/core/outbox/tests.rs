@@ -10,7 +10,7 @@ fn event(text: impl Into<Bytes>) -> NewEvent {
     NewEvent::message(text.into())
 }
 
-fn no_news(_stream: StreamKey) -> Option<u64> {
+fn no_news() -> Option<u64> {
     None
 }
 
@@ -30,13 +30,13 @@ fn texts(events: &[NewEvent]) -> Vec<&[u8]> {
 fn one_append_is_under_way_and_takes_all_that_has_gathered() {
     let mut outbox = Outbox::default();
     assert!(outbox.next(no_news).is_none());
-    outbox.push(StreamKey::Main, event("a"));
+    outbox.push(event("a"));
     let first = outbox.next(no_news).unwrap().clone();
-    outbox.push(StreamKey::Main, event("b"));
-    outbox.push(StreamKey::Main, event("c"));
+    outbox.push(event("b"));
+    outbox.push(event("c"));
     assert!(outbox.next(no_news).is_none(), "one at a time");
     assert!(matches!(outbox.told(first.op, done([1]), Duration::ZERO), Told::Logged(_)));
-    let second = outbox.next(|_| Some(1)).unwrap();
+    let second = outbox.next(|| Some(1)).unwrap();
     assert_eq!((second.op, second.sent, texts(&second.events)), (first.op + 1, Some(1), vec![&b"b"[..], b"c"]));
 }
 
@@ -47,9 +47,9 @@ fn an_append_is_bounded_and_one_large_event_goes_alone() {
     for body in
         [Bytes::from(vec![b'y'; APPEND_BYTES * 2]), small.clone(), small.clone(), small.clone(), small.clone(), small]
     {
-        outbox.push(StreamKey::Main, event(body));
+        outbox.push(event(body));
     }
-    (0..2 * APPEND_EVENTS).for_each(|_| outbox.push(StreamKey::Main, event("z")));
+    (0..2 * APPEND_EVENTS).for_each(|_| outbox.push(event("z")));
     let mut sizes = Vec::new();
     let mut last = 0;
     while let Some(batch) = outbox.next(no_news) {
@@ -62,21 +62,20 @@ fn an_append_is_bounded_and_one_large_event_goes_alone() {
 }
 
 #[test]
-fn an_append_has_one_stream_and_each_stream_its_own_sequence() {
+fn events_of_all_streams_share_an_append_and_a_sequence() {
     let mut outbox = Outbox::default();
-    outbox.inherit(StreamKey::Main, 4);
+    outbox.inherit(4);
     for (stream, text) in [(StreamKey::Main, "a"), (OTHER, "b"), (OTHER, "c"), (StreamKey::Main, "d")] {
-        outbox.push(stream, event(text));
+        outbox.push(event(text).on(stream));
     }
-    for (stream, seqs) in [(StreamKey::Main, vec![5]), (OTHER, vec![1, 2]), (StreamKey::Main, vec![6])] {
-        let batch = outbox.next(no_news).unwrap();
-        assert_eq!((batch.stream, batch.events.len()), (stream, seqs.len()));
-        let op = batch.op;
-        let Told::Logged(logged) = outbox.told(op, done(seqs.clone()), Duration::ZERO) else { panic!() };
-        let follows = |entry: Entry<'_>| matches!(entry, Entry::Event { seq, expected, .. } if seq == expected);
-        assert!(logged.entries().all(follows), "EVT-1");
-        assert_eq!(outbox.last_seq(stream), *seqs.last().unwrap());
-    }
+    let batch = outbox.next(no_news).unwrap();
+    assert_eq!(texts(&batch.events), [&b"a"[..], b"b", b"c", b"d"]);
+    let op = batch.op;
+    let Told::Logged(logged) = outbox.told(op, done(5..=8), Duration::ZERO) else { panic!() };
+    let follows = |entry: &Entry<'_>| matches!(entry, Entry::Event { seq, expected, .. } if seq == expected);
+    assert!(logged.entries().all(|entry| follows(&entry)), "EVT-1");
+    let views: Vec<_> = logged.entries().map(|entry| matches!(entry, Entry::Event { view: OTHER, .. })).collect();
+    assert_eq!((views, outbox.last_seq()), (vec![false, true, true, false], 8));
 }
 
 /// REQ-2, EVT-1
@@ -84,7 +83,7 @@ fn an_append_has_one_stream_and_each_stream_its_own_sequence() {
 fn a_second_answer_has_no_place_and_a_hole_is_seen() {
     let mut outbox = Outbox::default();
     for id in ["1", "2", "3"] {
-        outbox.push(StreamKey::Main, NewEvent::answer(id.into(), Bytes::from_static(b"{}")));
+        outbox.push(NewEvent::answer(id.into(), Bytes::from_static(b"{}")));
     }
     let op = outbox.next(no_news).unwrap().op;
     assert_eq!(outbox.answers().collect::<Vec<_>>(), ["1", "2", "3"]);
@@ -93,16 +92,20 @@ fn a_second_answer_has_no_place_and_a_hole_is_seen() {
     let body = &Bytes::from_static(b"{}");
     assert_eq!(
         logged.entries().collect::<Vec<_>>(),
-        [Entry::Event { seq: 1, expected: 1, body }, Entry::SecondAnswer, Entry::Event { seq: 3, expected: 2, body },]
+        [
+            Entry::Event { seq: 1, expected: 1, view: StreamKey::Main, is_answer: true, body },
+            Entry::SecondAnswer,
+            Entry::Event { seq: 3, expected: 2, view: StreamKey::Main, is_answer: true, body },
+        ]
     );
-    assert_eq!(outbox.last_seq(StreamKey::Main), 3);
+    assert_eq!(outbox.last_seq(), 3);
     assert!(outbox.is_empty() && logged.has_answers() && logged.bytes() == 6);
 }
 
 #[test]
 fn an_append_without_an_answer_is_made_again_under_its_number() {
     let mut outbox = Outbox::default();
-    outbox.push(StreamKey::Main, event("a"));
+    outbox.push(event("a"));
     let op = outbox.next(no_news).unwrap().op;
     let Told::Again(pause, _) = outbox.told(op, away(), Duration::ZERO) else { panic!() };
     assert!(pause > Duration::ZERO);
@@ -116,20 +119,20 @@ fn an_append_without_an_answer_is_made_again_under_its_number() {
 #[test]
 fn what_was_under_way_when_the_log_was_lost_is_appended_anew_and_only_that() {
     let mut outbox = Outbox::default();
-    outbox.inherit(StreamKey::Main, 9);
-    outbox.push(StreamKey::Main, event("a"));
-    let lost = outbox.next(|_| Some(9)).unwrap().op;
+    outbox.inherit(9);
+    outbox.push(event("a"));
+    let lost = outbox.next(|| Some(9)).unwrap().op;
     let refused = outbox.told(lost, Ok(Appended::NotFound), Duration::ZERO);
     assert!(matches!(refused, Told::Refused(Refusal::NotFound)));
     outbox.restart();
-    outbox.push(StreamKey::Main, event("b"));
+    outbox.push(event("b"));
     assert!(outbox.next(no_news).is_none(), "the older one goes first");
     let anew = outbox.again(no_news).unwrap().clone();
     assert_eq!((anew.sent, texts(&anew.events)), (None, vec![&b"a"[..]]));
     assert!(matches!(outbox.told(lost, done([10]), Duration::ZERO), Told::Stale));
     assert!(outbox.same(lost).is_none());
     assert!(matches!(outbox.told(anew.op, done([1]), Duration::ZERO), Told::Logged(_)));
-    assert_eq!(outbox.last_seq(StreamKey::Main), 1);
+    assert_eq!(outbox.last_seq(), 1);
 
     outbox.next(no_news).unwrap();
     assert!(outbox.again(no_news).is_none(), "it is of this life, and under way");
@@ -138,7 +141,7 @@ fn what_was_under_way_when_the_log_was_lost_is_appended_anew_and_only_that() {
 /// A store that executes each append once, whatever becomes of its answer, and forgets all when it is told to.
 #[derive(Default)]
 struct Log {
-    streams: BTreeMap<StreamKey, Vec<Bytes>>,
+    events: Vec<(StreamKey, Bytes)>,
     answered: Vec<Bytes>,
     last: Option<(u64, Vec<Option<u64>>)>,
 }
@@ -150,7 +153,7 @@ impl Log {
         {
             return seqs.clone();
         }
-        let log = self.streams.entry(batch.stream).or_default();
+        let log = &mut self.events;
         let place = |event: &NewEvent| {
             if event.answers.is_some() {
                 if self.answered.contains(&event.body) {
@@ -158,7 +161,7 @@ impl Log {
                 }
                 self.answered.push(event.body.clone());
             }
-            log.push(event.body.clone());
+            log.push((event.view, event.body.clone()));
             Some(log.len() as u64)
         };
         let seqs: Vec<_> = batch.events.iter().map(place).collect();
@@ -216,7 +219,7 @@ proptest! {
                     pushed.entry(stream).or_default().push(body.clone());
                     waiting += body.len();
                     let id = Arc::from(number.to_string());
-                    outbox.push(stream, if answer { NewEvent::answer(id, body) } else { event(body) });
+                    outbox.push(if answer { NewEvent::answer(id, body) } else { event(body) }.on(stream));
                 }
                 Step::LoseAll => {
                     log = Log::default();
@@ -224,11 +227,9 @@ proptest! {
                     outbox.restart();
                     // Of what is lost, nobody is told but by the epoch.
                     let left = |stream| {
-                        let of_stream = |batch: &Batch| batch.stream == stream;
-                        let under_way = outbox.under_way.iter().filter(|batch| of_stream(batch));
-                        let under_way = under_way.flat_map(|batch| batch.events.iter());
-                        let waits = outbox.waiting.iter().filter(move |next| next.stream == stream);
-                        under_way.chain(waits.map(|next| &next.event)).map(|event| event.body.clone()).collect()
+                        let under_way = outbox.under_way.iter().flat_map(|batch| batch.events.iter());
+                        let left = under_way.chain(&outbox.waiting).filter(|event| event.view == stream);
+                        left.map(|event| event.body.clone()).collect()
                     };
                     pushed = [StreamKey::Main, OTHER].map(|stream| (stream, left(stream))).into();
                     if let Some(batch) = outbox.again(no_news) {
@@ -256,14 +257,13 @@ proptest! {
                         panic!("nobody made it anew");
                     };
                     waiting -= logged.bytes();
-                    let place = delivered.entry(logged.stream).or_default();
                     for entry in logged.entries() {
-                        let Entry::Event { seq, expected, body } = entry else { continue };
+                        let Entry::Event { seq, expected, view, body, .. } = entry else { continue };
                         prop_assert_eq!(seq, expected);
-                        place.push(body.clone());
-                        prop_assert_eq!(&log.streams[&logged.stream][seq as usize - 1], body);
+                        delivered.entry(view).or_default().push(body.clone());
+                        prop_assert_eq!(&log.events[seq as usize - 1], &(view, body.clone()));
                     }
-                    prop_assert_eq!(outbox.last_seq(logged.stream), place.len() as u64);
+                    prop_assert_eq!(outbox.last_seq(), log.events.len() as u64);
                 }
             }
         }

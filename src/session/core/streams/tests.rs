@@ -40,10 +40,10 @@ fn a_stream_is_superseded_only_by_one_that_came_after_it() {
 fn the_stores_word_of_holders_is_about_those_that_had_joined_when_it_was_asked() {
     let mut streams = Streams::<Attachment>::default();
     let main = connection(StreamKey::Main);
-    streams.join(Arc::clone(&main));
+    streams.join(Arc::clone(&main), 0);
     let asked = streams.joins();
     let call = connection(CALL);
-    streams.join(Arc::clone(&call));
+    streams.join(Arc::clone(&call), 0);
     let elsewhere = |_| Some(1);
     assert_eq!(streams.take_superseded(asked, elsewhere).map(|taken| taken.id), Some(main.id));
     assert!(streams.take_superseded(asked, elsewhere).is_none(), "the other one has joined since");
@@ -58,18 +58,18 @@ fn the_stores_word_of_holders_is_about_those_that_had_joined_when_it_was_asked()
 fn a_session_is_left_alone_by_the_last_connection_that_shows_it_and_by_no_other() {
     let now = Instant::now();
     let (mut streams, first) = (Streams::default(), connection(StreamKey::Main));
-    assert!(streams.join(Arc::clone(&first)).is_none());
-    assert!(streams.join(Arc::clone(&first)).is_none(), "no successor of its own");
+    assert!(streams.join(Arc::clone(&first), 0).is_none());
+    assert!(streams.join(Arc::clone(&first), 0).is_none(), "no successor of its own");
     let (second, call) = (connection(StreamKey::Main), connection(CALL));
-    assert_eq!(streams.join(Arc::clone(&second)).map(|before| before.id), Some(first.id));
-    streams.join(Arc::clone(&call));
+    assert_eq!(streams.join(Arc::clone(&second), 0).map(|before| before.id), Some(first.id));
+    streams.join(Arc::clone(&call), 0);
     assert!(!streams.leave(first.id, now), "it is not shown any more");
     assert!(!streams.leave(second.id, now), "another stream is");
     assert_eq!(streams.alone_since(), None);
     assert!(streams.leave(call.id, now));
     assert_eq!(streams.alone_for(now + Duration::from_secs(1)), Duration::from_secs(1));
     assert!(!streams.leave(call.id, now + Duration::from_secs(1)), "once");
-    streams.join(first);
+    streams.join(first, 0);
     assert_eq!((streams.alone_since(), streams.alone_for(now)), (None, Duration::ZERO));
 }
 
@@ -106,18 +106,17 @@ fn a_look_that_finds_nobody_begins_the_time_alone_and_does_not_begin_it_again() 
 #[test]
 fn the_store_is_told_once_how_far_a_connection_had_come() {
     let (mut streams, main) = (Streams::default(), connection(StreamKey::Main));
-    assert_eq!(streams.news_of_sent(StreamKey::Main), None, "nobody shows it");
-    streams.join(Arc::clone(&main));
+    assert_eq!(streams.news_of_sent(), None, "nobody shows it");
+    streams.join(Arc::clone(&main), 0);
     main.has_sent(4);
-    assert_eq!(streams.news_of_sent(StreamKey::Main), Some(4));
-    assert_eq!(streams.news_of_sent(StreamKey::Main), None);
-    assert_eq!(streams.news_of_sent(CALL), None);
+    assert_eq!(streams.news_of_sent(), Some(4));
+    assert_eq!(streams.news_of_sent(), None);
     let next = connection(StreamKey::Main);
     next.has_sent(3);
-    streams.join(Arc::clone(&next));
-    assert_eq!(streams.news_of_sent(StreamKey::Main), None, "its predecessor had come further");
+    streams.join(Arc::clone(&next), 0);
+    assert_eq!(streams.news_of_sent(), None, "its predecessor had come further");
     streams.restart();
-    assert_eq!(streams.news_of_sent(StreamKey::Main), Some(3));
+    assert_eq!(streams.news_of_sent(), Some(3));
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -158,7 +157,7 @@ proptest! {
                 Step::Join(main, which) => {
                     let of = usize::from(!main);
                     let joining = &known[of][which as usize];
-                    let before = streams.join(Arc::clone(joining));
+                    let before = streams.join(Arc::clone(joining), 0);
                     let expected = shown[of].map(|(id, _)| id).filter(|id| *id != joining.id);
                     prop_assert_eq!(before.map(|before| before.id), expected);
                     shown[of] = Some((joining.id, true));
@@ -202,4 +201,20 @@ proptest! {
             }
         }
     }
+}
+
+/// EVT-3: between two events of one stream the log may have others', and a connection that has had the one before takes it.
+#[test]
+fn an_event_says_from_where_on_the_log_has_nothing_else_for_its_stream() {
+    let (mut streams, main, call) = (Streams::default(), connection(StreamKey::Main), connection(CALL));
+    streams.join(Arc::clone(&main), 3);
+    streams.join(Arc::clone(&call), 4);
+    let mut next = |stream, seq| streams.next_on(stream, seq).map(|(shown, after)| (shown.id, after));
+    assert_eq!(next(CALL, 5), Some((call.id, 4)));
+    assert_eq!(next(StreamKey::Main, 6), Some((main.id, 3)));
+    assert_eq!(next(CALL, 7), Some((call.id, 5)));
+    assert_eq!(next(StreamKey::Request(9), 8), None, "nobody shows it");
+    assert_eq!(next(StreamKey::Main, 9), Some((main.id, 6)));
+    assert_eq!(streams.over(CALL, Instant::now()).map(|shown| shown.id), Some(call.id));
+    assert!(streams.over(CALL, Instant::now()).is_none() && streams.get(CALL).is_none());
 }

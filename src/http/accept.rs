@@ -1,0 +1,67 @@
+//! What a client takes, by its `Accept` (RFC 9110, section 12.5.1), as far as the two media types of MCP need it.
+
+use actix_web::{HttpRequest, http::header};
+
+/// An event stream.
+pub(super) const EVENTS: &str = "text/event-stream";
+/// One message, or an array of them.
+pub(super) const JSON: &str = "application/json";
+
+/// No `Accept`, or one that covers this type. An empty one names nothing (section 5.6.1.2).
+pub(super) fn accepts(request: &HttpRequest, media: &str) -> bool {
+    let named = |accept: &&str| accept.split(',').any(|range| !range.trim().is_empty());
+    let accepts = request.headers().get_all(header::ACCEPT).filter_map(|value| value.to_str().ok());
+    let mut accepts = accepts.filter(named).peekable();
+    accepts.peek().is_none() || covers(accepts, media)
+}
+
+fn covers<'a>(accepts: impl Iterator<Item = &'a str>, media: &str) -> bool {
+    // The most specific range that names the type decides.
+    let mut best: Option<(u8, bool)> = None;
+    for range in accepts.flat_map(|value| value.split(',')) {
+        let mut parts = range.split(';').map(str::trim);
+        let named = parts.next().unwrap_or_default();
+        let whole_type = |main: &str| media.split_once('/').is_some_and(|(of, _)| of.eq_ignore_ascii_case(main));
+        let rank = match named {
+            _ if named.eq_ignore_ascii_case(media) => 3,
+            "*/*" | "*" => 1,
+            _ if named.strip_suffix("/*").is_some_and(whole_type) => 2,
+            _ => continue,
+        };
+        let refused = parts.any(|part| {
+            let quality = part.strip_prefix("q=").or_else(|| part.strip_prefix("Q="));
+            quality.and_then(|quality| quality.trim().parse::<f32>().ok()).is_some_and(|quality| quality <= 0.0)
+        });
+        if best.is_none_or(|(best, _)| rank > best) {
+            best = Some((rank, !refused));
+        }
+    }
+    best.is_some_and(|(_, accepted)| accepted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_does_not_take_a_type_is_told_from_who_does() {
+        for (accept, events, json) in [
+            ("text/event-stream", true, false),
+            ("application/json, text/event-stream", true, true),
+            ("TEXT/Event-Stream; charset=utf-8", true, false),
+            ("*/*", true, true),
+            ("text/*;q=0.5", true, false),
+            ("application/*", false, true),
+            ("application/json, */*;q=0.1", true, true),
+            ("application/json", false, true),
+            ("text/html, application/xhtml+xml", false, false),
+            ("text/event-stream;q=0", false, false),
+            ("*/*, text/event-stream; q=0.0", false, true),
+            ("*/*;q=0, text/event-stream", true, false),
+            ("", false, false),
+        ] {
+            assert_eq!(covers(std::iter::once(accept), EVENTS), events, "{accept:?}");
+            assert_eq!(covers(std::iter::once(accept), JSON), json, "{accept:?}");
+        }
+    }
+}

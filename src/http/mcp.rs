@@ -1,0 +1,363 @@
+//! `POST`, `GET` and `DELETE /mcp/{service}`: Streamable HTTP (MCP 2025-03-26 to 2025-11-25). What the client shows is read
+//! here; what is done for it is [`gateway`](crate::gateway)'s.
+//!
+//! A POST with a request is answered with JSON if the answer is there soon (`MCP_JSON_WAIT`), and else with the event stream
+//! of that request, which any instance goes on with for a client that comes back with its cursor.
+
+use std::{
+    rc::Rc,
+    sync::{Arc, Weak},
+    time::{Duration, Instant},
+};
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::{
+        Version,
+        header::{self, HeaderName, HeaderValue},
+    },
+    web,
+};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _, future, stream};
+
+use super::{
+    accept::{EVENTS, JSON, accepts},
+    connections::Open,
+    error::ApiError,
+    extract::{NodeData, id_text, read_body},
+    forwarded::{self, Name},
+    frame, sse,
+};
+use crate::{
+    gateway::{
+        answered,
+        deliver::{self, NotDelivered},
+        open::{Mark, Opening, streamable_retry},
+        resume::Listening,
+    },
+    process::node::Node,
+    protocol::{
+        jsonrpc::{self, Head, Said},
+        mcp,
+        post_id::PostId,
+        session_id::SessionId,
+    },
+    session::{
+        attachment::{Aborted, Answered, Pump, Waiting},
+        messages::{AnswerStream, DeliverError, Posted},
+    },
+    upstream::Service,
+};
+
+static SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
+static VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+static LAST_EVENT: HeaderName = HeaderName::from_static("last-event-id");
+
+/// What every handler here gets.
+struct Call<'r> {
+    node: &'r Rc<Node>,
+    request: &'r HttpRequest,
+    service: Arc<Service>,
+}
+
+/// `POST /mcp/{service}`
+pub async fn post(
+    node: NodeData,
+    request: HttpRequest,
+    service: Option<web::Path<String>>,
+    payload: web::Payload,
+) -> Result<HttpResponse, ApiError> {
+    let call = Call::new(&node, &request, service.as_deref().map(String::as_str))?;
+    if !accepts(&request, EVENTS) && !accepts(&request, JSON) {
+        return Err(ApiError::NeitherAcceptable);
+    }
+    let body = read_body(&request, payload, &node.env.settings).await?;
+    if let Some(messages) = jsonrpc::split_batch(&body) {
+        return call.batch(messages).await;
+    }
+    let head = Head::parse(&body)?;
+    let said = head.said();
+    let shown = call.session()?;
+    let begins = matches!(&said, Said::Request { method, .. } if **method == *mcp::INITIALIZE) && shown.is_none();
+    if !begins {
+        call.check_version()?;
+    }
+    let session = match shown {
+        Some(session) => session,
+        None if begins => match call.opening().begin().await {
+            Ok(session) => session,
+            Err(error) => return Ok(ApiError::from(error).knowing(&*node.env.store).response(id_text(&said))),
+        },
+        None if head.method() == Some(mcp::DISCOVER) => {
+            return Ok(ApiError::Stateless { newest: mcp::NEWEST_VERSION }.response(id_text(&said)));
+        }
+        None => return Ok(ApiError::NoSessionHeader.response(id_text(&said))),
+    };
+    let sent = call.message(body, said, 0);
+    let begun = Instant::now();
+    // Only after this the journal has it. REQ-1
+    let response = match call.deliver(session, &sent).await {
+        Ok(None) => HttpResponse::Accepted().finish(),
+        Ok(Some(stream)) => call.answer(stream, begins.then_some(session)).await,
+        Err(error) => return Ok(call.refused(error, id_text(&sent.posted.said))),
+    };
+    call.is_answered(session, &sent, begun);
+    Ok(response)
+}
+
+/// `GET /mcp/{service}`
+pub async fn get(
+    node: NodeData,
+    request: HttpRequest,
+    service: Option<web::Path<String>>,
+) -> Result<HttpResponse, ApiError> {
+    let call = Call::new(&node, &request, service.as_deref().map(String::as_str))?;
+    if !accepts(&request, EVENTS) {
+        return Err(ApiError::NotAcceptable);
+    }
+    let session = call.session()?.ok_or(ApiError::NoSessionHeader)?;
+    call.check_version()?;
+    let cursor = request.headers().get(&LAST_EVENT).filter(|value| !value.is_empty());
+    let cursor = cursor.map_or(Mark::Absent, |value| sse::mark(value.to_str().unwrap_or_default()));
+    match call.opening().listen(session, cursor).await {
+        Ok(Some(Listening::To(pump))) => Ok(call.stream(pump, None)),
+        Ok(Some(Listening::Over)) => Ok(call.events(stream::empty(), None)),
+        Ok(None) => Err(ApiError::UnknownSession),
+        Err(error) => Err(ApiError::from(error).knowing(&*node.env.store)),
+    }
+}
+
+/// `DELETE /mcp/{service}`
+pub async fn delete(
+    node: NodeData,
+    request: HttpRequest,
+    service: Option<web::Path<String>>,
+) -> Result<HttpResponse, ApiError> {
+    let call = Call::new(&node, &request, service.as_deref().map(String::as_str))?;
+    let session = call.session()?.ok_or(ApiError::NoSessionHeader)?;
+    call.check_version()?;
+    let head = node.env.store.load(session).await?;
+    if head.is_none_or(|head| head.service != call.service.name) || !node.env.store.purge(session).await? {
+        return Err(ApiError::UnknownSession);
+    }
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// A message on its way.
+struct Sent {
+    posted: Arc<Posted>,
+    /// Its name may be that of others, too.
+    is_correlated: bool,
+}
+
+fn is_gone(error: &NotDelivered) -> bool {
+    matches!(error, NotDelivered::Refused(DeliverError::Gone | DeliverError::WrongService))
+}
+
+/// Clients of this transport know where to speak.
+fn no_endpoint(_: &SessionId, _: Option<u64>) -> String {
+    String::new()
+}
+
+/// `new`: the session that this answer begins.
+fn json(answer: Bytes, new: Option<SessionId>) -> HttpResponse {
+    let mut response = HttpResponse::Ok();
+    response.content_type(JSON);
+    if let Some(session) = new {
+        response.insert_header((SESSION.clone(), session.reveal()));
+    }
+    response.body(answer)
+}
+
+impl<'r> Call<'r> {
+    fn new(node: &'r Rc<Node>, request: &'r HttpRequest, service: Option<&str>) -> Result<Self, ApiError> {
+        let pool = &node.cluster.pool;
+        let service = match service {
+            Some(name) => sse::find_service(node, name)?,
+            None => pool.only_service().cloned().ok_or_else(|| ApiError::AmbiguousService { known: pool.names() })?,
+        };
+        Ok(Self { node, request, service })
+    }
+
+    /// The session that the client names.
+    fn session(&self) -> Result<Option<SessionId>, ApiError> {
+        let mut named = self.request.headers().get_all(&SESSION);
+        let Some(first) = named.next() else { return Ok(None) };
+        if named.next().is_some() {
+            return Err(ApiError::Repeated { header: "Mcp-Session-Id" });
+        }
+        let session = first.to_str().ok().and_then(|text| text.parse().ok());
+        session.map(Some).ok_or(ApiError::UnknownSession)
+    }
+
+    /// Without the header the client is one of 2025-03-26, which had none (MCP, Protocol Version Header).
+    fn check_version(&self) -> Result<(), ApiError> {
+        let is_spoken =
+            |named: &HeaderValue| mcp::VERSIONS.iter().any(|version| version.as_bytes() == named.as_bytes());
+        match self.request.headers().get_all(&VERSION).all(is_spoken) {
+            true => Ok(()),
+            false => Err(ApiError::ProtocolVersion { spoken: mcp::VERSIONS.join(", ") }),
+        }
+    }
+
+    /// A message as it is delivered; `at`: its place among those of this request.
+    fn message(&self, body: Bytes, said: Said, at: usize) -> Sent {
+        // nginx gives all its tries of one request the same one. REQ-6
+        let name = forwarded::request_name(self.request, &self.node.env.settings.security.trusted_proxies);
+        let post_id = match name {
+            Some(name) if at > 0 => PostId::of(&format!("{} {at}", name.text()), &body),
+            Some(name) => PostId::of(name.text(), &body),
+            None => PostId::random(),
+        };
+        let posted = Arc::new(Posted {
+            own_stream: matches!(said, Said::Request { .. }),
+            service: Some(self.service.name.as_str().into()),
+            versioned: self.request.headers().contains_key(&VERSION),
+            body,
+            said,
+            post_id,
+        });
+        Sent { posted, is_correlated: matches!(name, Some(Name::Correlation(_))) }
+    }
+
+    async fn deliver(&self, session: SessionId, sent: &Sent) -> Result<Option<AnswerStream>, NotDelivered> {
+        let gateway = &self.node.gateway;
+        let delivered = match sent.is_correlated {
+            true => answered::deliver(gateway, session, &sent.posted).await?,
+            false => deliver::deliver(gateway, session, &sent.posted).await?,
+        };
+        Ok(delivered.into_stream())
+    }
+
+    /// The response to it is about to be written.
+    fn is_answered(&self, session: SessionId, sent: &Sent, begun: Instant) {
+        if sent.is_correlated {
+            let connection: Weak<()> = self.request.conn_data::<Open>().map(Open::watch).unwrap_or_default();
+            answered::forget(&self.node.gateway, connection, session, sent.posted.post_id, begun);
+        }
+    }
+
+    /// An array of messages, as MCP 2025-03-26 has it, and no later version. The answers come on one stream, each as a stream
+    /// of its own with which its client may go on, or for a client that takes no stream in one array.
+    async fn batch(&self, messages: Vec<Bytes>) -> Result<HttpResponse, ApiError> {
+        let named = self.request.headers().get(&VERSION);
+        if named.is_some_and(|version| version.as_bytes() != mcp::WITH_BATCHES.as_bytes()) {
+            return Err(ApiError::Unexpected("an array of messages is for MCP 2025-03-26 alone: POST them one by one"));
+        }
+        let session = self.session()?.ok_or(ApiError::NoSessionHeader)?;
+        let env = &self.node.env;
+        let limit = env.settings.limits.max_inflight;
+        if messages.is_empty() || messages.len() > limit {
+            return Err(ApiError::Unexpected("an array of messages has one at least, and MCP_MAX_INFLIGHT at most"));
+        }
+        let mut sent = Vec::with_capacity(messages.len());
+        for body in messages {
+            let said = Head::parse(&body)?.said();
+            if matches!(&said, Said::Request { method, .. } if **method == *mcp::INITIALIZE) {
+                return Err(ApiError::Unexpected("initialize is not for an array of messages"));
+            }
+            sent.push(self.message(body, said, sent.len()));
+        }
+        let begun = Instant::now();
+        let (mut streams, mut refused) = (Vec::new(), Vec::new());
+        for sent in &sent {
+            match (self.deliver(session, sent).await, id_text(&sent.posted.said)) {
+                (Ok(stream), _) => streams.extend(stream.map(|stream| Waiting::new(env, stream))),
+                (Err(error), Some(id)) if !is_gone(&error) => {
+                    refused.push(ApiError::from(error).knowing(&*env.store).body(Some(id)));
+                }
+                (Err(error), id) => return Ok(self.refused(error, id)),
+            }
+        }
+        let response = if streams.is_empty() && refused.is_empty() {
+            HttpResponse::Accepted().finish()
+        } else if accepts(self.request, EVENTS) {
+            let retry = streamable_retry(&env.settings.stream);
+            let said = refused.iter().map(|error| Ok(frame::unnumbered(error))).collect::<Vec<_>>();
+            let mut bodies = Vec::with_capacity(streams.len());
+            for waiting in streams {
+                bodies.push(match waiting.answer(Duration::ZERO, retry).await {
+                    Answered::Whole(answer) => {
+                        stream::once(future::ready(Ok(frame::unnumbered(&answer)))).boxed_local()
+                    }
+                    Answered::Stream(pump) => frame::body(pump, no_endpoint).boxed_local(),
+                });
+            }
+            self.events(stream::iter(said).chain(stream::select_all(bodies)), None)
+        } else {
+            let answers = future::join_all(streams.into_iter().map(Waiting::answer_alone)).await;
+            refused.extend(answers.into_iter().flatten());
+            json(Bytes::from([&b"["[..], &refused.join(&b","[..]), b"]"].concat()), None)
+        };
+        sent.iter().for_each(|sent| self.is_answered(session, sent, begun));
+        Ok(response)
+    }
+
+    fn opening(&self) -> Opening {
+        let security = &self.node.env.settings.security;
+        Opening {
+            gateway: Rc::clone(&self.node.gateway),
+            client: sse::client(self.request, &self.service, security),
+            service: Arc::clone(&self.service),
+        }
+    }
+
+    /// Of a session that lives, a request that was not taken has an answer like any other: clients give their session up for
+    /// a status. Another instance takes what one does not take that goes down, if a proxy asks it.
+    fn refused(&self, error: NotDelivered, id: Option<&str>) -> HttpResponse {
+        let (is_gone, is_draining) = (is_gone(&error), error == NotDelivered::Draining);
+        let error = ApiError::from(error).knowing(&*self.node.env.store);
+        match id {
+            Some(id) if !is_gone && !is_draining => error.answer(id),
+            id => error.response(id),
+        }
+    }
+
+    /// The answer to a request. `new`: the session that it has begun.
+    async fn answer(&self, stream: AnswerStream, new: Option<SessionId>) -> HttpResponse {
+        let env = &self.node.env;
+        let waiting = Waiting::new(env, stream);
+        if !accepts(self.request, EVENTS) {
+            return match waiting.answer_alone().await {
+                Some(answer) => json(answer, new),
+                // Its client asks again under the same id, and is given what there is then.
+                None => ApiError::Draining.response(None),
+            };
+        }
+        let settings = &env.settings.stream;
+        let patience = if accepts(self.request, JSON) { settings.json_wait } else { Duration::ZERO };
+        match waiting.answer(patience, streamable_retry(settings)).await {
+            Answered::Whole(answer) => json(answer, new),
+            Answered::Stream(pump) => self.stream(pump, new),
+        }
+    }
+
+    fn stream(&self, pump: Pump, new: Option<SessionId>) -> HttpResponse {
+        self.events(frame::body(pump, no_endpoint), new)
+    }
+
+    fn events(
+        &self,
+        body: impl Stream<Item = Result<Bytes, Aborted>> + 'static,
+        new: Option<SessionId>,
+    ) -> HttpResponse {
+        let mut response = HttpResponse::Ok();
+        response
+            .content_type(EVENTS)
+            .insert_header((header::CACHE_CONTROL, "no-cache, no-transform"))
+            // For nginx in front whose configuration is not ours.
+            .insert_header(("X-Accel-Buffering", "no"));
+        if let Some(session) = new {
+            response.insert_header((SESSION.clone(), session.reveal()));
+        }
+        // HTTP/1.0 knows no chunks: the body ends with the connection (RFC 9112 section 6.1).
+        let is_old = self.request.version() < Version::HTTP_11;
+        if is_old {
+            response.force_close();
+        }
+        let mut response = response.streaming(body);
+        response.head_mut().no_chunking(is_old);
+        response
+    }
+}

@@ -1,0 +1,325 @@
+//! Streamable HTTP towards clients: sessions, answers as JSON and as streams, and streams that any instance goes on with.
+
+use std::{net::SocketAddr, time::Duration};
+
+use serde_json::{Value, json};
+
+use crate::harness::{
+    Cluster, Event, EventStream, FakeUpstream, Item, StreamEnd, cluster,
+    http::{Request, Response},
+    mcp_client::tool_call,
+};
+
+const MCP: &str = "/mcp/mcp-server-v6";
+const VERSION: &str = "2025-11-25";
+const BOTH: &str = "application/json, text/event-stream";
+
+/// Settings under which a dead instance is noticed soon.
+fn quick() -> cluster::Builder {
+    Cluster::builder()
+        .routers(2)
+        .env("MCP_LEASE", "600ms")
+        .env("MCP_LEASE_RENEW", "150ms")
+        .env("MCP_POLL_INTERVAL", "200ms")
+        .env("MCP_STREAMABLE_RETRY_MIN", "10ms")
+        .env("MCP_STREAMABLE_RETRY_MAX", "30ms")
+}
+
+fn initialize() -> Value {
+    json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {
+        "protocolVersion": VERSION, "capabilities": { "sampling": {} }, "clientInfo": { "name": "test", "version": "1" },
+    }})
+}
+
+fn post(message: &Value) -> Request {
+    Request::post(MCP, message.to_string()).header("accept", BOTH)
+}
+
+/// A session, as its client sees it.
+struct Session(String);
+
+impl Session {
+    async fn begin(addr: SocketAddr) -> Self {
+        let response = post(&initialize()).send(addr).await;
+        assert_eq!((response.status, response.json()["result"]["protocolVersion"].as_str()), (200, Some(VERSION)));
+        let session = Self(response.header("mcp-session-id").expect("the header of a new session").to_owned());
+        let note = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
+        assert_eq!(session.send(addr, &note).await.status, 202);
+        session
+    }
+
+    fn of(&self, request: Request) -> Request {
+        request.header("mcp-session-id", &self.0).header("mcp-protocol-version", VERSION)
+    }
+
+    async fn send(&self, addr: SocketAddr, message: &Value) -> Response {
+        self.of(post(message)).send(addr).await
+    }
+
+    /// A call whose answer is a stream.
+    async fn call(&self, addr: SocketAddr, message: &Value) -> EventStream {
+        EventStream::open(addr, &self.of(Request::post(MCP, message.to_string()))).await
+    }
+
+    async fn listen(&self, addr: SocketAddr, cursor: Option<&str>) -> EventStream {
+        let request = self.of(Request::get(MCP));
+        let request = match cursor {
+            Some(cursor) => request.header("last-event-id", cursor),
+            None => request,
+        };
+        EventStream::open(addr, &request).await
+    }
+}
+
+/// The cursor with which a stream begins: an event without data, and the time after which to come back.
+async fn primed(stream: &mut EventStream) -> String {
+    let first = stream.event().await;
+    assert_eq!((first.data.as_str(), stream.retry_ms().is_some()), ("", true), "{first:?}");
+    first.id.expect("a cursor at first")
+}
+
+fn message(event: &Event) -> Value {
+    serde_json::from_str(&event.data).unwrap()
+}
+
+/// All that comes until the stream ends.
+async fn to_the_end(stream: &mut EventStream) -> Vec<Value> {
+    let mut messages = Vec::new();
+    loop {
+        match stream.next().await {
+            // The cursor at first.
+            Item::Event(event) if event.data.is_empty() => {}
+            Item::Event(event) => messages.push(message(&event)),
+            Item::Comment(_) => {}
+            Item::End(end) => {
+                assert_eq!(end, StreamEnd::Clean);
+                return messages;
+            }
+        }
+    }
+}
+
+fn with_progress(id: u64, ms: u64) -> Value {
+    let mut call = tool_call(id, "wait", json!({ "ms": ms, "text": format!("call {id}") }));
+    call["params"]["_meta"] = json!({ "progressToken": format!("token of {id}") });
+    call
+}
+
+fn is_answer(message: &Value, id: u64) -> bool {
+    message["id"] == id && message["result"]["content"][0]["text"] == format!("call {id}")
+}
+
+#[tokio::test]
+async fn a_session_begins_with_initialize_and_ends_with_delete() {
+    let cluster = Cluster::builder().start().await;
+    let addr = cluster.addr(0);
+    let session = Session::begin(addr).await;
+    let list = json!({ "jsonrpc": "2.0", "id": "a", "method": "tools/list" });
+    let listed = session.send(addr, &list).await;
+    assert_eq!((listed.status, listed.header("content-type")), (200, Some("application/json")));
+    assert_eq!(listed.json()["id"], "a");
+    assert!(listed.header("mcp-session-id").is_none(), "named once");
+
+    let unknown = Session("00112233445566778899aabbccddeeff".to_owned());
+    let discover = json!({ "jsonrpc": "2.0", "id": 1, "method": "server/discover" });
+    for (name, request, status, reason) in [
+        ("no session", post(&list), 400, "missing_session"),
+        ("an unknown one", unknown.of(post(&list)), 404, "unknown_session"),
+        (
+            "none that was made here",
+            Request::post(MCP, list.to_string()).header("mcp-session-id", "x"),
+            404,
+            "unknown_session",
+        ),
+        (
+            "another version",
+            session.of(post(&list)).header("mcp-protocol-version", "1999-01-01"),
+            400,
+            "protocol_version",
+        ),
+        ("the stateless era", post(&discover), 404, "stateless"),
+        ("neither form", session.of(post(&list)).header("accept", "text/html"), 406, "not_acceptable"),
+        ("no JSON", session.of(post(&list)).header("content-type", "text/plain"), 415, "content_type"),
+        ("a stream as JSON", session.of(Request::get(MCP)).header("accept", "application/json"), 406, "not_acceptable"),
+        ("a stream of nobody", Request::get(MCP), 400, "missing_session"),
+        ("an unknown service", Request::post("/mcp/other", list.to_string()), 404, "unknown_service"),
+        ("another method", Request::with_method("PUT", MCP), 405, "method"),
+    ] {
+        let response = request.send(addr).await;
+        assert_eq!(
+            (response.status, response.json()["error"]["data"]["reason"].as_str()),
+            (status, Some(reason)),
+            "{name}"
+        );
+        if status == 404 && reason == "stateless" {
+            assert_eq!(response.error_code(), Some(-32601), "clients of that era fall back by it");
+        }
+    }
+    assert_eq!(session.of(Request::delete(MCP)).send(addr).await.status, 204);
+    assert_eq!(session.of(Request::delete(MCP)).send(addr).await.status, 404);
+    assert_eq!(session.send(addr, &list).await.status, 404);
+    cluster.assert_no_violations().await;
+}
+
+#[tokio::test]
+async fn a_call_that_takes_longer_is_answered_on_a_stream_that_begins_with_a_cursor() {
+    let cluster = Cluster::builder().start().await;
+    let addr = cluster.addr(0);
+    let session = Session::begin(addr).await;
+    let call = session.of(post(&with_progress(7, 600)));
+    let mut stream = EventStream::open(addr, &call.header("accept", BOTH)).await;
+    primed(&mut stream).await;
+    let messages = to_the_end(&mut stream).await;
+    let progress: Vec<_> = messages.iter().filter_map(|message| message["params"]["progress"].as_u64()).collect();
+    assert_eq!(progress, [1, 2, 3]);
+    assert!(is_answer(messages.last().unwrap(), 7), "the last: {messages:?}");
+    cluster.assert_no_violations().await;
+}
+
+/// EVT-8
+#[tokio::test]
+async fn a_broken_stream_goes_on_at_another_instance_with_nothing_of_another_stream() {
+    let cluster = quick().start().await;
+    let session = Session::begin(cluster.addr(0)).await;
+    let mut main = session.listen(cluster.addr(0), None).await;
+    primed(&mut main).await;
+    let mut broken = session.call(cluster.addr(0), &with_progress(1, 1500)).await;
+    let mut other = session.call(cluster.addr(0), &with_progress(2, 1000)).await;
+    let cursor = primed(&mut broken).await;
+    broken.reset();
+    let mut resumed = session.listen(cluster.addr(1), Some(&cursor)).await;
+    for (stream, id) in [(&mut other, 2), (&mut resumed, 1)] {
+        let messages = to_the_end(stream).await;
+        let token = format!("token of {id}");
+        let (last, progress) = messages.split_last().unwrap();
+        assert!(is_answer(last, id), "{messages:?}");
+        assert_eq!(progress.len(), 3, "{progress:?}");
+        assert!(progress.iter().all(|note| note["params"]["progressToken"] == *token), "{progress:?}");
+    }
+    // All of it once more, after each of its events, and nothing after the last.
+    let mut again = session.listen(cluster.addr(0), Some(&cursor)).await;
+    let mut cursors = Vec::new();
+    primed(&mut again).await;
+    while let Item::Event(event) = again.next().await {
+        cursors.push(event.id.unwrap());
+    }
+    assert_eq!(cursors.len(), 4);
+    for (at, cursor) in cursors.iter().enumerate() {
+        let left = to_the_end(&mut session.listen(cluster.addr(1), Some(cursor)).await).await;
+        assert_eq!(left.len(), 3 - at, "{left:?}");
+    }
+    let changed = json!({ "jsonrpc": "2.0", "id": 3, "method": "ping" });
+    assert_eq!(session.send(cluster.addr(0), &changed).await.status, 200);
+    assert!(tokio::time::timeout(Duration::from_millis(100), main.event()).await.is_err(), "nothing was for it");
+    cluster.assert_no_violations().await;
+}
+
+/// EVT-8
+#[tokio::test]
+async fn an_answer_that_nobody_comes_back_for_goes_out_on_the_main_stream_and_on_no_other() {
+    let cluster = quick().env("MCP_ANSWER_GRACE", "300ms").start().await;
+    let addr = cluster.addr(0);
+    let session = Session::begin(addr).await;
+    let mut main = session.listen(addr, None).await;
+    primed(&mut main).await;
+    let mut left = session.call(addr, &with_progress(1, 400)).await;
+    let cursor = primed(&mut left).await;
+    left.reset();
+    assert!(is_answer(&message(&main.event().await), 1));
+    assert_eq!(cluster.metric("mcp_router_moved_answers_total", None).await, 1.0);
+    for instance in [0, 1] {
+        let mut late = session.listen(cluster.addr(instance), Some(&cursor)).await;
+        assert_eq!(to_the_end(&mut late).await, Vec::<Value>::new(), "it was delivered");
+    }
+    cluster.assert_no_violations().await;
+}
+
+/// OWN-6
+#[tokio::test]
+async fn any_instance_takes_a_request_and_shows_its_answer() {
+    let cluster = quick().start().await;
+    let session = Session::begin(cluster.addr(0)).await;
+    for (id, instance) in [(1, 1), (2, 0), (3, 1)] {
+        let mut stream = session.call(cluster.addr(instance), &with_progress(id, 100)).await;
+        assert!(is_answer(to_the_end(&mut stream).await.last().unwrap(), id));
+    }
+    cluster.assert_no_violations().await;
+}
+
+/// OWN-5, REQ-2
+#[tokio::test]
+async fn a_call_in_flight_outlives_the_owner_of_its_session() {
+    let mut cluster = quick().start().await;
+    let session = Session::begin(cluster.addr(0)).await;
+    let mut stream = session.call(cluster.addr(0), &with_progress(1, 700)).await;
+    let mut elsewhere = session.call(cluster.addr(1), &with_progress(2, 700)).await;
+    let cursor = primed(&mut stream).await;
+    cluster.routers[0].kill();
+    assert_eq!(stream.end().await, StreamEnd::Abrupt);
+    let mut resumed = session.listen(cluster.addr(1), Some(&cursor)).await;
+    for (stream, id) in [(&mut resumed, 1), (&mut elsewhere, 2)] {
+        let messages = to_the_end(stream).await;
+        assert!(is_answer(messages.last().unwrap(), id), "{messages:?}");
+        assert_eq!(messages.iter().filter(|message| message.get("id").is_some()).count(), 1, "{messages:?}");
+    }
+    cluster.assert_no_violations().await;
+}
+
+/// REQ-6: nginx gives each try of one request the same name.
+#[tokio::test]
+async fn a_post_that_is_tried_again_at_another_instance_runs_once_and_has_its_answer() {
+    let cluster = quick().start().await;
+    let session = Session::begin(cluster.addr(0)).await;
+    let call = tool_call("once", "increment", json!({ "key": "tried twice" }));
+    let request = session.of(post(&call)).header("x-mcp-request-try", "one-name");
+    let first = request.send(cluster.addr(0)).await;
+    assert_eq!(first.json()["result"]["structuredContent"]["value"], 1, "{}", first.text());
+    for instance in [1, 0, 1] {
+        assert_eq!(request.send(cluster.addr(instance)).await.json(), first.json(), "instance {instance}");
+    }
+    assert_eq!(cluster.counts()["tried twice"], 1);
+    cluster.assert_no_violations().await;
+}
+
+#[tokio::test]
+async fn what_a_server_asks_while_it_works_on_a_call_is_asked_on_that_calls_stream() {
+    let cluster = quick().start().await;
+    let session = Session::begin(cluster.addr(0)).await;
+    let mut stream = session.call(cluster.addr(0), &tool_call(1, "ask_client", json!({ "prompt": "who?" }))).await;
+    primed(&mut stream).await;
+    let question = message(&stream.event().await);
+    assert_eq!(question["method"], "sampling/createMessage", "{question}");
+    let said = json!({ "role": "assistant", "model": "m", "content": { "type": "text", "text": "me" } });
+    let answer = json!({ "jsonrpc": "2.0", "id": question["id"], "result": said });
+    // At whichever instance.
+    assert_eq!(session.send(cluster.addr(1), &answer).await.status, 202);
+    let messages = to_the_end(&mut stream).await;
+    assert!(messages.last().unwrap()["result"].to_string().contains("me"), "{messages:?}");
+    cluster.assert_no_violations().await;
+}
+
+/// OWN-7
+#[tokio::test]
+async fn the_newest_get_shows_the_main_stream_and_an_older_one_goes_on_when_it_has_gone() {
+    let upstream = FakeUpstream::start().await;
+    let cluster = quick().upstream_urls([upstream.url()]).start().await;
+    let session = Session::begin(cluster.addr(0)).await;
+    let at_server = upstream.open_sessions()[0];
+    let note = |number: u64| json!({ "jsonrpc": "2.0", "method": "notifications/message", "params": { "level": "info", "data": number } });
+    let mut older = session.listen(cluster.addr(0), None).await;
+    primed(&mut older).await;
+    upstream.send(at_server, &note(1)).await;
+    assert_eq!(message(&older.event().await), note(1));
+    let mut newer = session.listen(cluster.addr(1), None).await;
+    primed(&mut newer).await;
+    upstream.send(at_server, &note(2)).await;
+    // Without a cursor it is not known here how far the other one has come.
+    let first = message(&newer.event().await);
+    assert!(first == note(2) || (first == note(1) && message(&newer.event().await) == note(2)), "{first}");
+    newer.reset();
+    // It has its place back after a while, and is given what the other one may have lost, and what came meanwhile.
+    upstream.send(at_server, &note(3)).await;
+    assert_eq!(message(&older.event().await), note(2));
+    assert_eq!(message(&older.event().await), note(3));
+    cluster.assert_no_violations().await;
+}
