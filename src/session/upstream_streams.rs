@@ -22,6 +22,7 @@ use crate::{
     store::{Fenceable, HeadChange, NewEvent},
     upstream::{
         Address, Endpoint, NoStream, Reply, Uplink, Via,
+        breaker::BreakerState,
         choice::Spoken,
         notice::{Marks, Outlet},
         resumption::Again,
@@ -195,6 +196,9 @@ impl SessionActor {
                     actor.read_on(Reading { reply, is_resumed: true, ..reading }, ctx);
                 }
                 Ok(Err(error @ NoStream::SessionGone)) => actor.lose_link(&error, ctx),
+                Ok(Err(error @ NoStream::NotConnected(_))) if actor.is_better_elsewhere() => {
+                    actor.lose_link(&error, ctx)
+                }
                 Ok(Err(
                     NoStream::Refused(408 | 425 | 429 | 500..) | NoStream::NotConnected(_) | NoStream::Broken(_),
                 )) => {
@@ -205,6 +209,13 @@ impl SessionActor {
                 }
             }
         }));
+    }
+
+    /// The server is out of use, and another one is well: calls that may be repeated need not wait for it.
+    fn is_better_elsewhere(&self) -> bool {
+        let is_out_of_use = |endpoint: &Arc<Endpoint>| endpoint.state() != BreakerState::Closed;
+        self.endpoint.as_ref().is_some_and(is_out_of_use)
+            && self.service.others_that_are_well(self.endpoint.as_deref()).next().is_some()
     }
 
     /// Somebody waits for what is read there.

@@ -489,3 +489,53 @@ async fn a_handshake_that_comes_late_begins_another_server_session() {
     assert_eq!(begun.last().unwrap().json["params"]["clientInfo"]["name"], "test");
     assert!(begun.iter().all(|post| post.session().is_none()));
 }
+
+/// One server of two dies: sessions that were on it go on at the other, with a handshake of the router's, and calls that only
+/// read are run again there; of others the client is told that nobody knows, and they never run twice.
+#[tokio::test]
+async fn the_death_of_one_streamable_server_costs_no_session() {
+    let mut cluster = Cluster::builder()
+        .upstreams(2)
+        .streamable()
+        .env("MCP_UPSTREAM_HEALTH_INTERVAL", "50ms")
+        .env("MCP_UPSTREAM_BACKOFF_MIN", "20ms")
+        .env("MCP_UPSTREAM_BACKOFF_MAX", "100ms")
+        .start()
+        .await;
+    let clients = futures_util::future::join_all((0..6).map(|_| cluster.client().initialize())).await;
+    let mut open = Vec::new();
+    for (number, client) in clients.iter().enumerate() {
+        open.push(client.start_call("wait", json!({ "ms": 700, "text": format!("{number}") })).await);
+    }
+    // Increments that the first server has been sent and not answered when it dies.
+    cluster.upstreams[0].freeze();
+    let redis = cluster.redis_client().await;
+    for (number, client) in clients.iter().enumerate() {
+        let key = format!("key-{number}");
+        client.post(&tool_call(key.as_str(), "increment", json!({ "key": key }))).await;
+        eventually("an increment forwarded or answered", || async {
+            let pending = redis.pending(&client.session()).await;
+            pending.iter().all(|(id, _, forwarded)| *id != format!("\"{key}\"") || *forwarded)
+        })
+        .await;
+    }
+    cluster.upstreams[0].kill();
+    let mut unknown = 0;
+    for (number, (client, call)) in clients.iter().zip(open).enumerate() {
+        assert_eq!(client.response(call).await["result"]["content"][0]["text"], format!("{number}"));
+        let key = format!("key-{number}");
+        let answer = client.response_to(&json!(key)).await;
+        let runs = cluster.counts().get(&key).copied().unwrap_or(0);
+        match answer["error"]["code"].as_i64() {
+            None => assert_eq!(runs, 1, "{answer}"),
+            Some(-32001) => {
+                unknown += 1;
+                assert!(runs <= 1);
+            }
+            Some(_) => panic!("{answer}"),
+        }
+        assert_eq!(client.text("echo", json!({ "text": "still here" })).await, "still here");
+        Oracle::every_request_answered_once(client);
+    }
+    assert_eq!(unknown, 3, "those of the sessions that were on the first server");
+}

@@ -51,7 +51,10 @@ impl Streamable {
             head.insert(LAST_EVENT_ID, id);
         }
         let Opened { head, body, .. } = line.open(&head).await.map_err(|error| match error {
-            NotOpened::Broken(error) if error.is_not_connected() => NoStream::NotConnected(error.to_string()),
+            NotOpened::Broken(error) if error.is_not_connected() => {
+                line.endpoint.failed(&error);
+                NoStream::NotConnected(error.to_string())
+            }
             error => NoStream::Broken(error.to_string()),
         })?;
         match head.status.as_u16() {
@@ -118,10 +121,7 @@ impl Streamable {
                 Err(NoStream::Refused(_) | NoStream::Broken(_)) => attempts.pause(marks.retry),
                 Err(NoStream::NotConnected(why)) => match attempts.next(marks.retry) {
                     Again::After(pause) => pause,
-                    Again::Never => {
-                        line.endpoint.failed(&why);
-                        return outlet.close(LinkError::Lost(why)).await;
-                    }
+                    Again::Never => return outlet.close(LinkError::Lost(why)).await,
                 },
             };
             tokio::time::sleep(pause).await;
