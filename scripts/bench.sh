@@ -16,12 +16,23 @@ loopback, lets the setups take turns, and stops what it started. Linux only: CPU
   --seconds N      length of one measurement                                     (5)
   --only NAMES     only these modes and setups, separated by commas; may be repeated
   --payload BYTES  text that each call carries                                   (64)
-  --sizes "N …"    sessions in the mode sse                                      ("1 32 256 2000")
-  --idle "N …"     sessions in the mode idle                 (1000, and 10000 or what the file limit allows)
+  --sizes "N …"    sessions in the modes sse and streamable                      ("1 32 256 2000")
+  --idle "N …"     sessions in the modes idle and streamable-idle
+                                                             (1000, and 10000 or what the file limit allows)
   --to FILE        page to write; - is standard output      (docs/performance.md; with --quick or --only: -)
   --results FILE   keep the results of all runs there, one line of JSON each
 
-Modes: sse paced rest idle open churn failover
+Modes:
+  sse              tool calls over HTTP+SSE, to an HTTP+SSE server
+  paced            the same, with a pause after each call
+  streamable       tool calls over Streamable HTTP, to a Streamable HTTP server, answers as JSON on both sides
+  streamed         the same, answers as event streams on both sides (MCP_JSON_WAIT=0s)
+  streamable-sse   tool calls over Streamable HTTP, to an HTTP+SSE server; without a router there is no such thing
+  rest             tool calls as plain POSTs
+  idle             memory of idle HTTP+SSE sessions
+  streamable-idle  memory of idle Streamable HTTP sessions, each with its GET stream open
+  open churn       HTTP+SSE sessions opened and closed, and what is left of them
+  failover         an owner is killed under load
 Setups: direct nginx router router-redis cluster cluster-any
 
 Environment: BUILD_PROFILE (dist), BIN_DIR (ready binaries mcp-router and load; nothing is built then), REDIS_BIN,
@@ -29,9 +40,11 @@ NGINX_BIN
 END
 }
 
-all_modes="sse paced rest idle open churn failover"
+all_modes="sse paced streamable streamed streamable-sse rest idle streamable-idle open churn failover"
 all_setups="direct nginx router router-redis cluster cluster-any"
 rounds=3 seconds=5 warmup=1 payload=64 sizes="1 32 256 2000" busy_sessions=256 callers=32 openers=32
+# Of variants of a mode.
+few_sizes="32 256"
 # A router and nginx have two open files for each session, and some for themselves.
 most_files=$(ulimit -Hn)
 case $most_files in *[!0-9]*) most_files=65536 ;; esac
@@ -198,7 +211,9 @@ start_router() { # NAME [NAME=VALUE…]: sets port and launched
     local name=$1
     shift
     take_port
-    launch "$name" env -i PATH="$PATH" SERVER_PORT="$port" MCP_UPSTREAMS="bench=http://127.0.0.1:$upstream_port/sse" \
+    local server=http://127.0.0.1:$upstream_port
+    launch "$name" env -i PATH="$PATH" SERVER_PORT="$port" \
+        MCP_UPSTREAMS="bench=$server/sse;bench-mcp=$server/mcp;bench-streams=$server/streams/mcp" \
         MCP_NEW_SESSION_RATE=0 MCP_MAX_SESSIONS=1000000 ${router_env+"${router_env[@]}"} "$@" "$router_bin"
     wait_for "$name" router_is_ready "$port"
 }
@@ -308,18 +323,26 @@ start_ground() {
 # --- Measurements --------------------------------------------------------------------------------------------------------
 
 run_load() { # MODE SETUP SESSIONS [ARG…]
-    local mode=$1 setup=$2 sessions=$3 key=${2//-/_} url base_name pids_name extra_name group
-    local name=$mode
+    local name=$1 mode=$1 setup=$2 sessions=$3 key=${2//-/_} path base_name pids_name extra_name group
     shift 3
-    [ "$mode" != paced ] || { mode=sse; set -- "$@" --think "$pause"; }
-    base_name=base_$key pids_name=pids_$key extra_name=extra_$key
-    case $mode:$setup in
-        rest:direct | rest:nginx) url=${!base_name}/rest ;;
-        rest:*) url=${!base_name}/mcp/router/route/bench ;;
-        *:direct | *:nginx) url=${!base_name}/sse ;;
-        *) url=${!base_name}/sse/bench ;;
+    case $name in
+        paced) mode=sse && set -- "$@" --think "$pause" ;;
+        streamed | streamable-sse) mode=streamable ;;
+        streamable-idle) mode=idle && set -- "$@" --transport streamable ;;
     esac
-    local -a arguments=("$mode" --url "$url" --label "$setup" --sessions "$sessions" --pids "upstream=$upstream_pid")
+    base_name=base_$key pids_name=pids_$key extra_name=extra_$key
+    case $name:$setup in
+        rest:direct | rest:nginx) path=/rest ;;
+        rest:*) path=/mcp/router/route/bench ;;
+        streamed:direct | streamed:nginx) path=/streams/mcp ;;
+        streamed:*) path=/mcp/bench-streams ;;
+        streamable-sse:*) path=/mcp/bench ;;
+        streamable*:direct | streamable*:nginx) path=/mcp ;;
+        streamable*) path=/mcp/bench-mcp ;;
+        *:direct | *:nginx) path=/sse ;;
+        *) path=/sse/bench ;;
+    esac
+    local -a arguments=("$mode" --as "$name" --url "${!base_name}$path" --label "$setup" --sessions "$sessions" --pids "upstream=$upstream_pid")
     for group in ${!pids_name}; do arguments+=(--pids "$group"); done
     # shellcheck disable=SC2206  # flags without spaces
     arguments+=(${!extra_name})
@@ -333,25 +356,32 @@ run_load() { # MODE SETUP SESSIONS [ARG…]
 }
 window() { printf '%s\n' --seconds "$seconds" --warmup "$warmup" --payload "$payload"; }
 
-measure_calls() {
+measure_mode() { # MODE "SESSIONS…"
     local setup sessions
-    wanted sse "$modes" || wanted paced "$modes" || wanted rest "$modes" || return 0
+    wanted "$1" "$modes" || return 0
+    for sessions in $2; do
+        for setup in $setups; do
+            case $1:$setup in streamable-sse:direct | streamable-sse:nginx) continue ;; esac
+            # shellcheck disable=SC2046  # flags without spaces
+            run_load "$1" "$setup" "$sessions" $(window)
+        done
+    done
+}
+
+# On processes that were started for these modes.
+measure_calls() { # MODE…
+    local mode setup
+    for mode in "$@"; do wanted "$mode" "$modes" && break; done || return 0
     start_ground
     for setup in $setups; do start_setup "$setup"; done
-    # shellcheck disable=SC2046  # flags without spaces
-    if wanted sse "$modes"; then
-        for sessions in $sizes; do
-            for setup in $setups; do run_load sse "$setup" "$sessions" $(window); done
-        done
-    fi
-    # shellcheck disable=SC2046  # as above
-    if wanted paced "$modes"; then
-        for setup in $setups; do run_load paced "$setup" "$busy_sessions" $(window); done
-    fi
-    # shellcheck disable=SC2046  # as above
-    if wanted rest "$modes"; then
-        for setup in $setups; do run_load rest "$setup" "$callers" $(window); done
-    fi
+    for mode in "$@"; do
+        case $mode in
+            sse | streamable) measure_mode "$mode" "$sizes" ;;
+            paced) measure_mode "$mode" "$busy_sessions" ;;
+            rest) measure_mode "$mode" "$callers" ;;
+            *) measure_mode "$mode" "$few_sizes" ;;
+        esac
+    done
     stop_all
 }
 
@@ -363,7 +393,7 @@ measure_fresh() { # MODE SESSIONS [ARG…]
     for setup in nginx router router-redis cluster; do
         wanted "$setup" "$setups" || continue
         [ "$mode:$setup" != churn:nginx ] || continue
-        [ "$mode:$setup" != idle:cluster ] || [ "$sessions" -le "$most_idle_of_cluster" ] || continue
+        case $mode:$setup in *idle:cluster) [ "$sessions" -le "$most_idle_of_cluster" ] || continue ;; esac
         start_ground
         start_setup "$setup"
         run_load "$mode" "$setup" "$sessions" "$@"
@@ -402,10 +432,16 @@ measure_failover() {
 }
 
 for ((round = 1; round <= rounds; round++)); do
-    measure_calls
+    measure_calls sse paced rest streamable streamable-sse
+    router_env=(MCP_JSON_WAIT=0s)
+    measure_calls streamed
+    router_env=()
     # shellcheck disable=SC2046  # flags without spaces
     measure_fresh open "$openers" $(window)
-    for idle in $idle_sizes; do measure_fresh idle "$idle"; done
+    for idle in $idle_sizes; do
+        measure_fresh idle "$idle"
+        measure_fresh streamable-idle "$idle"
+    done
     router_env=(MCP_SESSION_TTL=1s MCP_SESSION_UNINITIALIZED_TTL=1s)
     # shellcheck disable=SC2046  # as above
     measure_fresh churn "$openers" $(window) --settle 5

@@ -75,6 +75,18 @@ impl Request {
         &self.bytes
     }
 
+    /// Whether a message is the answer to the current call; `false`: it is none at all.
+    ///
+    /// # Errors
+    /// It is another answer.
+    pub fn is_answered_by(&self, message: &[u8]) -> io::Result<bool> {
+        match self.check(message) {
+            Answer::Right => Ok(true),
+            Answer::None => Ok(false),
+            answer => Err(invalid(format!("{answer:?}: {}", String::from_utf8_lossy(message)))),
+        }
+    }
+
     /// Compares a message with the current call.
     pub fn check(&self, message: &[u8]) -> Answer {
         let Some(at) = memmem::find(message, b"\"id\":") else { return Answer::None };

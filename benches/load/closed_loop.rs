@@ -21,6 +21,14 @@ use crate::{
 pub trait Caller: 'static {
     /// Sends the next call and returns when its answer has been checked.
     async fn call(&mut self) -> io::Result<()>;
+
+    /// Ends the session, after the window.
+    async fn close(self) -> io::Result<()>
+    where
+        Self: Sized,
+    {
+        Ok(())
+    }
 }
 
 /// How long the last calls may take after the window.
@@ -103,6 +111,9 @@ async fn work<C: Caller>(mut caller: C, window: Rc<Window>, think: Duration) {
         if !think.is_zero() {
             tokio::time::sleep(think).await;
         }
+    }
+    if let Err(error) = caller.close().await {
+        window.failed(&error);
     }
 }
 

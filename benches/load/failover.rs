@@ -24,7 +24,8 @@ use crate::{
     figures::{Figures, Latencies, Recovery},
     options::Failover,
     process::Sample,
-    session::{Client, Session, open_many},
+    session::{Client, open_many},
+    sse::Session,
 };
 
 /// First pause after a failed attempt; doubled up to [`PAUSE_MAX`].
@@ -56,7 +57,7 @@ fn count(counter: &Cell<u64>) {
 pub async fn run(options: &Rc<Failover>) -> Result<Figures, Fault> {
     let load = &options.load;
     let client = Client::new(&load.common, load.payload)?;
-    let mut sessions = open_many(&client, 0, load.common.sessions).await?;
+    let mut sessions = open_many(&client, 0, load.common.sessions, Session::open).await?;
     for session in &mut sessions {
         // The router repeats only what is known to be repeatable.
         session.list_tools().await?;

@@ -113,7 +113,7 @@ impl Figures {
     pub fn new(mode: &str, common: &Common) -> Self {
         Self {
             label: common.label.clone(),
-            mode: mode.to_owned(),
+            mode: common.name.as_deref().unwrap_or(mode).to_owned(),
             sessions: common.sessions,
             payload: None,
             seconds: 0.0,
@@ -182,7 +182,7 @@ impl Figures {
     fn table(&self) -> String {
         let Self { label, mode, sessions, .. } = self;
         let mut rows = vec![format!("{label} {mode}, {sessions} sessions").trim_start().to_owned()];
-        if self.mode == "idle" {
+        if self.mode.ends_with("idle") {
             rows.push(format!("opened in {:.2} s", self.seconds));
         } else {
             let (calls, errors, rate) = (self.calls, self.errors, self.calls_per_second);
@@ -209,7 +209,9 @@ impl Figures {
         }
         for (name, used) in &self.processes {
             let memory = match &*self.mode {
-                "idle" | "open" | "churn" => format!("   {:.1} KiB per session", used.kib_per_session),
+                "idle" | "streamable-idle" | "open" | "churn" => {
+                    format!("   {:.1} KiB per session", used.kib_per_session)
+                }
                 _ => String::new(),
             };
             rows.push(format!(

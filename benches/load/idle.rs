@@ -1,22 +1,34 @@
 //! What an idle session costs in memory: sessions are opened, then nothing happens.
 
-use std::{io, rc::Rc, time::Instant};
+use std::{future::Future, io, rc::Rc, time::Instant};
 
 use crate::{
     figures::Figures,
-    options::Idle,
+    options::{Idle, Transport},
     process::Sample,
-    session::{Client, OPENERS, Session},
+    session::{Client, open_many},
+    sse, streamable,
 };
 
 pub async fn run(options: &Idle) -> io::Result<Figures> {
+    match options.transport {
+        Transport::Sse if options.uninitialized => hold(options, sse::Session::connect).await,
+        Transport::Sse => hold(options, sse::Session::open_idle).await,
+        Transport::Streamable => hold(options, streamable::Session::open_idle).await,
+    }
+}
+
+async fn hold<S, F>(options: &Idle, open: impl Fn(Rc<Client>, u32) -> F) -> io::Result<Figures>
+where
+    F: Future<Output = io::Result<S>>,
+{
     let common = &options.common;
     let client = Client::new(common, 0)?;
-    let mut held = open(&client, options, 0, options.before).await?;
+    let mut held = open_many(&client, 0, options.before, &open).await?;
     tokio::time::sleep(options.settle).await;
     let before = Sample::take(&common.groups)?;
     let start = Instant::now();
-    held.extend(open(&client, options, options.before, common.sessions).await?);
+    held.extend(open_many(&client, options.before, common.sessions, &open).await?);
     let elapsed = start.elapsed();
     tokio::time::sleep(options.settle).await;
     let after = Sample::take(&common.groups)?;
@@ -26,21 +38,4 @@ pub async fn run(options: &Idle) -> io::Result<Figures> {
     figures.set_processes(&before, &after, sessions, sessions);
     drop(held);
     Ok(figures)
-}
-
-async fn open(client: &Rc<Client>, options: &Idle, first: u32, count: u32) -> io::Result<Vec<Session>> {
-    use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-    stream::iter(first..first + count)
-        .map(|number| async move {
-            if options.uninitialized {
-                return Session::connect(Rc::clone(client), number).await;
-            }
-            let session = Session::open(Rc::clone(client), number).await?;
-            // A client that is idle has no connection for POSTs.
-            session.poster.hang_up();
-            Ok(session)
-        })
-        .buffer_unordered(OPENERS)
-        .try_collect()
-        .await
 }

@@ -7,9 +7,9 @@
 //! |---|---|
 //! | `options` | the command line |
 //! | `call` | the request of a call and the check of its answer |
-//! | `session` | one HTTP+SSE session of a client |
+//! | `session` | what the sessions of a run have in common |
 //! | `closed_loop` | the measured window, for any transport that implements `Caller` |
-//! | `sse`, `rest`, `idle`, `open` (and `churn`), `failover` | the modes |
+//! | `sse`, `streamable`, `rest`, `idle`, `open` (and `churn`), `failover` | the modes |
 //! | `upstream` | an MCP server that is never the bottleneck |
 //! | `process` | CPU and memory of other processes, from `/proc` |
 //! | `figures` | what a run has measured: JSON and table |
@@ -31,6 +31,7 @@ mod report;
 mod rest;
 mod session;
 mod sse;
+mod streamable;
 mod upstream;
 
 use std::{process::ExitCode, rc::Rc};
@@ -69,6 +70,7 @@ fn run(mode: Mode) -> Result<(), Fault> {
     tasks.block_on(&runtime, async {
         let figures = match mode {
             Mode::Sse(load) => sse::run(&Rc::new(load)).await?,
+            Mode::Streamable(options) => streamable::run(&options).await?,
             Mode::Rest(load) => rest::run(&Rc::new(load)).await?,
             Mode::Open(load) => open::run(&Rc::new(load)).await?,
             Mode::Churn(options) => open::churn(options).await?,

@@ -10,7 +10,8 @@ use crate::{
     figures::Figures,
     options::{Churn, Load},
     process::Sample,
-    session::{Client, Session},
+    session::Client,
+    sse::Session,
 };
 
 pub async fn run(load: &Rc<Load>) -> io::Result<Figures> {

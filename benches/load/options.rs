@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use testkit::connection::Target;
 
 use crate::process::Group;
@@ -24,6 +24,8 @@ pub struct Options {
 pub enum Mode {
     /// Tool calls over HTTP+SSE sessions (2024-11-05), one after the other in each session
     Sse(Load),
+    /// Tool calls over Streamable HTTP sessions (2025-11-25), one after the other in each session
+    Streamable(Streamable),
     /// Tool calls over plain POSTs that are answered with the result
     Rest(Load),
     /// Sessions opened (endpoint event, initialize, initialized) and closed again, as fast as possible
@@ -43,7 +45,7 @@ pub enum Mode {
 /// Against what, by how many, and what is looked at meanwhile.
 #[derive(Debug, Args)]
 pub struct Common {
-    /// URL of the event stream (rest: of the POSTs); http only
+    /// URL of the event stream (streamable, rest: of the POSTs); http only
     #[arg(long)]
     pub url: Target,
 
@@ -67,6 +69,10 @@ pub struct Common {
     /// Name of what is measured, for the result
     #[arg(long, default_value = "")]
     pub label: String,
+
+    /// Name of the measurement in the result, in place of the mode's
+    #[arg(long = "as", value_name = "NAME")]
+    pub name: Option<String>,
 
     /// Append the result to this file, as one line of JSON
     #[arg(long, value_name = "FILE")]
@@ -94,6 +100,26 @@ pub struct Load {
     /// Bytes of text that a call carries and its answer brings back, beside the marker
     #[arg(long, default_value_t = 64)]
     pub payload: usize,
+}
+
+/// Streamable HTTP.
+#[derive(Debug, Args)]
+pub struct Streamable {
+    #[command(flatten)]
+    pub load: Load,
+
+    /// Each session holds its own event stream (GET) as well
+    #[arg(long)]
+    pub listen: bool,
+}
+
+/// How a client speaks.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Transport {
+    /// HTTP+SSE (2024-11-05)
+    Sse,
+    /// Streamable HTTP (2025-11-25)
+    Streamable,
 }
 
 /// Sessions that come and go.
@@ -126,7 +152,11 @@ pub struct Idle {
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub settle: Duration,
 
-    /// Only the event stream, without initialize: nothing is opened upstream then
+    /// How the clients speak; of Streamable HTTP each session has its own event stream (GET) open
+    #[arg(long, value_enum, default_value = "sse")]
+    pub transport: Transport,
+
+    /// Only the event stream, without initialize: nothing is opened upstream then (sse only)
     #[arg(long)]
     pub uninitialized: bool,
 }

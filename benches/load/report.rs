@@ -20,6 +20,35 @@ const SETUPS: &[(&str, &str)] = &[
 /// Groups of processes whose CPU is shown, in this order.
 const GROUPS: &[&str] = &["router", "nginx", "redis", "upstream", "load"];
 
+/// A mode whose runs are a table of calls.
+struct Calls {
+    mode: &'static str,
+    title: &'static str,
+    /// What sessions are called, and what is to be said of them.
+    sessions: &'static str,
+    /// The mode whose nginx it is held against.
+    beside: &'static str,
+}
+
+const CALLS: &[Calls] = &[
+    Calls { mode: "sse", title: "SSE", sessions: "sessions", beside: "sse" },
+    Calls { mode: "paced", title: "SSE", sessions: "sessions that pause after each call", beside: "paced" },
+    Calls { mode: "streamable", title: "Streamable HTTP", sessions: "sessions", beside: "streamable" },
+    Calls {
+        mode: "streamed",
+        title: "Streamable HTTP, answers as event streams on both sides",
+        sessions: "sessions",
+        beside: "streamed",
+    },
+    Calls {
+        mode: "streamable-sse",
+        title: "Streamable HTTP, to an HTTP+SSE server (nginx: to a Streamable one)",
+        sessions: "sessions",
+        beside: "streamable",
+    },
+    Calls { mode: "rest", title: "REST", sessions: "callers", beside: "rest" },
+];
+
 const INTRODUCTION: &str = "\
 # Performance
 
@@ -118,22 +147,19 @@ impl Page {
             writeln!(page, "| {name} | {value} |")?;
         }
         self.promises(&mut page)?;
-        for sessions in self.sizes("sse") {
-            let title = if sessions == 1 { "one session".to_owned() } else { format!("{sessions} sessions") };
-            self.calls(&mut page, &format!("Tool calls over SSE, {title}"), "sse", sessions)?;
+        for calls in CALLS {
+            for sessions in self.sizes(calls.mode) {
+                let who =
+                    if sessions == 1 { "one session".to_owned() } else { format!("{sessions} {}", calls.sessions) };
+                let title = format!("Tool calls over {}, {who}", calls.title);
+                self.calls(&mut page, &title, calls.mode, calls.beside, sessions)?;
+            }
         }
-        for sessions in self.sizes("paced") {
-            let title = format!("Tool calls over SSE, {sessions} sessions that pause after each call");
-            self.calls(&mut page, &title, "paced", sessions)?;
-        }
-        for sessions in self.sizes("rest") {
-            let title = format!("Tool calls over REST, {sessions} callers");
-            self.calls(&mut page, &title, "rest", sessions)?;
-        }
-        self.memory_table(&mut page)?;
+        self.memory_table(&mut page, "idle", "idle sessions with their upstream streams open")?;
+        self.memory_table(&mut page, "streamable-idle", "idle Streamable HTTP sessions with their GET streams open")?;
         for sessions in self.sizes("open") {
             let title = format!("Sessions opened and closed, {sessions} at a time");
-            self.calls(&mut page, &title, "open", sessions)?;
+            self.calls(&mut page, &title, "open", "open", sessions)?;
             let left = |label: &str| self.kib_per_session("open", label, sessions, "router");
             writeln!(
                 page,
@@ -160,13 +186,17 @@ impl Page {
             let reached = value.is_some_and(|value| value <= limit);
             rows.push((what.to_owned(), format!("≤ {limit} {unit}"), value, reached));
         };
-        for sessions in [32, 256] {
-            let what = format!("CPU per 1,000 SSE calls, {sessions} sessions, embedded store");
-            at_most(&what, 1.6, "× nginx", times_nginx("sse", "router", sessions));
-        }
-        for sessions in [32, 256] {
-            let what = format!("CPU per 1,000 SSE calls, {sessions} sessions, Redis (the router's own)");
-            at_most(&what, 3.0, "× nginx", times_nginx("sse", "router-redis", sessions));
+        let per_call = [
+            ("sse", "SSE", "router", "embedded store", 1.6),
+            ("sse", "SSE", "router-redis", "Redis (the router's own)", 3.0),
+            ("streamable", "Streamable HTTP", "router", "embedded store", 1.6),
+            ("streamable", "Streamable HTTP", "router-redis", "Redis (the router's own)", 2.5),
+        ];
+        for (mode, calls, label, store, limit) in per_call {
+            for sessions in [32, 256] {
+                let what = format!("CPU per 1,000 {calls} calls, {sessions} sessions, {store}");
+                at_most(&what, limit, "× nginx", times_nginx(mode, label, sessions));
+            }
         }
         at_most(
             "CPU per 1,000 REST calls, 32 callers, embedded store",
@@ -175,9 +205,15 @@ impl Page {
             times_nginx("rest", "router", 32),
         );
         at_most("p99 that the router with Redis adds, 32 sessions", 3.0, "× nginx's p99", over(added, p99("nginx")));
-        for sessions in self.sizes("idle") {
-            let what = format!("memory per idle SSE session with its upstream stream open, {sessions} sessions");
-            at_most(&what, 30.0, "KiB", self.kib_per_session("idle", "router", sessions, "router"));
+        let per_session = [
+            ("idle", "SSE session with its upstream stream open", 30.0),
+            ("streamable-idle", "Streamable HTTP session with its GET stream open", 24.0),
+        ];
+        for (mode, session, limit) in per_session {
+            for sessions in self.sizes(mode) {
+                let what = format!("memory per idle {session}, {sessions} sessions");
+                at_most(&what, limit, "KiB", self.kib_per_session(mode, "router", sessions, "router"));
+            }
         }
         at_most("recovery of 256 busy sessions after kill -9 of their owner, p99", 1000.0, "ms", recovery);
         let rate = over(self.rate("sse", "router", 32), self.rate("sse", "nginx", 32));
@@ -196,7 +232,7 @@ impl Page {
         Ok(())
     }
 
-    fn calls(&self, page: &mut String, title: &str, mode: &str, sessions: u32) -> Result<(), Fault> {
+    fn calls(&self, page: &mut String, title: &str, mode: &str, beside: &str, sessions: u32) -> Result<(), Fault> {
         writeln!(page, "\n## {title}\n")?;
         let what = if mode == "open" { "sessions" } else { "calls" };
         writeln!(
@@ -204,7 +240,7 @@ impl Page {
             "| | {what}/s | p50 ms | p99 ms | max ms | CPU s per 1,000: router | nginx | Redis | upstream | load | router ÷ nginx |"
         )?;
         writeln!(page, "|---|---|---|---|---|---|---|---|---|---|---|")?;
-        let nginx = self.cpu(mode, "nginx", sessions, "nginx");
+        let nginx = self.cpu(beside, "nginx", sessions, "nginx");
         for (label, name) in SETUPS.iter().filter(|(label, _)| self.has(mode, label, sessions)) {
             write!(page, "| {name} | {}", number(self.rate(mode, label, sessions), 0))?;
             for which in [|it: &Quantiles| it.p50, |it: &Quantiles| it.p99, |it: &Quantiles| it.max] {
@@ -219,18 +255,18 @@ impl Page {
         Ok(())
     }
 
-    fn memory_table(&self, page: &mut String) -> Result<(), Fault> {
-        for sessions in self.sizes("idle") {
+    fn memory_table(&self, page: &mut String, mode: &str, what: &str) -> Result<(), Fault> {
+        for sessions in self.sizes(mode) {
             writeln!(
                 page,
-                "\n## Memory, {sessions} idle sessions with their upstream streams open\n\n\
+                "\n## Memory, {sessions} {what}\n\n\
                  A client that is idle has closed its connection for POSTs, as HTTP clients do after some seconds.\n"
             )?;
             writeln!(page, "| KiB per session | router | nginx | Redis |\n|---|---|---|---|")?;
-            for (label, name) in SETUPS.iter().filter(|(label, _)| self.has("idle", label, sessions)) {
+            for (label, name) in SETUPS.iter().filter(|(label, _)| self.has(mode, label, sessions)) {
                 write!(page, "| {name} |")?;
                 for group in &GROUPS[..3] {
-                    write!(page, " {} |", number(self.kib_per_session("idle", label, sessions, group), 1))?;
+                    write!(page, " {} |", number(self.kib_per_session(mode, label, sessions, group), 1))?;
                 }
                 writeln!(page)?;
             }

@@ -1,5 +1,6 @@
 //! An MCP server that is never the bottleneck: `initialize`, `tools/list`, `tools/call` of `echo` (brings back its
-//! text) and `ping`, over HTTP+SSE at `/sse`, and as plain POSTs at `/rest`.
+//! text) and `ping`, over HTTP+SSE at `/sse`, over Streamable HTTP at `/mcp` (answers as JSON) and `/streams/mcp` (as
+//! event streams, without ids), and as plain POSTs at `/rest`.
 //!
 //! It looks for what it needs in the text of a message and never parses one; it knows the shape in which the load
 //! generator, the router and the SDKs write theirs.
@@ -25,6 +26,9 @@ use crate::{Fault, options::Upstream};
 const BACKLOG: u32 = 4096;
 const READ_SIZE: usize = 4096;
 
+/// To a notification over Streamable HTTP.
+const TAKEN: &[u8] = b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n";
+const ENDED: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 const ACCEPTED: &[u8] = b"HTTP/1.1 202 Accepted\r\nContent-Type: text/plain\r\nContent-Length: 8\r\n\r\nAccepted";
 const NOT_FOUND: &[u8] = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
 const STREAM: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n\
@@ -33,10 +37,11 @@ const STREAM: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCa
 const INITIALIZED: &str = r#"{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"load-upstream","version":"1"}}"#;
 const TOOLS: &str = r#"{"tools":[{"name":"echo","description":"Brings back its text","inputSchema":{"type":"object","properties":{"text":{"type":"string"}},"required":["text"]},"annotations":{"readOnlyHint":true,"idempotentHint":true}}]}"#;
 
-/// The open event streams by session.
 #[derive(Default)]
 struct Server {
+    /// The open event streams by session, of HTTP+SSE.
     streams: RefCell<HashMap<u64, Rc<Stream>>>,
+    /// The number of the next session, over either transport.
     next: Cell<u64>,
 }
 
@@ -47,7 +52,17 @@ struct Stream {
     woken: Notify,
 }
 
+impl Server {
+    fn new_session(&self) -> u64 {
+        self.next.replace(self.next.get() + 1)
+    }
+}
+
 impl Stream {
+    fn new(socket: TcpStream) -> Self {
+        Self { socket, unsent: RefCell::default(), woken: Notify::new() }
+    }
+
     /// Writes now if the socket takes it.
     fn push(&self, frame: &[u8]) {
         let mut unsent = self.unsent.borrow_mut();
@@ -94,7 +109,8 @@ pub async fn run(options: &Upstream) -> Result<(), Fault> {
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     let listener: TcpListener = socket.listen(BACKLOG)?;
-    println!("upstream: http://{}/sse", listener.local_addr()?);
+    let address = listener.local_addr()?;
+    println!("upstream: http://{address}/sse http://{address}/mcp");
     let server = Rc::new(Server::default());
     loop {
         let (socket, _) = listener.accept().await?;
@@ -109,9 +125,17 @@ pub async fn run(options: &Upstream) -> Result<(), Fault> {
 
 /// A request, as far as it matters.
 struct Request {
-    is_get: bool,
+    method: Method,
     path: Bytes,
+    /// `Mcp-Session-Id`, if it is one of ours.
+    session: Option<u64>,
     body: Bytes,
+}
+
+enum Method {
+    Get,
+    Post,
+    Delete,
 }
 
 async fn serve(server: &Server, mut socket: TcpStream) -> io::Result<()> {
@@ -119,9 +143,15 @@ async fn serve(server: &Server, mut socket: TcpStream) -> io::Result<()> {
     let mut scratch = Vec::new();
     while let Some(request) = read_request(&mut socket, &mut unread).await? {
         let (path, query) = split(&request.path, b'?');
-        match (request.is_get, path) {
-            (true, b"/sse") => return serve_stream(server, socket).await,
-            (false, b"/message") => {
+        match (&request.method, path) {
+            (Method::Get, b"/sse") => return serve_sse(server, socket).await,
+            (Method::Get, b"/mcp" | b"/streams/mcp") => return serve_listener(socket).await,
+            (Method::Delete, b"/mcp" | b"/streams/mcp") => socket.write_all(ENDED).await?,
+            (Method::Post, b"/mcp" | b"/streams/mcp") => {
+                take(server, &request, path == b"/mcp", &mut scratch);
+                socket.write_all(&scratch).await?;
+            }
+            (Method::Post, b"/message") => {
                 let session = std::str::from_utf8(query.strip_prefix(b"sessionId=").unwrap_or_default());
                 let session = session.ok().and_then(|digits| digits.parse().ok()).unwrap_or(0);
                 let Some(stream) = server.streams.borrow().get(&session).cloned() else {
@@ -130,18 +160,14 @@ async fn serve(server: &Server, mut socket: TcpStream) -> io::Result<()> {
                 };
                 socket.write_all(ACCEPTED).await?;
                 if let Some(id) = id_of(&request.body) {
+                    scratch.clear();
                     frame(&mut scratch, |answer| write_answer(answer, &request.body, id));
                     stream.push(&scratch);
                 }
             }
-            (false, b"/rest") => {
-                let mut answer = Vec::new();
-                write_answer(&mut answer, &request.body, id_of(&request.body).unwrap_or(b"null"));
+            (Method::Post, b"/rest") => {
                 scratch.clear();
-                scratch.extend_from_slice(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: ");
-                scratch.extend_from_slice(answer.len().to_string().as_bytes());
-                scratch.extend_from_slice(b"\r\n\r\n");
-                scratch.extend_from_slice(&answer);
+                write_json(&mut scratch, &request.body, id_of(&request.body).unwrap_or(b"null"), "");
                 socket.write_all(&scratch).await?;
             }
             _ => socket.write_all(NOT_FOUND).await?,
@@ -150,12 +176,49 @@ async fn serve(server: &Server, mut socket: TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-async fn serve_stream(server: &Server, mut socket: TcpStream) -> io::Result<()> {
-    let session = server.next.replace(server.next.get() + 1);
+/// The response to a POST over Streamable HTTP: JSON, or an event stream that ends with the answer.
+fn take(server: &Server, request: &Request, is_json: bool, out: &mut Vec<u8>) {
+    out.clear();
+    let begins = value_of(&request.body, b"\"method\":") == Some(b"\"initialize\"");
+    if !begins && request.session.is_none_or(|session| session >= server.next.get()) {
+        return out.extend_from_slice(NOT_FOUND);
+    }
+    let Some(id) = id_of(&request.body) else { return out.extend_from_slice(TAKEN) };
+    let session = if begins { format!("Mcp-Session-Id: {}\r\n", server.new_session()) } else { String::new() };
+    if is_json {
+        return write_json(out, &request.body, id, &session);
+    }
+    out.extend_from_slice(&STREAM[..STREAM.len() - 2]);
+    out.extend_from_slice(session.as_bytes());
+    out.extend_from_slice(b"\r\n");
+    frame(out, |answer| write_answer(answer, &request.body, id));
+    out.extend_from_slice(b"0\r\n\r\n");
+}
+
+/// A response with the answer to a request; `headers` are whole lines.
+fn write_json(out: &mut Vec<u8>, message: &[u8], id: &[u8], headers: &str) {
+    let mut answer = Vec::new();
+    write_answer(&mut answer, message, id);
+    out.extend_from_slice(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: ");
+    out.extend_from_slice(answer.len().to_string().as_bytes());
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(headers.as_bytes());
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(&answer);
+}
+
+/// A session's own stream over Streamable HTTP, on which nothing is ever said.
+async fn serve_listener(mut socket: TcpStream) -> io::Result<()> {
+    socket.write_all(STREAM).await?;
+    Stream::new(socket).serve().await
+}
+
+async fn serve_sse(server: &Server, mut socket: TcpStream) -> io::Result<()> {
+    let session = server.new_session();
     let endpoint = format!("event: endpoint\ndata: /message?sessionId={session}\n\n");
     let first = [STREAM, format!("{:x}\r\n{endpoint}\r\n", endpoint.len()).as_bytes()].concat();
     socket.write_all(&first).await?;
-    let stream = Rc::new(Stream { socket, unsent: RefCell::default(), woken: Notify::new() });
+    let stream = Rc::new(Stream::new(socket));
     server.streams.borrow_mut().insert(session, Rc::clone(&stream));
     let served = stream.serve().await;
     server.streams.borrow_mut().remove(&session);
@@ -166,13 +229,13 @@ async fn serve_stream(server: &Server, mut socket: TcpStream) -> io::Result<()> 
 fn frame(out: &mut Vec<u8>, write_data: impl FnOnce(&mut Vec<u8>)) {
     /// Place for the size of the chunk in as many digits as any has.
     const SIZE: &[u8] = b"00000000\r\n";
-    out.clear();
+    let begin = out.len();
     out.extend_from_slice(SIZE);
     out.extend_from_slice(b"event: message\ndata: ");
     write_data(out);
     out.extend_from_slice(b"\n\n");
-    let size = format!("{:08x}", out.len() - SIZE.len());
-    out[..size.len()].copy_from_slice(size.as_bytes());
+    let size = format!("{:08x}", out.len() - begin - SIZE.len());
+    out[begin..begin + size.len()].copy_from_slice(size.as_bytes());
     out.extend_from_slice(b"\r\n");
 }
 
@@ -235,7 +298,7 @@ async fn read_request(socket: &mut TcpStream, unread: &mut BytesMut) -> io::Resu
         }
     };
     let head = unread.split_to(end).freeze();
-    let length = content_length(&head)?;
+    let length = number_in(&head, b"content-length")?.unwrap_or(0) as usize;
     while unread.len() < length {
         unread.reserve(length - unread.len());
         if socket.read_buf(unread).await? == 0 {
@@ -245,18 +308,24 @@ async fn read_request(socket: &mut TcpStream, unread: &mut BytesMut) -> io::Resu
     let body = unread.split_to(length).freeze();
     let (method, rest) = split(&head, b' ');
     let (path, _) = split(rest, b' ');
-    Ok(Some(Request { is_get: method == b"GET", path: head.slice_ref(path), body }))
+    let method = match method {
+        b"GET" => Method::Get,
+        b"DELETE" => Method::Delete,
+        _ => Method::Post,
+    };
+    Ok(Some(Request { method, path: head.slice_ref(path), session: number_in(&head, b"mcp-session-id")?, body }))
 }
 
-fn content_length(head: &[u8]) -> io::Result<usize> {
+/// The value of a header that holds a number; `name` is in lower case.
+fn number_in(head: &[u8], name: &[u8]) -> io::Result<Option<u64>> {
     for line in head.split(|byte| *byte == b'\n') {
-        let (name, value) = split(line, b':');
-        if name.eq_ignore_ascii_case(b"content-length") {
-            let length = std::str::from_utf8(value.trim_ascii()).ok().and_then(|digits| digits.parse().ok());
-            return length.ok_or_else(|| invalid("a content length that is no number"));
+        let (other, value) = split(line, b':');
+        if other.eq_ignore_ascii_case(name) {
+            let number = std::str::from_utf8(value.trim_ascii()).ok().and_then(|digits| digits.parse().ok());
+            return number.map(Some).ok_or_else(|| invalid("a header that is no number"));
         }
     }
-    Ok(0)
+    Ok(None)
 }
 
 /// What stands before and after the first `by`.

@@ -83,6 +83,11 @@ impl Target {
         format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nAccept: text/event-stream\r\n{headers}\r\n").into_bytes()
     }
 
+    /// Bytes of a DELETE; `headers` are whole lines.
+    pub fn delete(&self, headers: &str) -> Vec<u8> {
+        format!("DELETE {} HTTP/1.1\r\nHost: {}\r\n{headers}\r\n", self.path(), self.host()).into_bytes()
+    }
+
     /// Bytes of a POST of a JSON body; `headers` are whole lines.
     pub fn post_json(&self, headers: &str, body: &str) -> Vec<u8> {
         format!(

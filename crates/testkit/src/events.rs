@@ -26,7 +26,7 @@ pub struct Events {
     pub last_id: Bytes,
 }
 
-/// Answer to a GET.
+/// Answer to a request.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "one of them at a time")]
 pub enum Answer {
@@ -34,6 +34,22 @@ pub enum Answer {
     Stream(Events, Headers),
     /// Something else: status, headers, body.
     Other(u16, Headers, Bytes),
+}
+
+impl Answer {
+    /// Reads the answer to a request that was written; and the connection, if another request may follow on it.
+    ///
+    /// # Errors
+    /// The connection broke before the answer was complete.
+    pub(crate) async fn read(mut connection: Connection) -> io::Result<(Self, Option<Connection>)> {
+        let (head, headers) = connection.read_head_and_headers().await?;
+        let kind = crate::header(&headers, "content-type").unwrap_or_default();
+        if head.status == 200 && kind.starts_with("text/event-stream") {
+            return Ok((Self::Stream(Events::new(connection, head.body), headers), None));
+        }
+        let body = connection.read_body(head.body).await?;
+        Ok((Self::Other(head.status, headers, body), Some(connection).filter(|_| !head.closes)))
+    }
 }
 
 impl Events {
@@ -58,13 +74,7 @@ impl Events {
     pub async fn ask(address: SocketAddr, source: Option<IpAddr>, request: &[u8]) -> io::Result<Answer> {
         let mut connection = Connection::open(address, source).await?;
         connection.write(request).await?;
-        let (head, headers) = connection.read_head_and_headers().await?;
-        let kind = crate::header(&headers, "content-type").unwrap_or_default();
-        if head.status == 200 && kind.starts_with("text/event-stream") {
-            return Ok(Answer::Stream(Self::new(connection, head.body), headers));
-        }
-        let body = connection.read_body(head.body).await?;
-        Ok(Answer::Other(head.status, headers, body))
+        Ok(Answer::read(connection).await?.0)
     }
 
     fn new(connection: Connection, body: BodyLength) -> Self {

@@ -9,7 +9,10 @@ use std::{
 
 use bytes::Bytes;
 
-use crate::connection::{Connection, Target, invalid};
+use crate::{
+    connection::{Connection, Target, invalid},
+    events::Answer,
+};
 
 /// Why there is no answer.
 #[derive(Debug)]
@@ -51,20 +54,41 @@ impl Poster {
     /// # Errors
     /// There was no response; any status is one.
     pub async fn send(&self, request: &[u8]) -> Result<(u16, Bytes), SendError> {
-        let kept = self.idle().pop();
-        let mut connection = match kept.filter(Connection::is_quiet) {
-            Some(connection) => connection,
-            None => Connection::open(self.target.address, self.source).await.map_err(SendError::NoConnection)?,
-        };
+        let mut connection = self.connection().await?;
         // A server that refuses early may close while the body is still on its way; its answer counts.
         let written = connection.write(request).await;
         let answer = connection.read_response().await;
         let is_whole = written.is_ok();
         let (head, body) = answer.map_err(|error| SendError::Broken(written.err().unwrap_or(error)))?;
-        if is_whole && !head.closes {
-            self.idle().push(connection);
-        }
+        self.keep(Some(connection).filter(|_| is_whole && !head.closes));
         Ok((head.status, body))
+    }
+
+    /// As [`Self::send`], for a request that may be answered with an event stream, which takes its connection with it.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn ask(&self, request: &[u8]) -> Result<Answer, SendError> {
+        let mut connection = self.connection().await?;
+        let written = connection.write(request).await;
+        let is_whole = written.is_ok();
+        let answer = Answer::read(connection).await;
+        let (answer, connection) = answer.map_err(|error| SendError::Broken(written.err().unwrap_or(error)))?;
+        self.keep(connection.filter(|_| is_whole));
+        Ok(answer)
+    }
+
+    /// One that is kept, or a new one.
+    async fn connection(&self) -> Result<Connection, SendError> {
+        let kept = self.idle().pop();
+        match kept.filter(Connection::is_quiet) {
+            Some(connection) => Ok(connection),
+            None => Connection::open(self.target.address, self.source).await.map_err(SendError::NoConnection),
+        }
+    }
+
+    fn keep(&self, connection: Option<Connection>) {
+        self.idle().extend(connection);
     }
 
     /// As [`Self::send`].
