@@ -33,6 +33,9 @@ use crate::{
 /// before we take the stream away.
 const GONE_CLIENT_PAUSE: Duration = Duration::from_millis(2);
 
+/// After so long a client comes back whose stream was ended for its counter's sake.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// Where a stream of a session that goes on begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Start {
@@ -156,11 +159,17 @@ impl Opening {
     }
 
     /// The stream of a Streamable HTTP session that its client asks for: that of which it has seen the event `cursor`, or else
-    /// the main one, from where its last connection had come to. `None`: the session is gone.
+    /// the main one, from where its last connection had come to. `has_lost_one`: its stream has broken, and it counts how often
+    /// that happens. `None`: the session is gone.
     ///
     /// # Errors
     /// See [`NotOpened`].
-    pub async fn listen(&self, session: SessionId, cursor: Mark<EventId>) -> Result<Option<Listening>, NotOpened> {
+    pub async fn listen(
+        &self,
+        session: SessionId,
+        cursor: Mark<EventId>,
+        has_lost_one: bool,
+    ) -> Result<Option<Listening>, NotOpened> {
         let gateway = &self.gateway;
         if gateway.cluster.lifecycle.phase() != Phase::Ready {
             return Err(NotOpened::Draining);
@@ -210,6 +219,7 @@ impl Opening {
         let pump = Pump::new(Arc::clone(&gateway.env), Arc::clone(&attachment), joined.epoch, from, first).resumed();
         joining.done();
         self.join_owner(session, &joined, attachment).await;
+        let pump = if has_lost_one { pump.pausing(PAUSE) } else { pump };
         Ok(Some(Listening::To(pump)))
     }
 

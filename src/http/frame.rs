@@ -11,7 +11,10 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, stream};
 
 use crate::{
-    protocol::{event_id::EventId, session_id::SessionId},
+    protocol::{
+        event_id::{EventId, PAUSED},
+        session_id::SessionId,
+    },
     session::attachment::{Aborted, Block, Pump, Told},
 };
 
@@ -83,7 +86,7 @@ const AROUND: usize = "id: \nevent: message\ndata: \n\n".len() + EventId::MAX_LE
 fn room_for(stream: &str, told: &Told) -> usize {
     match told {
         Told::Opening { .. } => 192,
-        Told::Prime { .. } => AROUND + stream.len() + "retry: \n".len() + 20,
+        Told::Prime { .. } | Told::Pause { .. } => AROUND + stream.len() + "retry: \n".len() + 20,
         Told::Event { body, .. } | Told::Unnumbered(body) => AROUND + stream.len() + body.len(),
         Told::Heartbeat => HEARTBEAT.len(),
     }
@@ -105,6 +108,11 @@ where
         Told::Prime { epoch, seq, retry } => {
             put_id(frame, session, stream, *epoch, *seq);
             frame.extend_from_slice(format!("retry: {}\ndata: \n\n", retry.as_millis()).as_bytes());
+        }
+        Told::Pause { epoch, seq, retry } => {
+            frame.extend_from_slice(b"id: ");
+            EventId::write(frame, session, stream, *epoch, *seq);
+            frame.extend_from_slice(format!("{PAUSED}\nretry: {}\ndata: \n\n", retry.as_millis()).as_bytes());
         }
         Told::Event { epoch, seq, body } => {
             put_id(frame, session, stream, *epoch, *seq);
@@ -176,6 +184,7 @@ mod tests {
                 format!("id: {id}.g.000000ff.3\nretry: 420\nevent: endpoint\ndata: /m?attach=2\n\n"),
             ),
             (Told::Prime { epoch: 0xff, seq: 3, retry }, format!("id: {id}.g.000000ff.3\nretry: 420\ndata: \n\n")),
+            (Told::Pause { epoch: 0xff, seq: 3, retry }, format!("id: {id}.g.000000ff.3.p\nretry: 420\ndata: \n\n")),
             (event(7, "{}"), format!("id: {id}.g.000000ff.7\nevent: message\ndata: {{}}\n\n")),
             (event(8, "{\r}"), format!("id: {id}.g.000000ff.8\nevent: message\ndata: {{\ndata: }}\n\n")),
             (Told::Unnumbered(Bytes::from_static(b"{}")), "event: message\ndata: {}\n\n".to_owned()),

@@ -38,6 +38,7 @@ use crate::{
     },
     process::node::Node,
     protocol::{
+        event_id::PAUSED,
         jsonrpc::{self, Head, Said},
         mcp,
         post_id::PostId,
@@ -119,8 +120,14 @@ pub async fn get(
     let session = call.session()?.ok_or(ApiError::NoSessionHeader)?;
     call.check_version()?;
     let cursor = request.headers().get(&LAST_EVENT).filter(|value| !value.is_empty());
-    let cursor = cursor.map_or(Mark::Absent, |value| sse::mark(value.to_str().unwrap_or_default()));
-    match call.opening().listen(session, cursor).await {
+    let text = cursor.map(|value| value.to_str().unwrap_or_default());
+    let (text, was_paused) = match text.map(|text| (text, text.strip_suffix(PAUSED))) {
+        Some((_, Some(cursor))) => (Some(cursor), true),
+        text => (text.map(|(text, _)| text), false),
+    };
+    let cursor = text.map_or(Mark::Absent, sse::mark);
+    let has_lost_one = !was_paused && text.is_some() && counts_breaks(&request);
+    match call.opening().listen(session, cursor, has_lost_one).await {
         Ok(Some(Listening::To(pump))) => Ok(call.stream(pump, None)),
         Ok(Some(Listening::Over)) => Ok(call.events(stream::empty(), None)),
         Ok(None) => Err(ApiError::UnknownSession),
@@ -149,6 +156,13 @@ struct Sent {
     posted: Arc<Posted>,
     /// Its name may be that of others, too.
     is_correlated: bool,
+}
+
+/// The Python SDK gives a stream up for good at its second break, however long it has lasted in between; a clean end, after
+/// which it comes back, lets it count anew.
+fn counts_breaks(request: &HttpRequest) -> bool {
+    let agent = request.headers().get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
+    agent.is_some_and(|agent| agent.starts_with("python-httpx"))
 }
 
 fn is_gone(error: &NotDelivered) -> bool {

@@ -106,10 +106,10 @@ pub async fn run(mut settings: Settings) -> Result<(), Fatal> {
         }
     });
     lifecycle.advance(Phase::Ready);
+    let name = cluster.pool.services().next().map_or("", |service| service.name.as_str());
     tracing::info!(
         %address, instance = %env.me.instance_id, store = env.store.kind(), services = cluster.pool.names(),
-        "mcp-router is ready: http://{address}/sse/{}",
-        cluster.pool.services().next().map_or("", |service| service.name.as_str())
+        "mcp-router is ready: http://{address}/mcp/{name} (Streamable HTTP), http://{address}/sse/{name} (HTTP+SSE)"
     );
     tokio::select! {
         () = wait_for_end(lifecycle) => {}

@@ -29,6 +29,9 @@ pub struct EventId {
 #[error("not an event id of this router")]
 pub struct InvalidEventId;
 
+/// Behind the id of the last event of a stream that the router has ended on purpose: its client has not lost it.
+pub const PAUSED: &str = ".p";
+
 impl EventId {
     /// Most bytes of the wire form besides the stream's name: session, three dots, epoch, sequence.
     pub const MAX_LEN_WITHOUT_STREAM: usize = 32 + 3 + 8 + 20;

@@ -323,3 +323,30 @@ async fn the_newest_get_shows_the_main_stream_and_an_older_one_goes_on_when_it_h
     assert_eq!(message(&older.event().await), note(3));
     cluster.assert_no_violations().await;
 }
+
+/// The Python SDK gives a stream up for good at its second break; a clean end lets it count anew.
+#[tokio::test]
+async fn a_stream_that_breaks_for_a_client_which_counts_breaks_ends_cleanly_once() {
+    let cluster = quick().start().await;
+    let session = Session::begin(cluster.addr(0)).await;
+    let mut broken = session.call(cluster.addr(0), &with_progress(1, 1000)).await;
+    let cursor = primed(&mut broken).await;
+    broken.reset();
+    let listen = |cursor: &str| {
+        session.of(Request::get(MCP)).header("last-event-id", cursor).header("user-agent", "python-httpx/0.28.1")
+    };
+    let mut ended = EventStream::open(cluster.addr(1), &listen(&cursor)).await;
+    let mut cursors = Vec::new();
+    let end = loop {
+        match ended.next().await {
+            Item::Event(event) => cursors.extend(event.id),
+            Item::Comment(_) => {}
+            Item::End(end) => break end,
+        }
+    };
+    assert_eq!((end, ended.retry_ms()), (StreamEnd::Clean, Some(100)));
+    let mut resumed = EventStream::open(cluster.addr(0), &listen(cursors.last().unwrap())).await;
+    let messages = to_the_end(&mut resumed).await;
+    assert!(is_answer(messages.last().unwrap(), 1), "{messages:?}");
+    cluster.assert_no_violations().await;
+}

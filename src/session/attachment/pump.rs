@@ -68,6 +68,8 @@ pub struct Pump {
     pub(super) is_late: bool,
     /// The stream of a request has given its answer: nothing follows.
     pub(super) is_over: bool,
+    /// It ends when what there is has gone out, and its client comes back after this time.
+    pub(super) pauses: Option<Duration>,
     /// It has been read to the end of the log, and the answer is not there.
     pub(super) asks_whether_over: bool,
     pub(super) next_heartbeat: Instant,
@@ -118,6 +120,7 @@ impl Pump {
             is_late: true,
             is_over: false,
             asks_whether_over: false,
+            pauses: None,
             next_heartbeat,
             next_poll,
             timer: Box::pin(tokio::time::sleep_until(next_poll.min(next_heartbeat))),
@@ -134,6 +137,13 @@ impl Pump {
             // Something may have come before this process could be woken.
             self.attachment.look();
         }
+        self
+    }
+
+    /// It ends cleanly as soon as what there is has gone out, and its client is to come back after `retry`: for clients that
+    /// count how often a stream of theirs has broken, and begin anew after a clean end.
+    pub fn pausing(mut self, retry: Duration) -> Self {
+        self.pauses = Some(retry);
         self
     }
 
@@ -261,6 +271,10 @@ impl Pump {
                     Read::End(end) => self.attachment.end(end),
                 }
                 continue;
+            }
+            if let Some(retry) = self.pauses.take() {
+                self.is_over = true;
+                return Ok(Some(Block::one(Told::Pause { epoch: self.epoch, seq: self.cursor, retry })));
             }
             if self.wait().await == Woken::ByTimer {
                 let now = Instant::now();

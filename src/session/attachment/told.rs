@@ -28,6 +28,15 @@ pub enum Told {
         /// How long it waits before it comes back.
         retry: Duration,
     },
+    /// Last of all on a stream of Streamable HTTP that ends although there may be more: where to go on, and when.
+    Pause {
+        /// The session's epoch.
+        epoch: u32,
+        /// The client's cursor.
+        seq: u64,
+        /// How long it waits before it comes back.
+        retry: Duration,
+    },
     /// An event of the log.
     Event {
         /// The session's epoch when it was appended.
