@@ -539,3 +539,46 @@ async fn the_death_of_one_streamable_server_costs_no_session() {
     }
     assert_eq!(unknown, 3, "those of the sessions that were on the first server");
 }
+
+/// While its client is gone a session gives back the connection that shows the server's own stream, and nothing else: the
+/// server session goes on when the client returns.
+#[tokio::test]
+async fn a_session_without_its_client_gives_back_the_stream_and_keeps_the_server_session() {
+    let upstream = StreamableUpstream::calls(in_both_forms).await;
+    let cluster = Cluster::builder()
+        .without_redis()
+        .upstream_urls([upstream.url()])
+        .env("MCP_SESSION_REST", "100ms")
+        .env("MCP_POLL_INTERVAL", "50ms")
+        .start()
+        .await;
+    let client = cluster.client().stays_away().initialize().await;
+    let session = upstream.sessions()[0].clone();
+    upstream.listened(&session).await;
+    client.disconnect().await;
+    upstream.until("the stream given back", |server| server.listeners(&session) == 0).await;
+    client.reconnect(None);
+    upstream.listened(&session).await;
+    upstream.say(&session, &note(1));
+    client.message("what is said then", |message| message["params"]["data"] == 1).await;
+    assert_eq!(client.result("tools/call", calls("json")).await["content"][0]["text"], "json");
+    assert_eq!((upstream.sessions(), upstream.ended_sessions()), (vec![session], 0));
+    assert_eq!(upstream.posts("initialize").len(), 1);
+}
+
+/// DRN-2: an instance that is told to go hands the server session over.
+#[tokio::test]
+async fn an_instance_that_goes_hands_the_server_session_over() {
+    let upstream = StreamableUpstream::calls(in_both_forms).await;
+    let mut cluster = Cluster::builder().routers(2).upstream_urls([upstream.url()]).start().await;
+    let client = cluster.client().initialize().await;
+    let session = upstream.sessions()[0].clone();
+    upstream.listened(&session).await;
+    cluster.routers[0].process().signal("TERM");
+    client.connection_count(2).await;
+    client.post_at(cluster.addr(1), &tool_call("there", "event", json!({}))).await;
+    assert_eq!(client.response_to(&json!("there")).await["result"]["content"][0]["text"], "event");
+    upstream.listened(&session).await;
+    assert_eq!((upstream.sessions(), upstream.ended_sessions()), (vec![session], 0));
+    assert_eq!(upstream.posts("initialize").len(), 1);
+}
