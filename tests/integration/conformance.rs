@@ -1,9 +1,25 @@
 //! The official conformance suite: what a server passes by itself, it passes through nginx and the router.
 
+use std::{fmt::Write as _, path::Path};
+
 use crate::harness::{
-    ConformanceServer,
-    conformance_suite::{RUNS, Verdicts},
+    Cluster, ConformanceServer,
+    conformance_suite::{RUNS, Release, Run, Verdicts},
 };
+
+/// The READMEs that show the table, and the table's head in their language.
+const READMES: [(&str, &str); 2] = [
+    (
+        "README.md",
+        "| `@modelcontextprotocol/conformance` | by itself | Streamable HTTP behind the router | HTTP+SSE behind the router |",
+    ),
+    (
+        "README.zh-CN.md",
+        "| `@modelcontextprotocol/conformance` | 直连 | 路由器之后的 Streamable HTTP | 路由器之后的 HTTP+SSE |",
+    ),
+];
+const TABLE_BEGIN: &str = "<!-- conformance: UPDATE_README=1 cargo test --test integration conformance -->\n";
+const TABLE_END: &str = "<!-- /conformance -->";
 
 /// Scenarios that did not pass, with what the suite says.
 fn failures(verdicts: &Verdicts) -> Vec<String> {
@@ -11,14 +27,77 @@ fn failures(verdicts: &Verdicts) -> Vec<String> {
     failed.map(|(scenario, verdict)| format!("{scenario}: {:?}", verdict.wrong)).collect()
 }
 
-/// The fixture by itself passes all of it: what fails behind the router is not the fixture's.
+/// In what the verdicts differ, by scenario.
+fn differences(direct: &Verdicts, through: &Verdicts) -> Vec<String> {
+    let mut differences = Vec::new();
+    for scenario in direct.keys().chain(through.keys().filter(|scenario| !direct.contains_key(*scenario))) {
+        let (Some(one), Some(other)) = (direct.get(scenario), through.get(scenario)) else {
+            differences.push(format!("{scenario}: run on one side only"));
+            continue;
+        };
+        if one.wrong_checks() != other.wrong_checks() || one.is_passed() != other.is_passed() {
+            differences.push(format!("{scenario}: {:?} by itself, {:?} through the router", one.wrong, other.wrong));
+        }
+    }
+    differences
+}
+
+fn cell(verdicts: &Verdicts) -> String {
+    let passed = verdicts.values().filter(|verdict| verdict.is_passed()).count();
+    format!("{passed} / {}", verdicts.len())
+}
+
+/// The table in a README is this one; `UPDATE_README` in the environment writes it.
+fn check_readme(name: &str, head: &str, rows: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (before, rest) = text.split_once(TABLE_BEGIN).expect("where the table begins");
+    let (_, after) = rest.split_once(TABLE_END).expect("where the table ends");
+    let made = format!("{before}{TABLE_BEGIN}{head}\n|---|---|---|---|\n{rows}{TABLE_END}{after}");
+    if std::env::var_os("UPDATE_README").is_some() {
+        std::fs::write(&path, &made).unwrap();
+    } else {
+        assert!(text == made, "{name} shows another table than\n{head}\n{rows}");
+    }
+}
+
+/// Scenario by scenario, the official suite says of a server behind nginx and three routers, met in turn, what it says of it
+/// directly: with the same transport on both sides, and with HTTP+SSE behind the router. The READMEs show the result.
 #[tokio::test]
-async fn the_fixture_passes_the_conformance_suite() {
+async fn the_conformance_suite_sees_no_difference_through_the_router() {
     let dir = tempfile::tempdir().unwrap();
     let server = ConformanceServer::start(dir.path()).await;
+    let upstreams = format!("streamable={};sse={}", server.streamable_url(), server.sse_url());
+    let cluster = Cluster::builder().routers(3).upstreams(0).nginx(false).env("MCP_UPSTREAMS", upstreams).start().await;
+    let nginx = cluster.nginx.as_ref().unwrap().addr();
+    let (mut rows, mut wrong) = (String::new(), Vec::new());
     for run in RUNS {
-        let verdicts = run.against(&server.streamable_url()).await;
-        assert!(verdicts.len() >= 30, "{run}: {:?}", verdicts.keys());
-        assert_eq!(failures(&verdicts), [""; 0], "{run}");
+        let direct = run.against(&server.streamable_url()).await;
+        assert!(direct.len() >= 30, "{run}: {:?}", direct.keys());
+        assert_eq!(failures(&direct), [""; 0], "{run}: what fails behind the router must not be the fixture's");
+        write!(rows, "| {run} | {} |", cell(&direct)).unwrap();
+        for service in ["streamable", "sse"] {
+            let through = run.against(&format!("http://{nginx}/mcp/{service}")).await;
+            wrong.extend(differences(&direct, &through).into_iter().map(|text| format!("{run}, {service}: {text}")));
+            write!(rows, " {} |", cell(&through)).unwrap();
+        }
+        rows.push('\n');
+    }
+    assert_eq!(wrong, [""; 0]);
+    cluster.assert_no_violations().await;
+    for (name, head) in READMES {
+        check_readme(name, head, &rows);
+    }
+}
+
+/// What concerns the router and not the server passes at an instance itself: the life of a session, and that a page which
+/// comes by another name (DNS rebinding) is refused.
+#[tokio::test]
+async fn an_instance_passes_what_concerns_itself() {
+    let cluster = Cluster::builder().start().await;
+    for scenario in ["server-session-lifecycle", "dns-rebinding-protection"] {
+        let run = Run { release: Release::Next, choice: ["--scenario", scenario] };
+        let verdicts = run.against(&format!("http://{}/mcp/mcp-server-v6", cluster.addr(0))).await;
+        assert_eq!((verdicts.len(), failures(&verdicts)), (1, Vec::new()), "{scenario}");
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Cluster, EventStream, McpClient, Oracle,
+    Cluster, EventStream, McpClient, Oracle, StreamableClient,
     http::{self, Request},
     mcp_client::tool_call,
 };
@@ -159,6 +159,17 @@ async fn a_session_works_below_the_prefix_of_nginx() {
     assert_eq!(rest["result"]["content"][0]["text"], "y");
 }
 
+/// The same over Streamable HTTP: its one URL has the prefix.
+#[tokio::test]
+async fn streamable_http_works_below_the_prefix_of_nginx() {
+    let cluster = Cluster::builder().routers(2).nginx(false).start().await;
+    let nginx = cluster.nginx.as_ref().unwrap().addr();
+    let client = StreamableClient::initialized([nginx], "/mcp-bridge/mcp/mcp-server-v6").await;
+    let result = client.call("echo", json!({ "text": "x" })).await;
+    assert_eq!(result["content"][0]["text"], "x");
+    assert!(client.delete().await.status < 300);
+}
+
 /// A dead instance among three costs no POST: nginx asks the next one.
 #[tokio::test]
 async fn a_dead_instance_costs_no_message() {
@@ -174,6 +185,21 @@ async fn a_dead_instance_costs_no_message() {
     let keys: Vec<String> = (0..30).map(|number| number.to_string()).collect();
     Oracle::counted_once(&cluster.counts(), keys.iter().map(String::as_str));
     Oracle::every_request_answered_once(&client);
+}
+
+/// The same over Streamable HTTP; the dead one may have been the owner, since each POST carries its answer.
+#[tokio::test]
+async fn a_dead_instance_costs_no_streamable_call() {
+    let mut cluster = Cluster::builder().routers(3).nginx(false).start().await;
+    let nginx = cluster.nginx.as_ref().unwrap().addr();
+    let client = StreamableClient::initialized([nginx], STREAMABLE).await;
+    cluster.routers[0].kill();
+    for number in 0..30 {
+        client.call("increment", json!({ "key": format!("{number}") })).await;
+    }
+    let keys: Vec<String> = (0..30).map(|number| number.to_string()).collect();
+    Oracle::counted_once(&cluster.counts(), keys.iter().map(String::as_str));
+    cluster.assert_no_violations().await;
 }
 
 /// REQ-6 with the real nginx: a POST that a hung instance has taken is tried on another after nginx's time limit, and

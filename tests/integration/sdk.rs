@@ -52,10 +52,25 @@ impl Sdk {
     }
 }
 
+/// How a client speaks.
+#[derive(Clone, Copy)]
+enum Transport {
+    Sse,
+    Streamable,
+}
+
+/// What every client does, whatever its SDK and transport.
+const ALL: [&str; 7] = ["basics", "sampling", "progress", "cancel", "big", "many", "parallel"];
+
 /// Runs one scenario to its end; its report. Beside the test's own runtime, which may have work to do meanwhile.
-async fn run(sdk: Sdk, addr: SocketAddr, arguments: &[&str]) -> Value {
+async fn run(sdk: Sdk, transport: Transport, addr: SocketAddr, arguments: &[&str]) -> Value {
     let mut command = sdk.command();
-    command.args(["--url", &format!("http://{addr}"), "--service", "mcp-server-v6", "--scenario"]).args(arguments);
+    let name = match transport {
+        Transport::Sse => "sse",
+        Transport::Streamable => "streamable",
+    };
+    command.args(["--url", &format!("http://{addr}"), "--service", "mcp-server-v6", "--transport", name, "--scenario"]);
+    command.args(arguments);
     let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let report: Value = serde_json::from_str(&out).unwrap_or_else(|_| panic!("{arguments:?}: no report: {out} {err}"));
@@ -79,15 +94,38 @@ async fn assert_calm(cluster: &Cluster) {
     }
 }
 
-/// The TypeScript SDK: initialize, every tool, resources, errors, sampling, progress, cancellation, large messages, 32
-/// sessions at once, 50 calls at once; each request to the next of three instances. OWN-6: nothing is adopted.
-#[tokio::test]
-async fn the_typescript_sdk_works_with_instances_in_turn() {
+/// Initialize, every tool, resources, errors, sampling, progress, cancellation, large messages, 32 sessions at once, 50 calls
+/// at once; each request to the next of three instances. OWN-6: nothing is adopted.
+async fn works_with_instances_in_turn(sdk: Sdk, transport: Transport) {
     let (cluster, nginx) = cluster(false).await;
-    for scenario in ["basics", "sampling", "progress", "cancel", "big", "many", "parallel"] {
-        run(Sdk::TypeScript, nginx, &[scenario]).await;
+    for scenario in ALL {
+        run(sdk, transport, nginx, &[scenario]).await;
     }
     assert_calm(&cluster).await;
+}
+
+/// The TypeScript SDK, with instances in turn.
+#[tokio::test]
+async fn the_typescript_sdk_works_with_instances_in_turn() {
+    works_with_instances_in_turn(Sdk::TypeScript, Transport::Sse).await;
+}
+
+/// The same over Streamable HTTP.
+#[tokio::test]
+async fn the_typescript_sdk_works_over_streamable_http() {
+    works_with_instances_in_turn(Sdk::TypeScript, Transport::Streamable).await;
+}
+
+/// The Python SDK: the same.
+#[tokio::test]
+async fn the_python_sdk_works_with_instances_in_turn() {
+    works_with_instances_in_turn(Sdk::Python, Transport::Sse).await;
+}
+
+/// The same over Streamable HTTP.
+#[tokio::test]
+async fn the_python_sdk_works_over_streamable_http() {
+    works_with_instances_in_turn(Sdk::Python, Transport::Streamable).await;
 }
 
 /// The TypeScript SDK, with its stream cut in mid-call three times, by FIN and by RST: it comes back to another instance
@@ -96,19 +134,20 @@ async fn the_typescript_sdk_works_with_instances_in_turn() {
 async fn the_typescript_sdk_comes_back_after_cuts() {
     let (cluster, nginx) = cluster(false).await;
     for cut in ["fin", "rst"] {
-        run(Sdk::TypeScript, nginx, &["reconnect", "--cuts", "3", "--cut", cut]).await;
+        run(Sdk::TypeScript, Transport::Sse, nginx, &["reconnect", "--cuts", "3", "--cut", cut]).await;
     }
-    run(Sdk::TypeScript, nginx, &["reconnect", "--cut-scope", "all"]).await;
+    run(Sdk::TypeScript, Transport::Sse, nginx, &["reconnect", "--cut-scope", "all"]).await;
     assert_calm(&cluster).await;
     assert!(cluster.metric("mcp_router_resumed_total", Some("ping_rebind")).await >= 7.0);
 }
 
-/// The Python SDK: the same, with instances in turn.
+/// Over Streamable HTTP all its connections are cut, those of calls as well: it comes back for each with `Last-Event-ID`.
 #[tokio::test]
-async fn the_python_sdk_works_with_instances_in_turn() {
+async fn the_typescript_sdk_comes_back_over_streamable_http() {
     let (cluster, nginx) = cluster(false).await;
-    for scenario in ["basics", "sampling", "progress", "cancel", "big", "many", "parallel"] {
-        run(Sdk::Python, nginx, &[scenario]).await;
+    for cut in ["fin", "rst"] {
+        let arguments = ["reconnect", "--cuts", "3", "--cut", cut, "--cut-scope", "all"];
+        run(Sdk::TypeScript, Transport::Streamable, nginx, &arguments).await;
     }
     assert_calm(&cluster).await;
 }
@@ -119,20 +158,24 @@ async fn both_sdks_work_with_sticky_instances() {
     let (cluster, nginx) = cluster(true).await;
     for sdk in [Sdk::TypeScript, Sdk::Python] {
         for scenario in ["basics", "sampling", "cancel"] {
-            run(sdk, nginx, &[scenario]).await;
+            run(sdk, Transport::Sse, nginx, &[scenario]).await;
         }
     }
-    run(Sdk::TypeScript, nginx, &["reconnect"]).await;
+    run(Sdk::TypeScript, Transport::Sse, nginx, &["reconnect"]).await;
     assert_calm(&cluster).await;
 }
 
-/// One of two servers is killed while both SDKs work: no call fails, since what was in flight was read-only, and no
-/// session ends.
-#[tokio::test]
-async fn both_sdks_outlive_the_death_of_a_server() {
-    let (mut cluster, nginx) = cluster(false).await;
+/// Both SDKs at work; once they are in full swing, the fault. No call may fail.
+async fn hold_through(
+    cluster: &mut Cluster,
+    nginx: SocketAddr,
+    transport: Transport,
+    fault: impl FnOnce(&mut Cluster),
+) {
     let arguments = ["hold", "--seconds", "5", "--sessions", "4"];
-    let work = async { tokio::join!(run(Sdk::TypeScript, nginx, &arguments), run(Sdk::Python, nginx, &arguments)) };
+    let work = async {
+        tokio::join!(run(Sdk::TypeScript, transport, nginx, &arguments), run(Sdk::Python, transport, nginx, &arguments))
+    };
     let mut work = std::pin::pin!(work);
     // In full swing: every session has had answers.
     let swing = async {
@@ -145,7 +188,7 @@ async fn both_sdks_outlive_the_death_of_a_server() {
         reports = &mut work => panic!("over before the fault: {reports:?}"),
         () = swing => {}
     }
-    cluster.upstreams[0].kill();
+    fault(cluster);
     let (typescript, python) = work.await;
     for report in [typescript, python] {
         let totals = &report["totals"];
@@ -157,4 +200,24 @@ async fn both_sdks_outlive_the_death_of_a_server() {
         assert_eq!(totals["ok"], totals["calls"], "{totals:#}");
     }
     cluster.assert_no_violations().await;
+}
+
+/// One of two servers is killed while both SDKs work: no call fails, since what was in flight was read-only, and no
+/// session ends.
+#[tokio::test]
+async fn both_sdks_outlive_the_death_of_a_server() {
+    let (mut cluster, nginx) = cluster(false).await;
+    hold_through(&mut cluster, nginx, Transport::Sse, |cluster| cluster.upstreams[0].kill()).await;
+}
+
+/// The same over Streamable HTTP, and there an instance may be killed as well: neither SDK sees more of it than a stream
+/// that ends (OWN-1).
+#[tokio::test]
+async fn both_sdks_outlive_an_instance_and_a_server_over_streamable_http() {
+    let (mut cluster, nginx) = cluster(false).await;
+    let faults = |cluster: &mut Cluster| {
+        cluster.upstreams[0].kill();
+        cluster.routers[0].kill();
+    };
+    hold_through(&mut cluster, nginx, Transport::Streamable, faults).await;
 }
