@@ -350,3 +350,80 @@ async fn a_stream_that_breaks_for_a_client_which_counts_breaks_ends_cleanly_once
     assert!(is_answer(messages.last().unwrap(), 1), "{messages:?}");
     cluster.assert_no_violations().await;
 }
+
+/// DRN-1, DRN-2: streams end cleanly (their clients come back when they are told to), and calls have their answers.
+#[tokio::test]
+async fn an_instance_that_is_told_to_go_leaves_every_call_its_answer() {
+    let mut cluster = quick().start().await;
+    let session = Session::begin(cluster.addr(0)).await;
+    let mut main = session.listen(cluster.addr(0), None).await;
+    let mut stream = session.call(cluster.addr(0), &with_progress(1, 700)).await;
+    let cursor = primed(&mut stream).await;
+    let increment = session.of(post(&tool_call(2, "increment", json!({ "key": "drained" }))));
+    let addr = cluster.addr(0);
+    let (increased, ()) = futures_util::future::join(increment.send(addr), async {
+        cluster.routers[0].process().signal("TERM");
+    })
+    .await;
+    if increased.status != 200 {
+        // As nginx does with what an instance that goes down does not take.
+        assert_eq!(increased.status, 503, "{}", increased.text());
+        assert_eq!(increment.send(cluster.addr(1)).await.status, 200);
+    }
+    assert_eq!(main.end().await, StreamEnd::Clean);
+    let mut messages = Vec::new();
+    let end = loop {
+        match stream.next().await {
+            Item::Event(event) => messages.push(message(&event)),
+            Item::Comment(_) => {}
+            Item::End(end) => break end,
+        }
+    };
+    assert_eq!(end, StreamEnd::Clean);
+    if !messages.iter().any(|message| is_answer(message, 1)) {
+        messages = to_the_end(&mut session.listen(cluster.addr(1), Some(&cursor)).await).await;
+    }
+    assert_eq!(messages.iter().filter(|message| is_answer(message, 1)).count(), 1, "{messages:?}");
+    assert_eq!(cluster.routers[0].process().exit_code().await, Some(0));
+    let mut next = session.call(cluster.addr(1), &with_progress(3, 50)).await;
+    assert!(is_answer(to_the_end(&mut next).await.last().unwrap(), 3));
+    assert_eq!(cluster.counts()["drained"], 1);
+    cluster.assert_no_violations().await;
+}
+
+fn batch(messages: &[Value], accept: &str) -> Request {
+    Request::post(MCP, Value::from(messages.to_vec()).to_string()).header("accept", accept)
+}
+
+#[tokio::test]
+async fn an_array_of_messages_is_for_the_one_version_that_has_it() {
+    let cluster = quick().start().await;
+    let addr = cluster.addr(0);
+    let session = Session::begin(addr).await;
+    let of =
+        |request: Request| request.header("mcp-session-id", &session.0).header("mcp-protocol-version", "2025-03-26");
+    let note = json!({ "jsonrpc": "2.0", "method": "notifications/roots/list_changed" });
+    let calls = [with_progress(1, 100), note.clone(), with_progress(2, 50)];
+    assert_eq!(of(batch(&[note.clone(), note.clone()], BOTH)).send(addr).await.status, 202);
+    for instance in [0, 1] {
+        let mut calls = calls.clone();
+        (calls[0]["id"], calls[2]["id"]) = (json!(10 + instance), json!(20 + instance));
+        let both = of(batch(&calls, "text/event-stream"));
+        let mut stream = EventStream::open(cluster.addr(instance), &both).await;
+        let mut answers: Vec<_> =
+            to_the_end(&mut stream).await.iter().filter_map(|message| message["id"].as_u64()).collect();
+        answers.sort_unstable();
+        assert_eq!(answers, [10 + instance as u64, 20 + instance as u64]);
+    }
+    let whole = of(batch(&calls, "application/json")).send(addr).await;
+    let answers: Vec<_> = whole.json().as_array().unwrap().iter().map(|answer| answer["id"].clone()).collect();
+    assert_eq!((whole.status, answers), (200, vec![json!(1), json!(2)]));
+    for (name, request) in [
+        ("a later version", session.of(batch(&calls, BOTH))),
+        ("nothing", of(batch(&[], BOTH))),
+        ("a handshake", of(batch(&[initialize()], BOTH))),
+    ] {
+        assert_eq!(request.send(addr).await.status, 400, "{name}");
+    }
+    cluster.assert_no_violations().await;
+}
