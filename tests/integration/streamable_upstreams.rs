@@ -537,7 +537,7 @@ async fn the_death_of_one_streamable_server_costs_no_session() {
         assert_eq!(client.text("echo", json!({ "text": "still here" })).await, "still here");
         Oracle::every_request_answered_once(client);
     }
-    assert_eq!(unknown, 3, "those of the sessions that were on the first server");
+    assert!((1..clients.len()).contains(&unknown), "{unknown}: those of the sessions that were on the first server");
 }
 
 /// While its client is gone a session gives back the connection that shows the server's own stream, and nothing else: the
