@@ -408,8 +408,8 @@ pub(super) async fn learn_tools(
                 let upstream = upstream.clone();
                 async move { flatten(upstream.send(Call { body, timeout: patience, given_up: None }).await) }
             };
-            match tools::walk(&service.tools, bounds, list).await {
-                Ok(_) => return,
+            match tools::learn(&service.tools, bounds, list).await {
+                Ok(()) => return,
                 Err(WalkError::Call(error)) => {
                     tracing::debug!(service = service.name, %error, "a server does not list its tools");
                 }

@@ -178,6 +178,30 @@ pub enum WalkError<E> {
     TooLarge(usize),
 }
 
+/// Most walks through a list that changes meanwhile. Some servers say that it has, whenever a session begins: one more is then
+/// enough.
+const WALKS: usize = 3;
+
+/// Walks through one server's list with `call`, as [`walk`] does, and again if it has changed meanwhile: what was fetched is not
+/// believed then.
+///
+/// # Errors
+/// [`WalkError`].
+pub async fn learn<F, Fut, E>(tools: &Tools, bounds: Bounds, call: F) -> Result<(), WalkError<E>>
+where
+    F: Fn(Bytes) -> Fut,
+    Fut: Future<Output = Result<Bytes, E>>,
+{
+    for _ in 0..WALKS {
+        let version = tools.version();
+        walk(tools, bounds, &call).await?;
+        if version == tools.version() {
+            break;
+        }
+    }
+    Ok(())
+}
+
 /// Fetches all pages of one server's list with `call`, which takes a request and returns its response, and remembers them. The
 /// tools as they came.
 ///
@@ -232,7 +256,10 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::RefCell, convert::Infallible};
+    use std::{
+        cell::{Cell, RefCell},
+        convert::Infallible,
+    };
 
     use super::*;
 
@@ -307,6 +334,23 @@ mod tests {
         assert_eq!((walked, calls), (Ok(3), 3));
         assert_eq!(["a", "b", "c", "d"].map(|tool| tools.repeatable(tool) == Some(true)), [true, true, true, false]);
         assert!(tools.are_known());
+    }
+
+    #[tokio::test]
+    async fn a_list_that_changes_meanwhile_is_fetched_again_but_not_for_ever() {
+        for (changes, calls, known) in [(0, 1, true), (1, 2, true), (2, 3, true), (usize::MAX, WALKS, false)] {
+            let (tools, asked) = (Tools::default(), Cell::new(0));
+            let call = |_| {
+                asked.set(asked.get() + 1);
+                if asked.get() <= changes {
+                    tools.forget();
+                }
+                let body = format!(r#"{{"jsonrpc":"2.0","id":0,"result":{}}}"#, page(&["a"], None));
+                std::future::ready(Ok::<_, Infallible>(Bytes::from(body)))
+            };
+            learn(&tools, Bounds { pages: 3, bytes: 10_000 }, call).await.unwrap();
+            assert_eq!((asked.get(), tools.repeatable("a")), (calls, known.then_some(true)), "{changes}");
+        }
     }
 
     #[tokio::test]
