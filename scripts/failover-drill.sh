@@ -6,7 +6,8 @@ set -euo pipefail
 
 usage() {
     cat <<'END'
-Usage: scripts/failover-drill.sh [--kill | --term | --stop | --mixed | --rolling | --redis-stop | --server-kill] [OPTION…]
+Usage: scripts/failover-drill.sh [--kill | --term | --stop | --mixed | --rolling | --redis-stop | --server-kill]
+                                 [--transport sse | streamable | mixed] [OPTION…]
 
 Sessions call tools without a pause through nginx; the instance that owns one of them is broken; when its sessions are
 served again and it is back, the next one is broken. Then a table, and exit code 1 if anything was lost or came twice.
@@ -21,6 +22,9 @@ served again and it is back, the next one is broken. Then a table, and exit code
                  names the process
   --server-kill  SIGKILL of one MCP server, then a restart
   --all-faults   one of all these but --rolling each time, at random
+  --transport T  how the clients speak, and the servers behind: sse (the default), streamable, or mixed (half of them each).
+                 A client of Streamable HTTP comes back to a call by GET and Last-Event-ID, after the time that it was told
+  --servers T    how the servers speak, when that is to be another transport than the clients'; not with --running
   --rounds N     faults (10)
   --minutes N    as many faults as fit into N minutes
   --sessions N   sessions (64)
@@ -38,7 +42,7 @@ BUILD_PROFILE: release, which builds quickly, or dist, which is for deployments 
 END
 }
 
-faults=kill rounds=10 minutes="" sessions=64 running=0 turns=0 together=0 keep=0
+faults=kill transport=sse servers="" rounds=10 minutes="" sessions=64 running=0 turns=0 together=0 keep=0
 while [ $# -gt 0 ]; do
     case $1 in
         --kill | --term | --stop | --rolling | --redis-stop | --server-kill) faults=${1#--} ;;
@@ -47,6 +51,11 @@ while [ $# -gt 0 ]; do
         --rounds | --minutes | --sessions)
             [ $# -ge 2 ] || { usage >&2; exit 64; }
             case $2 in '' | *[!0-9.]*) die "$1 takes a number, not: $2" ;; esac
+            printf -v "${1#--}" %s "$2"
+            shift
+            ;;
+        --transport | --servers)
+            case ${2:-} in sse | streamable | mixed) ;; *) die "$1 takes sse, streamable or mixed" ;; esac
             printf -v "${1#--}" %s "$2"
             shift
             ;;
@@ -107,6 +116,12 @@ trap stop_all EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
+upstreams() { # PATH PATH: of the two servers
+    # shellcheck disable=SC2086  # a list of numbers
+    set -- "$@" $SERVER_PORTS
+    printf 'mcp-server-v6=http://127.0.0.1:%s/%s,http://127.0.0.1:%s/%s' "$3" "$1" "$4" "$2"
+}
+
 start_own() {
     local redis_bin tries=0 port
     redis_bin=$(find_command redis-server) || die "redis-server is missing: run scripts/setup.sh"
@@ -118,7 +133,13 @@ start_own() {
     export ROUTER_PORTS="$1 $2 $3" SERVER_PORTS="$4 $5" NGINX_PORT=$6 REDIS_URL=redis://127.0.0.1:$7
     export RUN_DIR=$folder/run LOG_DIR=$folder/logs DRILL_TOOLS=1 ENV_FILE=$folder/env
     export NGINX_ADDRESS=127.0.0.1 IP_HASH=on
-    unset COUNTS_FILE MCP_UPSTREAMS SERVER_ADDRESS
+    unset COUNTS_FILE SERVER_ADDRESS
+    case ${servers:-$transport} in
+        sse) MCP_UPSTREAMS=$(upstreams sse sse) ;;
+        streamable) MCP_UPSTREAMS=$(upstreams mcp mcp) ;;
+        mixed) MCP_UPSTREAMS=$(upstreams sse mcp) ;;
+    esac
+    export MCP_UPSTREAMS
     [ "$turns" = 0 ] || IP_HASH=off
     mkdir -p "$RUN_DIR" "$LOG_DIR"
     : >"$ENV_FILE"
@@ -158,7 +179,7 @@ declare -a options=(
     --counts "${COUNTS_FILE:-$run_dir/counts}"
     --restart "'$project_root/scripts/start-instances.sh' start"
     --rolling "'$project_root/scripts/start-instances.sh' rolling-restart"
-    --faults "$faults" --rounds "$rounds" --sessions "$sessions"
+    --transport "$transport" --faults "$faults" --rounds "$rounds" --sessions "$sessions"
 )
 paused_redis=${redis_pid:-${REDIS_PID:-}}
 [ -z "$paused_redis" ] || options+=(--redis-pid "$paused_redis")

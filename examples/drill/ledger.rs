@@ -1,7 +1,8 @@
 //! What one session was promised and what it got, and the verdict.
 //!
-//! Every POST that was answered with 202 is a promise: exactly one answer. Every numbered event is held against its
-//! stream: each number once, in order, none left out.
+//! Every POST that was taken (202; over Streamable HTTP the head of its answer) is a promise: exactly one answer. Every
+//! numbered event is held against its stream: each number once, in order, none left out; over Streamable HTTP, where the
+//! numbers are those of one log, on no other stream.
 
 use std::{
     collections::HashMap,
@@ -50,7 +51,7 @@ pub struct Open {
     pub kind: Kind,
     /// When its POST was first sent.
     pub sent: Instant,
-    /// When it was answered with 202.
+    /// When it was taken.
     pub accepted: Option<Instant>,
     /// Its POST was sent again although the first may have been taken. Once that one is answered, the id is free again
     /// and the second is a new request by the rules: two answers are then the client's own doing.
@@ -65,6 +66,22 @@ struct Closed {
     accepted: bool,
     answers: u8,
     repeated: bool,
+    /// When it was closed, and the way by which its answer had come.
+    at: Instant,
+    way: Way,
+}
+
+/// The way by which an answer came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// None has.
+    Nowhere,
+    /// As the response to its POST.
+    Json,
+    /// On the stream of its call.
+    OwnStream,
+    /// On the session's stream.
+    SessionStream,
 }
 
 /// Counts of all sessions together.
@@ -112,6 +129,15 @@ pub struct Totals {
     pub sessions_lost: u64,
 }
 
+/// A stream of a session over Streamable HTTP.
+#[derive(Debug)]
+struct View {
+    /// The call whose stream it is; none: the session's own.
+    call: Option<u64>,
+    /// The number of its last event.
+    last: u64,
+}
+
 /// One session's.
 #[derive(Debug, Default)]
 pub struct Ledger {
@@ -120,6 +146,9 @@ pub struct Ledger {
     closed: HashMap<u64, Closed>,
     /// Stream (the event id without its number) → last number.
     streams: HashMap<String, u64>,
+    /// Over Streamable HTTP: session and epoch, and what is shown of that one log.
+    log: Option<String>,
+    views: HashMap<String, View>,
     events: u64,
     events_twice: u64,
     out_of_order: u64,
@@ -176,8 +205,14 @@ impl Ledger {
     pub fn give_up(&mut self, id: u64, outcome: Outcome) {
         if let Some(open) = self.open.remove(&id) {
             let accepted = open.accepted.is_some();
-            self.closed.insert(id, Closed { kind: open.kind, outcome, accepted, answers: 0, repeated: open.repeated });
+            self.close(id, &open, outcome, accepted, Way::Nowhere);
         }
+    }
+
+    fn close(&mut self, id: u64, open: &Open, outcome: Outcome, accepted: bool, way: Way) {
+        let Open { kind, repeated, .. } = *open;
+        let answers = u8::from(way != Way::Nowhere);
+        self.closed.insert(id, Closed { kind, outcome, accepted, answers, repeated, at: Instant::now(), way });
     }
 
     /// Calls that were accepted and are not answered.
@@ -237,6 +272,41 @@ impl Ledger {
         true
     }
 
+    /// A numbered event of a session over Streamable HTTP, whose streams are views of one log: `<session>.<view>.<epoch>.<number>`.
+    /// `call`: it came on the stream of that call. `false` when it was seen before.
+    ///
+    /// The numbers of a view go up; there may be others between them. A primer says only where its stream stands.
+    pub fn event_of(&mut self, id: &str, session: usize, call: Option<u64>, is_primer: bool) -> bool {
+        let parts: Vec<&str> = id.split('.').collect();
+        let seq = parts.last().and_then(|seq| seq.parse().ok());
+        let (&[name, view, epoch, _], Some(seq)) = (&parts[..], seq) else {
+            self.out_of_order += 1;
+            self.complain(format!("session {session}: no event id: {id}"));
+            return true;
+        };
+        let log = format!("{name}.{epoch}");
+        if *self.log.get_or_insert_with(|| log.clone()) != log {
+            self.session_lost = true;
+            self.complain(format!("session {session}: the log has become another one"));
+        }
+        let shown = self.views.entry(view.to_owned()).or_insert(View { call, last: 0 });
+        let (is_foreign, last) = (shown.call != call, shown.last);
+        if !is_primer {
+            shown.last = last.max(seq);
+            self.events += 1;
+        }
+        if is_foreign {
+            self.out_of_order += 1;
+            self.complain(format!("session {session}: an event of {view} on the stream of another call"));
+        }
+        if is_primer || seq > last {
+            return true;
+        }
+        self.events_twice += 1;
+        self.complain(format!("session {session}: event {seq} of {view} came again, after {last}"));
+        false
+    }
+
     /// A message without a number that tells of events which cannot be delivered.
     pub fn gap_told(&mut self, session: usize, text: &str) {
         self.gaps_told += 1;
@@ -244,7 +314,7 @@ impl Ledger {
     }
 
     /// An answer. `None` when it belongs to no open call.
-    pub fn answer(&mut self, session: usize, id: u64, message: &Value, text: &str) -> Option<Answer> {
+    pub fn answer(&mut self, session: usize, id: u64, message: &Value, text: &str, way: Way) -> Option<Answer> {
         let Some(mut open) = self.open.remove(&id) else {
             match self.closed.get_mut(&id) {
                 Some(closed) if closed.answers == 0 => {
@@ -257,7 +327,10 @@ impl Ledger {
                 Some(closed) if closed.repeated => closed.answers += 1,
                 Some(closed) => {
                     closed.answers += 1;
-                    self.complain(format!("session {session}: call {id} is answered again: {message}"));
+                    let (kind, first, after) = (closed.kind, closed.way, closed.at.elapsed().as_millis());
+                    self.complain(format!(
+                        "session {session}: call {id} ({kind:?}) is answered again after {after} ms, {way:?} after {first:?}: {message}"
+                    ));
                 }
                 None => self.complain(format!("session {session}: an answer to nothing: {message}")),
             }
@@ -271,7 +344,7 @@ impl Ledger {
             self.complain(format!("session {session}: call {id} ({:?}) may be repeated and was not", open.kind));
         }
         let accepted = open.accepted.is_some();
-        self.closed.insert(id, Closed { kind: open.kind, outcome, accepted, answers: 1, repeated: open.repeated });
+        self.close(id, &open, outcome, accepted, way);
         if let Some(wake) = open.wake.take() {
             // Nobody waits for a probe.
             let _ = wake.send(());
@@ -291,6 +364,12 @@ impl Ledger {
         if self.complaints.len() < MOST {
             self.complaints.push(what);
         }
+    }
+
+    /// Increments that ran more than once.
+    pub fn ran_twice(&self, runs: impl Fn(u64) -> u64) -> Vec<u64> {
+        let twice = self.closed.iter().filter(|(id, call)| call.kind == Kind::Increment && runs(**id) > 1);
+        twice.map(|(id, _)| *id).collect()
     }
 
     /// Adds this session to `totals`. `runs`: how often the increment of a call has run.
@@ -386,7 +465,7 @@ mod tests {
         let _woken = ledger.open(1, Kind::Echo);
         ledger.accepted(1);
         assert!(ledger.event("s.g.e.1", 0));
-        assert!(ledger.answer(0, 1, &echoed("text"), "text").is_some());
+        assert!(ledger.answer(0, 1, &echoed("text"), "text", Way::OwnStream).is_some());
         let totals = totals(&ledger, 0);
         assert_eq!((totals.accepted, totals.answered), (1, 1));
         assert_eq!(totals.failures(), Vec::<String>::new());
@@ -400,16 +479,16 @@ mod tests {
             let _woken = ledger.open(1, kind);
             ledger.accepted(1);
         };
-        let deeds: [(&str, u64, Deed); 8] = [
+        let deeds: [(&str, u64, Deed); 11] = [
             ("accepted and never answered", 0, |ledger| ledger.give_up(1, Outcome::Lost)),
             ("answered twice", 1, |ledger| {
                 let answer = json!({ "id": 1, "result": { "structuredContent": { "key": "text" } } });
-                ledger.answer(0, 1, &answer, "text");
-                ledger.answer(0, 1, &answer, "text");
+                ledger.answer(0, 1, &answer, "text", Way::OwnStream);
+                ledger.answer(0, 1, &answer, "text", Way::OwnStream);
             }),
             ("another one's answer", 1, |ledger| {
                 let answer = json!({ "id": 1, "result": { "structuredContent": { "key": "other" } } });
-                ledger.answer(0, 1, &answer, "text");
+                ledger.answer(0, 1, &answer, "text", Way::OwnStream);
             }),
             ("came twice", 1, |ledger| {
                 ledger.event("s.g.e.1", 0);
@@ -422,11 +501,37 @@ mod tests {
                 ledger.event("s.g.e.1", 0);
                 ledger.event("s.g.f.1", 0);
             }),
+            ("came twice", 1, |ledger| {
+                assert!(ledger.event_of("s.r1.1.4", 0, Some(1), false));
+                assert!(ledger.event_of("s.r1.1.7", 0, Some(1), false), "what stands between is of other streams");
+                assert!(ledger.event_of("s.r1.1.7", 0, Some(1), true), "where a stream stands is no event");
+                assert!(!ledger.event_of("s.r1.1.7", 0, Some(1), false));
+            }),
+            ("left out or came in the wrong order", 1, |ledger| {
+                ledger.event_of("s.r1.1.4", 0, Some(1), false);
+                ledger.event_of("s.r1.1.5", 0, None, false);
+            }),
+            ("sessions were lost", 1, |ledger| {
+                ledger.event_of("s.g.1.1", 0, None, false);
+                ledger.event_of("s.g.2.2", 0, None, false);
+            }),
             ("ran more than once", 2, |ledger| {
-                ledger.answer(0, 1, &json!({ "id": 1, "result": { "structuredContent": { "key": "text" } } }), "text");
+                ledger.answer(
+                    0,
+                    1,
+                    &json!({ "id": 1, "result": { "structuredContent": { "key": "text" } } }),
+                    "text",
+                    Way::OwnStream,
+                );
             }),
             ("never ran", 0, |ledger| {
-                ledger.answer(0, 1, &json!({ "id": 1, "result": { "structuredContent": { "key": "text" } } }), "text");
+                ledger.answer(
+                    0,
+                    1,
+                    &json!({ "id": 1, "result": { "structuredContent": { "key": "text" } } }),
+                    "text",
+                    Way::OwnStream,
+                );
             }),
         ];
         for (fault, runs, deed) in deeds {
@@ -444,7 +549,7 @@ mod tests {
         let _woken = ledger.open(1, Kind::Echo);
         ledger.accepted(1);
         ledger.give_up(1, Outcome::Lost);
-        ledger.answer(0, 1, &echoed("text"), "text");
+        ledger.answer(0, 1, &echoed("text"), "text", Way::OwnStream);
         assert_eq!(totals(&ledger, 0).lost, 1);
     }
 
@@ -455,7 +560,7 @@ mod tests {
         ledger.accepted(1);
         let error =
             json!({ "id": 1, "error": { "code": OUTCOME_UNKNOWN, "message": "", "data": { "outcome": "unknown" } } });
-        ledger.answer(0, 1, &error, "text");
+        ledger.answer(0, 1, &error, "text", Way::OwnStream);
         let totals = totals(&ledger, 1);
         assert_eq!((totals.unknown, totals.lost), (1, 0));
         assert_eq!(totals.failures(), Vec::<String>::new());

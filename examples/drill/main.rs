@@ -4,17 +4,23 @@
 //! | file | role |
 //! |---|---|
 //! | `main` | the course of the drill |
-//! | `session` | one client: its stream, its calls |
+//! | `plan` | what all clients have in common |
+//! | `session` | one client: its calls |
+//! | `streams` | its event streams |
+//! | `board` | figures of all clients, and the faults |
 //! | `ledger` | what was promised, what came, the verdict |
 //! | `cluster` | the instances: questions, signals, restarts |
 //! | `report` | the table |
 
 #![forbid(unsafe_code)]
 
+mod board;
 mod cluster;
 mod ledger;
+mod plan;
 mod report;
 mod session;
+mod streams;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -26,12 +32,15 @@ use std::{
 
 use clap::Parser;
 use futures_util::{StreamExt as _, stream};
+use testkit::connection::Target;
 use url::Url;
 
+use board::Board;
 use cluster::{Cluster, Fault, Instance, handle};
 use ledger::{Outcome, Totals};
+use plan::{Plan, Reconnect, Transport};
 use report::{Report, Round};
-use session::{Board, Plan, Reconnect, Session};
+use session::Session;
 
 /// Plays MCP sessions with calls in flight, breaks router instances, and checks that nothing is lost or happens twice.
 ///
@@ -44,6 +53,9 @@ struct Arguments {
     /// The service; its servers must offer the drill tools
     #[arg(long, default_value = "mcp-server-v6")]
     service: String,
+    /// How the clients speak
+    #[arg(long, value_enum, default_value = "sse")]
+    transport: Transport,
     /// Ports of the routers
     #[arg(long, value_delimiter = ' ', default_value = "8051 8052 8053")]
     ports: Vec<u16>,
@@ -85,9 +97,9 @@ struct Arguments {
     /// Longest pause of a session between two calls, milliseconds
     #[arg(long, default_value_t = 200)]
     think: u64,
-    /// How clients come back
-    #[arg(long, value_enum, default_value = "at-once")]
-    reconnect: Reconnect,
+    /// How clients come back [default: at-once; those of Streamable HTTP after retry, as the SDKs do]
+    #[arg(long, value_enum)]
+    reconnect: Option<Reconnect>,
     /// An answer that is overdue for so long makes a client open its stream anew, milliseconds
     #[arg(long, default_value_t = 2000)]
     silence: u64,
@@ -139,12 +151,9 @@ async fn drill(arguments: Arguments) -> Result<bool, String> {
     let faults = arguments.faults.iter().map(|name| fault_named(name)).collect::<Result<Vec<_>, _>>()?;
     let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..) >> 32);
     let plan = Rc::new(Plan {
-        stream: arguments
-            .url
-            .join(&format!("sse/{}", arguments.service))
-            .map_err(|error| error.to_string())?
-            .as_str()
-            .parse()?,
+        transport: arguments.transport,
+        sse: below(&arguments.url, &format!("sse/{}", arguments.service))?,
+        mcp: below(&arguments.url, &format!("mcp/{}", arguments.service))?,
         run: format!("drill-{:08x}", fastrand::u32(..)),
         calls: arguments.calls,
         think: Duration::from_millis(arguments.think),
@@ -199,7 +208,11 @@ async fn drill(arguments: Arguments) -> Result<bool, String> {
     let mut totals = Totals::default();
     for session in &sessions {
         let count = |id: u64| runs.get(&session.call_name(id)).copied().unwrap_or(0);
-        session.ledger.borrow().add_to(&mut totals, count);
+        let mut ledger = session.ledger.borrow_mut();
+        ledger.add_to(&mut totals, count);
+        for id in ledger.ran_twice(count) {
+            ledger.complain(format!("increment {} ran {} times", session.call_name(id), count(id)));
+        }
     }
     let generations: u64 = {
         let placements = cluster.placements().await;
@@ -229,6 +242,10 @@ async fn drill(arguments: Arguments) -> Result<bool, String> {
     };
     report.print();
     Ok(report.failures().is_empty())
+}
+
+fn below(url: &Url, path: &str) -> Result<Target, String> {
+    url.join(path).map_err(|error| error.to_string())?.as_str().parse()
 }
 
 fn fault_named(name: &str) -> Result<Fault, String> {

@@ -3,10 +3,10 @@
 use std::{fmt, time::Duration};
 
 use super::{
+    board::Board,
     by_port,
     cluster::{Cluster, Fault, MemorySample},
     ledger::Totals,
-    session::Board,
 };
 
 /// Samples of the first minute of a process are its warming up.
@@ -141,6 +141,13 @@ impl Report<'_> {
         let stops = self.rounds.iter().filter(|round| round.fault == Fault::Stop).count();
         if stops > 0 {
             row("hung instances that were killed", format!("{} of {stops}", self.cluster.ended_paused()));
+        }
+        if self.board.as_json.get() > 0 {
+            row("answers as JSON", self.board.as_json.get().to_string());
+        }
+        let mut cut: Vec<u128> = self.board.cut.borrow().iter().map(|millis| u128::from(*millis)).collect();
+        if !cut.is_empty() {
+            row("calls cut, until their answer", quantiles(&mut cut));
         }
         let mut delays: Vec<u128> = self.board.delays.borrow().iter().map(|millis| u128::from(*millis)).collect();
         row("all calls, time beyond their own", quantiles(&mut delays));

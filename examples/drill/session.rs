@@ -1,8 +1,7 @@
-//! One MCP session as a client sees it: a stream that is opened again whenever it ends, and calls that never cease.
+//! One MCP session as a client holds it: its calls, which never cease. What its streams bring is read in `streams`.
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
     net::IpAddr,
     rc::Rc,
     time::{Duration, Instant},
@@ -10,196 +9,51 @@ use std::{
 
 use serde_json::{Value, json};
 use testkit::{
-    Event,
-    connection::{Target, source_of},
-    events::{Answer as Opened, Events},
+    connection::{Headers, Target, header, source_of},
+    events::{Answer as Response, Events},
     poster::{Poster, SendError},
-    sse::Piece,
 };
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
-use super::ledger::{Answer, Kind, Ledger, Outcome};
-
-/// How a client comes back after its stream has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Reconnect {
-    /// Without a pause.
-    AtOnce,
-    /// After the time that the server has told by `retry:`, as an `EventSource` does.
-    Retry,
-    /// Every other session at once.
-    Mixed,
-}
-
-/// What all sessions have in common.
-#[derive(Debug)]
-pub struct Plan {
-    /// Where the stream is opened.
-    pub stream: Target,
-    /// In each key and text, so that runs on one cluster do not meet.
-    pub run: String,
-    /// Calls of a session side by side.
-    pub calls: usize,
-    /// Longest pause between two calls.
-    pub think: Duration,
-    /// A call without an answer for longer makes the client open its stream anew.
-    pub silence: Duration,
-    /// A GET without an answer for longer is tried again.
-    pub open_limit: Duration,
-    /// A call without an answer for longer is lost.
-    pub patience: Duration,
-    /// Probes of all sessions together, a second.
-    pub probe_rate: f64,
-    /// See there.
-    pub reconnect: Reconnect,
-    /// Each session comes from an address of its own.
-    pub spread: bool,
-    /// Seed of all that is random.
-    pub seed: u64,
-}
-
-/// Figures of all sessions, and the board on which faults are written.
-#[derive(Debug)]
-pub struct Board {
-    /// Streams opened.
-    pub streams: Cell<u64>,
-    /// Streams that ended by themselves.
-    pub broken: Cell<u64>,
-    /// Streams that the client gave up because an answer did not come.
-    pub silent: Cell<u64>,
-    /// Streams refused with a status, after which stock clients would never come back.
-    pub refused_streams: RefCell<BTreeMap<u16, u64>>,
-    /// POSTs sent again, by what had become of them.
-    pub repeated_posts: RefCell<BTreeMap<String, u64>>,
-    /// What each answer took beyond what the call takes, milliseconds.
-    pub delays: RefCell<Vec<u32>>,
-    /// The slowest of them, in words.
-    pub slowest: RefCell<Vec<(Duration, String)>>,
-    /// The current fault and when it happened.
-    fault: Cell<Option<(usize, Instant)>>,
-    /// By fault and session: when the first answer came to a call that was sent after it.
-    recovered: RefCell<Vec<Vec<Option<Duration>>>>,
-    sessions: usize,
-    announce: watch::Sender<usize>,
-    /// No new calls.
-    pub stopping: Cell<bool>,
-}
-
-impl Board {
-    /// For so many sessions.
-    pub fn new(sessions: usize) -> Self {
-        Self {
-            streams: Cell::new(0),
-            broken: Cell::new(0),
-            silent: Cell::new(0),
-            refused_streams: RefCell::default(),
-            repeated_posts: RefCell::default(),
-            delays: RefCell::default(),
-            slowest: RefCell::default(),
-            fault: Cell::new(None),
-            recovered: RefCell::default(),
-            sessions,
-            announce: watch::Sender::new(0),
-            stopping: Cell::new(false),
-        }
-    }
-
-    /// A fault has just happened. Its number.
-    pub fn fault_at(&self, at: Instant) -> usize {
-        let mut recovered = self.recovered.borrow_mut();
-        recovered.push(vec![None; self.sessions]);
-        let fault = recovered.len() - 1;
-        self.fault.set(Some((fault, at)));
-        self.announce.send_replace(fault + 1);
-        fault
-    }
-
-    /// When each session was served again after a fault.
-    pub fn recoveries(&self, fault: usize) -> Vec<Option<Duration>> {
-        self.recovered.borrow()[fault].clone()
-    }
-
-    fn has_recovered(&self, fault: usize, session: usize) -> bool {
-        self.recovered.borrow()[fault][session].is_some()
-    }
-
-    fn answered(&self, session: usize, id: u64, answer: &Answer) {
-        let Answer { kind, sent, accepted, delay } = *answer;
-        self.delays.borrow_mut().push(u32::try_from(delay.as_millis()).unwrap_or(u32::MAX));
-        self.note_slow(delay, || {
-            let since = match self.fault.get() {
-                Some((fault, at)) if sent >= at => {
-                    format!("{} ms after fault {}", sent.duration_since(at).as_millis(), fault + 1)
-                }
-                Some((fault, at)) => format!("{} ms before fault {}", at.duration_since(sent).as_millis(), fault + 1),
-                None => "before any fault".to_owned(),
-            };
-            let accepted = match accepted {
-                Some(accepted) => format!("accepted after {} ms", accepted.duration_since(sent).as_millis()),
-                None => "answered before it was accepted".to_owned(),
-            };
-            format!("session {session}, call {id} ({kind:?}), sent {since}, {accepted}")
-        });
-        let Some((fault, at)) = self.fault.get() else { return };
-        if sent >= at {
-            self.recovered.borrow_mut()[fault][session].get_or_insert_with(|| at.elapsed());
-        }
-    }
-
-    fn since_fault(&self) -> String {
-        match self.fault.get() {
-            Some((fault, at)) => format!("{} ms after fault {}", at.elapsed().as_millis(), fault + 1),
-            None => "before any fault".to_owned(),
-        }
-    }
-
-    fn note_slow(&self, delay: Duration, describe: impl FnOnce() -> String) {
-        const KEPT: usize = 5;
-        let mut slowest = self.slowest.borrow_mut();
-        if slowest.len() < KEPT || slowest.last().is_some_and(|(least, _)| *least < delay) {
-            slowest.push((delay, describe()));
-            slowest.sort_by_key(|(delay, _)| std::cmp::Reverse(*delay));
-            slowest.truncate(KEPT);
-        }
-    }
-}
-
-fn bump(cell: &Cell<u64>) {
-    cell.set(cell.get() + 1);
-}
+use super::{
+    board::{Board, bump},
+    ledger::{Kind, Ledger, Outcome, Way},
+    plan::Plan,
+};
 
 /// See the module's text.
 pub struct Session {
-    number: usize,
-    plan: Rc<Plan>,
-    board: Rc<Board>,
-    source: Option<IpAddr>,
+    pub(super) number: usize,
+    pub(super) is_streamable: bool,
+    pub(super) plan: Rc<Plan>,
+    pub(super) board: Rc<Board>,
+    pub(super) source: Option<IpAddr>,
     poster: Poster,
     /// What was promised and what came.
     pub ledger: RefCell<Ledger>,
-    stream: RefCell<StreamState>,
-    changed: Notify,
+    pub(super) state: RefCell<State>,
+    pub(super) changed: Notify,
     rng: RefCell<fastrand::Rng>,
     next_id: Cell<u64>,
 }
 
+/// What the client knows.
 #[derive(Debug, Default)]
-struct StreamState {
-    endpoint: Option<Target>,
-    session_id: Option<String>,
-    last_event_id: Option<String>,
-    retry: Option<u64>,
-    open_since: Option<Instant>,
-    initialized: bool,
+pub(super) struct State {
+    /// Where to POST.
+    pub(super) endpoint: Option<Target>,
+    pub(super) id: Option<String>,
+    /// Of the session's stream.
+    pub(super) last_event_id: Option<String>,
+    pub(super) retry: Option<u64>,
+    pub(super) initialized: bool,
 }
 
 /// Calls of a session that may be open before no more probes are sent: half of `MCP_MAX_INFLIGHT`.
 const MOST_OPEN: usize = 32;
 
 /// JSON-RPC id of `initialize`; calls have the ids above.
-const INITIALIZE: u64 = 0;
-/// Pause before the next try when an instance did not even answer.
-const REFUSED_PAUSE: Duration = Duration::from_millis(50);
+pub(super) const INITIALIZE: u64 = 0;
 /// A POST is tried so often.
 const POST_TRIES: usize = 30;
 /// The proxy in front answers sooner.
@@ -208,9 +62,19 @@ const POST_LIMIT: Duration = Duration::from_secs(30);
 const PROBE_PAUSE: Duration = Duration::from_millis(100);
 
 enum Posted {
-    Accepted,
+    Accepted(Brought),
     Refused,
     Doubtful,
+}
+
+/// What the response to a POST has besides its status.
+enum Brought {
+    /// The answer comes elsewhere, or there is none.
+    Nothing,
+    /// The answer.
+    Json(Value),
+    /// A stream that ends with the answer.
+    Stream(Box<Events>),
 }
 
 impl Session {
@@ -219,12 +83,15 @@ impl Session {
         // All of 127/8 is this machine; nginx's ip_hash looks at the first three numbers.
         let source = plan.spread.then(|| source_of(u32::try_from(number).unwrap_or(u32::MAX)));
         let rng = fastrand::Rng::with_seed(plan.seed ^ (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let is_streamable = plan.is_streamable(number);
+        let state = State { endpoint: is_streamable.then(|| plan.mcp.clone()), ..State::default() };
         Rc::new(Self {
             number,
+            is_streamable,
             source,
-            poster: Poster::new(plan.stream.clone(), source),
+            poster: Poster::new(plan.mcp.clone(), source),
             ledger: RefCell::default(),
-            stream: RefCell::default(),
+            state: RefCell::new(state),
             changed: Notify::new(),
             rng: RefCell::new(rng),
             next_id: Cell::new(1),
@@ -238,10 +105,16 @@ impl Session {
     /// # Errors
     /// The handshake did not come to its end within the patience of the plan.
     pub async fn start(self: &Rc<Self>) -> Result<(), String> {
-        actix_rt::spawn(Rc::clone(self).keep_stream());
+        // A session over Streamable HTTP has a stream only once it has an id.
+        if !self.is_streamable {
+            actix_rt::spawn(Rc::clone(self).keep_stream());
+        }
         let limit = self.plan.patience;
         let shaken = tokio::time::timeout(limit, self.shake_hands());
         shaken.await.map_err(|_| format!("session {}: no handshake within {limit:?}", self.number))?;
+        if self.is_streamable {
+            actix_rt::spawn(Rc::clone(self).keep_stream());
+        }
         for _ in 0..self.plan.calls {
             actix_rt::spawn(Rc::clone(self).keep_calling());
         }
@@ -251,7 +124,28 @@ impl Session {
 
     /// The session's id, once it has one.
     pub fn id(&self) -> Option<String> {
-        self.stream.borrow().session_id.clone()
+        self.state.borrow().id.clone()
+    }
+
+    /// Takes the session's id; another one than before is a loss.
+    pub(super) fn take_id(&self, id: Option<String>) {
+        let mut state = self.state.borrow_mut();
+        if state.id.is_some() && state.id != id {
+            let mut ledger = self.ledger.borrow_mut();
+            ledger.session_lost = true;
+            ledger.complain(format!("session {}: the client got another session", self.number));
+        }
+        state.id = id;
+    }
+
+    /// Header lines of each request: a session over Streamable HTTP is named there.
+    pub(super) fn headers(&self) -> String {
+        match &self.state.borrow().id {
+            Some(id) if self.is_streamable => {
+                format!("Mcp-Session-Id: {id}\r\nMCP-Protocol-Version: 2025-11-25\r\n")
+            }
+            Some(_) | None => String::new(),
+        }
     }
 
     /// The name of a call: text of an echo, key of an increment.
@@ -259,154 +153,17 @@ impl Session {
         format!("{}-{}-{id}", self.plan.run, self.number)
     }
 
-    // --- The stream ------------------------------------------------------------------------------------------------
-
-    async fn keep_stream(self: Rc<Self>) {
-        loop {
-            let opened = self.stream_once().await;
-            self.stream.borrow_mut().open_since = None;
-            let at_once = match self.plan.reconnect {
-                Reconnect::AtOnce => true,
-                Reconnect::Retry => false,
-                Reconnect::Mixed => self.number.is_multiple_of(2),
-            };
-            let told = Duration::from_millis(self.stream.borrow().retry.unwrap_or(1000));
-            match (at_once, opened) {
-                (true, true) => {}
-                (true, false) => tokio::time::sleep(REFUSED_PAUSE).await,
-                (false, _) => tokio::time::sleep(told).await,
-            }
-        }
-    }
-
-    /// One connection, from GET to its end; `false` when it did not become a stream.
-    async fn stream_once(&self) -> bool {
-        let last_id = self.stream.borrow().last_event_id.clone();
-        let headers = last_id.map(|id| format!("Last-Event-ID: {id}\r\n")).unwrap_or_default();
-        let target = &self.plan.stream;
-        let request = target.get_stream(&headers);
-        let asked = Events::ask(target.address, self.source, &request);
-        let mut events = match tokio::time::timeout(self.plan.open_limit, asked).await {
-            Ok(Ok(Opened::Stream(events, _))) => events,
-            Ok(Ok(Opened::Other(status, ..))) => {
-                *self.board.refused_streams.borrow_mut().entry(status).or_default() += 1;
-                return false;
-            }
-            Ok(Err(_)) | Err(_) => return false,
-        };
-        bump(&self.board.streams);
-        self.stream.borrow_mut().open_since = Some(Instant::now());
-        let mut watch = tokio::time::interval(Duration::from_millis(250));
-        loop {
-            tokio::select! {
-                piece = events.next_piece() => {
-                    let Ok(Some(piece)) = piece else {
-                        bump(&self.board.broken);
-                        return true;
-                    };
-                    if let Some(retry) = events.take_retry() {
-                        self.stream.borrow_mut().retry = Some(retry);
-                    }
-                    if let Piece::Event(event) = piece {
-                        self.take_event(event.into());
-                    }
-                }
-                _ = watch.tick() => if self.is_silent() {
-                    bump(&self.board.silent);
-                    return true;
-                }
-            }
-        }
-    }
-
-    /// An answer is overdue: the instance at the other end of this connection may hang.
-    fn is_silent(&self) -> bool {
-        let Some(open_since) = self.stream.borrow().open_since else { return false };
-        self.ledger.borrow().unanswered().any(|(_, open)| {
-            let own = if let Kind::Wait(millis) = open.kind { Duration::from_millis(millis) } else { Duration::ZERO };
-            let since = open.accepted.unwrap_or(open.sent).max(open_since);
-            since.elapsed() > self.plan.silence + own
-        })
-    }
-
-    fn take_event(&self, event: Event) {
-        if let Some(id) = &event.id {
-            self.stream.borrow_mut().last_event_id = Some(id.clone());
-        }
-        match event.name.as_str() {
-            "endpoint" => self.take_endpoint(&event.data),
-            "message" => self.take_message(&event),
-            _ => {}
-        }
-    }
-
-    fn take_endpoint(&self, path: &str) {
-        let mut stream = self.stream.borrow_mut();
-        let Ok(endpoint) = self.plan.stream.join(path) else {
-            self.ledger.borrow_mut().complain(format!("session {}: no URL: {path}", self.number));
-            return;
-        };
-        let id = endpoint.url.query_pairs().find(|(name, _)| name == "sessionId").map(|(_, id)| id.into_owned());
-        if stream.session_id.is_some() && stream.session_id != id {
-            let mut ledger = self.ledger.borrow_mut();
-            ledger.session_lost = true;
-            ledger.complain(format!("session {}: the client got another session", self.number));
-        }
-        stream.session_id = id;
-        stream.endpoint = Some(endpoint);
-        drop(stream);
-        self.changed.notify_waiters();
-    }
-
-    fn take_message(&self, event: &Event) {
-        let message: Value = serde_json::from_str(&event.data).unwrap_or_default();
-        let mut ledger = self.ledger.borrow_mut();
-        match &event.id {
-            Some(id) if !ledger.event(id, self.number) => return,
-            None if message["method"] == "notifications/message" => {
-                ledger.gap_told(self.number, &message["params"]["data"].to_string());
-                return;
-            }
-            Some(_) | None => {}
-        }
-        if !message["method"].is_null() {
-            return;
-        }
-        match message["id"].as_u64() {
-            Some(INITIALIZE) => {
-                self.stream.borrow_mut().initialized = true;
-                self.changed.notify_waiters();
-            }
-            Some(id) => {
-                let answer = ledger.answer(self.number, id, &message, &self.call_name(id));
-                drop(ledger);
-                if let Some(answer) = answer {
-                    self.board.answered(self.number, id, &answer);
-                }
-            }
-            None => ledger.complain(format!("session {}: an answer without an id: {message}", self.number)),
-        }
-    }
-
-    async fn until(&self, ready: impl Fn(&StreamState) -> bool) {
-        loop {
-            let changed = self.changed.notified();
-            if ready(&self.stream.borrow()) {
-                return;
-            }
-            changed.await;
-        }
-    }
-
     // --- Calls -----------------------------------------------------------------------------------------------------
 
-    async fn shake_hands(&self) {
+    async fn shake_hands(self: &Rc<Self>) {
         let initialize = json!({ "jsonrpc": "2.0", "id": INITIALIZE, "method": "initialize", "params": {
             "protocolVersion": "2025-11-25", "capabilities": {},
             "clientInfo": { "name": "failover-drill", "version": env!("CARGO_PKG_VERSION") },
         }});
-        self.post(INITIALIZE, Kind::Echo, initialize.to_string()).await;
-        self.until(|stream| stream.initialized).await;
+        if let Posted::Accepted(brought) = self.post(INITIALIZE, Kind::Echo, initialize.to_string()).await {
+            self.take(INITIALIZE, brought);
+        }
+        self.until(|state| state.initialized).await;
         let initialized = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
         self.post(INITIALIZE, Kind::Echo, initialized.to_string()).await;
     }
@@ -452,7 +209,7 @@ impl Session {
         }
     }
 
-    async fn call(&self, kind: Kind) {
+    async fn call(self: &Rc<Self>, kind: Kind) {
         let id = self.next_id.replace(self.next_id.get() + 1);
         let text = self.call_name(id);
         let (tool, arguments) = match kind {
@@ -464,8 +221,9 @@ impl Session {
                            "params": { "name": tool, "arguments": arguments } });
         let answered = self.ledger.borrow_mut().open(id, kind);
         match self.post(id, kind, body.to_string()).await {
-            Posted::Accepted => {
+            Posted::Accepted(brought) => {
                 self.ledger.borrow_mut().accepted(id);
+                self.take(id, brought);
                 if tokio::time::timeout(self.plan.patience, answered).await.is_err() {
                     let age = self.board.since_fault();
                     let mut ledger = self.ledger.borrow_mut();
@@ -485,27 +243,45 @@ impl Session {
         }
     }
 
+    /// What a POST has brought; a stream is read for as long as it takes.
+    fn take(self: &Rc<Self>, id: u64, brought: Brought) {
+        match brought {
+            Brought::Nothing => {}
+            Brought::Json(message) => {
+                bump(&self.board.as_json);
+                self.take_answer(&message, Way::Json);
+            }
+            Brought::Stream(events) => drop(actix_rt::spawn(Rc::clone(self).follow(id, *events))),
+        }
+    }
+
+    async fn until(&self, ready: impl Fn(&State) -> bool) {
+        loop {
+            let changed = self.changed.notified();
+            if ready(&self.state.borrow()) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     /// Sends a message, again if need be. A call with a side effect is sent again only when it surely was not taken: its
     /// id protects it while it is pending, and not when it has been answered meanwhile.
     async fn post(&self, id: u64, kind: Kind, body: String) -> Posted {
         let mut taken_perhaps = false;
         for tries in 0..POST_TRIES {
-            self.until(|stream| stream.endpoint.is_some()).await;
-            let Some(endpoint) = self.stream.borrow().endpoint.clone() else { continue };
-            let request = endpoint.post_json("", &body);
-            let failure = match tokio::time::timeout(POST_LIMIT, self.poster.send(&request)).await {
-                Ok(Ok((200..=299, _))) => return Posted::Accepted,
-                Ok(Ok((status, text))) => {
-                    let error: Value = serde_json::from_slice(&text).unwrap_or_default();
-                    if status < 500 {
-                        let mut ledger = self.ledger.borrow_mut();
-                        ledger.session_lost |= status == 404;
-                        ledger.complain(format!("session {}: a POST got status {status}: {error}", self.number));
-                        return Posted::Refused;
+            self.until(|state| state.endpoint.is_some()).await;
+            let Some(endpoint) = self.state.borrow().endpoint.clone() else { continue };
+            let request = endpoint.post_json(&self.headers(), &body);
+            let failure = match tokio::time::timeout(POST_LIMIT, self.poster.ask(&request)).await {
+                Ok(Ok(response)) => match self.read_response(response) {
+                    Said::Taken(brought) => return Posted::Accepted(brought),
+                    Said::Refused => return Posted::Refused,
+                    Said::NotNow { surely_not_taken, why } => {
+                        taken_perhaps |= !surely_not_taken;
+                        why
                     }
-                    taken_perhaps |= error["error"]["data"]["retry"] != true;
-                    format!("{status} {}", error["error"]["data"]["reason"].as_str().unwrap_or("?"))
-                }
+                },
                 Ok(Err(SendError::NoConnection(_))) => "no connection".to_owned(),
                 Ok(Err(SendError::Broken(error))) => {
                     taken_perhaps = true;
@@ -517,7 +293,7 @@ impl Session {
                 }
             };
             if id != INITIALIZE && !self.ledger.borrow().is_open(id) {
-                return Posted::Accepted;
+                return Posted::Accepted(Brought::Nothing);
             }
             if taken_perhaps && kind == Kind::Increment {
                 *self.board.repeated_posts.borrow_mut().entry(format!("{failure}, not repeated")).or_default() += 1;
@@ -534,4 +310,52 @@ impl Session {
         }
         if taken_perhaps { Posted::Doubtful } else { Posted::Refused }
     }
+
+    fn read_response(&self, response: Response) -> Said {
+        let (status, headers, text) = match response {
+            Response::Stream(events, headers) => {
+                bump(&self.board.streams);
+                self.learn(&headers);
+                return Said::Taken(Brought::Stream(Box::new(events)));
+            }
+            Response::Other(status, headers, text) => (status, headers, text),
+        };
+        let message: Value = serde_json::from_slice(&text).unwrap_or_default();
+        let data = &message["error"]["data"];
+        let reason = || format!("{status} {}", data["reason"].as_str().unwrap_or("?"));
+        match status {
+            // Over Streamable HTTP a request that was not taken is answered like any other.
+            200 if self.is_streamable && data["retry"] == true => {
+                Said::NotNow { surely_not_taken: true, why: reason() }
+            }
+            200 if self.is_streamable => {
+                self.learn(&headers);
+                Said::Taken(Brought::Json(message))
+            }
+            200..=299 => Said::Taken(Brought::Nothing),
+            500.. => Said::NotNow { surely_not_taken: data["retry"] == true, why: reason() },
+            _ => {
+                let mut ledger = self.ledger.borrow_mut();
+                ledger.session_lost |= status == 404;
+                ledger.complain(format!("session {}: a POST got status {status}: {message}", self.number));
+                Said::Refused
+            }
+        }
+    }
+
+    fn learn(&self, headers: &Headers) {
+        if let Some(id) = header(headers, "mcp-session-id") {
+            self.take_id(Some(id.to_owned()));
+        }
+    }
+}
+
+/// What a response to a POST says.
+enum Said {
+    /// It was taken.
+    Taken(Brought),
+    /// It was not, and never will be.
+    Refused,
+    /// It may be taken another time; `why` is for the report.
+    NotNow { surely_not_taken: bool, why: String },
 }
