@@ -92,23 +92,28 @@ fn spawn(dir: &Path, name: &str, port: &Port, counts: &Path) -> Process {
     Process::spawn(name, &mut command, &dir.join(format!("{name}.log")))
 }
 
-/// The program. It is another package's, so cargo does not name it here and builds it for a run of all tests, but not
-/// always for a run of one file; a missing or old one would be a riddle, so it is built then.
-static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
-    let router = Path::new(env!("CARGO_BIN_EXE_mcp-router"));
-    let program = router.with_file_name(format!("mcp-server-v6{}", std::env::consts::EXE_SUFFIX));
+/// The program. It is another package's, so cargo does not name it here.
+pub static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
     let crate_root = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/mcp-server-v6");
+    built("mcp-server-v6", &crate_root, &["--bin", "mcp-server-v6"], &crate_root.join("src"))
+});
+
+/// A program beside the router's that cargo builds for a run of all tests, but not always for a run of one file; a missing or
+/// old one would be a riddle, so it is built then. `name`: its path beside the router's; `target`: what cargo calls it.
+pub fn built(name: &str, package: &Path, target: &[&str], sources: &Path) -> PathBuf {
+    let router = Path::new(env!("CARGO_BIN_EXE_mcp-router"));
+    let program = router.with_file_name(format!("{name}{}", std::env::consts::EXE_SUFFIX));
     let built = program.metadata().and_then(|file| file.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
-    if newest_below(&crate_root.join("src")) > built {
+    if newest_below(sources) > built {
         let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--bin", "mcp-server-v6"]).current_dir(&crate_root);
+        build.args(["build", "--quiet"]).args(target).current_dir(package);
         if router.parent().is_some_and(|profile| profile.ends_with("release")) {
             build.arg("--release");
         }
         assert!(build.status().expect("cargo can be run").success(), "{} cannot be built", program.display());
     }
     program
-});
+}
 
 fn newest_below(folder: &Path) -> SystemTime {
     let entries = std::fs::read_dir(folder).expect("a folder of sources").map(|entry| entry.expect("an entry").path());

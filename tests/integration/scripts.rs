@@ -1,11 +1,17 @@
-//! `scripts/start-instances.sh` after accidents: what it left behind harms no later start or stop.
+//! `scripts/start-instances.sh` after accidents: what it left behind harms no later start or stop. And the failover drill in
+//! short: what it shows at length holds in each run of the tests.
 
 use std::{
     path::Path,
     process::{Command, Output, Stdio},
 };
 
-use crate::harness::{RedisServer, eventually, http::Request, ports::Port};
+use crate::harness::{
+    RedisServer, eventually,
+    http::Request,
+    ports::Port,
+    upstream_process::{PROGRAM, built},
+};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/start-instances.sh");
 
@@ -89,4 +95,39 @@ async fn a_start_that_is_killed_leaves_no_foreign_router() {
     let stopped = run(command("stop")).await;
     assert!(stopped.status.success(), "{}", text(&stopped));
     assert!(Request::get("/actuator/health/liveness").try_send(addr).await.is_err(), "it has ended");
+}
+
+/// The failover drill, twice broken by `fault`, with clients and servers of a transport.
+async fn drill(transport: &str, fault: &str) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let features = if cfg!(feature = "fault-points") { "fault-points" } else { "" };
+    let target = ["--example", "drill", "--features", features];
+    let client = built("examples/drill", root, &target, &root.join("examples/drill"));
+    let mut script = Command::new(root.join("scripts/failover-drill.sh"));
+    script
+        .args([fault, "--transport", transport, "--rounds", "2", "--sessions", "8"])
+        .env("BIN_DIR", PROGRAM.parent().unwrap())
+        .env("DRILL_BIN", client)
+        .stdin(Stdio::null());
+    let drilled = run(script).await;
+    let text = text(&drilled);
+    assert!(drilled.status.success() && text.contains("Nothing was lost, nothing came twice."), "{text}");
+}
+
+/// EVT-2, EVT-4, REQ-2
+#[tokio::test]
+async fn the_drill_over_sse_loses_nothing() {
+    drill("sse", "--kill").await;
+}
+
+/// EVT-2, EVT-4, REQ-2
+#[tokio::test]
+async fn the_drill_over_streamable_http_loses_nothing() {
+    drill("streamable", "--kill").await;
+}
+
+/// DRN-1: of each transport half of the clients, and one server.
+#[tokio::test]
+async fn the_drill_over_both_transports_loses_nothing_in_a_drain() {
+    drill("mixed", "--term").await;
 }
