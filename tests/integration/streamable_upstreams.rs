@@ -346,7 +346,7 @@ async fn a_call_in_flight_outlives_the_instance_that_sent_it() {
     assert_eq!(notes(&client), [1, 2]);
     assert_eq!(upstream.posts("tools/call").len(), 1, "it ran once");
     assert_eq!(upstream.posts("initialize").len(), 1, "the same upstream session");
-    assert_eq!(upstream.sessions(), [session.clone()]);
+    assert_eq!(upstream.sessions(), std::slice::from_ref(&session));
     upstream.listened(&session).await;
     upstream.say(&session, &note(3));
     client.message("what comes later", |message| message["params"]["data"] == 3).await;

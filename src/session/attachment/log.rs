@@ -96,7 +96,7 @@ impl Pump {
 
     /// The log is behind what this stream has sent, and that may be the doing of the store.
     fn is_behind(&mut self, page: &Page) -> bool {
-        let is_mine = page.epoch == self.epoch && !self.is_superseded(&page);
+        let is_mine = page.epoch == self.epoch && !self.is_superseded(page);
         if !is_mine || self.fresh || page.last_seq >= self.cursor {
             self.behind_since = None;
             return false;
