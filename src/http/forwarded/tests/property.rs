@@ -125,7 +125,7 @@ proptest! {
         value in prop_oneof![3 => "(/{1,2}[a-z0-9._~-]{0,5}){0,4}/{0,2}", 1 => "[ -~]{0,12}", 1 => "/[a/]{250,260}"],
         others in vec("/[a-z]{1,3}", 0..2),
     ) {
-        let line = [&[value.clone()], &others[..]].concat().join(", ");
+        let line = [std::slice::from_ref(&value), &others[..]].concat().join(", ");
         let prefix = prefix(&request(peer, &[("x-forwarded-prefix", line.into_bytes())]), &settings().trusted_proxies);
         let first = value.split(',').next().unwrap().trim().trim_end_matches('/');
         let is_path = first.starts_with('/') && !first.starts_with("//") && first.len() <= 256;
