@@ -447,9 +447,7 @@ impl Handler<AttachLocal> for SessionActor {
         self.wake_from_rest(ctx);
         self.last_active = Instant::now();
         let attachment = attach.attachment;
-        if let Some(unheard) = &mut self.unheard {
-            unheard.heard(attachment.key);
-        }
+        self.heard(attachment.key);
         if let Some(before) = self.streams.join(Arc::clone(&attachment), self.outbox.last_seq()) {
             before.end(End::Superseded);
         }

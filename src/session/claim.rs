@@ -106,12 +106,12 @@ impl SessionActor {
                 };
                 self.held_by(holder(StreamKey::Main), ctx);
                 if self.has_many_streams {
-                    let others = attachments.iter().filter(|held| held.incarnation != self.env.me.incarnation);
-                    let shown = others.filter_map(|held| StreamKey::of_name(&held.stream));
-                    // None is made for a session that never needs one.
-                    let shown: Vec<StreamKey> = shown.filter(|stream| *stream != StreamKey::Main).collect();
-                    if self.unheard.is_some() || !shown.is_empty() {
-                        self.unheard.get_or_insert_default().shown_elsewhere(shown.into_iter());
+                    for held in &attachments {
+                        if held.incarnation != self.env.me.incarnation
+                            && let Some(stream) = StreamKey::of_name(&held.stream)
+                        {
+                            self.heard(stream);
+                        }
                     }
                 }
                 while let Some(superseded) = self.streams.take_superseded(joins, holder) {

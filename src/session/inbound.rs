@@ -223,6 +223,7 @@ impl SessionActor {
         self.delist();
         let (key, from) = (StreamKey::Request(seq), self.outbox.last_seq());
         let attachment = Attachment::new(self.fence.session, key, self.env.settings.stream.client_queue_bytes);
+        self.heard(key);
         if let Some(before) = self.streams.join(Arc::clone(&attachment), from) {
             before.end(End::Abort("another connection waits for the answer"));
         }

@@ -219,7 +219,9 @@ impl SessionActor {
         ctx: &mut Context<Self>,
     ) {
         let outcome = match outcome {
-            Err(_) if fault::unprotected(fault::APPEND_FIRST) => Ok(Appended::Done(self.outbox.invented())),
+            Err(_) if fault::unprotected(fault::APPEND_FIRST) => {
+                Ok(Appended::Done { seqs: self.outbox.invented(), shown: Vec::new() })
+            }
             outcome => outcome,
         };
         match self.outbox.told(op, outcome, begun.elapsed()) {
@@ -254,7 +256,7 @@ impl SessionActor {
         let metrics = &self.env.metrics;
         let mut unheard = Vec::new();
         for entry in logged.entries() {
-            let Entry::Event { seq, expected, view, is_answer, body } = entry else {
+            let Entry::Event { seq, expected, view, is_answer, is_shown, body } = entry else {
                 metrics.dropped.with_label_values(&["second_answer"]).inc();
                 continue;
             };
@@ -267,7 +269,7 @@ impl SessionActor {
             if let Some((attachment, after)) = self.streams.next_on(view, seq) {
                 attachment.push(Pushed { epoch: self.fence.epoch, after, seq, is_last, body: body.clone() });
             }
-            if is_last && self.streams.over(view, Instant::now()).is_none() {
+            if is_last && self.streams.over(view, Instant::now()).is_none() && !is_shown {
                 unheard.push((view, body.clone()));
             }
         }

@@ -11,6 +11,13 @@ use super::{
 use crate::store::NewEvent;
 
 impl SessionActor {
+    /// Somebody shows the stream.
+    pub(super) fn heard(&mut self, stream: StreamKey) {
+        if let Some(unheard) = &mut self.unheard {
+            unheard.heard(stream);
+        }
+    }
+
     /// It waits for its client to come back, for as long as `MCP_ANSWER_GRACE`.
     pub(super) fn wait_for_hearer(&mut self, stream: StreamKey, answer: Bytes, ctx: &mut Context<Self>) {
         if !self.unheard.get_or_insert_with(Box::<Unheard>::default).logged(stream, answer) {

@@ -116,7 +116,13 @@ pub enum Appended {
     /// One item an event: its sequence (contiguous per stream, EVT-1), or `None` when its request was not pending
     /// (answered before, or never asked) and so nothing was appended. If another process holds the stream's
     /// attachment it has been woken.
-    Done(Vec<Option<u64>>),
+    Done {
+        /// See above.
+        seqs: Vec<Option<u64>>,
+        /// Of these, answers to requests whose streams somebody shows who has the word of it: this process by the store's
+        /// record, or another one that was woken.
+        shown: Vec<u64>,
+    },
     /// See [`Accepted::NotFound`](super::Accepted::NotFound).
     NotFound,
     /// See [`Accepted::Fenced`](super::Accepted::Fenced).

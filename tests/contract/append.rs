@@ -234,11 +234,11 @@ pub async fn two_owners_racing_for_an_answer_append_it_once(backend: Backend) {
         let appended = elsewhere.append(append_of(&adopter, round, vec![answer(&id_key)])).await.unwrap();
         let late = of_late.recv().unwrap();
         match (&late, &appended) {
-            (Appended::Done(late), Appended::Done(appended)) => {
+            (Appended::Done { seqs: late, .. }, Appended::Done { seqs: appended, .. }) => {
                 assert_eq!((late.as_slice(), appended.as_slice()), (&[Some(round)][..], &[None][..]));
                 won_by_former += 1;
             }
-            (Appended::Fenced, Appended::Done(appended)) => {
+            (Appended::Fenced, Appended::Done { seqs: appended, .. }) => {
                 assert_eq!(appended.as_slice(), [Some(round)]);
                 fenced += 1;
             }

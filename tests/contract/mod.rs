@@ -209,7 +209,7 @@ pub fn append_of(fence: &Fence, op: u64, events: Vec<NewEvent>) -> Append {
 
 pub async fn append(store: &dyn SessionStore, append: Append) -> Vec<Option<u64>> {
     match store.append(append).await.unwrap() {
-        Appended::Done(results) => results,
+        Appended::Done { seqs, .. } => seqs,
         other => panic!("not appended: {other:?}"),
     }
 }

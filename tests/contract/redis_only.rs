@@ -376,7 +376,7 @@ async fn every_script_but_adopt_stays_within_one_slot() {
     store.mark_forwarded(&fence, &["9".to_owned()]).await.unwrap();
     store.update(&fence, &[set("x", "1")]).await.unwrap();
     let appended = store.append(append_of(&fence, 3, vec![answer("9")])).await.unwrap();
-    assert_eq!(appended, Appended::Done(vec![Some(2)]));
+    assert_eq!(appended, Appended::Done { seqs: vec![Some(2)], shown: Vec::new() });
     store.touch(&[fence.session], Duration::from_secs(60)).await.unwrap();
     store.release(&fence).await.unwrap();
     store.lease_renew(&instance("a"), Duration::from_secs(60)).await.unwrap();

@@ -135,9 +135,13 @@ pub async fn who_shows_a_request_is_woken_by_its_answer_which_ends_that(backend:
     assert_eq!(holder().await, Some(8));
     append(store, append_of(&fence, 2, vec![event("progress").on(view)])).await;
     assert_eq!(next(&mut shower).await, Wake::Session(fence.session));
-    append(store, append_of(&fence, 3, vec![answer("1").on(view)])).await;
+    let answered = store.append(append_of(&fence, 3, vec![answer("1").on(view)])).await.unwrap();
+    assert_eq!(answered, Appended::Done { seqs: vec![Some(3)], shown: vec![3] });
     assert_eq!(next(&mut shower).await, Wake::Session(fence.session));
     assert_eq!(holder().await, None);
+    store.accept(request(fence.session, "2")).await.unwrap();
+    let unshown = store.append(append_of(&fence, 4, vec![answer("2").on(StreamKey::Request(2))])).await.unwrap();
+    assert_eq!(unshown, Appended::Done { seqs: vec![Some(4)], shown: Vec::new() });
     let streams = head(store, fence.session).await.streams;
     assert_eq!(streams.keys().collect::<Vec<_>>(), [STREAM], "nothing is left of it");
 }

@@ -5,8 +5,8 @@ use std::{net::SocketAddr, time::Duration};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Cluster, Event, EventStream, FakeUpstream, Item, StreamEnd, cluster,
-    http::{Request, Response},
+    Cluster, Event, EventStream, FakeUpstream, Item, StreamEnd, cluster, eventually,
+    http::{self, Request, Response},
     mcp_client::tool_call,
 };
 
@@ -426,4 +426,37 @@ async fn an_array_of_messages_is_for_the_one_version_that_has_it() {
         assert_eq!(request.send(addr).await.status, 400, "{name}");
     }
     cluster.assert_no_violations().await;
+}
+
+/// EVT-8: an answer that an heir has fetched, and that the client is given by the POST which nginx tries again at instance `at`.
+async fn an_heir_does_not_say_again_what_was_shown(at: usize) {
+    let builder = quick().routers(3).env("MCP_ANSWER_GRACE", "1200ms");
+    let mut cluster = builder.start().await;
+    let session = Session::begin(cluster.addr(0)).await;
+    let call = tool_call(1, "wait", json!({ "ms": 300, "text": "call 1" })).to_string();
+    let call = session.of(Request::post(MCP, call)).header("x-mcp-request-try", "one-name");
+    let mut first = EventStream::open(cluster.addr(0), &call).await;
+    primed(&mut first).await;
+    cluster.routers[0].kill();
+    let mut main = session.listen(cluster.addr(2), None).await;
+    primed(&mut main).await;
+    let has_answer = || async {
+        let told = http::get(cluster.addr(2), &format!("/mcp/router/sessions/{}", session.0)).await.json();
+        (told["here"]["in_flight"].as_u64(), told["here"]["last_seq"].as_u64()) == (Some(0), Some(2))
+    };
+    eventually("the heir has the answer", has_answer).await;
+    assert!(is_answer(&call.send(cluster.addr(at)).await.json(), 1));
+    let moved = tokio::time::timeout(Duration::from_secs(2), main.event()).await;
+    assert!(moved.is_err(), "it was delivered: {moved:?}");
+    cluster.assert_no_violations().await;
+}
+
+#[tokio::test]
+async fn an_heir_does_not_say_again_what_was_shown_here() {
+    an_heir_does_not_say_again_what_was_shown(2).await;
+}
+
+#[tokio::test]
+async fn an_heir_does_not_say_again_what_was_shown_elsewhere() {
+    an_heir_does_not_say_again_what_was_shown(1).await;
 }

@@ -114,7 +114,7 @@ impl Drop for Pump {
     fn drop(&mut self) {
         let attachment = Arc::clone(&self.attachment);
         let env = Arc::clone(&self.env);
-        let (parked, ttl) = (self.parked, self.env.settings.session.ttl);
+        let (parked, is_over, ttl) = (self.parked, self.is_over, self.env.settings.session.ttl);
         env.metrics.streams.dec();
         env.directory.remove_attachment(&attachment);
         if self.is_over && !(self.is_registered && self.is_late) {
@@ -138,6 +138,11 @@ impl Drop for Pump {
                     if let Err(error) = env.store.hint(attachment.session, &hint).await {
                         env.count_store_error(&error);
                     }
+                }
+                if is_over {
+                    // The answer was there before this stream was on record: until its owner has looked, which it does well
+                    // within this time, it takes it for one that nobody has heard. EVT-8
+                    tokio::time::sleep(env.settings.stream.answer_grace).await;
                 }
                 let detached = env.store.detach(attachment.session, &attachment.stream, attachment.id).await;
                 let listed = match (detached, attachment.listed()) {

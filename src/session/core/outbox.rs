@@ -77,6 +77,8 @@ pub enum Refusal {
 pub struct Logged {
     events: Arc<[NewEvent]>,
     seqs: Vec<Option<u64>>,
+    /// Of these, answers that somebody shows, by the store's record.
+    shown: Vec<u64>,
     /// Last sequence of the log before it.
     before: u64,
 }
@@ -94,6 +96,8 @@ pub enum Entry<'a> {
         view: StreamKey,
         /// It answers a request.
         is_answer: bool,
+        /// Somebody shows the stream of its request, by the store's record.
+        is_shown: bool,
         /// The message.
         body: &'a Bytes,
     },
@@ -167,14 +171,14 @@ impl Outbox {
     pub fn told(&mut self, op: u64, outcome: Result<Appended, StoreError>, took: Duration) -> Told {
         let Some(batch) = self.under_way.take_if(|batch| batch.op == op) else { return Told::Stale };
         let told = match outcome {
-            Ok(Appended::Done(seqs)) => {
+            Ok(Appended::Done { seqs, shown }) => {
                 self.backoff.reset();
                 self.is_void = false;
                 let before = self.tail;
                 if let Some(last) = seqs.iter().rev().find_map(|seq| *seq) {
                     self.tail = last;
                 }
-                return Told::Logged(Logged { events: batch.events, seqs, before });
+                return Told::Logged(Logged { events: batch.events, seqs, shown, before });
             }
             Ok(Appended::NotFound) => Told::Refused(Refusal::NotFound),
             Ok(Appended::Older) => Told::Refused(Refusal::Older),
@@ -251,7 +255,8 @@ impl Logged {
             Some(seq) => {
                 let expected = last + 1;
                 last = seq;
-                Entry::Event { seq, expected, view: event.view, is_answer: event.answers.is_some(), body: &event.body }
+                let (is_answer, is_shown) = (event.answers.is_some(), self.shown.contains(&seq));
+                Entry::Event { seq, expected, view: event.view, is_answer, is_shown, body: &event.body }
             }
             None => Entry::SecondAnswer,
         })

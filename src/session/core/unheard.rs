@@ -21,8 +21,6 @@ pub struct Unheard {
     waiting: VecDeque<(StreamKey, Bytes)>,
     /// Streams of requests whose answers have gone to the main stream; the numbers rise.
     moved: BTreeSet<u64>,
-    /// Streams that another process shows, by the store's last word.
-    elsewhere: Vec<StreamKey>,
 }
 
 impl Unheard {
@@ -36,24 +34,16 @@ impl Unheard {
         &self.moved
     }
 
-    /// Who shows which stream, by the store.
-    pub fn shown_elsewhere(&mut self, streams: impl Iterator<Item = StreamKey>) {
-        self.elsewhere.clear();
-        self.elsewhere.extend(streams.filter(|stream| *stream != StreamKey::Main));
-        let elsewhere = &self.elsewhere;
-        self.waiting.retain(|(stream, _)| !elsewhere.contains(stream));
-    }
-
-    /// This answer was logged, and no connection of this process shows its stream. `true`: nobody does; it waits from now on.
+    /// This answer was logged, and nobody shows its stream. `true`: it waits from now on.
     pub fn logged(&mut self, stream: StreamKey, answer: Bytes) -> bool {
-        if self.elsewhere.contains(&stream) || self.waiting.len() >= MOST {
+        if self.waiting.len() >= MOST {
             return false;
         }
         self.waiting.push_back((stream, answer));
         true
     }
 
-    /// A connection shows the stream now.
+    /// A connection shows the stream now, of whichever process.
     pub fn heard(&mut self, stream: StreamKey) {
         self.waiting.retain(|(other, _)| *other != stream);
     }
@@ -74,7 +64,6 @@ impl Unheard {
     /// Nobody waits any more; gives back what that has taken.
     pub fn shrink(&mut self) {
         self.waiting.shrink_to_fit();
-        self.elsewhere.shrink_to_fit();
     }
 }
 
@@ -100,17 +89,6 @@ mod tests {
         assert_eq!(unheard.is_late(stream(2)), Some((answer(), vec![HeadChange::Moved { seq: 2 }])));
         assert_eq!(unheard.is_late(stream(2)), None, "once");
         assert_eq!(unheard.moved().iter().copied().collect::<Vec<_>>(), [2]);
-    }
-
-    #[test]
-    fn what_another_process_shows_is_not_taken_from_it() {
-        let mut unheard = Unheard::default();
-        unheard.shown_elsewhere([StreamKey::Main, stream(1)].into_iter());
-        assert!(!unheard.logged(stream(1), answer()));
-        assert!(unheard.logged(stream(2), answer()));
-        unheard.shown_elsewhere([stream(2)].into_iter());
-        assert_eq!(unheard.is_late(stream(2)), None, "its client has come back elsewhere");
-        assert!(unheard.logged(stream(1), answer()), "it has gone from there");
     }
 
     /// MEM-2

@@ -4,7 +4,8 @@
 --   11 max bytes, 12 last sequence of the stream as the owner knows it, 13 count of events, then each: id key it answers or '', the client's stream if it is not the main one, body, count of set
 --   items, count of deletes,
 --   set items (field, value), deletes
--- Reply: 0 not found; -1 fenced; -4 an older op than the last; -8 these are older data than the owner has seen; 'seq seq - seq' (- : not appended)
+-- Reply: 0 not found; -1 fenced; -4 an older op than the last; -8 these are older data than the owner has seen; 'seq seq+ - seq'
+--   (- : not appended; + : an answer that somebody shows who has the word of it)
 local call = redis.call
 local stream = ARGV[6]
 local f_seq, f_first, f_bytes = 's:' .. stream .. ':seq', 's:' .. stream .. ':first', 's:' .. stream .. ':bytes'
@@ -22,8 +23,13 @@ local seq = before
 local inbox_may_hold_requests = h[5] ~= h[4] or h[6] ~= '0'
 local now
 local results, changes, newest = {}, nil, 0
--- Holders of other streams than the main one that have to look, and streams whose request is answered.
-local lookers, over
+-- Processes that were told to look, with how many heard it, and streams whose request is answered.
+local told, over = {}, nil
+local function tell(holder)
+  local who = string.match(holder, '^%S*')
+  told[who] = told[who] or (who == h[1] and 1) or call('PUBLISH', ARGV[4] .. who, ARGV[5])
+  return told[who] > 0
+end
 -- There is something for the main stream.
 local main = false
 
@@ -42,7 +48,7 @@ for i = 1, tonumber(ARGV[13]) do
   end
   if wanted then
     seq = seq + 1
-    local text = string.format('%d', seq)
+    local text, shown = string.format('%d', seq), ''
     -- Every 16th event has the time, which is what trimming by age looks at.
     if seq % 16 == 1 then
       if not now then
@@ -62,9 +68,10 @@ for i = 1, tonumber(ARGV[13]) do
     if view ~= '' then
       local holder = call('HGET', KEYS[1], 'a:' .. view)
       if holder then
-        lookers, over = lookers or {}, over or {}
-        lookers[string.match(holder, '^%S*')] = true
+        local hears = tell(holder)
         if answers ~= '' then
+          if hears then shown = '+' end
+          over = over or {}
           over[#over + 1] = 'a:' .. view
           over[#over + 1] = 'ac:' .. view
         end
@@ -74,7 +81,7 @@ for i = 1, tonumber(ARGV[13]) do
     end
     newest = #body
     bytes = bytes + newest
-    results[i] = text
+    results[i] = text .. shown
     if delete_end > at + 4 then
       changes = changes or {}
       for j = at + 5, set_end, 2 do changes[ARGV[j]] = ARGV[j + 1] end
@@ -135,14 +142,6 @@ call('HSET', KEYS[1], unpack(fields))
 if ARGV[8] ~= '0' then ack(KEYS[1], KEYS[2], KEYS[3], tonumber(ARGV[8]), tonumber(h[5])) end
 
 -- The stream of a request that has its answer is over: nobody holds it any more.
-if over and #over > 0 then call('HDEL', KEYS[1], unpack(over)) end
-if main and h[10] then
-  lookers = lookers or {}
-  lookers[string.match(h[10], '^%S*')] = true
-end
-if lookers then
-  for holder in pairs(lookers) do
-    if holder ~= h[1] then call('PUBLISH', ARGV[4] .. holder, ARGV[5]) end
-  end
-end
+if over then call('HDEL', KEYS[1], unpack(over)) end
+if main and h[10] then tell(h[10]) end
 return result

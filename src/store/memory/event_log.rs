@@ -22,7 +22,7 @@ pub(super) enum NotAppended {
 }
 
 impl Session {
-    /// The sequences, as in [`crate::store::Appended::Done`]. The fence has been checked.
+    /// The sequences, as in `Appended::Done`. The fence has been checked.
     pub(super) fn append(&mut self, append: Append, now: Instant) -> Result<Vec<Option<u64>>, NotAppended> {
         match &self.last_append {
             Some((op, results)) if *op == append.op => return Ok(results.clone()),
@@ -113,6 +113,18 @@ impl Session {
         holders
     }
 
+    /// Which of these events are answers on a stream that somebody shows.
+    fn shown_answers(&self, append: &Append) -> Vec<usize> {
+        // Nearly no session has another stream.
+        if self.streams.len() < 2 {
+            return Vec::new();
+        }
+        let is_shown = |view: StreamKey| self.stream(&view.name()).is_some_and(|stream| stream.holder.is_some());
+        let answers = append.events.iter().enumerate().filter(|(_, event)| event.answers.is_some());
+        let of_requests = answers.filter(|(_, event)| event.view != StreamKey::Main && is_shown(event.view));
+        of_requests.map(|(at, _)| at).collect()
+    }
+
     /// The stream of a request: nothing is kept of who has shown it.
     fn is_over(&mut self, view: StreamKey) {
         if self.streams.len() > 1 {
@@ -155,20 +167,21 @@ impl EventLog for MemoryStore {
         let appended = self.as_owner(&fence, |session| {
             let holders = session.holders_of(&append);
             let answered: Vec<StreamKey> = answered(&append).collect();
+            let shown = session.shown_answers(&append);
             let appended = session.append(append, Instant::now());
             if appended.is_ok() {
                 answered.into_iter().for_each(|view| session.is_over(view));
             }
-            (appended, holders)
+            (appended.map(|seqs| (shown.iter().filter_map(|at| *seqs.get(*at)?).collect(), seqs)), holders)
         });
         Ok(match appended {
-            Owned::Done((Ok(results), holders)) => {
-                if results.iter().any(Option::is_some) {
+            Owned::Done((Ok((shown, seqs)), holders)) => {
+                if seqs.iter().any(Option::is_some) {
                     for holder in holders.iter().filter(|holder| **holder != fence.incarnation) {
                         self.wakes.wake(holder, fence.session);
                     }
                 }
-                Appended::Done(results)
+                Appended::Done { seqs, shown }
             }
             Owned::Done((Err(NotAppended::OldOp), _)) => {
                 return Err(StoreError::Corrupt("an append with a number below the last one's".to_owned()));

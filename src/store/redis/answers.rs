@@ -106,11 +106,20 @@ pub(super) fn read_appended(value: Value) -> StoreResult<Appended> {
         Value::Int(code::OLD_OP) => return Err(corrupt("an append with a number below the last one's")),
         value => reply::text(value, "append")?,
     };
-    let seq = |text: &str| match text {
-        "-" => Ok(None),
-        seq => seq.parse().map(Some).map_err(|_| corrupt("append")),
-    };
-    Ok(Appended::Done(results.split(' ').map(seq).collect::<StoreResult<_>>()?))
+    let (mut seqs, mut shown) = (Vec::new(), Vec::new());
+    for text in results.split(' ') {
+        if text == "-" {
+            seqs.push(None);
+            continue;
+        }
+        let (digits, is_shown) = text.strip_suffix('+').map_or((text, false), |digits| (digits, true));
+        let seq = digits.parse().map_err(|_| corrupt("append"))?;
+        seqs.push(Some(seq));
+        if is_shown {
+            shown.push(seq);
+        }
+    }
+    Ok(Appended::Done { seqs, shown })
 }
 
 pub(super) fn read_page(value: Value) -> StoreResult<Option<Page>> {

@@ -15,7 +15,7 @@ fn no_news() -> Option<u64> {
 }
 
 fn done(seqs: impl IntoIterator<Item = u64>) -> Result<Appended, StoreError> {
-    Ok(Appended::Done(seqs.into_iter().map(Some).collect()))
+    Ok(Appended::Done { seqs: seqs.into_iter().map(Some).collect(), shown: Vec::new() })
 }
 
 fn away() -> Result<Appended, StoreError> {
@@ -87,15 +87,15 @@ fn a_second_answer_has_no_place_and_a_hole_is_seen() {
     }
     let op = outbox.next(no_news).unwrap().op;
     assert_eq!(outbox.answers().collect::<Vec<_>>(), ["1", "2", "3"]);
-    let seqs = Ok(Appended::Done(vec![Some(1), None, Some(3)]));
+    let seqs = Ok(Appended::Done { seqs: vec![Some(1), None, Some(3)], shown: vec![3] });
     let Told::Logged(logged) = outbox.told(op, seqs, Duration::ZERO) else { panic!() };
     let body = &Bytes::from_static(b"{}");
     assert_eq!(
         logged.entries().collect::<Vec<_>>(),
         [
-            Entry::Event { seq: 1, expected: 1, view: StreamKey::Main, is_answer: true, body },
+            Entry::Event { seq: 1, expected: 1, view: StreamKey::Main, is_answer: true, is_shown: false, body },
             Entry::SecondAnswer,
-            Entry::Event { seq: 3, expected: 2, view: StreamKey::Main, is_answer: true, body },
+            Entry::Event { seq: 3, expected: 2, view: StreamKey::Main, is_answer: true, is_shown: true, body },
         ]
     );
     assert_eq!(outbox.last_seq(), 3);
@@ -253,7 +253,7 @@ proptest! {
                         continue;
                     }
                     let seqs = log.append(&batch);
-                    let Told::Logged(logged) = outbox.told(batch.op, Ok(Appended::Done(seqs)), Duration::ZERO) else {
+                    let Told::Logged(logged) = outbox.told(batch.op, Ok(Appended::Done { seqs, shown: Vec::new() }), Duration::ZERO) else {
                         panic!("nobody made it anew");
                     };
                     waiting -= logged.bytes();
