@@ -1,5 +1,5 @@
 //! Upstream → client: the answer to a request whose stream nobody shows. What becomes of it is
-//! [`Unheard`](super::core::unheard::Unheard)'s to say.
+//! [`Unheard`]'s to say.
 
 use actix::prelude::*;
 use bytes::Bytes;
