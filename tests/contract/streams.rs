@@ -139,9 +139,15 @@ pub async fn who_shows_a_request_is_woken_by_its_answer_which_ends_that(backend:
     assert_eq!(answered, Appended::Done { seqs: vec![Some(3)], shown: vec![3] });
     assert_eq!(next(&mut shower).await, Wake::Session(fence.session));
     assert_eq!(holder().await, None);
+    // As an instance that has become the owner since: its own process shows it.
+    let mut owner = store.subscribe(&incarnation("a"), 8).await.unwrap();
+    store.accept(Accept { shown_by: Some((incarnation("a"), 9)), ..request(fence.session, "3") }).await.unwrap();
+    assert_eq!(next(&mut owner).await, Wake::Session(fence.session), "for the request");
+    append(store, append_of(&fence, 4, vec![answer("3").on(StreamKey::Request(2))])).await;
+    assert_eq!(next(&mut owner).await, Wake::Session(fence.session), "for its answer");
     store.accept(request(fence.session, "2")).await.unwrap();
-    let unshown = store.append(append_of(&fence, 4, vec![answer("2").on(StreamKey::Request(2))])).await.unwrap();
-    assert_eq!(unshown, Appended::Done { seqs: vec![Some(4)], shown: Vec::new() });
+    let unshown = store.append(append_of(&fence, 5, vec![answer("2").on(StreamKey::Request(3))])).await.unwrap();
+    assert_eq!(unshown, Appended::Done { seqs: vec![Some(5)], shown: Vec::new() });
     let streams = head(store, fence.session).await.streams;
     assert_eq!(streams.keys().collect::<Vec<_>>(), [STREAM], "nothing is left of it");
 }

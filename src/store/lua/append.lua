@@ -27,7 +27,7 @@ local results, changes, newest = {}, nil, 0
 local told, over = {}, nil
 local function tell(holder)
   local who = string.match(holder, '^%S*')
-  told[who] = told[who] or (who == h[1] and 1) or call('PUBLISH', ARGV[4] .. who, ARGV[5])
+  told[who] = told[who] or call('PUBLISH', ARGV[4] .. who, ARGV[5])
   return told[who] > 0
 end
 -- There is something for the main stream.
@@ -68,6 +68,7 @@ for i = 1, tonumber(ARGV[13]) do
     if view ~= '' then
       local holder = call('HGET', KEYS[1], 'a:' .. view)
       if holder then
+        -- The owner, too: that its own process shows the stream it may not know, if it was not the owner at first.
         local hears = tell(holder)
         if answers ~= '' then
           if hears then shown = '+' end
@@ -143,5 +144,5 @@ if ARGV[8] ~= '0' then ack(KEYS[1], KEYS[2], KEYS[3], tonumber(ARGV[8]), tonumbe
 
 -- The stream of a request that has its answer is over: nobody holds it any more.
 if over then call('HDEL', KEYS[1], unpack(over)) end
-if main and h[10] then tell(h[10]) end
+if main and h[10] and string.match(h[10], '^%S*') ~= h[1] then tell(h[10]) end
 return result

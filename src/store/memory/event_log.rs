@@ -94,7 +94,8 @@ impl Session {
         was_held
     }
 
-    /// Who shows one of the streams of these events: to be told.
+    /// Who shows one of the streams of these events: to be told. Not the owner itself of the main stream; that its own process
+    /// shows the stream of a request it may not know, if it was not the owner at first.
     fn holders_of(&self, append: &Append) -> Vec<Arc<str>> {
         let mut holders = Vec::new();
         for event in append.events.iter() {
@@ -105,6 +106,7 @@ impl Session {
                 view => self.stream(&view.name()),
             };
             if let Some(Holder { incarnation, .. }) = shown.and_then(|stream| stream.holder.as_ref())
+                && !(event.view == StreamKey::Main && *incarnation == append.fence.incarnation)
                 && !holders.contains(incarnation)
             {
                 holders.push(Arc::clone(incarnation));
@@ -177,7 +179,7 @@ impl EventLog for MemoryStore {
         Ok(match appended {
             Owned::Done((Ok((shown, seqs)), holders)) => {
                 if seqs.iter().any(Option::is_some) {
-                    for holder in holders.iter().filter(|holder| **holder != fence.incarnation) {
+                    for holder in &holders {
                         self.wakes.wake(holder, fence.session);
                     }
                 }
