@@ -35,6 +35,10 @@ impl Handler<Deliver> for SessionActor {
         if posted.service.as_ref().is_some_and(|named| **named != *self.service.name) {
             return ActorResponse::reply(Err(DeliverError::WrongService));
         }
+        if posted.own_stream && !self.has_many_streams {
+            // Of another transport: its answers go elsewhere.
+            return ActorResponse::reply(Err(DeliverError::WrongService));
+        }
         if matches!(posted.said, Said::Request { .. }) && !self.may_hold(&posted.body) {
             self.env.metrics.accepted.refused.inc();
             return ActorResponse::reply(Err(DeliverError::InstanceFull));

@@ -155,6 +155,8 @@ async fn a_session_begins_with_initialize_and_ends_with_delete() {
             assert_eq!(response.error_code(), Some(-32601), "clients of that era fall back by it");
         }
     }
+    let other = Session(cluster.client().initialize().await.session());
+    assert_eq!(other.send(addr, &list).await.status, 404, "a session of HTTP+SSE");
     assert_eq!(session.of(Request::delete(MCP)).send(addr).await.status, 204);
     assert_eq!(session.of(Request::delete(MCP)).send(addr).await.status, 404);
     assert_eq!(session.send(addr, &list).await.status, 404);

@@ -15,6 +15,9 @@ use crate::store::HeadChange;
 /// unheard is gone, and finds the others in the log if it is not.
 const MOST: usize = 64;
 
+/// Bytes at most of answers that wait; a larger one waits alone. MEM-2
+const MOST_BYTES: usize = 1 << 20;
+
 /// See the module's text.
 #[derive(Debug, Default)]
 pub struct Unheard {
@@ -36,7 +39,9 @@ impl Unheard {
 
     /// This answer was logged, and nobody shows its stream. `true`: it waits from now on.
     pub fn logged(&mut self, stream: StreamKey, answer: Bytes) -> bool {
-        if self.waiting.len() >= MOST {
+        let held: usize = self.waiting.iter().map(|(_, answer)| answer.len()).sum();
+        let has_room = self.waiting.is_empty() || (self.waiting.len() < MOST && held + answer.len() <= MOST_BYTES);
+        if !has_room {
             return false;
         }
         self.waiting.push_back((stream, answer));
@@ -101,6 +106,12 @@ mod tests {
             assert_eq!(changes.len(), if seq > MOST as u64 { 2 } else { 1 });
         }
         assert_eq!(unheard.moved().len(), MOST);
+        let mut large = Unheard::default();
+        let of = |bytes: usize| Bytes::from(vec![b' '; bytes]);
+        assert!(large.logged(stream(1), of(2 * MOST_BYTES)), "alone");
+        assert!(!large.logged(stream(2), of(1)));
+        large.heard(stream(1));
+        assert!(large.logged(stream(2), of(MOST_BYTES)) && !large.logged(stream(3), of(1)));
         assert_eq!((1..=2 * MOST as u64).filter(|seq| unheard.logged(stream(*seq), answer())).count(), MOST);
     }
 }
