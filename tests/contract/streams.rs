@@ -167,4 +167,9 @@ pub async fn the_latest_try_of_a_request_shows_its_answer(backend: Backend) {
     assert!(store.detach(fence.session, &stream, 9).await.unwrap());
     assert_eq!(next(&mut owner).await, Wake::Session(fence.session), "it keeps the answer for whoever comes back");
     assert!(!head(store, fence.session).await.streams.contains_key(&*stream), "nothing is left of it");
+    // The last one by way of the owner, which shows it without being on record: it must not take a dead one for its successor.
+    store.accept(Accept { shown_by: Some((incarnation("b"), 8)), ..post.clone() }).await.unwrap();
+    let again = store.accept(direct(&fence, post)).await.unwrap();
+    assert!(matches!(again, Accepted::Duplicate { seq: 1, .. }), "{again:?}");
+    assert!(!head(store, fence.session).await.streams.contains_key(&*stream), "the owner shows it");
 }

@@ -8,6 +8,7 @@ use crate::harness::{
     Cluster, Event, EventStream, FakeUpstream, Item, StreamEnd, cluster, eventually,
     http::{self, Request, Response},
     mcp_client::tool_call,
+    soon,
 };
 
 const MCP: &str = "/mcp/mcp-server-v6";
@@ -461,4 +462,23 @@ async fn an_heir_does_not_say_again_what_was_shown_here() {
 #[tokio::test]
 async fn an_heir_does_not_say_again_what_was_shown_elsewhere() {
     an_heir_does_not_say_again_what_was_shown(1).await;
+}
+
+/// OWN-6: the stale record of who showed the first try does not silence the second.
+#[tokio::test]
+async fn a_try_at_the_owner_has_the_answer_although_the_one_before_died_elsewhere() {
+    let mut cluster = quick().routers(3).start().await;
+    let session = Session::begin(cluster.addr(0)).await;
+    let call =
+        session.of(Request::post(MCP, with_progress(1, 1200).to_string())).header("x-mcp-request-try", "one-name");
+    let mut first = EventStream::open(cluster.addr(1), &call).await;
+    primed(&mut first).await;
+    cluster.routers[1].kill();
+    let mut again = EventStream::open(cluster.addr(0), &call).await;
+    // By which the owner looks into the store.
+    let ping = json!({ "jsonrpc": "2.0", "id": 2, "method": "ping" });
+    assert_eq!(session.send(cluster.addr(2), &ping).await.status, 200);
+    let messages = soon("the answer", to_the_end(&mut again)).await;
+    assert!(is_answer(messages.last().unwrap(), 1));
+    cluster.assert_no_violations().await;
 }

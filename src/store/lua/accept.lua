@@ -79,8 +79,11 @@ local function show(number)
   if ARGV[17] ~= '' then call('HSET', KEYS[1], 'a:r' .. number, ARGV[17]) end
 end
 if first then
-  -- A try of a POST that was journaled: its answer goes to the later one.
-  show(string.format('%d', first))
+  -- A try of a POST that was journaled: its answer goes to the later one. The owner is not on record for that; whoever was
+  -- (and may be dead) is not any more, or the owner would give way to it.
+  local number = string.format('%d', first)
+  if owner then call('HDEL', KEYS[1], 'a:r' .. number, 'ac:r' .. number) end
+  show(number)
   first = tonumber(first)
   return { 3, first, first <= in_claimed and 1 or 0, h[3], 0 }
 end

@@ -128,7 +128,7 @@ impl Session {
     }
 
     /// The stream of a request: nothing is kept of who has shown it.
-    fn is_over(&mut self, view: StreamKey) {
+    pub(super) fn is_over(&mut self, view: StreamKey) {
         if self.streams.len() > 1 {
             let name = view.name();
             self.streams.retain(|(other, _)| *other != name);

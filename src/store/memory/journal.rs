@@ -50,6 +50,10 @@ impl Session {
         let shown_by = accept.shown_by.map(|(incarnation, id)| Holder { incarnation, id });
         if let Some(seq) = seen.or(pending) {
             let shown = shown_by.as_ref().map(|_| ShownFrom { epoch, last_event: 0 });
+            if by_owner {
+                // Whoever showed an earlier try: the owner, which does so now, is not on record for it.
+                self.is_over(StreamKey::Request(seq));
+            }
             if let Some(holder) = shown_by {
                 self.show(StreamKey::Request(seq), holder);
             }
