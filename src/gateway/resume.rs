@@ -72,6 +72,15 @@ fn misfit(cursor: &EventId, epoch: u32) -> Option<&'static str> {
     }
 }
 
+/// What a client does about the ends of its streams that others do not.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Habits {
+    /// Its stream has broken, and it counts how often that happens.
+    pub has_lost_one: bool,
+    /// It comes back to a stream that has broken, and never to one that has ended.
+    pub gives_up_at_an_end: bool,
+}
+
 /// What a client of Streamable HTTP gets that asks for a stream.
 #[expect(clippy::large_enum_variant, reason = "made once a stream, and taken apart at once")]
 #[derive(Debug)]
@@ -159,8 +168,7 @@ impl Opening {
     }
 
     /// The stream of a Streamable HTTP session that its client asks for: that of which it has seen the event `cursor`, or else
-    /// the main one, from where its last connection had come to. `has_lost_one`: its stream has broken, and it counts how often
-    /// that happens. `None`: the session is gone.
+    /// the main one, from where its last connection had come to. `None`: the session is gone.
     ///
     /// # Errors
     /// See [`NotOpened`].
@@ -168,7 +176,7 @@ impl Opening {
         &self,
         session: SessionId,
         cursor: Mark<EventId>,
-        has_lost_one: bool,
+        habits: Habits,
     ) -> Result<Option<Listening>, NotOpened> {
         let gateway = &self.gateway;
         if gateway.cluster.lifecycle.phase() != Phase::Ready {
@@ -193,7 +201,8 @@ impl Opening {
                 return Ok(Some(Listening::Over));
             }
         }
-        let attachment = Attachment::new(session, key, gateway.env.settings.stream.client_queue_bytes).of_streamable();
+        let attachment = Attachment::new(session, key, gateway.env.settings.stream.client_queue_bytes);
+        let attachment = if habits.gives_up_at_an_end { attachment } else { attachment.of_streamable() };
         tokio::time::sleep(GONE_CLIENT_PAUSE).await;
         let joining = Joining::begin(&gateway.env, &attachment);
         let Some(joined) = self.attach(attachment.attach(&gateway.env)).await? else { return Ok(None) };
@@ -219,7 +228,7 @@ impl Opening {
         let pump = Pump::new(Arc::clone(&gateway.env), Arc::clone(&attachment), joined.epoch, from, first).resumed();
         joining.done();
         self.join_owner(session, &joined, attachment).await;
-        let pump = if has_lost_one { pump.pausing(PAUSE) } else { pump };
+        let pump = if habits.has_lost_one { pump.pausing(PAUSE) } else { pump };
         Ok(Some(Listening::To(pump)))
     }
 

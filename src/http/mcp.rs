@@ -34,7 +34,7 @@ use crate::{
         answered,
         deliver::{self, NotDelivered},
         open::{Mark, Opening, streamable_retry},
-        resume::Listening,
+        resume::{Habits, Listening},
     },
     process::node::Node,
     protocol::{
@@ -54,6 +54,13 @@ use crate::{
 static SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 static VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
 static LAST_EVENT: HeaderName = HeaderName::from_static("last-event-id");
+
+/// How the client of npm `@ai-sdk/mcp` names itself. It does not go on with the stream of a call.
+const AI_SDK: &str = "ai-sdk/";
+
+/// How long a call of a client that would lose its stream with an instance waits for a whole answer: until then a proxy tries it
+/// at another instance. Less than the shipped nginx.conf waits for the head of a response (45 s).
+const WITHOUT_RESUMING: Duration = Duration::from_secs(30);
 
 /// What every handler here gets.
 struct Call<'r> {
@@ -126,8 +133,14 @@ pub async fn get(
         text => (text.map(|(text, _)| text), false),
     };
     let cursor = text.map_or(Mark::Absent, sse::mark);
-    let has_lost_one = !was_paused && text.is_some() && counts_breaks(&request);
-    match call.opening().listen(session, cursor, has_lost_one).await {
+    let habits = Habits {
+        // The Python SDK gives a stream up for good at its second break, however long it has lasted in between; a clean end,
+        // after which it comes back, lets it count anew.
+        has_lost_one: !was_paused && text.is_some() && is_agent(&request, "python-httpx"),
+        // findings/ai-sdk-clean-end-of-stream-is-final.sh
+        gives_up_at_an_end: is_agent(&request, AI_SDK),
+    };
+    match call.opening().listen(session, cursor, habits).await {
         Ok(Some(Listening::To(pump))) => Ok(call.stream(pump, None)),
         Ok(Some(Listening::Over)) => Ok(call.events(stream::empty(), None)),
         Ok(None) => Err(ApiError::UnknownSession),
@@ -158,11 +171,9 @@ struct Sent {
     is_correlated: bool,
 }
 
-/// The Python SDK gives a stream up for good at its second break, however long it has lasted in between; a clean end, after
-/// which it comes back, lets it count anew.
-fn counts_breaks(request: &HttpRequest) -> bool {
+fn is_agent(request: &HttpRequest, name: &str) -> bool {
     let agent = request.headers().get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
-    agent.is_some_and(|agent| agent.starts_with("python-httpx"))
+    agent.is_some_and(|agent| agent.starts_with(name))
 }
 
 fn is_gone(error: &NotDelivered) -> bool {
@@ -340,7 +351,11 @@ impl<'r> Call<'r> {
             };
         }
         let settings = &env.settings.stream;
-        let patience = if accepts(self.request, JSON) { settings.json_wait } else { Duration::ZERO };
+        let patience = match (accepts(self.request, JSON), settings.json_wait) {
+            (true, wait) if !wait.is_zero() && is_agent(self.request, AI_SDK) => wait.max(WITHOUT_RESUMING),
+            (true, wait) => wait,
+            (false, _) => Duration::ZERO,
+        };
         match waiting.answer(patience, streamable_retry(settings)).await {
             Answered::Whole(answer) => json(answer, new),
             Answered::Stream(pump) => self.stream(pump, new),

@@ -361,6 +361,9 @@ async fn an_instance_that_is_told_to_go_leaves_every_call_its_answer() {
     let session = Session::begin(cluster.addr(0)).await;
     let mut main = session.listen(cluster.addr(0), None).await;
     let mut stream = session.call(cluster.addr(0), &with_progress(1, 700)).await;
+    let ai_sdk = Session::begin(cluster.addr(0)).await;
+    let listen = ai_sdk.of(Request::get(MCP)).header("user-agent", "ai-sdk/2.0.99 ai-sdk/provider-utils/3.0.0");
+    let mut of_ai_sdk = EventStream::open(cluster.addr(0), &listen).await;
     let cursor = primed(&mut stream).await;
     let increment = session.of(post(&tool_call(2, "increment", json!({ "key": "drained" }))));
     let addr = cluster.addr(0);
@@ -374,6 +377,7 @@ async fn an_instance_that_is_told_to_go_leaves_every_call_its_answer() {
         assert_eq!(increment.send(cluster.addr(1)).await.status, 200);
     }
     assert_eq!(main.end().await, StreamEnd::Clean);
+    assert_eq!(of_ai_sdk.end().await, StreamEnd::Abrupt, "it never comes back after a clean one");
     let mut messages = Vec::new();
     let end = loop {
         match stream.next().await {
