@@ -157,14 +157,20 @@ impl ApiError {
     /// The answer to a request of a session that lives, `id` as JSON text: as any answer, with status 200. Some clients give
     /// their session up for any other.
     pub fn answer(&self, id: &str) -> HttpResponse {
-        let mut response = self.response(Some(id));
-        *response.status_mut() = StatusCode::OK;
-        response
+        let row = match self {
+            // What was written may yet be read: who sent it again might have it run twice.
+            Self::StoreUnavailable => Row::new(200, OUTCOME_UNKNOWN, "store_unavailable").outcome(Outcome::Unknown),
+            _ => Row { status: 200, ..row(self) },
+        };
+        self.response_of(&row, Some(id))
     }
 
     /// The JSON-RPC error. `id`: JSON text of the request's id, where it is known.
     pub fn body(&self, id: Option<&str>) -> Bytes {
-        let row = row(self);
+        self.body_of(&row(self), id)
+    }
+
+    fn body_of(&self, row: &Row, id: Option<&str>) -> Bytes {
         let mut details = serde_json::json!({ "reason": row.reason, "retry": row.retry_after.is_some() });
         if let Some(outcome) = row.outcome {
             details["outcome"] = outcome.text().into();
@@ -181,22 +187,25 @@ impl ApiError {
 
     /// The response. `id`: as for [`Self::body`].
     pub fn response(&self, id: Option<&str>) -> HttpResponse {
-        let row = row(self);
-        let mut response = HttpResponseBuilder::new(status(&row));
+        self.response_of(&row(self), id)
+    }
+
+    fn response_of(&self, row: &Row, id: Option<&str>) -> HttpResponse {
+        let mut response = HttpResponseBuilder::new(status(row));
         response.content_type("application/json");
         if let Some(seconds) = row.retry_after {
             response.insert_header((header::RETRY_AFTER, seconds.to_string()));
         }
-        match row.also {
+        match &row.also {
             Also::Nothing => {}
             Also::Header(name, value) => {
-                response.insert_header((name, value));
+                response.insert_header((name.clone(), *value));
             }
             Also::Close => {
                 response.force_close();
             }
         }
-        response.body(self.body(id))
+        response.body(self.body_of(row, id))
     }
 }
 
@@ -309,6 +318,25 @@ mod tests {
         check(&no_endpoint, 503, "upstream_unavailable", Some("1"), Some("not_executed"));
         seen.extend([arm(&no_endpoint).0, arm(&ApiError::Upstream(CallError::Nonsense)).0]);
         assert!(seen.into_iter().eq(0..all), "an error has no row in this test");
+    }
+
+    /// REQ-3
+    #[test]
+    fn a_request_of_a_session_that_lives_is_answered_with_200_and_never_said_to_be_safe_to_repeat_when_it_is_not() {
+        let too_many = ApiError::TooMany { what: "x" };
+        for (error, code, retry) in
+            [(ApiError::StoreUnavailable, OUTCOME_UNKNOWN, false), (too_many, INTERNAL_ERROR, true)]
+        {
+            let response = error.answer("7");
+            assert_eq!(response.status(), 200);
+            let body = actix_web::body::MessageBody::try_into_bytes(response.into_body()).unwrap();
+            let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!(
+                (&body["error"]["code"], &body["error"]["data"]["retry"]),
+                (&code.into(), &retry.into()),
+                "{error}"
+            );
+        }
     }
 
     #[test]
