@@ -202,7 +202,6 @@ impl Opening {
             }
         }
         let attachment = Attachment::new(session, key, gateway.env.settings.stream.client_queue_bytes);
-        let attachment = if habits.gives_up_at_an_end { attachment } else { attachment.of_streamable() };
         tokio::time::sleep(GONE_CLIENT_PAUSE).await;
         let joining = Joining::begin(&gateway.env, &attachment);
         let Some(joined) = self.attach(attachment.attach(&gateway.env)).await? else { return Ok(None) };
@@ -228,6 +227,7 @@ impl Opening {
         let pump = Pump::new(Arc::clone(&gateway.env), Arc::clone(&attachment), joined.epoch, from, first).resumed();
         joining.done();
         self.join_owner(session, &joined, attachment).await;
+        let pump = if habits.gives_up_at_an_end { pump } else { pump.ending_cleanly() };
         let pump = if habits.has_lost_one { pump.pausing(PAUSE) } else { pump };
         Ok(Some(Listening::To(pump)))
     }

@@ -7,9 +7,14 @@
 //! that is written together in one piece. Ours because the bytes are measured needs (one block for the opening, a
 //! heartbeat that is one comment line without a blank line). Reading is [`sse_reader`](crate::protocol::sse_reader)'s.
 
+use actix_web::{
+    HttpRequest, HttpResponse, HttpResponseBuilder,
+    http::{Version, header},
+};
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, stream};
 
+use super::accept::EVENTS;
 use crate::{
     protocol::{
         event_id::{EventId, PAUSED},
@@ -54,6 +59,29 @@ where
             Err(aborted) => Some((Err(aborted), None)),
         }
     })
+}
+
+/// The response with this event stream. `with`: what else its head has.
+pub(super) fn response(
+    request: &HttpRequest,
+    body: impl Stream<Item = Result<Bytes, Aborted>> + 'static,
+    with: impl FnOnce(&mut HttpResponseBuilder),
+) -> HttpResponse {
+    let mut response = HttpResponse::Ok();
+    response
+        .content_type(EVENTS)
+        .insert_header((header::CACHE_CONTROL, "no-cache, no-transform"))
+        // For nginx in front whose configuration is not ours.
+        .insert_header(("X-Accel-Buffering", "no"));
+    with(&mut response);
+    // HTTP/1.0 knows no chunks: the body ends with the connection (RFC 9112 section 6.1).
+    let is_old = request.version() < Version::HTTP_11;
+    if is_old {
+        response.force_close();
+    }
+    let mut response = response.streaming(body);
+    response.head_mut().no_chunking(is_old);
+    response
 }
 
 /// All of a block in one piece.

@@ -6,17 +6,13 @@ use super::{error::ApiError, extract::NodeData, sse};
 
 /// `HEAD /sse/{service}`
 pub(super) async fn stream(node: NodeData, service: web::Path<String>) -> Result<HttpResponse, ApiError> {
-    sse::find_service(&node, &service)?;
+    sse::find_service(&node, Some(&service))?;
     Ok(answer())
 }
 
 /// `HEAD /sse` and `HEAD /sse?serviceName=`
 pub(super) async fn stream_by_query(node: NodeData, query: web::Query<sse::Query>) -> Result<HttpResponse, ApiError> {
-    let pool = &node.cluster.pool;
-    match &query.service_name {
-        Some(name) => drop(sse::find_service(&node, name)?),
-        None => drop(pool.only_service().ok_or_else(|| ApiError::AmbiguousService { known: pool.names() })?),
-    }
+    sse::find_service(&node, query.service_name.as_deref())?;
     Ok(answer())
 }
 

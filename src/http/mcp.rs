@@ -4,18 +4,11 @@
 //! A POST with a request is answered with JSON if the answer is there soon (`MCP_JSON_WAIT`), and else with the event stream
 //! of that request, which any instance goes on with for a client that comes back with its cursor.
 
-use std::{
-    rc::Rc,
-    sync::{Arc, Weak},
-    time::{Duration, Instant},
-};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use actix_web::{
     HttpRequest, HttpResponse,
-    http::{
-        Version,
-        header::{self, HeaderName, HeaderValue},
-    },
+    http::header::{self, HeaderName, HeaderValue},
     web,
 };
 use bytes::Bytes;
@@ -23,16 +16,15 @@ use futures_util::{Stream, StreamExt as _, future, stream};
 
 use super::{
     accept::{EVENTS, JSON, accepts},
-    connections::Open,
     error::ApiError,
     extract::{NodeData, id_text, read_body},
-    forwarded::{self, Name},
-    frame, sse,
+    frame,
+    sent::Sent,
+    sse,
 };
 use crate::{
     gateway::{
-        answered,
-        deliver::{self, NotDelivered},
+        deliver::NotDelivered,
         open::{Mark, Opening, streamable_retry},
         resume::{Habits, Listening},
     },
@@ -41,12 +33,11 @@ use crate::{
         event_id::PAUSED,
         jsonrpc::{self, Head, Said},
         mcp,
-        post_id::PostId,
         session_id::SessionId,
     },
     session::{
         attachment::{Aborted, Answered, Pump, Waiting},
-        messages::{AnswerStream, DeliverError, Posted},
+        messages::{AnswerStream, DeliverError, Delivered},
     },
     upstream::Service,
 };
@@ -102,15 +93,13 @@ pub async fn post(
         }
         None => return Ok(ApiError::NoSessionHeader.response(id_text(&said))),
     };
-    let sent = call.message(body, said, 0);
-    let begun = Instant::now();
-    // Only after this the journal has it. REQ-1
-    let response = match call.deliver(session, &sent).await {
+    let sent = call.sent(body, said, 0);
+    let response = match sent.deliver(&node.gateway, session).await.map(Delivered::into_stream) {
         Ok(None) => HttpResponse::Accepted().finish(),
         Ok(Some(stream)) => call.answer(stream, begins.then_some(session)).await,
         Err(error) => return Ok(call.refused(error, id_text(&sent.posted.said))),
     };
-    call.is_answered(session, &sent, begun);
+    sent.is_answered(&node.gateway, session, &request);
     Ok(response)
 }
 
@@ -127,16 +116,13 @@ pub async fn get(
     let session = call.session()?.ok_or(ApiError::NoSessionHeader)?;
     call.check_version()?;
     let cursor = request.headers().get(&LAST_EVENT).filter(|value| !value.is_empty());
-    let text = cursor.map(|value| value.to_str().unwrap_or_default());
-    let (text, was_paused) = match text.map(|text| (text, text.strip_suffix(PAUSED))) {
-        Some((_, Some(cursor))) => (Some(cursor), true),
-        text => (text.map(|(text, _)| text), false),
-    };
-    let cursor = text.map_or(Mark::Absent, sse::mark);
+    let shown = cursor.map(|value| value.to_str().unwrap_or_default());
+    let was_paused = shown.is_some_and(|cursor| cursor.ends_with(PAUSED));
+    let cursor = shown.map_or(Mark::Absent, |cursor| sse::mark(cursor.strip_suffix(PAUSED).unwrap_or(cursor)));
     let habits = Habits {
         // The Python SDK gives a stream up for good at its second break, however long it has lasted in between; a clean end,
         // after which it comes back, lets it count anew.
-        has_lost_one: !was_paused && text.is_some() && is_agent(&request, "python-httpx"),
+        has_lost_one: !was_paused && shown.is_some() && is_agent(&request, "python-httpx"),
         // findings/ai-sdk-clean-end-of-stream-is-final.sh
         gives_up_at_an_end: is_agent(&request, AI_SDK),
     };
@@ -162,13 +148,6 @@ pub async fn delete(
         return Err(ApiError::UnknownSession);
     }
     Ok(HttpResponse::NoContent().finish())
-}
-
-/// A message on its way.
-struct Sent {
-    posted: Arc<Posted>,
-    /// Its name may be that of others, too.
-    is_correlated: bool,
 }
 
 fn is_agent(request: &HttpRequest, name: &str) -> bool {
@@ -197,11 +176,7 @@ fn json(answer: Bytes, new: Option<SessionId>) -> HttpResponse {
 
 impl<'r> Call<'r> {
     fn new(node: &'r Rc<Node>, request: &'r HttpRequest, service: Option<&str>) -> Result<Self, ApiError> {
-        let pool = &node.cluster.pool;
-        let service = match service {
-            Some(name) => sse::find_service(node, name)?,
-            None => pool.only_service().cloned().ok_or_else(|| ApiError::AmbiguousService { known: pool.names() })?,
-        };
+        let service = sse::find_service(node, service)?;
         Ok(Self { node, request, service })
     }
 
@@ -226,41 +201,11 @@ impl<'r> Call<'r> {
         }
     }
 
-    /// A message as it is delivered; `at`: its place among those of this request.
-    fn message(&self, body: Bytes, said: Said, at: usize) -> Sent {
-        // nginx gives all its tries of one request the same one. REQ-6
-        let name = forwarded::request_name(self.request, &self.node.env.settings.security.trusted_proxies);
-        let post_id = match name {
-            Some(name) if at > 0 => PostId::of(&format!("{} {at}", name.text()), &body),
-            Some(name) => PostId::of(name.text(), &body),
-            None => PostId::random(),
-        };
-        let posted = Arc::new(Posted {
-            own_stream: matches!(said, Said::Request { .. }),
-            service: Some(self.service.name.as_str().into()),
-            versioned: self.request.headers().contains_key(&VERSION),
-            body,
-            said,
-            post_id,
-        });
-        Sent { posted, is_correlated: matches!(name, Some(Name::Correlation(_))) }
-    }
-
-    async fn deliver(&self, session: SessionId, sent: &Sent) -> Result<Option<AnswerStream>, NotDelivered> {
-        let gateway = &self.node.gateway;
-        let delivered = match sent.is_correlated {
-            true => answered::deliver(gateway, session, &sent.posted).await?,
-            false => deliver::deliver(gateway, session, &sent.posted).await?,
-        };
-        Ok(delivered.into_stream())
-    }
-
-    /// The response to it is about to be written.
-    fn is_answered(&self, session: SessionId, sent: &Sent, begun: Instant) {
-        if sent.is_correlated {
-            let connection: Weak<()> = self.request.conn_data::<Open>().map(Open::watch).unwrap_or_default();
-            answered::forget(&self.node.gateway, connection, session, sent.posted.post_id, begun);
-        }
+    /// `at`: its place among the messages of this request.
+    fn sent(&self, body: Bytes, said: Said, at: usize) -> Sent {
+        let own_stream = matches!(said, Said::Request { .. });
+        let service = Some(self.service.name.as_str().into());
+        Sent::new(self.request, &self.node.env.settings.security, service, (body, said), at, own_stream)
     }
 
     /// An array of messages, as MCP 2025-03-26 has it, and no later version. The answers come on one stream, each as a stream
@@ -271,7 +216,7 @@ impl<'r> Call<'r> {
             return Err(ApiError::Unexpected("an array of messages is for MCP 2025-03-26 alone: POST them one by one"));
         }
         let session = self.session()?.ok_or(ApiError::NoSessionHeader)?;
-        let env = &self.node.env;
+        let (env, gateway) = (&self.node.env, &self.node.gateway);
         let limit = env.settings.limits.max_inflight;
         if messages.is_empty() || messages.len() > limit {
             return Err(ApiError::Unexpected("an array of messages has one at least, and MCP_MAX_INFLIGHT at most"));
@@ -282,13 +227,14 @@ impl<'r> Call<'r> {
             if matches!(&said, Said::Request { method, .. } if **method == *mcp::INITIALIZE) {
                 return Err(ApiError::Unexpected("initialize is not for an array of messages"));
             }
-            sent.push(self.message(body, said, sent.len()));
+            sent.push(self.sent(body, said, sent.len()));
         }
-        let begun = Instant::now();
         let (mut streams, mut refused) = (Vec::new(), Vec::new());
         for sent in &sent {
-            match (self.deliver(session, sent).await, id_text(&sent.posted.said)) {
-                (Ok(stream), _) => streams.extend(stream.map(|stream| Waiting::new(env, stream))),
+            match (sent.deliver(gateway, session).await, id_text(&sent.posted.said)) {
+                (Ok(delivered), _) => {
+                    streams.extend(delivered.into_stream().map(|stream| Waiting::new(env, stream)));
+                }
                 (Err(error), Some(id)) if !is_gone(&error) => {
                     refused.push(ApiError::from(error).knowing(&*env.store).body(Some(id)));
                 }
@@ -315,7 +261,7 @@ impl<'r> Call<'r> {
             refused.extend(answers.into_iter().flatten());
             json(Bytes::from([&b"["[..], &refused.join(&b","[..]), b"]"].concat()), None)
         };
-        sent.iter().for_each(|sent| self.is_answered(session, sent, begun));
+        sent.iter().for_each(|sent| sent.is_answered(gateway, session, self.request));
         Ok(response)
     }
 
@@ -371,22 +317,10 @@ impl<'r> Call<'r> {
         body: impl Stream<Item = Result<Bytes, Aborted>> + 'static,
         new: Option<SessionId>,
     ) -> HttpResponse {
-        let mut response = HttpResponse::Ok();
-        response
-            .content_type(EVENTS)
-            .insert_header((header::CACHE_CONTROL, "no-cache, no-transform"))
-            // For nginx in front whose configuration is not ours.
-            .insert_header(("X-Accel-Buffering", "no"));
-        if let Some(session) = new {
-            response.insert_header((SESSION.clone(), session.reveal()));
-        }
-        // HTTP/1.0 knows no chunks: the body ends with the connection (RFC 9112 section 6.1).
-        let is_old = self.request.version() < Version::HTTP_11;
-        if is_old {
-            response.force_close();
-        }
-        let mut response = response.streaming(body);
-        response.head_mut().no_chunking(is_old);
-        response
+        frame::response(self.request, body, |response| {
+            if let Some(session) = new {
+                response.insert_header((SESSION.clone(), session.reveal()));
+            }
+        })
     }
 }

@@ -1,10 +1,6 @@
-//! `POST /mcp/{service}/message?sessionId=…`: one message of the client, which [`gateway::deliver`](deliver) journals.
+//! `POST /mcp/{service}/message?sessionId=…`: one message of the client, which [`gateway::deliver`](crate::gateway::deliver) journals.
 
-use std::{
-    rc::Rc,
-    sync::{Arc, Weak},
-    time::Instant,
-};
+use std::{rc::Rc, sync::Arc};
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -13,22 +9,20 @@ use actix_web::{
 };
 
 use super::{
-    connections::Open,
     error::ApiError,
     extract::{NodeData, id_text, read_body},
-    forwarded::{self, Name},
+    sent::Sent,
 };
 use crate::{
     fault,
     gateway::{
-        answered,
-        deliver::{self, NotDelivered},
+        deliver::NotDelivered,
         doubt,
         rebind::{self, Answer, Told},
     },
     process::node::Node,
-    protocol::{jsonrpc::Head, post_id::PostId, session_id::SessionId},
-    session::messages::{Delivered, Posted},
+    protocol::{jsonrpc::Head, session_id::SessionId},
+    session::messages::Delivered,
 };
 
 static TEXT: HeaderValue = HeaderValue::from_static("text/plain");
@@ -82,31 +76,17 @@ async fn take(
         doubt::settle(&node.gateway, session, count, &head).await?;
     }
     let said = head.said();
-    let versioned = request.headers().contains_key("mcp-protocol-version");
-    // nginx gives all its tries of one request the same one. REQ-6
-    let name = forwarded::request_name(request, &node.env.settings.security.trusted_proxies);
-    let post_id = name.map_or_else(PostId::random, |name| PostId::of(name.text(), &body));
-    let posted = Arc::new(Posted { body, said, service, post_id, versioned, own_stream: false });
-    let correlated = matches!(name, Some(Name::Correlation(_)));
-    let begun = Instant::now();
-    let delivered = match correlated {
-        true => answered::deliver(&node.gateway, session, &posted).await,
-        false => deliver::deliver(&node.gateway, session, &posted).await,
-    };
-    match delivered {
-        // Only here, after the journal has it. REQ-1
+    let sent = Sent::new(request, &node.env.settings.security, service, (body, said), 0, false);
+    match sent.deliver(&node.gateway, session).await {
         Ok(Delivered::Accepted(_) | Delivered::Duplicate(_)) => {
-            if correlated {
-                let connection: Weak<()> = request.conn_data::<Open>().map(Open::watch).unwrap_or_default();
-                answered::forget(&node.gateway, connection, session, post_id, begun);
-            }
+            sent.is_answered(&node.gateway, session, request);
             Ok(HttpResponse::Accepted().insert_header((CONTENT_TYPE, TEXT.clone())).body("Accepted"))
         }
         Err(_) if fault::unprotected(fault::JOURNAL_FIRST) => Ok(HttpResponse::Accepted().finish()),
         Err(error @ NotDelivered::Refused(_)) => {
-            Ok(ApiError::from(error).knowing(&*node.env.store).response(id_text(&posted.said)))
+            Ok(ApiError::from(error).knowing(&*node.env.store).response(id_text(&sent.posted.said)))
         }
-        Err(error @ NotDelivered::Draining) => Ok(ApiError::from(error).response(id_text(&posted.said))),
+        Err(error @ NotDelivered::Draining) => Ok(ApiError::from(error).response(id_text(&sent.posted.said))),
     }
 }
 

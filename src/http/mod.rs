@@ -6,10 +6,11 @@
 //! | `sse`, `head` | the event stream of 2024-11-05, and what its GET would be |
 //! | `message` | messages of its clients |
 //! | `mcp` | Streamable HTTP |
+//! | `sent` | a message of either, on its way into the journal |
 //! | `route` | calls without a session |
 //! | `elsewhere` | clients that POST to the event stream, which are told where to go |
 //! | `actuator`, `admin` | health and figures; services, tools, sessions |
-//! | `frame` | the only maker of the bytes of event streams |
+//! | `frame` | the only maker of the bytes of event streams, and of their responses |
 //! | `error` | which error is what, and one table of how each looks |
 //! | `guard`, `cors`, `forwarded` | who may speak to us, and who it is behind proxies |
 //! | `connections`, `unread` | how many there may be, and the end of those whose bodies nobody read |
@@ -32,6 +33,7 @@ mod head;
 pub mod mcp;
 pub mod message;
 pub mod route;
+mod sent;
 pub mod sse;
 mod unread;
 

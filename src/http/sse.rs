@@ -6,10 +6,7 @@ use std::{rc::Rc, str::FromStr, sync::Arc};
 use actix_web::{
     HttpRequest, HttpResponse,
     cookie::{Cookie, SameSite},
-    http::{
-        Version,
-        header::{self, HeaderValue},
-    },
+    http::header::{self, HeaderValue},
     web,
 };
 use bytes::Bytes;
@@ -51,11 +48,7 @@ pub async fn open_by_query(
     request: HttpRequest,
     query: web::Query<Query>,
 ) -> Result<HttpResponse, ApiError> {
-    let pool = &node.cluster.pool;
-    let service = match &query.service_name {
-        Some(name) => find_service(&node, name)?,
-        None => pool.only_service().cloned().ok_or_else(|| ApiError::AmbiguousService { known: pool.names() })?,
-    };
+    let service = find_service(&node, query.service_name.as_deref())?;
     serve(&node, &request, service, &query).await
 }
 
@@ -66,22 +59,25 @@ pub async fn open(
     service: web::Path<String>,
     query: web::Query<Query>,
 ) -> Result<HttpResponse, ApiError> {
-    let service = find_service(&node, &service)?;
+    let service = find_service(&node, Some(&service))?;
     serve(&node, &request, service, &query).await
 }
 
-pub(super) fn find_service(node: &Node, name: &str) -> Result<Arc<Service>, ApiError> {
-    let known = || ApiError::UnknownService { name: name.to_owned(), known: node.cluster.pool.names() };
-    node.cluster.pool.service(name).cloned().ok_or_else(known)
+/// The service of this name; without one, the only one that there is.
+pub(super) fn find_service(node: &Node, name: Option<&str>) -> Result<Arc<Service>, ApiError> {
+    let pool = &node.cluster.pool;
+    let Some(name) = name else {
+        return pool.only_service().cloned().ok_or_else(|| ApiError::AmbiguousService { known: pool.names() });
+    };
+    let unknown = || ApiError::UnknownService { name: name.to_owned(), known: pool.names() };
+    pool.service(name).cloned().ok_or_else(unknown)
 }
 
 /// How the answer is to be written.
-#[derive(Clone, Copy)]
-struct Wire {
+struct Response<'r> {
+    request: &'r HttpRequest,
     /// The client reached us by https.
     secure: bool,
-    /// HTTP/1.0 knows no chunks: the body ends with the connection (RFC 9112 section 6.1).
-    old: bool,
 }
 
 async fn serve(
@@ -102,23 +98,20 @@ async fn serve(
         service: Arc::clone(&service),
     };
     let endpoint = move |session: &SessionId, proof| message::endpoint(&prefix, &service.name, session, proof);
-    let wire = Wire {
-        secure: forwarded::is_https(request, &security.trusted_proxies),
-        old: request.version() < Version::HTTP_11,
-    };
+    let response = Response { request, secure: forwarded::is_https(request, &security.trusted_proxies) };
     match opening.open(shown(request, query)).await {
-        Ok(Opened::Ready(ready)) => Ok(response(frame::body(ready.pump, endpoint), Some(ready.session), wire)),
+        Ok(Opened::Ready(ready)) => Ok(response.with(frame::body(ready.pump, endpoint), Some(ready.session))),
         Ok(Opened::Ask(asked)) => {
             let Question { ping, stream } = rebind::ask(opening, asked);
             let asking = stream::once(future::ready(Ok(frame::unnumbered(ping.as_bytes()))));
             let rest = stream.map_ok(|pump| frame::body(pump, endpoint)).try_flatten_stream();
-            Ok(response(asking.chain(rest), None, wire))
+            Ok(response.with(asking.chain(rest), None))
         }
         // A returning client would take any status but 200 as the end, for good. A stream that breaks at once sends it
         // round again.
         Err(NotOpened::Store(_)) if is_returning(request) => {
             let broken = stream::once(future::ready(Err(Aborted("the session store does not answer"))));
-            Ok(response(broken, None, wire))
+            Ok(response.with(broken, None))
         }
         Err(error) => Err(ApiError::from(error).knowing(&*node.env.store)),
     }
@@ -155,31 +148,23 @@ fn is_returning(request: &HttpRequest) -> bool {
         || request.cookie(COOKIE).is_some()
 }
 
-fn response(
-    body: impl Stream<Item = Result<Bytes, Aborted>> + 'static,
-    session: Option<SessionId>,
-    wire: Wire,
-) -> HttpResponse {
-    let mut response = HttpResponse::Ok();
-    response
-        .content_type("text/event-stream")
-        .insert_header((header::CACHE_CONTROL, "no-cache, no-transform"))
-        // For nginx in front whose configuration is not ours.
-        .insert_header(("X-Accel-Buffering", "no"));
-    if let Some(session) = session {
-        let cookie = Cookie::build(COOKIE, session.reveal())
-            .path("/")
-            .http_only(true)
-            // A page elsewhere has no use for a session here, not even by a link.
-            .same_site(SameSite::Strict)
-            .secure(wire.secure)
-            .finish();
-        response.cookie(cookie);
+impl Response<'_> {
+    fn with(
+        &self,
+        body: impl Stream<Item = Result<Bytes, Aborted>> + 'static,
+        session: Option<SessionId>,
+    ) -> HttpResponse {
+        frame::response(self.request, body, |response| {
+            if let Some(session) = session {
+                let cookie = Cookie::build(COOKIE, session.reveal())
+                    .path("/")
+                    .http_only(true)
+                    // A page elsewhere has no use for a session here, not even by a link.
+                    .same_site(SameSite::Strict)
+                    .secure(self.secure)
+                    .finish();
+                response.cookie(cookie);
+            }
+        })
     }
-    if wire.old {
-        response.force_close();
-    }
-    let mut response = response.streaming(body);
-    response.head_mut().no_chunking(wire.old);
-    response
 }

@@ -68,8 +68,6 @@ pub struct Attachment {
     listed: AtomicBool,
     /// Nobody has said that the one who looks on is the session's own client; see [`Pump::in_doubt`].
     doubted: AtomicBool,
-    /// It is one of Streamable HTTP.
-    is_streamable: AtomicBool,
     /// When somebody last looked whether the session still has an owner, or is going to.
     owner_checked: Mutex<Option<Instant>>,
 }
@@ -167,7 +165,6 @@ impl Attachment {
             client: OnceLock::new(),
             listed: AtomicBool::new(false),
             doubted: AtomicBool::new(false),
-            is_streamable: AtomicBool::new(key != StreamKey::Main),
             owner_checked: Mutex::new(None),
         })
     }
@@ -230,17 +227,6 @@ impl Attachment {
         let at = next_check(*checked, now)?;
         *checked = Some(at);
         Some(at.saturating_duration_since(now))
-    }
-
-    /// It is a stream of Streamable HTTP: such a one ends cleanly also where its client is to come back, which waits for as long
-    /// as it was told then (MCP 2025-11-25, polling).
-    pub fn of_streamable(self: Arc<Self>) -> Arc<Self> {
-        self.is_streamable.store(true, Ordering::Release);
-        self
-    }
-
-    fn is_streamable(&self) -> bool {
-        self.is_streamable.load(Ordering::Acquire)
     }
 
     /// Whose it is.

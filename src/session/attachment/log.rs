@@ -61,8 +61,12 @@ impl Pump {
                     }
                     _ => None,
                 };
+                let (was_fresh, last_seq) = (self.fresh, page.last_seq);
                 let read = self.take_page(page, known);
-                if std::mem::take(&mut self.asks_whether_over) {
+                let is_request = self.attachment.key != StreamKey::Main;
+                // Resumed, and read to the end of the log without the answer.
+                let asks = was_fresh && is_request && !self.is_over && self.cursor >= last_seq;
+                if asks && matches!(read, Read::Nothing) {
                     self.is_over = !self.is_pending().await;
                 }
                 read
@@ -186,8 +190,6 @@ impl Pump {
         self.attachment.has_sent(self.cursor);
         if self.cursor < page.last_seq {
             self.attachment.look();
-        } else if fresh && !self.is_over && block.is_empty() && self.attachment.key != StreamKey::Main {
-            self.asks_whether_over = true;
         }
         Read::of(block)
     }

@@ -12,7 +12,7 @@ use super::{
     Attachment, End, Pushed,
     told::{Block, Told},
 };
-use crate::{backoff::Backoff, fault, session::env::Env};
+use crate::{backoff::Backoff, fault, protocol::stream_key::StreamKey, session::env::Env};
 
 /// What was so when a stream was opened by a cookie alone; see [`Pump::in_doubt`].
 #[derive(Debug, Clone, Copy)]
@@ -70,8 +70,8 @@ pub struct Pump {
     pub(super) is_over: bool,
     /// It ends when what there is has gone out, and its client comes back after this time.
     pub(super) pauses: Option<Duration>,
-    /// It has been read to the end of the log, and the answer is not there.
-    pub(super) asks_whether_over: bool,
+    /// It ends cleanly also where its client is to come back.
+    pub(super) ends_cleanly: bool,
     pub(super) next_heartbeat: Instant,
     pub(super) next_poll: Instant,
     /// The one timer of the stream, for the earlier of the two.
@@ -102,6 +102,7 @@ impl Pump {
         let next_poll = Instant::now() + env.settings.session.poll_interval;
         let next_heartbeat = Instant::now() + env.settings.stream.heartbeat;
         let read_timeout = env.settings.redis.timeout;
+        let ends_cleanly = attachment.key != StreamKey::Main;
         Self {
             env,
             attachment,
@@ -119,7 +120,7 @@ impl Pump {
             is_registered: true,
             is_late: true,
             is_over: false,
-            asks_whether_over: false,
+            ends_cleanly,
             pauses: None,
             next_heartbeat,
             next_poll,
@@ -137,6 +138,13 @@ impl Pump {
             // Something may have come before this process could be woken.
             self.attachment.look();
         }
+        self
+    }
+
+    /// It is a stream of Streamable HTTP, as those of requests are in any case: it ends cleanly also where its client is to come
+    /// back, which waits for as long as it was told then (MCP 2025-11-25, polling).
+    pub fn ending_cleanly(mut self) -> Self {
+        self.ends_cleanly = true;
         self
     }
 
@@ -256,7 +264,7 @@ impl Pump {
                 Some(End::Abort(reason)) => {
                     // The server would throw away what it was given in this very turn and has not written yet.
                     tokio::task::yield_now().await;
-                    return if self.attachment.is_streamable() { Ok(None) } else { Err(Aborted(reason)) };
+                    return if self.ends_cleanly { Ok(None) } else { Err(Aborted(reason)) };
                 }
                 Some(End::Finished) => return Ok(None),
                 Some(End::Superseded) | None => {}

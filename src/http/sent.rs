@@ -1,0 +1,76 @@
+//! A message of a client on its way into its session's journal, by whichever surface it has come: what it is called over all
+//! tries of a proxy, and when that name is forgotten. REQ-6
+
+use std::{
+    rc::Rc,
+    sync::{Arc, Weak},
+    time::Instant,
+};
+
+use actix_web::HttpRequest;
+use bytes::Bytes;
+
+use super::{
+    connections::Open,
+    forwarded::{self, Name},
+};
+use crate::{
+    gateway::{
+        Gateway, answered,
+        deliver::{self, NotDelivered},
+    },
+    protocol::{jsonrpc::Said, post_id::PostId, session_id::SessionId},
+    session::messages::{Delivered, Posted},
+    settings::SecuritySettings,
+};
+
+/// See the module's text.
+pub(super) struct Sent {
+    pub(super) posted: Arc<Posted>,
+    /// Its name may be that of others, too.
+    is_correlated: bool,
+    /// When the whole of it was there.
+    begun: Instant,
+}
+
+impl Sent {
+    /// `at`: its place among the messages of this request. `own_stream`: see [`Posted::own_stream`].
+    pub(super) fn new(
+        request: &HttpRequest,
+        security: &SecuritySettings,
+        service: Option<Arc<str>>,
+        (body, said): (Bytes, Said),
+        at: usize,
+        own_stream: bool,
+    ) -> Self {
+        // nginx gives all its tries of one request the same one.
+        let name = forwarded::request_name(request, &security.trusted_proxies);
+        let post_id = match name {
+            Some(name) if at > 0 => PostId::of(&format!("{} {at}", name.text()), &body),
+            Some(name) => PostId::of(name.text(), &body),
+            None => PostId::random(),
+        };
+        let versioned = request.headers().contains_key("mcp-protocol-version");
+        Self {
+            posted: Arc::new(Posted { body, said, service, post_id, versioned, own_stream }),
+            is_correlated: matches!(name, Some(Name::Correlation(_))),
+            begun: Instant::now(),
+        }
+    }
+
+    /// Only after this the journal has it. REQ-1
+    pub(super) async fn deliver(&self, gateway: &Rc<Gateway>, session: SessionId) -> Result<Delivered, NotDelivered> {
+        match self.is_correlated {
+            true => answered::deliver(gateway, session, &self.posted).await,
+            false => deliver::deliver(gateway, session, &self.posted).await,
+        }
+    }
+
+    /// The response to it is about to be written.
+    pub(super) fn is_answered(&self, gateway: &Rc<Gateway>, session: SessionId, request: &HttpRequest) {
+        if self.is_correlated {
+            let connection: Weak<()> = request.conn_data::<Open>().map(Open::watch).unwrap_or_default();
+            answered::forget(gateway, connection, session, self.posted.post_id, self.begun);
+        }
+    }
+}
