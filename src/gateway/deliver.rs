@@ -119,8 +119,12 @@ async fn deliver_by_store(
             look_after(&gateway.member, session, "post");
         }
         Accepted::TooManyPending | Accepted::TooManyBytes | Accepted::IdInUse => counters.refused.inc(),
-        Accepted::WrongService | Accepted::NotFound | Accepted::Forward { .. } | Accepted::Fenced | Accepted::Older => {
-        }
+        Accepted::WrongService
+        | Accepted::OtherVersion
+        | Accepted::NotFound
+        | Accepted::Forward { .. }
+        | Accepted::Fenced
+        | Accepted::Older => {}
     }
     let stream = shown_by.and_then(|(_, id)| {
         let (Accepted::Queued { seq, shown, .. } | Accepted::Duplicate { seq, shown, .. }) = accepted else {
@@ -140,6 +144,7 @@ fn for_another_owner(session: SessionId, posted: &Posted, limits: &LimitSettings
     Accept {
         session,
         service: posted.service.as_deref().map(str::to_owned),
+        version: posted.version,
         post_id: posted.post_id,
         message,
         body: posted.body.clone(),
@@ -166,6 +171,7 @@ fn outcome(accepted: &Accepted, stream: Option<AnswerStream>) -> Result<Delivere
         Accepted::TooManyBytes => Err(DeliverError::TooManyBytes),
         Accepted::IdInUse => Err(DeliverError::IdInUse),
         Accepted::WrongService => Err(DeliverError::WrongService),
+        Accepted::OtherVersion => Err(DeliverError::OtherVersion),
         Accepted::NotFound => Err(DeliverError::Gone),
         // Not for a caller without a fence.
         Accepted::Forward { .. } | Accepted::Fenced | Accepted::Older => Err(DeliverError::NotOwner),
@@ -197,6 +203,7 @@ mod tests {
             (Accepted::TooManyBytes, Err(DeliverError::TooManyBytes)),
             (Accepted::IdInUse, Err(DeliverError::IdInUse)),
             (Accepted::WrongService, Err(DeliverError::WrongService)),
+            (Accepted::OtherVersion, Err(DeliverError::OtherVersion)),
             (Accepted::NotFound, Err(DeliverError::Gone)),
             (Accepted::Forward { seq: 1 }, Err(DeliverError::NotOwner)),
             (Accepted::Fenced, Err(DeliverError::NotOwner)),
@@ -219,11 +226,12 @@ mod tests {
             service: Some("s".into()),
             post_id,
             versioned: false,
+            version: Some("2025-06-18"),
             own_stream: false,
         };
         let accept = for_another_owner(SessionId::random(), &posted, &limits);
         assert!(accept.fence.is_none() && !accept.forward_now);
-        assert_eq!((accept.acked, accept.known), (0, 0));
+        assert_eq!((accept.acked, accept.known, accept.version), (0, 0, Some("2025-06-18")));
         assert!(matches!(accept.message, ClientMessage::Request { .. }));
         assert_eq!((accept.body, accept.post_id, accept.service.as_deref()), (body, post_id, Some("s")));
         // The owner refuses on the stream what goes beyond MCP_MAX_INFLIGHT. MEM-5

@@ -25,7 +25,7 @@ use crate::{
         returning::key_of,
         shown,
     },
-    store::{Attach, Attached, AttachedTo, Hint},
+    store::{Attach, Attached, AttachedTo, Hint, SessionHead},
 };
 
 /// What a server needs to notice that the client of a request has closed its connection long ago. A client may have given a GET
@@ -89,6 +89,8 @@ pub enum Listening {
     To(Pump),
     /// The stream has ended: what it had is elsewhere.
     Over,
+    /// Nothing: client and server have agreed on another protocol version than it names.
+    OtherVersion,
 }
 
 impl Opening {
@@ -100,7 +102,10 @@ impl Opening {
         by: By,
     ) -> Result<Option<Ready>, NotOpened> {
         let gateway = &self.gateway;
-        let before = if cursor.is_some() { Before::default() } else { self.before(session).await? };
+        let before = match &cursor {
+            Some(_) => Before::default(),
+            None => self.before(session, patiently(gateway, || gateway.env.store.load(session)).await?),
+        };
         let sent = before.sent;
         let attachment = Attachment::new(session, StreamKey::Main, gateway.env.settings.stream.client_queue_bytes);
         let attach = attachment.attach(&gateway.env);
@@ -168,13 +173,15 @@ impl Opening {
     }
 
     /// The stream of a Streamable HTTP session that its client asks for: that of which it has seen the event `cursor`, or else
-    /// the main one, from where its last connection had come to. `None`: the session is gone.
+    /// the main one, from where its last connection had come to. `version`: the protocol version that it names. `None`: the
+    /// session is gone.
     ///
     /// # Errors
     /// See [`NotOpened`].
     pub async fn listen(
         &self,
         session: SessionId,
+        version: Option<&str>,
         cursor: Mark<EventId>,
         habits: Habits,
     ) -> Result<Option<Listening>, NotOpened> {
@@ -193,14 +200,19 @@ impl Opening {
             lost = Some("cursor_foreign");
         }
         let key = key.unwrap_or_default();
-        let sent = if cursor.is_some() { 0 } else { self.before(session).await?.sent };
-        if let StreamKey::Request(seq) = key {
-            let Some(head) = patiently(gateway, || gateway.env.store.load(session)).await? else { return Ok(None) };
-            if head.continuation.moved.contains(&seq) {
+        let head = patiently(gateway, || gateway.env.store.load(session)).await?;
+        if let Some(head) = &head {
+            if head.continuation.has_other_version(version) {
+                return Ok(Some(Listening::OtherVersion));
+            }
+            if let StreamKey::Request(seq) = key
+                && head.continuation.moved.contains(&seq)
+            {
                 // Its answer has gone out on the main stream. EVT-8
                 return Ok(Some(Listening::Over));
             }
         }
+        let sent = if cursor.is_some() { 0 } else { self.before(session, head).sent };
         let attachment = Attachment::new(session, key, gateway.env.settings.stream.client_queue_bytes);
         tokio::time::sleep(GONE_CLIENT_PAUSE).await;
         let joining = Joining::begin(&gateway.env, &attachment);
@@ -260,21 +272,19 @@ impl Opening {
     }
 
     /// What the store knows of the session's last connection.
-    async fn before(&self, session: SessionId) -> Result<Before, StoreUnavailable> {
+    fn before(&self, session: SessionId, head: Option<SessionHead>) -> Before {
         let gateway = &self.gateway;
         let here =
             gateway.env.directory.attachments(&session).iter().map(|attachment| attachment.sent()).max().unwrap_or(0);
-        let Some(head) = patiently(&self.gateway, || gateway.env.store.load(session)).await? else {
-            return Ok(Before { sent: here, ..Before::default() });
-        };
+        let Some(head) = head else { return Before { sent: here, ..Before::default() } };
         let stream = head.stream(MAIN_STREAM);
-        Ok(Before {
+        Before {
             sent: here.max(stream.and_then(|stream| stream.sent).unwrap_or(0)),
             client: key_of(&head.client),
             is_used: head.in_seq != 0,
             left_at: stream.and_then(|stream| stream.left_at),
             in_seq: head.in_seq,
-        })
+        }
     }
 }
 

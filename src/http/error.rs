@@ -120,6 +120,9 @@ pub enum ApiError {
         /// What it speaks.
         spoken: String,
     },
+    /// Another one than this session has.
+    #[error("MCP-Protocol-Version names another version than the one that was agreed on by initialize")]
+    OtherVersion,
     /// 2026-07-28's stateless opening.
     #[error("this router speaks MCP versions with sessions, up to {newest}: begin with initialize")]
     Stateless {
@@ -182,6 +185,7 @@ impl From<DeliverError> for ApiError {
         match error {
             DeliverError::Gone | DeliverError::WrongService => Self::UnknownSession,
             DeliverError::IdInUse => Self::IdInUse,
+            DeliverError::OtherVersion => Self::OtherVersion,
             DeliverError::TooMany => Self::TooMany { what: "requests of this session without an answer" },
             DeliverError::InstanceFull => {
                 Self::TooMany { what: "bytes in requests of this instance without an answer (MCP_MAX_HELD_BYTES)" }
@@ -276,6 +280,7 @@ mod tests {
             let expected = match &error {
                 DeliverError::Gone | DeliverError::WrongService => ApiError::UnknownSession,
                 DeliverError::IdInUse => ApiError::IdInUse,
+                DeliverError::OtherVersion => ApiError::OtherVersion,
                 DeliverError::TooMany => too_many("requests of this session without an answer"),
                 DeliverError::InstanceFull => {
                     too_many("bytes in requests of this instance without an answer (MCP_MAX_HELD_BYTES)")
@@ -294,6 +299,7 @@ mod tests {
             DeliverError::Gone,
             DeliverError::Vanished,
             DeliverError::WrongService,
+            DeliverError::OtherVersion,
             DeliverError::IdInUse,
             DeliverError::TooMany,
             DeliverError::TooManyBytes,

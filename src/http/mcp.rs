@@ -8,7 +8,7 @@ use std::{rc::Rc, sync::Arc, time::Duration};
 
 use actix_web::{
     HttpRequest, HttpResponse,
-    http::header::{self, HeaderName, HeaderValue},
+    http::header::{self, HeaderName},
     web,
 };
 use bytes::Bytes;
@@ -79,9 +79,8 @@ pub async fn post(
     let said = head.said();
     let shown = call.session()?;
     let begins = matches!(&said, Said::Request { method, .. } if **method == *mcp::INITIALIZE) && shown.is_none();
-    if !begins {
-        call.check_version()?;
-    }
+    // The one that it offers stands in the request.
+    let version = if begins { None } else { call.version()? };
     let session = match shown {
         Some(session) => session,
         None if begins => match call.opening().begin().await {
@@ -93,7 +92,7 @@ pub async fn post(
         }
         None => return Ok(ApiError::NoSessionHeader.response(id_text(&said))),
     };
-    let sent = call.sent(body, said, 0);
+    let sent = call.sent(body, said, 0, version);
     let response = match sent.deliver(&node.gateway, session).await.map(Delivered::into_stream) {
         Ok(None) => HttpResponse::Accepted().finish(),
         Ok(Some(stream)) => call.answer(stream, begins.then_some(session)).await,
@@ -114,7 +113,7 @@ pub async fn get(
         return Err(ApiError::NotAcceptable);
     }
     let session = call.session()?.ok_or(ApiError::NoSessionHeader)?;
-    call.check_version()?;
+    let version = call.version()?;
     let cursor = request.headers().get(&LAST_EVENT).filter(|value| !value.is_empty());
     let shown = cursor.map(|value| value.to_str().unwrap_or_default());
     let was_paused = shown.is_some_and(|cursor| cursor.ends_with(PAUSED));
@@ -126,9 +125,10 @@ pub async fn get(
         // findings/ai-sdk-clean-end-of-stream-is-final.sh
         gives_up_at_an_end: is_agent(&request, AI_SDK),
     };
-    match call.opening().listen(session, cursor, habits).await {
+    match call.opening().listen(session, version, cursor, habits).await {
         Ok(Some(Listening::To(pump))) => Ok(call.stream(pump, None)),
         Ok(Some(Listening::Over)) => Ok(call.events(stream::empty(), None)),
+        Ok(Some(Listening::OtherVersion)) => Err(ApiError::OtherVersion),
         Ok(None) => Err(ApiError::UnknownSession),
         Err(error) => Err(ApiError::from(error).knowing(&*node.env.store)),
     }
@@ -142,9 +142,13 @@ pub async fn delete(
 ) -> Result<HttpResponse, ApiError> {
     let call = Call::new(&node, &request, service.as_deref().map(String::as_str))?;
     let session = call.session()?.ok_or(ApiError::NoSessionHeader)?;
-    call.check_version()?;
-    let head = node.env.store.load(session).await?;
-    if head.is_none_or(|head| head.service != call.service.name) || !node.env.store.purge(session).await? {
+    let version = call.version()?;
+    let head = node.env.store.load(session).await?.filter(|head| head.service == call.service.name);
+    let head = head.ok_or(ApiError::UnknownSession)?;
+    if head.continuation.has_other_version(version) {
+        return Err(ApiError::OtherVersion);
+    }
+    if !node.env.store.purge(session).await? {
         return Err(ApiError::UnknownSession);
     }
     Ok(HttpResponse::NoContent().finish())
@@ -155,8 +159,9 @@ fn is_agent(request: &HttpRequest, name: &str) -> bool {
     agent.is_some_and(|agent| agent.starts_with(name))
 }
 
-fn is_gone(error: &NotDelivered) -> bool {
-    matches!(error, NotDelivered::Refused(DeliverError::Gone | DeliverError::WrongService))
+/// It is about the session or the headers, and not about what is done with the request.
+fn is_of_the_request(error: &NotDelivered) -> bool {
+    matches!(error, NotDelivered::Refused(DeliverError::Gone | DeliverError::WrongService | DeliverError::OtherVersion))
 }
 
 /// Clients of this transport know where to speak.
@@ -191,21 +196,27 @@ impl<'r> Call<'r> {
         session.map(Some).ok_or(ApiError::UnknownSession)
     }
 
-    /// Without the header the client is one of 2025-03-26, which had none (MCP, Protocol Version Header).
-    fn check_version(&self) -> Result<(), ApiError> {
-        let is_spoken =
-            |named: &HeaderValue| mcp::VERSIONS.iter().any(|version| version.as_bytes() == named.as_bytes());
-        match self.request.headers().get_all(&VERSION).all(is_spoken) {
-            true => Ok(()),
-            false => Err(ApiError::ProtocolVersion { spoken: mcp::VERSIONS.join(", ") }),
+    /// The version that the client names, which must be one with sessions; whether it is the session's is for those to say who
+    /// know that. Who names none is believed to mean 2025-03-26 (MCP, Protocol Version Header), so who names that one says no
+    /// more: the official conformance suite does, in a session of 2025-11-25
+    /// (findings/conformance-names-another-version.sh).
+    fn version(&self) -> Result<Option<&'static str>, ApiError> {
+        let mut found = None;
+        for named in self.request.headers().get_all(&VERSION) {
+            let version = mcp::VERSIONS.into_iter().find(|version| version.as_bytes() == named.as_bytes());
+            let version = version.ok_or_else(|| ApiError::ProtocolVersion { spoken: mcp::VERSIONS.join(", ") })?;
+            if found.replace(version).is_some_and(|other| other != version) {
+                return Err(ApiError::Repeated { header: "MCP-Protocol-Version" });
+            }
         }
+        Ok(found.filter(|version| *version != mcp::UNNAMED))
     }
 
     /// `at`: its place among the messages of this request.
-    fn sent(&self, body: Bytes, said: Said, at: usize) -> Sent {
+    fn sent(&self, body: Bytes, said: Said, at: usize, version: Option<&'static str>) -> Sent {
         let own_stream = matches!(said, Said::Request { .. });
         let service = Some(self.service.name.as_str().into());
-        Sent::new(self.request, &self.node.env.settings.security, service, (body, said), at, own_stream)
+        Sent::new(self.request, &self.node.env.settings.security, service, (body, said), at, own_stream, version)
     }
 
     /// An array of messages, as MCP 2025-03-26 has it, and no later version. The answers come on one stream, each as a stream
@@ -227,7 +238,7 @@ impl<'r> Call<'r> {
             if matches!(&said, Said::Request { method, .. } if **method == *mcp::INITIALIZE) {
                 return Err(ApiError::Unexpected("initialize is not for an array of messages"));
             }
-            sent.push(self.sent(body, said, sent.len()));
+            sent.push(self.sent(body, said, sent.len(), Some(mcp::WITH_BATCHES)));
         }
         let (mut streams, mut refused) = (Vec::new(), Vec::new());
         for sent in &sent {
@@ -235,7 +246,7 @@ impl<'r> Call<'r> {
                 (Ok(delivered), _) => {
                     streams.extend(delivered.into_stream().map(|stream| Waiting::new(env, stream)));
                 }
-                (Err(error), Some(id)) if !is_gone(&error) => {
+                (Err(error), Some(id)) if !is_of_the_request(&error) => {
                     refused.push(ApiError::from(error).knowing(&*env.store).body(Some(id)));
                 }
                 (Err(error), id) => return Ok(self.refused(error, id)),
@@ -277,10 +288,10 @@ impl<'r> Call<'r> {
     /// Of a session that lives, a request that was not taken has an answer like any other: clients give their session up for
     /// a status. Another instance takes what one does not take that goes down, if a proxy asks it.
     fn refused(&self, error: NotDelivered, id: Option<&str>) -> HttpResponse {
-        let (is_gone, is_draining) = (is_gone(&error), error == NotDelivered::Draining);
+        let has_status = is_of_the_request(&error) || error == NotDelivered::Draining;
         let error = ApiError::from(error).knowing(&*self.node.env.store);
         match id {
-            Some(id) if !is_gone && !is_draining => error.answer(id),
+            Some(id) if !has_status => error.answer(id),
             id => error.response(id),
         }
     }

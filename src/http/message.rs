@@ -76,7 +76,7 @@ async fn take(
         doubt::settle(&node.gateway, session, count, &head).await?;
     }
     let said = head.said();
-    let sent = Sent::new(request, &node.env.settings.security, service, (body, said), 0, false);
+    let sent = Sent::new(request, &node.env.settings.security, service, (body, said), 0, false, None);
     match sent.deliver(&node.gateway, session).await {
         Ok(Delivered::Accepted(_) | Delivered::Duplicate(_)) => {
             sent.is_answered(&node.gateway, session, request);

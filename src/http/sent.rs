@@ -34,7 +34,7 @@ pub(super) struct Sent {
 }
 
 impl Sent {
-    /// `at`: its place among the messages of this request. `own_stream`: see [`Posted::own_stream`].
+    /// `at`: its place among the messages of this request. `own_stream`, `version`: see [`Posted`].
     pub(super) fn new(
         request: &HttpRequest,
         security: &SecuritySettings,
@@ -42,6 +42,7 @@ impl Sent {
         (body, said): (Bytes, Said),
         at: usize,
         own_stream: bool,
+        version: Option<&'static str>,
     ) -> Self {
         // nginx gives all its tries of one request the same one.
         let name = forwarded::request_name(request, &security.trusted_proxies);
@@ -52,7 +53,7 @@ impl Sent {
         };
         let versioned = request.headers().contains_key("mcp-protocol-version");
         Self {
-            posted: Arc::new(Posted { body, said, service, post_id, versioned, own_stream }),
+            posted: Arc::new(Posted { body, said, service, post_id, versioned, version, own_stream }),
             is_correlated: matches!(name, Some(Name::Correlation(_))),
             begun: Instant::now(),
         }

@@ -33,6 +33,8 @@ pub const LIST_TOOLS: &str = "tools/list";
 pub const DISCOVER: &str = "server/discover";
 /// Protocol versions with sessions, the newest first: those that a client may name in a header.
 pub const VERSIONS: [&str; 4] = [NEWEST_VERSION, "2025-06-18", "2025-03-26", "2024-11-05"];
+/// The version of those who name none.
+pub const UNNAMED: &str = "2025-03-26";
 /// The one version in which a POST may hold an array of messages.
 pub const WITH_BATCHES: &str = "2025-03-26";
 /// Newest protocol version that the router itself speaks when it is the client.

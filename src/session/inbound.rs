@@ -39,6 +39,11 @@ impl Handler<Deliver> for SessionActor {
             // Of another transport: its answers go elsewhere.
             return ActorResponse::reply(Err(DeliverError::WrongService));
         }
+        if let (Some(named), Some(agreed)) = (posted.version, self.setup.version())
+            && named != agreed
+        {
+            return ActorResponse::reply(Err(DeliverError::OtherVersion));
+        }
         if matches!(posted.said, Said::Request { .. }) && !self.may_hold(&posted.body) {
             self.env.metrics.accepted.refused.inc();
             return ActorResponse::reply(Err(DeliverError::InstanceFull));
@@ -96,6 +101,7 @@ impl Journaling {
             session: self.fence.session,
             // The owner has compared it with its own.
             service: None,
+            version: None,
             post_id: self.posted.post_id,
             message,
             body: self.posted.body.clone(),
@@ -195,6 +201,7 @@ impl SessionActor {
                 self.refuse(&message.said, DeliverError::TooManyBytes, ctx)
             }
             Ok(Accepted::WrongService) => Err(DeliverError::WrongService),
+            Ok(Accepted::OtherVersion) => Err(DeliverError::OtherVersion),
             Ok(Accepted::IdInUse) => {
                 accepted.refused.inc();
                 Err(DeliverError::IdInUse)

@@ -24,6 +24,8 @@ pub struct Posted {
     pub post_id: PostId,
     /// It carried `MCP-Protocol-Version`.
     pub versioned: bool,
+    /// Which, where it must be the one that was agreed on (Streamable HTTP).
+    pub version: Option<&'static str>,
     /// It is a request whose answer goes to a stream of its own, on the connection by which it came (Streamable HTTP).
     pub own_stream: bool,
 }
@@ -82,6 +84,8 @@ pub enum DeliverError {
     Vanished,
     /// The URL names another service: 404.
     WrongService,
+    /// Client and server have agreed on another protocol version than the POST names: 400.
+    OtherVersion,
     /// A request without an answer has this id and another body: 400.
     IdInUse,
     /// A cap is reached: 503.

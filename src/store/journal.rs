@@ -16,7 +16,7 @@ use crate::protocol::{post_id::PostId, session_id::SessionId};
 /// See module documentation. All operations are safe to repeat after [`super::StoreError::Unavailable`].
 #[async_trait]
 pub trait Journal: Send + Sync {
-    /// Journals one message of the client. Checks, in order: session exists; service; fence (if given); `post_id`
+    /// Journals one message of the client. Checks, in order: session exists; service; version; fence (if given); `post_id`
     /// seen; JSON-RPC id pending; caps. Direct forwarding happens only if `forward_now`, the fence holds and every
     /// earlier entry is claimed; otherwise the entry waits in the inbox. Without a fence the owner is woken.
     /// A directly forwarded notification or response stays in the inbox until acked, so that an adopter finds it.
@@ -81,6 +81,9 @@ pub struct Accept {
     pub session: SessionId,
     /// The service that the URL names, if it does.
     pub service: Option<String>,
+    /// The protocol version that the POST names, to be compared with [`Continuation::version`](super::Continuation::version). An
+    /// owner compares by itself.
+    pub version: Option<&'static str>,
     /// Identity of the POST (`X-Request-ID`, equal over nginx's tries; else made by the router). REQ-6.
     pub post_id: PostId,
     /// Kind and id.
@@ -157,6 +160,8 @@ pub enum Accepted {
     TooManyBytes,
     /// The session lives, but under another service than the URL names.
     WrongService,
+    /// Client and server have agreed on another protocol version than the POST names.
+    OtherVersion,
     /// No such session (expired, closed, never existed).
     NotFound,
     /// `fence` is not the session's: the caller is not the owner any more.

@@ -83,13 +83,25 @@ pub async fn a_refused_message_leaves_nothing_behind(backend: Backend) {
     let full = Accept { max_pending: 0, ..request(fence.session, "1") };
     assert_eq!(store.accept(refused(full)).await.unwrap(), Accepted::TooManyPending);
 
+    // Until there is an agreement any version will do.
+    let named = |version| Accept { version: Some(version), ..request(fence.session, "1") };
+    let agreed = Accept {
+        changes: vec![HeadChange::Version(Some("2025-06-18".to_owned()))],
+        ..notification(fence.session, "n")
+    };
+    let journaled = store.accept(direct(&fence, Accept { version: Some("2025-11-25"), ..agreed })).await.unwrap();
+    assert_eq!(journaled, Accepted::Forward { seq: 1 });
+    for accept in [named("2025-11-25"), direct(&fence, named("2025-11-25"))] {
+        assert_eq!(store.accept(refused(accept)).await.unwrap(), Accepted::OtherVersion);
+    }
+
     assert!(store.pending(fence.session).await.unwrap().is_empty());
-    assert_eq!(claim(store, &fence, 0, 10).await, (vec![], false));
+    assert_eq!(claim(store, &fence, 1, 10).await, (vec![], false));
     assert_eq!(on_record(&head(store, fence.session).await, "mark"), None);
     assert_not_woken(store, "a", &mut wakes).await;
 
-    let right = Accept { service: Some("mcp-server-v6".to_owned()), ..direct(&fence, request(fence.session, "1")) };
-    assert_eq!(store.accept(right).await.unwrap(), Accepted::Forward { seq: 1 }, "no sequence was used");
+    let right = Accept { service: Some("mcp-server-v6".to_owned()), ..direct(&fence, named("2025-06-18")) };
+    assert_eq!(store.accept(right).await.unwrap(), Accepted::Forward { seq: 2 }, "no sequence was used");
 }
 
 /// REQ-6

@@ -126,6 +126,7 @@ pub fn message(session: SessionId, message: ClientMessage, body: &str) -> Accept
     Accept {
         session,
         service: None,
+        version: None,
         post_id: PostId::of(&SessionId::random().reveal(), b""),
         message,
         body: Bytes::copy_from_slice(body.as_bytes()),

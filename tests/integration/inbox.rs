@@ -58,6 +58,7 @@ async fn journal_behind_the_owner(cluster: &mut Cluster, client: &McpClient, mes
     let accept = Accept {
         session,
         service: None,
+        version: None,
         post_id: PostId::random(),
         message: kind,
         body: message.to_string().into(),

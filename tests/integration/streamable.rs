@@ -27,8 +27,12 @@ fn quick() -> cluster::Builder {
 }
 
 fn initialize() -> Value {
+    offering(VERSION)
+}
+
+fn offering(version: &str) -> Value {
     json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {
-        "protocolVersion": VERSION, "capabilities": { "sampling": {} }, "clientInfo": { "name": "test", "version": "1" },
+        "protocolVersion": version, "capabilities": { "sampling": {} }, "clientInfo": { "name": "test", "version": "1" },
     }})
 }
 
@@ -41,11 +45,16 @@ struct Session(String);
 
 impl Session {
     async fn begin(addr: SocketAddr) -> Self {
-        let response = post(&initialize()).send(addr).await;
-        assert_eq!((response.status, response.json()["result"]["protocolVersion"].as_str()), (200, Some(VERSION)));
+        Self::of_version(addr, VERSION).await
+    }
+
+    async fn of_version(addr: SocketAddr, version: &str) -> Self {
+        let response = post(&offering(version)).send(addr).await;
+        assert_eq!((response.status, response.json()["result"]["protocolVersion"].as_str()), (200, Some(version)));
         let session = Self(response.header("mcp-session-id").expect("the header of a new session").to_owned());
         let note = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
-        assert_eq!(session.send(addr, &note).await.status, 202);
+        let note = session.of(post(&note)).header("mcp-protocol-version", version);
+        assert_eq!(note.send(addr).await.status, 202);
         session
     }
 
@@ -137,6 +146,15 @@ async fn a_session_begins_with_initialize_and_ends_with_delete() {
             session.of(post(&list)).header("mcp-protocol-version", "1999-01-01"),
             400,
             "protocol_version",
+        ),
+        (
+            "two versions",
+            Request::post(MCP, list.to_string())
+                .header("mcp-session-id", &session.0)
+                .also("mcp-protocol-version", "2025-06-18")
+                .also("mcp-protocol-version", VERSION),
+            400,
+            "repeated_header",
         ),
         ("the stateless era", post(&discover), 404, "stateless"),
         ("neither form", session.of(post(&list)).header("accept", "text/html"), 406, "not_acceptable"),
@@ -398,6 +416,45 @@ async fn an_instance_that_is_told_to_go_leaves_every_call_its_answer() {
     cluster.assert_no_violations().await;
 }
 
+/// MCP, Protocol Version Header: the version is the one that was agreed on, at whatever instance and for whatever is asked.
+#[tokio::test]
+async fn a_version_other_than_the_one_agreed_on_is_refused_everywhere() {
+    let mut cluster = quick().start().await;
+    let session = Session::of_version(cluster.addr(0), "2025-06-18").await;
+    let list = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/list" });
+    let note = json!({ "jsonrpc": "2.0", "method": "notifications/roots/list_changed" });
+    let naming = |request: Request, version| session.of(request).header("mcp-protocol-version", version);
+    let get = || Request::get(MCP).header("accept", "text/event-stream");
+    let refused = async |addr: SocketAddr| {
+        for version in ["2025-11-25", "2024-11-05"] {
+            for (name, request) in [
+                ("a request", post(&list)),
+                ("a notification", post(&note)),
+                ("the handshake again", post(&offering("2025-06-18"))),
+                ("the main stream", get()),
+                ("a stream that goes on", get().header("last-event-id", "x")),
+                ("the end", Request::delete(MCP)),
+            ] {
+                let response = naming(request, version).send(addr).await;
+                let reason = response.json()["error"]["data"]["reason"].as_str().map(str::to_owned);
+                assert_eq!((response.status, reason.as_deref()), (400, Some("other_version")), "{name} {version}");
+            }
+        }
+        // Stock clients name the right one or none, and the conformance suite the version of those who name none.
+        for version in ["2025-06-18", "2025-03-26"] {
+            assert_eq!(naming(post(&list), version).send(addr).await.status, 200);
+        }
+        assert_eq!(post(&list).header("mcp-session-id", &session.0).send(addr).await.status, 200);
+    };
+    refused(cluster.addr(0)).await;
+    refused(cluster.addr(1)).await;
+    // Its heir has it from the record.
+    cluster.routers[0].kill();
+    refused(cluster.addr(1)).await;
+    assert_eq!(naming(Request::delete(MCP), "2025-06-18").send(cluster.addr(1)).await.status, 204);
+    cluster.assert_no_violations().await;
+}
+
 fn batch(messages: &[Value], accept: &str) -> Request {
     Request::post(MCP, Value::from(messages.to_vec()).to_string()).header("accept", accept)
 }
@@ -406,9 +463,9 @@ fn batch(messages: &[Value], accept: &str) -> Request {
 async fn an_array_of_messages_is_for_the_one_version_that_has_it() {
     let cluster = quick().start().await;
     let addr = cluster.addr(0);
-    let session = Session::begin(addr).await;
-    let of =
-        |request: Request| request.header("mcp-session-id", &session.0).header("mcp-protocol-version", "2025-03-26");
+    let session = Session::of_version(addr, "2025-03-26").await;
+    let of = |request: Request| request.header("mcp-session-id", &session.0);
+    let later = Session::begin(addr).await;
     let note = json!({ "jsonrpc": "2.0", "method": "notifications/roots/list_changed" });
     let calls = [with_progress(1, 100), note.clone(), with_progress(2, 50)];
     assert_eq!(of(batch(&[note.clone(), note.clone()], BOTH)).send(addr).await.status, 202);
@@ -426,7 +483,9 @@ async fn an_array_of_messages_is_for_the_one_version_that_has_it() {
     let answers: Vec<_> = whole.json().as_array().unwrap().iter().map(|answer| answer["id"].clone()).collect();
     assert_eq!((whole.status, answers), (200, vec![json!(1), json!(2)]));
     for (name, request) in [
-        ("a later version", session.of(batch(&calls, BOTH))),
+        ("a later version", later.of(batch(&calls, BOTH))),
+        ("a later version, unnamed", batch(&calls, BOTH).header("mcp-session-id", &later.0)),
+        ("of that version, it says", later.of(batch(&calls, BOTH)).header("mcp-protocol-version", "2025-03-26")),
         ("nothing", of(batch(&[], BOTH))),
         ("a handshake", of(batch(&[initialize()], BOTH))),
     ] {

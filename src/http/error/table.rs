@@ -116,6 +116,7 @@ fn row(error: &ApiError) -> Row {
         E::NeitherAcceptable => Row::new(406, INVALID_REQUEST, "not_acceptable"),
         E::NoSessionHeader => Row::new(400, INVALID_REQUEST, "missing_session"),
         E::ProtocolVersion { .. } => Row::new(400, INVALID_REQUEST, "protocol_version"),
+        E::OtherVersion => Row::new(400, INVALID_REQUEST, "other_version"),
         // By this status and code clients of that version fall back to one with sessions.
         E::Stateless { .. } => Row::new(404, METHOD_NOT_FOUND, "stateless"),
         E::OtherTransport { .. } => Row::new(404, INVALID_REQUEST, "other_transport"),
@@ -245,7 +246,7 @@ mod tests {
         Invalid(_), Unexpected(_), UnknownService{..}, AmbiguousService{..}, IdInUse, MissingSession, UnknownSession,
         AmbiguousSession, TooLarge{..}, BrokenBody, SlowBody{..}, ContentType, ContentCoding, NoSuchPath, Method{..}, Query,
         Repeated{..}, Host, Origin, NotAdmin, NotAcceptable, NeitherAcceptable, NoSessionHeader,
-        ProtocolVersion{..}, Stateless{..}, OtherTransport{..}, Full, TooManyOfClient{..}, TooMany{..},
+        ProtocolVersion{..}, OtherVersion, Stateless{..}, OtherTransport{..}, Full, TooManyOfClient{..}, TooMany{..},
         Draining, StoreUnavailable, StoreRefuses(_), Upstream(_), ToolList(_), NoEndpoint{..},
     });
 
@@ -299,6 +300,7 @@ mod tests {
             (ApiError::NeitherAcceptable, 406, "not_acceptable", None),
             (ApiError::NoSessionHeader, 400, "missing_session", None),
             (ApiError::ProtocolVersion { spoken: text() }, 400, "protocol_version", None),
+            (ApiError::OtherVersion, 400, "other_version", None),
             (ApiError::Stateless { newest: "x" }, 404, "stateless", None),
             (ApiError::OtherTransport { base: text(), service: text() }, 404, "other_transport", None),
             (ApiError::Full, 503, "too_many", Some("10")),

@@ -38,6 +38,8 @@ struct Handshake {
     request: Bytes,
     /// The `result` that the client was told (JSON text).
     result: String,
+    /// The protocol version that it names.
+    version: Option<String>,
     /// It is the router's own, because the client sent none.
     assumed: bool,
 }
@@ -100,7 +102,7 @@ impl Setup {
         let assumed = found.assumed;
         let handshake = found.initialize_request.take().zip(found.initialize_result.take());
         Self {
-            handshake: handshake.map(|(request, result)| Handshake { request: request.into(), result, assumed }),
+            handshake: handshake.map(|(request, result)| Handshake::new(request.into(), result, assumed)),
             initialized: found.initialized.is_some(),
             log_level: found.log_level.take(),
             subscriptions: std::mem::take(&mut found.subscriptions),
@@ -112,6 +114,7 @@ impl Setup {
         let handshake = self.handshake.as_ref();
         record.initialize_request = handshake.map(|handshake| text(&handshake.request));
         record.initialize_result = handshake.map(|handshake| handshake.result.clone());
+        record.version = self.version().map(str::to_owned);
         record.assumed = self.is_assumed();
         record.initialized = self.initialized.then_some(Initialized::Plain);
         record.log_level.clone_from(&self.log_level);
@@ -137,6 +140,11 @@ impl Setup {
     /// router's own handshake: the client's replaces it.
     pub fn told(&self) -> Option<&str> {
         self.handshake.as_ref().filter(|handshake| !handshake.assumed).map(|handshake| &*handshake.result)
+    }
+
+    /// The protocol version that the client was told, and names in its requests. Not that of the router's own handshake.
+    pub fn version(&self) -> Option<&str> {
+        self.handshake.as_ref().filter(|handshake| !handshake.assumed)?.version.as_deref()
     }
 
     /// Nothing is expected of the server while nobody listens.
@@ -168,12 +176,14 @@ impl Setup {
             Effect::None | Effect::Tools { .. } => event,
             Effect::Initialize(request) => {
                 let result = result.unwrap_or("{}").to_owned();
+                let handshake = Handshake::new(request, result, false);
                 let event = event
-                    .changing(HeadChange::InitializeRequest(text(&request)))
-                    .changing(HeadChange::InitializeResult(result.clone()))
+                    .changing(HeadChange::InitializeRequest(text(&handshake.request)))
+                    .changing(HeadChange::InitializeResult(handshake.result.clone()))
+                    .changing(HeadChange::Version(handshake.version.clone()))
                     .changing(HeadChange::Endpoint(endpoint()))
                     .changing(HeadChange::Assumed(false));
-                self.handshake = Some(Handshake { request, result, assumed: false });
+                self.handshake = Some(handshake);
                 event
             }
             Effect::LogLevel(request) => {
@@ -207,7 +217,7 @@ impl Setup {
                 "clientInfo": { "name": "mcp-router", "version": env!("CARGO_PKG_VERSION") },
             },
         });
-        let handshake = Handshake { request: Bytes::from(request.to_string()), result: "{}".to_owned(), assumed: true };
+        let handshake = Handshake::new(Bytes::from(request.to_string()), "{}".to_owned(), true);
         self.initialized = true;
         let changes = handshake.as_assumed();
         self.handshake = Some(handshake);
@@ -249,6 +259,11 @@ impl Setup {
 }
 
 impl Handshake {
+    fn new(request: Bytes, result: String, assumed: bool) -> Self {
+        let version = mcp::protocol_version(&result);
+        Self { request, result, version, assumed }
+    }
+
     fn as_assumed(&self) -> Vec<HeadChange> {
         vec![
             HeadChange::InitializeRequest(text(&self.request)),

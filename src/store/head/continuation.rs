@@ -25,6 +25,8 @@ pub struct Continuation {
     pub initialize_request: Option<String>,
     /// The upstream's `result` of it (JSON text).
     pub initialize_result: Option<String>,
+    /// The protocol version that it names: what client and server have agreed on.
+    pub version: Option<String>,
     /// The client has sent `notifications/initialized`.
     pub initialized: Option<Initialized>,
     /// The upstream session stands on the router's own `initialize`, because the client sent none.
@@ -68,6 +70,8 @@ pub enum HeadChange {
     InitializeRequest(String),
     /// [`Continuation::initialize_result`]
     InitializeResult(String),
+    /// [`Continuation::version`]
+    Version(Option<String>),
     /// [`Continuation::initialized`]
     Initialized(Initialized),
     /// [`Continuation::assumed`]
@@ -134,12 +138,18 @@ pub enum HeadChange {
 }
 
 impl Continuation {
+    /// A request names this protocol version, and another one was agreed on.
+    pub fn has_other_version(&self, named: Option<&str>) -> bool {
+        named.zip(self.version.as_deref()).is_some_and(|(named, agreed)| named != agreed)
+    }
+
     /// `false`: it is another one's field.
     pub(super) fn take(&mut self, field: &str, value: &str) -> bool {
         let text = || Some(value.to_owned());
         match field {
             field::INITIALIZE_REQUEST => self.initialize_request = text(),
             field::INITIALIZE_RESULT => self.initialize_result = text(),
+            field::VERSION => self.version = text(),
             field::INITIALIZED if value == WITH_VERSION => self.initialized = Some(Initialized::WithVersion),
             field::INITIALIZED => self.initialized = Some(Initialized::Plain),
             field::ASSUMED => self.assumed = true,
@@ -173,6 +183,7 @@ impl Continuation {
         for (name, value) in [
             (field::INITIALIZE_REQUEST, self.initialize_request.as_deref()),
             (field::INITIALIZE_RESULT, self.initialize_result.as_deref()),
+            (field::VERSION, self.version.as_deref()),
             (field::INITIALIZED, self.initialized.map(Initialized::as_str)),
             (field::ASSUMED, self.assumed.then_some(YES)),
             (field::LOG_LEVEL, self.log_level.as_deref()),
@@ -209,6 +220,7 @@ impl Continuation {
             match change {
                 HeadChange::InitializeRequest(request) => self.initialize_request = text(request),
                 HeadChange::InitializeResult(result) => self.initialize_result = text(result),
+                HeadChange::Version(Some(version)) => self.version = text(version),
                 HeadChange::Initialized(how) => self.initialized = Some(*how),
                 HeadChange::Assumed(true) => self.assumed = true,
                 HeadChange::LogLevel(request) => self.log_level = text(request),
@@ -227,7 +239,8 @@ impl Continuation {
                 HeadChange::Moved { seq } => {
                     self.moved.insert(*seq);
                 }
-                HeadChange::Assumed(false)
+                HeadChange::Version(None)
+                | HeadChange::Assumed(false)
                 | HeadChange::UpstreamSession(None)
                 | HeadChange::UpstreamCursor(None)
                 | HeadChange::NotResumable { .. }
@@ -239,6 +252,7 @@ impl Continuation {
         }
         for change in changes {
             match change {
+                HeadChange::Version(None) => self.version = None,
                 HeadChange::Assumed(false) => self.assumed = false,
                 HeadChange::UpstreamSession(None) => self.upstream_session = None,
                 HeadChange::UpstreamCursor(None) => self.upstream_cursor = None,
@@ -280,6 +294,7 @@ impl<'a> FieldChanges<'a> {
             let (name, value): (Cow<'a, str>, _) = match change {
                 HeadChange::InitializeRequest(request) => (field::INITIALIZE_REQUEST.into(), Some(&**request)),
                 HeadChange::InitializeResult(result) => (field::INITIALIZE_RESULT.into(), Some(&**result)),
+                HeadChange::Version(version) => (field::VERSION.into(), version.as_deref()),
                 HeadChange::Initialized(how) => (field::INITIALIZED.into(), Some(how.as_str())),
                 HeadChange::Assumed(assumed) => (field::ASSUMED.into(), assumed.then_some(YES)),
                 HeadChange::LogLevel(request) => (field::LOG_LEVEL.into(), Some(&**request)),

@@ -15,6 +15,7 @@ pub(super) const IN_SEQ: &str = "in_seq";
 pub(super) const IN_CLAIMED: &str = "in_claimed";
 pub(super) const INITIALIZE_REQUEST: &str = "initialize_request";
 pub(super) const INITIALIZE_RESULT: &str = "initialize_result";
+pub(super) const VERSION: &str = "version";
 pub(super) const INITIALIZED: &str = "initialized";
 pub(super) const ASSUMED: &str = "assumed";
 pub(super) const LOG_LEVEL: &str = "log_level";

@@ -15,14 +15,15 @@ fn continuation() -> impl Strategy<Value = Continuation> {
     let texts_by = || btree_map(name(), ".{0,8}", 0..3);
     let maps = (texts_by(), texts_by(), texts_by(), btree_map(name(), any::<u64>(), 0..3));
     let moved = proptest::collection::btree_set(any::<u64>(), 0..3);
-    let upstream = (texts(), texts(), texts());
+    let upstream = (texts(), texts(), texts(), texts());
     (texts(), texts(), texts(), upstream, initialized, any::<bool>(), maps, moved).prop_map(
         |(initialize_request, initialize_result, log_level, upstream, initialized, assumed, maps, moved)| {
             let (subscriptions, questions, resumable, cancelled) = maps;
-            let (endpoint, upstream_session, upstream_cursor) = upstream;
+            let (endpoint, upstream_session, upstream_cursor, version) = upstream;
             Continuation {
                 initialize_request,
                 initialize_result,
+                version,
                 initialized,
                 assumed,
                 log_level,
@@ -119,6 +120,7 @@ fn change() -> impl Strategy<Value = HeadChange> {
     prop_oneof![
         few().prop_map(HeadChange::InitializeRequest),
         few().prop_map(HeadChange::InitializeResult),
+        option::of(few()).prop_map(HeadChange::Version),
         Just(HeadChange::Initialized(Initialized::WithVersion)),
         any::<bool>().prop_map(HeadChange::Assumed),
         few().prop_map(HeadChange::LogLevel),
@@ -158,6 +160,7 @@ fn fields_have_the_documented_names_and_forms() {
         ("in_claimed", "8"),
         ("initialize_request", "{}"),
         ("initialize_result", "{1}"),
+        ("version", "2025-11-25"),
         ("initialized", "v"),
         ("assumed", "1"),
         ("log_level", "{2}"),

@@ -27,6 +27,9 @@ impl Session {
         if accept.service.is_some_and(|service| service != self.service) {
             return Accepted::WrongService;
         }
+        if self.continuation.has_other_version(accept.version) {
+            return Accepted::OtherVersion;
+        }
         let by_owner = accept.fence.is_some();
         if accept.fence.is_some_and(|fence| self.fenced(&fence)) {
             return Accepted::Fenced;

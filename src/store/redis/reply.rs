@@ -27,6 +27,8 @@ pub(super) mod code {
     pub(in crate::store::redis) const OWNER_LIVES: i64 = -7;
     /// The data are older than what the owner has seen.
     pub(in crate::store::redis) const OLDER: i64 = -8;
+    /// Another protocol version was agreed on.
+    pub(in crate::store::redis) const OTHER_VERSION: i64 = -9;
 }
 
 /// An answer that makes no sense. `what` names the operation, never a value (SEC-2).

@@ -53,6 +53,25 @@ fn a_new_upstream_session_hears_the_clients_own_words_under_ids_of_the_router() 
     assert!(setup.has_no_subscriptions() && rest(&setup).len() == 2);
 }
 
+/// The version that the client is to name in its requests is put on record with the answer that it reads it in.
+#[test]
+fn the_version_is_the_one_that_the_client_was_told() {
+    let mut setup = initialized();
+    assert_eq!(setup.version(), None, "the server did not say");
+    let result = r#"{"protocolVersion":"2025-06-18","capabilities":{}}"#;
+    let changes = answered(&mut setup, mcp::INITIALIZE, REQUEST, Some(result));
+    assert!(changes.contains(&HeadChange::Version(Some("2025-06-18".to_owned()))), "{changes:?}");
+    assert_eq!(setup.version(), Some("2025-06-18"));
+    let mut record = Continuation::default();
+    setup.put(&mut record);
+    assert_eq!(record.version.as_deref(), setup.version());
+    assert_eq!(Setup::inherit(&mut record).version(), setup.version());
+    let mut assumed = Setup::default();
+    assumed.assume();
+    assumed.answered_again(result);
+    assert_eq!(assumed.version(), None, "nobody was told");
+}
+
 #[test]
 fn a_client_that_has_set_up_nothing_finds_nothing_replayed() {
     let setup = Setup::default();
@@ -134,7 +153,8 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let result = || prop_oneof![Just("{}".to_owned()), Just(RESULT.to_owned())];
+    let versioned = r#"{"protocolVersion":"2025-06-18","capabilities":{}}"#;
+    let result = move || prop_oneof![Just("{}".to_owned()), Just(RESULT.to_owned()), Just(versioned.to_owned())];
     prop_oneof![
         result().prop_map(Step::Initialize),
         Just(Step::SaysInitialized),
@@ -151,6 +171,7 @@ fn put_on_record(record: &mut Continuation, changes: Vec<HeadChange>) {
         match change {
             HeadChange::InitializeRequest(request) => record.initialize_request = Some(request),
             HeadChange::InitializeResult(result) => record.initialize_result = Some(result),
+            HeadChange::Version(version) => record.version = version,
             HeadChange::Initialized(how) => record.initialized = Some(how),
             HeadChange::Assumed(assumed) => record.assumed = assumed,
             HeadChange::LogLevel(request) => record.log_level = Some(request),
