@@ -6,19 +6,21 @@ set -euo pipefail
 
 usage() {
     cat <<'END'
-Usage: scripts/setup.sh [--tests]
+Usage: scripts/setup.sh [--tests] [--edge]
 
 Installs redis-server, nginx and curl with apt (Debian, Ubuntu); for other systems it prints the command and exits
 with 1. What is installed already is left alone, and no service is stopped or reconfigured.
 
   --tests   also what the tests need: Node.js with npm, Python 3.11 or newer with venv
+  --edge    also nginx's Lua module, for nginx/nginx-edge.conf
 END
 }
 
-tests=0
+tests=0 edge=0
 for argument; do
     case $argument in
         --tests) tests=1 ;;
+        --edge) edge=1 ;;
         -h | --help)
             usage
             exit
@@ -37,6 +39,7 @@ missing() { # prints the names of what is missing
     find_command redis-server >/dev/null || printf 'redis-server '
     find_command nginx >/dev/null || printf 'nginx '
     have curl || printf 'curl '
+    [ "$edge" = 0 ] || "$project_root/scripts/nginx-local.sh" has-lua >/dev/null 2>&1 || printf 'nginx-lua '
     [ "$tests" = 1 ] || return 0
     node_fits || printf 'node '
     python_fits || printf 'python '
@@ -49,6 +52,8 @@ packages_for() { # MANAGER NAME…: the packages that bring them
         case $manager:$name in
             apt:node) printf 'nodejs npm ' ;;
             apt:python) printf 'python3 python3-venv ' ;;
+            apt:nginx-lua) printf 'libnginx-mod-http-lua ' ;;
+            *:nginx-lua) printf 'openresty ' ;;
             dnf:redis-server | brew:redis-server) printf 'redis ' ;;
             dnf:node) printf 'nodejs npm ' ;;
             dnf:python) printf 'python3 ' ;;

@@ -62,6 +62,8 @@ pub enum Mark<T> {
 /// What a client shows of a session that it had.
 #[derive(Debug, Clone)]
 pub struct Shown {
+    /// Its stream is kept for it by a proxy, which has lost it and knows its cursor.
+    pub held: bool,
     /// The last event that it has seen.
     pub cursor: Mark<EventId>,
     /// The session that it names.
@@ -131,6 +133,7 @@ pub(super) enum By {
     SessionId,
     Cookie,
     Rebind,
+    Edge,
 }
 
 impl By {
@@ -140,6 +143,7 @@ impl By {
             Self::SessionId => "session_id",
             Self::Cookie => "cookie",
             Self::Rebind => "ping_rebind",
+            Self::Edge => "edge",
         }
     }
 }
@@ -147,6 +151,8 @@ impl By {
 /// What a client shows that counts.
 #[derive(Debug, PartialEq, Eq)]
 enum Strongest {
+    /// The cursor of a stream that its client still has.
+    Held(EventId),
     Cursor(EventId),
     /// A cursor that no router has made.
     NoCursor,
@@ -159,6 +165,8 @@ enum Strongest {
 /// A cursor before a name: an `EventSource` keeps its URL for ever, and the cursor is of its last stream.
 fn strongest(shown: Shown) -> Strongest {
     match (shown.cursor, shown.named) {
+        (Mark::Is(cursor), _) if shown.held => Strongest::Held(cursor),
+        _ if shown.held => Strongest::NoSession,
         (Mark::Is(cursor), _) => Strongest::Cursor(cursor),
         (Mark::Unreadable, _) => Strongest::NoCursor,
         (Mark::Absent, Mark::Is(session)) => Strongest::Named(session),
@@ -195,6 +203,11 @@ impl Opening {
             return Err(NotOpened::Draining);
         }
         let lost = match strongest(shown) {
+            // No other session in its place: the client would not hear of its endpoint.
+            Strongest::Held(cursor) => {
+                let found = self.resume(cursor.session, Some(cursor), By::Edge).await?;
+                return found.map(Opened::Ready).ok_or(NotOpened::UnknownSession);
+            }
             Strongest::Cursor(cursor) => match self.resume(cursor.session, Some(cursor), By::LastEventId).await? {
                 Some(ready) => return Ok(Opened::Ready(ready)),
                 None => "session_gone",
@@ -363,7 +376,7 @@ mod tests {
                 Mark::Unreadable => Mark::Unreadable,
                 Mark::Is(cursor) => Mark::Is(cursor.clone()),
             };
-            Shown { cursor, named, cookie }
+            Shown { held: false, cursor, named, cookie }
         };
         for (shown, expected) in [
             (shown(Mark::Is(&cursor), Mark::Is(cookie), Some(cookie)), Strongest::Cursor(cursor.clone())),
@@ -376,6 +389,10 @@ mod tests {
         ] {
             assert_eq!(strongest(shown), expected);
         }
+        let held = Shown { held: true, ..shown(Mark::Is(&cursor), Mark::Is(session), Some(cookie)) };
+        assert_eq!(strongest(held), Strongest::Held(cursor));
+        let without_cursor = Shown { held: true, ..shown(Mark::Absent, Mark::Is(session), Some(cookie)) };
+        assert_eq!(strongest(without_cursor), Strongest::NoSession);
     }
 
     #[test]

@@ -79,6 +79,8 @@ pub struct Habits {
     pub has_lost_one: bool,
     /// It comes back to a stream that has broken, and never to one that has ended.
     pub gives_up_at_an_end: bool,
+    /// A proxy goes on with the stream, of which the client has seen no end.
+    pub has_kept_it: bool,
 }
 
 /// What a client of Streamable HTTP gets that asks for a stream.
@@ -121,8 +123,11 @@ impl Opening {
         let replay = gateway.env.settings.stream.rebind_replay;
         let Start { from, told, misfit } = start(cursor.as_ref(), joined.epoch, by, sent, replay);
         let mut first = Block::default();
-        // After a ping-rebind the client keeps its endpoint; others expect one on every connection.
-        if by != By::Rebind {
+        if by == By::Edge {
+            // Only that there is somebody: the client has its endpoint, and the proxy its cursor.
+            first.push(Told::Heartbeat);
+        } else if by != By::Rebind {
+            // After a ping-rebind the client keeps its endpoint; others expect one on every connection.
             // mcp-remote 0.15 holds its messages back until the endpoint changes.
             let proof = (by == By::Cookie).then_some(joined.attach_count);
             first.push(Told::Opening { epoch: joined.epoch, seq: told, retry: self.retry(), proof });
@@ -225,12 +230,18 @@ impl Opening {
             }
             None => sent,
         };
-        let by = if cursor.is_some() { By::LastEventId } else { By::SessionId };
+        let by = match (&cursor, habits.has_kept_it) {
+            (_, true) => By::Edge,
+            (Some(_), false) => By::LastEventId,
+            (None, false) => By::SessionId,
+        };
         gateway.env.metrics.resumed.with_label_values(&[by.label()]).inc();
-        let mut first = Block::one(Told::Prime {
-            epoch: joined.epoch,
-            seq: from,
-            retry: streamable_retry(&gateway.env.settings.stream),
+        let mut first = Block::one(match habits.has_kept_it {
+            true => Told::Heartbeat,
+            false => {
+                let retry = streamable_retry(&gateway.env.settings.stream);
+                Told::Prime { epoch: joined.epoch, seq: from, retry }
+            }
         });
         if let Some(reason) = lost {
             gateway.env.metrics.resume_failed.with_label_values(&[reason]).inc();
@@ -239,7 +250,7 @@ impl Opening {
         let pump = Pump::new(Arc::clone(&gateway.env), Arc::clone(&attachment), joined.epoch, from, first).resumed();
         joining.done();
         self.join_owner(session, &joined, attachment).await;
-        let pump = if habits.gives_up_at_an_end { pump } else { pump.ending_cleanly() };
+        let pump = pump.ending_cleanly(!habits.gives_up_at_an_end);
         let pump = if habits.has_lost_one { pump.pausing(PAUSE) } else { pump };
         Ok(Some(Listening::To(pump)))
     }

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use actix_web::{
-    HttpRequest,
+    HttpRequest, HttpResponseBuilder,
     http::header::{self, HeaderName, HeaderValue},
 };
 use ipnet::IpNet;
@@ -16,6 +16,7 @@ use crate::settings::SecuritySettings;
 static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 static X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+static X_MCP_EDGE: HeaderName = HeaderName::from_static("x-mcp-edge");
 static X_MCP_REQUEST_TRY: HeaderName = HeaderName::from_static("x-mcp-request-try");
 static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -28,6 +29,38 @@ pub fn from_trusted_proxy(request: &HttpRequest, trusted: &[IpNet]) -> bool {
 pub(super) fn is_within(address: IpAddr, networks: &[IpNet]) -> bool {
     let address = address.to_canonical();
     networks.iter().any(|network| network.contains(&address))
+}
+
+/// Whether a proxy keeps its client's connection while the instance behind it changes (`nginx/edge.lua`), as it says in
+/// `X-MCP-Edge`. A stream to it ends cleanly only when it is over; where a client should come back it is broken off, and the
+/// proxy comes back for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Edge {
+    /// None does, or none that is trusted.
+    Absent,
+    /// `open`: its client opens a stream.
+    Opens,
+    /// `again`: it goes on with one that its client has. The client knows where to speak and where its stream stands.
+    GoesOn,
+}
+
+impl Edge {
+    /// As this request says.
+    pub fn of(request: &HttpRequest, trusted: &[IpNet]) -> Self {
+        let said = request.headers().get(&X_MCP_EDGE).filter(|_| from_trusted_proxy(request, trusted));
+        match said.map(HeaderValue::as_bytes) {
+            Some(b"open") => Self::Opens,
+            Some(b"again") => Self::GoesOn,
+            _ => Self::Absent,
+        }
+    }
+
+    /// Said back with a stream: the proxy keeps none of an instance that does not know of this, or does not trust it.
+    pub fn answer(self, response: &mut HttpResponseBuilder) {
+        if self != Self::Absent {
+            response.insert_header((X_MCP_EDGE.clone(), "held"));
+        }
+    }
 }
 
 /// What a trusted proxy calls a request. REQ-6

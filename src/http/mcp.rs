@@ -18,6 +18,7 @@ use super::{
     accept::{EVENTS, JSON, accepts},
     error::ApiError,
     extract::{NodeData, id_text, read_body},
+    forwarded::Edge,
     frame,
     sent::Sent,
     sse,
@@ -118,12 +119,14 @@ pub async fn get(
     let shown = cursor.map(|value| value.to_str().unwrap_or_default());
     let was_paused = shown.is_some_and(|cursor| cursor.ends_with(PAUSED));
     let cursor = shown.map_or(Mark::Absent, |cursor| sse::mark(cursor.strip_suffix(PAUSED).unwrap_or(cursor)));
+    let edge = call.edge();
     let habits = Habits {
         // The Python SDK gives a stream up for good at its second break, however long it has lasted in between; a clean end,
         // after which it comes back, lets it count anew.
-        has_lost_one: !was_paused && shown.is_some() && is_agent(&request, "python-httpx"),
+        has_lost_one: edge != Edge::GoesOn && !was_paused && shown.is_some() && is_agent(&request, "python-httpx"),
         // findings/ai-sdk-clean-end-of-stream-is-final.sh
-        gives_up_at_an_end: is_agent(&request, AI_SDK),
+        gives_up_at_an_end: edge != Edge::Absent || is_agent(&request, AI_SDK),
+        has_kept_it: edge == Edge::GoesOn,
     };
     match call.opening().listen(session, version, cursor, habits).await {
         Ok(Some(Listening::To(pump))) => Ok(call.stream(pump, None)),
@@ -315,8 +318,13 @@ impl<'r> Call<'r> {
         };
         match waiting.answer(patience, streamable_retry(settings)).await {
             Answered::Whole(answer) => json(answer, new),
-            Answered::Stream(pump) => self.stream(pump, new),
+            Answered::Stream(pump) => self.stream(pump.ending_cleanly(self.edge() == Edge::Absent), new),
         }
+    }
+
+    /// Whether a proxy keeps the client's streams.
+    fn edge(&self) -> Edge {
+        Edge::of(self.request, &self.node.env.settings.security.trusted_proxies)
     }
 
     fn stream(&self, pump: Pump, new: Option<SessionId>) -> HttpResponse {
@@ -329,6 +337,7 @@ impl<'r> Call<'r> {
         new: Option<SessionId>,
     ) -> HttpResponse {
         frame::response(self.request, body, |response| {
+            self.edge().answer(response);
             if let Some(session) = new {
                 response.insert_header((SESSION.clone(), session.reveal()));
             }

@@ -17,7 +17,8 @@ use super::{
     accept::{EVENTS, accepts},
     error::ApiError,
     extract::NodeData,
-    forwarded, frame, message,
+    forwarded::{self, Edge},
+    frame, message,
 };
 use crate::{
     gateway::{
@@ -78,6 +79,7 @@ struct Response<'r> {
     request: &'r HttpRequest,
     /// The client reached us by https.
     secure: bool,
+    edge: Edge,
 }
 
 async fn serve(
@@ -98,8 +100,9 @@ async fn serve(
         service: Arc::clone(&service),
     };
     let endpoint = move |session: &SessionId, proof| message::endpoint(&prefix, &service.name, session, proof);
-    let response = Response { request, secure: forwarded::is_https(request, &security.trusted_proxies) };
-    match opening.open(shown(request, query)).await {
+    let edge = Edge::of(request, &security.trusted_proxies);
+    let response = Response { request, secure: forwarded::is_https(request, &security.trusted_proxies), edge };
+    match opening.open(shown(request, query, edge)).await {
         Ok(Opened::Ready(ready)) => Ok(response.with(frame::body(ready.pump, endpoint), Some(ready.session))),
         Ok(Opened::Ask(asked)) => {
             let Question { ping, stream } = rebind::ask(opening, asked);
@@ -118,9 +121,10 @@ async fn serve(
 }
 
 /// What the request shows of a session that its client had.
-fn shown(request: &HttpRequest, query: &Query) -> Shown {
+fn shown(request: &HttpRequest, query: &Query, edge: Edge) -> Shown {
     let cursor = request.headers().get("last-event-id").filter(|value| !value.is_empty());
     Shown {
+        held: edge == Edge::GoesOn,
         cursor: cursor.map_or(Mark::Absent, |value| mark(value.to_str().unwrap_or_default())),
         named: query.session_id.as_deref().map_or(Mark::Absent, mark),
         cookie: request.cookie(COOKIE).and_then(|cookie| cookie.value().parse().ok()),
@@ -155,6 +159,7 @@ impl Response<'_> {
         session: Option<SessionId>,
     ) -> HttpResponse {
         frame::response(self.request, body, |response| {
+            self.edge.answer(response);
             if let Some(session) = session {
                 let cookie = Cookie::build(COOKIE, session.reveal())
                     .path("/")

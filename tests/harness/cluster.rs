@@ -9,8 +9,8 @@ use std::{
 use tempfile::TempDir;
 
 use super::{
-    FaultProxy, Nginx, RedisClient, RedisServer, RouterProcess, UpstreamProcess, mcp_client, router_process::Env,
-    upstream_process,
+    FaultProxy, Front, Nginx, RedisClient, RedisServer, RouterProcess, UpstreamProcess, mcp_client,
+    router_process::Env, upstream_process,
 };
 use crate::harness::McpClient;
 
@@ -35,7 +35,7 @@ pub struct Builder {
     redis_proxy: Option<Behind>,
     redis_args: Vec<&'static str>,
     redis_login: Option<&'static str>,
-    nginx: Option<bool>,
+    front: Option<Front>,
     env: Env,
 }
 
@@ -95,9 +95,14 @@ impl Builder {
         self
     }
 
+    /// nginx in front, as nginx.conf has it.
+    pub fn nginx(self, ip_hash: bool) -> Self {
+        self.front(Front::stock(ip_hash))
+    }
+
     /// nginx in front.
-    pub fn nginx(mut self, ip_hash: bool) -> Self {
-        self.nginx = Some(ip_hash);
+    pub fn front(mut self, front: Front) -> Self {
+        self.front = Some(front);
         self
     }
 
@@ -154,8 +159,8 @@ impl Builder {
             router.ready().await;
         }
         let addrs: Vec<SocketAddr> = routers.iter().map(RouterProcess::addr).collect();
-        let nginx = match self.nginx {
-            Some(ip_hash) => Some(Nginx::start(dir.path(), &addrs, ip_hash).await),
+        let nginx = match self.front {
+            Some(front) => Some(Nginx::start(dir.path(), &addrs, front).await),
             None => None,
         };
         Cluster { nginx, routers, upstreams, redis_proxy, redis, env, counts, dir }
@@ -190,7 +195,7 @@ impl Cluster {
             redis_proxy: None,
             redis_args: Vec::new(),
             redis_login: None,
-            nginx: None,
+            front: None,
             env: Env::new(),
         }
     }

@@ -24,7 +24,7 @@ pub mod upstream_process;
 
 pub use cluster::Cluster;
 pub use conformance_server::ConformanceServer;
-pub use nginx::Nginx;
+pub use nginx::{Front, Nginx, edge_is_missing};
 pub use oracle::Oracle;
 pub use redis_client::RedisClient;
 pub use redis_server::RedisServer;

@@ -6,8 +6,8 @@ use futures_util::future::{join, join_all};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Cluster, EventStream, FakeUpstream, McpClient, Oracle, PostTo, StreamEnd, cluster, eventually,
-    fake_upstream::Reply, http::Request, mcp_client::tool_call,
+    Cluster, EventStream, FakeUpstream, Front, McpClient, Oracle, PostTo, StreamEnd, cluster, edge_is_missing,
+    eventually, fake_upstream::Reply, http::Request, mcp_client::tool_call,
 };
 
 const SSE: &str = "/sse/mcp-server-v6";
@@ -49,9 +49,10 @@ fn is_like_typescript(number: usize) -> bool {
 
 /// Each of three instances is ended and started again in turn behind nginx, while clients call tools without a pause: no
 /// POST and no GET is refused, every call has its result, and nothing is lost, doubled or reordered.
-async fn rolling_restart(ip_hash: bool) {
+async fn rolling_restart(front: Front) {
     const CLIENTS: usize = 6;
-    let mut cluster = quick().routers(3).upstreams(2).nginx(ip_hash).start().await;
+    let is_edge = front.edge.is_some();
+    let mut cluster = quick().routers(3).upstreams(2).front(front).start().await;
     let nginx = cluster.nginx.as_ref().unwrap().addr();
     let clients = join_all((0..CLIENTS).map(|number| {
         let client = McpClient::builder([nginx]);
@@ -79,7 +80,8 @@ async fn rolling_restart(ip_hash: bool) {
     let total: u64 = calls.iter().map(Cell::get).sum();
     let reconnects: usize = clients.iter().map(|client| client.connections().len() - 1).sum();
     println!("{total} calls, {reconnects} reconnections");
-    assert!(reconnects >= 3, "the restarts were felt");
+    // At the edge a client's stream stays what it is.
+    assert!(if is_edge { reconnects == 0 } else { reconnects >= 3 }, "the restarts were felt: {reconnects}");
     Oracle::counted_once(&cluster.counts(), keys.iter().flatten().map(String::as_str));
     let redis = cluster.redis_client().await;
     for (number, client) in clients.iter().enumerate() {
@@ -100,13 +102,21 @@ async fn rolling_restart(ip_hash: bool) {
 /// DRN-1, where nginx sends every request to the next instance.
 #[tokio::test]
 async fn a_rolling_restart_under_load_shows_no_client_an_error() {
-    rolling_restart(false).await;
+    rolling_restart(Front::stock(false)).await;
 }
 
 /// DRN-1, where nginx sends all requests of a client to the same instance, as long as it is there.
 #[tokio::test]
 async fn a_rolling_restart_moves_clients_that_stick_to_an_instance() {
-    rolling_restart(true).await;
+    rolling_restart(Front::stock(true)).await;
+}
+
+/// DRN-1 behind nginx-edge.conf, where in addition no client sees anything of it.
+#[tokio::test]
+async fn a_rolling_restart_behind_the_edge_is_seen_by_no_client() {
+    if !edge_is_missing() {
+        rolling_restart(Front::edge("")).await;
+    }
 }
 
 /// So many streams at instance 0, each with the cursor that it has told.

@@ -13,6 +13,7 @@ mod conformance;
 mod connections;
 mod deployment;
 mod drain;
+mod edge;
 mod events;
 mod failover;
 mod ids;

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::{ServerConfig, crypto::ring, pki_types::PrivateKeyDer};
 use tokio::{io::copy_bidirectional, net::TcpStream, task::AbortHandle};
 pub use tokio_rustls::TlsAcceptor;
@@ -47,11 +47,28 @@ impl Ca {
         path
     }
 
-    /// Takes TLS connections, with a certificate of its own for these names and addresses.
-    pub fn acceptor(&self, names: &[&str]) -> TlsAcceptor {
+    fn issue(&self, names: &[&str]) -> (Certificate, KeyPair) {
         let key = KeyPair::generate().expect("a key");
         let params = CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>());
-        let certificate = params.expect("names").signed_by(&key, &self.issuer).expect("a certificate");
+        let mut params = params.expect("names");
+        // Under the authority's own name OpenSSL takes it for self-signed.
+        params.distinguished_name.push(DnType::CommonName, "test");
+        (params.signed_by(&key, &self.issuer).expect("a certificate"), key)
+    }
+
+    /// Writes a certificate for these names and addresses, and its secret key, to two files in this folder.
+    pub fn certificate_files(&self, dir: &Path, names: &[&str]) -> [PathBuf; 2] {
+        let (certificate, key) = self.issue(names);
+        [("server.pem", certificate.pem()), ("server.key", key.serialize_pem())].map(|(name, text)| {
+            let path = dir.join(name);
+            std::fs::write(&path, text).expect("a file in the test's folder");
+            path
+        })
+    }
+
+    /// Takes TLS connections, with a certificate of its own for these names and addresses.
+    pub fn acceptor(&self, names: &[&str]) -> TlsAcceptor {
+        let (certificate, key) = self.issue(names);
         let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()

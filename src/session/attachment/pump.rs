@@ -141,10 +141,10 @@ impl Pump {
         self
     }
 
-    /// It is a stream of Streamable HTTP, as those of requests are in any case: it ends cleanly also where its client is to come
-    /// back, which waits for as long as it was told then (MCP 2025-11-25, polling).
-    pub fn ending_cleanly(mut self) -> Self {
-        self.ends_cleanly = true;
+    /// Whether it ends cleanly also where its client is to come back, as streams of Streamable HTTP do: the client waits for as
+    /// long as it was told then (MCP 2025-11-25, polling). It is so for streams of requests, and for no other, until it is said.
+    pub fn ending_cleanly(mut self, cleanly: bool) -> Self {
+        self.ends_cleanly = cleanly;
         self
     }
 
