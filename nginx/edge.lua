@@ -67,7 +67,7 @@ local OURS = {
     ["transfer-encoding"] = true, ["upgrade"] = true, ["http2-settings"] = true, ["expect"] = true, ["host"] = true,
     ["content-length"] = true, ["forwarded"] = true, ["x-forwarded-for"] = true, ["x-forwarded-host"] = true,
     ["x-forwarded-proto"] = true, ["x-forwarded-prefix"] = true, ["x-mcp-request-try"] = true, ["x-request-id"] = true,
-    ["x-mcp-edge"] = true,
+    ["x-mcp-edge"] = true, ["x-mcp-principal"] = true,
 }
 -- Of a response, as nginx hides them, too; the length is taken from what is sent.
 local HIDDEN = {
@@ -283,6 +283,7 @@ local function request_head(method, length, cursor, session)
         add("X-Forwarded-Host: " .. var.http_host)
     end
     if var.mcp_prefix ~= "" then add("X-Forwarded-Prefix: " .. var.mcp_prefix) end
+    if var.mcp_principal ~= "" then add("X-MCP-Principal: " .. var.mcp_principal) end
     if length then add("Content-Length: " .. length) end
     if cursor then
         add("Accept: text/event-stream")

@@ -42,6 +42,8 @@ pub const HOLDER: &str = "holder";
 pub const PROCESS_TABLE: &str = "process-table";
 /// EVT-5: a stream ends at a hole in the log.
 pub const GAP_CHECK: &str = "gap";
+/// SEC-1: a session answers to nobody but the principal that opened it.
+pub const BINDING: &str = "binding";
 /// REQ-1: 202 only when the journal has the message.
 pub const JOURNAL_FIRST: &str = "journal";
 /// EVT-2: an event goes out only when the log has it.

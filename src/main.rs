@@ -5,7 +5,10 @@ use std::{
     process::ExitCode,
 };
 
-use mcp_router::{process::boot, settings, telemetry, watchdog};
+use mcp_router::{
+    process::{boot, key},
+    settings, telemetry, watchdog,
+};
 
 /// Every call allocates some dozens of small pieces and frees them on the same thread; the system's allocator took a
 /// sixth of the router's time for that.
@@ -14,6 +17,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     if let Some(code) = watchdog::guard_asked_for(std::env::args_os().skip(1)) {
+        return code;
+    }
+    if let Some(code) = key::asked_for(std::env::args_os().skip(1)) {
         return code;
     }
     let settings = match settings::load() {

@@ -9,6 +9,7 @@
 
 #[macro_use]
 mod macros;
+mod auth;
 mod ca_file;
 mod mask;
 mod parse;
@@ -32,11 +33,12 @@ use clap::{CommandFactory, parser::ValueSource};
 use source::{Layer, Reader};
 use table::{CommandLine, TABLE};
 
+pub use auth::{Auth, KeyFile, KeyHash, is_key_name};
 pub use ca_file::CaFile;
 pub use source::{Origin, Problem};
 pub use table::{
-    LifecycleSettings, LimitSettings, LogSettings, RedisSettings, SecuritySettings, ServerSettings, SessionSettings,
-    Settings, StreamSettings, UpstreamSettings, defaults,
+    AuthSettings, LifecycleSettings, LimitSettings, LogSettings, RedisSettings, SecuritySettings, ServerSettings,
+    SessionSettings, Settings, StreamSettings, UpstreamSettings, defaults,
 };
 pub use upstream_url::UpstreamUrl;
 pub use value::{Allowed, LogFormat, RedisUrl, Secret, Transport, UpstreamService};
@@ -290,7 +292,20 @@ fn finish(mut reader: Reader, mut warnings: Vec<String>) -> Result<Settings, Set
 
 /// What no single setting can tell.
 fn check_relations(settings: &Settings, reader: &mut Reader) {
-    let Settings { session, upstream, stream, lifecycle, .. } = settings;
+    let Settings { server, auth, session, upstream, stream, lifecycle, .. } = settings;
+    reader.require(
+        "MCP_AUTH",
+        auth.by != Auth::Unset || server.address.to_canonical().is_loopback(),
+        "how clients show who they are, since SERVER_ADDRESS is no loopback address and anybody may come: keys, proxy (docs/operations.md#who-may-ask), or none by name, where others see to that",
+    );
+    let is_named = auth.keys_file.is_some() || !auth.by.by_keys();
+    reader.require(
+        "MCP_AUTH_KEYS_FILE",
+        is_named,
+        "the file of keys, since MCP_AUTH says keys; `mcp-router key NAME FILE` makes one",
+    );
+    let is_heard = !auth.by.by_proxy() || !settings.security.trusted_proxies.is_empty();
+    reader.require("MCP_TRUSTED_PROXIES", is_heard, "the proxy whose word counts, since MCP_AUTH says proxy");
     reader.check("MCP_LEASE_RENEW", "MCP_LEASE", session.lease_renew <= session.lease / 2, "at most half of");
     reader.check(
         "MCP_UPSTREAM_BACKOFF_MIN",

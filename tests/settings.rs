@@ -555,7 +555,7 @@ mod values {
     #[test]
     fn addresses_and_base_paths() {
         for (text, address) in [("0.0.0.0", "0.0.0.0"), ("::", "::"), ("[::1]", "::1")] {
-            let settings = one("SERVER_ADDRESS", text).unwrap();
+            let settings = Settings::from_pairs([("SERVER_ADDRESS", text), ("MCP_AUTH", "none")]).unwrap();
             assert_eq!(settings.server.address, address.parse::<IpAddr>().unwrap(), "{text:?}");
         }
         for text in ["localhost", "127.0.0.1:80", "[127.0.0.1", "1.2.3"] {
@@ -566,6 +566,39 @@ mod values {
         }
         for text in ["mcp", "//", "/a//b", "/a/../b", "/.", "/{x}", "/a b", "/a?b", "/a%20b", "/é"] {
             problems(one("SERVER_BASE_PATH", text));
+        }
+    }
+
+    /// SEC-5
+    #[test]
+    fn where_others_may_come_somebody_says_who_is_asked_for_what() {
+        let keys = directory_with(&[("keys", &format!("ci sha256:{}", "0".repeat(64)))]);
+        let file = keys.path().join("keys").display().to_string();
+        let with = |pairs: &[(&str, &str)]| Settings::from_pairs(pairs.iter().copied());
+        for address in ["0.0.0.0", "10.0.0.7", "::", "::ffff:10.0.0.7"] {
+            let address = ("SERVER_ADDRESS", address);
+            let found = problems(with(&[address]));
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert!(found[0].name == "MCP_AUTH" && found[0].expected.contains("none by name"), "{found:?}");
+            for auth in [
+                &[("MCP_AUTH", "none")][..],
+                &[("MCP_AUTH", "proxy")],
+                &[("MCP_AUTH", "keys"), ("MCP_AUTH_KEYS_FILE", &*file)],
+            ] {
+                with(&[&[address], auth].concat()).unwrap();
+            }
+        }
+        for address in ["127.0.0.1", "127.9.0.1", "::1", "::ffff:127.0.0.1"] {
+            with(&[("SERVER_ADDRESS", address)]).unwrap();
+        }
+        for (pairs, wrong) in [
+            (&[("MCP_AUTH", "keys")][..], "MCP_AUTH_KEYS_FILE"),
+            (&[("MCP_AUTH", "proxy"), ("MCP_TRUSTED_PROXIES", "none")], "MCP_TRUSTED_PROXIES"),
+            (&[("MCP_AUTH", "no"), ("SERVER_ADDRESS", "0.0.0.0")], "MCP_AUTH"),
+            (&[("MCP_AUTH_PROXY_HEADER", "Host")], "MCP_AUTH_PROXY_HEADER"),
+        ] {
+            let found = problems(with(pairs));
+            assert_eq!(found.iter().map(|problem| &*problem.name).collect::<Vec<_>>(), [wrong]);
         }
     }
 
@@ -595,11 +628,11 @@ mod values {
 
     #[test]
     fn an_instance_id_that_other_hosts_would_share_is_warned_about() {
-        let shared = [("SERVER_ADDRESS", "0.0.0.0"), ("REDIS_URL", "redis://redis")];
+        let shared = [("SERVER_ADDRESS", "0.0.0.0"), ("MCP_AUTH", "none"), ("REDIS_URL", "redis://redis")];
         assert_eq!(Settings::from_pairs(shared).unwrap().warnings.len(), 1);
         let named = shared.into_iter().chain([("MCP_SESSION_INSTANCE_ID", "one")]);
         assert_eq!(Settings::from_pairs(named).unwrap().warnings, [""; 0]);
-        assert_eq!(one("SERVER_ADDRESS", "0.0.0.0").unwrap().warnings, [""; 0]);
+        assert_eq!(Settings::from_pairs(shared.into_iter().take(2)).unwrap().warnings, [""; 0]);
         // Three of these would be three separate routers.
         let alone = one("MCP_SESSION_INSTANCE_ID", "router-instance-1").unwrap().warnings;
         assert!(alone.len() == 1 && alone[0].contains("REDIS_URL"), "{alone:?}");

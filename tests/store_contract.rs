@@ -49,6 +49,11 @@ contract! {
         a_forwarded_notification_stays_until_it_is_acked
         parallel_messages_are_claimed_in_the_order_they_were_accepted
     }
+    binding {
+        to_others_a_session_does_not_exist
+        a_session_asks_for_no_less_than_it_was_used_with
+        a_session_of_nobody_is_no_principals
+    }
     claim {
         entries_come_in_order_and_once
         what_an_owner_has_missed_is_handed_out_again_until_it_is_acked_or_answered

@@ -323,7 +323,7 @@ async fn upkeep(cluster: &Arc<Cluster>) -> Result<(), StoreError> {
         .await;
     for (session, _) in asked.iter().filter(|(_, upkeep)| *upkeep == Upkeep::Purge) {
         tracing::debug!(%session, "session was never used");
-        cluster.env.store.purge(*session).await?;
+        cluster.env.store.purge(*session, None).await?;
     }
     // An open stream keeps its session alive, wherever the owner is.
     let mut alive: HashSet<SessionId> =

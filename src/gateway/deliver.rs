@@ -119,7 +119,8 @@ async fn deliver_by_store(
             look_after(&gateway.member, session, "post");
         }
         Accepted::TooManyPending | Accepted::TooManyBytes | Accepted::IdInUse => counters.refused.inc(),
-        Accepted::WrongService
+        Accepted::Stranger
+        | Accepted::WrongService
         | Accepted::OtherVersion
         | Accepted::NotFound
         | Accepted::Forward { .. }
@@ -143,6 +144,7 @@ fn for_another_owner(session: SessionId, posted: &Posted, limits: &LimitSettings
     let (message, changes) = inbound_view(&posted.said, &posted.body, posted.versioned);
     Accept {
         session,
+        by: posted.by.clone(),
         service: posted.service.as_deref().map(str::to_owned),
         version: posted.version,
         post_id: posted.post_id,
@@ -172,7 +174,7 @@ fn outcome(accepted: &Accepted, stream: Option<AnswerStream>) -> Result<Delivere
         Accepted::IdInUse => Err(DeliverError::IdInUse),
         Accepted::WrongService => Err(DeliverError::WrongService),
         Accepted::OtherVersion => Err(DeliverError::OtherVersion),
-        Accepted::NotFound => Err(DeliverError::Gone),
+        Accepted::NotFound | Accepted::Stranger => Err(DeliverError::Gone),
         // Not for a caller without a fence.
         Accepted::Forward { .. } | Accepted::Fenced | Accepted::Older => Err(DeliverError::NotOwner),
     }
@@ -186,7 +188,7 @@ mod tests {
     use crate::{
         protocol::{jsonrpc::Head, post_id::PostId},
         settings::Settings,
-        store::{ClientMessage, Owner},
+        store::{Binding, ClientMessage, Owner},
     };
 
     /// REQ-1: nothing but what the journal has is accepted.
@@ -205,6 +207,7 @@ mod tests {
             (Accepted::WrongService, Err(DeliverError::WrongService)),
             (Accepted::OtherVersion, Err(DeliverError::OtherVersion)),
             (Accepted::NotFound, Err(DeliverError::Gone)),
+            (Accepted::Stranger, Err(DeliverError::Gone)),
             (Accepted::Forward { seq: 1 }, Err(DeliverError::NotOwner)),
             (Accepted::Fenced, Err(DeliverError::NotOwner)),
             (Accepted::Older, Err(DeliverError::NotOwner)),
@@ -223,6 +226,7 @@ mod tests {
         let posted = Posted {
             body: body.clone(),
             said,
+            by: Binding::new("p", ["a"]),
             service: Some("s".into()),
             post_id,
             versioned: false,
@@ -234,6 +238,7 @@ mod tests {
         assert_eq!((accept.acked, accept.known, accept.version), (0, 0, Some("2025-06-18")));
         assert!(matches!(accept.message, ClientMessage::Request { .. }));
         assert_eq!((accept.body, accept.post_id, accept.service.as_deref()), (body, post_id, Some("s")));
+        assert_eq!(accept.by, posted.by, "SEC-1");
         // The owner refuses on the stream what goes beyond MCP_MAX_INFLIGHT. MEM-5
         assert_eq!((accept.max_pending, accept.max_inbox), (15, 5));
     }

@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use super::{
     patience::{StoreUnavailable, patiently},
+    principal::Principal,
     shared::Gateway,
 };
 use crate::{
@@ -44,20 +45,23 @@ fn word(head: &Head<'_>) -> Word {
 }
 
 /// Takes the client's word before its message is journaled. `attach_count`: number of the attachment that was found by a
-/// cookie; the client's URL carries it.
+/// cookie; the client's URL carries it. `by`: who asks; of what is not his nothing is settled.
 ///
 /// # Errors
 /// The store does not answer: nothing is known of the client yet.
 pub async fn settle(
     gateway: &Rc<Gateway>,
     session: SessionId,
-    attach_count: u64,
+    (attach_count, by): (u64, &Principal),
     head: &Head<'_>,
 ) -> Result<(), StoreUnavailable> {
     if gateway.shared.proofs.has(session, attach_count) {
         return Ok(());
     }
     let Some(known) = patiently(gateway, || gateway.env.store.load(session)).await? else { return Ok(()) };
+    if !known.binding.admits(&by.binding()) {
+        return Ok(());
+    }
     if known.doubted == Some(attach_count) {
         match word(head) {
             Word::Nothing => return Ok(()),

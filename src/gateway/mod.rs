@@ -6,6 +6,7 @@
 //!
 //! | file | what stands there |
 //! |---|---|
+//! | `principal` | who asks |
 //! | `open` | a client's stream: which session is its own, and a new one if none is |
 //! | `resume` | attaches it to a session that it had |
 //! | `rebind` | a client that shows nothing is asked which session it had |
@@ -27,6 +28,7 @@ pub mod deliver;
 pub mod doubt;
 pub mod open;
 mod patience;
+pub mod principal;
 mod proofs;
 pub mod rebind;
 pub mod resume;

@@ -13,6 +13,7 @@ use std::{
 
 use super::{
     patience::{StoreUnavailable, patiently},
+    principal::Principal,
     shared::Gateway,
 };
 use crate::{
@@ -44,8 +45,10 @@ pub struct Opening {
     pub gateway: Rc<Gateway>,
     /// The service asked for.
     pub service: Arc<Service>,
-    /// The client, as far as it shows who it is.
+    /// The client, as far as it shows which program it is.
     pub client: Client,
+    /// Who asks. SEC-1
+    pub principal: Principal,
 }
 
 /// Something that a request may carry.
@@ -253,7 +256,7 @@ impl Opening {
         let mut backoff = Backoff::new(FIRST_PAUSE, settings.session.lease_renew);
         loop {
             let Some(head) = patiently(gateway, || gateway.env.store.load(session)).await? else { return Ok(None) };
-            if !same_client(&self.client, &head.client) {
+            if !same_client(&self.client, &head.client) || !head.binding.admits(&self.principal.binding()) {
                 return Ok(None);
             }
             let stream = patiently(gateway, || shown::look(&gateway.env, session, &head)).await?;
@@ -337,7 +340,7 @@ impl Opening {
             epoch,
             service: self.service.name.clone(),
             transport: if attachment.is_some() { SSE } else { STREAMABLE }.to_owned(),
-            principal: String::new(),
+            binding: self.principal.binding(),
             client: self.client.to_field(),
             owner: gateway.env.me.clone(),
             attachment: attachment.as_ref().map(|attachment| (MAIN_STREAM.to_owned(), attachment.id)),
@@ -357,7 +360,8 @@ impl Opening {
         let fence = Fence { session, epoch, generation: 1, incarnation: Arc::clone(&gateway.env.me.incarnation) };
         let (env, lines, service) =
             (Arc::clone(&gateway.env), Rc::clone(&gateway.member.lines), Arc::clone(&self.service));
-        SessionActor::start_new(env, lines, service, fence, attachment, self.client.to_field(), guest);
+        let opened_by = (self.client.to_field(), self.principal.binding());
+        SessionActor::start_new(env, lines, service, fence, attachment, opened_by, guest);
         Ok(epoch)
     }
 }

@@ -16,6 +16,7 @@ use tokio::sync::oneshot::Receiver;
 use super::{
     open::{Asked, By, NotOpened, Opening, Ready},
     patience::{StoreUnavailable, patiently},
+    principal::Principal,
     shared::Gateway,
 };
 use crate::{
@@ -194,11 +195,23 @@ pub enum Told {
     Nobody,
 }
 
-/// Tells the stream that waits, on whichever instance, that its client speaks for `session`.
+/// Tells the stream that waits, on whichever instance, that its client speaks for `session`. `by`: who says so.
 ///
 /// # Errors
 /// The store does not answer: nobody may have been told.
-pub async fn answered(gateway: &Rc<Gateway>, session: SessionId, answer: Answer) -> Result<Told, StoreUnavailable> {
+pub async fn answered(
+    gateway: &Rc<Gateway>,
+    session: SessionId,
+    answer: Answer,
+    by: &Principal,
+) -> Result<Told, StoreUnavailable> {
+    if by.is_known()
+        && let Some(head) = patiently(gateway, || gateway.env.store.load(session)).await?
+        && !head.binding.admits(&by.binding())
+    {
+        // SEC-1
+        return Ok(Told::Nobody);
+    }
     let told = |somebody| if somebody { Told::Waiting } else { Told::Nobody };
     let Answer { incarnation, nonce } = answer;
     if incarnation == *gateway.env.me.incarnation {

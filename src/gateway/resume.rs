@@ -106,7 +106,7 @@ impl Opening {
         let gateway = &self.gateway;
         let before = match &cursor {
             Some(_) => Before::default(),
-            None => self.before(session, patiently(gateway, || gateway.env.store.load(session)).await?),
+            None => self.before(session, self.load(session).await?),
         };
         let sent = before.sent;
         let attachment = Attachment::new(session, StreamKey::Main, gateway.env.settings.stream.client_queue_bytes);
@@ -159,9 +159,10 @@ impl Opening {
         Ok(Some(Ready { session, pump }))
     }
 
-    /// Makes it the holder of its stream. `None`: the session is gone, or of another service.
-    async fn attach(&self, attach: Attach) -> Result<Option<AttachedTo>, StoreUnavailable> {
+    /// Makes it the holder of its stream. `None`: the session is gone, of another service, or not for who asks.
+    async fn attach(&self, mut attach: Attach) -> Result<Option<AttachedTo>, StoreUnavailable> {
         let gateway = &self.gateway;
+        attach.by = Some(self.principal.binding());
         let deadline = Instant::now() + gateway.env.settings.redis.wait;
         loop {
             match patiently(gateway, || gateway.env.store.attach(attach.clone())).await? {
@@ -205,7 +206,7 @@ impl Opening {
             lost = Some("cursor_foreign");
         }
         let key = key.unwrap_or_default();
-        let head = patiently(gateway, || gateway.env.store.load(session)).await?;
+        let head = self.load(session).await?;
         if let Some(head) = &head {
             if head.continuation.has_other_version(version) {
                 return Ok(Some(Listening::OtherVersion));
@@ -280,6 +281,12 @@ impl Opening {
                 }
             });
         }
+    }
+
+    /// The session, if there is one for who asks.
+    async fn load(&self, session: SessionId) -> Result<Option<SessionHead>, StoreUnavailable> {
+        let head = patiently(&self.gateway, || self.gateway.env.store.load(session)).await?;
+        Ok(head.filter(|head| head.binding.admits(&self.principal.binding())))
     }
 
     /// What the store knows of the session's last connection.

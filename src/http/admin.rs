@@ -130,7 +130,7 @@ pub async fn delete_session(
 ) -> Result<HttpResponse, ApiError> {
     check_admin(&node, &request)?;
     let id = named(&node, &name).await?;
-    if node.env.store.purge(id).await? {
+    if node.env.store.purge(id, None).await? {
         tracing::info!(session = %id, "session deleted by an operator");
         Ok(HttpResponse::NoContent().finish())
     } else {

@@ -100,6 +100,12 @@ pub enum ApiError {
     /// Browsers of other origins.
     #[error("this Origin is not allowed (MCP_ALLOWED_ORIGINS)")]
     Origin,
+    /// Nobody that is known here.
+    #[error("show who you are: Authorization: Bearer, or as the operator of this router says")]
+    Unauthorized {
+        /// `WWW-Authenticate`.
+        challenge: String,
+    },
     /// Admin surface.
     #[error("only from loopback, or with the admin token as bearer (MCP_ADMIN_TOKEN)")]
     NotAdmin,

@@ -12,9 +12,9 @@ use actix_web::{
     http::{Version, header},
 };
 use bytes::{Bytes, BytesMut};
-use futures_util::{Stream, stream};
+use futures_util::{Stream, StreamExt as _, stream};
 
-use super::accept::EVENTS;
+use super::{accept::EVENTS, principal};
 use crate::{
     protocol::{
         event_id::{EventId, PAUSED},
@@ -79,9 +79,32 @@ pub(super) fn response(
     if is_old {
         response.force_close();
     }
-    let mut response = response.streaming(body);
+    // A credential that does not count any more shows nothing any more: its stream breaks, and a client that has another
+    // one comes back with it. SEC-1
+    let mut response = match principal::end(request) {
+        None => response.streaming(body),
+        Some(end) => response.streaming(until(end, body)),
+    };
     response.head_mut().no_chunking(is_old);
     response
+}
+
+/// The stream, which breaks when `end` has come.
+fn until(
+    end: impl Future<Output = ()>,
+    body: impl Stream<Item = Result<Bytes, Aborted>>,
+) -> impl Stream<Item = Result<Bytes, Aborted>> {
+    stream::unfold(Some((Box::pin(end), Box::pin(body))), |going_on| async move {
+        let (mut end, mut body) = going_on?;
+        let next = tokio::select! {
+            () = &mut end => None,
+            next = body.next() => Some(next),
+        };
+        match next {
+            Some(next) => next.map(|next| (next, Some((end, body)))),
+            None => Some((Err(Aborted("what its client has shown does not count any more")), None)),
+        }
+    })
 }
 
 /// All of a block in one piece.

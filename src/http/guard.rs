@@ -1,28 +1,43 @@
-//! SEC-3, before any handler: requests of foreign hosts and origins end here. Answers to allowed origins are marked for
+//! Before any handler: requests of foreign hosts and origins end here (SEC-3), and so do those of nobody that is known
+//! ([`super::principal`], SEC-1). Answers to allowed origins are marked for
 //! their browsers on the way back ([`super::cors`]).
 //!
 //! Written out, where `middleware::from_fn` would put two futures of every request on the heap.
 
-use std::future::{Ready, ready};
+use std::{
+    future::{Ready, ready},
+    sync::Arc,
+};
 
 use actix_web::{
     Error,
     body::BoxBody,
     dev::{Service, ServiceRequest, ServiceResponse, Transform, forward_ready},
-    http::header,
+    http::{Method, header},
 };
 use futures_util::future::{Either, FutureExt as _, LocalBoxFuture};
 
-use super::{cors, error::ApiError, extract::NodeData, forwarded, unread};
+use super::{admin, cors, error::ApiError, extract::NodeData, forwarded, principal::Authority, unread};
+use crate::process::node::Node;
 
 /// The middleware.
 #[derive(Debug)]
-pub struct Guard;
+pub struct Guard {
+    authority: Option<Arc<Authority>>,
+}
+
+impl Guard {
+    /// `authority`: `None`: nobody is asked who he is.
+    pub fn new(authority: Option<Arc<Authority>>) -> Self {
+        Self { authority }
+    }
+}
 
 /// A service behind the guard.
 #[derive(Debug)]
 pub struct Guarded<S> {
     service: S,
+    authority: Option<Arc<Authority>>,
 }
 
 type Outcome = Result<ServiceResponse<BoxBody>, Error>;
@@ -39,7 +54,7 @@ where
     type Future = Ready<Result<Guarded<S>, ()>>;
 
     fn new_transform(&self, service: S) -> Self::Future {
-        ready(Ok(Guarded { service }))
+        ready(Ok(Guarded { service, authority: self.authority.clone() }))
     }
 }
 
@@ -65,8 +80,12 @@ where
             Err(refused) => return Either::Right(Either::Left(ready(Err(refused.into())))),
         };
         let is_chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
+        let unknown = self.authority.as_ref().and_then(|authority| identify(authority, node, &request).err());
         if origin.is_none() && !is_chunked {
-            return Either::Left(self.service.call(request));
+            return match unknown {
+                None => Either::Left(self.service.call(request)),
+                Some(unknown) => Either::Right(Either::Left(ready(Err(unknown.into())))),
+            };
         }
         if let Some(origin) = &origin
             && cors::is_preflight(request.method(), request.headers())
@@ -74,7 +93,11 @@ where
             let answer = cors::preflight(request.request(), origin);
             return Either::Right(Either::Left(ready(Ok(request.into_response(answer)))));
         }
-        let answering = self.service.call(request).map(move |outcome| {
+        let answering = match unknown {
+            None => Either::Left(self.service.call(request)),
+            Some(unknown) => Either::Right(ready(Ok(request.into_response(unknown.response(None))))),
+        };
+        let answering = answering.map(move |outcome| {
             outcome.map(|mut response| {
                 if let Some(origin) = origin {
                     cors::expose(response.headers_mut(), origin);
@@ -84,6 +107,22 @@ where
         });
         Either::Right(Either::Right(answering.boxed_local()))
     }
+}
+
+/// Keeps with the request who asks.
+///
+/// # Errors
+/// Nobody that is known, where somebody must be.
+fn identify(authority: &Authority, node: &Node, request: &ServiceRequest) -> Result<(), ApiError> {
+    let Err(unknown) = authority.establish(request.request()) else { return Ok(()) };
+    let path = request.path().strip_prefix(&node.env.settings.server.base_path).unwrap_or_default();
+    // How it is, anybody may ask (SEC-4), and what a path takes. What operators ask, they may.
+    let is_open = path.starts_with("/actuator/") || request.method() == Method::OPTIONS;
+    let is_for_operators = ["services", "tools", "sessions"].iter().any(|what| {
+        let rest = path.strip_prefix("/mcp/router/").and_then(|rest| rest.strip_prefix(what));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    });
+    if is_open || is_for_operators && admin::is_admin(node, request.request()) { Ok(()) } else { Err(unknown) }
 }
 
 fn is_probe(path: &str, base: &str) -> bool {

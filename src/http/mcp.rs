@@ -19,7 +19,7 @@ use super::{
     error::ApiError,
     extract::{NodeData, id_text, read_body},
     forwarded::Edge,
-    frame,
+    frame, principal,
     sent::Sent,
     sse,
 };
@@ -40,6 +40,7 @@ use crate::{
         attachment::{Aborted, Answered, Pump, Waiting},
         messages::{AnswerStream, DeliverError, Delivered},
     },
+    store::SessionHead,
     upstream::Service,
 };
 
@@ -146,12 +147,14 @@ pub async fn delete(
     let call = Call::new(&node, &request, service.as_deref().map(String::as_str))?;
     let session = call.session()?.ok_or(ApiError::NoSessionHeader)?;
     let version = call.version()?;
-    let head = node.env.store.load(session).await?.filter(|head| head.service == call.service.name);
-    let head = head.ok_or(ApiError::UnknownSession)?;
+    let by = principal::of(&request).binding();
+    let head = node.env.store.load(session).await?;
+    let is_there = |head: &SessionHead| head.service == call.service.name && head.binding.admits(&by);
+    let head = head.filter(is_there).ok_or(ApiError::UnknownSession)?;
     if head.continuation.has_other_version(version) {
         return Err(ApiError::OtherVersion);
     }
-    if !node.env.store.purge(session).await? {
+    if !node.env.store.purge(session, Some(&by)).await? {
         return Err(ApiError::UnknownSession);
     }
     Ok(HttpResponse::NoContent().finish())
@@ -284,6 +287,7 @@ impl<'r> Call<'r> {
         Opening {
             gateway: Rc::clone(&self.node.gateway),
             client: sse::client(self.request, &self.service, security),
+            principal: principal::of(self.request),
             service: Arc::clone(&self.service),
         }
     }

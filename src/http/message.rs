@@ -11,6 +11,7 @@ use actix_web::{
 use super::{
     error::ApiError,
     extract::{NodeData, id_text, read_body},
+    principal,
     sent::Sent,
 };
 use crate::{
@@ -68,12 +69,12 @@ async fn take(
     let session = session_of(request.query_string())?;
     let head = Head::parse(&body)?;
     if let Some(answer) = Answer::of(&head)
-        && rebind::answered(&node.gateway, session, answer).await? == Told::Waiting
+        && rebind::answered(&node.gateway, session, answer, &principal::of(request)).await? == Told::Waiting
     {
         return Ok(HttpResponse::Accepted().finish());
     }
     if let Some(count) = attach_count(request.query_string()) {
-        doubt::settle(&node.gateway, session, count, &head).await?;
+        doubt::settle(&node.gateway, session, (count, &principal::of(request)), &head).await?;
     }
     let said = head.said();
     let sent = Sent::new(request, &node.env.settings.security, service, (body, said), 0, false, None);

@@ -12,7 +12,8 @@
 //! | `actuator`, `admin` | health and figures; services, tools, sessions |
 //! | `frame` | the only maker of the bytes of event streams, and of their responses |
 //! | `error` | which error is what, and one table of how each looks |
-//! | `guard`, `cors`, `forwarded` | who may speak to us, and who it is behind proxies |
+//! | `principal` | who asks |
+//! | `guard`, `cors`, `forwarded` | who may speak to us, and where it is behind proxies |
 //! | `connections`, `unread` | how many there may be, and the end of those whose bodies nobody read |
 //! | `extract`, `accept` | what handlers take from a request, and what its client takes |
 //!
@@ -32,6 +33,7 @@ mod guard;
 mod head;
 pub mod mcp;
 pub mod message;
+pub mod principal;
 pub mod route;
 mod sent;
 pub mod sse;
@@ -48,17 +50,22 @@ use actix_web::{
 };
 
 pub use self::extract::NodeData;
-use self::{error::ApiError, guard::Guard};
+use self::{error::ApiError, guard::Guard, principal::Authority};
 
 const GET: &str = "GET, HEAD, OPTIONS";
 const POST: &str = "POST, OPTIONS";
 const GET_POST_AND_DELETE: &str = "GET, POST, DELETE, OPTIONS";
 const GET_AND_DELETE: &str = "GET, HEAD, DELETE, OPTIONS";
 
-/// Mounts every surface below `base`.
-pub fn configure<'a>(config: &mut web::ServiceConfig, base: &str, services: impl Iterator<Item = &'a str>) {
+/// Mounts every surface below `base`. `authority`: finds out who asks; `None`: nobody is asked.
+pub fn configure<'a>(
+    config: &mut web::ServiceConfig,
+    base: &str,
+    authority: Option<&Arc<Authority>>,
+    services: impl Iterator<Item = &'a str>,
+) {
     // Tried in the order of their mounting: first what comes most, and by plain text instead of by pattern.
-    let messages = services.fold(web::scope("").wrap(Guard), |scope, name| {
+    let messages = services.fold(web::scope("").wrap(Guard::new(authority.cloned())), |scope, name| {
         let service: Arc<str> = name.into();
         let post = move |node, request, payload| message::post_to_service(node, request, payload, Arc::clone(&service));
         scope.service(at(&format!("/mcp/{name}/message"), POST).route(web::post().to(post)))

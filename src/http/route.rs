@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use super::{
     error::ApiError,
     extract::{NodeData, read_body},
-    forwarded,
+    forwarded, principal,
 };
 use crate::{
     gateway::{
@@ -72,10 +72,18 @@ pub async fn post(
     }
 }
 
+/// Of these, what shows who it is. Who is known by name may have another token for the next request.
+static CREDENTIALS: [HeaderName; 2] = [header::AUTHORIZATION, HeaderName::from_static("x-api-key")];
+
 /// By which a call of this caller is known.
 fn key(request: &HttpRequest, trusted: &[IpNet], service: &str, id: &IdKey) -> CallKey {
-    let headers = request.headers();
-    let marks = TELLING.iter().flat_map(|name| headers.get_all(name).map(|value| (name.as_str(), value.as_bytes())));
+    let (headers, by) = (request.headers(), principal::of(request).binding());
+    let is_telling = |name: &&HeaderName| by.principal().is_empty() || !CREDENTIALS.contains(name);
+    let marks = TELLING
+        .iter()
+        .filter(is_telling)
+        .flat_map(|name| headers.get_all(name).map(|value| (name.as_str(), value.as_bytes())));
+    let marks = marks.chain([("principal", by.principal().as_bytes())]);
     CallKey::new(service, id.key(), forwarded::client_address(request, trusted), marks)
 }
 

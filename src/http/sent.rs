@@ -13,6 +13,7 @@ use bytes::Bytes;
 use super::{
     connections::Open,
     forwarded::{self, Name},
+    principal,
 };
 use crate::{
     gateway::{
@@ -53,7 +54,16 @@ impl Sent {
         };
         let versioned = request.headers().contains_key("mcp-protocol-version");
         Self {
-            posted: Arc::new(Posted { body, said, service, post_id, versioned, version, own_stream }),
+            posted: Arc::new(Posted {
+                body,
+                said,
+                by: principal::of(request).binding(),
+                service,
+                post_id,
+                versioned,
+                version,
+                own_stream,
+            }),
             is_correlated: matches!(name, Some(Name::Correlation(_))),
             begun: Instant::now(),
         }

@@ -18,7 +18,7 @@ use super::{
     error::ApiError,
     extract::NodeData,
     forwarded::{self, Edge},
-    frame, message,
+    frame, message, principal,
 };
 use crate::{
     gateway::{
@@ -97,6 +97,7 @@ async fn serve(
     let opening = Opening {
         gateway: Rc::clone(&node.gateway),
         client: client(request, &service, security),
+        principal: principal::of(request),
         service: Arc::clone(&service),
     };
     let endpoint = move |session: &SessionId, proof| message::endpoint(&prefix, &service.name, session, proof);
@@ -135,13 +136,16 @@ pub(super) fn mark<T: FromStr>(text: &str) -> Mark<T> {
     text.parse().map_or(Mark::Unreadable, Mark::Is)
 }
 
-/// Who asks, as far as it shows.
+/// Which program asks, as far as it shows. Who is known by name is known by that, and may have a new token each time.
 pub(super) fn client(request: &HttpRequest, service: &Service, security: &SecuritySettings) -> Client {
     let headers = request.headers();
     let bytes = |name| headers.get(name).map(HeaderValue::as_bytes);
     let address = forwarded::client_address(request, &security.trusted_proxies);
     let versioned = headers.contains_key("mcp-protocol-version");
-    Client::of(&service.name, bytes(header::AUTHORIZATION), bytes(header::USER_AGENT), address, versioned)
+    let by = principal::of(request).binding();
+    let credential =
+        if by.principal().is_empty() { bytes(header::AUTHORIZATION) } else { Some(by.principal().as_bytes()) };
+    Client::of(&service.name, credential, bytes(header::USER_AGENT), address, versioned)
 }
 
 /// Only a client that had a stream before sends one of these.

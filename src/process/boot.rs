@@ -33,6 +33,7 @@ use crate::{
         sweep::Sightings,
         turns::TakeTurn,
     },
+    http::principal::Authority,
     lifecycle::{Lifecycle, Phase},
     metrics::Metrics,
     protocol::session_id::SessionId,
@@ -88,7 +89,11 @@ pub async fn run(mut settings: Settings) -> Result<(), Fatal> {
 
     // Two that start at the same time may both be bound; one can listen.
     socket.listen(BACKLOG).map_err(|source| Fatal::listen(address, source))?;
-    let server = serve(&cluster, TcpListener::from(socket), files)?;
+    let authority = Authority::new(&cluster.env.settings);
+    let server = serve(&cluster, TcpListener::from(socket), files, authority.as_ref())?;
+    if let Some(authority) = authority {
+        actix_rt::spawn(async move { authority.keep_up().await });
+    }
     let handle = server.handle();
     let lifecycle = &cluster.lifecycle;
     let vital = lifecycle.vital("the HTTP server");

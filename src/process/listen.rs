@@ -19,6 +19,7 @@ use crate::{
     http::{
         self,
         connections::{Connections, TooMany, refuse},
+        principal::Authority,
     },
 };
 
@@ -72,6 +73,7 @@ pub(super) fn serve(
     cluster: &Arc<Cluster>,
     listener: TcpListener,
     files: u64,
+    authority: Option<&Arc<Authority>>,
 ) -> Result<actix_web::dev::Server, Fatal> {
     let (settings, metrics) = (&cluster.env.settings, &cluster.env.metrics);
     let workers = match settings.server.workers {
@@ -85,7 +87,7 @@ pub(super) fn serve(
     let shared = Arc::new(gateway::Shared::new(&settings.limits));
     let is_first = Arc::new(AtomicBool::new(true));
     let factory = {
-        let cluster = Arc::clone(cluster);
+        let (cluster, authority) = (Arc::clone(cluster), authority.cloned());
         move || {
             let checks_health = is_first.swap(false, Ordering::Relaxed);
             let node = Node::start(&cluster, &shared, checks_health);
@@ -98,7 +100,8 @@ pub(super) fn serve(
                     tracing_actix_web::TracingLogger::<http::MaskedSpans>::new(),
                 ))
                 .configure(|config| {
-                    http::configure(config, &base, cluster.pool.services().map(|service| service.name.as_str()));
+                    let services = cluster.pool.services().map(|service| service.name.as_str());
+                    http::configure(config, &base, authority.as_ref(), services);
                 })
         }
     };

@@ -7,10 +7,12 @@
 //! | `listen` | the HTTP server, its socket and its threads |
 //! | `drain` | what ends the process, and how everything is handed over |
 //! | `fatal` | why the process cannot run, and the exit codes |
+//! | `key` | makes keys for clients |
 //! | `node` | a worker thread of this process, as the surfaces see it |
 
 pub mod boot;
 mod drain;
 pub mod fatal;
+pub mod key;
 mod listen;
 pub mod node;

@@ -36,7 +36,7 @@ use super::{
 };
 use crate::{
     backoff::{Backoff, STORE_BACKOFF},
-    store::{Fence, HandedLately, Holder, InboxEntry, Rehydration, StoreError},
+    store::{Binding, Fence, HandedLately, Holder, InboxEntry, Rehydration, StoreError},
     upstream::{self, Endpoint, Gate, LinkHandle, Service, lines::Lines},
 };
 
@@ -100,6 +100,8 @@ pub struct SessionActor {
     pub(super) has_many_streams: bool,
     /// Who opened it, as its record has it.
     pub(super) client: String,
+    /// To whom it answers, as far as it is known here: the store may know of a stronger credential. SEC-1
+    pub(super) binding: Binding,
     /// Counted for that client until the actor ends.
     pub(super) guest: Option<Guest>,
     /// Its place among those that make room.
@@ -144,14 +146,14 @@ impl SessionActor {
         service: Arc<Service>,
         fence: Fence,
         attachment: Option<Arc<Attachment>>,
-        client: String,
+        (client, binding): (String, Binding),
         guest: Guest,
     ) -> SessionHandle {
         let has_many_streams = attachment.is_none();
         let streams = attachment.map_or_else(|| Streams::of_none(Instant::now()), Streams::of_new);
         let mut session = Self::new(env, lines, service, fence, streams);
         session.has_many_streams = has_many_streams;
-        session.client = client;
+        (session.client, session.binding) = (client, binding);
         session.guest = Some(guest);
         session.launch()
     }
@@ -167,7 +169,7 @@ impl SessionActor {
         session.outbox.inherit(last_event);
         session.streams.log_is_at(last_event);
         session.has_many_streams = head.transport == STREAMABLE;
-        session.client = head.client;
+        (session.client, session.binding) = (head.client, head.binding);
         let mut before = head.continuation;
         session.setup = Setup::inherit(&mut before);
         session.streamed = Streamed::inherit(&mut before, session.setup.is_done());
@@ -219,6 +221,7 @@ impl SessionActor {
             setup: Setup::default(),
             has_many_streams: false,
             client: String::new(),
+            binding: Binding::default(),
             guest: None,
             place: None,
             resting: false,
@@ -275,7 +278,7 @@ impl SessionActor {
             Exit::Gone => {
                 // MEM-4: a session that ran out by itself is still in this instance's index.
                 let (store, session) = (Arc::clone(&env.store), self.fence.session);
-                actix_rt::spawn(async move { store.purge(session).await });
+                actix_rt::spawn(async move { store.purge(session, None).await });
                 for attachment in self.all_streams() {
                     attachment.end(End::Finished);
                 }
@@ -286,7 +289,7 @@ impl SessionActor {
                 // So that nobody inherits it: its client is told that the session is gone, and begins anew.
                 let (store, session) = (Arc::clone(&env.store), self.fence.session);
                 actix_rt::spawn(async move {
-                    if let Err(error) = store.purge(session).await {
+                    if let Err(error) = store.purge(session, None).await {
                         tracing::error!(%session, %error, "what makes no sense could not be deleted; it stays until it expires");
                     }
                 });

@@ -31,6 +31,10 @@ impl Handler<Deliver> for SessionActor {
     type Result = ActorResponse<Self, Result<Delivered, DeliverError>>;
 
     fn handle(&mut self, Deliver(posted): Deliver, ctx: &mut Self::Context) -> Self::Result {
+        // Before anything that others than the session's own could see, or that keeps it alive. SEC-1
+        if !self.binding.admits(&posted.by) {
+            return ActorResponse::reply(Err(DeliverError::Gone));
+        }
         self.last_active = Instant::now();
         if posted.service.as_ref().is_some_and(|named| **named != *self.service.name) {
             return ActorResponse::reply(Err(DeliverError::WrongService));
@@ -99,6 +103,7 @@ impl Journaling {
         let limits = &self.env.settings.limits;
         Accept {
             session: self.fence.session,
+            by: self.posted.by.clone(),
             // The owner has compared it with its own.
             service: None,
             version: None,
@@ -140,6 +145,9 @@ impl SessionActor {
         self.accepting -= 1;
         if let Ok(Accepted::Forward { .. } | Accepted::Queued { .. } | Accepted::Duplicate { .. }) = &outcome {
             self.confirmed_owner(asked);
+            if self.binding != posted.by {
+                self.binding = posted.by.clone();
+            }
         }
         let message = Arrived { body: posted.body.clone(), said: posted.said.clone() };
         let delivered = self.accepted(outcome, message, posted.own_stream, epoch, ctx);
@@ -200,6 +208,7 @@ impl SessionActor {
                 accepted.refused.inc();
                 self.refuse(&message.said, DeliverError::TooManyBytes, ctx)
             }
+            Ok(Accepted::Stranger) => Err(DeliverError::Gone),
             Ok(Accepted::WrongService) => Err(DeliverError::WrongService),
             Ok(Accepted::OtherVersion) => Err(DeliverError::OtherVersion),
             Ok(Accepted::IdInUse) => {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::attachment::Attachment;
 use crate::{
     protocol::{jsonrpc::Said, post_id::PostId},
-    store::{Owner, StoreResult},
+    store::{Binding, Owner, StoreResult},
 };
 
 /// A POST of the client, parsed once.
@@ -18,6 +18,8 @@ pub struct Posted {
     pub body: Bytes,
     /// What it says.
     pub said: Said,
+    /// Who has sent it. SEC-1
+    pub by: Binding,
     /// Service that the URL names.
     pub service: Option<Arc<str>>,
     /// Identity of the POST.

@@ -197,7 +197,7 @@ impl SessionActor {
             epoch: 0,
             service: self.service.name.clone(),
             transport: if self.has_many_streams { STREAMABLE } else { SSE }.to_owned(),
-            principal: String::new(),
+            binding: self.binding.clone(),
             client: self.client.clone(),
             owner: env.me.clone(),
             attachment: None,

@@ -121,6 +121,15 @@ impl Reader {
         self.problems.push(Problem { name: env.to_owned(), value, origin, expected });
     }
 
+    /// Notes that `env` is not what the rest needs, unless it is wrong by itself already.
+    pub(super) fn require(&mut self, env: &'static str, holds: bool, expected: &str) {
+        if holds || self.problems.iter().any(|problem| problem.name == env) {
+            return;
+        }
+        let (origin, value) = self.shown(env);
+        self.problems.push(Problem { name: env.to_owned(), value, origin, expected: expected.to_owned() });
+    }
+
     /// Whether the setting is given at all.
     pub(super) fn is_given(&self, env: &str) -> bool {
         self.given(env).is_some()

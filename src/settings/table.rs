@@ -8,6 +8,7 @@ use std::{ffi::OsString, net::IpAddr, time::Duration};
 use ipnet::IpNet;
 
 use super::{
+    auth::{Auth, KeyFile, auth, header_name, key_file},
     ca_file::{CaFile, ca_file},
     parse::{self, DAY, GIB, HOUR, KIB, MILLI, MINUTE, SECOND, duration, off_or, optional, size, whole},
     row::Row,
@@ -373,6 +374,25 @@ settings! {
         /// Bearer token that the administrative endpoints ask of everybody but this machine itself (loopback, without a
         /// proxy in between). Unset, because a token that everybody knows is none.
         MCP_ADMIN_TOKEN = "", "visible ASCII" => admin_token: Option<Secret>, optional(parse::token);
+    }
+
+    /// How clients show who they are. A session answers to nobody but the principal that opened it.
+    "Authentication", AuthFlags => auth: AuthSettings {
+        /// By what clients show who they are: keys (MCP_AUTH_KEYS_FILE), proxy (MCP_AUTH_PROXY_HEADER), or both. Unset nobody
+        /// is asked, and the router listens on loopback only; none says that this is meant on another address, too.
+        MCP_AUTH = "", "none, or a list of keys, proxy" => by: Auth, auth;
+
+        /// File with the SHA-256 of each key and a name, one a line, as `mcp-router key NAME` prints it. Clients send the key as
+        /// Authorization: Bearer or as X-API-Key. It is read again when it changes, and at SIGHUP; what is wrong then is logged,
+        /// and the keys stay as they were.
+        MCP_AUTH_KEYS_FILE = "", "path" => keys_file: Option<KeyFile>, optional(key_file);
+
+        /// Header in which a proxy of MCP_TRUSTED_PROXIES names the principal: a user whom it has authenticated, or the
+        /// subject of a client certificate. The proxy must set it in every request, or clients would name themselves.
+        MCP_AUTH_PROXY_HEADER = "X-MCP-Principal", "name of a header" => proxy_header: String, header_name;
+
+        /// How often the files that name keys are looked at for a change. Who must lose access at once sends SIGHUP.
+        MCP_AUTH_RELOAD = "2s", "duration" => reload: Duration, duration(10 * MILLI..=HOUR);
     }
 
     /// What is logged, to standard error.

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
+    binding::Binding,
     head::HeadChange,
     types::{Attachment, Fence, Owner, StoreResult},
 };
@@ -162,6 +163,8 @@ pub struct Attach {
     pub session: SessionId,
     /// The stream and process and attachment id.
     pub attachment: Attachment,
+    /// Who asks; `None`: who shows the stream already. SEC-1
+    pub by: Option<Binding>,
 }
 
 /// Answer of [`super::EventLog::attach`].
@@ -184,8 +187,6 @@ pub struct AttachedTo {
     pub epoch: u32,
     /// The session's service.
     pub service: String,
-    /// Principal hash it was opened with.
-    pub principal: String,
     /// Listeners of the owner's wake-up (>= 1 when the caller is the owner); 0 as in [`Accepted::Queued`](super::Accepted::Queued).
     pub listeners: u64,
     /// How many attachments this stream has had, this one included.

@@ -15,7 +15,10 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 pub(super) use self::continuation::FieldChanges;
 pub use self::continuation::{Continuation, HeadChange, Initialized};
-use super::types::{Attachment, Owner};
+use super::{
+    binding::Binding,
+    types::{Attachment, Owner},
+};
 
 /// See module documentation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,8 +29,8 @@ pub struct SessionHead {
     pub service: String,
     /// See [`super::NewSession::transport`].
     pub transport: String,
-    /// See [`super::NewSession::principal`].
-    pub principal: String,
+    /// To whom it answers. SEC-1
+    pub binding: Binding,
     /// See [`super::NewSession::client`].
     pub client: String,
     /// Milliseconds since the Unix epoch, by the store's clock.
@@ -123,6 +126,7 @@ impl SessionHead {
     /// fields that no owner can go on without: owner, generation, epoch, ends of logs, holders.
     pub fn read(fields: impl IntoIterator<Item = (String, String)>) -> (Self, bool) {
         let mut head = Self::default();
+        let (mut principal, mut scopes) = (String::new(), String::new());
         let (mut instance_id, mut incarnation, mut generation, mut epoch) = (None, None, None, None);
         let mut is_sound = true;
         for (field, value) in fields {
@@ -134,7 +138,8 @@ impl SessionHead {
                 field::EPOCH => epoch = value.parse().ok(),
                 field::SERVICE => head.service = value,
                 field::TRANSPORT => head.transport = value,
-                field::PRINCIPAL => head.principal = value,
+                field::PRINCIPAL => principal = value,
+                field::SCOPES => scopes = value,
                 field::CLIENT => head.client = value,
                 field::CREATED_MS => head.created_ms = number().unwrap_or_default(),
                 field::LAST_ACTIVE_MS => head.last_active_ms = number().unwrap_or_default(),
@@ -147,6 +152,7 @@ impl SessionHead {
                 _ => is_sound &= head.take_of_stream(&field, &value),
             }
         }
+        head.binding = Binding::stored(principal, scopes);
         head.ownership = (|| {
             let owner = Owner { instance_id: instance_id?, incarnation: incarnation? };
             Some(Ownership { owner, generation: generation?, epoch: epoch? })
@@ -201,7 +207,10 @@ impl SessionHead {
         }
         put(field::SERVICE, self.service.clone());
         put(field::TRANSPORT, self.transport.clone());
-        put(field::PRINCIPAL, self.principal.clone());
+        put(field::PRINCIPAL, self.binding.principal().to_owned());
+        if !self.binding.scopes().is_empty() {
+            put(field::SCOPES, self.binding.scopes().to_owned());
+        }
         put(field::CLIENT, self.client.clone());
         put(field::CREATED_MS, self.created_ms.to_string());
         put(field::LAST_ACTIVE_MS, self.last_active_ms.to_string());
@@ -273,6 +282,12 @@ impl Hint {
 /// See [`SessionHead::client`].
 pub(super) fn client_pair(client: String) -> (String, String) {
     (field::CLIENT.to_owned(), client)
+}
+
+/// Its scopes, see [`SessionHead::binding`], if there are any.
+pub(super) fn scopes_pair(binding: &Binding) -> Option<(String, String)> {
+    let scopes = binding.scopes();
+    (!scopes.is_empty()).then(|| (field::SCOPES.to_owned(), scopes.to_owned()))
 }
 
 /// See [`StreamHead::sent`].

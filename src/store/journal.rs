@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
+    binding::Binding,
     head::HeadChange,
     types::{Attachment, Fence, Fenceable, Owner, StoreResult},
 };
@@ -16,7 +17,8 @@ use crate::protocol::{post_id::PostId, session_id::SessionId};
 /// See module documentation. All operations are safe to repeat after [`super::StoreError::Unavailable`].
 #[async_trait]
 pub trait Journal: Send + Sync {
-    /// Journals one message of the client. Checks, in order: session exists; service; version; fence (if given); `post_id`
+    /// Journals one message of the client. Checks, in order: session exists, and answers to who asks; service; version; fence
+    /// (if given); `post_id`
     /// seen; JSON-RPC id pending; caps. Direct forwarding happens only if `forward_now`, the fence holds and every
     /// earlier entry is claimed; otherwise the entry waits in the inbox. Without a fence the owner is woken.
     /// A directly forwarded notification or response stays in the inbox until acked, so that an adopter finds it.
@@ -79,6 +81,8 @@ impl ClientMessage {
 pub struct Accept {
     /// The session that the URL names.
     pub session: SessionId,
+    /// Who asks. What it may do more than who asked before, the session's next user must be allowed, too. SEC-1
+    pub by: Binding,
     /// The service that the URL names, if it does.
     pub service: Option<String>,
     /// The protocol version that the POST names, to be compared with [`Continuation::version`](super::Continuation::version). An
@@ -158,6 +162,8 @@ pub enum Accepted {
     TooManyPending,
     /// The cap in bytes is reached; nothing was written.
     TooManyBytes,
+    /// The session lives, and does not answer to who asks ([`Accept::by`]). To him it does not exist.
+    Stranger,
     /// The session lives, but under another service than the URL names.
     WrongService,
     /// Client and server have agreed on another protocol version than the POST names.

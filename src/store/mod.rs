@@ -22,6 +22,7 @@
 //!
 //! Never: this module does not know HTTP, MCP methods or actors.
 
+mod binding;
 mod client_lists;
 mod event_log;
 mod head;
@@ -37,6 +38,7 @@ mod wake_ups;
 use async_trait::async_trait;
 
 pub use self::{
+    binding::Binding,
     client_lists::*,
     event_log::*,
     head::{Continuation, HeadChange, Hint, Holder, Initialized, Ownership, SessionHead, StreamHead},

@@ -5,6 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{
+    binding::Binding,
     head::{HeadChange, Hint, SessionHead},
     journal::{InboxEntry, PendingRequest},
     older::{Restored, Rewrite, Rewritten},
@@ -62,8 +63,9 @@ pub trait Sessions: Send + Sync {
     /// Returns those that do not exist any more.
     async fn touch(&self, sessions: &[SessionId], ttl: Duration) -> StoreResult<Vec<SessionId>>;
 
-    /// Deletes a session with all its keys and wakes its owner and holders. `true` if it existed.
-    async fn purge(&self, session: SessionId) -> StoreResult<bool>;
+    /// Deletes a session with all its keys and wakes its owner and holders. `true` if it existed. `by`: who asks, if it is
+    /// not the router itself; for a stranger it does not exist. SEC-1
+    async fn purge(&self, session: SessionId, by: Option<&Binding>) -> StoreResult<bool>;
 
     /// The id of the data that the store holds. When there is none (first start, or all data was lost) `candidate`
     /// becomes it. A changed id tells that sessions were lost and not merely expired.
@@ -81,8 +83,8 @@ pub struct NewSession {
     pub service: String,
     /// `sse` for the 2024-11-05 transport.
     pub transport: String,
-    /// Hash of the principal that opened it; empty when anonymous.
-    pub principal: String,
+    /// To whom it answers. SEC-1
+    pub binding: Binding,
     /// What the client shows of itself, in the caller's words, without secrets; empty when unknown.
     pub client: String,
     /// The creating process.

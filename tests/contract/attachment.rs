@@ -15,7 +15,6 @@ pub async fn the_last_attachment_holds_the_stream(backend: Backend) {
         generation: 1,
         epoch: fence.epoch,
         service: "mcp-server-v6".to_owned(),
-        principal: "principal".to_owned(),
         listeners: 0,
         attach_count: 2,
     };

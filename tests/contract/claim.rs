@@ -67,7 +67,7 @@ pub async fn a_claim_tells_who_holds_the_streams(backend: Backend) {
     let store = backend.store();
     let fence = session_of(store, "a").await;
     let attachment = Attachment { stream: "other".to_owned(), incarnation: incarnation("b"), id: u64::MAX };
-    store.attach(Attach { session: fence.session, attachment: attachment.clone() }).await.unwrap();
+    store.attach(Attach { session: fence.session, attachment: attachment.clone(), by: None }).await.unwrap();
     let claimed = store.claim(Claim::new(fence.clone(), 0, 1)).await.unwrap();
     let Claimed::Entries { mut attachments, .. } = claimed else { panic!("{claimed:?}") };
     attachments.sort_by(|a, b| a.stream.cmp(&b.stream));
@@ -187,7 +187,7 @@ pub async fn a_session_the_store_lost_is_written_again_with_its_open_requests(ba
     assert_eq!(head(store, new.session).await.continuation.initialized, Some(Initialized::Plain));
     queue(store, request(new.session, "6")).await;
     assert_eq!(seqs(&claim(store, &fence, 0, 10).await.0), [13]);
-    assert!(store.purge(new.session).await.unwrap());
+    assert!(store.purge(new.session, None).await.unwrap());
 }
 
 pub async fn a_hint_reaches_living_sessions_only(backend: Backend) {
@@ -196,7 +196,7 @@ pub async fn a_hint_reaches_living_sessions_only(backend: Backend) {
     let hint = |sent| Hint::Sent { stream: STREAM.into(), sent };
     assert!(store.hint(fence.session, &hint(4)).await.unwrap());
     assert_eq!(head(store, fence.session).await.streams[STREAM].sent, Some(4));
-    store.purge(fence.session).await.unwrap();
+    store.purge(fence.session, None).await.unwrap();
     assert!(!store.hint(fence.session, &hint(5)).await.unwrap());
     assert_eq!(store.load(fence.session).await.unwrap(), None);
     let data = store.dataset("first").await.unwrap();

@@ -81,7 +81,7 @@ pub async fn only_dead_instances_are_forgotten(backend: Backend) {
     assert_eq!(store.owned_by("router-a").await.unwrap(), [fence.session]);
     store.lease_release(&a.owner).await.unwrap();
     assert_eq!(store.known_instances().await.unwrap(), ["router-a"], "dead, but known");
-    store.purge(fence.session).await.unwrap();
+    store.purge(fence.session, None).await.unwrap();
     store.forget_instance("router-a").await.unwrap();
     assert!(store.known_instances().await.unwrap().is_empty());
     assert!(store.owned_by("router-a").await.unwrap().is_empty());

@@ -17,6 +17,7 @@ pub async fn a_new_session_has_its_fields_and_is_never_overwritten(backend: Back
         ("service", "mcp-server-v6"),
         ("transport", "sse"),
         ("principal", "principal"),
+        ("scopes", "call read"),
         ("owner", "router-a"),
         ("incarnation", "process-a"),
         ("generation", "1"),
@@ -37,13 +38,13 @@ pub async fn a_new_session_has_its_fields_and_is_never_overwritten(backend: Back
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
     assert!(created <= now && created + PATIENCE.as_millis() > now, "{created} {now}");
     assert_eq!(field("last_active_ms"), field("created_ms"));
-    assert_eq!(fields.len(), 18, "{record:?}");
+    assert_eq!(fields.len(), 19, "{record:?}");
 
     let other = NewSession { session: new.session, ..new_session("b") };
     assert_eq!(store.create(other).await.unwrap(), Created::AlreadyExists);
     assert_eq!(store.load(new.session).await.unwrap().unwrap(), record);
 
-    let bare = NewSession { attachment: None, principal: String::new(), ..new_session("a") };
+    let bare = NewSession { attachment: None, binding: Binding::default(), ..new_session("a") };
     store.create(bare.clone()).await.unwrap();
     let adopted = adopt(store, &fence_of(&bare), "b").await;
     assert!(adopted.head.streams.is_empty());
@@ -58,7 +59,7 @@ pub async fn a_session_dies_when_its_time_is_over(backend: Backend) {
     eventually("the session expires", || async { store.load(fence.session).await.unwrap().is_none().then_some(()) })
         .await;
     assert_eq!(store.accept(request(fence.session, "2")).await.unwrap(), Accepted::NotFound);
-    assert!(!store.purge(fence.session).await.unwrap());
+    assert!(!store.purge(fence.session, None).await.unwrap());
     assert!(store.list(10).await.unwrap().is_empty());
     assert_eq!(store.create(new).await.unwrap(), Created::Created, "the id is free");
 }
@@ -96,17 +97,17 @@ pub async fn a_purge_removes_a_session_and_wakes_those_concerned(backend: Backen
     let fence = session_of(store, "a").await;
     attach(store, fence.session, "b", 8).await;
     let attachment = Attachment { stream: "other".to_owned(), incarnation: incarnation("c"), id: 9 };
-    store.attach(Attach { session: fence.session, attachment }).await.unwrap();
+    store.attach(Attach { session: fence.session, attachment, by: None }).await.unwrap();
     for name in ["a", "b", "c"] {
         wakes.push((name, store.subscribe(&incarnation(name), 8).await.unwrap()));
     }
-    assert!(store.purge(fence.session).await.unwrap());
+    assert!(store.purge(fence.session, None).await.unwrap());
     for (name, receiver) in &mut wakes {
         assert_eq!(next(receiver).await, Wake::Session(fence.session));
         assert_not_woken(store, name, receiver).await;
     }
     assert_eq!(store.load(fence.session).await.unwrap(), None);
-    assert!(!store.purge(fence.session).await.unwrap());
+    assert!(!store.purge(fence.session, None).await.unwrap());
     assert!(store.owned_by("router-a").await.unwrap().is_empty());
 }
 
@@ -150,7 +151,7 @@ pub async fn the_index_follows_the_owner(backend: Backend) {
     assert_eq!(owned("c").await, BTreeSet::new(), "who lost owns nothing");
     store.release(&adopted.fence).await.unwrap();
     assert_eq!(owned("b").await, BTreeSet::new());
-    store.purge(second.session).await.unwrap();
+    store.purge(second.session, None).await.unwrap();
     assert_eq!(owned("a").await, BTreeSet::new());
 }
 
@@ -168,6 +169,6 @@ pub async fn the_index_forgets_sessions_that_expired(backend: Backend) {
         eventually("it expires", || async { store.load(*session).await.unwrap().is_none().then_some(()) }).await;
     }
     assert_eq!(store.touch(&[expired[0], living, expired[1]], Duration::from_secs(60)).await.unwrap(), expired[..2]);
-    assert!(!store.purge(expired[2]).await.unwrap());
+    assert!(!store.purge(expired[2], None).await.unwrap());
     assert_eq!(store.owned_by("router-a").await.unwrap(), [living]);
 }

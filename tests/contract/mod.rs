@@ -3,6 +3,7 @@
 pub mod accept;
 pub mod append;
 pub mod attachment;
+pub mod binding;
 pub mod claim;
 pub mod client;
 pub mod instance;
@@ -24,7 +25,7 @@ use bytes::Bytes;
 use mcp_router::{
     protocol::{post_id::PostId, session_id::SessionId, stream_key::StreamKey},
     store::{
-        Accept, Accepted, Adopted, Append, Appended, Attach, Attached, AttachedTo, Attachment, Claim, Claimed,
+        Accept, Accepted, Adopted, Append, Appended, Attach, Attached, AttachedTo, Attachment, Binding, Claim, Claimed,
         ClientMessage, Created, EventLog, Fence, Handed, HeadChange, InboxEntry, Instances, Journal, LogLimits,
         NewEvent, NewSession, Owner, Rehydration, SessionHead, SessionStore, Sessions, Wake, WakeUps,
         memory::MemoryStore,
@@ -102,12 +103,17 @@ pub fn new_session(name: &str) -> NewSession {
         epoch: fastrand::u32(..),
         service: "mcp-server-v6".to_owned(),
         transport: "sse".to_owned(),
-        principal: "principal".to_owned(),
+        binding: principal(),
         client: "client".to_owned(),
         owner: owner(name),
         attachment: Some((STREAM.to_owned(), 7)),
         ttl: Duration::from_secs(600),
     }
+}
+
+/// To whom the sessions of these tests answer.
+pub fn principal() -> Binding {
+    Binding::new("principal", ["read", "call"])
 }
 
 pub fn fence_of(new: &NewSession) -> Fence {
@@ -125,6 +131,7 @@ pub async fn session_of(store: &dyn SessionStore, name: &str) -> Fence {
 pub fn message(session: SessionId, message: ClientMessage, body: &str) -> Accept {
     Accept {
         session,
+        by: principal(),
         service: None,
         version: None,
         post_id: PostId::of(&SessionId::random().reveal(), b""),
@@ -231,7 +238,7 @@ pub async fn adopt(store: &dyn SessionStore, from: &Fence, name: &str) -> Rehydr
 
 pub async fn attach(store: &dyn SessionStore, session: SessionId, name: &str, id: u64) -> AttachedTo {
     let attachment = Attachment { stream: STREAM.to_owned(), incarnation: incarnation(name), id };
-    match store.attach(Attach { session, attachment }).await.unwrap() {
+    match store.attach(Attach { session, attachment, by: None }).await.unwrap() {
         Attached::Attached(joined) => joined,
         Attached::NotFound => panic!("not attached"),
     }

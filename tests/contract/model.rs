@@ -183,6 +183,8 @@ enum Step {
         acked: u64,
         caps: (usize, usize),
         field: u8,
+        /// Somebody else, with less than it was used with, with more, or (mostly) as who opened it.
+        asks: u8,
     },
     Claim {
         caller: Caller,
@@ -245,9 +247,9 @@ fn step() -> impl Strategy<Value = Step> {
     let acked = || prop_oneof![3 => Just(0u64), 2 => 0u64..30];
     let caps = (prop_oneof![1usize..5, Just(100)], prop_oneof![1usize..6, Just(100)]);
     prop_oneof![
-        8 => (0u8..4, 0u8..5, 0u8..40, caller(), any::<bool>(), acked(), caps, 0u8..6).prop_map(
-            |(kind, id, post, caller, forward_now, acked, caps, field)| Step::Accept {
-                kind, id, post, caller, forward_now, acked, caps, field
+        8 => (0u8..4, 0u8..5, 0u8..40, caller(), any::<bool>(), acked(), caps, (0u8..6, 0u8..40)).prop_map(
+            |(kind, id, post, caller, forward_now, acked, caps, (field, asks))| Step::Accept {
+                kind, id, post, caller, forward_now, acked, caps, field, asks
             }
         ),
         4 => (caller(), acked(), 0usize..5, prop::option::of(1u64..30), prop::option::of(0u64..30)).prop_map(
@@ -294,7 +296,7 @@ async fn outcome(store: &dyn SessionStore, step: &Step, i: u64, known: &Known) -
     let stream = |stream: &bool| if *stream { "g" } else { "r" };
     let session = known.owner.session;
     match step {
-        Step::Accept { kind, id, post, caller, forward_now, acked, caps, field } => {
+        Step::Accept { kind, id, post, caller, forward_now, acked, caps, field, asks } => {
             let accept = match kind {
                 0 => request(session, &id.to_string()),
                 1 => notification(session, "n"),
@@ -304,6 +306,12 @@ async fn outcome(store: &dyn SessionStore, step: &Step, i: u64, known: &Known) -
             said(
                 store
                     .accept(Accept {
+                        by: match asks {
+                            0 => Binding::default(),
+                            1 => Binding::new("principal", ["read"]),
+                            2 => Binding::new("principal", ["read", "call", "write"]),
+                            _ => principal(),
+                        },
                         post_id: PostId::of(&post.to_string(), b""),
                         // Of requests with one id some are the same, others are not.
                         body: format!("body {}", i % 3).into(),
@@ -362,7 +370,7 @@ async fn outcome(store: &dyn SessionStore, step: &Step, i: u64, known: &Known) -
         Step::Attach { stream: name, process, id } => {
             let attachment =
                 Attachment { stream: stream(name).to_owned(), incarnation: incarnation(&process.to_string()), id: *id };
-            said(store.attach(Attach { session, attachment }).await)
+            said(store.attach(Attach { session, attachment, by: None }).await)
         }
         Step::Detach { stream: name, id } => said(store.detach(session, stream(name), *id).await),
         Step::Adopt { process, right } => {

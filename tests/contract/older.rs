@@ -80,7 +80,7 @@ pub async fn a_session_whose_data_are_older_is_written_again(backend: Backend) {
     let page = store.read_page(session, STREAM, StreamKey::Main, 0, 10, 1 << 20).await.unwrap().unwrap();
     assert_eq!((page.epoch, page.last_seq, page.holder, page.events), (again.epoch, 0, None, vec![]));
     let head = head(store, session).await;
-    assert_eq!((&*head.service, &*head.principal), ("mcp-server-v6", "principal"));
+    assert_eq!((&*head.service, head.binding), ("mcp-server-v6", principal()));
     assert_eq!(head.continuation, rewrite.restored.continuation);
     let pending: Vec<_> = store.pending(session).await.unwrap();
     let pending: Vec<_> = pending.iter().map(|request| (&*request.id_key, request.seq, request.forwarded)).collect();

@@ -243,11 +243,11 @@ pub async fn a_missing_session_is_not_found_by_any_operation(backend: Backend) {
     assert_eq!(store.update(&fence, &[set("x", "1")]).await.unwrap(), Fenceable::NotFound);
     assert_eq!(store.release(&fence).await.unwrap(), Fenceable::NotFound);
     let attachment = Attachment { stream: STREAM.to_owned(), incarnation: incarnation("a"), id: 1 };
-    assert_eq!(store.attach(Attach { session, attachment }).await.unwrap(), Attached::NotFound);
+    assert_eq!(store.attach(Attach { session, attachment, by: None }).await.unwrap(), Attached::NotFound);
     assert!(!store.detach(session, STREAM, 1).await.unwrap());
     assert_eq!(store.adopt(session, &nobody(), 1, &owner("a")).await.unwrap(), Adopted::NotFound);
     assert_eq!(store.touch(&[session], Duration::from_secs(60)).await.unwrap(), [session]);
-    assert!(!store.purge(session).await.unwrap());
+    assert!(!store.purge(session, None).await.unwrap());
     assert_eq!(store.load(session).await.unwrap(), None);
     assert!(store.pending(session).await.unwrap().is_empty());
     assert!(store.owned_by("router-a").await.unwrap().is_empty());

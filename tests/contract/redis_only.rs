@@ -181,7 +181,7 @@ async fn a_purge_and_a_forgotten_instance_leave_no_key_at_all() {
     store.lease_release(&owner("a")).await.unwrap();
     let adopted = adopt(store, &fence, "b").await.fence;
     append(store, Append { stream: "late".into(), ..append_of(&adopted, 1, vec![event("e")]) }).await;
-    assert!(store.purge(fence.session).await.unwrap());
+    assert!(store.purge(fence.session, None).await.unwrap());
     store.forget_instance("router-a").await.unwrap();
     assert_eq!(Raw::of(&backend).await.keys().await, BTreeSet::new());
 }
@@ -366,7 +366,7 @@ async fn every_script_but_adopt_stays_within_one_slot() {
     queue(&store, request(fence.session, "9")).await;
     claim(&store, &fence, 1, 10).await;
     let attachment = Attachment { stream: STREAM.to_owned(), incarnation: incarnation("b"), id: 8 };
-    store.attach(Attach { session: fence.session, attachment }).await.unwrap();
+    store.attach(Attach { session: fence.session, attachment, by: None }).await.unwrap();
     store.detach(fence.session, STREAM, 8).await.unwrap();
     store.pending(fence.session).await.unwrap();
     log(&store, fence.session, STREAM).await;
@@ -382,7 +382,7 @@ async fn every_script_but_adopt_stays_within_one_slot() {
     store.lease_renew(&instance("a"), Duration::from_secs(60)).await.unwrap();
     store.instances().await.unwrap();
     assert_eq!(store.list(10).await.unwrap().len(), 1);
-    assert!(store.purge(fence.session).await.unwrap());
+    assert!(store.purge(fence.session, None).await.unwrap());
     store.lease_release(&owner("a")).await.unwrap();
     store.forget_instance("router-a").await.unwrap();
     store.forget_instance("router-b").await.unwrap();

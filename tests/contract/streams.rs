@@ -13,7 +13,7 @@ async fn append_to(store: &dyn SessionStore, fence: &Fence, op: u64, stream: &'s
 
 async fn attach_to(store: &dyn SessionStore, session: SessionId, stream: &str, name: &str, id: u64) -> u64 {
     let attachment = Attachment { stream: stream.to_owned(), incarnation: incarnation(name), id };
-    match store.attach(Attach { session, attachment }).await.unwrap() {
+    match store.attach(Attach { session, attachment, by: None }).await.unwrap() {
         Attached::Attached(joined) => joined.attach_count,
         Attached::NotFound => panic!("not attached"),
     }
@@ -92,7 +92,7 @@ pub async fn a_session_that_begins_anew_begins_all_its_streams_anew(backend: Bac
             let page = store.read_page(fence.session, stream, StreamKey::Main, 0, 10, 1 << 20).await.unwrap().unwrap();
             assert_eq!((page.epoch, page.last_seq, page.events), (epoch, 0, vec![]), "{stream}");
         }
-        store.purge(fence.session).await.unwrap();
+        store.purge(fence.session, None).await.unwrap();
     }
 }
 

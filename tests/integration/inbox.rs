@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mcp_router::{
     protocol::post_id::PostId,
     store::{
-        Accept, Accepted, ClientMessage, Fence, Journal as _, Sessions as _,
+        Accept, Accepted, Binding, ClientMessage, Fence, Journal as _, Sessions as _,
         redis::{RedisConfig, RedisStore},
     },
 };
@@ -57,6 +57,7 @@ async fn journal_behind_the_owner(cluster: &mut Cluster, client: &McpClient, mes
     };
     let accept = Accept {
         session,
+        by: Binding::default(),
         service: None,
         version: None,
         post_id: PostId::random(),

@@ -23,6 +23,7 @@ mod odd_messages;
 mod odd_posts;
 mod older_data;
 mod ownership;
+mod principals;
 mod refusals;
 mod replay;
 mod requests;

@@ -29,7 +29,8 @@ async fn a_taken_port_is_named_with_how_to_find_its_holder() {
 async fn an_address_of_another_machine_is_named_as_such() {
     let dir = tempfile::tempdir().unwrap();
     // RFC 5737: nobody has it.
-    let settings = env(&[("SERVER_ADDRESS", "192.0.2.1"), ("REDIS_URL", "redis://127.0.0.1:1")]);
+    let redis = ("REDIS_URL", "redis://127.0.0.1:1");
+    let settings = env(&[("SERVER_ADDRESS", "192.0.2.1"), ("MCP_AUTH", "none"), redis]);
     let mut router = RouterProcess::launch(dir.path(), "elsewhere", &settings);
     assert_eq!(router.process().exit_code().await, Some(71));
     let log = router.log_text();
@@ -39,6 +40,21 @@ async fn an_address_of_another_machine_is_named_as_such() {
     for word in ["lsof", "ss -ltnp"] {
         assert!(!log.contains(word), "{word}: {log}");
     }
+}
+
+/// SEC-5
+#[tokio::test]
+async fn where_others_may_come_a_start_asks_who_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = env(&[("SERVER_ADDRESS", "0.0.0.0")]);
+    let mut router = RouterProcess::launch(dir.path(), "open", &settings);
+    assert_eq!(router.process().exit_code().await, Some(64));
+    let log = router.log_text();
+    for word in ["MCP_AUTH", "keys", "proxy", "none by name"] {
+        assert!(log.contains(word), "{word}: {log}");
+    }
+    let named = env(&[("SERVER_ADDRESS", "0.0.0.0"), ("MCP_AUTH", "none")]);
+    RouterProcess::start(dir.path(), "open-by-name", &named).await;
 }
 
 /// Redis away at the start: tried again until the limit, then exit 69 with where it was looked for, password aside.

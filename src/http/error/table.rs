@@ -49,6 +49,8 @@ impl Outcome {
 enum Also {
     Nothing,
     Header(HeaderName, &'static str),
+    /// RFC 9110, section 11.6.1.
+    Challenge(String),
     /// The connection ends with it.
     Close,
 }
@@ -111,6 +113,9 @@ fn row(error: &ApiError) -> Row {
         E::Host => Row::new(403, INVALID_REQUEST, "forbidden_host"),
         // The same request with another origin has another answer.
         E::Origin => Row::new(403, INVALID_REQUEST, "forbidden_origin").also(Also::Header(header::VARY, "Origin")),
+        E::Unauthorized { challenge } => {
+            Row::new(401, INVALID_REQUEST, "unauthorized").also(Also::Challenge(challenge.clone()))
+        }
         E::NotAdmin => Row::new(403, INVALID_REQUEST, "forbidden"),
         E::NotAcceptable => Row::new(406, INVALID_REQUEST, "not_acceptable"),
         E::NeitherAcceptable => Row::new(406, INVALID_REQUEST, "not_acceptable"),
@@ -202,6 +207,9 @@ impl ApiError {
             Also::Header(name, value) => {
                 response.insert_header((name.clone(), *value));
             }
+            Also::Challenge(challenge) => {
+                response.insert_header((header::WWW_AUTHENTICATE, challenge.as_str()));
+            }
             Also::Close => {
                 response.force_close();
             }
@@ -245,7 +253,7 @@ mod tests {
     numbered!(arm: ApiError {
         Invalid(_), Unexpected(_), UnknownService{..}, AmbiguousService{..}, IdInUse, MissingSession, UnknownSession,
         AmbiguousSession, TooLarge{..}, BrokenBody, SlowBody{..}, ContentType, ContentCoding, NoSuchPath, Method{..}, Query,
-        Repeated{..}, Host, Origin, NotAdmin, NotAcceptable, NeitherAcceptable, NoSessionHeader,
+        Repeated{..}, Host, Origin, Unauthorized{..}, NotAdmin, NotAcceptable, NeitherAcceptable, NoSessionHeader,
         ProtocolVersion{..}, OtherVersion, Stateless{..}, OtherTransport{..}, Full, TooManyOfClient{..}, TooMany{..},
         Draining, StoreUnavailable, StoreRefuses(_), Upstream(_), ToolList(_), NoEndpoint{..},
     });
@@ -295,6 +303,7 @@ mod tests {
             (ApiError::Repeated { header: "Host" }, 400, "repeated_header", None),
             (ApiError::Host, 403, "forbidden_host", None),
             (ApiError::Origin, 403, "forbidden_origin", None),
+            (ApiError::Unauthorized { challenge: text() }, 401, "unauthorized", None),
             (ApiError::NotAdmin, 403, "forbidden", None),
             (ApiError::NotAcceptable, 406, "not_acceptable", None),
             (ApiError::NeitherAcceptable, 406, "not_acceptable", None),

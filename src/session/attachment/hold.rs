@@ -55,7 +55,7 @@ impl Attachment {
             incarnation: Arc::clone(&env.me.incarnation),
             id: self.id,
         };
-        Attach { session: self.session, attachment }
+        Attach { session: self.session, attachment, by: None }
     }
 }
 

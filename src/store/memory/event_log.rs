@@ -214,9 +214,12 @@ impl EventLog for MemoryStore {
     }
 
     async fn attach(&self, attach: Attach) -> StoreResult<Attached> {
-        let Attach { session: id, attachment } = attach;
+        let Attach { session: id, attachment, by } = attach;
         let caller = attachment.incarnation.clone();
         let attached = self.with(&id, |session| {
+            if by.is_some_and(|by| !session.binding.admits(&by)) {
+                return None;
+            }
             let stream = session.stream_or_new(&attachment.stream);
             let holder = Holder { incarnation: attachment.incarnation, id: attachment.id };
             // The same attachment again is a repeated call.
@@ -231,13 +234,12 @@ impl EventLog for MemoryStore {
                 generation: session.generation,
                 epoch: session.epoch,
                 service: session.service.clone(),
-                principal: session.principal.clone(),
                 listeners: u64::from(session.owner.incarnation == caller),
                 attach_count,
             };
-            (joined, former)
+            Some((joined, former))
         });
-        let Some((mut joined, former)) = attached else { return Ok(Attached::NotFound) };
+        let Some((mut joined, former)) = attached.flatten() else { return Ok(Attached::NotFound) };
         let owner = joined.owner.incarnation.clone();
         if owner != caller {
             joined.listeners = self.wakes.wake(&owner, id);

@@ -24,6 +24,9 @@ const SEEN_POSTS: usize = 256;
 impl Session {
     /// `listeners` of a queued message is 1 for the owner and 0 for others: the caller does the waking.
     pub(super) fn accept(&mut self, accept: Accept) -> Accepted {
+        if !self.binding.admits(&accept.by) {
+            return Accepted::Stranger;
+        }
         if accept.service.is_some_and(|service| service != self.service) {
             return Accepted::WrongService;
         }
@@ -98,6 +101,10 @@ impl Session {
             self.inbox.push(InboxEntry { seq, message: accept.message, body: accept.body });
         }
         self.continuation.apply(&accept.changes);
+        if self.binding != accept.by {
+            // From now on no weaker credential is enough. SEC-1
+            self.binding = accept.by;
+        }
         if by_owner {
             self.acknowledge(accept.acked);
         }

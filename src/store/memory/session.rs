@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     protocol::post_id::PostId,
-    store::{Continuation, Fence, Holder, NewSession, Owner, Restored},
+    store::{Binding, Continuation, Fence, Holder, NewSession, Owner, Restored},
 };
 
 /// See module documentation.
@@ -29,7 +29,7 @@ pub(super) struct Session {
     pub(super) expires: Instant,
     pub(super) service: String,
     pub(super) transport: String,
-    pub(super) principal: String,
+    pub(super) binding: Binding,
     pub(super) client: String,
     pub(super) created_ms: u64,
     pub(super) last_active_ms: u64,
@@ -70,7 +70,7 @@ impl Session {
             expires: now + new.ttl,
             service: new.service,
             transport: new.transport,
-            principal: new.principal,
+            binding: new.binding,
             client: new.client,
             created_ms: now_ms,
             last_active_ms: now_ms,

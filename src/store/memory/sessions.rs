@@ -17,7 +17,7 @@ use super::{
 use crate::{
     protocol::session_id::SessionId,
     store::{
-        Adopted, ClientMessage, Continuation, Created, Fence, Fenceable, HeadChange, Hint, NewSession, Owner,
+        Adopted, Binding, ClientMessage, Continuation, Created, Fence, Fenceable, HeadChange, Hint, NewSession, Owner,
         Ownership, Rehydration, Restored, Rewrite, Rewritten, SessionHead, Sessions, StoreResult,
     },
 };
@@ -122,7 +122,7 @@ impl Session {
             ownership: Some(Ownership { owner, generation, epoch }),
             service: self.service.clone(),
             transport: self.transport.clone(),
-            principal: self.principal.clone(),
+            binding: self.binding.clone(),
             client: self.client.clone(),
             created_ms: self.created_ms,
             last_active_ms: self.last_active_ms,
@@ -253,7 +253,10 @@ impl Sessions for MemoryStore {
         Ok(sessions.iter().filter(gone).copied().collect())
     }
 
-    async fn purge(&self, session: SessionId) -> StoreResult<bool> {
+    async fn purge(&self, session: SessionId, by: Option<&Binding>) -> StoreResult<bool> {
+        if by.is_some_and(|by| self.with(&session, |entry| !entry.binding.admits(by)) == Some(true)) {
+            return Ok(false);
+        }
         let Some(purged) = self.shard(&session).sessions.remove(&session) else { return Ok(false) };
         if purged.expired(Instant::now()) {
             return Ok(false);

@@ -32,7 +32,7 @@ mod tests {
     use super::*;
     use crate::{
         protocol::session_id::SessionId,
-        store::{NewSession, Owner},
+        store::{Binding, NewSession, Owner},
     };
 
     fn session(ttl: Duration, now: Instant) -> (SessionId, Session) {
@@ -43,7 +43,7 @@ mod tests {
             epoch: 1,
             service: String::new(),
             transport: String::new(),
-            principal: String::new(),
+            binding: Binding::default(),
             client: String::new(),
             owner: Owner { instance_id: "i".into(), incarnation: "p".into() },
             attachment: None,

@@ -33,6 +33,7 @@ pub(super) fn read_accepted(value: Value, is_shown: bool) -> StoreResult<Accepte
         Value::Int(code::OLDER) => return Ok(Accepted::Older),
         Value::Int(code::TOO_MANY) => return Ok(Accepted::TooManyPending),
         Value::Int(code::TOO_MANY_BYTES) => return Ok(Accepted::TooManyBytes),
+        Value::Int(code::STRANGER) => return Ok(Accepted::Stranger),
         Value::Int(code::WRONG_SERVICE) => return Ok(Accepted::WrongService),
         Value::Int(code::OTHER_VERSION) => return Ok(Accepted::OtherVersion),
         Value::Int(code::ID_IN_USE) => return Ok(Accepted::IdInUse),
@@ -159,7 +160,6 @@ pub(super) fn read_attached(value: Value) -> StoreResult<Attached> {
         generation: fields.number()?,
         epoch: fields.number()?,
         service: fields.text()?,
-        principal: fields.text()?,
         listeners: fields.number()?,
         attach_count: fields.number()?,
     }))

@@ -91,7 +91,8 @@ impl EventLog for RedisStore {
             .arg(keys.id())
             .arg(&attach.attachment.stream)
             .arg(&attach.attachment.incarnation)
-            .number(attach.attachment.id);
+            .number(attach.attachment.id)
+            .asked_by(attach.by.as_ref());
         read_attached(self.lanes.call(call).await?)
     }
 

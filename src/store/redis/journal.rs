@@ -57,6 +57,7 @@ impl Journal for RedisStore {
             .number(accept.known)
             .arg(shown_by.as_deref().unwrap_or_default())
             .arg(MAIN_STREAM)
+            .asked_by(Some(&accept.by))
             .arg(accept.version.unwrap_or_default())
             .number(changes.set.len() as u64)
             .pairs(&changes.set)

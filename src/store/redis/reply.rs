@@ -16,6 +16,7 @@ pub(super) mod code {
     /// A cap is reached.
     pub(in crate::store::redis) const TOO_MANY: i64 = -2;
     /// Another service.
+    pub(in crate::store::redis) const STRANGER: i64 = -10;
     pub(in crate::store::redis) const WRONG_SERVICE: i64 = -3;
     /// An append with a number below the last one's.
     pub(in crate::store::redis) const OLD_OP: i64 = -4;

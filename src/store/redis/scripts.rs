@@ -8,7 +8,10 @@ use std::{borrow::Cow, sync::LazyLock};
 use bytes::Bytes;
 use redis::{Cmd, RedisWrite, ToRedisArgs};
 
-use crate::{fault, store::Fence};
+use crate::{
+    fault,
+    store::{Binding, Fence},
+};
 
 macro_rules! scripts {
     ($($name:ident = [$($file:literal),+];)+) => {
@@ -25,7 +28,7 @@ macro_rules! scripts {
 
 scripts! {
     Create = ["create"];
-    Accept = ["fence", "ack", "held", "accept"];
+    Accept = ["fence", "stranger", "ack", "held", "accept"];
     Claim = ["fence", "ack", "claim"];
     MarkForwarded = ["fence", "mark_forwarded"];
     Append = ["fence", "ack", "append"];
@@ -35,7 +38,7 @@ scripts! {
     Hint = ["hint"];
     Update = ["fence", "update"];
     ReadPage = ["read_page"];
-    Attach = ["attach"];
+    Attach = ["stranger", "attach"];
     Detach = ["detach"];
     ClientNote = ["client_note"];
     ClientSessions = ["client_sessions"];
@@ -44,7 +47,7 @@ scripts! {
     Adopt = ["adopt"];
     Release = ["fence", "release"];
     Touch = ["touch"];
-    Purge = ["purge"];
+    Purge = ["stranger", "purge"];
     LeaseAcquire = ["lease_acquire"];
     LeaseRenew = ["lease_renew"];
     LeaseRelease = ["lease_release"];
@@ -57,8 +60,10 @@ static HASHES: LazyLock<Vec<String>> =
 /// How the protections begin that a test can switch off.
 const FENCE_HEAD: &str = "function fenced(h)";
 const LIVES_HEAD: &str = "function lives(owner)";
+const STRANGER_HEAD: &str = "function stranger(principal, scopes, asks, with)";
 
-/// The source as it is taught; only in a test's negative control the fence lets everybody pass, or nobody lives.
+/// The source as it is taught; only in a test's negative control the fence lets everybody pass, nobody lives, or
+/// nobody is a stranger.
 fn guarded(source: &'static str) -> Cow<'static, str> {
     let passes = |head: &str| source.replace(head, &format!("{head} if true then return false end"));
     if fault::unprotected(fault::FENCE) && source.contains(FENCE_HEAD) {
@@ -66,6 +71,9 @@ fn guarded(source: &'static str) -> Cow<'static, str> {
     }
     if fault::unprotected(fault::JUDGE) && source.contains(LIVES_HEAD) {
         return passes(LIVES_HEAD).into();
+    }
+    if fault::unprotected(fault::BINDING) && source.contains(STRANGER_HEAD) {
+        return passes(STRANGER_HEAD).into();
     }
     source.into()
 }
@@ -140,6 +148,14 @@ impl Call {
         self.arg(&fence.incarnation).number(fence.generation).number(u64::from(fence.epoch))
     }
 
+    /// Who asks; `None`: the router itself. SEC-1
+    pub(super) fn asked_by(self, asks: Option<&Binding>) -> Self {
+        match asks {
+            Some(asks) => self.arg(asks.principal()).arg(asks.scopes()),
+            None => self.arg("*").arg(""),
+        }
+    }
+
     pub(super) fn pairs<F: AsRef<str>, V: AsRef<str>>(mut self, pairs: &[(F, V)]) -> Self {
         for (field, value) in pairs {
             self = self.arg(field.as_ref()).arg(value.as_ref());
@@ -172,5 +188,8 @@ mod tests {
     fn the_protections_begin_where_a_test_switches_them_off() {
         assert!(SOURCES[Script::Claim as usize].contains(FENCE_HEAD));
         assert!(SOURCES[Script::Adopt as usize].contains(LIVES_HEAD));
+        for script in [Script::Accept, Script::Attach, Script::Purge] {
+            assert!(SOURCES[script as usize].contains(STRANGER_HEAD), "{script:?}");
+        }
     }
 }

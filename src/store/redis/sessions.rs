@@ -17,9 +17,9 @@ use super::{
 use crate::{
     protocol::session_id::SessionId,
     store::{
-        Adopted, Created, Fence, Fenceable, HeadChange, Hint, NewSession, Owner, Restored, Rewrite, Rewritten,
+        Adopted, Binding, Created, Fence, Fenceable, HeadChange, Hint, NewSession, Owner, Restored, Rewrite, Rewritten,
         SessionHead, Sessions, StoreError, StoreResult,
-        head::{FieldChanges, client_pair},
+        head::{FieldChanges, client_pair, scopes_pair},
     },
 };
 
@@ -66,6 +66,7 @@ impl Sessions for RedisStore {
         let restored = new.restored.unwrap_or_else(|| Restored { generation: 1, ..Restored::default() });
         let mut fields = restored.continuation.pairs();
         fields.push(client_pair(new.client));
+        fields.extend(scopes_pair(&new.binding));
         let (stream, attachment) = match &new.attachment {
             Some((stream, id)) => (stream.as_str(), *id),
             None => ("", 0),
@@ -74,7 +75,7 @@ impl Sessions for RedisStore {
             .arg(keys.plain())
             .arg(keys.requests())
             .number(u64::from(new.epoch))
-            .args(&[new.service.as_str(), &new.transport, &new.principal])
+            .args(&[new.service.as_str(), &new.transport, new.binding.principal()])
             .args(&[&new.owner.instance_id, &new.owner.incarnation])
             .number(millis(new.ttl))
             .arg(stream)
@@ -268,7 +269,7 @@ impl Sessions for RedisStore {
         Ok(gone)
     }
 
-    async fn purge(&self, session: SessionId) -> StoreResult<bool> {
+    async fn purge(&self, session: SessionId, by: Option<&Binding>) -> StoreResult<bool> {
         let mut keys = self.keys.session(&session);
         let mut streams: Vec<String> = Vec::new();
         for _ in 0..PURGE_ATTEMPTS {
@@ -277,12 +278,13 @@ impl Sessions for RedisStore {
             for stream in &streams {
                 call = call.arg(keys.log(stream));
             }
-            let call = call.arg(&self.wake_prefix).arg(keys.id()).args(&streams);
+            let call = call.arg(&self.wake_prefix).arg(keys.id()).asked_by(by).args(&streams);
             let mut fields = match self.lanes.call(call).await? {
                 Value::Int(code::NOT_FOUND) => {
                     self.index_sweep(&[session]).await;
                     return Ok(false);
                 }
+                Value::Int(code::FENCED) => return Ok(false),
                 answer => Fields::of(answer, "purge")?,
             };
             if fields.number::<u64>()? == 1 {
