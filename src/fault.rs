@@ -46,6 +46,8 @@ pub const GAP_CHECK: &str = "gap";
 pub const BINDING: &str = "binding";
 /// REQ-1: 202 only when the journal has the message.
 pub const JOURNAL_FIRST: &str = "journal";
+/// REQ-2: no answer follows the word that a request's outcome is unknown.
+pub const DISOWN: &str = "disown";
 /// EVT-2: an event goes out only when the log has it.
 pub const APPEND_FIRST: &str = "append";
 

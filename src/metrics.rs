@@ -21,7 +21,7 @@ pub struct Metrics {
     pub dropped: IntCounterVec,
     /// Connections that were closed unread, by reason.
     pub connections_refused: IntCounterVec,
-    /// Store operations that failed, by kind (`unavailable`, `full`, `overloaded`, `corrupt`).
+    /// Store operations that failed, by kind (`unavailable`, `not_done`, `full`, `overloaded`, `corrupt`).
     pub store_errors: IntCounterVec,
     /// Sessions taken over from another process, by cause.
     pub adoptions: IntCounterVec,
@@ -45,6 +45,8 @@ pub struct Metrics {
     pub handshakes_assumed: IntCounter,
     /// Answers that went out on the main stream, because nobody came back for them.
     pub moved_answers: IntCounter,
+    /// Requests whose clients were told that nobody knows what became of them.
+    pub disowned: IntCounter,
     /// Broken guarantees by id.
     pub violations: IntCounterVec,
     /// Sessions this process owns.
@@ -131,6 +133,10 @@ impl Metrics {
             moved_answers: counter(
                 "mcp_router_moved_answers_total",
                 "Answers that went out on the GET stream, because nobody came back to the stream of their request.",
+            ),
+            disowned: counter(
+                "mcp_router_disowned_total",
+                "Requests whose clients were told that their outcome is unknown, since the store did not answer.",
             ),
             violations: counters("mcp_router_invariant_violations_total", "Broken guarantees; stays 0", "id"),
             sessions: gauge("mcp_router_sessions", "Sessions owned by this process"),

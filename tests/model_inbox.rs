@@ -3,6 +3,9 @@
 //! long ago (Redis was paused, or bytes lay in a socket). One owner, another instance that journals, and clients that try a
 //! POST again there. REQ-1, REQ-5, REQ-6
 //!
+//! And the requests of which their clients are told an error, because nobody knows what has become of them: the store is asked
+//! to disown them, on another connection than the one on which the journaling may still be under way. REQ-2
+//!
 //! The order of messages, its holes, when a claim is made and what it asks for are those of the router ([`Order`],
 //! [`Claims`]). `tests/model.rs` is about
 //! who owns a session. For each protection there is a model without it, which must break.
@@ -21,10 +24,15 @@ const MESSAGES: [bool; 3] = [false, true, false];
 const FORWARDED: &str = "REQ-1: when nothing more happens, every accepted message was forwarded";
 const ONCE: &str = "REQ-6: no message is forwarded twice";
 const IN_ORDER: &str = "REQ-5: messages are forwarded in the order of the store";
-const REACHED: [&str; 3] = [
+const SILENT: &str = "REQ-2: after the word that nobody knows what became of a request no answer to it goes out";
+const HEARD: &str = "REQ-2: the answer to a request that was posted again goes out";
+const REACHED: [&str; 6] = [
     "a message that was refused with 503 is forwarded all the same",
     "a hole is closed that was seen by a later message",
     "the store executes a claim that was given up",
+    "a request is disowned before it comes to the store",
+    "a request is disowned while it waits there",
+    "a request is disowned that was forwarded",
 ];
 
 /// How much may happen, and which protections are in place.
@@ -43,6 +51,12 @@ struct Inbox {
     wakes_for_duplicates: bool,
     /// What was seen before is not forwarded again.
     knows_what_it_saw: bool,
+    /// What was disowned before it came is not journaled.
+    remembers_disowned: bool,
+    /// The answer to what was disowned is kept back.
+    silences: bool,
+    /// A request that is posted again is not disowned by the word on its first POST.
+    tells_posts_apart: bool,
 }
 
 impl Inbox {
@@ -55,6 +69,9 @@ impl Inbox {
             finds_notifications: true,
             wakes_for_duplicates: true,
             knows_what_it_saw: true,
+            remembers_disowned: true,
+            silences: true,
+            tells_posts_apart: true,
         }
     }
 }
@@ -72,6 +89,7 @@ enum Reply {
     Forward(usize, u64),
     Queued(usize),
     Duplicate(usize, u64, bool),
+    Barred(usize),
     Claimed { looked: bool, after: u64, upto: u64, entries: Vec<(u64, usize)> },
 }
 
@@ -84,6 +102,8 @@ enum Post {
     Refused,
     /// 202.
     Accepted,
+    /// An error that says that nobody knows, and that is the answer.
+    Told,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -92,6 +112,14 @@ struct State {
     /// By sequence, from 1: the message, and whether inbox or request table still has it.
     journal: Vec<(usize, bool)>,
     claimed: u64,
+    /// Requests whose first POST must not be journaled any more.
+    barred: BTreeSet<usize>,
+    /// Requests whose answers are kept back.
+    silenced: BTreeSet<usize>,
+    /// Requests that another POST has asked for.
+    shared: BTreeSet<usize>,
+    /// Answers in the log.
+    answered: BTreeSet<usize>,
     // --- between store and owner
     /// Steps on their way to the store: its thread's lane keeps their order.
     asked: Vec<Op>,
@@ -111,6 +139,20 @@ struct State {
     was_refused: BTreeSet<usize>,
     closed_a_hole: bool,
     late_claim: bool,
+    /// The word on these has not come to the store yet.
+    disowning: BTreeSet<usize>,
+    /// How those stood whose word has come.
+    disowned: BTreeSet<Stood>,
+    /// Posted again as another POST.
+    again: BTreeSet<usize>,
+}
+
+/// How a request stood when it was disowned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Stood {
+    Nowhere,
+    Waiting,
+    Forwarded,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,14 +175,26 @@ enum Action {
     Claim,
     /// The server answers a request that was forwarded.
     Answer(usize),
+    /// The client of a refused request is told an error.
+    Tell(usize),
+    /// The word on it comes to the store: before an answer that nobody came for would go out on the main stream.
+    Disown(usize),
+    /// The client posts a request once more of which it was told an error, while it has no answer: under another name.
+    Repeat(usize),
 }
 
 impl Action {
     /// It need never happen.
     fn is_optional(self) -> bool {
         match self {
-            Self::PostHere | Self::PostThere | Self::Again(_) | Self::ExecuteLate(_) | Self::GiveUp => true,
-            Self::Execute | Self::Deliver | Self::Claim | Self::Answer(_) => false,
+            Self::PostHere
+            | Self::PostThere
+            | Self::Again(_)
+            | Self::ExecuteLate(_)
+            | Self::GiveUp
+            | Self::Tell(_)
+            | Self::Repeat(_) => true,
+            Self::Execute | Self::Deliver | Self::Claim | Self::Answer(_) | Self::Disown(_) => false,
         }
     }
 }
@@ -159,6 +213,9 @@ impl State {
     fn accept(&mut self, message: usize, is_owner: bool) -> Reply {
         if let Some(seq) = self.seq_of(message) {
             return Reply::Duplicate(message, seq, seq <= self.claimed);
+        }
+        if self.barred.contains(&message) {
+            return Reply::Barred(message);
         }
         let direct = is_owner && self.claimed == self.last();
         self.journal.push((message, true));
@@ -192,6 +249,32 @@ impl State {
         Reply::Claimed { looked, after: from - 1, upto: self.claimed, entries }
     }
 
+    /// As the store's `disown`.
+    fn disown(&mut self, model: &Inbox, message: usize) -> Option<Stood> {
+        let Some(seq) = self.seq_of(message) else {
+            if model.remembers_disowned {
+                self.barred.insert(message);
+            }
+            return Some(Stood::Nowhere);
+        };
+        if self.shared.contains(&message) && model.tells_posts_apart {
+            return None;
+        }
+        if seq > self.claimed {
+            self.journal[seq as usize - 1].1 = false;
+            return Some(Stood::Waiting);
+        }
+        if model.silences {
+            self.silenced.insert(message);
+        }
+        Some(Stood::Forwarded)
+    }
+
+    /// Answers that go out, on whatever stream.
+    fn goes_out(&self, message: usize) -> bool {
+        self.answered.contains(&message) && !self.silenced.contains(&message)
+    }
+
     fn deliver(&mut self, model: &Inbox, reply: Reply) {
         match reply {
             Reply::Forward(message, seq) => {
@@ -213,6 +296,8 @@ impl State {
                     self.woken = true;
                 }
             }
+            // Its try was given up long ago.
+            Reply::Barred(_) => {}
             Reply::Claimed { looked, after, upto, entries } => {
                 self.claims.ended();
                 self.claims.answered(looked);
@@ -240,6 +325,10 @@ impl Model for Inbox {
         vec![State {
             journal: Vec::new(),
             claimed: 0,
+            barred: BTreeSet::new(),
+            silenced: BTreeSet::new(),
+            shared: BTreeSet::new(),
+            answered: BTreeSet::new(),
             asked: Vec::new(),
             given_up: Vec::new(),
             replies: Vec::new(),
@@ -252,6 +341,9 @@ impl Model for Inbox {
             was_refused: BTreeSet::new(),
             closed_a_hole: false,
             late_claim: false,
+            disowning: BTreeSet::new(),
+            disowned: BTreeSet::new(),
+            again: BTreeSet::new(),
         }]
     }
 
@@ -260,7 +352,20 @@ impl Model for Inbox {
             actions.extend([Action::PostHere, Action::PostThere]);
         }
         let refused = state.posts.iter().enumerate().filter(|(_, post)| **post == Post::Refused);
-        actions.extend(refused.map(|(message, _)| Action::Again(message)));
+        for (message, _) in refused {
+            actions.push(Action::Again(message));
+            if MESSAGES[message] {
+                actions.push(Action::Tell(message));
+            }
+        }
+        actions.extend(state.disowning.iter().copied().map(Action::Disown));
+        for (message, post) in state.posts.iter().enumerate() {
+            // Before it is journaled, or after its answer, it is a new request, whose answer is its own.
+            let is_pending = state.seq_of(message).is_some_and(|seq| state.journal[seq as usize - 1].1);
+            if *post == Post::Told && is_pending && !state.again.contains(&message) {
+                actions.push(Action::Repeat(message));
+            }
+        }
         if !state.asked.is_empty() {
             actions.push(Action::Execute);
         }
@@ -319,9 +424,10 @@ impl Model for Inbox {
                 } else {
                     match state.replies.remove(0) {
                         Reply::Claimed { .. } => Op::Claim { missing_from: None, acked: 0 },
-                        Reply::Forward(message, _) | Reply::Queued(message) | Reply::Duplicate(message, ..) => {
-                            Op::Accept(message)
-                        }
+                        Reply::Forward(message, _)
+                        | Reply::Queued(message)
+                        | Reply::Barred(message)
+                        | Reply::Duplicate(message, ..) => Op::Accept(message),
                     }
                 };
                 match op {
@@ -349,6 +455,22 @@ impl Model for Inbox {
             Action::Answer(message) => {
                 let seq = state.seq_of(message)?;
                 state.journal[seq as usize - 1].1 = false;
+                state.answered.insert(message);
+            }
+            Action::Tell(message) => {
+                state.posts[message] = Post::Told;
+                state.disowning.insert(message);
+            }
+            Action::Disown(message) => {
+                state.disowning.remove(&message);
+                let stood = state.disown(self, message);
+                state.disowned.extend(stood);
+            }
+            Action::Repeat(message) => {
+                state.again.insert(message);
+                state.shared.insert(message);
+                state.silenced.remove(&message);
+                state.woken = true;
             }
         }
         Some(state)
@@ -371,6 +493,20 @@ impl Model for Inbox {
                 different.len() == state.forwarded.len()
             }),
             Property::always(IN_ORDER, |_, state: &State| state.forwarded.is_sorted_by_key(|(seq, _)| *seq)),
+            Property::always(SILENT, |_, state: &State| {
+                let told = |message: &usize| state.posts[*message] == Post::Told;
+                let is_due = |message: &usize| !state.disowning.contains(message) && !state.again.contains(message);
+                (0..state.posts.len()).filter(told).filter(is_due).all(|message| !state.goes_out(message))
+            }),
+            Property::always(HEARD, |model: &Self, state: &State| {
+                let mut actions = Vec::new();
+                model.actions(state, &mut actions);
+                !actions.into_iter().all(Action::is_optional)
+                    || state.again.iter().all(|message| state.goes_out(*message))
+            }),
+            Property::sometimes(REACHED[3], |_, state: &State| state.disowned.contains(&Stood::Nowhere)),
+            Property::sometimes(REACHED[4], |_, state: &State| state.disowned.contains(&Stood::Waiting)),
+            Property::sometimes(REACHED[5], |_, state: &State| state.disowned.contains(&Stood::Forwarded)),
             Property::sometimes(REACHED[0], |_, state: &State| {
                 state.was_refused.iter().any(|message| {
                     state.posts[*message] == Post::Refused
@@ -436,6 +572,24 @@ fn without_finding_notifications_again_one_is_lost() {
 #[test]
 fn without_a_word_on_duplicates_one_is_lost() {
     assert_breaks("silent duplicates", Inbox { wakes_for_duplicates: false, ..Inbox::sound() }, FORWARDED);
+}
+
+/// REQ-2, negative control: the store executes the journaling after it was asked to disown the request.
+#[test]
+fn without_remembering_what_was_disowned_its_answer_goes_out() {
+    assert_breaks("not remembered", Inbox { remembers_disowned: false, ..Inbox::sound() }, SILENT);
+}
+
+/// REQ-2, negative control.
+#[test]
+fn without_keeping_the_answer_back_it_goes_out() {
+    assert_breaks("not kept back", Inbox { silences: false, ..Inbox::sound() }, SILENT);
+}
+
+/// REQ-2, negative control: the word on the first POST comes after the second.
+#[test]
+fn without_telling_posts_apart_one_is_not_answered() {
+    assert_breaks("one name for all", Inbox { tells_posts_apart: false, ..Inbox::sound() }, HEARD);
 }
 
 /// REQ-6, negative control.

@@ -41,6 +41,8 @@ contract! {
         a_post_tried_again_is_journaled_once_before_and_after_its_answer
         a_pending_id_is_a_duplicate_and_an_answered_id_is_free_again
         another_request_with_a_pending_id_is_told_apart_from_the_same_one
+        a_request_whose_client_was_told_an_error_has_no_answer
+        a_post_that_repeats_a_pending_request_is_known_after_the_answer
         a_post_that_is_forgotten_makes_way_for_another_of_its_name
         the_last_256_posts_are_remembered
         the_caps_count_requests_without_an_answer_and_unclaimed_entries

@@ -4,7 +4,7 @@
 use std::{rc::Rc, sync::Arc, time::Instant};
 
 use super::{
-    patience::{LOST_DATA_PAUSE, StoreUnavailable, patiently},
+    patience::{LOST_DATA_PAUSE, StoreUnavailable, for_as_long_as},
     shared::Gateway,
 };
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
         messages::{AnswerStream, Deliver, DeliverError, Delivered, Posted},
     },
     settings::LimitSettings,
-    store::{Accept, Accepted, ShownFrom},
+    store::{Accept, Accepted, ShownFrom, StoreError},
 };
 
 /// How often a message looks for its session's owner anew before the client is told to try again: the owner may change
@@ -56,7 +56,36 @@ pub async fn deliver(
     session: SessionId,
     posted: &Arc<Posted>,
 ) -> Result<Delivered, NotDelivered> {
-    let deadline = Instant::now() + gateway.env.settings.redis.wait;
+    let delivered = deliver_to_owner(gateway, session, posted).await;
+    delivered.map_err(|error| if posted.is_in_doubt() { in_doubt(error) } else { error })
+}
+
+/// The word on the last try does not tell what became of those before it, and what one of them may yet do.
+fn in_doubt(error: NotDelivered) -> NotDelivered {
+    match error {
+        NotDelivered::Refused(
+            DeliverError::StoreUnavailable
+            | DeliverError::InDoubt
+            | DeliverError::NotOwner
+            | DeliverError::Vanished
+            | DeliverError::TooMany
+            | DeliverError::TooManyBytes
+            | DeliverError::InstanceFull,
+        ) => DeliverError::InDoubt.into(),
+        // They hold for every try; of the last one another instance finds out.
+        NotDelivered::Refused(
+            DeliverError::Gone | DeliverError::WrongService | DeliverError::OtherVersion | DeliverError::IdInUse,
+        )
+        | NotDelivered::Draining => error,
+    }
+}
+
+async fn deliver_to_owner(
+    gateway: &Rc<Gateway>,
+    session: SessionId,
+    posted: &Arc<Posted>,
+) -> Result<Delivered, NotDelivered> {
+    let (begun, redis) = (Instant::now(), &gateway.env.settings.redis);
     let mut attempts = 0;
     while attempts < OWNER_ATTEMPTS {
         attempts += 1;
@@ -67,15 +96,18 @@ pub async fn deliver(
             Ok(Ok(delivered)) => return Ok(delivered),
             Ok(Err(DeliverError::NotOwner)) => {}
             Ok(Err(DeliverError::Vanished)) => {
-                if Instant::now() >= deadline {
+                if begun.elapsed() >= posted.patience(redis) {
                     return Err(DeliverError::StoreUnavailable.into());
                 }
                 attempts = 0;
                 tokio::time::sleep(LOST_DATA_PAUSE).await;
             }
             Ok(Err(error)) => return Err(error.into()),
-            // The actor has ended between look-up and message; whatever it did is in the store.
-            Err(_) => gateway.env.directory.remove_session(&session, &owner),
+            // The actor has ended between look-up and message; whatever it did is in the store, or on its way there.
+            Err(_) => {
+                posted.is_lost();
+                gateway.env.directory.remove_session(&session, &owner);
+            }
         }
     }
     Err(DeliverError::StoreUnavailable.into())
@@ -93,11 +125,16 @@ async fn deliver_by_store(
     let mut accept = for_another_owner(session, posted, &gateway.env.settings.limits);
     let shown_by = posted.own_stream.then(|| (Arc::clone(&gateway.env.me.incarnation), Attachment::random_id()));
     accept.shown_by.clone_from(&shown_by);
-    let deadline = Instant::now() + gateway.env.settings.redis.wait;
+    let (begun, redis) = (Instant::now(), &gateway.env.settings.redis);
+    let patience = |error: &StoreError| {
+        posted.failed(error);
+        posted.patience(redis)
+    };
     let accepted = loop {
-        let accepted = patiently(gateway, || gateway.env.store.accept(accept.clone())).await?;
+        let accepted = for_as_long_as(gateway, patience, || gateway.env.store.accept(accept.clone())).await?;
         // The store came back empty: the session's owner, if it lives, is about to write it again.
-        if accepted != Accepted::NotFound || Instant::now() >= deadline || !gateway.env.data_lost().await {
+        let is_late = begun.elapsed() >= posted.patience(redis);
+        if accepted != Accepted::NotFound || is_late || !gateway.env.data_lost().await {
             break accepted;
         }
         tokio::time::sleep(LOST_DATA_PAUSE).await;
@@ -122,6 +159,7 @@ async fn deliver_by_store(
         Accepted::Stranger
         | Accepted::WrongService
         | Accepted::OtherVersion
+        | Accepted::Disowned
         | Accepted::NotFound
         | Accepted::Forward { .. }
         | Accepted::Fenced
@@ -174,6 +212,7 @@ fn outcome(accepted: &Accepted, stream: Option<AnswerStream>) -> Result<Delivere
         Accepted::IdInUse => Err(DeliverError::IdInUse),
         Accepted::WrongService => Err(DeliverError::WrongService),
         Accepted::OtherVersion => Err(DeliverError::OtherVersion),
+        Accepted::Disowned => Err(DeliverError::InDoubt),
         Accepted::NotFound | Accepted::Stranger => Err(DeliverError::Gone),
         // Not for a caller without a fence.
         Accepted::Forward { .. } | Accepted::Fenced | Accepted::Older => Err(DeliverError::NotOwner),
@@ -187,6 +226,7 @@ mod tests {
     use super::*;
     use crate::{
         protocol::{jsonrpc::Head, post_id::PostId},
+        session::messages::Tries,
         settings::Settings,
         store::{Binding, ClientMessage, Owner},
     };
@@ -206,6 +246,7 @@ mod tests {
             (Accepted::IdInUse, Err(DeliverError::IdInUse)),
             (Accepted::WrongService, Err(DeliverError::WrongService)),
             (Accepted::OtherVersion, Err(DeliverError::OtherVersion)),
+            (Accepted::Disowned, Err(DeliverError::InDoubt)),
             (Accepted::NotFound, Err(DeliverError::Gone)),
             (Accepted::Stranger, Err(DeliverError::Gone)),
             (Accepted::Forward { seq: 1 }, Err(DeliverError::NotOwner)),
@@ -231,6 +272,7 @@ mod tests {
             post_id,
             versioned: false,
             version: Some("2025-06-18"),
+            tries: Tries::default(),
             own_stream: false,
         };
         let accept = for_another_owner(SessionId::random(), &posted, &limits);

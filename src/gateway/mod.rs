@@ -12,6 +12,7 @@
 //! | `rebind` | a client that shows nothing is asked which session it had |
 //! | `deliver` | a message of a client, into its session's journal |
 //! | `answered` | the same for a POST whose name may be another one's, too |
+//! | `disown` | a request of which nobody can say whether it was taken: no answer comes after the error |
 //! | `doubt` | the first message of a client that a cookie alone has led to a session |
 //! | `call` | requests without a session, over the router's shared ones |
 //! | `proofs` | whose doubt is settled |
@@ -19,12 +20,13 @@
 //! | `patience` | how long a client waits for the store |
 //! | `shared` | what they hold |
 //!
-//! They import each other in one direction: `answered` → `deliver`, `rebind` and `resume` → `open`, all → `patience` →
+//! They import each other in one direction: `answered` → `deliver`, `disown` → `deliver` and `resume`, `rebind` and `resume` → `open`, all → `patience` →
 //! `shared` → `proofs`, `under_way`.
 
 pub mod answered;
 pub mod call;
 pub mod deliver;
+pub mod disown;
 pub mod doubt;
 pub mod open;
 mod patience;

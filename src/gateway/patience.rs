@@ -22,19 +22,36 @@ where
     F: FnMut() -> Fut,
     Fut: Future<Output = Result<T, StoreError>>,
 {
-    within(gateway.env.settings.redis.wait, |error| gateway.env.count_store_error(error), operation).await
+    let wait = gateway.env.settings.redis.wait;
+    for_as_long_as(gateway, |_| wait, operation).await
 }
 
-async fn within<T, F, Fut>(limit: Duration, failed: impl Fn(&StoreError), operation: F) -> Result<T, StoreUnavailable>
+/// As [`patiently`], for a time that may hang on what has gone wrong.
+pub(super) async fn for_as_long_as<T, F, Fut>(
+    gateway: &Gateway,
+    patience: impl Fn(&StoreError) -> Duration,
+    operation: F,
+) -> Result<T, StoreUnavailable>
 where
     F: FnMut() -> Fut,
     Fut: Future<Output = Result<T, StoreError>>,
 {
-    let deadline = Instant::now() + limit;
+    let patience = |error: &StoreError| {
+        gateway.env.count_store_error(error);
+        patience(error)
+    };
+    within(patience, operation).await
+}
+
+async fn within<T, F, Fut>(patience: impl Fn(&StoreError) -> Duration, operation: F) -> Result<T, StoreUnavailable>
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<T, StoreError>>,
+{
+    let begun = Instant::now();
     let may_repeat = |error: &StoreError| {
-        failed(error);
         // What makes no sense makes none the next time either.
-        Instant::now() < deadline && !matches!(error, StoreError::Corrupt(_))
+        begun.elapsed() < patience(error) && !matches!(error, StoreError::Corrupt(_))
     };
     backoff::retry(STORE_PAUSES, operation, may_repeat).await.map_err(|_| StoreUnavailable)
 }
@@ -50,19 +67,25 @@ mod tests {
     async fn what_fails_is_tried_again_and_what_makes_no_sense_is_not() {
         let long = Duration::from_secs(60);
         let (tries, failures) = (Cell::new(0), Cell::new(0));
-        let count = |_: &StoreError| failures.set(failures.get() + 1);
+        let counting = |limit| {
+            let failures = &failures;
+            move |_: &StoreError| {
+                failures.set(failures.get() + 1);
+                limit
+            }
+        };
         let third_works = || {
             tries.set(tries.get() + 1);
             let tried = tries.get();
             async move { if tried < 3 { Err(StoreError::Overloaded) } else { Ok(tried) } }
         };
-        assert_eq!(within(long, count, third_works).await, Ok(3));
+        assert_eq!(within(counting(long), third_works).await, Ok(3));
         assert_eq!(failures.get(), 2);
         let corrupt = || async { Err::<(), _>(StoreError::Corrupt("x".into())) };
-        assert_eq!(within(long, count, corrupt).await, Err(StoreUnavailable));
+        assert_eq!(within(counting(long), corrupt).await, Err(StoreUnavailable));
         assert_eq!(failures.get(), 3);
         let never = || async { Err::<(), _>(StoreError::Overloaded) };
-        assert_eq!(within(Duration::ZERO, count, never).await, Err(StoreUnavailable));
+        assert_eq!(within(counting(Duration::ZERO), never).await, Err(StoreUnavailable));
         assert_eq!(failures.get(), 4, "once, however little time there is");
     }
 }

@@ -31,7 +31,7 @@ use crate::{
 /// What a server needs to notice that the client of a request has closed its connection long ago. A client may have given a GET
 /// up while the process was paused and be served elsewhere by now: the server finds that out in the meantime, and drops us
 /// before we take the stream away.
-const GONE_CLIENT_PAUSE: Duration = Duration::from_millis(2);
+pub(super) const GONE_CLIENT_PAUSE: Duration = Duration::from_millis(2);
 
 /// After so long a client comes back whose stream was ended for its counter's sake.
 const PAUSE: Duration = Duration::from_millis(100);

@@ -25,6 +25,8 @@ pub struct Shared {
     pub(super) calls: Calls,
     /// How many requests without a session are under way.
     pub in_flight: AtomicUsize,
+    /// How many requests are being disowned.
+    pub(super) disowning: AtomicUsize,
 }
 
 impl Shared {
@@ -36,6 +38,7 @@ impl Shared {
             openings: RateLimiter::new(limits.new_session_rate),
             calls: Calls::default(),
             in_flight: AtomicUsize::new(0),
+            disowning: AtomicUsize::new(0),
         }
     }
 }

@@ -167,11 +167,17 @@ pub enum ApiError {
     #[error("this instance is draining; try again, another one will answer")]
     Draining,
     /// The store does not answer.
-    #[error("the session store does not answer; the message is not known to be accepted")]
+    #[error("the session store does not answer; try again later")]
     StoreUnavailable,
     /// The store answers, and refuses writes; why.
-    #[error("{0}; the message is not known to be accepted")]
+    #[error("{0}; the message was not accepted")]
     StoreRefuses(String),
+    /// The store could not be asked.
+    #[error("the session store cannot be reached; the message was not accepted")]
+    NotAccepted,
+    /// The store was asked, and has not answered.
+    #[error("the session store has not answered; the message may have been accepted, or may yet be")]
+    PerhapsAccepted,
     /// REST: the upstream failed.
     #[error("{0}")]
     Upstream(#[from] CallError),
@@ -199,7 +205,8 @@ impl From<DeliverError> for ApiError {
             DeliverError::TooManyBytes => {
                 Self::TooMany { what: "bytes in messages of this session without an answer (MCP_MAX_INBOX_BYTES)" }
             }
-            DeliverError::StoreUnavailable | DeliverError::NotOwner | DeliverError::Vanished => Self::StoreUnavailable,
+            DeliverError::StoreUnavailable | DeliverError::NotOwner | DeliverError::Vanished => Self::NotAccepted,
+            DeliverError::InDoubt => Self::PerhapsAccepted,
         }
     }
 }
@@ -256,6 +263,7 @@ impl From<StoreError> for ApiError {
         match error {
             // What is wrong with it is in the log, and with [`ApiError::knowing`] for its operator.
             StoreError::Unavailable(_)
+            | StoreError::NotDone(_)
             | StoreError::Full(_)
             | StoreError::Unusable(_)
             | StoreError::Overloaded
@@ -268,7 +276,7 @@ impl ApiError {
     /// With the cause, where the store is known to refuse writes.
     pub fn knowing(self, store: &dyn SessionStore) -> Self {
         match store.refusal() {
-            Some(cause) if self == Self::StoreUnavailable => Self::StoreRefuses(cause),
+            Some(cause) if matches!(self, Self::StoreUnavailable | Self::NotAccepted) => Self::StoreRefuses(cause),
             _ => self,
         }
     }
@@ -295,8 +303,9 @@ mod tests {
                     too_many("bytes in messages of this session without an answer (MCP_MAX_INBOX_BYTES)")
                 }
                 DeliverError::StoreUnavailable | DeliverError::NotOwner | DeliverError::Vanished => {
-                    ApiError::StoreUnavailable
+                    ApiError::NotAccepted
                 }
+                DeliverError::InDoubt => ApiError::PerhapsAccepted,
             };
             assert_eq!(ApiError::from(NotDelivered::Refused(error)), expected);
         };
@@ -311,6 +320,7 @@ mod tests {
             DeliverError::TooManyBytes,
             DeliverError::InstanceFull,
             DeliverError::StoreUnavailable,
+            DeliverError::InDoubt,
         ] {
             delivered(error);
         }

@@ -98,7 +98,10 @@ pub async fn post(
     let response = match sent.deliver(&node.gateway, session).await.map(Delivered::into_stream) {
         Ok(None) => HttpResponse::Accepted().finish(),
         Ok(Some(stream)) => call.answer(stream, begins.then_some(session)).await,
-        Err(error) => return Ok(call.refused(error, id_text(&sent.posted.said))),
+        Err(error) => {
+            sent.is_refused(&node.gateway, session, &error).await;
+            return Ok(call.refused(error, id_text(&sent.posted.said)));
+        }
     };
     sent.is_answered(&node.gateway, session, &request);
     Ok(response)
@@ -253,6 +256,7 @@ impl<'r> Call<'r> {
                     streams.extend(delivered.into_stream().map(|stream| Waiting::new(env, stream)));
                 }
                 (Err(error), Some(id)) if !is_of_the_request(&error) => {
+                    sent.is_refused(gateway, session, &error).await;
                     refused.push(ApiError::from(error).knowing(&*env.store).body(Some(id)));
                 }
                 (Err(error), id) => return Ok(self.refused(error, id)),

@@ -19,9 +19,10 @@ use crate::{
     gateway::{
         Gateway, answered,
         deliver::{self, NotDelivered},
+        disown,
     },
     protocol::{jsonrpc::Said, post_id::PostId, session_id::SessionId},
-    session::messages::{Delivered, Posted},
+    session::messages::{Delivered, Posted, Tries},
     settings::SecuritySettings,
 };
 
@@ -63,6 +64,7 @@ impl Sent {
                 versioned,
                 version,
                 own_stream,
+                tries: Tries::default(),
             }),
             is_correlated: matches!(name, Some(Name::Correlation(_))),
             begun: Instant::now(),
@@ -75,6 +77,11 @@ impl Sent {
             true => answered::deliver(gateway, session, &self.posted).await,
             false => deliver::deliver(gateway, session, &self.posted).await,
         }
+    }
+
+    /// Its client is about to be told this.
+    pub(super) async fn is_refused(&self, gateway: &Rc<Gateway>, session: SessionId, error: &NotDelivered) {
+        disown::before_telling(gateway, session, &self.posted, error).await;
     }
 
     /// The response to it is about to be written.

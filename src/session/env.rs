@@ -52,6 +52,7 @@ impl Env {
     pub fn count_store_error(&self, error: &StoreError) {
         let kind = match error {
             StoreError::Unavailable(_) => "unavailable",
+            StoreError::NotDone(_) => "not_done",
             StoreError::Full(_) => "full",
             StoreError::Unusable(_) => "unusable",
             StoreError::Overloaded => "overloaded",

@@ -86,8 +86,9 @@ struct Journaling {
 
 impl Journaling {
     async fn run(self, asked: Instant) -> Result<Accepted, StoreError> {
-        let deadline = asked + self.env.settings.redis.wait;
         let may_repeat = |error: &StoreError| {
+            self.posted.failed(error);
+            let deadline = asked + self.posted.patience(&self.env.settings.redis);
             let may_repeat = Instant::now() < deadline && !matches!(error, StoreError::Corrupt(_));
             if may_repeat {
                 self.env.count_store_error(error);
@@ -150,7 +151,7 @@ impl SessionActor {
             }
         }
         let message = Arrived { body: posted.body.clone(), said: posted.said.clone() };
-        let delivered = self.accepted(outcome, message, posted.own_stream, epoch, ctx);
+        let delivered = self.accepted(outcome, message, posted, epoch, ctx);
         // DRN-2: what was just marked forwarded must not be handed over unsent.
         self.release_if_quiet(false, ctx);
         delivered
@@ -160,10 +161,11 @@ impl SessionActor {
         &mut self,
         outcome: Result<Accepted, StoreError>,
         message: Arrived,
-        own_stream: bool,
+        posted: &Posted,
         epoch: u32,
         ctx: &mut Context<Self>,
     ) -> Result<Delivered, DeliverError> {
+        let (own_stream, is_in_doubt) = (posted.own_stream, posted.is_in_doubt());
         let accepted = &self.env.metrics.accepted;
         match outcome {
             Ok(Accepted::Forward { seq }) => {
@@ -211,6 +213,7 @@ impl SessionActor {
             Ok(Accepted::Stranger) => Err(DeliverError::Gone),
             Ok(Accepted::WrongService) => Err(DeliverError::WrongService),
             Ok(Accepted::OtherVersion) => Err(DeliverError::OtherVersion),
+            Ok(Accepted::Disowned) => Err(DeliverError::InDoubt),
             Ok(Accepted::IdInUse) => {
                 accepted.refused.inc();
                 Err(DeliverError::IdInUse)
@@ -231,8 +234,10 @@ impl SessionActor {
             Err(error) => {
                 accepted.refused.inc();
                 self.note_store_error(&error);
-                // It may have been written and marked forwarded: found again by the next claims.
-                self.doubt(ctx);
+                // One of the tries may have been written and marked forwarded: found again by the next claims.
+                if is_in_doubt {
+                    self.doubt(ctx);
+                }
                 Err(DeliverError::StoreUnavailable)
             }
         }

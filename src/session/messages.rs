@@ -1,6 +1,12 @@
 //! What a [`SessionActor`](super::actor::SessionActor) is told and asked, and what it replies.
 
-use std::sync::Arc;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use actix::prelude::*;
 use bytes::Bytes;
@@ -8,7 +14,8 @@ use bytes::Bytes;
 use super::attachment::Attachment;
 use crate::{
     protocol::{jsonrpc::Said, post_id::PostId},
-    store::{Binding, Owner, StoreResult},
+    settings::RedisSettings,
+    store::{Binding, Owner, StoreError, StoreResult},
 };
 
 /// A POST of the client, parsed once.
@@ -30,6 +37,37 @@ pub struct Posted {
     pub version: Option<&'static str>,
     /// It is a request whose answer goes to a stream of its own, on the connection by which it came (Streamable HTTP).
     pub own_stream: bool,
+    /// What is known of the tries to journal it.
+    pub tries: Tries,
+}
+
+/// The tries to journal a POST, at whatever owner: what became of those that have failed.
+#[derive(Debug, Default)]
+pub struct Tries(AtomicBool);
+
+impl Posted {
+    /// A try has failed.
+    pub fn failed(&self, error: &StoreError) {
+        if error.may_be_done() {
+            self.is_lost();
+        }
+    }
+
+    /// Nobody will hear what became of a try.
+    pub fn is_lost(&self) {
+        self.tries.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Some try has failed, and may have been done, or may yet be.
+    pub fn is_in_doubt(&self) -> bool {
+        self.tries.0.load(Ordering::Relaxed)
+    }
+
+    /// How long the one who posted waits for the store. One who would be told that nobody knows waits longer, if he waits on a
+    /// stream of his own, and holds nobody up.
+    pub fn patience(&self, redis: &RedisSettings) -> Duration {
+        if self.own_stream && self.is_in_doubt() { redis.wait.max(redis.doubt_wait) } else { redis.wait }
+    }
 }
 
 /// A POST of the client arrived on this process. Effect: journaled, then forwarded in order. Reply: what to answer.
@@ -96,8 +134,10 @@ pub enum DeliverError {
     TooManyBytes,
     /// The requests of this process hold too much together: 503.
     InstanceFull,
-    /// The store does not answer: 503. The message may have been journaled.
+    /// The store does not answer, or refuses: 503. The message was not journaled, and will not be.
     StoreUnavailable,
+    /// The store has not answered: 503. The message may have been journaled, or may yet be.
+    InDoubt,
 }
 
 /// "Look at the store": the inbox or the attachments may have changed.

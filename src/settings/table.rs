@@ -147,6 +147,11 @@ settings! {
         /// How long a POST waits for an unavailable Redis before it is answered 503. It spans a restart or failover of
         /// Redis, and stays below nginx's and the clients' own limits.
         REDIS_WAIT = "3s", "duration" => wait: Duration, duration(Duration::ZERO..=HOUR);
+
+        /// How long a request over Streamable HTTP waits for Redis that may have taken it already: answered then, or never, it
+        /// is neither lost nor done twice, and after that nobody can tell. REDIS_WAIT if that is longer. It spans what
+        /// Redis hangs for while it saves or forks, and stays below nginx's and the clients' own limits.
+        REDIS_DOUBT_WAIT = "30s", "duration" => doubt_wait: Duration, duration(Duration::ZERO..=HOUR);
     }
 
     /// The MCP servers behind the router.

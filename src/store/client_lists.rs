@@ -13,7 +13,7 @@ pub const LISTED_EACH: usize = 16;
 /// Processes looked at in the list of one client.
 pub const LISTED_PROCESSES: usize = 64;
 
-/// See module documentation. All operations are safe to repeat after [`super::StoreError::Unavailable`].
+/// See module documentation. All operations are safe to repeat after any error.
 #[async_trait]
 pub trait ClientLists: Send + Sync {
     /// Lists the stream of a session as shown by a process, under the client's key; every list of the key lives `ttl` from

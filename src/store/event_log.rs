@@ -15,7 +15,7 @@ use super::{
 };
 use crate::protocol::{session_id::SessionId, stream_key::StreamKey};
 
-/// See module documentation. All operations are safe to repeat after [`super::StoreError::Unavailable`].
+/// See module documentation. All operations are safe to repeat after any error.
 #[async_trait]
 pub trait EventLog: Send + Sync {
     /// Appends events and answers requests.

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use super::types::{Owner, StoreResult};
 use crate::protocol::session_id::SessionId;
 
-/// See module documentation. All operations are safe to repeat after [`super::StoreError::Unavailable`].
+/// See module documentation. All operations are safe to repeat after any error.
 #[async_trait]
 pub trait Instances: Send + Sync {
     /// Ids of the sessions that an instance's index names (some may be gone).

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::protocol::{post_id::PostId, session_id::SessionId};
 
-/// See module documentation. All operations are safe to repeat after [`super::StoreError::Unavailable`].
+/// See module documentation. All operations are safe to repeat after any error.
 #[async_trait]
 pub trait Journal: Send + Sync {
     /// Journals one message of the client. Checks, in order: session exists, and answers to who asks; service; version; fence
@@ -46,6 +46,12 @@ pub trait Journal: Send + Sync {
     /// Forgets a POST: its name belongs to the next one that bears it. For names that are not of one POST alone, once
     /// their sender has its answer (REQ-6). `false`: it was not known.
     async fn forget_post(&self, session: SessionId, post_id: PostId) -> StoreResult<bool>;
+
+    /// The client of this POST, a request, was told an error, because nobody knew whether it was journaled. If it was not, it never will be
+    /// ([`Accepted::Disowned`]); if it waits for its owner, it is taken away; else its answer goes out on no stream any
+    /// more, as one that has gone out on the main stream ([`Continuation::moved`](super::Continuation::moved)), unless
+    /// the same request is posted again while it is pending. REQ-2
+    async fn disown(&self, session: SessionId, post_id: PostId, id_key: &str) -> StoreResult<Disowned>;
 }
 
 /// Which of the three kinds of JSON-RPC message the client sent.
@@ -168,6 +174,8 @@ pub enum Accepted {
     WrongService,
     /// Client and server have agreed on another protocol version than the POST names.
     OtherVersion,
+    /// [`Journal::disown`] came before this try of the POST; nothing was written.
+    Disowned,
     /// No such session (expired, closed, never existed).
     NotFound,
     /// `fence` is not the session's: the caller is not the owner any more.
@@ -175,6 +183,19 @@ pub enum Accepted {
     /// The fence holds, but the owner has seen more than there is (`known`): the store has come back with older data. Nothing
     /// was done. [`super::Sessions::rewrite`]
     Older,
+}
+
+/// Answer of [`Journal::disown`]: what becomes of the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disowned {
+    /// There is no such session any more.
+    NotFound,
+    /// It has not run and never will.
+    Never,
+    /// It runs or has run, and its answer goes out on no stream.
+    Silenced,
+    /// Another POST has asked for the same request since, and is answered. Nothing was done.
+    Shared,
 }
 
 /// One message of the client on its way to the upstream.

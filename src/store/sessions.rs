@@ -13,7 +13,7 @@ use super::{
 };
 use crate::protocol::session_id::SessionId;
 
-/// See module documentation. All operations are safe to repeat after [`super::StoreError::Unavailable`].
+/// See module documentation. All operations are safe to repeat after any error.
 #[async_trait]
 pub trait Sessions: Send + Sync {
     /// Creates a session.

@@ -51,10 +51,14 @@ pub enum Fenceable {
 /// Why the store did not do it.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
-    /// No answer: connection refused or broken, time-out. Whether the write happened is unknown; every operation may
-    /// be repeated as it is.
+    /// It was handed to the store, and there is no answer: the connection broke, or a time-out. Whether the write happened, or
+    /// will yet, is unknown; every operation may be repeated as it is.
     #[error("the session store does not answer: {0}")]
     Unavailable(String),
+    /// It was not handed to the store (no connection in time, no turn in time), or the store cannot serve now and says so.
+    /// Nothing was written, and nothing will be; the operation may be repeated.
+    #[error("the session store cannot be used now: {0}")]
+    NotDone(String),
     /// The store refused for lack of room (`maxmemory`). Nothing was written.
     #[error("the session store is full: {0}")]
     Full(String),
@@ -71,10 +75,22 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// The write may have been done, or may yet be.
+    pub fn may_be_done(&self) -> bool {
+        match self {
+            Self::Unavailable(_) | Self::Corrupt(_) => true,
+            Self::NotDone(_) | Self::Full(_) | Self::Unusable(_) | Self::Overloaded => false,
+        }
+    }
+
     /// What went wrong, without what kind of error it is.
     pub fn reason(&self) -> String {
         match self {
-            Self::Unavailable(text) | Self::Full(text) | Self::Unusable(text) | Self::Corrupt(text) => text.clone(),
+            Self::Unavailable(text)
+            | Self::NotDone(text)
+            | Self::Full(text)
+            | Self::Unusable(text)
+            | Self::Corrupt(text) => text.clone(),
             Self::Overloaded => self.to_string(),
         }
     }

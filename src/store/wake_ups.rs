@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 use super::types::StoreResult;
 use crate::protocol::session_id::SessionId;
 
-/// See module documentation. All operations are safe to repeat after [`super::StoreError::Unavailable`].
+/// See module documentation. All operations are safe to repeat after any error.
 #[async_trait]
 pub trait WakeUps: Send + Sync {
     /// Wakes a process about a session; returns the number of listeners.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use mcp_router::store::{Accept, Accepted, ClientMessage, SessionStore, Wake};
+use mcp_router::store::{Accept, Accepted, ClientMessage, Disowned, SessionStore, Wake};
 
 use super::*;
 
@@ -122,6 +122,93 @@ pub async fn a_post_tried_again_is_journaled_once_before_and_after_its_answer(ba
     assert_eq!(forward(store, &fence, notify.clone()).await, 2);
     assert_eq!(elsewhere.accept(notify).await.unwrap(), Accepted::Duplicate { seq: 2, claimed: true, shown: None });
     assert!(store.pending(fence.session).await.unwrap().is_empty());
+}
+
+/// REQ-2, REQ-6: whoever was told an error, because nobody knew whether his request was journaled, gets no answer after it.
+pub async fn a_request_whose_client_was_told_an_error_has_no_answer(backend: Backend) {
+    let (store, elsewhere) = (backend.store(), backend.another().await);
+    let fence = session_of(store, "a").await;
+    let disown = async |post: &Accept| {
+        let ClientMessage::Request { id_key } = &post.message else { panic!("no request") };
+        elsewhere.disown(fence.session, post.post_id, id_key).await.unwrap()
+    };
+    let moved = |seq| event("the answer, on the main stream").changing(HeadChange::Moved { seq });
+
+    // It comes to the store afterwards.
+    let late = request(fence.session, "late");
+    assert_eq!([disown(&late).await, disown(&late).await], [Disowned::Never; 2]);
+    for accept in [direct(&fence, late.clone()), late.clone(), Accept { max_pending: 0, ..late }] {
+        assert_eq!(store.accept(accept).await.unwrap(), Accepted::Disowned);
+    }
+    // It waits for its owner.
+    let waiting = request(fence.session, "waiting");
+    assert_eq!(queue(store, waiting.clone()).await, 1);
+    assert_eq!(disown(&waiting).await, Disowned::Never);
+    assert!(store.pending(fence.session).await.unwrap().is_empty());
+    assert_eq!(claim(store, &fence, 0, 10).await, (vec![], false));
+
+    // It runs: its answer is logged for the stream of the request, which nobody shows, and does not move.
+    let runs = request(fence.session, "runs");
+    assert_eq!(forward(store, &fence, runs.clone()).await, 2);
+    assert_eq!(disown(&runs).await, Disowned::Silenced);
+    assert_eq!(
+        append(store, append_of(&fence, 1, vec![answer("runs").on(StreamKey::Request(2)), moved(2)])).await,
+        [Some(1), None]
+    );
+    // It has run.
+    let ran = request(fence.session, "ran");
+    assert_eq!(forward(store, &fence, ran.clone()).await, 3);
+    assert_eq!(append(store, append_of(&fence, 2, vec![answer("ran").on(StreamKey::Request(3))])).await, [Some(2)]);
+    assert_eq!(disown(&ran).await, Disowned::Silenced);
+    assert_eq!(append(store, append_of(&fence, 3, vec![moved(3)])).await, [None]);
+
+    // Posted again while it runs, it is answered; also if the word on the first POST comes after that.
+    for order in [[true, false], [false, true]] {
+        let id = format!("again {order:?}");
+        let first = request(fence.session, &id);
+        let seq = forward(store, &fence, first.clone()).await;
+        for disowns in order {
+            if disowns {
+                disown(&first).await;
+            } else {
+                let again = store.accept(request(fence.session, &id)).await.unwrap();
+                assert_eq!(again, Accepted::Duplicate { seq, claimed: true, shown: None });
+            }
+        }
+        let op = seq + 10;
+        assert_eq!(
+            append(store, append_of(&fence, op, vec![answer(&id), moved(seq)]))
+                .await
+                .iter()
+                .filter(|seq| seq.is_some())
+                .count(),
+            2
+        );
+    }
+    // Of those that other tries ask for nothing is taken away.
+    let shared = request(fence.session, "shared");
+    let seq = queue(store, shared.clone()).await;
+    store.accept(request(fence.session, "shared")).await.unwrap();
+    assert_eq!(disown(&shared).await, Disowned::Shared);
+    assert_eq!(store.pending(fence.session).await.unwrap().first().map(|pending| pending.seq), Some(seq));
+    let nowhere = store.disown(SessionId::random(), shared.post_id, "1").await.unwrap();
+    assert_eq!(nowhere, Disowned::NotFound);
+}
+
+/// REQ-6: a request that is posted again while it is pending is that one under its new name, too, after its answer.
+pub async fn a_post_that_repeats_a_pending_request_is_known_after_the_answer(backend: Backend) {
+    let store = backend.store();
+    let fence = session_of(store, "a").await;
+    assert_eq!(forward(store, &fence, request(fence.session, "1")).await, 1);
+    let (again, full) = (request(fence.session, "1"), Accept { max_pending: 0, ..request(fence.session, "1") });
+    let duplicate = Accepted::Duplicate { seq: 1, claimed: true, shown: None };
+    for post in [&again, &full] {
+        assert_eq!(store.accept(post.clone()).await.unwrap(), duplicate);
+    }
+    append(store, append_of(&fence, 1, vec![answer("1")])).await;
+    for post in [again, full] {
+        assert_eq!(store.accept(post).await.unwrap(), duplicate);
+    }
 }
 
 /// REQ-6

@@ -201,6 +201,10 @@ enum Step {
         caller: Caller,
         ids: Vec<u8>,
     },
+    Disown {
+        post: u8,
+        id: u8,
+    },
     Append {
         caller: Caller,
         ids: Vec<Option<u8>>,
@@ -260,6 +264,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (caller(), prop::collection::vec((0u8..5, 1u64..20), 0..6))
             .prop_map(|(caller, requests)| Step::Forget { caller, requests }),
         1 => (caller(), prop::collection::vec(0u8..5, 0..3)).prop_map(|(caller, ids)| Step::Mark { caller, ids }),
+        2 => (0u8..40, 0u8..5).prop_map(|(post, id)| Step::Disown { post, id }),
         5 => (caller(), prop::collection::vec(prop::option::of(0u8..5), 1..4), acked(), prop::bool::weighted(0.1))
             .prop_map(|(caller, ids, acked, again)| Step::Append { caller, ids, acked, again }),
         1 => (caller(), 0u8..3, any::<bool>())
@@ -352,10 +357,14 @@ async fn outcome(store: &dyn SessionStore, step: &Step, i: u64, known: &Known) -
             let ids: Vec<_> = ids.iter().map(u8::to_string).collect();
             said(store.mark_forwarded(&fence, &ids).await)
         }
+        Step::Disown { post, id } => {
+            said(store.disown(session, PostId::of(&post.to_string(), b""), &id.to_string()).await)
+        }
         Step::Append { caller, ids, acked, again } => {
             let Some(fence) = known.fence(*caller) else { return String::new() };
             let events = ids.iter().map(|id| match id {
                 Some(id) => answer(&id.to_string()).changing(set("answered", &id.to_string())),
+                None if i.is_multiple_of(3) => event("e").changing(HeadChange::Moved { seq: i / 3 }),
                 None => event("e"),
             });
             let op = if *again { i.saturating_sub(1).max(1) } else { i };

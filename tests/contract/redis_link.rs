@@ -23,8 +23,14 @@ async fn in_time<T>(operation: impl Future<Output = StoreResult<T>>) -> StoreRes
     tokio::time::timeout(PATIENCE, operation).await.expect("an operation hangs")
 }
 
-fn unavailable<T: std::fmt::Debug>(outcome: StoreResult<T>) {
+/// It may have been done.
+fn unanswered<T: std::fmt::Debug>(outcome: StoreResult<T>) {
     assert!(matches!(outcome, Err(StoreError::Unavailable(_))), "{outcome:?}");
+}
+
+/// It was not, and never will be.
+fn not_done<T: std::fmt::Debug>(outcome: StoreResult<T>) {
+    assert!(matches!(outcome, Err(StoreError::NotDone(_))), "{outcome:?}");
 }
 
 /// DUR-2
@@ -32,8 +38,8 @@ fn unavailable<T: std::fmt::Debug>(outcome: StoreResult<T>) {
 async fn a_store_that_cannot_be_reached_says_so() {
     let mut server = RedisServer::start();
     server.kill();
-    unavailable(in_time(RedisStore::connect(impatient(server.url()))).await.map(drop));
-    unavailable(in_time(RedisStore::connect(impatient("no url".to_owned()))).await.map(drop));
+    not_done(in_time(RedisStore::connect(impatient(server.url()))).await.map(drop));
+    not_done(in_time(RedisStore::connect(impatient("no url".to_owned()))).await.map(drop));
 }
 
 /// DUR-2
@@ -43,10 +49,12 @@ async fn operations_fail_while_redis_is_away_and_work_when_it_is_back() {
     let store = RedisStore::connect(impatient(server.url())).await.unwrap();
     let fence = session_of(&store, "a").await;
     server.kill();
+    // The connections that were open are trusted once more.
+    unanswered(in_time(store.accept(request(fence.session, "1"))).await);
     for _ in 0..3 {
-        unavailable(in_time(store.accept(request(fence.session, "1"))).await);
-        unavailable(in_time(store.touch(&[fence.session], Duration::from_secs(1))).await);
-        unavailable(in_time(store.ping()).await);
+        not_done(in_time(store.accept(request(fence.session, "1"))).await);
+        not_done(in_time(store.touch(&[fence.session], Duration::from_secs(1))).await);
+        not_done(in_time(store.ping()).await);
     }
     server.restart();
     eventually("redis is used again", || async { store.ping().await.ok() }).await;
@@ -78,8 +86,17 @@ async fn a_frozen_redis_is_noticed_and_a_thawed_one_used_again() {
     let fence = session_of(&store, "a").await;
     server.freeze();
     let post = request(fence.session, "1");
-    unavailable(in_time(store.accept(direct(&fence, post.clone()))).await);
-    unavailable(in_time(store.ping()).await);
+    // What waits behind it for its turn is not handed to Redis, and never will be; nor what comes later.
+    let mut first = std::pin::pin!(in_time(store.accept(direct(&fence, post.clone()))));
+    for _ in 0..20 {
+        assert!(futures_util::poll!(&mut first).is_pending());
+        tokio::task::yield_now().await;
+    }
+    let behind = in_time(store.accept(request(fence.session, "2")));
+    let (first, behind) = futures_util::future::join(first, behind).await;
+    unanswered(first);
+    not_done(behind);
+    not_done(in_time(store.ping()).await);
     server.thaw();
     eventually("redis is used again", || async { store.ping().await.ok() }).await;
     // Whether the first try was written is unknown; asked again it is either done now or known.
@@ -88,6 +105,8 @@ async fn a_frozen_redis_is_noticed_and_a_thawed_one_used_again() {
         matches!(again, Accepted::Forward { seq: 1 } | Accepted::Duplicate { seq: 1, claimed: true, shown: None }),
         "{again:?}"
     );
+    let pending: Vec<_> = store.pending(fence.session).await.unwrap().into_iter().map(|pending| pending.seq).collect();
+    assert_eq!(pending, [1], "what was not done stays so");
 }
 
 /// MEM-2
@@ -101,7 +120,11 @@ async fn more_operations_than_the_queue_holds_are_refused_at_once() {
     let outcomes = in_time(async { Ok(join_all((0..100).map(|_| store.ping())).await) }).await.unwrap();
     let refused = outcomes.iter().filter(|outcome| matches!(outcome, Err(StoreError::Overloaded))).count();
     assert!((100 - 8 - 4..100).contains(&refused), "{refused} of 100");
-    assert!(outcomes.iter().all(|o| matches!(o, Err(StoreError::Overloaded | StoreError::Unavailable(_)))));
+    assert!(
+        outcomes
+            .iter()
+            .all(|o| matches!(o, Err(StoreError::Overloaded | StoreError::NotDone(_) | StoreError::Unavailable(_))))
+    );
     server.thaw();
     eventually("redis is used again", || async { store.ping().await.ok() }).await;
 }

@@ -372,7 +372,7 @@ async fn every_script_but_adopt_stays_within_one_slot() {
     log(&store, fence.session, STREAM).await;
     // The one exception (OWN-4): it looks at the lease of the session's owner in the same step.
     let adopted = store.adopt(fence.session, &owner("a"), 1, &owner("b")).await;
-    assert!(matches!(adopted, Err(StoreError::Unavailable(why)) if why.contains("CROSSSLOT")));
+    assert!(matches!(adopted, Err(StoreError::NotDone(why)) if why.contains("CROSSSLOT")));
     store.mark_forwarded(&fence, &["9".to_owned()]).await.unwrap();
     store.update(&fence, &[set("x", "1")]).await.unwrap();
     let appended = store.append(append_of(&fence, 3, vec![answer("9")])).await.unwrap();

@@ -32,6 +32,7 @@ pub use router_process::RouterProcess;
 pub use testkit::{
     Event, EventStream, FakeUpstream, FaultProxy, Item, McpClient, Mode, OddUpstream, PATIENCE, PostTo, Process,
     StreamEnd, StreamableClient, StreamableUpstream, event_stream, eventually, eventually_some, fake_upstream,
-    fault_proxy, http, mcp_client, odd_upstream, ports, process, seed, soon, streamable_upstream, tls,
+    fault_proxy, http, mcp_client, odd_upstream, ports, process, seed, soon, streamable_client, streamable_upstream,
+    tls,
 };
 pub use upstream_process::UpstreamProcess;

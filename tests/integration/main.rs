@@ -12,6 +12,7 @@ mod bounds;
 mod conformance;
 mod connections;
 mod deployment;
+mod doubt;
 mod drain;
 mod edge;
 mod events;

@@ -130,6 +130,9 @@ fn row(error: &ApiError) -> Row {
         E::TooMany { .. } => Row::new(503, INTERNAL_ERROR, "too_many").retry(1),
         E::Draining => Row::new(503, INTERNAL_ERROR, "draining").retry(1),
         E::StoreUnavailable | E::StoreRefuses(_) => Row::new(503, INTERNAL_ERROR, "store_unavailable").retry(1),
+        E::NotAccepted => Row::new(503, INTERNAL_ERROR, "store_unavailable").retry(1).outcome(Outcome::NotExecuted),
+        // What was written may yet be read: who sent it again under another name might have it run twice.
+        E::PerhapsAccepted => Row::new(503, OUTCOME_UNKNOWN, "store_unavailable").outcome(Outcome::Unknown),
         E::Upstream(error) => row_of_call(error),
         E::ToolList(_) => Row::new(502, INTERNAL_ERROR, "tool_list"),
         E::NoEndpoint { .. } => Row::new(503, UPSTREAM_UNAVAILABLE, "upstream_unavailable").retry(1)
@@ -163,12 +166,7 @@ impl ApiError {
     /// The answer to a request of a session that lives, `id` as JSON text: as any answer, with status 200. Some clients give
     /// their session up for any other.
     pub fn answer(&self, id: &str) -> HttpResponse {
-        let row = match self {
-            // What was written may yet be read: who sent it again might have it run twice.
-            Self::StoreUnavailable => Row::new(200, OUTCOME_UNKNOWN, "store_unavailable").outcome(Outcome::Unknown),
-            _ => Row { status: 200, ..row(self) },
-        };
-        self.response_of(&row, Some(id))
+        self.response_of(&Row { status: 200, ..row(self) }, Some(id))
     }
 
     /// The JSON-RPC error. `id`: JSON text of the request's id, where it is known.
@@ -255,7 +253,7 @@ mod tests {
         AmbiguousSession, TooLarge{..}, BrokenBody, SlowBody{..}, ContentType, ContentCoding, NoSuchPath, Method{..}, Query,
         Repeated{..}, Host, Origin, Unauthorized{..}, NotAdmin, NotAcceptable, NeitherAcceptable, NoSessionHeader,
         ProtocolVersion{..}, OtherVersion, Stateless{..}, OtherTransport{..}, Full, TooManyOfClient{..}, TooMany{..},
-        Draining, StoreUnavailable, StoreRefuses(_), Upstream(_), ToolList(_), NoEndpoint{..},
+        Draining, StoreUnavailable, NotAccepted, PerhapsAccepted, StoreRefuses(_), Upstream(_), ToolList(_), NoEndpoint{..},
     });
 
     numbered!(arm_of_call: CallError {
@@ -325,6 +323,12 @@ mod tests {
             all = of;
             seen.insert(number);
         }
+        let of_a_message =
+            [(ApiError::NotAccepted, Some("1"), "not_executed"), (ApiError::PerhapsAccepted, None, "unknown")];
+        for (error, retry, outcome) in of_a_message {
+            check(&error, 503, "store_unavailable", retry, Some(outcome));
+            seen.insert(arm(&error).0);
+        }
         let no_endpoint = ApiError::NoEndpoint { service: text() };
         check(&no_endpoint, 503, "upstream_unavailable", Some("1"), Some("not_executed"));
         seen.extend([arm(&no_endpoint).0, arm(&ApiError::Upstream(CallError::Nonsense)).0]);
@@ -335,9 +339,11 @@ mod tests {
     #[test]
     fn a_request_of_a_session_that_lives_is_answered_with_200_and_never_said_to_be_safe_to_repeat_when_it_is_not() {
         let too_many = ApiError::TooMany { what: "x" };
-        for (error, code, retry) in
-            [(ApiError::StoreUnavailable, OUTCOME_UNKNOWN, false), (too_many, INTERNAL_ERROR, true)]
-        {
+        for (error, code, retry) in [
+            (ApiError::PerhapsAccepted, OUTCOME_UNKNOWN, false),
+            (ApiError::NotAccepted, INTERNAL_ERROR, true),
+            (too_many, INTERNAL_ERROR, true),
+        ] {
             let response = error.answer("7");
             assert_eq!(response.status(), 200);
             let body = actix_web::body::MessageBody::try_into_bytes(response.into_body()).unwrap();

@@ -7,7 +7,8 @@
 --   from now on or '', 18 name of the event log, 19 who asks (principal), 20 its scopes, 21 protocol version that the POST
 --   names or '', 22 count of set items, then set items (field, value), then deletes
 -- Reply: seq > 0 forward it; 0 not found; -10 not for who asks; -1 fenced; -2 too many; -3 wrong service; -5 too many
---   bytes; -6 the id is in use; -9 another protocol version was agreed on; -8 these are older data than the owner has seen;
+--   bytes; -6 the id is in use; -9 another protocol version was agreed on; -11 its client has been told an error (see
+--   disown); -8 these are older data than the owner has seen;
 --   {2, seq, owner, incarnation, generation, listeners, epoch, last event} queued; {3, seq, claimed, epoch, 0} duplicate
 local call = redis.call
 local h = call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch', 'in_seq', 'in_claimed', 'service',
@@ -62,6 +63,8 @@ if too_many or too_much then
     local state = call('HGET', KEYS[3], ARGV[9])
     first = state and same_request(state)
     if state and not first then return -6 end
+    -- Not `call`: see above.
+    if first then redis.pcall('ZADD', KEYS[4], first, ARGV[7]) end
   end
   if not first then return too_many and -2 or -5 end
 -- The first write is one that Redis refuses when it is full, so that a refusal leaves nothing behind.
@@ -73,20 +76,28 @@ elseif request then
     call('HSET', KEYS[3], '', '', ARGV[9], state)
     call('PEXPIRE', KEYS[3], call('HGET', KEYS[1], 'ttl_ms'), 'NX')
   elseif call('HSETNX', KEYS[3], ARGV[9], state) == 0 then
-    call('ZREM', KEYS[4], ARGV[7])
     first = same_request(call('HGET', KEYS[3], ARGV[9]))
-    if not first then return -6 end
+    if not first then
+      call('ZREM', KEYS[4], ARGV[7])
+      return -6
+    end
+    -- This name, too, is that request's: tried again after the answer it is still known, and its client waits for that.
+    call('ZADD', KEYS[4], first, ARGV[7])
   end
 end
 local function show(number)
   if ARGV[17] ~= '' then call('HSET', KEYS[1], 'a:r' .. number, ARGV[17]) end
 end
 if first then
+  if tonumber(first) % 1 ~= 0 then return -11 end
   -- A try of a POST that was journaled: its answer goes to the later one. The owner is not on record for that; whoever was
   -- (and may be dead) is not any more, or the owner would give way to it.
   local number = string.format('%d', first)
   if owner then call('HDEL', KEYS[1], 'a:r' .. number, 'ac:r' .. number) end
   show(number)
+  -- Somebody waits for its answer again, if it has none (see disown).
+  local state = request and call('HGET', KEYS[3], ARGV[9])
+  if state and string.match(state, '^%d+') == number then call('HDEL', KEYS[1], 'mv:' .. number) end
   first = tonumber(first)
   return { 3, first, first <= in_claimed and 1 or 0, h[3], 0 }
 end

@@ -46,6 +46,11 @@ for i = 1, tonumber(ARGV[13]) do
     -- Answered without having been forwarded: nobody must forward it any more.
     if waiting then call('XDEL', KEYS[2], waiting .. '-0') end
   end
+  -- An answer goes out on the main stream once, and not if its client was told an error (see disown).
+  for j = at + 5, set_end, 2 do
+    local moves = string.sub(ARGV[j], 1, 3) == 'mv:'
+    if moves and (changes and changes[ARGV[j]] or call('HGET', KEYS[1], ARGV[j])) then wanted = false end
+  end
   if wanted then
     seq = seq + 1
     local text, shown = string.format('%d', seq), ''

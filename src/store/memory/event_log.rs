@@ -8,8 +8,8 @@ use super::{MemoryStore, Owned, session::Session, stream::Stream};
 use crate::{
     protocol::{session_id::SessionId, stream_key::StreamKey},
     store::{
-        Append, Appended, Attach, Attached, AttachedTo, Attachment, EventLog, Holder, NewEvent, Page, StoreError,
-        StoreResult,
+        Append, Appended, Attach, Attached, AttachedTo, Attachment, EventLog, HeadChange, Holder, NewEvent, Page,
+        StoreError, StoreResult,
     },
 };
 
@@ -49,6 +49,11 @@ impl Session {
             let request = self.requests.remove(id_key)?;
             // Answered without having been forwarded: nobody must forward it any more.
             self.inbox.remove(request.seq);
+        }
+        let has_gone =
+            |change: &HeadChange| matches!(change, HeadChange::Moved { seq } if self.continuation.moved.contains(seq));
+        if event.changes.iter().any(has_gone) {
+            return None;
         }
         self.continuation.apply(&event.changes);
         let seq = self.stream_or_new(stream).push(event.view, event.body.clone(), now);

@@ -13,8 +13,8 @@ use crate::{
         stream_key::{MAIN_STREAM, StreamKey},
     },
     store::{
-        Accept, Accepted, Claim, Claimed, ClientMessage, Fence, Fenceable, Handed, Holder, InboxEntry, Journal,
-        PendingRequest, ShownFrom, StoreResult,
+        Accept, Accepted, Claim, Claimed, ClientMessage, Disowned, Fence, Fenceable, Handed, Holder, InboxEntry,
+        Journal, PendingRequest, ShownFrom, StoreResult,
     },
 };
 
@@ -52,10 +52,21 @@ impl Session {
         if other && seen.is_none() {
             return Accepted::IdInUse;
         }
+        if seen == Some(None) {
+            return Accepted::Disowned;
+        }
+        let seen = seen.flatten();
         let (epoch, last_event) = (self.epoch, self.last_event(MAIN_STREAM));
         let shown_by = accept.shown_by.map(|(incarnation, id)| Holder { incarnation, id });
         if let Some(seq) = seen.or(pending) {
             let shown = shown_by.as_ref().map(|_| ShownFrom { epoch, last_event: 0 });
+            if given && seen.is_none() {
+                self.remember(accept.post_id, Some(seq));
+            }
+            if pending == Some(seq) {
+                // Somebody waits for its answer again.
+                self.continuation.moved.remove(&seq);
+            }
             if by_owner {
                 // Whoever showed an earlier try: the owner, which does so now, is not on record for it.
                 self.is_over(StreamKey::Request(seq));
@@ -83,7 +94,7 @@ impl Session {
         self.in_seq += 1;
         let seq = self.in_seq;
         if given {
-            self.remember(accept.post_id, seq);
+            self.remember(accept.post_id, Some(seq));
         }
         if direct {
             self.in_claimed = seq;
@@ -130,7 +141,7 @@ impl Session {
         pending.forwarded.as_ref().or_else(waiting).is_none_or(|known| known.is_empty() || known == body)
     }
 
-    pub(super) fn remember(&mut self, post_id: PostId, seq: u64) {
+    pub(super) fn remember(&mut self, post_id: PostId, seq: Option<u64>) {
         if self.seen_order.len() >= SEEN_POSTS
             && let Some(oldest) = self.seen_order.pop_front()
         {
@@ -143,6 +154,26 @@ impl Session {
     pub(super) fn forget_post(&mut self, post_id: PostId) -> bool {
         self.seen_order.retain(|seen| *seen != post_id);
         self.seen.remove(&post_id).is_some()
+    }
+
+    pub(super) fn disown(&mut self, post_id: PostId, id_key: &str) -> Disowned {
+        let Some(Some(seq)) = self.seen.get(&post_id).copied() else {
+            if !self.seen.contains_key(&post_id) {
+                self.remember(post_id, None);
+            }
+            return Disowned::Never;
+        };
+        if self.seen.iter().any(|(other, of)| *of == Some(seq) && *other != post_id) {
+            return Disowned::Shared;
+        }
+        self.is_over(StreamKey::Request(seq));
+        let waits = |request: &Request| request.seq == seq && request.forwarded.is_none();
+        if self.requests.get(id_key).is_some_and(waits) {
+            self.forget(id_key, seq);
+            return Disowned::Never;
+        }
+        self.continuation.moved.insert(seq);
+        Disowned::Silenced
     }
 
     /// Than what the owner has seen.
@@ -312,5 +343,9 @@ impl Journal for MemoryStore {
 
     async fn forget_post(&self, session: SessionId, post_id: PostId) -> StoreResult<bool> {
         Ok(self.with(&session, |session| session.forget_post(post_id)).unwrap_or(false))
+    }
+
+    async fn disown(&self, session: SessionId, post_id: PostId, id_key: &str) -> StoreResult<Disowned> {
+        Ok(self.with(&session, |session| session.disown(post_id, id_key)).unwrap_or(Disowned::NotFound))
     }
 }

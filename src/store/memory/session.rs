@@ -40,7 +40,8 @@ pub(super) struct Session {
     pub(super) in_claimed: u64,
     pub(super) inbox: Inbox,
     pub(super) requests: HashMap<Arc<str>, Request, RandomState>,
-    pub(super) seen: HashMap<PostId, u64, RandomState>,
+    /// Which message each was; `None`: none, and it must not become one ([`crate::store::Journal::disown`]).
+    pub(super) seen: HashMap<PostId, Option<u64>, RandomState>,
     pub(super) seen_order: VecDeque<PostId>,
     /// Bytes of bodies in `inbox` and `requests`: never less than there are. Only [`Session::accept`] adds, and counts
     /// before it refuses.

@@ -36,6 +36,7 @@ pub(super) fn read_accepted(value: Value, is_shown: bool) -> StoreResult<Accepte
         Value::Int(code::STRANGER) => return Ok(Accepted::Stranger),
         Value::Int(code::WRONG_SERVICE) => return Ok(Accepted::WrongService),
         Value::Int(code::OTHER_VERSION) => return Ok(Accepted::OtherVersion),
+        Value::Int(code::DISOWNED) => return Ok(Accepted::Disowned),
         Value::Int(code::ID_IN_USE) => return Ok(Accepted::IdInUse),
         Value::Int(seq @ 1..) => return Ok(Accepted::Forward { seq: seq.unsigned_abs() }),
         value => Fields::of(value, "accept")?,

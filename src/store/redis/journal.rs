@@ -15,8 +15,8 @@ use super::{
 use crate::{
     protocol::{post_id::PostId, session_id::SessionId, stream_key::MAIN_STREAM},
     store::{
-        Accept, Accepted, Claim, Claimed, ClientMessage, Fence, Fenceable, Journal, PendingRequest, StoreResult,
-        head::FieldChanges,
+        Accept, Accepted, Claim, Claimed, ClientMessage, Disowned, Fence, Fenceable, Journal, PendingRequest,
+        StoreResult, head::FieldChanges,
     },
 };
 
@@ -116,5 +116,18 @@ impl Journal for RedisStore {
         let mut keys = self.keys.session(&session);
         let call = Call::script(Script::ForgetPost, 1).arg(keys.seen()).arg(&post_id.to_string());
         Ok(reply::number::<u64>(self.lanes.call(call).await?, "forget_post")? == 1)
+    }
+
+    async fn disown(&self, session: SessionId, post_id: PostId, id_key: &str) -> StoreResult<Disowned> {
+        let mut keys = self.keys.session(&session);
+        let call = Call::script(Script::Disown, 4).arg(keys.plain()).arg(keys.inbox()).arg(keys.requests());
+        let call = call.arg(keys.seen()).arg(&post_id.to_string()).arg(id_key);
+        match reply::number::<u64>(self.lanes.call(call).await?, "disown")? {
+            0 => Ok(Disowned::NotFound),
+            1 => Ok(Disowned::Never),
+            2 => Ok(Disowned::Silenced),
+            3 => Ok(Disowned::Shared),
+            _ => Err(reply::corrupt("disown")),
+        }
     }
 }

@@ -112,7 +112,7 @@ impl Link {
             let not_before = self.backoff.not_before();
             if not_before >= deadline {
                 tokio::time::sleep_until(deadline).await;
-                return Err(StoreError::Unavailable(failure));
+                return Err(StoreError::NotDone(failure));
             }
             tokio::time::sleep_until(not_before).await;
             let begun = Instant::now();
@@ -295,7 +295,7 @@ trait Failure {
 impl Failure for redis::RedisError {
     fn text(&self) -> String {
         match connecting(self) {
-            StoreError::Unavailable(text) | StoreError::Unusable(text) => text,
+            StoreError::NotDone(text) | StoreError::Unusable(text) => text,
             other => other.to_string(),
         }
     }
@@ -347,7 +347,7 @@ fn scripts_refused(error: &redis::RedisError) -> StoreError {
     let errors = error.clone().into_server_errors();
     match errors.as_deref().and_then(|errors| errors.first()) {
         Some((_, error)) => match server_error(error) {
-            StoreError::Unavailable(text) if error.code() == "NOPERM" => {
+            StoreError::NotDone(text) if error.code() == "NOPERM" => {
                 StoreError::Unusable(format!("{text}; missing: +script|load"))
             }
             StoreError::Corrupt(text) => StoreError::Unusable(format!("it does not take the scripts ({text})")),

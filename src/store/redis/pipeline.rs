@@ -77,7 +77,7 @@ impl Lanes {
         match self.sender().try_send(op) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => return Err(StoreError::Overloaded),
-            Err(TrySendError::Closed(_)) => return Err(StoreError::Unavailable("the store is closed".to_owned())),
+            Err(TrySendError::Closed(_)) => return Err(StoreError::NotDone("the store is closed".to_owned())),
         }
         answer.await.unwrap_or_else(|_| Err(StoreError::Unavailable("the store is closed".to_owned())))
     }
@@ -114,7 +114,7 @@ impl Batch {
     fn push(&mut self, op: Op, now: Instant) {
         // DUR-2: what has waited too long is not sent any more, since its caller is about to say so.
         if op.deadline < now {
-            let _ = op.reply.send(Err(StoreError::Unavailable("waited too long for its turn".to_owned())));
+            let _ = op.reply.send(Err(StoreError::NotDone("waited too long for its turn".to_owned())));
             return;
         }
         self.weight += op.call.weight;

@@ -92,13 +92,13 @@ pub(super) fn denied_command(text: &str) -> Option<&str> {
     text.split("permissions to run the '").nth(1)?.split('\'').next()
 }
 
-/// What an error of the server means to the caller.
+/// What an error of the server means to the caller. A script is refused before its first write or not at all.
 pub(super) fn server_error(error: &ServerError) -> StoreError {
     let word = word_of(error);
     let text = described(word, error.details().unwrap_or_default());
     match find(word) {
         Some(Word { word: "OOM", .. }) => StoreError::Full(text),
-        Some(_) => StoreError::Unavailable(text),
+        Some(_) => StoreError::NotDone(text),
         None => StoreError::Corrupt(text),
     }
 }
@@ -126,16 +126,16 @@ pub(super) fn connecting(error: &redis::RedisError) -> StoreError {
     }
     if let Some(known) = word.and_then(find) {
         let text = described(known.word, "");
-        return if known.permanent { StoreError::Unusable(text) } else { StoreError::Unavailable(text) };
+        return if known.permanent { StoreError::Unusable(text) } else { StoreError::NotDone(text) };
     }
     match error.kind() {
         redis::ErrorKind::Parse => StoreError::Unusable("what answers there is no Redis".to_owned()),
         redis::ErrorKind::AuthenticationFailed => StoreError::Unusable(described("WRONGPASS", "")),
         redis::ErrorKind::Server(_) | redis::ErrorKind::Extension if quoted.contains("max number of clients") => {
-            StoreError::Unavailable(described("ERR", quoted))
+            StoreError::NotDone(described("ERR", quoted))
         }
         redis::ErrorKind::Server(_) | redis::ErrorKind::Extension => StoreError::Unusable(described("ERR", quoted)),
-        _ => StoreError::Unavailable(error.to_string()),
+        _ => StoreError::NotDone(error.to_string()),
     }
 }
 

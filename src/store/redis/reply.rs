@@ -30,6 +30,8 @@ pub(super) mod code {
     pub(in crate::store::redis) const OLDER: i64 = -8;
     /// Another protocol version was agreed on.
     pub(in crate::store::redis) const OTHER_VERSION: i64 = -9;
+    /// The client of this POST was told an error.
+    pub(in crate::store::redis) const DISOWNED: i64 = -11;
 }
 
 /// An answer that makes no sense. `what` names the operation, never a value (SEC-2).

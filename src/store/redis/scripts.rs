@@ -35,6 +35,7 @@ scripts! {
     Pending = ["pending"];
     ForgetRequests = ["fence", "forget_requests"];
     ForgetPost = ["forget_post"];
+    Disown = ["disown"];
     Hint = ["hint"];
     Update = ["fence", "update"];
     ReadPage = ["read_page"];

@@ -78,7 +78,7 @@ impl Standalone {
     /// # Errors
     /// `Unavailable` when the URL cannot be read.
     pub(super) fn new(config: &RedisConfig) -> StoreResult<Self> {
-        let wrong_url = |_| StoreError::Unavailable("the Redis URL cannot be read".to_owned());
+        let wrong_url = |_| StoreError::NotDone("the Redis URL cannot be read".to_owned());
         let info: ConnectionInfo = config.url.as_str().into_connection_info().map_err(wrong_url)?;
         let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
         let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true).set_keepalive(keepalive));
@@ -93,7 +93,7 @@ impl Standalone {
             .config(pool)
             .runtime(Runtime::Tokio1)
             .build()
-            .map_err(|error| StoreError::Unavailable(error.to_string()))?;
+            .map_err(|error| StoreError::NotDone(error.to_string()))?;
         Ok(Self {
             pool,
             client: Client::open(info).map_err(wrong_url)?,
