@@ -7,12 +7,30 @@ pub(super) const EVENTS: &str = "text/event-stream";
 /// One message, or an array of them.
 pub(super) const JSON: &str = "application/json";
 
-/// No `Accept`, or one that covers this type. An empty one names nothing (section 5.6.1.2).
-pub(super) fn accepts(request: &HttpRequest, media: &str) -> bool {
-    let named = |accept: &&str| accept.split(',').any(|range| !range.trim().is_empty());
-    let accepts = request.headers().get_all(header::ACCEPT).filter_map(|value| value.to_str().ok());
-    let mut accepts = accepts.filter(named).peekable();
-    accepts.peek().is_none() || covers(accepts, media)
+/// As the SDKs write it, so that most requests need no reading of lists.
+const BOTH: &[u8] = b"application/json, text/event-stream";
+
+/// Which of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Takes {
+    pub(super) events: bool,
+    pub(super) json: bool,
+}
+
+impl Takes {
+    /// Both without an `Accept`, too. An empty one names nothing (section 5.6.1.2).
+    pub(super) fn of(request: &HttpRequest) -> Self {
+        let mut all = request.headers().get_all(header::ACCEPT);
+        let (first, second) = (all.next(), all.next());
+        let is_usual = first.is_none_or(|accept| accept.as_bytes() == BOTH);
+        if is_usual && second.is_none() {
+            return Self { events: true, json: true };
+        }
+        let named = |accept: &&str| accept.split(',').any(|range| !range.trim().is_empty());
+        let texts = || request.headers().get_all(header::ACCEPT).filter_map(|value| value.to_str().ok()).filter(named);
+        let takes = |media| texts().next().is_none() || covers(texts(), media);
+        Self { events: takes(EVENTS), json: takes(JSON) }
+    }
 }
 
 fn covers<'a>(accepts: impl Iterator<Item = &'a str>, media: &str) -> bool {
@@ -41,7 +59,28 @@ fn covers<'a>(accepts: impl Iterator<Item = &'a str>, media: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use actix_web::test::TestRequest;
+
     use super::*;
+
+    #[test]
+    fn what_the_header_says_holds_whether_it_is_the_usual_one_or_another() {
+        let takes = |lines: &[&str]| {
+            let request = lines
+                .iter()
+                .fold(TestRequest::default(), |request, line| request.append_header((header::ACCEPT, *line)));
+            let Takes { events, json } = Takes::of(&request.to_http_request());
+            (events, json)
+        };
+        assert_eq!(takes(&[]), (true, true));
+        assert_eq!(takes(&[""]), (true, true));
+        assert_eq!(takes(&["application/json, text/event-stream"]), (true, true));
+        assert_eq!(takes(&["application/json, text/event-stream", "text/event-stream;q=0"]), (true, true));
+        assert_eq!(takes(&["text/event-stream", "application/json"]), (true, true));
+        assert_eq!(takes(&["application/json"]), (false, true));
+        assert_eq!(takes(&["text/event-stream", ""]), (true, false));
+        assert_eq!(takes(&["text/html"]), (false, false));
+    }
 
     #[test]
     fn who_does_not_take_a_type_is_told_from_who_does() {

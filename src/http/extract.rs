@@ -1,13 +1,16 @@
 //! What handlers take from a request and its server: the thread's own state, and the body.
 
 use std::{
+    future::{Ready, ready},
     pin::pin,
     rc::Rc,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use actix_web::{
-    HttpMessage as _, HttpRequest,
+    FromRequest, HttpMessage as _, HttpRequest,
+    dev::Payload,
     http::header::{self, HeaderValue},
     web,
 };
@@ -19,6 +22,27 @@ use crate::{process::node::Node, protocol::jsonrpc::Said, settings::Settings};
 
 /// The worker thread's own state, as handlers get it.
 pub type NodeData = web::Data<Rc<Node>>;
+
+/// What is kept with a path that is mounted for one service, and so needs no pattern.
+#[derive(Debug, Clone)]
+pub(super) struct Mounted(pub(super) Arc<str>);
+
+/// The service that the path names, if it names one.
+#[derive(Debug)]
+pub struct Named(pub(super) Option<Arc<str>>);
+
+impl FromRequest for Named {
+    type Error = ApiError;
+    type Future = Ready<Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        if let Some(Mounted(service)) = request.app_data::<Mounted>() {
+            return ready(Ok(Self(Some(Arc::clone(service)))));
+        }
+        let named = web::Path::<String>::from_request(request, payload).into_inner();
+        ready(Ok(Self(named.ok().map(|named| named.into_inner().into()))))
+    }
+}
 
 /// How long a body may take while connections are many.
 const HURRIED: Duration = Duration::from_secs(5);

@@ -15,9 +15,9 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, future, stream};
 
 use super::{
-    accept::{EVENTS, JSON, accepts},
+    accept::{JSON, Takes},
     error::ApiError,
-    extract::{NodeData, id_text, read_body},
+    extract::{Named, NodeData, id_text, read_body},
     forwarded::Edge,
     frame, principal,
     sent::Sent,
@@ -59,6 +59,7 @@ const WITHOUT_RESUMING: Duration = Duration::from_secs(30);
 struct Call<'r> {
     node: &'r Rc<Node>,
     request: &'r HttpRequest,
+    takes: Takes,
     service: Arc<Service>,
 }
 
@@ -66,11 +67,11 @@ struct Call<'r> {
 pub async fn post(
     node: NodeData,
     request: HttpRequest,
-    service: Option<web::Path<String>>,
+    Named(service): Named,
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    let call = Call::new(&node, &request, service.as_deref().map(String::as_str))?;
-    if !accepts(&request, EVENTS) && !accepts(&request, JSON) {
+    let call = Call::new(&node, &request, service.as_deref())?;
+    if !call.takes.events && !call.takes.json {
         return Err(ApiError::NeitherAcceptable);
     }
     let body = read_body(&request, payload, &node.env.settings).await?;
@@ -108,13 +109,9 @@ pub async fn post(
 }
 
 /// `GET /mcp/{service}`
-pub async fn get(
-    node: NodeData,
-    request: HttpRequest,
-    service: Option<web::Path<String>>,
-) -> Result<HttpResponse, ApiError> {
-    let call = Call::new(&node, &request, service.as_deref().map(String::as_str))?;
-    if !accepts(&request, EVENTS) {
+pub async fn get(node: NodeData, request: HttpRequest, Named(service): Named) -> Result<HttpResponse, ApiError> {
+    let call = Call::new(&node, &request, service.as_deref())?;
+    if !call.takes.events {
         return Err(ApiError::NotAcceptable);
     }
     let session = call.session()?.ok_or(ApiError::NoSessionHeader)?;
@@ -142,12 +139,8 @@ pub async fn get(
 }
 
 /// `DELETE /mcp/{service}`
-pub async fn delete(
-    node: NodeData,
-    request: HttpRequest,
-    service: Option<web::Path<String>>,
-) -> Result<HttpResponse, ApiError> {
-    let call = Call::new(&node, &request, service.as_deref().map(String::as_str))?;
+pub async fn delete(node: NodeData, request: HttpRequest, Named(service): Named) -> Result<HttpResponse, ApiError> {
+    let call = Call::new(&node, &request, service.as_deref())?;
     let session = call.session()?.ok_or(ApiError::NoSessionHeader)?;
     let version = call.version()?;
     let by = principal::of(&request).binding();
@@ -191,7 +184,7 @@ fn json(answer: Bytes, new: Option<SessionId>) -> HttpResponse {
 impl<'r> Call<'r> {
     fn new(node: &'r Rc<Node>, request: &'r HttpRequest, service: Option<&str>) -> Result<Self, ApiError> {
         let service = sse::find_service(node, service)?;
-        Ok(Self { node, request, service })
+        Ok(Self { node, request, takes: Takes::of(request), service })
     }
 
     /// The session that the client names.
@@ -264,7 +257,7 @@ impl<'r> Call<'r> {
         }
         let response = if streams.is_empty() && refused.is_empty() {
             HttpResponse::Accepted().finish()
-        } else if accepts(self.request, EVENTS) {
+        } else if self.takes.events {
             let retry = streamable_retry(&env.settings.stream);
             let said = refused.iter().map(|error| Ok(frame::unnumbered(error))).collect::<Vec<_>>();
             let mut bodies = Vec::with_capacity(streams.len());
@@ -311,7 +304,7 @@ impl<'r> Call<'r> {
     async fn answer(&self, stream: AnswerStream, new: Option<SessionId>) -> HttpResponse {
         let env = &self.node.env;
         let waiting = Waiting::new(env, stream);
-        if !accepts(self.request, EVENTS) {
+        if !self.takes.events {
             return match waiting.answer_alone().await {
                 Some(answer) => json(answer, new),
                 // Its client asks again under the same id, and is given what there is then.
@@ -319,7 +312,7 @@ impl<'r> Call<'r> {
             };
         }
         let settings = &env.settings.stream;
-        let patience = match (accepts(self.request, JSON), settings.json_wait) {
+        let patience = match (self.takes.json, settings.json_wait) {
             (true, wait) if !wait.is_zero() && is_agent(self.request, AI_SDK) => wait.max(WITHOUT_RESUMING),
             (true, wait) => wait,
             (false, _) => Duration::ZERO,

@@ -10,7 +10,7 @@ use actix_web::{
 
 use super::{
     error::ApiError,
-    extract::{NodeData, id_text, read_body},
+    extract::{Named, NodeData, id_text, read_body},
     principal,
     sent::Sent,
 };
@@ -33,9 +33,9 @@ pub async fn post_to_service(
     node: NodeData,
     request: HttpRequest,
     payload: web::Payload,
-    service: Arc<str>,
+    Named(service): Named,
 ) -> Result<HttpResponse, ApiError> {
-    take(&node, &request, Some(service), payload).await
+    take(&node, &request, service, payload).await
 }
 
 /// `POST /mcp/{service}/message` of any other.

@@ -50,7 +50,7 @@ use actix_web::{
 };
 
 pub use self::extract::NodeData;
-use self::{error::ApiError, guard::Guard, principal::Authority};
+use self::{error::ApiError, extract::Mounted, guard::Guard, principal::Authority};
 
 const GET: &str = "GET, HEAD, OPTIONS";
 const POST: &str = "POST, OPTIONS";
@@ -65,12 +65,15 @@ pub fn configure<'a>(
     services: impl Iterator<Item = &'a str>,
 ) {
     // Tried in the order of their mounting: first what comes most, and by plain text instead of by pattern.
-    let messages = services.fold(web::scope("").wrap(Guard::new(authority.cloned())), |scope, name| {
-        let service: Arc<str> = name.into();
-        let post = move |node, request, payload| message::post_to_service(node, request, payload, Arc::clone(&service));
-        scope.service(at(&format!("/mcp/{name}/message"), POST).route(web::post().to(post)))
+    let calls = services.fold(web::scope("").wrap(Guard::new(authority.cloned())), |scope, name| {
+        let service = Mounted(name.into());
+        let mounted = |path: &str, allow| at(path, allow).app_data(service.clone());
+        scope
+            .service(mounted(&format!("/mcp/{name}/message"), POST).route(web::post().to(message::post_to_service)))
+            .service(streamable(mounted(&format!("/mcp/{name}"), GET_POST_AND_DELETE)))
+            .service(mounted(&format!("/mcp/router/route/{name}"), POST).route(web::post().to(route::post)))
     });
-    let guarded = messages
+    let guarded = calls
         .service(at("/mcp/router/route/{service}", POST).route(web::post().to(route::post)))
         .service(at("/mcp/{service}/message", POST).route(web::post().to(message::unknown_service)))
         .service(at("/mcp/message", POST).route(web::post().to(message::post)))
@@ -102,10 +105,10 @@ pub fn configure<'a>(
         .service(read("/actuator/health", actuator::health))
         .service(read("/actuator/health/liveness", actuator::liveness))
         .service(read("/actuator/health/readiness", actuator::readiness))
-        .service(streamable("/mcp"))
-        .service(streamable("/mcp/{service}"))
-        .service(streamable("/mcp/"))
-        .service(streamable("/mcp/{service}/"))
+        .service(streamable(at("/mcp", GET_POST_AND_DELETE)))
+        .service(streamable(at("/mcp/{service}", GET_POST_AND_DELETE)))
+        .service(streamable(at("/mcp/", GET_POST_AND_DELETE)))
+        .service(streamable(at("/mcp/{service}/", GET_POST_AND_DELETE)))
         .service(posted_elsewhere("/sse/"))
         .service(posted_elsewhere("/sse/{service}/"))
         .default_service(web::to(nothing));
@@ -132,11 +135,8 @@ fn at(path: &str, allow: &'static str) -> Resource {
 }
 
 /// A path of Streamable HTTP. Clients are not particular about a slash at the end.
-fn streamable(path: &str) -> Resource {
-    at(path, GET_POST_AND_DELETE)
-        .route(web::post().to(mcp::post))
-        .route(web::get().to(mcp::get))
-        .route(web::delete().to(mcp::delete))
+fn streamable(resource: Resource) -> Resource {
+    resource.route(web::post().to(mcp::post)).route(web::get().to(mcp::get)).route(web::delete().to(mcp::delete))
 }
 
 /// A path that is only read.

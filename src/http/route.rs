@@ -10,8 +10,9 @@ use ipnet::IpNet;
 
 use super::{
     error::ApiError,
-    extract::{NodeData, read_body},
+    extract::{Named, NodeData, read_body},
     forwarded, principal,
+    sse::find_service,
 };
 use crate::{
     gateway::{
@@ -37,15 +38,10 @@ static TELLING: [HeaderName; 5] = [
 pub async fn post(
     node: NodeData,
     request: HttpRequest,
-    service: web::Path<String>,
+    Named(service): Named,
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    let service = node
-        .cluster
-        .pool
-        .service(&service)
-        .cloned()
-        .ok_or_else(|| ApiError::UnknownService { name: service.into_inner(), known: node.cluster.pool.names() })?;
+    let service = find_service(&node, service.as_deref())?;
     let body = read_body(&request, payload, &node.env.settings).await?;
     let head = Head::parse(&body)?;
     let _slot = Slot::take(&node.gateway.shared.in_flight, node.env.settings.limits.rest_max_inflight)?;

@@ -14,7 +14,7 @@ use futures_util::{Stream, StreamExt as _, TryFutureExt as _, future, stream};
 use serde::Deserialize;
 
 use super::{
-    accept::{EVENTS, accepts},
+    accept::Takes,
     error::ApiError,
     extract::NodeData,
     forwarded::{self, Edge},
@@ -90,7 +90,7 @@ async fn serve(
 ) -> Result<HttpResponse, ApiError> {
     let security = &node.env.settings.security;
     // At once: such a GET is a probe, and a stream would keep it waiting.
-    if !accepts(request, EVENTS) {
+    if !Takes::of(request).events {
         return Err(ApiError::NotAcceptable);
     }
     let prefix = forwarded::prefix(request, &security.trusted_proxies) + &node.env.settings.server.base_path;

@@ -15,7 +15,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use actix_codec::{Decoder as _, Framed};
+use actix_codec::{Decoder as _, Encoder as _};
 use actix_http::{
     Method, RequestHead, RequestHeadType, ResponseHead, ServiceConfig, StatusCode, Uri,
     body::BodySize,
@@ -24,6 +24,7 @@ use actix_http::{
 };
 use bytes::{Bytes, BytesMut};
 use tokio::{
+    io::AsyncWriteExt as _,
     net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore},
 };
@@ -33,14 +34,57 @@ use super::{
     answer::{BodyKind, has_no_body, is_until_close},
 };
 
-/// A body is written in pieces of this size, so that a large one does not leave a large buffer with the connection.
+/// A body is written in pieces of this size, so that a large one does not leave a large buffer with the thread.
 const PIECE: usize = 16 << 10;
+
+/// Bytes that one read takes at most.
+const READ: usize = 32 << 10;
 
 /// See the module's text.
 pub(super) struct Connection {
-    framed: Framed<TcpStream, ClientCodec>,
+    wire: Wire,
+    codec: ClientCodec,
     /// One of the connections that there may be.
     permit: OwnedSemaphorePermit,
+}
+
+/// The buffers through which the connections of one thread read and write, one after the other: one that is idle, as most are
+/// most of the time, has none of its own.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    read: RefCell<BytesMut>,
+    written: RefCell<BytesMut>,
+}
+
+/// The socket, and what has been read of it and not been taken yet.
+struct Wire {
+    socket: TcpStream,
+    rest: BytesMut,
+    scratch: Rc<Scratch>,
+}
+
+impl Wire {
+    /// What has been read to its end needs no buffer any more.
+    fn give_back(&mut self) {
+        if self.rest.is_empty() && self.rest.capacity() > 0 {
+            let rest = std::mem::take(&mut self.rest);
+            let mut kept = self.scratch.read.borrow_mut();
+            if rest.capacity() > kept.capacity() {
+                *kept = rest;
+            }
+        }
+    }
+
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.rest.is_empty() {
+            self.rest = self.scratch.read.take();
+            self.rest.clear();
+        }
+        self.rest.reserve(READ);
+        let read = tokio_util::io::poll_read_buf(Pin::new(&mut self.socket), context, &mut self.rest);
+        self.give_back();
+        read
+    }
 }
 
 /// The head of all requests of one kind; only the URL is another each time. It is written while it is borrowed, so one
@@ -85,7 +129,12 @@ impl Head {
 
 impl Connection {
     /// Connects to `url`, as soon as there may be one more connection. Without a time limit.
-    pub(super) async fn open(url: &url::Url, config: &ServiceConfig, limit: &Arc<Semaphore>) -> Result<Self, Broken> {
+    pub(super) async fn open(
+        url: &url::Url,
+        config: &ServiceConfig,
+        limit: &Arc<Semaphore>,
+        scratch: &Rc<Scratch>,
+    ) -> Result<Self, Broken> {
         let permit = Arc::clone(limit)
             .acquire_owned()
             .await
@@ -100,12 +149,13 @@ impl Connection {
         let socket = socket.map_err(Broken::NotConnected)?;
         // A small POST must not wait for the acknowledgement of the one before.
         socket.set_nodelay(true).map_err(Broken::NotConnected)?;
-        Ok(Self { framed: Framed::new(socket, ClientCodec::new(config.clone())), permit })
+        let wire = Wire { socket, rest: BytesMut::new(), scratch: Rc::clone(scratch) };
+        Ok(Self { wire, codec: ClientCodec::new(config.clone()), permit })
     }
 
     /// Nobody has closed it while it was idle, nor said anything.
     pub(super) fn is_idle(&self) -> bool {
-        let read = self.framed.io_ref().try_read(&mut [0]);
+        let read = self.wire.socket.try_read(&mut [0]);
         matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
@@ -114,7 +164,7 @@ impl Connection {
         let sent = self.send(head, body).await;
         // A server that refuses a request answers before it has read all of it.
         let head = loop {
-            match poll_fn(|context| Pin::new(&mut self.framed).next_item(context)).await {
+            match poll_fn(|context| self.poll_head(context)).await {
                 // Unasked, but allowed (RFC 9110, section 15.2): the answer follows.
                 Some(Ok(head)) if head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS => {
                     self.forget_body_of_interim();
@@ -133,28 +183,50 @@ impl Connection {
         }
     }
 
+    fn poll_head(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<ResponseHead>>> {
+        loop {
+            if !self.wire.rest.is_empty() {
+                let head = self.codec.decode(&mut self.wire.rest).map_err(io::Error::other);
+                if let Some(head) = head.transpose() {
+                    self.wire.give_back();
+                    return Poll::Ready(Some(head));
+                }
+            }
+            match ready!(self.wire.poll_read(context)) {
+                Ok(0) if self.wire.rest.is_empty() => return Poll::Ready(None),
+                Ok(0) => return Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into()))),
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(Some(Err(error))),
+            }
+        }
+    }
+
     /// An interim answer has no body, whatever its head says (RFC 9112, section 6.3, no. 1). The codec believes the head, and
     /// would panic at the answer that follows.
     fn forget_body_of_interim(&mut self) {
-        if !matches!(self.framed.codec_ref().message_type(), MessageType::None) {
-            *self.framed.codec_mut() = ClientCodec::default();
+        if !matches!(self.codec.message_type(), MessageType::None) {
+            self.codec = ClientCodec::default();
         }
     }
 
     async fn send(&mut self, head: RequestHeadType, body: &Bytes) -> io::Result<()> {
         let size = if body.is_empty() { BodySize::None } else { BodySize::Sized(body.len() as u64) };
-        Pin::new(&mut self.framed).write(Message::Item((head, size)))?;
+        let mut written = self.wire.scratch.written.take();
+        written.clear();
+        self.codec.encode(Message::Item((head, size)), &mut written)?;
         for from in (0..body.len()).step_by(PIECE) {
             let piece = body.slice(from..body.len().min(from + PIECE));
-            Pin::new(&mut self.framed).write(Message::<(RequestHeadType, BodySize)>::Chunk(Some(piece)))?;
-            self.flush().await?;
+            self.codec.encode(Message::Chunk(Some(piece)), &mut written)?;
+            self.wire.socket.write_all(&written).await?;
+            written.clear();
         }
-        Pin::new(&mut self.framed).write(Message::<(RequestHeadType, BodySize)>::Chunk(None))?;
-        self.flush().await
-    }
-
-    async fn flush(&mut self) -> io::Result<()> {
-        poll_fn(|context| Pin::new(&mut self.framed).flush::<Message<(RequestHeadType, BodySize)>>(context)).await
+        self.codec.encode(Message::Chunk(None), &mut written)?;
+        if !written.is_empty() {
+            self.wire.socket.write_all(&written).await?;
+        }
+        // Another one may have made a buffer meanwhile: one is enough.
+        self.wire.scratch.written.replace(written);
+        Ok(())
     }
 
     /// Sends `body`. What the answer says beyond its head is read to its end, unless it may hold messages.
@@ -163,54 +235,46 @@ impl Connection {
         head: &Head,
         url: &Uri,
         body: &Bytes,
-        scratch: &Rc<Scratch>,
     ) -> Result<(ResponseHead, Rest), Broken> {
         let head = self.request(head.with_url(url), body).await?;
         if BodyKind::of(&head).is_some_and(|kind| kind.is_said_with(head.status)) {
-            let body = self.into_body(&head, Rc::clone(scratch));
+            let body = self.into_body(&head);
             return Ok((head, Rest::Body(body)));
         }
-        let Self { framed, permit } = self;
-        let framed = match framed.codec_ref().message_type() {
-            MessageType::None => (!is_until_close(&head)).then_some(framed),
-            MessageType::Payload | MessageType::Stream => drain_soon(framed).await,
+        let is_kept = self.is_kept(&head);
+        let reusable = match self.codec.message_type() {
+            // What is left over would be taken for the answer to the next request.
+            MessageType::None => {
+                let is_over = is_kept && !is_until_close(&head) && self.wire.rest.is_empty();
+                is_over.then_some(self)
+            }
+            MessageType::Payload | MessageType::Stream => drain_soon(self.into_body(&head)).await,
         };
-        // What is left over would be taken for the answer to the next request, or for a part of it.
-        let reusable = framed.filter(|framed| {
-            let kept_by_both = head.keep_alive() && framed.codec_ref().keep_alive();
-            kept_by_both && framed.is_read_buf_empty() && framed.is_write_buf_empty()
-        });
-        Ok((head, Rest::Read(reusable.map(|framed| Self { framed, permit }))))
+        Ok((head, Rest::Read(reusable)))
     }
 
     /// GETs `url`: the head of the answer, and its body as it comes.
-    pub(super) async fn get(
-        mut self,
-        head: &Head,
-        url: &Uri,
-        scratch: Rc<Scratch>,
-    ) -> Result<(ResponseHead, Body), Broken> {
+    pub(super) async fn get(mut self, head: &Head, url: &Uri) -> Result<(ResponseHead, Body), Broken> {
         let head = self.request(head.with_url(url), &Bytes::new()).await?;
-        let body = self.into_body(&head, scratch);
+        let body = self.into_body(&head);
         Ok((head, body))
     }
 
-    fn into_body(self, head: &ResponseHead, scratch: Rc<Scratch>) -> Body {
-        let Self { framed, permit } = self;
-        let is_kept = head.keep_alive() && framed.codec_ref().keep_alive();
-        let parts = framed.into_parts();
-        let (codec, has_ended) = match parts.codec.message_type() {
+    /// Neither side wants it closed behind this answer.
+    fn is_kept(&self, head: &ResponseHead) -> bool {
+        head.keep_alive() && self.codec.keep_alive()
+    }
+
+    fn into_body(self, head: &ResponseHead) -> Body {
+        let is_kept = self.is_kept(head);
+        let Self { wire, codec, permit } = self;
+        let (codec, has_ended) = match codec.message_type() {
             _ if has_no_body(head.status) => (None, true),
             _ if is_until_close(head) => (None, false),
-            MessageType::Payload | MessageType::Stream => (Some(parts.codec.into_payload_codec()), false),
+            MessageType::Payload | MessageType::Stream => (Some(codec.into_payload_codec()), false),
             MessageType::None => (None, true),
         };
-        // A copy of what has come already: the connection's buffers go.
-        let mut rest = scratch.0.take();
-        rest.clear();
-        rest.reserve(READ.max(parts.read_buf.len()));
-        rest.extend_from_slice(&parts.read_buf);
-        Body { socket: parts.io, codec, rest, has_ended, is_kept, scratch, permit }
+        Body { wire, codec, has_ended, is_kept, permit }
     }
 }
 
@@ -224,8 +288,8 @@ pub(super) enum Rest {
 
 /// The status has been read, so that only the connection may be lost from here on. A timer only if the rest is not here
 /// already, as it usually is.
-async fn drain_soon(framed: Framed<TcpStream, ClientCodec>) -> Option<Framed<TcpStream, ClientCodec>> {
-    let mut drained = pin!(drain(framed));
+async fn drain_soon(body: Body) -> Option<Connection> {
+    let mut drained = pin!(drain(body));
     match poll_fn(|context| Poll::Ready(drained.as_mut().poll(context))).await {
         Poll::Ready(drained) => drained,
         Poll::Pending => tokio::time::timeout(DRAIN_PATIENCE, drained).await.ok().flatten(),
@@ -233,49 +297,33 @@ async fn drain_soon(framed: Framed<TcpStream, ClientCodec>) -> Option<Framed<Tcp
 }
 
 /// Reads an answer to its end; `None` if that is too far away or did not come.
-async fn drain(framed: Framed<TcpStream, ClientCodec>) -> Option<Framed<TcpStream, ClientCodec>> {
-    let mut framed = framed.into_map_codec(ClientCodec::into_payload_codec);
+async fn drain(mut body: Body) -> Option<Connection> {
     let mut read = 0;
-    loop {
-        match poll_fn(|context| Pin::new(&mut framed).next_item(context)).await? {
-            Ok(Some(chunk)) => read += chunk.len(),
-            Ok(None) => return Some(framed.into_map_codec(ClientPayloadCodec::into_message_codec)),
-            Err(_) => return None,
-        }
+    while let Some(chunk) = body.next().await {
+        read += chunk.ok()?.len();
         if read > MAX_ACKNOWLEDGEMENT {
             return None;
         }
     }
+    body.into_connection()
 }
 
-/// Bytes that one read of a body takes at most.
-const READ: usize = 32 << 10;
-
-/// The buffer into which the bodies of one thread are read, one after the other: a stream that is idle, as most are most
-/// of the time, has none of its own.
-#[derive(Debug, Default)]
-pub(super) struct Scratch(RefCell<BytesMut>);
-
-/// The body of a GET. Dropping it closes the connection.
+/// The body of an answer. Dropping it closes the connection.
 pub(in crate::upstream) struct Body {
-    socket: TcpStream,
+    wire: Wire,
     /// `None` for a body that ends with the connection.
     codec: Option<ClientPayloadCodec>,
-    /// Read, and not a whole piece of the body yet.
-    rest: BytesMut,
     has_ended: bool,
     /// Neither side wants the connection closed behind it.
     is_kept: bool,
-    scratch: Rc<Scratch>,
     permit: OwnedSemaphorePermit,
 }
 
 impl Body {
     /// The connection, if the body has been read to its end and it can be used again.
     pub(super) fn into_connection(self) -> Option<Connection> {
-        let codec = self.codec.filter(|_| self.has_ended && self.is_kept && self.rest.is_empty())?;
-        let framed = Framed::new(self.socket, codec.into_message_codec());
-        Some(Connection { framed, permit: self.permit })
+        let codec = self.codec.filter(|_| self.has_ended && self.is_kept && self.wire.rest.is_empty())?;
+        Some(Connection { wire: self.wire, codec: codec.into_message_codec(), permit: self.permit })
     }
 
     /// The next bytes; `None` at the end. They should not be kept: they hold the thread's buffer.
@@ -299,7 +347,7 @@ impl Body {
             if self.has_ended {
                 return Poll::Ready(None);
             }
-            match ready!(self.poll_read(context)) {
+            match ready!(self.wire.poll_read(context)) {
                 Ok(0) => {
                     self.has_ended = true;
                     let cut = self.codec.is_some();
@@ -315,11 +363,12 @@ impl Body {
     }
 
     fn take_piece(&mut self) -> Result<Option<Bytes>, String> {
+        let rest = &mut self.wire.rest;
         let piece = match &mut self.codec {
-            None if self.rest.is_empty() => Ok(None),
-            None => Ok(Some(self.rest.split().freeze())),
+            None if rest.is_empty() => Ok(None),
+            None => Ok(Some(rest.split().freeze())),
             // Asked without bytes, too: the end of a body with a length is none.
-            Some(codec) => match codec.decode(&mut self.rest) {
+            Some(codec) => match codec.decode(rest) {
                 Ok(Some(Some(piece))) => Ok(Some(piece)),
                 Ok(Some(None)) => {
                     self.has_ended = true;
@@ -329,29 +378,8 @@ impl Body {
                 Err(error) => Err(error.to_string()),
             },
         };
-        self.give_back();
+        self.wire.give_back();
         piece
-    }
-
-    /// What has been read to its end needs no buffer any more.
-    fn give_back(&mut self) {
-        if self.rest.is_empty() {
-            let rest = std::mem::take(&mut self.rest);
-            if rest.capacity() > self.scratch.0.borrow().capacity() {
-                self.scratch.0.replace(rest);
-            }
-        }
-    }
-
-    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.rest.is_empty() {
-            self.rest = self.scratch.0.take();
-            self.rest.clear();
-        }
-        self.rest.reserve(READ);
-        let read = tokio_util::io::poll_read_buf(Pin::new(&mut self.socket), context, &mut self.rest);
-        self.give_back();
-        read
     }
 }
 
@@ -378,10 +406,11 @@ mod tests {
         };
         let client = async {
             let config = ServiceConfig::new(KeepAlive::Os, Default::default(), Default::default(), false, None);
-            let connection = Connection::open(&url, &config, &Arc::new(Semaphore::new(1))).await.unwrap();
+            let limit = Arc::new(Semaphore::new(1));
+            let connection = Connection::open(&url, &config, &limit, &Rc::default()).await.unwrap();
             let head = Head::new(Method::GET, HeaderMap::new());
             let uri = url.as_str().parse().unwrap();
-            let (head, mut body) = connection.get(&head, &uri, Rc::default()).await.unwrap();
+            let (head, mut body) = connection.get(&head, &uri).await.unwrap();
             let mut read = Vec::new();
             while let Some(piece) = body.next().await {
                 read.extend_from_slice(&piece.unwrap());

@@ -30,7 +30,7 @@ pub(in crate::upstream) struct Connections {
     limit: Arc<Semaphore>,
     /// Since when, the one used last at the end.
     idle: RefCell<Vec<(Instant, Connection)>>,
-    pub(super) scratch: Rc<Scratch>,
+    scratch: Rc<Scratch>,
 }
 
 impl Connections {
@@ -56,7 +56,7 @@ impl Connections {
             self.let_go_of_oldest();
         }
         let limit = self.connect_timeout;
-        let opened = Connection::open(url, &self.config, &self.limit);
+        let opened = Connection::open(url, &self.config, &self.limit, &self.scratch);
         let late = |_| not_connected(format!("no connection within {limit:?}"));
         tokio::time::timeout(limit, opened).await.map_err(late)?
     }

@@ -210,7 +210,7 @@ impl Line {
             Some(connection) => connection,
             None => connections.connect(self.endpoint.url.request_url()).await.map_err(broken)?,
         };
-        let (head, rest) = connection.exchange(kind, url, body, &connections.scratch).await.map_err(broken)?;
+        let (head, rest) = connection.exchange(kind, url, body).await.map_err(broken)?;
         let reply = match rest {
             Rest::Read(reusable) => {
                 reusable.into_iter().for_each(|connection| connections.keep(connection));
@@ -261,7 +261,7 @@ impl Line {
         }
         let connections = &self.way.connections;
         let connection = connections.connect(self.endpoint.url.request_url()).await?;
-        let (head, body) = connection.get(kind, url, Rc::clone(&connections.scratch)).await?;
+        let (head, body) = connection.get(kind, url).await?;
         Ok((head, Body::Own(body, Rc::clone(connections))))
     }
 

@@ -162,7 +162,7 @@ impl Reply {
         let marks = &mut self.marks;
         let readable = stream.reader.feed(&chunk, |read| sort_streamed(read, &mut events, marks));
         drop(chunk);
-        let nameless = take_nameless(&mut events);
+        let nameless = sift(&mut events, false);
         stream.nameless = stream.nameless.take().or(nameless);
         if readable.is_err() {
             return Piece { events, end: Some(ReplyEnd::Broken) };
@@ -268,9 +268,9 @@ async fn read_json(mut body: Body, limits: LinkLimits, form: Form) -> Piece {
                 // Each byte that was no text has become three.
                 events.extend(Scan::of(&text).into_iter().map(LinkEvent::TooLarge));
             } else {
-                events = messages(text.clone(), is_altered);
+                events = unsifted(text.clone(), is_altered);
             }
-            if let Some(error) = take_nameless(&mut events) {
+            if let Some(error) = sift(&mut events, true) {
                 end = ReplyEnd::Nameless(error);
             } else if events.is_empty() && form.is_answer && is_unreadable(&text, is_altered) {
                 end = ReplyEnd::Unreadable;
@@ -281,14 +281,41 @@ async fn read_json(mut body: Body, limits: LinkLimits, form: Form) -> Piece {
     Piece { events, end: Some(end) }
 }
 
-/// Takes out the errors that name no request; the first of them.
-fn take_nameless(events: &mut Vec<LinkEvent>) -> Option<Bytes> {
+/// What a body is.
+enum Word {
+    Message,
+    /// The error in it, which names no request.
+    Nameless(Bytes),
+    /// No message, and nothing that could be told of one: many acknowledge with JSON of their own.
+    Nothing,
+}
+
+impl Word {
+    fn of(body: &[u8]) -> Self {
+        match Head::parse(body).map(|head| head.kind) {
+            Ok(Kind::Response { id: None, .. }) => {
+                jsonrpc::error_without_id(body).map_or(Self::Message, Self::Nameless)
+            }
+            Ok(_) => Self::Message,
+            Err(_) => match jsonrpc::error_without_id(body) {
+                Some(error) => Self::Nameless(error),
+                None if Scan::of(body) == [Told::Nothing] => Self::Nothing,
+                None => Self::Message,
+            },
+        }
+    }
+}
+
+/// Takes out the errors that name no request, and what is no message if that is `acknowledges`; the first of the errors.
+fn sift(events: &mut Vec<LinkEvent>, acknowledges: bool) -> Option<Bytes> {
     let mut first = None;
-    events.retain(|event| {
-        let error = message_of(event).and_then(|body| jsonrpc::error_without_id(body));
-        let is_kept = error.is_none();
-        first = first.take().or(error);
-        is_kept
+    events.retain(|event| match message_of(event).map(|body| Word::of(body)) {
+        Some(Word::Nameless(error)) => {
+            first.get_or_insert(error);
+            false
+        }
+        Some(Word::Nothing) => !acknowledges,
+        Some(Word::Message) | None => true,
     });
     first
 }
@@ -303,19 +330,20 @@ fn is_unreadable(text: &[u8], is_altered: bool) -> bool {
     is_altered || text.contains(&0) || matches!(text.first(), Some(b'{' | b'['))
 }
 
-/// The messages of a JSON body. A byte order mark before it is none of it (RFC 8259, section 8.1).
-fn messages(mut text: Bytes, is_altered: bool) -> Vec<LinkEvent> {
+/// The messages of a JSON body.
+fn messages(text: Bytes, is_altered: bool) -> Vec<LinkEvent> {
+    let mut events = unsifted(text, is_altered);
+    events.retain(|event| message_of(event).is_none_or(|body| !matches!(Word::of(body), Word::Nothing)));
+    events
+}
+
+/// What a JSON body holds. A byte order mark before it is none of it (RFC 8259, section 8.1).
+fn unsifted(mut text: Bytes, is_altered: bool) -> Vec<LinkEvent> {
     if text.starts_with(BOM) {
         text.advance(BOM.len());
     }
     let mut events = Vec::new();
     sort_message(text, is_altered, &mut events);
-    // Many acknowledge with JSON of their own, which is no message and says nothing.
-    events.retain(|event| {
-        message_of(event).is_none_or(|body| {
-            Head::parse(body).is_ok() || Scan::of(body) != [Told::Nothing] || jsonrpc::error_without_id(body).is_some()
-        })
-    });
     events
 }
 
