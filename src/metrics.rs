@@ -21,6 +21,8 @@ pub struct Metrics {
     pub dropped: IntCounterVec,
     /// Connections that were closed unread, by reason.
     pub connections_refused: IntCounterVec,
+    /// Requests of nobody that is known, by reason.
+    pub unauthorized: IntCounterVec,
     /// Store operations that failed, by kind (`unavailable`, `not_done`, `full`, `overloaded`, `corrupt`).
     pub store_errors: IntCounterVec,
     /// Sessions taken over from another process, by cause.
@@ -116,6 +118,7 @@ impl Metrics {
                 "Connections closed unread",
                 "reason",
             ),
+            unauthorized: counters("mcp_router_unauthorized_total", "Requests of nobody that is known", "reason"),
             store_errors: counters("mcp_router_store_errors_total", "Failed store operations", "kind"),
             adoptions: counters("mcp_router_adoptions_total", "Sessions taken over", "cause"),
             restored: counter("mcp_router_restored_total", "Sessions written again after the store lost them"),

@@ -33,7 +33,7 @@ use clap::{CommandFactory, parser::ValueSource};
 use source::{Layer, Reader};
 use table::{CommandLine, TABLE};
 
-pub use auth::{Auth, KeyFile, KeyHash, is_key_name};
+pub use auth::{Auth, KEY_PREFIX, KeyFile, KeyHash, KeySource, is_key_name, is_trusted_url};
 pub use ca_file::CaFile;
 pub use source::{Origin, Problem};
 pub use table::{
@@ -296,13 +296,22 @@ fn check_relations(settings: &Settings, reader: &mut Reader) {
     reader.require(
         "MCP_AUTH",
         auth.by != Auth::Unset || server.address.to_canonical().is_loopback(),
-        "how clients show who they are, since SERVER_ADDRESS is no loopback address and anybody may come: keys, proxy (docs/operations.md#who-may-ask), or none by name, where others see to that",
+        "how clients show who they are, since SERVER_ADDRESS is no loopback address and anybody may come: keys, tokens, proxy (docs/operations.md#who-may-ask), or none by name, where others see to that",
     );
     let is_named = auth.keys_file.is_some() || !auth.by.by_keys();
     reader.require(
         "MCP_AUTH_KEYS_FILE",
         is_named,
         "the file of keys, since MCP_AUTH says keys; `mcp-router key NAME FILE` makes one",
+    );
+    let has_issuer = auth.issuer.is_some() || !auth.by.by_tokens();
+    reader.require("MCP_AUTH_ISSUER", has_issuer, "whose tokens count, since MCP_AUTH says tokens");
+    let is_somewhere =
+        !auth.by.by_tokens() || auth.resource.is_some() || settings.security.allowed_hosts != Allowed::Any;
+    reader.require(
+        "MCP_AUTH_RESOURCE",
+        is_somewhere,
+        "where clients reach the router, since MCP_ALLOWED_HOSTS takes any host, and a token would be for whatever its bearer says",
     );
     let is_heard = !auth.by.by_proxy() || !settings.security.trusted_proxies.is_empty();
     reader.require("MCP_TRUSTED_PROXIES", is_heard, "the proxy whose word counts, since MCP_AUTH says proxy");

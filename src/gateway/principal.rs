@@ -15,6 +15,8 @@ use crate::store::Binding;
 pub enum Kind {
     /// A key that this deployment has given out.
     Key,
+    /// A token of an authorization server.
+    Token,
     /// A header of a trusted proxy, which has asked for the credential itself.
     Proxy,
 }
@@ -24,6 +26,7 @@ impl Kind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Key => "key",
+            Self::Token => "token",
             Self::Proxy => "proxy",
         }
     }

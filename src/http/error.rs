@@ -106,6 +106,15 @@ pub enum ApiError {
         /// `WWW-Authenticate`.
         challenge: String,
     },
+    /// Somebody, who may not do this.
+    #[error("the token does not allow this: it lacks a scope")]
+    TooLittle {
+        /// `WWW-Authenticate`.
+        challenge: String,
+    },
+    /// The keys of the issuer of tokens were never had.
+    #[error("tokens cannot be checked now: the keys of their issuer cannot be had; try again later")]
+    NoIssuer,
     /// Admin surface.
     #[error("only from loopback, or with the admin token as bearer (MCP_ADMIN_TOKEN)")]
     NotAdmin,

@@ -139,6 +139,13 @@ pub fn prefix(request: &HttpRequest, trusted: &[IpNet]) -> String {
     if sound { prefix.to_owned() } else { String::new() }
 }
 
+/// The host that the client has asked, as a trusted proxy or it itself says it. Whether it is ours:
+/// [`check_host_and_origin`].
+pub fn host<'r>(request: &'r HttpRequest, trusted: &[IpNet]) -> Option<&'r str> {
+    let forwarded = first_value(request, &X_FORWARDED_HOST).filter(|_| from_trusted_proxy(request, trusted));
+    forwarded.or_else(|| request.headers().get(header::HOST)?.to_str().ok())
+}
+
 /// The client reached us by https, as a trusted proxy says.
 pub fn is_https(request: &HttpRequest, trusted: &[IpNet]) -> bool {
     from_trusted_proxy(request, trusted)

@@ -6,6 +6,7 @@
 
 use std::{
     future::{Ready, ready},
+    rc::Rc,
     sync::Arc,
 };
 
@@ -17,7 +18,14 @@ use actix_web::{
 };
 use futures_util::future::{Either, FutureExt as _, LocalBoxFuture};
 
-use super::{admin, cors, error::ApiError, extract::NodeData, forwarded, principal::Authority, unread};
+use super::{
+    admin, cors,
+    error::ApiError,
+    extract::NodeData,
+    forwarded,
+    principal::{Authority, Unfound},
+    unread,
+};
 use crate::process::node::Node;
 
 /// The middleware.
@@ -36,7 +44,7 @@ impl Guard {
 /// A service behind the guard.
 #[derive(Debug)]
 pub struct Guarded<S> {
-    service: S,
+    service: Rc<S>,
     authority: Option<Arc<Authority>>,
 }
 
@@ -44,7 +52,7 @@ type Outcome = Result<ServiceResponse<BoxBody>, Error>;
 
 impl<S> Transform<S, ServiceRequest> for Guard
 where
-    S: Service<ServiceRequest, Response = ServiceResponse<BoxBody>, Error = Error>,
+    S: Service<ServiceRequest, Response = ServiceResponse<BoxBody>, Error = Error> + 'static,
     S::Future: 'static,
 {
     type Response = ServiceResponse<BoxBody>;
@@ -54,13 +62,13 @@ where
     type Future = Ready<Result<Guarded<S>, ()>>;
 
     fn new_transform(&self, service: S) -> Self::Future {
-        ready(Ok(Guarded { service, authority: self.authority.clone() }))
+        ready(Ok(Guarded { service: Rc::new(service), authority: self.authority.clone() }))
     }
 }
 
 impl<S> Service<ServiceRequest> for Guarded<S>
 where
-    S: Service<ServiceRequest, Response = ServiceResponse<BoxBody>, Error = Error>,
+    S: Service<ServiceRequest, Response = ServiceResponse<BoxBody>, Error = Error> + 'static,
     S::Future: 'static,
 {
     type Response = ServiceResponse<BoxBody>;
@@ -80,12 +88,12 @@ where
             Err(refused) => return Either::Right(Either::Left(ready(Err(refused.into())))),
         };
         let is_chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
-        let unknown = self.authority.as_ref().and_then(|authority| identify(authority, node, &request).err());
-        if origin.is_none() && !is_chunked {
-            return match unknown {
-                None => Either::Left(self.service.call(request)),
-                Some(unknown) => Either::Right(Either::Left(ready(Err(unknown.into())))),
-            };
+        let found = self.authority.as_ref().map_or(Ok(()), |authority| identify(authority, node, &request, false));
+        if origin.is_none()
+            && !is_chunked
+            && let Ok(()) = found
+        {
+            return Either::Left(self.service.call(request));
         }
         if let Some(origin) = &origin
             && cors::is_preflight(request.method(), request.headers())
@@ -93,9 +101,10 @@ where
             let answer = cors::preflight(request.request(), origin);
             return Either::Right(Either::Left(ready(Ok(request.into_response(answer)))));
         }
-        let answering = match unknown {
-            None => Either::Left(self.service.call(request)),
-            Some(unknown) => Either::Right(ready(Ok(request.into_response(unknown.response(None))))),
+        let answering = match found {
+            Ok(()) => Either::Left(self.service.call(request)),
+            Err(Unfound::Refused(error, _)) => Either::Right(Either::Left(ready(Ok(refuse(request, &error))))),
+            Err(Unfound::Unclear) => Either::Right(Either::Right(self.later(request))),
         };
         let answering = answering.map(move |outcome| {
             outcome.map(|mut response| {
@@ -109,12 +118,44 @@ where
     }
 }
 
+impl<S> Guarded<S>
+where
+    S: Service<ServiceRequest, Response = ServiceResponse<BoxBody>, Error = Error> + 'static,
+    S::Future: 'static,
+{
+    /// Calls the service when it is known who asks.
+    fn later(&self, request: ServiceRequest) -> LocalBoxFuture<'static, Outcome> {
+        let (service, authority) = (Rc::clone(&self.service), self.authority.clone());
+        let node = request.app_data::<NodeData>().expect("every app is built with its node").clone();
+        async move {
+            if let Some(authority) = authority {
+                authority.learn().await;
+                match identify(&authority, &node, &request, true) {
+                    Err(Unfound::Refused(error, _)) => return Ok(refuse(request, &error)),
+                    // Not when it is the last time.
+                    Err(Unfound::Unclear) => return Ok(refuse(request, &ApiError::NoIssuer)),
+                    Ok(()) => {}
+                }
+            }
+            service.call(request).await
+        }
+        .boxed_local()
+    }
+}
+
+fn refuse(request: ServiceRequest, error: &ApiError) -> ServiceResponse<BoxBody> {
+    request.into_response(error.response(None))
+}
+
 /// Keeps with the request who asks.
 ///
 /// # Errors
 /// Nobody that is known, where somebody must be.
-fn identify(authority: &Authority, node: &Node, request: &ServiceRequest) -> Result<(), ApiError> {
-    let Err(unknown) = authority.establish(request.request()) else { return Ok(()) };
+fn identify(authority: &Authority, node: &Node, request: &ServiceRequest, is_last: bool) -> Result<(), Unfound> {
+    let unfound = match authority.establish(request.request(), is_last) {
+        Ok(()) => return Ok(()),
+        Err(unfound) => unfound,
+    };
     let path = request.path().strip_prefix(&node.env.settings.server.base_path).unwrap_or_default();
     // How it is, anybody may ask (SEC-4), and what a path takes. What operators ask, they may.
     let is_open = path.starts_with("/actuator/") || request.method() == Method::OPTIONS;
@@ -122,7 +163,13 @@ fn identify(authority: &Authority, node: &Node, request: &ServiceRequest) -> Res
         let rest = path.strip_prefix("/mcp/router/").and_then(|rest| rest.strip_prefix(what));
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     });
-    if is_open || is_for_operators && admin::is_admin(node, request.request()) { Ok(()) } else { Err(unknown) }
+    if is_open || is_for_operators && admin::is_admin(node, request.request()) {
+        return Ok(());
+    }
+    if let Unfound::Refused(_, reason) = &unfound {
+        node.env.metrics.unauthorized.with_label_values(&[reason]).inc();
+    }
+    Err(unfound)
 }
 
 fn is_probe(path: &str, base: &str) -> bool {

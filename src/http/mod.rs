@@ -42,7 +42,7 @@ mod unread;
 use std::{future::ready, sync::Arc};
 
 use actix_web::{
-    FromRequest, Handler, HttpResponse, Resource, Responder,
+    FromRequest, Handler, HttpRequest, HttpResponse, Resource, Responder,
     body::MessageBody,
     dev::{ServiceRequest, ServiceResponse},
     http::{Method, header},
@@ -50,7 +50,12 @@ use actix_web::{
 };
 
 pub use self::extract::NodeData;
-use self::{error::ApiError, extract::Mounted, guard::Guard, principal::Authority};
+use self::{
+    error::ApiError,
+    extract::Mounted,
+    guard::Guard,
+    principal::{Authority, WELL_KNOWN},
+};
 
 const GET: &str = "GET, HEAD, OPTIONS";
 const POST: &str = "POST, OPTIONS";
@@ -112,6 +117,12 @@ pub fn configure<'a>(
         .service(posted_elsewhere("/sse/"))
         .service(posted_elsewhere("/sse/{service}/"))
         .default_service(web::to(nothing));
+    // Beside the base path: it stands between a host and what is asked of it.
+    let authority = authority.cloned();
+    let described = web::scope(WELL_KNOWN)
+        .wrap(Guard::new(None))
+        .default_service(web::to(move |node, request| ready(resource_metadata(authority.as_deref(), &node, &request))));
+    config.service(described);
     config
         .app_data(web::PathConfig::default().error_handler(|_, _| ApiError::NoSuchPath.into()))
         .app_data(web::QueryConfig::default().error_handler(|_, _| ApiError::Query.into()));
@@ -152,6 +163,19 @@ where
 /// A path that is none, and to which a client may POST all the same that tries another transport first.
 fn posted_elsewhere(path: &str) -> Resource {
     web::resource(path).route(web::post().to(elsewhere::post)).default_service(web::to(nothing))
+}
+
+/// What the router is as a resource (RFC 9728).
+fn resource_metadata(
+    authority: Option<&Authority>,
+    node: &NodeData,
+    request: &HttpRequest,
+) -> Result<HttpResponse, ApiError> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Err(ApiError::Method { allow: GET });
+    }
+    let is_service = |name: &str| node.cluster.pool.service(name).is_some();
+    authority.and_then(|authority| authority.metadata(request, is_service)).ok_or(ApiError::NoSuchPath)
 }
 
 async fn nothing() -> Result<HttpResponse, ApiError> {

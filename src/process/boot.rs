@@ -92,7 +92,8 @@ pub async fn run(mut settings: Settings) -> Result<(), Fatal> {
     let authority = Authority::new(&cluster.env.settings);
     let server = serve(&cluster, TcpListener::from(socket), files, authority.as_ref())?;
     if let Some(authority) = authority {
-        actix_rt::spawn(async move { authority.keep_up().await });
+        let (pool, ca_file) = (Arc::clone(&cluster.pool), cluster.env.settings.upstream.ca_file.clone());
+        actix_rt::spawn(async move { authority.keep_up(|| pool.trust(ca_file.as_ref())).await });
     }
     let handle = server.handle();
     let lifecycle = &cluster.lifecycle;

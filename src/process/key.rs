@@ -11,10 +11,7 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-use crate::settings::{EXIT_USAGE, is_key_name};
-
-/// What a key begins with, so that one which was left somewhere is known for what it is.
-const PREFIX: &str = "mcpr_";
+use crate::settings::{EXIT_USAGE, KEY_PREFIX, is_key_name};
 
 const USAGE: &str = "usage: mcp-router key NAME [FILE]
 Makes a key for clients. NAME says who has it: 1 to 64 characters of A-Z a-z 0-9 . _ : -
@@ -44,7 +41,7 @@ pub fn asked_for(args: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
 
 fn make(name: &str, file: Option<PathBuf>) -> io::Result<()> {
     // From the system's source of random numbers, 244 bits of them.
-    let key = format!("{PREFIX}{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
+    let key = format!("{KEY_PREFIX}{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
     let line = format!("{name} sha256:{}", data_encoding::HEXLOWER.encode(&Sha256::digest(&key)));
     match file {
         Some(file) => {

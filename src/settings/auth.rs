@@ -8,6 +8,7 @@ use std::{
 };
 
 use data_encoding::HEXLOWER_PERMISSIVE;
+use url::{Host, Url};
 
 use super::parse::{Parsed, is_name};
 
@@ -22,6 +23,8 @@ pub enum Auth {
     By {
         /// Keys of the file `MCP_AUTH_KEYS_FILE`.
         keys: bool,
+        /// Tokens of the issuer `MCP_AUTH_ISSUER`.
+        tokens: bool,
         /// The header `MCP_AUTH_PROXY_HEADER` of a trusted proxy.
         proxy: bool,
     },
@@ -31,6 +34,11 @@ impl Auth {
     /// By keys.
     pub fn by_keys(self) -> bool {
         matches!(self, Self::By { keys: true, .. })
+    }
+
+    /// By tokens.
+    pub fn by_tokens(self) -> bool {
+        matches!(self, Self::By { tokens: true, .. })
     }
 
     /// By a trusted proxy's word.
@@ -45,16 +53,17 @@ pub(super) fn auth(text: &str) -> Parsed<Auth> {
         "none" => return Ok(Auth::Off),
         _ => {}
     }
-    let (mut keys, mut proxy) = (false, false);
+    let (mut keys, mut tokens, mut proxy) = (false, false, false);
     for kind in text.split(',') {
         let kind = match kind.trim() {
             "keys" => &mut keys,
+            "tokens" => &mut tokens,
             "proxy" => &mut proxy,
-            _ => return Err("none alone, or of keys and proxy one or both: keys,proxy".to_owned()),
+            _ => return Err("none alone, or one or more of keys, tokens and proxy: keys,tokens".to_owned()),
         };
         *kind = true;
     }
-    Ok(Auth::By { keys, proxy })
+    Ok(Auth::By { keys, tokens, proxy })
 }
 
 /// The name of a header that no client's program sends for something else.
@@ -68,6 +77,65 @@ pub(super) fn header_name(text: &str) -> Parsed<String> {
         Err("the name of a header that begins with X- and has no other meaning, such as X-MCP-Principal".to_owned())
     }
 }
+
+/// Where the keys of the issuer of tokens are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeySource {
+    /// Where its metadata say.
+    Discovered,
+    /// Here.
+    Url(Url),
+    /// In this file.
+    File(PathBuf),
+}
+
+/// What comes from this URL comes from whom it names, unread by others: https, or on this machine.
+pub fn is_trusted_url(text: &str) -> bool {
+    Url::parse(text).is_ok_and(|url| match url.scheme() {
+        "https" => url.has_host(),
+        "http" => match url.host() {
+            Some(Host::Domain(name)) => name == "localhost",
+            Some(Host::Ipv4(address)) => address.is_loopback(),
+            Some(Host::Ipv6(address)) => address.is_loopback(),
+            None => false,
+        },
+        _ => false,
+    })
+}
+
+/// An issuer, or a resource: as it is written, since tokens are compared with it.
+pub(super) fn issuer(text: &str) -> Parsed<String> {
+    let is_plain = |url: Url| url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
+    if is_trusted_url(text) && Url::parse(text).is_ok_and(is_plain) {
+        Ok(text.to_owned())
+    } else {
+        Err("an https URL without a query, such as https://auth.example.com (http on this machine)".to_owned())
+    }
+}
+
+pub(super) fn key_source(text: &str) -> Parsed<KeySource> {
+    if !text.contains("://") {
+        let path = PathBuf::from(text);
+        fs::metadata(&path).map_err(|fault| format!("an https URL or a readable file ({fault})"))?;
+        return Ok(KeySource::File(path));
+    }
+    let url = Url::parse(text).ok().filter(|_| is_trusted_url(text));
+    url.map(KeySource::Url).ok_or_else(|| "an https URL (http on this machine) or a readable file".to_owned())
+}
+
+/// Words of RFC 6749, section 3.3.
+pub(super) fn scopes(text: &str) -> Parsed<Vec<String>> {
+    let is_scope = |scope: &str| scope.bytes().all(|byte| matches!(byte, 0x21 | 0x23..=0x5B | 0x5D..=0x7E));
+    let scopes: Vec<String> = text.split_ascii_whitespace().map(str::to_owned).collect();
+    if scopes.iter().all(|scope| is_scope(scope)) {
+        Ok(scopes)
+    } else {
+        Err("scopes with spaces between them, such as mcp:use mcp:write".to_owned())
+    }
+}
+
+/// What a key begins with, so that it is told from a token, and one that was left somewhere is known for what it is.
+pub const KEY_PREFIX: &str = "mcpr_";
 
 /// The SHA-256 of a key.
 pub type KeyHash = [u8; 32];
@@ -152,8 +220,8 @@ mod tests {
     fn kinds_are_named_and_none_stands_alone() {
         assert_eq!(auth(""), Ok(Auth::Unset));
         assert_eq!(auth("none"), Ok(Auth::Off));
-        assert_eq!(auth("keys"), Ok(Auth::By { keys: true, proxy: false }));
-        assert_eq!(auth("proxy, keys"), Ok(Auth::By { keys: true, proxy: true }));
+        assert_eq!(auth("keys"), Ok(Auth::By { keys: true, tokens: false, proxy: false }));
+        assert_eq!(auth("proxy, tokens"), Ok(Auth::By { keys: false, tokens: true, proxy: true }));
         for wrong in ["none,keys", "key", "keys,", "Keys", "yes"] {
             assert!(auth(wrong).is_err(), "{wrong}");
         }

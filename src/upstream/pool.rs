@@ -213,7 +213,12 @@ impl Pool {
     pub fn tls(&self, ca_file: Option<&CaFile>) -> Option<Arc<ClientConfig>> {
         let mut endpoints = self.services().flat_map(|service| &service.endpoints);
         let is_needed = endpoints.any(|endpoint| endpoint.url.is_secure());
-        is_needed.then(|| Arc::clone(self.tls.get_or_init(|| tls::client_config(ca_file))))
+        is_needed.then(|| self.trust(ca_file))
+    }
+
+    /// The same, for others that this machine must know by their certificates.
+    pub fn trust(&self, ca_file: Option<&CaFile>) -> Arc<ClientConfig> {
+        Arc::clone(self.tls.get_or_init(|| tls::client_config(ca_file)))
     }
 
     /// The service of this name.

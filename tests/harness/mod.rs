@@ -6,12 +6,14 @@
 //! | [`Cluster`] | redis-server, upstreams, routers and nginx together |
 //! | [`RedisServer`], [`UpstreamProcess`], [`RouterProcess`], [`Nginx`] | the programs themselves |
 //! | [`ConformanceServer`], [`conformance_suite`] | a server on the TypeScript SDK, and the official suite that judges one |
+//! | [`AuthorizationServer`] | whose tokens the router takes |
 //! | [`Oracle`] | whether anything was lost, doubled or reordered |
 //!
 //! Clients, stand-in servers and links are those of `crates/testkit`, by which the drill and the load generator work, too.
 
 #![allow(dead_code, unused_imports, reason = "each test binary uses its part of the harness")]
 
+pub mod authorization_server;
 pub mod cluster;
 pub mod conformance_server;
 pub mod conformance_suite;
@@ -22,6 +24,7 @@ pub mod redis_server;
 pub mod router_process;
 pub mod upstream_process;
 
+pub use authorization_server::AuthorizationServer;
 pub use cluster::Cluster;
 pub use conformance_server::ConformanceServer;
 pub use nginx::{Front, Nginx, edge_is_missing};

@@ -42,6 +42,7 @@ mod streamable;
 mod streamable_upstreams;
 mod surfaces;
 mod suspicion;
+mod tokens;
 mod tools;
 mod upstream_urls;
 mod upstreams;

@@ -116,6 +116,10 @@ fn row(error: &ApiError) -> Row {
         E::Unauthorized { challenge } => {
             Row::new(401, INVALID_REQUEST, "unauthorized").also(Also::Challenge(challenge.clone()))
         }
+        E::TooLittle { challenge } => {
+            Row::new(403, INVALID_REQUEST, "insufficient_scope").also(Also::Challenge(challenge.clone()))
+        }
+        E::NoIssuer => Row::new(503, INTERNAL_ERROR, "no_issuer").retry(1),
         E::NotAdmin => Row::new(403, INVALID_REQUEST, "forbidden"),
         E::NotAcceptable => Row::new(406, INVALID_REQUEST, "not_acceptable"),
         E::NeitherAcceptable => Row::new(406, INVALID_REQUEST, "not_acceptable"),
@@ -251,7 +255,7 @@ mod tests {
     numbered!(arm: ApiError {
         Invalid(_), Unexpected(_), UnknownService{..}, AmbiguousService{..}, IdInUse, MissingSession, UnknownSession,
         AmbiguousSession, TooLarge{..}, BrokenBody, SlowBody{..}, ContentType, ContentCoding, NoSuchPath, Method{..}, Query,
-        Repeated{..}, Host, Origin, Unauthorized{..}, NotAdmin, NotAcceptable, NeitherAcceptable, NoSessionHeader,
+        Repeated{..}, Host, Origin, Unauthorized{..}, TooLittle{..}, NoIssuer, NotAdmin, NotAcceptable, NeitherAcceptable, NoSessionHeader,
         ProtocolVersion{..}, OtherVersion, Stateless{..}, OtherTransport{..}, Full, TooManyOfClient{..}, TooMany{..},
         Draining, StoreUnavailable, NotAccepted, PerhapsAccepted, StoreRefuses(_), Upstream(_), ToolList(_), NoEndpoint{..},
     });
@@ -302,6 +306,8 @@ mod tests {
             (ApiError::Host, 403, "forbidden_host", None),
             (ApiError::Origin, 403, "forbidden_origin", None),
             (ApiError::Unauthorized { challenge: text() }, 401, "unauthorized", None),
+            (ApiError::TooLittle { challenge: text() }, 403, "insufficient_scope", None),
+            (ApiError::NoIssuer, 503, "no_issuer", Some("1")),
             (ApiError::NotAdmin, 403, "forbidden", None),
             (ApiError::NotAcceptable, 406, "not_acceptable", None),
             (ApiError::NeitherAcceptable, 406, "not_acceptable", None),

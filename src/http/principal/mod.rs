@@ -5,25 +5,42 @@
 //! |---|---|
 //! | this | which credential counts, and what is said to who shows none |
 //! | `keys` | keys of a file, which may change |
+//! | `tokens` | tokens of an authorization server, checked once each |
+//! | `resource` | what they must be for, and what clients are told of that |
+//! | `jwks`, `fetch`, `ring_verifier` | the keys that have signed them, how they are had, and what checks a signature |
 //!
 //! A credential that a client shows and that is wrong is refused, whatever else the request carries: nobody falls back to
 //! being somebody else.
 
+mod fetch;
+mod jwks;
 mod keys;
+mod resource;
+mod ring_verifier;
+mod tokens;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use actix_web::{
-    HttpMessage as _, HttpRequest,
+    HttpMessage as _, HttpRequest, HttpResponse,
     http::header::{self, HeaderName},
 };
+use futures_util::future;
 use ipnet::IpNet;
+use rustls::ClientConfig;
+use tokio::time::Instant;
 
-use self::keys::Keys;
+pub(super) use self::resource::WELL_KNOWN;
+use self::{
+    fetch::Fetcher,
+    keys::Keys,
+    resource::{Audience, Resource},
+    tokens::{Tokens, Trouble},
+};
 use super::{error::ApiError, forwarded};
 use crate::{
     gateway::principal::{Kind, Principal},
-    settings::{Auth, Settings},
+    settings::{Auth, KEY_PREFIX, Settings},
 };
 
 static API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -35,8 +52,10 @@ const NAME_MAX: usize = 1024;
 #[derive(Debug)]
 pub struct Authority {
     keys: Option<Keys>,
+    tokens: Option<(Tokens, Resource)>,
     proxy: Option<HeaderName>,
     trusted: Vec<IpNet>,
+    timeout: Duration,
 }
 
 /// What a request shows, kept with it.
@@ -51,89 +70,158 @@ struct Shown {
 enum Ends {
     Never,
     WithKey(keys::Watched),
+    At(Instant),
+}
+
+/// Why nobody was found.
+#[derive(Debug)]
+pub(super) enum Unfound {
+    /// For good. With the reason, for the counter.
+    Refused(ApiError, &'static str),
+    /// Keys of the issuer may tell: [`Authority::learn`].
+    Unclear,
 }
 
 impl Authority {
     /// `None`: nobody is asked who he is.
     pub fn new(settings: &Settings) -> Option<Arc<Self>> {
         let auth = &settings.auth;
-        let Auth::By { keys, proxy } = auth.by else { return None };
+        let Auth::By { keys, tokens, proxy } = auth.by else { return None };
         let keys = auth.keys_file.clone().filter(|_| keys).map(|file| Keys::new(file, auth.reload));
+        let issuer = auth.issuer.as_deref().filter(|_| tokens);
+        let tokens = issuer.map(|issuer| (Tokens::new(issuer, auth), Resource::new(issuer, settings)));
         let header = || HeaderName::from_bytes(auth.proxy_header.as_bytes()).expect("the setting is checked");
         let trusted = settings.security.trusted_proxies.clone();
-        Some(Arc::new(Self { keys, proxy: proxy.then(header), trusted }))
+        let proxy = proxy.then(header);
+        Some(Arc::new(Self { keys, tokens, proxy, trusted, timeout: auth.jwks_timeout }))
     }
 
-    /// Looks after what may change while the process runs, for as long as it does.
-    pub async fn keep_up(&self) {
-        match &self.keys {
-            Some(keys) => keys.keep_up().await,
-            None => std::future::pending().await,
-        }
+    /// Looks after what may change while the process runs, for as long as it does. `tls`: of whom certificates are believed.
+    pub async fn keep_up(&self, tls: impl FnOnce() -> Arc<ClientConfig>) {
+        let keys = async {
+            if let Some(keys) = &self.keys {
+                keys.keep_up().await;
+            }
+        };
+        let tokens = async {
+            if let Some((tokens, _)) = &self.tokens {
+                tokens.jwks.keep_up(&Fetcher::new(tls(), self.timeout)).await;
+            }
+        };
+        future::join(keys, tokens).await;
     }
 
-    /// Finds out who asks, and keeps it with the request.
+    /// Finds out who asks, and keeps it with the request. `is_last`: what is not known now is not waited for.
     ///
     /// # Errors
-    /// Nobody that is known here.
-    pub(super) fn establish(&self, request: &HttpRequest) -> Result<(), ApiError> {
-        let shown = self.judge(request)?;
+    /// See [`Unfound`].
+    pub(super) fn establish(&self, request: &HttpRequest, is_last: bool) -> Result<(), Unfound> {
+        let shown = self.judge(request, is_last)?;
         request.extensions_mut().insert(shown);
         Ok(())
     }
 
-    fn judge(&self, request: &HttpRequest) -> Result<Shown, ApiError> {
-        if let Some(keys) = &self.keys
-            && let Some(key) = key(request)?
-        {
-            let (principal, watched) = keys.holder(key).ok_or_else(|| refused(Some("no such key")))?;
-            return Ok(Shown { principal, ends: Ends::WithKey(watched) });
+    /// Waits until more keys of the issuer are known, for as long as that may take.
+    pub(super) async fn learn(&self) {
+        if let Some((tokens, _)) = &self.tokens {
+            tokens.jwks.learn().await;
+        }
+    }
+
+    /// What clients are told of the router as a resource (RFC 9728). `is_service`: there is one of this name.
+    pub(super) fn metadata(&self, request: &HttpRequest, is_service: impl Fn(&str) -> bool) -> Option<HttpResponse> {
+        self.tokens.as_ref()?.1.metadata(request, is_service)
+    }
+
+    fn judge(&self, request: &HttpRequest, is_last: bool) -> Result<Shown, Unfound> {
+        if let Some((credential, is_key)) = self.credential(request)? {
+            return match (&self.keys, &self.tokens) {
+                (_, Some((tokens, resource))) if !is_key => {
+                    let audience = resource.audience(request);
+                    let (principal, left) = tokens
+                        .holder(credential, &audience)
+                        .map_err(|trouble| told(tokens, resource, &audience, trouble, is_last))?;
+                    Ok(Shown { principal, ends: Ends::At(Instant::now() + left) })
+                }
+                (Some(keys), _) => {
+                    let found = keys.holder(credential);
+                    let (principal, watched) =
+                        found.ok_or_else(|| self.refused(request, Some("no such key"), "unknown_key"))?;
+                    Ok(Shown { principal, ends: Ends::WithKey(watched) })
+                }
+                (None, _) => Err(self.refused(request, Some("no such key"), "unknown_key")),
+            };
         }
         let named = self.proxy.as_ref().filter(|_| forwarded::from_trusted_proxy(request, &self.trusted));
         let mut names = named.into_iter().flat_map(|header| request.headers().get_all(header));
-        let name = names.next().ok_or_else(|| refused(None))?;
+        let nobody = || self.refused(request, None, "no_credential");
+        let name = names.next().ok_or_else(nobody)?;
         if names.next().is_some() {
-            return Err(refused(Some("more than one principal is named")));
+            return Err(self.refused(request, Some("more than one principal is named"), "ambiguous"));
         }
         let name = name.to_str().ok().filter(|name| (1..=NAME_MAX).contains(&name.len()));
-        let name = name.ok_or_else(|| refused(None))?;
+        let name = name.ok_or_else(nobody)?;
         Ok(Shown { principal: Principal::new(Kind::Proxy, "", name, []), ends: Ends::Never })
+    }
+
+    /// What the client shows, if anything that is looked at here, and whether it is a key. Another scheme (Basic, for
+    /// example) may be for a proxy before us, and so may a bearer's where neither keys nor tokens count.
+    fn credential<'r>(&self, request: &'r HttpRequest) -> Result<Option<(&'r str, bool)>, Unfound> {
+        if self.keys.is_none() && self.tokens.is_none() {
+            return Ok(None);
+        }
+        let headers = request.headers();
+        let mut bearers = headers.get_all(header::AUTHORIZATION).filter_map(|value| bearer(value.as_bytes()));
+        let mut keys = headers.get_all(&API_KEY).map(header::HeaderValue::as_bytes).filter(|_| self.keys.is_some());
+        let (first, is_key) = match (bearers.next(), keys.next()) {
+            (None, None) => return Ok(None),
+            (None, Some(key)) => (key, true),
+            (Some(bearer), key) if key.is_none_or(|key| key == bearer) => {
+                // The same twice is no contradiction.
+                (bearer, key.is_some() || self.tokens.is_none() || bearer.starts_with(KEY_PREFIX.as_bytes()))
+            }
+            (Some(_), _) => return Err(self.refused(request, Some("two credentials in one request"), "ambiguous")),
+        };
+        if bearers.next().is_some() || keys.next().is_some() {
+            return Err(self.refused(request, Some("two credentials in one request"), "ambiguous"));
+        }
+        Ok(Some((std::str::from_utf8(first).unwrap_or_default(), is_key)))
+    }
+
+    /// RFC 6750, section 3: without an error where no credential was shown. What is wrong is said in words of our own alone.
+    fn refused(&self, request: &HttpRequest, wrong: Option<&str>, reason: &'static str) -> Unfound {
+        let error = wrong.map(|wrong| ("invalid_token", wrong));
+        let challenge = match (&self.tokens, error) {
+            (Some((_, resource)), error) => resource.challenge(&resource.audience(request), error),
+            (None, Some((error, wrong))) => {
+                format!(r#"Bearer realm="mcp-router", error="{error}", error_description="{wrong}""#)
+            }
+            (None, None) => r#"Bearer realm="mcp-router""#.to_owned(),
+        };
+        Unfound::Refused(ApiError::Unauthorized { challenge }, reason)
     }
 }
 
-/// The key that a client shows, if any. Another scheme (Basic, for example) may be for a proxy before us.
-fn key(request: &HttpRequest) -> Result<Option<&str>, ApiError> {
-    let headers = request.headers();
-    let mut shown = headers.get_all(header::AUTHORIZATION).filter_map(|value| bearer(value.as_bytes()));
-    let mut keys = headers.get_all(&API_KEY).map(header::HeaderValue::as_bytes);
-    let first = match (shown.next(), keys.next()) {
-        (None, None) => return Ok(None),
-        (Some(one), None) | (None, Some(one)) => one,
-        // The same twice is no contradiction.
-        (Some(one), Some(other)) if one == other => one,
-        (Some(_), Some(_)) => return Err(refused(Some("two keys in one request"))),
-    };
-    if shown.next().is_some() || keys.next().is_some() {
-        return Err(refused(Some("two keys in one request")));
+fn told(tokens: &Tokens, resource: &Resource, audience: &Audience, trouble: Trouble, is_last: bool) -> Unfound {
+    let wrong =
+        |text: &str| ApiError::Unauthorized { challenge: resource.challenge(audience, Some(("invalid_token", text))) };
+    match trouble {
+        Trouble::NoKeys | Trouble::UnknownKey if !is_last && tokens.jwks.may_learn() => Unfound::Unclear,
+        Trouble::NoKeys => Unfound::Refused(ApiError::NoIssuer, "no_issuer"),
+        Trouble::UnknownKey => Unfound::Refused(wrong("a key that the issuer does not have"), "unknown_signer"),
+        Trouble::Wrong(text) => Unfound::Refused(wrong(text), "bad_token"),
+        Trouble::TooLittle => {
+            let text = "the token lacks a scope";
+            let challenge = resource.challenge(audience, Some(("insufficient_scope", text)));
+            Unfound::Refused(ApiError::TooLittle { challenge }, "insufficient_scope")
+        }
     }
-    Ok(Some(std::str::from_utf8(first).unwrap_or_default()))
 }
 
 /// RFC 9110, section 11.1: the scheme in any case, and some spaces behind it (section 11.4).
 fn bearer(value: &[u8]) -> Option<&[u8]> {
     let (scheme, rest) = value.split_at_checked(7)?;
     scheme.eq_ignore_ascii_case(b"Bearer ").then(|| rest.trim_ascii_start())
-}
-
-/// RFC 6750, section 3: without an error where no credential was shown. What is wrong is said in words of our own alone.
-fn refused(wrong: Option<&'static str>) -> ApiError {
-    let challenge = match wrong {
-        Some(wrong) => {
-            format!(r#"Bearer realm="mcp-router", error="invalid_token", error_description="{wrong}""#)
-        }
-        None => r#"Bearer realm="mcp-router""#.to_owned(),
-    };
-    ApiError::Unauthorized { challenge }
 }
 
 /// Who asks. Nobody in particular, where nobody is asked who he is.
@@ -143,8 +231,15 @@ pub(super) fn of(request: &HttpRequest) -> Principal {
 
 /// Comes to its end when what the request has shown does not count any more. `None`: it never does.
 pub(super) fn end(request: &HttpRequest) -> Option<impl Future<Output = ()> + 'static> {
-    match &request.extensions().get::<Shown>()?.ends {
-        Ends::Never => None,
-        Ends::WithKey(watched) => Some(watched.clone().gone()),
+    let ends = request.extensions().get::<Shown>()?.ends.clone();
+    if matches!(ends, Ends::Never) {
+        return None;
     }
+    Some(async move {
+        match ends {
+            Ends::Never => {}
+            Ends::WithKey(watched) => watched.gone().await,
+            Ends::At(then) => tokio::time::sleep_until(then).await,
+        }
+    })
 }
