@@ -29,20 +29,24 @@ Modes:
   streamed         the same, answers as event streams on both sides (MCP_JSON_WAIT=0s)
   streamable-sse   tool calls over Streamable HTTP, to an HTTP+SSE server; without a router there is no such thing
   rest             tool calls as plain POSTs
+  events           event streams that a server fills, with nginx alone before it: what nginx-edge.conf costs beside nginx.conf
+  events-idle      memory of such streams on which nothing happens
   idle             memory of idle HTTP+SSE sessions
   streamable-idle  memory of idle Streamable HTTP sessions, each with its GET stream open
   open churn       HTTP+SSE sessions opened and closed, and what is left of them
   failover         an owner is killed under load
-Setups: direct nginx router router-redis cluster cluster-any
+Setups: direct nginx router router-redis cluster cluster-any; of events and events-idle: front front-edge
 
 Environment: BUILD_PROFILE (dist), BIN_DIR (ready binaries mcp-router and load; nothing is built then), REDIS_BIN,
 NGINX_BIN
 END
 }
 
-all_modes="sse paced streamable streamed streamable-sse rest idle streamable-idle open churn failover"
-all_setups="direct nginx router router-redis cluster cluster-any"
+all_modes="sse paced streamable streamed streamable-sse rest events events-idle idle streamable-idle open churn failover"
+all_setups="direct nginx router router-redis cluster cluster-any front front-edge"
 rounds=3 seconds=5 warmup=1 payload=64 sizes="1 32 256 2000" busy_sessions=256 callers=32 openers=32
+# Streams of the edge, and how many milliseconds each is silent between two events.
+event_streams="32 256" every=20
 # Of variants of a mode.
 few_sizes="32 256"
 # A router and nginx have two open files for each session, and some for themselves.
@@ -277,11 +281,24 @@ start_routers_of_cluster() {
     cluster_pids=${cluster_pids#,}
 }
 
+# nginx as a deployment configures it, with nothing behind it but the upstream.
+start_front() { # off|on: the edge
+    take_port
+    EDGE=$1 ROUTER_PORTS=$upstream_port NGINX_PORT=$port NGINX_BIN=$nginx_bin \
+        "$project_root/scripts/nginx-local.sh" render "$work/edge-$1" >/dev/null
+    launch "edge-$1" "$nginx_bin" -e "$work/edge-$1/nginx-error.log" -p "$work/edge-$1" -c "$work/edge-$1/nginx.conf" \
+        -g 'daemon off;'
+    base=http://127.0.0.1:$port pids_of=("nginx=$launched")
+    wait_for nginx port_taken "$port"
+}
+
 # Starts what SETUP needs beyond Redis and upstream, and sets where the load goes and whose CPU is its own.
 start_setup() { # SETUP
     pids_of=() base="" extra=()
     case $1 in
         direct) base=http://127.0.0.1:$upstream_port ;;
+        front) start_front off ;;
+        front-edge) start_front on ;;
         nginx)
             start_plain_nginx
             base=http://127.0.0.1:$plain_nginx_port pids_of=("nginx=$plain_nginx_pid")
@@ -329,11 +346,14 @@ run_load() { # MODE SETUP SESSIONS [ARG…]
         paced) mode=sse && set -- "$@" --think "$pause" ;;
         streamed | streamable-sse) mode=streamable ;;
         streamable-idle) mode=idle && set -- "$@" --transport streamable ;;
+        events-idle) mode=idle && set -- "$@" --uninitialized ;;
     esac
     base_name=base_$key pids_name=pids_$key extra_name=extra_$key
     case $name:$setup in
         rest:direct | rest:nginx) path=/rest ;;
         rest:*) path=/mcp/router/route/bench ;;
+        events:*) path="/sse/events?every=$every" ;;
+        events-idle:*) path=/sse/events ;;
         streamed:direct | streamed:nginx) path=/streams/mcp ;;
         streamed:*) path=/mcp/bench-streams ;;
         streamable-sse:*) path=/mcp/bench ;;
@@ -361,9 +381,35 @@ measure_mode() { # MODE "SESSIONS…"
     wanted "$1" "$modes" || return 0
     for sessions in $2; do
         for setup in $setups; do
-            case $1:$setup in streamable-sse:direct | streamable-sse:nginx) continue ;; esac
+            case $1:$setup in streamable-sse:direct | streamable-sse:nginx | *:front*) continue ;; esac
             # shellcheck disable=SC2046  # flags without spaces
             run_load "$1" "$setup" "$sessions" $(window)
+        done
+    done
+}
+
+# Both configurations of nginx, in turns; memory on fresh processes.
+measure_edge() {
+    local setup sessions
+    wanted events "$modes" || wanted events-idle "$modes" || return 0
+    for setup in front front-edge; do wanted "$setup" "$setups" || return 0; done
+    start_ground
+    for setup in front front-edge; do start_setup "$setup"; done
+    if wanted events "$modes"; then
+        for sessions in $event_streams; do
+            for setup in front front-edge; do
+                run_load events "$setup" "$sessions" --seconds "$seconds" --warmup "$warmup"
+            done
+        done
+    fi
+    stop_all
+    wanted events-idle "$modes" || return 0
+    for sessions in $idle_sizes; do
+        for setup in front front-edge; do
+            start_ground
+            start_setup "$setup"
+            run_load events-idle "$setup" "$sessions"
+            stop_all
         done
     done
 }
@@ -373,7 +419,7 @@ measure_calls() { # MODE…
     local mode setup
     for mode in "$@"; do wanted "$mode" "$modes" && break; done || return 0
     start_ground
-    for setup in $setups; do start_setup "$setup"; done
+    for setup in $setups; do case $setup in front*) ;; *) start_setup "$setup" ;; esac done
     for mode in "$@"; do
         case $mode in
             sse | streamable) measure_mode "$mode" "$sizes" ;;
@@ -433,6 +479,7 @@ measure_failover() {
 
 for ((round = 1; round <= rounds; round++)); do
     measure_calls sse paced rest streamable streamable-sse
+    measure_edge
     router_env=(MCP_JSON_WAIT=0s)
     measure_calls streamed
     router_env=()

@@ -6,7 +6,7 @@ set -euo pipefail
 
 usage() {
     cat <<'END'
-Usage: scripts/clients.sh [--rounds N] [--only TEXT] [--write] [--keep]
+Usage: scripts/clients.sh [--fronts stock|edge|both [--client NAME] [--transport T]] [--rounds N] [--only TEXT] [--write] [--keep]
 
 Starts a cluster of its own (Redis, three routers, nginx that hands requests to them in turn) and behind it servers of
 several makers, installs the clients that tests/clients/visits pins, and lets each of them call a tool that takes 3 s.
@@ -15,24 +15,30 @@ client waits. Then a table: whether the call in flight was answered,
 whether the session goes on, and how often the server carried out the call. Exit code 1 when a row is worse than what
 tests/clients/visits/rows.mjs expects of it.
 
+  --fronts F     another table: each client with one server, whose calls outlive an instance, behind nginx.conf (stock),
+                 nginx-edge.conf (edge) or both. The instance that serves its stream is killed N times, each time with a call of
+                 1.5 s in flight; then a list of the tools and one more call
+  --client NAME  with --fronts: typescript, python, rmcp, mcp-remote, framework, or all (all)
+  --transport T  with --fronts: sse, streamable or mixed, which is both (mixed)
   --rounds N     kills for each row (3)
   --only TEXT    only rows whose label contains TEXT, such as "fastmcp" or "sdk 1.32.2 streamable fixture"
-  --write        put the table into docs/clients.md
+  --write        put the table into docs/clients.md, or with --fronts both into the two READMEs
   --keep         leave the folder with logs behind; it is left behind anyway on failure
 
-Environment: BIN_DIR (binaries of the router and the server), or BUILD_PROFILE to build them (release).
+Environment: BIN_DIR (binaries of the router and the server), or BUILD_PROFILE to build them (release). The Rust client and
+server of tests/clients/rmcp are built once, into target/rmcp.
 END
 }
 
-rounds=3 only="" keep=0 write=""
+rounds=3 only="" keep=0 write=0 fronts="" client=all transport=mixed
 while [ $# -gt 0 ]; do
     case $1 in
-        --rounds | --only)
+        --rounds | --only | --fronts | --client | --transport)
             [ $# -ge 2 ] || { usage >&2; exit 64; }
             printf -v "${1#--}" %s "$2"
             shift
             ;;
-        --write) write=$project_root/docs/clients.md ;;
+        --write) write=1 ;;
         --keep) keep=1 ;;
         -h | --help)
             usage
@@ -46,15 +52,37 @@ while [ $# -gt 0 ]; do
     shift
 done
 case $rounds in '' | *[!0-9]* | 0) die "--rounds takes a number above 0, not: $rounds" ;; esac
+case $fronts in '' | stock | edge | both) ;; *) die "--fronts takes stock, edge or both, not: $fronts" ;; esac
+case $client in
+    typescript | python | rmcp | mcp-remote | framework) [ -n "$fronts" ] || die "--client is for --fronts" ;;
+    all) ;;
+    *) die "--client takes typescript, python, rmcp, mcp-remote, framework or all, not: $client" ;;
+esac
+case $transport in sse | streamable | mixed) ;; *) die "--transport takes sse, streamable or mixed, not: $transport" ;; esac
 
 # --- What is needed -----------------------------------------------------------------------------------------------------
 
 scripts=$project_root/scripts
 visits=$project_root/tests/clients/visits
 "$scripts/setup.sh" --tests
+case $fronts in edge | both) "$scripts/setup.sh" --edge ;; esac
 newer_node
 for packages in "$visits" "$project_root/tests/fixtures/conformance-server"; do node_packages "$packages"; done
-for packages in "$visits" "$visits/frameworks" "$visits/langchain" "$project_root/tests/clients/python"; do python_packages "$packages"; done
+case $client in
+    python | framework | all)
+        for packages in "$visits" "$visits/frameworks" "$visits/langchain" "$project_root/tests/clients/python"; do
+            python_packages "$packages"
+        done
+        ;;
+esac
+case $client in
+    rmcp | all)
+        have cargo || die "Rust is missing: https://rustup.rs"
+        rmcp_dir=$(absolute "${CARGO_TARGET_DIR:-$project_root/target}")/rmcp
+        cargo build --quiet --locked --manifest-path "$project_root/tests/clients/rmcp/Cargo.toml" --target-dir "$rmcp_dir"
+        export RMCP_BIN=$rmcp_dir/debug
+        ;;
+esac
 # The newest client programs need it.
 node_is 22 || export PATH="$own_node:$PATH"
 if [ -z "${BIN_DIR:-}" ]; then
@@ -71,10 +99,15 @@ redis_bin=$(find_command redis-server) || die "redis-server is missing: run scri
 folder=$(mktemp -d "${TMPDIR:-/tmp}/mcp-clients.XXXXXX")
 declare -a pids=()
 routers_started=0 nginx_started=0
+# nginx with nginx-edge.conf, beside the other one.
+at_edge() { RUN_DIR=$folder/run-edge LOG_DIR=$folder/logs-edge NGINX_PORT=$edge_port "$scripts/nginx-local.sh" "$@"; }
 stop_all() {
     local status=$?
     trap - EXIT INT TERM
-    [ "$nginx_started" = 0 ] || "$scripts/nginx-local.sh" stop >/dev/null || true
+    if [ "$nginx_started" = 1 ]; then
+        "$scripts/nginx-local.sh" stop >/dev/null || true
+        at_edge stop >/dev/null || true
+    fi
     [ "$routers_started" = 0 ] || STOP_TIMEOUT=10 "$scripts/start-instances.sh" stop >/dev/null 2>&1 || true
     if [ ${#pids[@]} != 0 ]; then
         kill "${pids[@]}" 2>/dev/null || true
@@ -87,16 +120,17 @@ trap stop_all EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-free_ports 10
+free_ports 12
 # shellcheck disable=SC2086  # a list of numbers
 set -- $chosen_ports
 export ROUTER_PORTS="$1 $2 $3" SERVER_PORTS="" NGINX_PORT=$4 REDIS_URL=redis://127.0.0.1:$5
-fixture=$6 everything=$7 everything_sse=$8 fastmcp=$9 fastmcp_sse=${10}
+fixture=$6 everything=$7 everything_sse=$8 fastmcp=$9 fastmcp_sse=${10} rmcp=${11} edge_port=${12}
 export RUN_DIR=$folder/run LOG_DIR=$folder/logs ENV_FILE=$folder/env NGINX_ADDRESS=127.0.0.1 IP_HASH=off
 export MCP_UPSTREAMS="fixture=http://127.0.0.1:$fixture/mcp;fixture-sse=http://127.0.0.1:$fixture/sse"
-MCP_UPSTREAMS+=";everything=http://127.0.0.1:$everything/mcp;everything-sse=http://127.0.0.1:$everything_sse/sse"
+MCP_UPSTREAMS+=";rmcp=http://127.0.0.1:$rmcp/mcp;everything=http://127.0.0.1:$everything/mcp;everything-sse=http://127.0.0.1:$everything_sse/sse"
 MCP_UPSTREAMS+=";fastmcp=http://127.0.0.1:$fastmcp/mcp;fastmcp-sse=http://127.0.0.1:$fastmcp_sse/sse"
-unset SERVER_ADDRESS
+[ -z "$fronts" ] || MCP_UPSTREAMS="v6=http://127.0.0.1:$fixture/mcp"
+unset SERVER_ADDRESS EDGE EDGE_OPTIONS TLS_PORT
 mkdir -p "$RUN_DIR" "$LOG_DIR"
 : >"$ENV_FILE"
 
@@ -108,13 +142,21 @@ launch() { # NAME COMMAND…
     pids+=($!)
 }
 launch redis "$redis_bin" --port "$5" --bind 127.0.0.1 --save '' --appendonly no --dir "$folder" --daemonize no
-launch fixture node "$project_root/tests/fixtures/conformance-server/server.mjs" "$fixture"
-everything_bin=$visits/node_modules/.bin/mcp-server-everything
-launch everything env PORT="$everything" node "$everything_bin" streamableHttp
-launch everything-sse env PORT="$everything_sse" node "$everything_bin" sse
-launch fastmcp "$visits/.venv/bin/python" "$visits/fastmcp_server.py" http "$fastmcp"
-launch fastmcp-sse "$visits/.venv/bin/python" "$visits/fastmcp_server.py" sse "$fastmcp_sse"
-for port in "$5" "$fixture" "$everything" "$everything_sse" "$fastmcp" "$fastmcp_sse"; do
+listening="$5 $fixture"
+if [ -n "$fronts" ]; then
+    # The TypeScript SDK's server lets the calls of clients before 2025-11-25 end with their connection; this one does not.
+    launch v6 "$BIN_DIR/mcp-server-v6" --port "$fixture" --drill-tools --prime-always
+else
+    launch fixture node "$project_root/tests/fixtures/conformance-server/server.mjs" "$fixture"
+    everything_bin=$visits/node_modules/.bin/mcp-server-everything
+    launch everything env PORT="$everything" node "$everything_bin" streamableHttp
+    launch everything-sse env PORT="$everything_sse" node "$everything_bin" sse
+    launch fastmcp "$visits/.venv/bin/python" "$visits/fastmcp_server.py" http "$fastmcp"
+    launch fastmcp-sse "$visits/.venv/bin/python" "$visits/fastmcp_server.py" sse "$fastmcp_sse"
+    launch rmcp "$RMCP_BIN/server" "$rmcp"
+    listening="$listening $everything $everything_sse $fastmcp $fastmcp_sse $rmcp"
+fi
+for port in $listening; do
     tries=0
     until port_taken "$port"; do
         tries=$((tries + 1))
@@ -127,5 +169,21 @@ routers_started=1
 nginx_started=1
 "$scripts/nginx-local.sh" start
 
-node "$visits/run.mjs" --url "http://127.0.0.1:$NGINX_PORT" --ports "$ROUTER_PORTS" --run-dir "$RUN_DIR" \
-    --restart "'$scripts/start-instances.sh' start" --rounds "$rounds" --only "$only" ${write:+--write "$write"}
+declare -a options=(
+    --ports "$ROUTER_PORTS" --run-dir "$RUN_DIR" --restart "'$scripts/start-instances.sh' start" --rounds "$rounds"
+)
+if [ -z "$fronts" ]; then
+    [ "$write" = 0 ] || options+=(--write "$project_root/docs/clients.md")
+    node "$visits/run.mjs" --url "http://127.0.0.1:$NGINX_PORT" --only "$only" "${options[@]}"
+    exit
+fi
+stock=http://127.0.0.1:$NGINX_PORT edge=http://127.0.0.1:$edge_port
+case $fronts in
+    stock) urls="stock=$stock" ;;
+    edge) urls="edge=$edge" ;;
+    both) urls="stock=$stock edge=$edge" ;;
+esac
+[ "$fronts" = stock ] || at_edge start --edge
+[ "$client" = all ] || only=$client
+[ "$write" = 0 ] || options+=(--write "$project_root/README.md" --write "$project_root/README.zh-CN.md")
+node "$visits/survive.mjs" --fronts "$urls" --only "$only" --transport "$transport" "${options[@]}"

@@ -7,7 +7,9 @@ set -euo pipefail
 usage() {
     cat <<'END'
 Usage: scripts/failover-drill.sh [--kill | --term | --stop | --mixed | --rolling | --redis-stop | --server-kill]
-                                 [--transport sse | streamable | mixed] [OPTION…]
+                                 [--transport sse | streamable | mixed] [--edge] [OPTION…]
+       scripts/failover-drill.sh --client typescript | python | rmcp | mcp-remote | framework | all [--edge]
+                                 [--transport sse | streamable | mixed] [--rounds N]
 
 Sessions call tools without a pause through nginx; the instance that owns one of them is broken; when its sessions are
 served again and it is back, the next one is broken. Then a table, and exit code 1 if anything was lost or came twice.
@@ -25,7 +27,10 @@ served again and it is back, the next one is broken. Then a table, and exit code
   --transport T  how the clients speak, and the servers behind: sse (the default), streamable, or mixed (half of them each).
                  A client of Streamable HTTP comes back to a call by GET and Last-Event-ID, after the time that it was told
   --servers T    how the servers speak, when that is to be another transport than the clients'; not with --running
-  --rounds N     faults (10)
+  --edge         nginx with nginx-edge.conf, which keeps the clients' streams; not with --running
+  --client NAME  with published clients instead, as they are: what each of them sees when the instance that serves its stream is
+                 killed three times with a call in flight. A table; scripts/clients.sh --fronts does it
+  --rounds N     faults (10; with --client 3)
   --minutes N    as many faults as fit into N minutes
   --sessions N   sessions (64)
   --running      on the cluster that start-instances.sh (with DRILL_TOOLS=1) and nginx-local.sh have started, with the
@@ -42,7 +47,7 @@ BUILD_PROFILE: release, which builds quickly, or dist, which is for deployments 
 END
 }
 
-faults=kill transport=sse servers="" rounds=10 minutes="" sessions=64 running=0 turns=0 together=0 keep=0
+faults=kill transport="" servers="" client="" edge=off rounds="" minutes="" sessions=64 running=0 turns=0 together=0 keep=0
 while [ $# -gt 0 ]; do
     case $1 in
         --kill | --term | --stop | --rolling | --redis-stop | --server-kill) faults=${1#--} ;;
@@ -59,6 +64,12 @@ while [ $# -gt 0 ]; do
             printf -v "${1#--}" %s "$2"
             shift
             ;;
+        --client)
+            [ $# -ge 2 ] || { usage >&2; exit 64; }
+            client=$2
+            shift
+            ;;
+        --edge) edge=on ;;
         --running) running=1 ;;
         --turns) turns=1 ;;
         --together) together=1 ;;
@@ -79,6 +90,11 @@ while [ $# -gt 0 ]; do
     shift
 done
 
+if [ -n "$client" ]; then
+    case $edge in on) fronts=edge ;; *) fronts=stock ;; esac
+    exec "$project_root/scripts/clients.sh" --client "$client" --fronts "$fronts" --rounds "${rounds:-3}" --transport "${transport:-mixed}"
+fi
+transport=${transport:-sse} rounds=${rounds:-10}
 build_profile=${BUILD_PROFILE:-release}
 target_dir=$(absolute "${CARGO_TARGET_DIR:-$project_root/target}")
 drill_bin=${DRILL_BIN:-}
@@ -132,7 +148,7 @@ start_own() {
     set -- $chosen_ports
     export ROUTER_PORTS="$1 $2 $3" SERVER_PORTS="$4 $5" NGINX_PORT=$6 REDIS_URL=redis://127.0.0.1:$7
     export RUN_DIR=$folder/run LOG_DIR=$folder/logs DRILL_TOOLS=1 ENV_FILE=$folder/env
-    export NGINX_ADDRESS=127.0.0.1 IP_HASH=on
+    export NGINX_ADDRESS=127.0.0.1 IP_HASH=on EDGE=$edge
     unset COUNTS_FILE SERVER_ADDRESS
     case ${servers:-$transport} in
         sse) MCP_UPSTREAMS=$(upstreams sse sse) ;;

@@ -209,7 +209,7 @@ impl Figures {
         }
         for (name, used) in &self.processes {
             let memory = match &*self.mode {
-                "idle" | "streamable-idle" | "open" | "churn" => {
+                "idle" | "streamable-idle" | "events-idle" | "open" | "churn" => {
                     format!("   {:.1} KiB per session", used.kib_per_session)
                 }
                 _ => String::new(),

@@ -9,7 +9,7 @@
 //! | `call` | the request of a call and the check of its answer |
 //! | `session` | what the sessions of a run have in common |
 //! | `closed_loop` | the measured window, for any transport that implements `Caller` |
-//! | `sse`, `streamable`, `rest`, `idle`, `open` (and `churn`), `failover` | the modes |
+//! | `sse`, `streamable`, `rest`, `events`, `idle`, `open` (and `churn`), `failover` | the modes |
 //! | `upstream` | an MCP server that is never the bottleneck |
 //! | `process` | CPU and memory of other processes, from `/proc` |
 //! | `figures` | what a run has measured: JSON and table |
@@ -21,6 +21,7 @@
 
 mod call;
 mod closed_loop;
+mod events;
 mod failover;
 mod figures;
 mod idle;
@@ -72,6 +73,7 @@ fn run(mode: Mode) -> Result<(), Fault> {
             Mode::Sse(load) => sse::run(&Rc::new(load)).await?,
             Mode::Streamable(options) => streamable::run(&options).await?,
             Mode::Rest(load) => rest::run(&Rc::new(load)).await?,
+            Mode::Events(load) => events::run(&load).await?,
             Mode::Open(load) => open::run(&Rc::new(load)).await?,
             Mode::Churn(options) => open::churn(options).await?,
             Mode::Idle(options) => idle::run(&options).await?,

@@ -28,6 +28,8 @@ pub enum Mode {
     Streamable(Streamable),
     /// Tool calls over plain POSTs that are answered with the result
     Rest(Load),
+    /// Event streams of the upstream's /sse/events, read as they come
+    Events(Load),
     /// Sessions opened (endpoint event, initialize, initialized) and closed again, as fast as possible
     Open(Load),
     /// Memory that stays when sessions were opened and closed, and their time is over

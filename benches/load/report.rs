@@ -16,6 +16,8 @@ const SETUPS: &[(&str, &str)] = &[
     ("router-redis", "router, Redis"),
     ("cluster", "three routers, Redis, nginx"),
     ("cluster-any", "the same, any router for any POST"),
+    ("front", "nginx.conf"),
+    ("front-edge", "nginx-edge.conf"),
 ];
 /// Groups of processes whose CPU is shown, in this order.
 const GROUPS: &[&str] = &["router", "nginx", "redis", "upstream", "load"];
@@ -155,6 +157,7 @@ impl Page {
                 self.calls(&mut page, &title, calls.mode, calls.beside, sessions)?;
             }
         }
+        self.edge(&mut page)?;
         self.memory_table(&mut page, "idle", "idle sessions with their upstream streams open")?;
         self.memory_table(&mut page, "streamable-idle", "idle Streamable HTTP sessions with their GET streams open")?;
         for sessions in self.sizes("open") {
@@ -215,6 +218,15 @@ impl Page {
                 at_most(&what, limit, "KiB", self.kib_per_session(mode, "router", sessions, "router"));
             }
         }
+        for sessions in self.sizes("events") {
+            let cpu = |label: &str| self.cpu("events", label, sessions, "nginx");
+            let what = format!("CPU per 1,000 events behind nginx-edge.conf, {sessions} streams");
+            at_most(&what, 1.5, "× nginx.conf", over(cpu("front-edge"), cpu("front")));
+        }
+        for sessions in self.sizes("events-idle") {
+            let what = format!("memory per idle stream behind nginx-edge.conf, {sessions} streams");
+            at_most(&what, 30.0, "KiB", self.kib_per_session("events-idle", "front-edge", sessions, "nginx"));
+        }
         at_most("recovery of 256 busy sessions after kill -9 of their owner, p99", 1000.0, "ms", recovery);
         let rate = over(self.rate("sse", "router", 32), self.rate("sse", "nginx", 32));
         let reached = rate.is_some_and(|rate| rate >= 0.8);
@@ -251,6 +263,35 @@ impl Page {
             }
             let ratio = over(self.cpu(mode, label, sessions, "router"), nginx);
             writeln!(page, " | {} |", ratio.map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}")))?;
+        }
+        Ok(())
+    }
+
+    /// What it costs that nginx keeps the streams, beside nginx that does not.
+    fn edge(&self, page: &mut String) -> Result<(), Fault> {
+        let (busy, idle) = (self.sizes("events"), self.sizes("events-idle"));
+        if busy.is_empty() && idle.is_empty() {
+            return Ok(());
+        }
+        writeln!(
+            page,
+            "\n## The edge\n\n\
+             A server that fills event streams by the clock (64 bytes of text, every 20 ms), with nginx alone before it, as\n\
+             nginx.conf and as nginx-edge.conf configure it (`scripts/bench.sh --only events,events-idle,front,front-edge`).\n"
+        )?;
+        let columns = busy.iter().map(|count| format!("CPU s per 1,000 events, {count} streams"));
+        let columns: Vec<String> =
+            columns.chain(idle.iter().map(|count| format!("KiB per idle stream, {count}"))).collect();
+        writeln!(page, "| | {} |\n|---{}|", columns.join(" | "), "|---".repeat(columns.len()))?;
+        for (label, name) in SETUPS.iter().filter(|(label, _)| label.starts_with("front")) {
+            write!(page, "| {name} |")?;
+            for count in &busy {
+                write!(page, " {} |", number(self.cpu("events", label, *count, "nginx"), 4))?;
+            }
+            for count in &idle {
+                write!(page, " {} |", number(self.kib_per_session("events-idle", label, *count, "nginx"), 1))?;
+            }
+            writeln!(page)?;
         }
         Ok(())
     }

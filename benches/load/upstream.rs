@@ -1,6 +1,6 @@
 //! An MCP server that is never the bottleneck: `initialize`, `tools/list`, `tools/call` of `echo` (brings back its
 //! text) and `ping`, over HTTP+SSE at `/sse`, over Streamable HTTP at `/mcp` (answers as JSON) and `/streams/mcp` (as
-//! event streams, without ids), and as plain POSTs at `/rest`.
+//! event streams, without ids), and as plain POSTs at `/rest`. `/sse/events?every=MS` is a stream that it fills by the clock.
 //!
 //! It looks for what it needs in the text of a message and never parses one; it knows the shape in which the load
 //! generator, the router and the SDKs write theirs.
@@ -10,6 +10,7 @@ use std::{
     collections::HashMap,
     io,
     rc::Rc,
+    time::Duration,
 };
 
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -31,7 +32,9 @@ const TAKEN: &[u8] = b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n";
 const ENDED: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 const ACCEPTED: &[u8] = b"HTTP/1.1 202 Accepted\r\nContent-Type: text/plain\r\nContent-Length: 8\r\n\r\nAccepted";
 const NOT_FOUND: &[u8] = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
-const STREAM: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n\
+/// As a router says it to nginx-edge.conf.
+const STREAM: &[u8] =
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\nX-MCP-Edge: held\r\n\
     Transfer-Encoding: chunked\r\n\r\n";
 
 const INITIALIZED: &str = r#"{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"load-upstream","version":"1"}}"#;
@@ -144,6 +147,11 @@ async fn serve(server: &Server, mut socket: TcpStream) -> io::Result<()> {
     while let Some(request) = read_request(&mut socket, &mut unread).await? {
         let (path, query) = split(&request.path, b'?');
         match (&request.method, path) {
+            (Method::Get, b"/sse/events") => {
+                let every = std::str::from_utf8(query.strip_prefix(b"every=").unwrap_or_default());
+                let every = every.ok().and_then(|digits| digits.parse().ok()).unwrap_or(0);
+                return serve_events(socket, Duration::from_millis(every)).await;
+            }
             (Method::Get, b"/sse") => return serve_sse(server, socket).await,
             (Method::Get, b"/mcp" | b"/streams/mcp") => return serve_listener(socket).await,
             (Method::Delete, b"/mcp" | b"/streams/mcp") => socket.write_all(ENDED).await?,
@@ -223,6 +231,36 @@ async fn serve_sse(server: &Server, mut socket: TcpStream) -> io::Result<()> {
     let served = stream.serve().await;
     server.streams.borrow_mut().remove(&session);
     served
+}
+
+/// An event every so often, numbered as a router numbers them; without a time none but the first.
+async fn serve_events(mut socket: TcpStream, every: Duration) -> io::Result<()> {
+    const SESSION: &str = "0123456789abcdef0123456789abcdef.g.00000001";
+    let endpoint = format!("id: {SESSION}.0\nretry: 500\nevent: endpoint\ndata: /message?sessionId=0\n\n");
+    socket.write_all(&[STREAM, format!("{:x}\r\n{endpoint}\r\n", endpoint.len()).as_bytes()].concat()).await?;
+    let stream = Stream::new(socket);
+    let fill = async {
+        if every.is_zero() {
+            return std::future::pending().await;
+        }
+        // Streams are not in step.
+        tokio::time::sleep(every.mul_f64(fastrand::f64())).await;
+        let mut clock = tokio::time::interval(every);
+        for number in 1_u64.. {
+            clock.tick().await;
+            let text = "x".repeat(64);
+            let answer = format!(
+                r#"{{"jsonrpc":"2.0","id":{number},"result":{{"content":[{{"type":"text","text":"{text}"}}],"isError":false}}}}"#
+            );
+            let event = format!("id: {SESSION}.{number}\nevent: message\ndata: {answer}\n\n");
+            stream.push(format!("{:x}\r\n{event}\r\n", event.len()).as_bytes());
+        }
+        Ok(())
+    };
+    tokio::select! {
+        served = stream.serve() => served,
+        filled = fill => filled,
+    }
 }
 
 /// One `message` event as one chunk.

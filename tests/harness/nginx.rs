@@ -24,9 +24,10 @@ pub struct Front {
 }
 
 impl Front {
-    /// As `nginx/nginx.conf` has it.
+    /// As `nginx/nginx.conf` has it; or, to run the same tests with the other one, as nginx-edge.conf, with `MCP_TEST_FRONT=edge`.
     pub fn stock(ip_hash: bool) -> Self {
-        Self { ip_hash, ..Self::default() }
+        let edge = std::env::var_os("MCP_TEST_FRONT").is_some_and(|front| front == "edge").then(String::new);
+        Self { ip_hash, edge, ..Self::default() }
     }
 
     /// As `nginx/nginx-edge.conf` has it, the routers in turn. `settings`: for `edge.lua`.

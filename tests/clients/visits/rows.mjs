@@ -12,6 +12,14 @@ const python = (id, folder) => {
   return { id, python: folder, version, label: `${id} ${version} (Python)` };
 };
 
+/** By the lock file of the crate. `id`: as its program is told. */
+const rust = (id, version) => {
+  const lock = readFileSync(new URL('../rmcp/Cargo.lock', import.meta.url), 'utf8');
+  const locked = [...lock.matchAll(/name = "rmcp"\nversion = "([^"]+)"/g)].map(([, one]) => one);
+  const found = locked.find((one) => one.startsWith(version));
+  return { id, rmcp: true, version: found, label: `rmcp ${found} (Rust)` };
+};
+
 const clients = {
   sdk: node('sdk', '@modelcontextprotocol/sdk'),
   client: node('client', '@modelcontextprotocol/client'),
@@ -27,12 +35,26 @@ const clients = {
   langchain: python('langchain-mcp-adapters', 'langchain'),
   ai: node('ai-sdk', '@ai-sdk/mcp'),
   mastra: node('mastra', '@mastra/mcp'),
+  sdk2025: { ...node('sdk-2025', 'sdk-2025'), label: `@modelcontextprotocol/sdk ${npm('sdk-2025')}` },
+  rmcp0: rust('rmcp-sse', '0.'),
+  rmcp3: rust('rmcp', '3.'),
+};
+
+/** What `failover-drill.sh --client` calls them. */
+const kinds = {
+  typescript: ['sdk2025', 'sdk', 'client'],
+  'mcp-remote': ['remote'],
+  python: ['mcp1', 'mcp2', 'fastmcp'],
+  rmcp: ['rmcp0', 'rmcp3'],
+  framework: ['openai', 'pydantic', 'adk', 'langchain', 'ai', 'mastra'],
 };
 
 const slow = (key, ms) => ['slow', { key, ms }, 'slow', { key, ms: 0 }];
 const servers = {
   fixture: { label: `TypeScript SDK ${npm('@modelcontextprotocol/sdk')} (our fixture)`, counts: true, calls: slow },
   fastmcp: { label: `FastMCP ${pip('requirements.txt', 'fastmcp')}`, counts: true, calls: slow },
+  v6: { calls: (key, ms) => ['wait', { ms, text: key }, 'echo', { text: 'still there' }] },
+  rmcp: { label: `rmcp ${clients.rmcp3.version}`, counts: true, calls: slow },
   everything: {
     label: `server-everything ${npm('@modelcontextprotocol/server-everything')}`,
     calls: (_, ms) => [
@@ -61,14 +83,52 @@ const lost = { mayFail: true };
 const aiSdk = { mayFail: true, mayEnd: true };
 
 export const rows = [
-  ...Object.keys(clients).map((client) => row(client, 'fixture', 'fixture', client === 'ai' ? aiSdk : {})),
+  ...Object.keys(clients)
+    .filter((client) => client !== 'sdk2025')
+    .map((client) => row(client, 'fixture', 'fixture', client === 'ai' ? aiSdk : {})),
   row('sdk', 'fixture', 'fixture-sse', lost),
   row('sdk', 'everything', 'everything'),
   row('sdk', 'everything', 'everything-sse'),
   row('sdk', 'fastmcp', 'fastmcp', lost),
   row('sdk', 'fastmcp', 'fastmcp-sse', lost),
+  row('sdk', 'rmcp', 'rmcp'),
   row('mcp2', 'everything', 'everything'),
+  row('mcp2', 'everything', 'everything-sse'),
   row('mcp2', 'fastmcp', 'fastmcp', lost),
+  row('mcp2', 'fastmcp', 'fastmcp-sse', lost),
+  row('mcp2', 'rmcp', 'rmcp'),
+  row('rmcp3', 'rmcp', 'rmcp'),
+  row('rmcp3', 'everything', 'everything'),
   row('sdk', 'fixture', 'fixture', { sse: true }),
   row('remote', 'fixture', 'fixture', { sse: true, mayFail: true }),
 ];
+
+/** Which client is expected to lose what, and where; all else is to be kept. */
+const behindStock = { mayFail: ['stock'] };
+const anywhere = { mayFail: ['stock', 'edge'] };
+const losses = {
+  // They come back to no stream of HTTP+SSE.
+  'mcp1 sse': behindStock,
+  'mcp2 sse': behindStock,
+  'fastmcp sse': behindStock,
+  'openai sse': behindStock,
+  'pydantic sse': behindStock,
+  'adk sse': behindStock,
+  'langchain sse': behindStock,
+  'ai sse': behindStock,
+  // It fails the calls itself.
+  'remote sse': behindStock,
+  // It does not go on with the stream of a call.
+  'sdk2025 mcp': behindStock,
+  'ai mcp': anywhere,
+};
+
+/** Of scripts/clients.sh --fronts: one server, whose sessions and calls outlive an instance, whatever version the client speaks. */
+export const survivors = Object.entries(kinds).flatMap(([kind, names]) =>
+  names.flatMap((name) =>
+    [true, false]
+      // mastra and rmcp 3 speak no HTTP+SSE any more.
+      .filter((sse) => !(sse && ['mastra', 'rmcp3'].includes(name)))
+      .map((sse) => row(name, 'v6', 'v6', { sse, kind, ...losses[`${name} ${sse ? 'sse' : 'mcp'}`] })),
+  ),
+);

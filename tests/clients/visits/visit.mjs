@@ -3,9 +3,11 @@
 //!   node visit.mjs CLIENT URL TOOL ARGUMENTS QUICK-TOOL QUICK-ARGUMENTS
 //!
 //! CLIENT: sdk (1.x), client (2.x), mcp-remote (bridged from stdio, driven by the SDK), inspector (its CLI: a process for the
-//! one call), ai-sdk, mastra. stdout gets a JSON object a line: `connected`, `calling`, then `answered` or `failed`, and `after` or `failed`.
+//! one call), ai-sdk, mastra, sdk-2025. stdout gets a JSON object a line: `connected`, `calling`, then `answered` or `failed`, and `after` or
+//! `failed`. VISIT_CALLS: so many slow calls, each when a line comes on stdin, after `ready`. VISIT_CALL_LIMIT_S: of each call.
 
 import { spawn } from 'node:child_process';
+import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 
 const [name, url, tool, argumentsText, quickTool, quickArgumentsText] = process.argv.slice(2);
@@ -15,6 +17,9 @@ const quick = { name: quickTool, arguments: JSON.parse(quickArgumentsText) };
 const tell = (event, facts = {}) => process.stdout.write(`${JSON.stringify({ event, ...facts })}\n`);
 const textOf = (result) => (result.isError ? 'isError: ' : '') + (result.content?.find(({ text }) => text)?.text ?? '');
 const bin = (path) => fileURLToPath(new URL(`node_modules/${path}`, import.meta.url));
+const calls = Number(process.env.VISIT_CALLS ?? 1);
+/** Those that have none of their own hang for ever; a client that hangs is a result, too. */
+const callLimitMs = Number(process.env.VISIT_CALL_LIMIT_S ?? 90) * 1000;
 const isSse = new URL(url).pathname.split('/').includes('sse');
 
 /** Libraries print what goes wrong beside a call; it is not lost, and not mixed with the report. */
@@ -25,6 +30,12 @@ const connections = {
     const { Client } = await import('@modelcontextprotocol/sdk/client/index.js');
     const { SSEClientTransport } = await import('@modelcontextprotocol/sdk/client/sse.js');
     const { StreamableHTTPClientTransport } = await import('@modelcontextprotocol/sdk/client/streamableHttp.js');
+    return [Client, new (isSse ? SSEClientTransport : StreamableHTTPClientTransport)(new URL(url))];
+  },
+  async 'sdk-2025'() {
+    const { Client } = await import('sdk-2025/client/index.js');
+    const { SSEClientTransport } = await import('sdk-2025/client/sse.js');
+    const { StreamableHTTPClientTransport } = await import('sdk-2025/client/streamableHttp.js');
     return [Client, new (isSse ? SSEClientTransport : StreamableHTTPClientTransport)(new URL(url))];
   },
   async client() {
@@ -68,21 +79,38 @@ async function connect() {
     await transport.terminateSession?.().catch(() => {});
     await client.close();
   };
-  return { tools: tools.length, callTool: (call) => client.callTool(call), close };
+  return { tools: tools.length, callTool: (call) => client.callTool(call), list: () => client.listTools(), close };
 }
 
 async function visit() {
-  const { tools, callTool, close } = await connect();
+  const { tools, callTool, list, close } = await connect();
   tell('connected', { tools });
-  tell('calling');
-  for (const [event, call] of [['answered', slow], ['after', quick]]) {
+  const lines = calls > 1 ? createInterface({ input: process.stdin })[Symbol.asyncIterator]() : undefined;
+  const within = (promise) => {
+    let timer;
+    const limit = new Promise((_, reject) => (timer = setTimeout(() => reject(new Error('no answer')), callLimitMs)));
+    return Promise.race([promise, limit]).finally(() => clearTimeout(timer));
+  };
+  const make = async (event, work) => {
     try {
-      tell(event, { text: textOf(await callTool(call)) });
+      tell(event, { text: textOf(await within(work())) });
     } catch (error) {
       tell('failed', { text: error.message });
     }
+  };
+  for (let number = 0; number < calls; number += 1) {
+    if (lines) {
+      tell('ready');
+      await lines.next();
+    }
+    tell('calling');
+    await make('answered', () => callTool(slow));
   }
-  await close();
+  await make('after', async () => {
+    if (lines) await list?.();
+    return callTool(quick);
+  });
+  await Promise.race([close(), new Promise((resolve) => setTimeout(resolve, 5_000))]);
 }
 
 /** The Inspector's CLI makes one request and ends. */

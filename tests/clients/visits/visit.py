@@ -4,7 +4,7 @@
 
 CLIENT: mcp (ClientSession of whichever `mcp` is installed, 1.x or 2.x), fastmcp, or an agent framework: openai-agents,
 pydantic-ai-slim, google-adk, langchain-mcp-adapters (a session for each call). stdout gets a JSON object a line, as from
-visit.mjs.
+visit.mjs. VISIT_CALLS: so many slow calls, each when a line comes on stdin, after `ready`.
 """
 
 import json
@@ -20,7 +20,8 @@ import anyio
 name, url, tool, arguments_text, quick_tool, quick_arguments_text = sys.argv[1:]
 is_sse = "sse" in urlsplit(url).path.split("/")
 # A client that hangs is a result, too.
-CALL_LIMIT_S = 60
+CALL_LIMIT_S = int(os.environ.get("VISIT_CALL_LIMIT_S", "60"))
+CALLS = int(os.environ.get("VISIT_CALLS", "1"))
 
 
 def tell(event: str, **facts: Any) -> None:
@@ -142,8 +143,15 @@ async def visit() -> None:
     async with CLIENTS[name]() as client:
         listed = await client.list_tools()
         tell("connected", tools=len(getattr(listed, "tools", listed)))
-        tell("calling")
-        await call(client, tool, arguments_text, "answered")
+        for _ in range(CALLS):
+            if CALLS > 1:
+                tell("ready")
+                await anyio.to_thread.run_sync(sys.stdin.readline)
+            tell("calling")
+            await call(client, tool, arguments_text, "answered")
+        if CALLS > 1:
+            with anyio.fail_after(CALL_LIMIT_S):
+                await client.list_tools()
         await call(client, quick_tool, quick_arguments_text, "after")
 
 
