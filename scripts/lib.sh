@@ -129,6 +129,33 @@ redis_shown() { # URL
     fi
 }
 
+# The URL of the primary that the first Sentinel which answers names. Status as of redis_query.
+redis_primary() { # URL of the form redis+sentinel://[user:password@]host[:port],host[:port]…/name[/db][?sentinel_password=…]
+    local rest=${1#redis+sentinel://} query="" login="" name db="" host sentinel_user="" sentinel_password="" pair address
+    case $rest in *\?*) query=${rest#*\?} rest=${rest%%\?*} ;; esac
+    case $rest in *@*) login=${rest%@*}@ rest=${rest##*@} ;; esac
+    name=${rest#*/} rest=${rest%%/*}
+    case $name in */*) db=/${name#*/} name=${name%%/*} ;; esac
+    for pair in ${query//&/ }; do
+        case $pair in
+            sentinel_user=*) sentinel_user=${pair#*=} ;;
+            sentinel_password=*) sentinel_password=${pair#*=} ;;
+        esac
+    done
+    [ -z "$sentinel_password" ] || sentinel_password=$sentinel_user:$sentinel_password@
+    for host in ${rest//,/ }; do
+        case $host in \[*\]:* | [!\[]*:*) ;; *) host=$host:26379 ;; esac
+        address=$(redis_query "redis://$sentinel_password$host" SENTINEL GET-MASTER-ADDR-BY-NAME "$name") || continue
+        case $address in
+            *:*$'\n'*) printf 'redis://%s[%s]:%s%s' "$login" "${address%%$'\n'*}" "${address##*$'\n'}" "$db" ;;
+            *$'\n'*) printf 'redis://%s%s:%s%s' "$login" "${address%%$'\n'*}" "${address##*$'\n'}" "$db" ;;
+            *) continue ;;
+        esac
+        return
+    done
+    return 1
+}
+
 # Sends one command and prints its reply, an array one element a line. Status: 0 reply, 1 no answer, 2 refused (the
 # reply is the reason).
 redis_query() ( # URL COMMAND [ARG…]
@@ -166,6 +193,7 @@ redis_query() ( # URL COMMAND [ARG…]
         esac
     }
     case $url in
+        redis+sentinel://*) url=$(redis_primary "$url") || return 1 ;;
         redis+unix://*)
             socket=${url#redis+unix://}
             have redis-cli || return 1

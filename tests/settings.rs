@@ -651,6 +651,28 @@ mod values {
         for text in ["localhost:6379", "http://h", "redis://", "redis://h/x", "redis://h:99999", "unix:///r.sock"] {
             problems(one("REDIS_URL", text));
         }
+        let sentinels = "redis+sentinel://user:p%40ss@a,b:26380,[::1]/sessions/2?sentinel_user=s&sentinel_password=pw";
+        let url = one("REDIS_URL", sentinels).unwrap().redis.url.unwrap();
+        let watched = url.watched().unwrap();
+        assert_eq!(watched.sentinels, ["redis://s:pw@a:26379", "redis://s:pw@b:26380", "redis://s:pw@[::1]:26379"]);
+        assert_eq!((&*watched.name, &*watched.node), ("sessions", "redis://user:p%40ss@localhost/2"));
+        assert_eq!(url.to_string(), "redis+sentinel://***@a,b:26380,[::1]/sessions/2?***");
+        let url = one("REDIS_URL", "redis+sentinel://10.0.0.1/sessions").unwrap().redis.url.unwrap();
+        assert_eq!(url.watched().unwrap().sentinels, ["redis://10.0.0.1:26379"]);
+        for text in [
+            "h",
+            "h/",
+            "/name",
+            "h,/name",
+            "h:x/name",
+            "h/name/db",
+            "h/a b",
+            "h/name?db=1",
+            "h/name?sentinel_user",
+            "u@h@i,j/n/0/1",
+        ] {
+            problems(one("REDIS_URL", &format!("redis+sentinel://{text}")));
+        }
         assert!(problems(one("REDIS_URL", "rediss://h"))[0].expected.contains("TLS (rediss) is not supported yet"));
     }
 

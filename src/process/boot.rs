@@ -43,11 +43,11 @@ use crate::{
         messages::IsGone,
         room::Lonely,
     },
-    settings::Settings,
+    settings::{Settings, Watched},
     store::{
         LeaseAcquired, Owner, SessionStore, StoreError, StoreResult,
         memory::MemoryStore,
-        redis::{RedisConfig, RedisStore},
+        redis::{RedisConfig, RedisStore, SentinelConfig},
     },
     upstream::Pool,
     watchdog,
@@ -166,13 +166,17 @@ async fn open_store(settings: &Settings) -> Result<Arc<dyn SessionStore>, Fatal>
         tracing::info!("REDIS_URL is not set: sessions are kept in memory, for this one instance");
         return Ok(Arc::new(MemoryStore::new()));
     };
+    let watched = url.watched();
+    let sentinel =
+        |watched: &Watched| SentinelConfig { sentinels: watched.sentinels.clone(), name: watched.name.clone() };
     let config = RedisConfig {
+        sentinel: watched.map(sentinel),
         prefix: settings.session.redis_prefix.clone(),
         pool_size: redis.pool_size,
         timeout: redis.timeout,
         batch: redis.batch,
         queue: redis.queue,
-        ..RedisConfig::new(url.expose())
+        ..RedisConfig::new(watched.map_or(url.expose(), |watched| &watched.node))
     };
     let start = Instant::now();
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));

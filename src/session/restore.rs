@@ -88,8 +88,13 @@ impl SessionActor {
                 let attempt = async {
                     if said == Said::Fenced {
                         match env.store.load(rewrite.fence.session).await?.map(|head| head.ownership) {
+                            // This very ownership under another epoch is from before the session was written again: data that
+                            // have gone another way since (a primary of before the last failover).
                             Some(Some(Ownership { owner, generation, epoch }))
-                                if generation < rewrite.restored.generation =>
+                                if generation < rewrite.restored.generation
+                                    || generation == rewrite.restored.generation
+                                        && owner.incarnation == env.me.incarnation
+                                        && epoch != rewrite.fence.epoch =>
                             {
                                 (rewrite.fence.incarnation, rewrite.fence.generation) = (owner.incarnation, generation);
                                 rewrite.fence.epoch = epoch;

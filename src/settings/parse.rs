@@ -8,7 +8,7 @@ use redis::IntoConnectionInfo;
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 use url::{Host, Url};
 
-use super::value::{Allowed, LogFormat, RedisUrl, Secret, Transport};
+use super::value::{Allowed, LogFormat, RedisUrl, Secret, Transport, Watched};
 
 /// The value, or what was expected instead.
 pub(super) type Parsed<T> = Result<T, String>;
@@ -150,15 +150,55 @@ pub(super) fn redis_prefix(text: &str) -> Parsed<String> {
 }
 
 pub(super) fn redis_url(text: &str) -> Parsed<RedisUrl> {
-    const FORM: &str = "redis://[user:password@]host[:port][/db] or redis+unix:///path/of/the/socket";
-    match text.split_once("://").map(|(scheme, _)| scheme) {
-        Some("redis" | "redis+unix") => {}
-        Some("rediss") => return Err(format!("{FORM}; TLS (rediss) is not supported yet")),
+    const FORM: &str = "redis://[user:password@]host[:port][/db], redis+unix:///path/of/the/socket, or \
+                        redis+sentinel://[user:password@]host[:port],host[:port]…/name[/db][?sentinel_user=…&sentinel_password=…]";
+    match text.split_once("://") {
+        Some(("redis" | "redis+unix", _)) => {}
+        Some(("redis+sentinel", rest)) => {
+            let watched = watched(rest).ok_or_else(|| FORM.to_owned())?;
+            return Ok(RedisUrl::of_watched(text, watched));
+        }
+        Some(("rediss", _)) => return Err(format!("{FORM}; TLS (rediss) is not supported yet")),
         _ => return Err(FORM.to_owned()),
     }
     // The client's own parser has the last word, so that what passes here is sure to open. Its error is not shown: it
     // may quote the URL.
     text.into_connection_info().map(|_| RedisUrl::new(text)).map_err(|_| FORM.to_owned())
+}
+
+/// What stands behind `redis+sentinel://`.
+fn watched(rest: &str) -> Option<Watched> {
+    const SENTINEL_PORT: u16 = 26379;
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (authority, path) = rest.split_once('/')?;
+    let (login, hosts) = authority.rsplit_once('@').map_or(("", authority), |(login, hosts)| (login, hosts));
+    let (name, db) = path.split_once('/').unwrap_or((path, "0"));
+    db.parse::<u32>().ok()?;
+    let is_name = |name: &str| {
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+    };
+    let (mut user, mut password) = (String::new(), None);
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        match pair.split_once('=')? {
+            ("sentinel_user", value) => user = value.to_owned(),
+            ("sentinel_password", value) => password = Some(value.to_owned()),
+            _ => return None,
+        }
+    }
+    let sentinel_login = password.map(|password| format!("{user}:{password}@")).unwrap_or_default();
+    let with_port = |host: &str| {
+        let url = Url::parse(&format!("redis://{host}")).ok()?;
+        let is_host = url.has_host() && url.path().is_empty() && url.username().is_empty();
+        let port = url.port().unwrap_or(SENTINEL_PORT);
+        is_host.then(|| format!("redis://{sentinel_login}{}:{port}", url.host_str().unwrap_or_default()))
+    };
+    let sentinels = hosts.split(',').map(with_port).collect::<Option<Vec<_>>>()?;
+    let login = if login.is_empty() { String::new() } else { format!("{login}@") };
+    let watched = Watched { sentinels, name: name.to_owned(), node: format!("redis://{login}localhost/{db}") };
+    // As above.
+    let opens = |url: &String| url.as_str().into_connection_info().is_ok();
+    let is_right = is_name(name) && opens(&watched.node) && watched.sentinels.iter().all(opens);
+    is_right.then_some(watched)
 }
 
 /// Host names without ports, or `*`.

@@ -121,8 +121,11 @@ settings! {
 
     /// The shared store.
     "Redis", RedisFlags => redis: RedisSettings {
-        /// Redis that the instances share: redis://user:password@host:port/db, of which only the host is needed, or
-        /// redis+unix:///path/of/the/socket. Unset keeps sessions in memory: one instance, and a restart loses them.
+        /// Redis that the instances share: redis://user:password@host:port/db, of which only the host is needed,
+        /// redis+unix:///path/of/the/socket, or, where Sentinels watch it,
+        /// redis+sentinel://user:password@host:port,host:port/name/db (user and password of the nodes; those of the
+        /// Sentinels as ?sentinel_user=…&sentinel_password=…). Unset keeps sessions in memory: one instance, and a
+        /// restart loses them.
         REDIS_URL = "", "URL" => url: Option<RedisUrl>, optional(parse::redis_url);
 
         /// Connections to Redis. Commands are pipelined, so few are enough; more only help when scripts queue behind

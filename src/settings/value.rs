@@ -30,22 +30,46 @@ impl fmt::Debug for Secret {
 
 /// The address of Redis. It may hold a password: `Debug` and `Display` mask it.
 #[derive(Clone, PartialEq, Eq)]
-pub struct RedisUrl(String);
+pub struct RedisUrl {
+    text: String,
+    /// Of a primary that Sentinels watch.
+    watched: Option<Watched>,
+}
+
+/// A primary, by the Sentinels that know where it is.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Watched {
+    /// URLs of the Sentinels, with the password that they ask for.
+    pub sentinels: Vec<String>,
+    /// Its name there.
+    pub name: String,
+    /// A URL of a node, as there is no other way to say user, password and database: its host is nobody's.
+    pub node: String,
+}
 
 impl RedisUrl {
     pub(super) fn new(text: &str) -> Self {
-        Self(text.to_owned())
+        Self { text: text.to_owned(), watched: None }
+    }
+
+    pub(super) fn of_watched(text: &str, watched: Watched) -> Self {
+        Self { text: text.to_owned(), watched: Some(watched) }
     }
 
     /// The whole URL, password included: for the client that connects, never to log.
     pub fn expose(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    /// What it says of Sentinels, passwords included.
+    pub fn watched(&self) -> Option<&Watched> {
+        self.watched.as_ref()
     }
 }
 
 impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&mask_url(&self.0))
+        f.write_str(&mask_url(&self.text))
     }
 }
 

@@ -7,6 +7,7 @@
 //! | [`RedisServer`], [`UpstreamProcess`], [`RouterProcess`], [`Nginx`] | the programs themselves |
 //! | [`ConformanceServer`], [`conformance_suite`] | a server on the TypeScript SDK, and the official suite that judges one |
 //! | [`AuthorizationServer`] | whose tokens the router takes |
+//! | [`Sentinels`] | a primary and a replica, and who watches them |
 //! | [`Oracle`] | whether anything was lost, doubled or reordered |
 //!
 //! Clients, stand-in servers and links are those of `crates/testkit`, by which the drill and the load generator work, too.
@@ -22,6 +23,7 @@ pub mod oracle;
 pub mod redis_client;
 pub mod redis_server;
 pub mod router_process;
+pub mod sentinels;
 pub mod upstream_process;
 
 pub use authorization_server::AuthorizationServer;
@@ -32,6 +34,7 @@ pub use oracle::Oracle;
 pub use redis_client::RedisClient;
 pub use redis_server::RedisServer;
 pub use router_process::RouterProcess;
+pub use sentinels::Sentinels;
 pub use testkit::{
     Event, EventStream, FakeUpstream, FaultProxy, Item, McpClient, Mode, OddUpstream, PATIENCE, PostTo, Process,
     StreamEnd, StreamableClient, StreamableUpstream, event_stream, eventually, eventually_some, fake_upstream,

@@ -34,6 +34,7 @@ mod room;
 mod scripts;
 mod sdk;
 mod secure_upstreams;
+mod sentinel;
 mod server_death;
 mod smoke;
 mod starting;

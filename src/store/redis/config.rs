@@ -7,6 +7,8 @@ use std::{fmt, time::Duration};
 pub struct RedisConfig {
     /// `redis://[user[:password]@]host[:port][/db]` or `redis+unix:///path`.
     pub url: String,
+    /// The primary is found by Sentinels; `url` then is that of a node, of which the host is nobody's.
+    pub sentinel: Option<SentinelConfig>,
     /// First part of every key. Several routers may share one Redis under different prefixes.
     pub prefix: String,
     /// Connections for bulk work (touch, list, leases) at most. Besides these each thread that uses the store keeps one
@@ -27,11 +29,21 @@ pub struct RedisConfig {
     pub probe: Duration,
 }
 
+/// Who knows where the primary is.
+#[derive(Clone)]
+pub struct SentinelConfig {
+    /// URLs of the Sentinels.
+    pub sentinels: Vec<String>,
+    /// Name of the primary there.
+    pub name: String,
+}
+
 impl RedisConfig {
     /// The defaults for a Redis at `url`.
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
+            sentinel: None,
             prefix: "mcp".to_owned(),
             pool_size: 4,
             // Long enough for a fork or a slow script of a neighbour, short enough for a client that waits for a 202.

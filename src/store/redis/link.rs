@@ -24,6 +24,7 @@ use super::{
     refusal::{Refusal, connecting, server_error},
     reply::told,
     scripts::{self, Call},
+    sentinel::Sentinel,
     topology::{CHECK_TIMEOUT, Fate, Standalone, Topology},
 };
 use crate::{
@@ -54,7 +55,10 @@ pub(super) struct Link {
 impl Link {
     pub(super) fn new(config: &RedisConfig) -> StoreResult<Self> {
         Ok(Self {
-            topology: Box::new(Standalone::new(config)?),
+            topology: match &config.sentinel {
+                None => Box::new(Standalone::new(config)?),
+                Some(sentinel) => Box::new(Sentinel::new(config, sentinel)?),
+            },
             timeout: config.timeout,
             batch: config.batch.max(1),
             backoff: Backoff::new(config.backoff),

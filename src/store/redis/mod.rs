@@ -1,4 +1,4 @@
-//! The shared store: Redis 7 or later, standalone.
+//! The shared store: Redis 7 or later, at one address or found by Sentinels.
 //!
 //! Role: [`SessionStore`] over Lua scripts, one a job. Owns the connections. Key names: `keys.rs`. Scripts and what
 //! they promise: `src/store/lua/`. How operations of many sessions share a round trip: `pipeline.rs`.
@@ -20,6 +20,7 @@ mod refusal;
 mod reply;
 mod rights;
 mod scripts;
+mod sentinel;
 mod sessions;
 mod topology;
 mod wake_ups;
@@ -31,7 +32,7 @@ use std::{
 
 use async_trait::async_trait;
 
-pub use self::config::RedisConfig;
+pub use self::config::{RedisConfig, SentinelConfig};
 use self::{keys::Keys, link::Link, pipeline::Lanes, scripts::Call};
 use crate::store::{SessionStore, StoreResult};
 

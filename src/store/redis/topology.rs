@@ -1,15 +1,15 @@
 //! Where Redis is: who gives connections, and who says that one is of no use any more.
 //!
 //! Role: [`Topology`] is all that lanes, bulk work and the subscription know of nodes. [`Standalone`] is one address behind
-//! which there is one primary, whoever moves it. Sentinel and Cluster are to come as other implementations;
-//! `docs/redis-model.md` says what they have to do.
+//! which there is one primary, whoever moves it; [`super::sentinel`] a primary that Sentinels watch. Cluster is to come as
+//! another implementation; `docs/redis-model.md` says what it has to do.
 //!
 //! Never: sends a command, or repeats one.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
-use deadpool_redis::{Connection, Manager, Pool, PoolConfig, PoolError, Runtime, Timeouts};
+use deadpool_redis::{Connection, Hook, Manager, Pool, PoolConfig, PoolError, Runtime, Timeouts};
 use redis::{
     AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, RedisResult, ServerError,
     aio::{MultiplexedConnection, PubSub},
@@ -65,6 +65,50 @@ pub(super) trait Topology: Send + Sync + 'static {
     fn fits(&self, server: &str) -> StoreResult<()>;
 }
 
+/// How every node is connected to.
+pub(super) struct Ways {
+    pub(super) connection: AsyncConnectionConfig,
+    timeout: Duration,
+    pool_size: usize,
+}
+
+impl Ways {
+    pub(super) fn new(config: &RedisConfig) -> Self {
+        // Each pipeline has its own time-out; a second one inside would only cost a timer.
+        let connection =
+            AsyncConnectionConfig::new().set_connection_timeout(Some(config.timeout)).set_response_timeout(None);
+        Self { connection, timeout: config.timeout, pool_size: config.pool_size.max(1) }
+    }
+
+    /// What a URL says of a node.
+    pub(super) fn to(url: &str) -> StoreResult<ConnectionInfo> {
+        let info: ConnectionInfo = url.into_connection_info().map_err(wrong_url)?;
+        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
+        Ok(info.set_tcp_settings(TcpSettings::default().set_nodelay(true).set_keepalive(keepalive)))
+    }
+
+    pub(super) fn client(info: ConnectionInfo) -> StoreResult<Client> {
+        Client::open(info).map_err(wrong_url)
+    }
+
+    /// Connections to one node for bulk work. `suits`: asked of each new one.
+    pub(super) fn pool(&self, info: ConnectionInfo, suits: Option<Hook>) -> StoreResult<Pool> {
+        let manager = Manager::new_with_config(info, self.connection.clone()).map_err(wrong_url)?;
+        let mut pool = PoolConfig::new(self.pool_size);
+        pool.timeouts =
+            Timeouts { wait: None, create: Some(self.timeout), recycle: Some(self.timeout.min(CHECK_TIMEOUT)) };
+        let mut builder = Pool::builder(manager).config(pool).runtime(Runtime::Tokio1);
+        if let Some(suits) = suits {
+            builder = builder.post_create(suits);
+        }
+        builder.build().map_err(|error| StoreError::NotDone(error.to_string()))
+    }
+}
+
+fn wrong_url(_: redis::RedisError) -> StoreError {
+    StoreError::NotDone("the Redis URL cannot be read".to_owned())
+}
+
 /// One address, and behind it one primary.
 pub(super) struct Standalone {
     pool: Pool,
@@ -78,26 +122,11 @@ impl Standalone {
     /// # Errors
     /// `Unavailable` when the URL cannot be read.
     pub(super) fn new(config: &RedisConfig) -> StoreResult<Self> {
-        let wrong_url = |_| StoreError::NotDone("the Redis URL cannot be read".to_owned());
-        let info: ConnectionInfo = config.url.as_str().into_connection_info().map_err(wrong_url)?;
-        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
-        let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true).set_keepalive(keepalive));
-        // Each pipeline has its own time-out; a second one inside would only cost a timer.
-        let connection =
-            AsyncConnectionConfig::new().set_connection_timeout(Some(config.timeout)).set_response_timeout(None);
-        let manager = Manager::new_with_config(info.clone(), connection.clone()).map_err(wrong_url)?;
-        let mut pool = PoolConfig::new(config.pool_size.max(1));
-        pool.timeouts =
-            Timeouts { wait: None, create: Some(config.timeout), recycle: Some(config.timeout.min(CHECK_TIMEOUT)) };
-        let pool = Pool::builder(manager)
-            .config(pool)
-            .runtime(Runtime::Tokio1)
-            .build()
-            .map_err(|error| StoreError::NotDone(error.to_string()))?;
+        let (ways, info) = (Ways::new(config), Ways::to(&config.url)?);
         Ok(Self {
-            pool,
-            client: Client::open(info).map_err(wrong_url)?,
-            connection,
+            pool: ways.pool(info.clone(), None)?,
+            client: Ways::client(info)?,
+            connection: ways.connection,
             takes_cluster_node: config.cluster,
             node: watch::Sender::new(0),
         })
@@ -140,7 +169,8 @@ impl Topology for Standalone {
                     .to_owned(),
             )),
             Some("sentinel") => Err(StoreError::Unusable(
-                "this is a Sentinel, which holds no data; REDIS_URL must lead to the primary that it watches"
+                "this is a Sentinel, which holds no data; for the primary that it watches write \
+                 redis+sentinel://host:port/name into REDIS_URL"
                     .to_owned(),
             )),
             _ => Ok(()),
