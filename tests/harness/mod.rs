@@ -35,6 +35,7 @@ pub use redis_client::RedisClient;
 pub use redis_server::RedisServer;
 pub use router_process::RouterProcess;
 pub use sentinels::Sentinels;
+pub use testkit::mcp_client::Transport;
 pub use testkit::{
     Event, EventStream, FakeUpstream, FaultProxy, Item, McpClient, Mode, OddUpstream, PATIENCE, PostTo, Process,
     StreamEnd, StreamableClient, StreamableUpstream, event_stream, eventually, eventually_some, fake_upstream,
@@ -42,3 +43,20 @@ pub use testkit::{
     tls,
 };
 pub use upstream_process::UpstreamProcess;
+
+/// Tests of what holds over either transport: each of these functions is run once for each.
+macro_rules! over_both_transports {
+    ($($(#[$attribute:meta])* $test:ident)+) => {
+        mod over_sse {
+            $($(#[$attribute])* #[tokio::test] async fn $test() {
+                super::$test(crate::harness::Transport::Sse).await;
+            })+
+        }
+        mod over_streamable {
+            $($(#[$attribute])* #[tokio::test] async fn $test() {
+                super::$test(crate::harness::Transport::Streamable).await;
+            })+
+        }
+    };
+}
+pub(crate) use over_both_transports;

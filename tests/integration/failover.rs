@@ -11,7 +11,8 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Cluster, FaultProxy, McpClient, Mode, Oracle, PostTo, cluster, eventually, mcp_client::tool_call,
+    Cluster, FaultProxy, McpClient, Mode, Oracle, PostTo, Transport, cluster, eventually, mcp_client::tool_call,
+    over_both_transports,
 };
 
 /// More than a living instance takes to answer a POST; a stopped one never does.
@@ -29,6 +30,8 @@ fn quick() -> cluster::Builder {
         .env("MCP_POLL_INTERVAL", "200ms")
         .env("MCP_RETRY_MIN", "10ms")
         .env("MCP_RETRY_MAX", "30ms")
+        .env("MCP_STREAMABLE_RETRY_MIN", "10ms")
+        .env("MCP_STREAMABLE_RETRY_MAX", "30ms")
 }
 
 /// Posts as nginx does: at the first instance that takes it, with the same `X-Request-ID` everywhere.
@@ -89,14 +92,23 @@ async fn judge_session(cluster: &Cluster, client: &McpClient) {
 }
 
 /// Instance 0 owns the session, instance `holder` has its stream.
-async fn session_at(cluster: &Cluster, holder: usize) -> McpClient {
-    let client = cluster.client().initialize().await;
+async fn session_at(cluster: &Cluster, transport: Transport, holder: usize) -> McpClient {
+    let client = cluster.client().over(transport).initialize().await;
     if holder != 0 {
         client.cut();
         client.reconnect(Some(holder));
         client.connection_count(2).await;
     }
     client
+}
+
+/// Where POSTs go first. Over Streamable HTTP that is where the streams of the calls are, too.
+fn first_at(cluster: &Cluster, transport: Transport, holder: usize) -> Vec<SocketAddr> {
+    let mut addrs = cluster.addrs();
+    if transport == Transport::Streamable {
+        addrs.rotate_left(holder);
+    }
+    addrs
 }
 
 /// What happens to an instance.
@@ -112,19 +124,19 @@ enum Fault {
 
 /// Calls are in flight on sessions whose owner is instance 0 and whose stream is at `holder`, when `faulty` get the
 /// fault: right then, or some milliseconds later. Returns how many outcomes were unknown.
-async fn survives(fault: Fault, faulty: &[usize], holder: usize) -> usize {
+async fn survives(transport: Transport, fault: Fault, faulty: &[usize], holder: usize) -> usize {
     let mut cluster = quick().start().await;
     let mut unknown = 0;
     for moment in [0, 3, 10, 40, 80] {
         let mut clients = Vec::new();
         for _ in 0..2 {
-            clients.push(session_at(&cluster, holder).await);
+            clients.push(session_at(&cluster, transport, holder).await);
         }
         let mut messages = Vec::new();
         for (number, client) in clients.iter().enumerate() {
             messages.extend(calls(&format!("{moment} {number}")).map(|message| (client, message)));
         }
-        let addrs = cluster.addrs();
+        let addrs = first_at(&cluster, transport, holder);
         let posts = join_all(messages.iter().map(|(client, message)| post(client, &addrs, message)));
         let faults = async {
             tokio::time::sleep(Duration::from_millis(moment)).await;
@@ -165,52 +177,44 @@ async fn survives(fault: Fault, faulty: &[usize], holder: usize) -> usize {
 }
 
 /// REQ-2, REQ-3, OWN-9: SIGKILL of the owner, which holds the stream too.
-#[tokio::test]
-async fn a_killed_owner_costs_no_call() {
-    survives(Fault::Kill, &[0], 0).await;
+async fn a_killed_owner_costs_no_call(transport: Transport) {
+    survives(transport, Fault::Kill, &[0], 0).await;
 }
 
 /// REQ-2, REQ-3, EVT-3: SIGKILL of the instance that holds the stream of another instance's session. The owner lives,
 /// so every call has its result.
-#[tokio::test]
-async fn a_killed_holder_of_the_stream_costs_nothing() {
-    assert_eq!(survives(Fault::Kill, &[1], 1).await, 0);
+async fn a_killed_holder_of_the_stream_costs_nothing(transport: Transport) {
+    assert_eq!(survives(transport, Fault::Kill, &[1], 1).await, 0);
 }
 
 /// REQ-2, REQ-3, OWN-9: SIGKILL of the owner and of the holder of the stream at once.
-#[tokio::test]
-async fn owner_and_holder_killed_at_once_cost_no_call() {
-    survives(Fault::Kill, &[0, 1], 1).await;
+async fn owner_and_holder_killed_at_once_cost_no_call(transport: Transport) {
+    survives(transport, Fault::Kill, &[0, 1], 1).await;
 }
 
 /// DRN-2: SIGTERM of the owner: calls in flight end as if nothing had been.
-#[tokio::test]
-async fn an_owner_that_is_told_to_go_finishes_its_calls() {
-    assert_eq!(survives(Fault::Terminate, &[0], 0).await, 0);
+async fn an_owner_that_is_told_to_go_finishes_its_calls(transport: Transport) {
+    assert_eq!(survives(transport, Fault::Terminate, &[0], 0).await, 0);
 }
 
 /// OWN-2, REQ-2, REQ-3: SIGSTOP of the owner past its lease, adoption, SIGCONT.
-#[tokio::test]
-async fn an_owner_that_hangs_and_comes_back_costs_no_call() {
-    survives(Fault::Stop, &[0], 0).await;
+async fn an_owner_that_hangs_and_comes_back_costs_no_call(transport: Transport) {
+    survives(transport, Fault::Stop, &[0], 0).await;
 }
 
 /// EVT-3, OWN-2: the same, when the stream is at an instance that lives.
-#[tokio::test]
-async fn an_owner_that_hangs_does_not_disturb_a_stream_elsewhere() {
-    survives(Fault::Stop, &[0], 1).await;
+async fn an_owner_that_hangs_does_not_disturb_a_stream_elsewhere(transport: Transport) {
+    survives(transport, Fault::Stop, &[0], 1).await;
 }
 
 /// EVT-3, REQ-2: SIGTERM of the instance that holds the stream of another instance's session.
-#[tokio::test]
-async fn a_holder_of_the_stream_that_is_told_to_go_costs_nothing() {
-    assert_eq!(survives(Fault::Terminate, &[1], 1).await, 0);
+async fn a_holder_of_the_stream_that_is_told_to_go_costs_nothing(transport: Transport) {
+    assert_eq!(survives(transport, Fault::Terminate, &[1], 1).await, 0);
 }
 
 /// EVT-3, REQ-2: SIGSTOP of the instance that holds the stream, and SIGCONT when its client is elsewhere.
-#[tokio::test]
-async fn a_holder_of_the_stream_that_hangs_costs_nothing() {
-    assert_eq!(survives(Fault::Stop, &[1], 1).await, 0);
+async fn a_holder_of_the_stream_that_hangs_costs_nothing(transport: Transport) {
+    assert_eq!(survives(transport, Fault::Stop, &[1], 1).await, 0);
 }
 
 /// What happens to Redis, or to the link of all instances to it.
@@ -225,12 +229,12 @@ enum RedisFault {
 }
 
 /// Calls are in flight when Redis gets the fault, right then or some milliseconds later, and when it is over.
-async fn survives_without_redis(fault: RedisFault) {
+async fn survives_without_redis(transport: Transport, fault: RedisFault) {
     let builder = quick().redis_proxy().env("REDIS_TIMEOUT", "200ms").env("REDIS_WAIT", "500ms");
     let mut cluster = builder.redis_args(&["--appendonly", "yes", "--appendfsync", "always"]).start().await;
     for moment in [0, 10, 60] {
-        let client = session_at(&cluster, 1).await;
-        let addrs = cluster.addrs();
+        let client = session_at(&cluster, transport, 1).await;
+        let addrs = first_at(&cluster, transport, 1);
         let messages = calls(&format!("{moment}"));
         let posts = join_all(messages.iter().map(|message| post(&client, &addrs, message)));
         let faults = async {
@@ -261,33 +265,44 @@ async fn survives_without_redis(fault: RedisFault) {
 }
 
 /// DUR-1, DUR-2, EVT-2: Redis dies and comes back with its data, with calls in flight.
-#[tokio::test]
-async fn a_redis_that_restarts_with_its_data_costs_no_call() {
-    survives_without_redis(RedisFault::Restart).await;
+async fn a_redis_that_restarts_with_its_data_costs_no_call(transport: Transport) {
+    survives_without_redis(transport, RedisFault::Restart).await;
 }
 
 /// DUR-2, EVT-2, OWN-2: Redis hangs past all leases with calls in flight.
-#[tokio::test]
-async fn a_redis_that_hangs_costs_no_call() {
-    survives_without_redis(RedisFault::Pause).await;
+async fn a_redis_that_hangs_costs_no_call(transport: Transport) {
+    survives_without_redis(transport, RedisFault::Pause).await;
 }
 
 /// DUR-2, EVT-2, OWN-10: nothing passes between the instances and Redis.
-#[tokio::test]
-async fn a_redis_behind_a_black_hole_costs_no_call() {
-    survives_without_redis(RedisFault::Link(Mode::BlackHole)).await;
+async fn a_redis_behind_a_black_hole_costs_no_call(transport: Transport) {
+    survives_without_redis(transport, RedisFault::Link(Mode::BlackHole)).await;
 }
 
 /// DUR-2, EVT-2: the connections to Redis are cut, and no new ones can be made.
-#[tokio::test]
-async fn a_redis_that_cannot_be_reached_costs_no_call() {
-    survives_without_redis(RedisFault::Link(Mode::Cut)).await;
+async fn a_redis_that_cannot_be_reached_costs_no_call(transport: Transport) {
+    survives_without_redis(transport, RedisFault::Link(Mode::Cut)).await;
 }
 
 /// DUR-2, EVT-2, REQ-6: what the instances write arrives, and they never learn of it.
-#[tokio::test]
-async fn a_redis_whose_answers_are_lost_costs_no_call() {
-    survives_without_redis(RedisFault::Link(Mode::LoseAnswers)).await;
+async fn a_redis_whose_answers_are_lost_costs_no_call(transport: Transport) {
+    survives_without_redis(transport, RedisFault::Link(Mode::LoseAnswers)).await;
+}
+
+over_both_transports! {
+    a_killed_owner_costs_no_call
+    a_killed_holder_of_the_stream_costs_nothing
+    owner_and_holder_killed_at_once_cost_no_call
+    an_owner_that_is_told_to_go_finishes_its_calls
+    an_owner_that_hangs_and_comes_back_costs_no_call
+    an_owner_that_hangs_does_not_disturb_a_stream_elsewhere
+    a_holder_of_the_stream_that_is_told_to_go_costs_nothing
+    a_holder_of_the_stream_that_hangs_costs_nothing
+    a_redis_that_restarts_with_its_data_costs_no_call
+    a_redis_that_hangs_costs_no_call
+    a_redis_behind_a_black_hole_costs_no_call
+    a_redis_that_cannot_be_reached_costs_no_call
+    a_redis_whose_answers_are_lost_costs_no_call
 }
 
 /// REQ-4, EVT-3: TCP between a client and nginx is cut, or loses what nginx says, with calls in flight: a call whose 202
@@ -343,17 +358,17 @@ mod steps {
     use super::*;
 
     /// The first instance that comes to the step with a message of the test dies there.
-    async fn aborts_at(step: &'static str) {
-        at_step(step, Fault::Kill).await;
+    async fn aborts_at(transport: Transport, step: &'static str) {
+        at_step(transport, step, Fault::Kill).await;
     }
 
     /// The first instance that comes to the step with a message of the test stops there, and goes on when another has
     /// adopted the session.
-    async fn stops_at(step: &'static str) {
-        at_step(step, Fault::Stop).await;
+    async fn stops_at(transport: Transport, step: &'static str) {
+        at_step(transport, step, Fault::Stop).await;
     }
 
-    async fn at_step(step: &'static str, fault: Fault) {
+    async fn at_step(transport: Transport, step: &'static str, fault: Fault) {
         let dir = tempfile::tempdir().unwrap();
         let arm = dir.path().join("armed");
         let action = if fault == Fault::Stop { "stop" } else { "abort" };
@@ -366,12 +381,12 @@ mod steps {
         // Each of the two calls is once the first at the step.
         for first in [READ, INCREMENT] {
             let holder = usize::from(step == fault::BEFORE_DELIVER);
-            let client = session_at(&cluster, holder).await;
+            let client = session_at(&cluster, transport, holder).await;
             // Where a message is journaled that does not come to its owner.
             let entry = usize::from(step == fault::QUEUED);
             let faulty = entry.max(holder);
             let healthy = if faulty == 0 { 1 } else { 2 };
-            let mut addrs = cluster.addrs();
+            let mut addrs = first_at(&cluster, transport, holder);
             addrs.rotate_left(entry);
             let mut messages = calls(first);
             messages.sort_by_key(|message| !message["id"].as_str().unwrap().starts_with(first));
@@ -422,21 +437,21 @@ mod steps {
                 use super::*;
                 $(
                     /// REQ-1, REQ-2, REQ-3, OWN-5, EVT-2
-                    #[tokio::test]
-                    async fn $name() {
-                        aborts_at($step).await;
+                    async fn $name(transport: Transport) {
+                        aborts_at(transport, $step).await;
                     }
                 )*
+                over_both_transports! { $($name)* }
             }
             mod stop {
                 use super::*;
                 $(
                     /// REQ-2, REQ-3, OWN-2, OWN-3, EVT-2
-                    #[tokio::test]
-                    async fn $name() {
-                        stops_at($step).await;
+                    async fn $name(transport: Transport) {
+                        stops_at(transport, $step).await;
                     }
                 )*
+                over_both_transports! { $($name)* }
             }
         };
     }

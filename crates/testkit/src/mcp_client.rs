@@ -3,6 +3,10 @@
 //!
 //! It can be told to behave like others: without a cursor and with the protocol version (the TypeScript SDK), with a
 //! cookie jar (mcp-remote). Streams and POSTs may go to several instances in turn, as behind a load balancer.
+//!
+//! Or to speak Streamable HTTP ([`Transport::Streamable`]): then it does the same for the session's main stream, and follows the
+//! stream of each call until that is answered, wherever it has to come back for it (`calls`). Tests of what holds over either
+//! transport are the same tests. [`crate::StreamableClient`] is for what is peculiar to Streamable HTTP.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -24,13 +28,30 @@ use tokio::{
 use crate::{
     PATIENCE,
     connection::{Headers, header},
-    event_stream::{EventStream, Item, Opened, StreamEnd},
+    event_stream::{Event, EventStream, Item, Opened, StreamEnd},
     http::{Request, Response},
     soon,
 };
 
+mod calls;
+
+/// How a client speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// HTTP+SSE (2024-11-05): one stream, and POSTs that are answered 202.
+    Sse,
+    /// Streamable HTTP (2025-11-25).
+    Streamable,
+}
+
+/// Number of the connection of what came by the POST of a request, or by coming back to its stream.
+const OF_A_CALL: usize = usize::MAX;
+
 /// The version that the client asks for.
 const VERSION: &str = "2025-11-25";
+
+/// An instance that hangs takes a connection and says nothing: after so long another one is tried.
+const COMES_BACK: Duration = Duration::from_secs(2);
 
 /// Reconnection time before the server has told one.
 const RETRY: Duration = Duration::from_millis(500);
@@ -48,6 +69,7 @@ pub enum PostTo {
 #[derive(Debug, Clone)]
 pub struct Builder {
     addrs: Vec<SocketAddr>,
+    transport: Transport,
     path: String,
     headers: Headers,
     post_to: PostTo,
@@ -60,6 +82,21 @@ pub struct Builder {
 }
 
 impl Builder {
+    /// Speaks so (HTTP+SSE).
+    pub fn over(mut self, transport: Transport) -> Self {
+        self.transport = transport;
+        match transport {
+            Transport::Sse => "/sse/mcp-server-v6",
+            Transport::Streamable => "/mcp/mcp-server-v6",
+        }
+        .clone_into(&mut self.path);
+        self
+    }
+
+    fn is_streamable(&self) -> bool {
+        self.transport == Transport::Streamable
+    }
+
     /// GETs this path instead of `/sse/mcp-server-v6`.
     pub fn path(mut self, path: &str) -> Self {
         path.clone_into(&mut self.path);
@@ -110,12 +147,13 @@ impl Builder {
         self
     }
 
-    /// Opens the stream and waits for the endpoint.
+    /// Opens the stream and waits for the endpoint. Over Streamable HTTP there is none before the handshake.
     pub async fn connect(self) -> McpClient {
         let (want, wanted) = watch::channel(Want { open: true, cuts: 0, to: None });
+        let endpoint = self.is_streamable().then(|| self.path.clone());
         let inner = Arc::new(Inner {
             builder: self,
-            state: Mutex::default(),
+            state: Mutex::new(State { endpoint, ..State::default() }),
             changed: Notify::new(),
             posts: AtomicUsize::new(0),
             next_id: AtomicUsize::new(1),
@@ -128,8 +166,12 @@ impl Builder {
 
     /// [`Self::connect`] and the handshake.
     pub async fn initialize(self) -> McpClient {
+        let is_streamable = self.is_streamable();
         let client = self.connect().await;
         client.handshake().await;
+        if is_streamable {
+            client.connection_count(1).await;
+        }
         client
     }
 }
@@ -137,11 +179,11 @@ impl Builder {
 /// An event, and where it came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// Number of the connection, from 0.
+    /// Number of the connection, from 0; the highest number there is, if it came on the stream of a call (Streamable HTTP).
     pub connection: usize,
     /// Its `id:`.
     pub id: Option<String>,
-    /// Its name.
+    /// Its name; `prime` of an event without a message.
     pub name: String,
     /// Its data.
     pub data: String,
@@ -207,6 +249,8 @@ struct State {
     cursor: Option<String>,
     cookie: Option<String>,
     endpoint: Option<String>,
+    /// Over Streamable HTTP.
+    session: Option<String>,
     retry: Option<Duration>,
     version: Option<String>,
     /// Answers by the JSON text of their id.
@@ -242,6 +286,7 @@ impl McpClient {
     pub fn builder(addrs: impl IntoIterator<Item = SocketAddr>) -> Builder {
         Builder {
             addrs: addrs.into_iter().collect(),
+            transport: Transport::Sse,
             path: "/sse/mcp-server-v6".to_owned(),
             headers: Vec::new(),
             post_to: PostTo::InTurn,
@@ -313,8 +358,16 @@ impl McpClient {
         self.state().endpoint.clone().expect("the endpoint event has come")
     }
 
+    /// How it speaks.
+    pub fn transport(&self) -> Transport {
+        self.inner.builder.transport
+    }
+
     /// The session's id.
     pub fn session(&self) -> String {
+        if self.inner.builder.is_streamable() {
+            return self.state().session.clone().expect("the handshake is done");
+        }
         let endpoint = self.endpoint();
         let (_, query) = endpoint.split_once("sessionId=").expect("an endpoint names its session");
         query.split('&').next().expect("a part before the next one").to_owned()
@@ -339,7 +392,9 @@ impl McpClient {
         self.try_post_at(addr, message, None).await
     }
 
-    /// Posts to one instance, named as nginx names all tries of one request, if so; whatever the answer is.
+    /// Posts to one instance, named as nginx names all tries of one request, if so; whatever the answer is. Over Streamable
+    /// HTTP a request whose answer comes, or will come on its stream, is told as accepted, as over HTTP+SSE (202); one that
+    /// was not taken and may be repeated, as refused (503).
     ///
     /// # Errors
     /// No connection, or it broke before the answer.
@@ -353,7 +408,11 @@ impl McpClient {
         if let Some(request_id) = request_id {
             request = request.header("x-mcp-request-try", request_id).header("x-request-id", request_id);
         }
-        let response = request.try_send(addr).await?;
+        let response = if self.inner.builder.is_streamable() {
+            calls::post(&self.inner, self.want.subscribe(), addr, &request, message).await?
+        } else {
+            request.try_send(addr).await?
+        };
         if response.status == 202 {
             self.note_accepted(message);
         }
@@ -566,18 +625,42 @@ impl Inner {
         if let Some(cookie) = cookie.filter(|_| self.builder.cookies) {
             request = request.header("cookie", &cookie);
         }
+        if self.builder.is_streamable() {
+            request = self.of_session(request).header("accept", "application/json, text/event-stream");
+        }
         request
     }
 
+    /// Over Streamable HTTP: with what says whose request it is.
+    fn of_session(&self, mut request: Request) -> Request {
+        let state = self.state();
+        if let Some(session) = &state.session {
+            request = request.header("mcp-session-id", session);
+        }
+        if let Some(version) = &state.version {
+            request = request.header("mcp-protocol-version", version);
+        }
+        request
+    }
+
+    /// Of the session's stream, where it goes on.
     fn get_request(&self) -> Request {
+        let cursor = self.state().cursor.clone().filter(|_| self.builder.cursor);
+        self.get_request_after(cursor.as_deref())
+    }
+
+    fn get_request_after(&self, cursor: Option<&str>) -> Request {
         let mut request = Request::get(self.builder.path.clone());
         for (name, value) in &self.builder.headers {
             request = request.header(name, value);
         }
-        let state = self.state();
-        if let Some(cursor) = state.cursor.as_deref().filter(|_| self.builder.cursor) {
+        if let Some(cursor) = cursor {
             request = request.header("last-event-id", cursor);
         }
+        if self.builder.is_streamable() {
+            return self.of_session(request);
+        }
+        let state = self.state();
         if let Some(cookie) = state.cookie.as_deref().filter(|_| self.builder.cookies) {
             request = request.header("cookie", cookie);
         }
@@ -610,8 +693,17 @@ impl Inner {
             state.cursor.clone_from(&event.id);
         }
         state.retry = stream.retry_ms().map(Duration::from_millis).or(state.retry);
+        drop(state);
+        self.note(connection, event);
+    }
+
+    /// What has come, by whatever way.
+    fn note(self: &Arc<Self>, connection: usize, event: Event) {
+        let mut state = self.state();
+        let is_prime = self.builder.is_streamable() && event.data.is_empty();
+        let name = if is_prime { "prime".to_owned() } else { event.name };
         let mut answer = None;
-        if event.name == "endpoint" {
+        if name == "endpoint" {
             state.endpoint = Some(event.data.clone());
         } else if let Ok(message) = serde_json::from_str::<Value>(&event.data) {
             if message.get("method").is_none()
@@ -621,7 +713,7 @@ impl Inner {
             }
             answer = self.own_answer(&message);
         }
-        state.records.push(Record { connection, id: event.id, name: event.name, data: event.data });
+        state.records.push(Record { connection, id: event.id, name, data: event.data });
         drop(state);
         self.changed.notify_waiters();
         if let Some(answer) = answer {
@@ -637,6 +729,14 @@ impl Inner {
 /// Keeps a stream open for as long as one is wanted.
 async fn keep_stream(inner: Arc<Inner>, mut want: watch::Receiver<Want>) {
     let mut turn = 0;
+    while inner.builder.is_streamable() && inner.state().session.is_none() {
+        let changed = inner.changed.notified();
+        tokio::pin!(changed);
+        changed.as_mut().enable();
+        if inner.state().session.is_none() {
+            changed.await;
+        }
+    }
     loop {
         let Ok(wanted) = want.wait_for(|want| want.open).await.map(|want| *want) else { return };
         want.mark_unchanged();

@@ -171,7 +171,10 @@ impl Pump {
         loop {
             if std::mem::take(&mut self.attachment.queue().look) {
                 match self.read().await {
-                    Read::Told(block) => return Some(block),
+                    Read::Told(block) => {
+                        fault::point(fault::BEFORE_DELIVER);
+                        return Some(block);
+                    }
                     Read::Nothing => continue,
                     Read::End(end) => {
                         self.attachment.end(end);
