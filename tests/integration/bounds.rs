@@ -3,11 +3,12 @@
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Cluster, EventStream, FakeUpstream, McpClient, Oracle, PostTo, RedisClient, eventually,
+    Cluster, EventStream, FakeUpstream, McpClient, Oracle, PostTo, RedisClient, Transport, eventually,
     fake_upstream::Reply,
     http::{self, Request},
     mcp_client::{request, tool_call},
     oracle::Numbered,
+    over_both_transports,
 };
 
 const SSE: &str = "/sse/mcp-server-v6";
@@ -149,8 +150,7 @@ async fn a_client_that_takes_nothing_is_let_go() {
 }
 
 /// MEM-1: a server that says more than the store takes is read no further: no memory grows while Redis hangs.
-#[tokio::test]
-async fn a_flood_from_the_upstream_meets_back_pressure() {
+async fn a_flood_from_the_upstream_meets_back_pressure(transport: Transport) {
     let upstream = FakeUpstream::start().await;
     let mut cluster = Cluster::builder()
         .upstream_urls([upstream.url()])
@@ -160,7 +160,7 @@ async fn a_flood_from_the_upstream_meets_back_pressure() {
         .env("MCP_RESUME_BYTES", "256MiB")
         .start()
         .await;
-    let client = cluster.client().initialize().await;
+    let client = cluster.client().over(transport).initialize().await;
     let link = upstream.open_sessions()[0];
     let proxy = cluster.redis_proxy.as_ref().unwrap();
     proxy.set(crate::harness::Mode::BlackHole);
@@ -194,12 +194,11 @@ async fn a_flood_from_the_upstream_meets_back_pressure() {
 /// MEM-2: a client that floods its session with messages which its server does not take is refused at a bound, at the
 /// owner and elsewhere: neither the router nor Redis grows with the flood. What was accepted is still forwarded, once and
 /// in order.
-#[tokio::test]
-async fn a_flood_of_messages_is_refused_at_a_bound() {
+async fn a_flood_of_messages_is_refused_at_a_bound(transport: Transport) {
     for (what, index) in [("owner", 0), ("another instance", 1)] {
         let mut cluster = Cluster::builder().routers(2).env("MCP_MAX_INBOX", 50).start().await;
         let redis = cluster.redis_client().await;
-        let client = cluster.client().post_to(PostTo::Only(index)).initialize().await;
+        let client = cluster.client().over(transport).post_to(PostTo::Only(index)).initialize().await;
         assert_eq!(client.text("echo", json!({ "text": "before" })).await, "before");
         cluster.upstreams[0].freeze();
         let mut refused = 0;
@@ -234,11 +233,10 @@ async fn a_flood_of_messages_is_refused_at_a_bound() {
 
 /// MEM-2: a server that asks more than its client answers is told at once, at a bound, and neither the client nor the session's
 /// record sees more of it. What the client has answered makes room again.
-#[tokio::test]
-async fn a_server_that_asks_without_end_is_refused_at_a_bound() {
+async fn a_server_that_asks_without_end_is_refused_at_a_bound(transport: Transport) {
     let upstream = FakeUpstream::start().await;
     let cluster = Cluster::builder().upstream_urls([upstream.url()]).env("MCP_MAX_SERVER_REQUESTS", 3).start().await;
-    let client = cluster.client().initialize().await;
+    let client = cluster.client().over(transport).initialize().await;
     let session = upstream.open_sessions()[0];
     let ask = |number: u64| request(number, "elicitation/create", json!({ "number": number }));
     let asked = |number: u64| move |message: &Value| message["params"]["number"] == number;
@@ -277,10 +275,9 @@ async fn a_server_that_asks_without_end_is_refused_at_a_bound() {
 }
 
 /// MEM-2: many clients at once, each with as many calls as it may have, on all instances: all are answered.
-#[tokio::test]
-async fn many_calls_of_many_clients_are_all_answered() {
+async fn many_calls_of_many_clients_are_all_answered(transport: Transport) {
     let cluster = Cluster::builder().routers(3).upstreams(2).start().await;
-    let clients = futures_util::future::join_all((0..20).map(|_| cluster.client().initialize())).await;
+    let clients = futures_util::future::join_all((0..20).map(|_| cluster.client().over(transport).initialize())).await;
     futures_util::future::join_all(clients.iter().map(|client| async move {
         let mut ids = Vec::new();
         for number in 0..50 {
@@ -475,4 +472,11 @@ async fn the_upstream_gets_nothing_of_the_clients_headers() {
         }
         assert!(headers.iter().any(|(name, _)| name == "host"));
     }
+}
+
+over_both_transports! {
+    a_flood_from_the_upstream_meets_back_pressure
+    a_flood_of_messages_is_refused_at_a_bound
+    a_server_that_asks_without_end_is_refused_at_a_bound
+    many_calls_of_many_clients_are_all_answered
 }

@@ -13,11 +13,12 @@ use mcp_router::{
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Cluster, FakeUpstream, McpClient, Mode, OddUpstream, Oracle, PostTo, cluster, eventually,
+    Cluster, FakeUpstream, McpClient, Mode, OddUpstream, Oracle, PostTo, Transport, cluster, eventually,
     fake_upstream::Reply,
     http,
     mcp_client::{request, tool_call},
     odd_upstream::{Gate, Step},
+    over_both_transports,
 };
 
 const NOTE: &str = "notifications/roots/list_changed";
@@ -78,11 +79,10 @@ async fn journal_behind_the_owner(cluster: &mut Cluster, client: &McpClient, mes
 
 /// REQ-1, REQ-5: a message that the store took behind the owner's back stalls nothing, and reaches the server itself, once
 /// and in its place: whatever kind it is, whoever takes the next message, and when nothing comes after it but a look.
-#[tokio::test]
-async fn a_message_that_the_owner_never_heard_of_stalls_nothing_and_is_not_lost() {
+async fn a_message_that_the_owner_never_heard_of_stalls_nothing_and_is_not_lost(transport: Transport) {
     let upstream = FakeUpstream::start().await;
     let mut cluster = Cluster::builder().routers(2).upstream_urls([upstream.url()]).start().await;
-    let client = cluster.client_of(0).initialize().await;
+    let client = cluster.client_of(0).over(transport).initialize().await;
     let (owner, other) = (cluster.addr(0), cluster.addr(1));
     let mut number = 0;
     for addr in [owner, other] {
@@ -230,12 +230,11 @@ fn calls(upstream: &FakeUpstream) -> Vec<Value> {
 /// REQ-4: calls that were cancelled are neither run again nor answered by an adopter, although the server had the cancel long
 /// ago, nothing of it is in the inbox any more, and the owner died before it had taken the calls off the books. Whoever took
 /// the cancel: the owner, or another instance.
-#[tokio::test]
-async fn a_cancel_that_the_server_has_had_holds_for_every_later_owner() {
+async fn a_cancel_that_the_server_has_had_holds_for_every_later_owner(transport: Transport) {
     for taker in [0, 1] {
         let upstream = with_a_long_read().await;
         let mut cluster = Cluster::builder().routers(2).upstream_urls([upstream.url()]).start().await;
-        let client = cluster.client().post_to(PostTo::Only(0)).initialize().await;
+        let client = cluster.client().over(transport).post_to(PostTo::Only(0)).initialize().await;
         client.result("tools/list", json!({})).await;
         let ids = [client.start_call("long", json!({})).await, client.start_call("write", json!({})).await];
         upstream.wait_for("tools/call", 2).await;
@@ -268,11 +267,10 @@ async fn a_cancel_that_the_server_has_had_holds_for_every_later_owner() {
 }
 
 /// REQ-4: a cancelled call leaves the books although Redis was away when its time came.
-#[tokio::test]
-async fn a_cancelled_call_leaves_the_books_when_redis_is_back() {
+async fn a_cancelled_call_leaves_the_books_when_redis_is_back(transport: Transport) {
     let upstream = with_a_long_read().await;
     let cluster = two_routers(&upstream).start().await;
-    let client = cluster.client_of(0).initialize().await;
+    let client = cluster.client_of(0).over(transport).initialize().await;
     let id = client.start_call("long", json!({})).await;
     upstream.wait_for("tools/call", 1).await;
     client.notify("notifications/cancelled", json!({ "requestId": id })).await;
@@ -293,15 +291,14 @@ async fn a_cancelled_call_leaves_the_books_when_redis_is_back() {
 
 /// REQ-4: a call that is cancelled before its server can be reached is not run when it can, and the cancel has nobody to
 /// go to.
-#[tokio::test]
-async fn a_call_that_is_cancelled_before_it_was_sent_never_runs() {
+async fn a_call_that_is_cancelled_before_it_was_sent_never_runs(transport: Transport) {
     let upstream = with_a_long_read().await;
     let (link, cluster) = {
         let link = crate::harness::FaultProxy::start(upstream.addr()).await;
         let url = format!("http://{}/sse", link.addr());
         (link, Cluster::builder().routers(2).upstream_urls([url]).env("MCP_UPSTREAM_ORDER_WAIT", "1h").start().await)
     };
-    let client = cluster.client_of(0).initialize().await;
+    let client = cluster.client_of(0).over(transport).initialize().await;
     // The first holds up the second.
     link.set(Mode::BlackHole);
     client.notify(NOTE, json!({ "number": 1 })).await;
@@ -317,14 +314,13 @@ async fn a_call_that_is_cancelled_before_it_was_sent_never_runs() {
 
 /// DRN-1, DRN-2: a draining owner takes what its calls wait for, wherever it comes in: the client's answer to the server, and
 /// cancels. New requests wait for the next owner, and run there in their order. The drain's deadline plays no part.
-#[tokio::test]
-async fn a_draining_owner_takes_answers_and_cancels_until_it_hands_over() {
+async fn a_draining_owner_takes_answers_and_cancels_until_it_hands_over(transport: Transport) {
     for poster in [0, 1] {
         let upstream = Arc::new(with_a_long_read().await);
         let builder = Cluster::builder().routers(2).upstream_urls([upstream.url()]).env("MCP_POLL_INTERVAL", "200ms");
         let builder = builder.env("DRAIN_DEADLINE", "10m").env("SHUTDOWN_TIMEOUT", "15m");
         let mut cluster = builder.env("MCP_RETRY_MIN", "10ms").env("MCP_RETRY_MAX", "30ms").start().await;
-        let client = cluster.client().post_to(PostTo::Only(0)).initialize().await;
+        let client = cluster.client().over(transport).post_to(PostTo::Only(0)).initialize().await;
         let asking = client.start_call("write", json!({})).await;
         let given_up = client.start_call("long", json!({})).await;
         upstream.wait_for("tools/call", 2).await;
@@ -371,13 +367,12 @@ async fn a_draining_owner_takes_answers_and_cancels_until_it_hands_over() {
 
 /// REQ-5: a notification that was on its way when its upstream session broke goes up again to the next one before what came
 /// after it, and nothing waits for the late end of the first POST. An answer to the session that is gone goes nowhere.
-#[tokio::test]
-async fn what_was_on_its_way_to_a_lost_session_goes_up_again_in_its_place() {
+async fn what_was_on_its_way_to_a_lost_session_goes_up_again_in_its_place(transport: Transport) {
     let upstream = FakeUpstream::start().await;
     // The POSTs that are lost end long after the test, and nothing overtakes them.
     let builder = Cluster::builder().upstream_urls([upstream.url()]).env("MCP_UPSTREAM_ORDER_WAIT", "1h");
     let cluster = builder.env("MCP_UPSTREAM_POST_TIMEOUT", "1h").start().await;
-    let client = cluster.client().initialize().await;
+    let client = cluster.client().over(transport).initialize().await;
     let question = ask(&upstream, &client, "really?").await;
     let first = *upstream.open_sessions().last().unwrap();
     upstream.swallow(Some(NOTE));
@@ -428,4 +423,13 @@ async fn an_answer_ends_the_wait_of_the_next_message_as_an_acknowledgement_does(
         upstream.posts_of(false, "tools/call").iter().map(|post| post.json["id"].clone()).collect();
     assert_eq!(arrived, [1, 2, 3]);
     gate.open();
+}
+
+over_both_transports! {
+    a_message_that_the_owner_never_heard_of_stalls_nothing_and_is_not_lost
+    a_cancel_that_the_server_has_had_holds_for_every_later_owner
+    a_cancelled_call_leaves_the_books_when_redis_is_back
+    a_call_that_is_cancelled_before_it_was_sent_never_runs
+    a_draining_owner_takes_answers_and_cancels_until_it_hands_over
+    what_was_on_its_way_to_a_lost_session_goes_up_again_in_its_place
 }

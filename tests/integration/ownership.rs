@@ -6,14 +6,12 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Cluster, EventStream, FakeUpstream, McpClient, Mode, Oracle, PostTo, eventually,
+    Cluster, EventStream, FakeUpstream, McpClient, Mode, Oracle, PostTo, Transport, eventually,
     fake_upstream::Reply,
     http::{self, Request},
     mcp_client::{request, tool_call},
-    seed,
+    over_both_transports, seed,
 };
-
-const SSE: &str = "/sse/mcp-server-v6";
 
 /// Settings under which a dead or hung instance is noticed soon.
 fn quick(builder: crate::harness::cluster::Builder) -> crate::harness::cluster::Builder {
@@ -23,6 +21,8 @@ fn quick(builder: crate::harness::cluster::Builder) -> crate::harness::cluster::
         .env("MCP_POLL_INTERVAL", "200ms")
         .env("MCP_RETRY_MIN", "10ms")
         .env("MCP_RETRY_MAX", "30ms")
+        .env("MCP_STREAMABLE_RETRY_MIN", "10ms")
+        .env("MCP_STREAMABLE_RETRY_MAX", "30ms")
 }
 
 fn note(number: u64) -> Value {
@@ -55,10 +55,10 @@ impl Revenant {
 
 /// The owner (instance 0) is stopped past its lease, instance 1 adopts its session and, if `serves`, forwards a call; and
 /// the owner goes on: it finds words of its upstream, and a POST that waits in its socket.
-async fn revenant(builder: crate::harness::cluster::Builder, serves: bool) -> Revenant {
+async fn revenant(transport: Transport, builder: crate::harness::cluster::Builder, serves: bool) -> Revenant {
     let upstream = FakeUpstream::start().await;
     let mut cluster = quick(builder.routers(2).upstream_urls([upstream.url()])).start().await;
-    let client = cluster.client().post_to(PostTo::Only(1)).stays_away().initialize().await;
+    let client = cluster.client().over(transport).post_to(PostTo::Only(1)).stays_away().initialize().await;
     let old_link = upstream.open_sessions()[0];
     client.disconnect().await;
     client.reconnect(Some(1));
@@ -95,9 +95,8 @@ async fn revenant(builder: crate::harness::cluster::Builder, serves: bool) -> Re
 /// OWN-1, OWN-2, OWN-3: an owner that is stopped (SIGSTOP) past its lease and goes on after another instance has adopted
 /// its session writes nothing and forwards nothing: neither what its upstream says now nor what it had accepted. It gives
 /// the session up for good, and closes its upstream link.
-#[tokio::test]
-async fn a_paused_owner_writes_and_forwards_nothing_after_an_adoption() {
-    let old = revenant(Cluster::builder(), true).await;
+async fn a_paused_owner_writes_and_forwards_nothing_after_an_adoption(transport: Transport) {
+    let old = revenant(transport, Cluster::builder(), true).await;
     let Revenant { cluster, upstream, client, new_link, .. } = &old;
     assert!(client.response_to(&json!("to the old owner")).await["result"].is_object(), "the new owner has found it");
     eventually("the old owner's upstream link closed", || std::future::ready(upstream.open_sessions() == [*new_link]))
@@ -120,7 +119,7 @@ async fn a_paused_owner_writes_and_forwards_nothing_after_an_adoption() {
 async fn without_the_fence_a_paused_owner_writes_and_forwards_after_an_adoption() {
     let fence = mcp_router::fault::FENCE;
     // The new owner serves nothing: the old one would wait for the message that it has not seen.
-    let old = revenant(Cluster::builder().env("MCP_FAULT_UNPROTECTED", fence), false).await;
+    let old = revenant(Transport::Sse, Cluster::builder().env("MCP_FAULT_UNPROTECTED", fence), false).await;
     eventually("a call on the old link", || std::future::ready(!old.forwarded().is_empty())).await;
     eventually("words of the old link in the log", || old.has_written()).await;
     assert_eq!(old.cluster.metric("mcp_router_fenced_total", None).await, 0.0);
@@ -128,11 +127,10 @@ async fn without_the_fence_a_paused_owner_writes_and_forwards_after_an_adoption(
 
 /// OWN-1, negative control: an owner that is stopped for less than its lease, with nobody adopting, goes on as if nothing
 /// had been.
-#[tokio::test]
-async fn a_short_pause_costs_nothing() {
+async fn a_short_pause_costs_nothing(transport: Transport) {
     let upstream = FakeUpstream::start().await;
     let mut cluster = Cluster::builder().routers(2).upstream_urls([upstream.url()]).start().await;
-    let client = cluster.client().initialize().await;
+    let client = cluster.client().over(transport).initialize().await;
     let link = upstream.open_sessions()[0];
     cluster.routers[0].freeze();
     upstream.send(link, &note(1)).await;
@@ -146,8 +144,7 @@ async fn a_short_pause_costs_nothing() {
 /// OWN-4: an instance that has found a session's owner gone, and is held up before it adopts the session, leaves it to
 /// the one that has adopted it meanwhile: a call that is in flight there is not disturbed.
 #[cfg(feature = "fault-points")]
-#[tokio::test]
-async fn an_adopter_that_comes_late_leaves_the_session_to_its_new_owner() {
+async fn an_adopter_that_comes_late_leaves_the_session_to_its_new_owner(transport: Transport) {
     let upstream = FakeUpstream::answering(|_| Reply::Silence).await;
     let dir = tempfile::tempdir().unwrap();
     let arm = dir.path().join("armed");
@@ -157,7 +154,7 @@ async fn an_adopter_that_comes_late_leaves_the_session_to_its_new_owner() {
         .env("MCP_FAULT_ARM", arm.display());
     let mut cluster = builder.start().await;
     // Instance 0 owns the session, instance 1 shows its stream and hears from instance 0 that it goes.
-    let client = cluster.client().stays_away().initialize().await;
+    let client = cluster.client().over(transport).stays_away().initialize().await;
     client.disconnect().await;
     client.reconnect(Some(1));
     client.connection_count(2).await;
@@ -188,11 +185,10 @@ async fn an_adopter_that_comes_late_leaves_the_session_to_its_new_owner() {
 /// OWN-5: what a session has become is in the store when the client learns of it: right after each answer the owner is
 /// killed, and the adopter brings its own upstream session to the same place, from the client's own words, and
 /// swallows the answers.
-#[tokio::test]
-async fn a_killed_owner_leaves_everything_that_its_adopter_needs() {
+async fn a_killed_owner_leaves_everything_that_its_adopter_needs(transport: Transport) {
     let upstream = FakeUpstream::start().await;
     let mut cluster = quick(Cluster::builder().routers(2).upstream_urls([upstream.url()])).start().await;
-    let client = cluster.client().initialize().await;
+    let client = cluster.client().over(transport).initialize().await;
     let initialize = upstream.received_of("initialize")[0].clone();
     client.result("logging/setLevel", json!({ "level": "warning" })).await;
     client.result("resources/subscribe", json!({ "uri": "person://7" })).await;
@@ -229,13 +225,12 @@ async fn a_killed_owner_leaves_everything_that_its_adopter_needs() {
 
 /// OWN-5, REQ-1, REQ-2, REQ-3: instances are killed (kill -9) at random moments under load: no accepted request goes
 /// without its one answer, no side effect happens twice, no event is lost or doubled.
-#[tokio::test]
-async fn instances_killed_at_random_lose_nothing() {
+async fn instances_killed_at_random_lose_nothing(transport: Transport) {
     let mut random = fastrand::Rng::with_seed(seed());
     let mut cluster = quick(Cluster::builder().routers(3).upstreams(2)).start().await;
     let mut clients = Vec::new();
     for _ in 0..3 {
-        clients.push(cluster.client().initialize().await);
+        clients.push(cluster.client().over(transport).initialize().await);
     }
     let mut number = 0;
     let mut keys = Vec::new();
@@ -308,8 +303,7 @@ async fn instances_killed_at_random_lose_nothing() {
 
 /// OWN-6: a client whose POSTs and GETs go to three live instances in turn causes no adoption and no second `initialize`
 /// upstream, by whatever it is recognised.
-#[tokio::test]
-async fn a_client_that_moves_between_live_instances_disturbs_nothing() {
+async fn a_client_that_moves_between_live_instances_disturbs_nothing(transport: Transport) {
     for like_typescript in [false, true] {
         let upstream = FakeUpstream::start().await;
         let cluster = Cluster::builder()
@@ -317,9 +311,11 @@ async fn a_client_that_moves_between_live_instances_disturbs_nothing() {
             .upstream_urls([upstream.url()])
             .env("MCP_RETRY_MIN", "1ms")
             .env("MCP_RETRY_MAX", "5ms")
+            .env("MCP_STREAMABLE_RETRY_MIN", "1ms")
+            .env("MCP_STREAMABLE_RETRY_MAX", "5ms")
             .start()
             .await;
-        let builder = cluster.client();
+        let builder = cluster.client().over(transport);
         let builder = if like_typescript { builder.like_typescript() } else { builder };
         let client = builder.initialize().await;
         for round in 0..30 {
@@ -339,13 +335,12 @@ async fn a_client_that_moves_between_live_instances_disturbs_nothing() {
 
 /// OWN-8: the end of an old connection, however late it is noticed, does not remove the new one: after each change the
 /// new connection gets the next event.
-#[tokio::test]
-async fn a_late_end_of_an_old_stream_does_not_harm_the_new_one() {
+async fn a_late_end_of_an_old_stream_does_not_harm_the_new_one(transport: Transport) {
     let mut random = fastrand::Rng::with_seed(seed());
     let upstream = FakeUpstream::start().await;
     let cluster =
         Cluster::builder().routers(2).upstream_urls([upstream.url()]).env("MCP_POLL_INTERVAL", "1h").start().await;
-    let client = cluster.client().stays_away().initialize().await;
+    let client = cluster.client().over(transport).stays_away().initialize().await;
     let link = upstream.open_sessions()[0];
     client.disconnect().await;
     let mut cursor = client.cursor_text().unwrap();
@@ -356,8 +351,8 @@ async fn a_late_end_of_an_old_stream_does_not_harm_the_new_one() {
             streams.clear();
         }
         let addr = cluster.addr(random.usize(0..2));
-        let mut stream = EventStream::open(addr, &Request::get(SSE).header("last-event-id", &cursor)).await;
-        assert_eq!(stream.event().await.name, "endpoint");
+        let mut stream = EventStream::open(addr, &client.resume_request(&cursor)).await;
+        assert!(stream.event().await.is_opening());
         match random.u8(0..3) {
             0 => streams.clear(),
             1 => streams.drain(..).for_each(EventStream::reset),
@@ -379,10 +374,13 @@ async fn a_late_end_of_an_old_stream_does_not_harm_the_new_one() {
 }
 
 /// Two clients of instance 0, which has a Redis link of its own: one shows its stream there, the other at instance 1.
-async fn with_a_link_of_its_own() -> (Cluster, [McpClient; 2]) {
+async fn with_a_link_of_its_own(transport: Transport) -> (Cluster, [McpClient; 2]) {
     let builder = quick(Cluster::builder().routers(3)).redis_proxy_of(0);
-    let cluster = builder.env("REDIS_TIMEOUT", "300ms").env("REDIS_WAIT", "300ms").start().await;
-    let clients = [cluster.client().initialize().await, cluster.client().initialize().await];
+    let builder = builder.env("REDIS_TIMEOUT", "300ms").env("REDIS_WAIT", "300ms");
+    // Over Streamable HTTP a POST is taken when its stream begins: before the call is over.
+    let cluster = builder.env("MCP_JSON_WAIT", "0s").start().await;
+    let client = || cluster.client().over(transport).initialize();
+    let clients = [client().await, client().await];
     clients[1].cut();
     clients[1].reconnect(Some(1));
     clients[1].connection_count(2).await;
@@ -393,9 +391,8 @@ async fn with_a_link_of_its_own() -> (Cluster, [McpClient; 2]) {
 /// down, the others adopt its sessions when its lease is over, and every call has its one answer, for the client that comes
 /// back elsewhere as well as for the one that waits. What the old owner has got from its upstream meanwhile is refused
 /// when the link works again.
-#[tokio::test]
-async fn an_owner_whose_redis_link_is_dead_is_noticed_and_replaced() {
-    let (cluster, clients) = with_a_link_of_its_own().await;
+async fn an_owner_whose_redis_link_is_dead_is_noticed_and_replaced(transport: Transport) {
+    let (cluster, clients) = with_a_link_of_its_own(transport).await;
     let (old, link) = (&cluster.routers[0], cluster.redis_proxy.as_ref().unwrap());
     for client in &clients {
         let key = format!("increment {}", client.session());
@@ -414,8 +411,11 @@ async fn an_owner_whose_redis_link_is_dead_is_noticed_and_replaced() {
     })
     .await;
     // Its client sees nothing of it: the connection is open, and silent.
-    clients[0].cut();
-    clients[0].reconnect(Some(2));
+    // Over Streamable HTTP that of a call is where it was posted.
+    for client in clients.iter().take(if transport == Transport::Streamable { 2 } else { 1 }) {
+        client.cut();
+        client.reconnect(Some(2));
+    }
     for client in &clients {
         let read = client.response_to(&json!("read")).await;
         assert_eq!(read["result"]["content"][0]["text"], "read", "{read}");
@@ -445,7 +445,7 @@ async fn an_owner_whose_redis_link_is_dead_is_noticed_and_replaced() {
 /// adopted.
 #[tokio::test]
 async fn an_owner_whose_redis_link_is_slow_stays_the_owner() {
-    let (cluster, clients) = with_a_link_of_its_own().await;
+    let (cluster, clients) = with_a_link_of_its_own(Transport::Sse).await;
     cluster.redis_proxy.as_ref().unwrap().set(Mode::Delay(Duration::from_millis(40)));
     // Several times the lease passes.
     for number in 0..5 {
@@ -461,12 +461,12 @@ async fn an_owner_whose_redis_link_is_slow_stays_the_owner() {
 
 /// OWN-4, OWN-9: an owner dies and two instances find it out at the same moment, by POSTs for the same sessions: each
 /// session is adopted once, and is initialised once more upstream.
-#[tokio::test]
-async fn of_two_instances_that_find_an_owner_dead_one_adopts() {
+async fn of_two_instances_that_find_an_owner_dead_one_adopts(transport: Transport) {
     const SESSIONS: usize = 20;
     let upstream = FakeUpstream::start().await;
     let mut cluster = quick(Cluster::builder().routers(3).upstream_urls([upstream.url()])).start().await;
-    let clients = futures_util::future::join_all((0..SESSIONS).map(|_| cluster.client().initialize())).await;
+    let clients =
+        futures_util::future::join_all((0..SESSIONS).map(|_| cluster.client().over(transport).initialize())).await;
     cluster.routers[0].kill();
     let calls = clients.iter().flat_map(|client| [1, 2].map(|index| (client, index, cluster.addr(index))));
     futures_util::future::join_all(calls.map(|(client, index, addr)| async move {
@@ -490,13 +490,12 @@ async fn of_two_instances_that_find_an_owner_dead_one_adopts() {
 
 /// OWN-9: the sessions of a killed instance are adopted by those that their clients come back to, although nobody posts
 /// anything; the upstream has one link for each of them again.
-#[tokio::test]
-async fn sessions_of_a_killed_instance_are_adopted_where_their_clients_come_back() {
+async fn sessions_of_a_killed_instance_are_adopted_where_their_clients_come_back(transport: Transport) {
     let upstream = FakeUpstream::start().await;
     let mut cluster = quick(Cluster::builder().routers(3).upstream_urls([upstream.url()])).start().await;
     let mut clients = Vec::new();
     for _ in 0..6 {
-        clients.push(cluster.client().initialize().await);
+        clients.push(cluster.client().over(transport).initialize().await);
     }
     cluster.routers[0].kill();
     eventually("all sessions adopted", || async {
@@ -518,11 +517,10 @@ async fn sessions_of_a_killed_instance_are_adopted_where_their_clients_come_back
 
 /// OWN-9, DRN-2: an instance that ends in order (SIGTERM) finishes the calls in flight and hands its sessions over: no
 /// answer is lost, and none says "outcome unknown".
-#[tokio::test]
-async fn an_instance_that_ends_in_order_finishes_its_calls() {
+async fn an_instance_that_ends_in_order_finishes_its_calls(transport: Transport) {
     let upstream = FakeUpstream::answering(|_| Reply::Silence).await;
     let mut cluster = quick(Cluster::builder().routers(2).upstream_urls([upstream.url()])).start().await;
-    let client = cluster.client().post_to(PostTo::Only(1)).initialize().await;
+    let client = cluster.client().over(transport).post_to(PostTo::Only(1)).initialize().await;
     client.post(&tool_call("slow", "not repeatable", json!({}))).await;
     let call = upstream.wait_for("tools/call", 1).await[0].clone();
     cluster.routers[0].process().signal("TERM");
@@ -540,4 +538,19 @@ async fn an_instance_that_ends_in_order_finishes_its_calls() {
     client.response_to(&json!("after")).await;
     Oracle::exactly_once(&client);
     Oracle::every_request_answered_once(&client);
+}
+
+over_both_transports! {
+    a_short_pause_costs_nothing
+    #[cfg(feature = "fault-points")]
+    an_adopter_that_comes_late_leaves_the_session_to_its_new_owner
+    a_killed_owner_leaves_everything_that_its_adopter_needs
+    instances_killed_at_random_lose_nothing
+    a_client_that_moves_between_live_instances_disturbs_nothing
+    of_two_instances_that_find_an_owner_dead_one_adopts
+    sessions_of_a_killed_instance_are_adopted_where_their_clients_come_back
+    an_instance_that_ends_in_order_finishes_its_calls
+    a_paused_owner_writes_and_forwards_nothing_after_an_adoption
+    a_late_end_of_an_old_stream_does_not_harm_the_new_one
+    an_owner_whose_redis_link_is_dead_is_noticed_and_replaced
 }

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Cluster, FakeUpstream, McpClient, Mode, Oracle, PostTo, eventually,
+    Cluster, FakeUpstream, McpClient, Mode, Oracle, PostTo, Transport, eventually,
     fake_upstream::Reply,
     http,
     mcp_client::{request, tool_call},
+    over_both_transports,
 };
 
 fn increment(id: impl Into<Value>, key: &str) -> Value {
@@ -86,10 +87,9 @@ async fn without_the_journal_an_accepted_request_is_lost() {
 }
 
 /// REQ-1, DUR-2: while Redis is away a POST waits and is not accepted; when it is back in time, the POST is accepted.
-#[tokio::test]
-async fn a_post_waits_for_redis_and_is_accepted_when_it_is_back() {
+async fn a_post_waits_for_redis_and_is_accepted_when_it_is_back(transport: Transport) {
     let cluster = Cluster::builder().redis_proxy().env("REDIS_TIMEOUT", "150ms").env("REDIS_WAIT", "20s").start().await;
-    let client = cluster.client().initialize().await;
+    let client = cluster.client().over(transport).initialize().await;
     let redis = cluster.redis_proxy.as_ref().unwrap();
     for mode in [Mode::Cut, Mode::BlackHole, Mode::LoseAnswers] {
         redis.set(mode);
@@ -113,11 +113,11 @@ async fn a_post_waits_for_redis_and_is_accepted_when_it_is_back() {
 }
 
 /// REQ-1: when the 202 has come the request is in the store, whichever instance took it.
-#[tokio::test]
-async fn an_accepted_request_is_in_the_store() {
+async fn an_accepted_request_is_in_the_store(transport: Transport) {
     let upstream = FakeUpstream::answering(|_| Reply::Silence).await;
-    let cluster = Cluster::builder().routers(3).upstream_urls([upstream.url()]).start().await;
-    let client = cluster.client().initialize().await;
+    let cluster =
+        Cluster::builder().routers(3).upstream_urls([upstream.url()]).env("MCP_JSON_WAIT", "0s").start().await;
+    let client = cluster.client().over(transport).initialize().await;
     let redis = cluster.redis_client().await;
     for number in 0..30 {
         let id = format!("r{number}");
@@ -130,10 +130,9 @@ async fn an_accepted_request_is_in_the_store() {
 
 /// REQ-1: a request that was accepted and not yet forwarded survives the death of its session's owner: another instance
 /// adopts the session and answers.
-#[tokio::test]
-async fn a_request_accepted_for_a_dead_owner_is_answered_by_its_adopter() {
+async fn a_request_accepted_for_a_dead_owner_is_answered_by_its_adopter(transport: Transport) {
     let mut cluster = Cluster::builder().routers(2).start().await;
-    let client = cluster.client().post_to(PostTo::Only(1)).initialize().await;
+    let client = cluster.client().over(transport).post_to(PostTo::Only(1)).initialize().await;
     cluster.routers[0].freeze();
     client.post(&increment("waiting", "waiting")).await;
     cluster.routers[0].kill();
@@ -146,11 +145,10 @@ async fn a_request_accepted_for_a_dead_owner_is_answered_by_its_adopter() {
 }
 
 /// REQ-2: an upstream that answers one request twice, or answers what nobody asked, gives the client one answer.
-#[tokio::test]
-async fn an_upstream_that_repeats_itself_gives_one_answer() {
+async fn an_upstream_that_repeats_itself_gives_one_answer(transport: Transport) {
     let upstream = FakeUpstream::start().await;
     let cluster = Cluster::builder().upstream_urls([upstream.url()]).start().await;
-    let client = cluster.client().initialize().await;
+    let client = cluster.client().over(transport).initialize().await;
     client.call("x", json!({})).await;
     let session = upstream.open_sessions()[0];
     let again = json!({ "jsonrpc": "2.0", "id": upstream.received_of("tools/call")[0]["id"], "result": {} });
@@ -165,11 +163,10 @@ async fn an_upstream_that_repeats_itself_gives_one_answer() {
 }
 
 /// REQ-4: a client that drops in mid-call cancels nothing; the result is there when it comes back, on any instance.
-#[tokio::test]
-async fn a_dropped_connection_cancels_nothing() {
+async fn a_dropped_connection_cancels_nothing(transport: Transport) {
     let upstream = FakeUpstream::answering(|_| Reply::Silence).await;
     let cluster = Cluster::builder().routers(2).upstream_urls([upstream.url()]).start().await;
-    let client = cluster.client().stays_away().initialize().await;
+    let client = cluster.client().over(transport).stays_away().initialize().await;
     let id = client.start_call("long", json!({})).await;
     let call = &upstream.wait_for("tools/call", 1).await[0];
     client.disconnect().await;
@@ -185,11 +182,10 @@ async fn a_dropped_connection_cancels_nothing() {
 
 /// REQ-4: an explicit cancel reaches the upstream exactly once, from whichever instance it was posted to and however
 /// often it was tried; the request may stay unanswered and is then forgotten.
-#[tokio::test]
-async fn an_explicit_cancel_is_forwarded_once() {
+async fn an_explicit_cancel_is_forwarded_once(transport: Transport) {
     let upstream = FakeUpstream::answering(|_| Reply::Silence).await;
     let cluster = Cluster::builder().routers(3).upstream_urls([upstream.url()]).start().await;
-    let client = cluster.client().initialize().await;
+    let client = cluster.client().over(transport).initialize().await;
     let mut cancels = Vec::new();
     for (number, addr) in cluster.addrs().into_iter().enumerate() {
         let id = client.start_call("long", json!({})).await;
@@ -213,8 +209,7 @@ async fn an_explicit_cancel_is_forwarded_once() {
 }
 
 /// REQ-4: a cancel that was accepted while the owner hung holds for its adopter: the call is not run again.
-#[tokio::test]
-async fn a_cancelled_call_is_not_run_again_by_an_adopter() {
+async fn a_cancelled_call_is_not_run_again_by_an_adopter(transport: Transport) {
     let upstream = FakeUpstream::answering(|message| match message["params"]["name"].as_str() {
         Some("long") => Reply::Silence,
         _ => Reply::Result(
@@ -223,7 +218,7 @@ async fn a_cancelled_call_is_not_run_again_by_an_adopter() {
     })
     .await;
     let mut cluster = Cluster::builder().routers(2).upstream_urls([upstream.url()]).start().await;
-    let client = cluster.client().post_to(PostTo::Only(1)).initialize().await;
+    let client = cluster.client().over(transport).post_to(PostTo::Only(1)).initialize().await;
     client.result("tools/list", json!({})).await;
     let id = client.start_call("long", json!({})).await;
     upstream.wait_for("tools/call", 1).await;
@@ -237,12 +232,11 @@ async fn a_cancelled_call_is_not_run_again_by_an_adopter() {
 }
 
 /// REQ-5: messages posted one after the other, each to another instance, reach the upstream in that order.
-#[tokio::test]
-async fn messages_posted_in_turn_to_three_instances_keep_their_order() {
+async fn messages_posted_in_turn_to_three_instances_keep_their_order(transport: Transport) {
     let upstream = FakeUpstream::start().await;
     let cluster =
         Cluster::builder().routers(3).upstream_urls([upstream.url()]).env("MCP_MAX_INFLIGHT", 1000).start().await;
-    let client = cluster.client().initialize().await;
+    let client = cluster.client().over(transport).initialize().await;
     for number in 0..300 {
         match number % 3 {
             0 => client.notify("notifications/progress", json!({ "number": number })).await,
@@ -263,17 +257,17 @@ async fn messages_posted_in_turn_to_three_instances_keep_their_order() {
 
 /// REQ-5: requests posted at once through three instances reach the upstream in the order in which the store accepted
 /// them.
-#[tokio::test]
-async fn parallel_posts_through_three_instances_arrive_in_the_order_of_the_store() {
+async fn parallel_posts_through_three_instances_arrive_in_the_order_of_the_store(transport: Transport) {
     let upstream = FakeUpstream::answering(|_| Reply::Silence).await;
     let cluster = Cluster::builder()
         .routers(3)
         .upstream_urls([upstream.url()])
         .env("MCP_MAX_INFLIGHT", 1000)
         .env("MCP_MAX_INBOX", 1000)
+        .env("MCP_JSON_WAIT", "0s")
         .start()
         .await;
-    let client = cluster.client().initialize().await;
+    let client = cluster.client().over(transport).initialize().await;
     futures_util::future::join_all((0..400).map(|number| {
         let client = &client;
         async move { client.post(&tool_call(format!("n{number}"), "x", json!({}))).await }
@@ -420,10 +414,9 @@ async fn a_correlation_id_makes_the_tries_of_an_unanswered_post_one() {
 }
 
 /// The ids of requests keep their JSON type and text on both ways; `1` and `"1"` are two requests.
-#[tokio::test]
-async fn ids_keep_their_type() {
+async fn ids_keep_their_type(transport: Transport) {
     let cluster = Cluster::builder().routers(2).start().await;
-    let client = cluster.client().initialize().await;
+    let client = cluster.client().over(transport).initialize().await;
     let ids = [json!(100), json!("100"), json!(-5), json!(""), json!("ü \" \\ \u{2028}"), json!(1.5)];
     for id in &ids {
         client.post(&request(id.clone(), "ping", json!({}))).await;
@@ -432,4 +425,17 @@ async fn ids_keep_their_type() {
         assert_eq!(client.response_to(id).await["id"], *id);
     }
     Oracle::every_request_answered_once(&client);
+}
+
+over_both_transports! {
+    a_post_waits_for_redis_and_is_accepted_when_it_is_back
+    an_accepted_request_is_in_the_store
+    a_request_accepted_for_a_dead_owner_is_answered_by_its_adopter
+    an_upstream_that_repeats_itself_gives_one_answer
+    a_dropped_connection_cancels_nothing
+    an_explicit_cancel_is_forwarded_once
+    a_cancelled_call_is_not_run_again_by_an_adopter
+    messages_posted_in_turn_to_three_instances_keep_their_order
+    parallel_posts_through_three_instances_arrive_in_the_order_of_the_store
+    ids_keep_their_type
 }

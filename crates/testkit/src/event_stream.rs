@@ -33,6 +33,13 @@ pub struct Event {
     pub data: String,
 }
 
+impl Event {
+    /// It is how a stream of the router begins: with the endpoint (HTTP+SSE), or with a cursor alone (Streamable HTTP).
+    pub fn is_opening(&self) -> bool {
+        self.name == "endpoint" || self.data.is_empty()
+    }
+}
+
 /// What a stream brings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Item {

@@ -342,7 +342,16 @@ impl McpClient {
             "protocolVersion": VERSION, "capabilities": capabilities,
             "clientInfo": { "name": "test", "version": "0" },
         });
-        let result = self.result("initialize", params).await;
+        // The first of the instances is the session's owner over either transport: by the stream, or by this request.
+        let id = self.fresh_id();
+        let first = match self.transport() {
+            Transport::Sse => self.inner.next_post(),
+            Transport::Streamable => self.inner.builder.addrs[0],
+        };
+        self.post_at(first, &request(id, "initialize", params)).await;
+        let mut answer = self.response(id).await;
+        assert!(answer.get("error").is_none(), "initialize: {answer}");
+        let result = answer["result"].take();
         self.state().version = result["protocolVersion"].as_str().map(str::to_owned);
         self.notify("notifications/initialized", json!({})).await;
         result
@@ -381,6 +390,11 @@ impl McpClient {
     /// The last event id as it came.
     pub fn cursor_text(&self) -> Option<String> {
         self.state().cursor.clone()
+    }
+
+    /// A GET that goes on behind this event.
+    pub fn resume_request(&self, cursor: &str) -> Request {
+        self.inner.get_request_after(Some(cursor))
     }
 
     /// Posts to the next instance by [`PostTo`]; whatever the answer is.
