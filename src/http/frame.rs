@@ -7,6 +7,8 @@
 //! that is written together in one piece. Ours because the bytes are measured needs (one block for the opening, a
 //! heartbeat that is one comment line without a blank line). Reading is [`sse_reader`](crate::protocol::sse_reader)'s.
 
+use std::time::Duration;
+
 use actix_web::{
     HttpRequest, HttpResponse, HttpResponseBuilder,
     http::{Version, header},
@@ -123,6 +125,12 @@ where
     frame.freeze()
 }
 
+/// The beginning of a stream that ends right after it: its client is to come back after `retry`, and goes on where it stood.
+pub fn come_again(cursor: Option<&str>, retry: Duration) -> Bytes {
+    let id = cursor.map(|cursor| format!("id: {cursor}\n")).unwrap_or_default();
+    Bytes::from(format!("{id}retry: {}\ndata: \n\n", retry.as_millis()))
+}
+
 /// One `message` event without an id, for a client whose session is not known yet: it moves no cursor.
 pub fn unnumbered(body: &[u8]) -> Bytes {
     let mut frame = BytesMut::with_capacity(AROUND + body.len());
@@ -197,7 +205,6 @@ fn put_message(frame: &mut BytesMut, mut body: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
 
     use super::*;
     use crate::protocol::sse_reader::{Read, Reader};
@@ -244,6 +251,14 @@ mod tests {
             assert_eq!(block(&named(session), &Block::one(told.clone())), expected.as_bytes(), "{told:?}");
         }
         assert_eq!(unnumbered(b"{}"), block(&named(session), &Block::one(Told::Unnumbered(Bytes::from_static(b"{}")))));
+    }
+
+    /// What ends at once costs its client nothing that it had.
+    #[test]
+    fn who_is_to_come_again_keeps_its_cursor() {
+        let retry = Duration::from_millis(420);
+        assert_eq!(come_again(Some("s.g.000000ff.3"), retry), "id: s.g.000000ff.3\nretry: 420\ndata: \n\n");
+        assert_eq!(come_again(None, retry), "retry: 420\ndata: \n\n");
     }
 
     #[test]

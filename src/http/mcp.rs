@@ -26,7 +26,7 @@ use super::{
 use crate::{
     gateway::{
         deliver::NotDelivered,
-        open::{Mark, Opening, streamable_retry},
+        open::{Mark, NotOpened, Opening, streamable_retry},
         resume::{Habits, Listening},
     },
     process::node::Node,
@@ -119,7 +119,9 @@ pub async fn get(node: NodeData, request: HttpRequest, Named(service): Named) ->
     let cursor = request.headers().get(&LAST_EVENT).filter(|value| !value.is_empty());
     let shown = cursor.map(|value| value.to_str().unwrap_or_default());
     let was_paused = shown.is_some_and(|cursor| cursor.ends_with(PAUSED));
-    let cursor = shown.map_or(Mark::Absent, |cursor| sse::mark(cursor.strip_suffix(PAUSED).unwrap_or(cursor)));
+    let shown_cursor = shown.map(|cursor| cursor.strip_suffix(PAUSED).unwrap_or(cursor));
+    let cursor = shown_cursor.map_or(Mark::Absent, sse::mark);
+    let is_one = matches!(cursor, Mark::Is(_));
     let edge = call.edge();
     let habits = Habits {
         // The Python SDK gives a stream up for good at its second break, however long it has lasted in between; a clean end,
@@ -134,6 +136,14 @@ pub async fn get(node: NodeData, request: HttpRequest, Named(service): Named) ->
         Ok(Some(Listening::Over)) => Ok(call.events(stream::empty(), None)),
         Ok(Some(Listening::OtherVersion)) => Err(ApiError::OtherVersion),
         Ok(None) => Err(ApiError::UnknownSession),
+        // Clients count refusals, and give a stream up after a few.
+        Err(NotOpened::Store(_)) => {
+            let stands_at = shown_cursor.filter(|_| is_one);
+            let retry = streamable_retry(&node.env.settings.stream);
+            let first = stream::once(future::ready(Ok(frame::come_again(stands_at, retry))));
+            let end = habits.gives_up_at_an_end.then_some(Err(Aborted("the session store does not answer")));
+            Ok(call.events(first.chain(stream::iter(end)), None))
+        }
         Err(error) => Err(ApiError::from(error).knowing(&*node.env.store)),
     }
 }

@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 
 use crate::harness::{
     Cluster, Event, EventStream, FakeUpstream, FaultProxy, Item, McpClient, Mode, Oracle, PostTo, RedisClient,
-    StreamEnd, eventually,
+    StreamEnd, Transport, eventually,
     http::{self, Request},
     mcp_client::{Record, tool_call},
     oracle::Numbered,
-    seed,
+    over_both_transports, seed,
 };
 
 const SSE: &str = "/sse/mcp-server-v6";
@@ -43,7 +43,7 @@ fn resume(cursor: &str) -> Request {
 async fn next_message(stream: &mut EventStream) -> Event {
     loop {
         let event = stream.event().await;
-        if event.name == "message" {
+        if event.name == "message" && !event.is_opening() {
             return event;
         }
     }
@@ -52,11 +52,12 @@ async fn next_message(stream: &mut EventStream) -> Event {
 /// A cluster whose upstream is the test's own, a client that stays away once it has left, and the number of its session
 /// at the upstream.
 async fn with_fake_upstream(
+    transport: Transport,
     builder: impl FnOnce(crate::harness::cluster::Builder) -> crate::harness::cluster::Builder,
 ) -> (FakeUpstream, Cluster, McpClient, usize) {
     let upstream = FakeUpstream::start().await;
     let cluster = builder(Cluster::builder().upstream_urls([upstream.url()])).start().await;
-    let client = cluster.client().stays_away().initialize().await;
+    let client = cluster.client().over(transport).stays_away().initialize().await;
     let session = upstream.open_sessions()[0];
     (upstream, cluster, client, session)
 }
@@ -73,10 +74,9 @@ async fn logged(redis: &RedisClient, client: &McpClient, seq: u64) {
 
 /// EVT-2: an event goes out only when the log has it: with the store cut, hung, or answering into the void, the client sees
 /// nothing; then it sees everything once.
-#[tokio::test]
-async fn nothing_is_sent_that_the_log_does_not_have() {
+async fn nothing_is_sent_that_the_log_does_not_have(transport: Transport) {
     let (upstream, cluster, client, session) =
-        with_fake_upstream(|cluster| cluster.redis_proxy().env("REDIS_TIMEOUT", "150ms")).await;
+        with_fake_upstream(transport, |cluster| cluster.redis_proxy().env("REDIS_TIMEOUT", "150ms")).await;
     let link = cluster.redis_proxy.as_ref().unwrap();
     let redis = cluster.redis_client().await;
     for (round, mode) in [Mode::Cut, Mode::BlackHole, Mode::LoseAnswers].into_iter().enumerate() {
@@ -102,7 +102,8 @@ async fn nothing_is_sent_that_the_log_does_not_have() {
 #[cfg(feature = "fault-points")]
 #[tokio::test]
 async fn without_the_log_first_a_client_sees_what_the_store_lacks() {
-    let (upstream, cluster, client, session) = with_fake_upstream(|cluster| {
+    let transport = Transport::Sse;
+    let (upstream, cluster, client, session) = with_fake_upstream(transport, |cluster| {
         let unprotected = cluster.env("MCP_FAULT_UNPROTECTED", mcp_router::fault::APPEND_FIRST);
         unprotected.redis_proxy().env("REDIS_TIMEOUT", "150ms")
     })
@@ -116,7 +117,7 @@ async fn without_the_log_first_a_client_sees_what_the_store_lacks() {
 
 /// EVT-3: events that are published while a client reconnects a hundred times, on one instance or on two in turn, all
 /// arrive, once and in order.
-async fn replay_joins_live(routers: usize) {
+async fn replay_joins_live(transport: Transport, routers: usize) {
     let mut random = fastrand::Rng::with_seed(seed());
     let upstream = FakeUpstream::start().await;
     let cluster = Cluster::builder()
@@ -124,10 +125,12 @@ async fn replay_joins_live(routers: usize) {
         .upstream_urls([upstream.url()])
         .env("MCP_RETRY_MIN", "1ms")
         .env("MCP_RETRY_MAX", "5ms")
+        .env("MCP_STREAMABLE_RETRY_MIN", "1ms")
+        .env("MCP_STREAMABLE_RETRY_MAX", "5ms")
         .env("MCP_RESUME_EVENTS", 100_000)
         .start()
         .await;
-    let client = cluster.client().initialize().await;
+    let client = cluster.client().over(transport).initialize().await;
     let session = upstream.open_sessions()[0];
     let mut sent = 0;
     for round in 0..100 {
@@ -152,33 +155,32 @@ async fn replay_joins_live(routers: usize) {
 }
 
 /// EVT-3, where the owner of the session serves the stream.
-#[tokio::test]
-async fn replay_joins_live_at_the_owner() {
-    replay_joins_live(1).await;
+async fn replay_joins_live_at_the_owner(transport: Transport) {
+    replay_joins_live(transport, 1).await;
 }
 
 /// EVT-3, where the stream moves between the owner and another instance.
-#[tokio::test]
-async fn replay_joins_live_on_changing_instances() {
-    replay_joins_live(2).await;
+async fn replay_joins_live_on_changing_instances(transport: Transport) {
+    replay_joins_live(transport, 2).await;
 }
 
 /// EVT-4: what is replayed keeps its id, on any instance; when everything has been seen, a replay is empty.
-#[tokio::test]
-async fn a_replayed_event_keeps_its_id_and_a_second_replay_is_empty() {
-    let (upstream, cluster, client, session) = with_fake_upstream(|cluster| cluster.routers(2)).await;
+async fn a_replayed_event_keeps_its_id_and_a_second_replay_is_empty(transport: Transport) {
+    let (upstream, cluster, client, session) = with_fake_upstream(transport, |cluster| cluster.routers(2)).await;
     for number in 0..5 {
         upstream.send(session, &note(number)).await;
     }
     client.message_count(6).await;
     let originals = client.messages();
     client.disconnect().await;
-    let first_cursor = originals[0].id.clone().unwrap();
+    // Over Streamable HTTP the answer to `initialize` was none of the stream's.
+    let prime = || client.records().into_iter().find_map(|record| record.id);
+    let first_cursor = originals[0].id.clone().or_else(prime).unwrap();
     let last_cursor = originals[5].id.clone().unwrap();
     for addr in cluster.addrs() {
-        let mut replay = EventStream::open(addr, &resume(&first_cursor)).await;
-        let endpoint = replay.event().await;
-        assert_eq!((endpoint.name.as_str(), endpoint.id.as_ref()), ("endpoint", Some(&first_cursor)));
+        let mut replay = EventStream::open(addr, &client.resume_request(&first_cursor)).await;
+        let opening = replay.event().await;
+        assert_eq!((opening.is_opening(), opening.id.as_ref()), (true, Some(&first_cursor)));
         for original in &originals[1..] {
             let event = next_message(&mut replay).await;
             assert_eq!((event.id.as_ref(), &event.data), (original.id.as_ref(), &original.data));
@@ -186,8 +188,8 @@ async fn a_replayed_event_keeps_its_id_and_a_second_replay_is_empty() {
         drop(replay);
     }
     for (round, addr) in cluster.addrs().into_iter().enumerate() {
-        let mut replay = EventStream::open(addr, &resume(&last_cursor)).await;
-        assert_eq!(replay.event().await.name, "endpoint");
+        let mut replay = EventStream::open(addr, &client.resume_request(&last_cursor)).await;
+        assert!(replay.event().await.is_opening());
         let number = 100 + round as u64;
         upstream.send(session, &note(number)).await;
         let fresh = loop {
@@ -204,9 +206,11 @@ async fn a_replayed_event_keeps_its_id_and_a_second_replay_is_empty() {
 
 /// A stream on instance 1, which hangs while three notes are logged of which the second is lost.
 async fn with_a_hole(
+    transport: Transport,
     builder: impl FnOnce(crate::harness::cluster::Builder) -> crate::harness::cluster::Builder,
 ) -> (FakeUpstream, Cluster, McpClient) {
-    let (upstream, mut cluster, client, session) = with_fake_upstream(|cluster| builder(cluster.routers(2))).await;
+    let (upstream, mut cluster, client, session) =
+        with_fake_upstream(transport, |cluster| builder(cluster.routers(2))).await;
     let redis = cluster.redis_client().await;
     client.disconnect().await;
     client.reconnect(Some(1));
@@ -226,10 +230,11 @@ async fn with_a_hole(
 
 /// EVT-5: a hole in the log ends the stream (without a last chunk, so that the client comes back) instead of being
 /// skipped; the client that resumes in front of it is told what it will not get, and then gets the rest.
-#[tokio::test]
-async fn a_hole_in_the_log_closes_the_stream_and_is_told_on_resume() {
-    let (_upstream, cluster, client) = with_a_hole(|cluster| cluster).await;
-    assert_eq!(client.connection_end(1).await, Some(StreamEnd::Abrupt));
+async fn a_hole_in_the_log_closes_the_stream_and_is_told_on_resume(transport: Transport) {
+    let (_upstream, cluster, client) = with_a_hole(transport, |cluster| cluster).await;
+    // Either end is one after which clients of that transport come back.
+    let end = if transport == Transport::Sse { StreamEnd::Abrupt } else { StreamEnd::Clean };
+    assert_eq!(client.connection_end(1).await, Some(end));
     assert_eq!(numbers(&client.messages()), [0, 1], "what stands before the hole goes out");
     assert_eq!(cluster.metric("mcp_router_invariant_violations_total", Some("EVT-5")).await, 1.0);
     client.reconnect(None);
@@ -245,7 +250,8 @@ async fn a_hole_in_the_log_closes_the_stream_and_is_told_on_resume() {
 #[tokio::test]
 async fn without_the_gap_check_a_hole_is_skipped_in_silence() {
     let gap = mcp_router::fault::GAP_CHECK;
-    let (_upstream, cluster, client) = with_a_hole(|cluster| cluster.env("MCP_FAULT_UNPROTECTED", gap)).await;
+    let (_upstream, cluster, client) =
+        with_a_hole(Transport::Sse, |cluster| cluster.env("MCP_FAULT_UNPROTECTED", gap)).await;
     client.message("what stands behind the hole", |message| message["params"]["data"] == 3).await;
     assert_eq!(numbers(&client.messages()), [0, 1, 3]);
     assert_eq!(complaints(&client), [""; 0]);
@@ -254,10 +260,9 @@ async fn without_the_gap_check_a_hole_is_skipped_in_silence() {
 }
 
 /// EVT-6: a cursor from which the log has been trimmed is told so, and then gets all that is kept, with original ids.
-#[tokio::test]
-async fn a_cursor_behind_the_kept_events_is_told_so() {
+async fn a_cursor_behind_the_kept_events_is_told_so(transport: Transport) {
     let (upstream, cluster, client, session) =
-        with_fake_upstream(|cluster| cluster.routers(2).env("MCP_RESUME_EVENTS", 5)).await;
+        with_fake_upstream(transport, |cluster| cluster.routers(2).env("MCP_RESUME_EVENTS", 5)).await;
     client.disconnect().await;
     for number in 0..20 {
         upstream.send(session, &note(number)).await;
@@ -270,24 +275,26 @@ async fn a_cursor_behind_the_kept_events_is_told_so() {
     assert_eq!(numbers(&client.messages()), [15, 16, 17, 18, 19]);
     let ids: Vec<u64> =
         client.messages().iter().filter_map(|record| Some(Numbered::parse(record.id.as_deref()?).seq)).collect();
-    assert_eq!(ids, [1, 17, 18, 19, 20, 21]);
+    // The answer to `initialize` came as JSON over Streamable HTTP.
+    let first = if transport == Transport::Sse { vec![1] } else { Vec::new() };
+    assert_eq!(ids, [first, vec![17, 18, 19, 20, 21]].concat());
     assert_eq!(cluster.metric("mcp_router_resume_failed_total", Some("events_expired")).await, 1.0);
-    let unnumbered: Vec<Record> = client.messages().into_iter().filter(|record| record.id.is_none()).collect();
-    assert_eq!(unnumbered.len(), 1, "the complaint moves no cursor");
+    let messages = client.messages();
+    let told = messages.iter().find(|record| complaint(&record.json()).is_some()).unwrap();
+    assert_eq!(told.id, None, "the complaint moves no cursor");
 }
 
 /// EVT-6: a server that says more than a slow reader takes moves the log on under it: the reader is told what it will not
 /// get and goes on, on the same connection, at the owner and elsewhere; nothing counts as broken (EVT-5).
-#[tokio::test]
-async fn a_reader_that_the_log_has_left_behind_is_told_so_and_goes_on() {
+async fn a_reader_that_the_log_has_left_behind_is_told_so_and_goes_on(transport: Transport) {
     for instance in [0, 1] {
-        let (upstream, cluster, client, session) = with_fake_upstream(|cluster| {
+        let (upstream, cluster, client, session) = with_fake_upstream(transport, |cluster| {
             cluster.routers(2).env("MCP_RESUME_EVENTS", 50).env("MCP_CLIENT_QUEUE_BYTES", "64KiB")
         })
         .await;
         client.disconnect().await;
         let cursor = client.cursor_text().unwrap();
-        let mut stream = EventStream::open(cluster.addr(instance), &resume(&cursor)).await;
+        let mut stream = EventStream::open(cluster.addr(instance), &client.resume_request(&cursor)).await;
         stream.event().await;
         let filler = "x".repeat(100_000);
         for number in 0..300 {
@@ -317,9 +324,8 @@ async fn a_reader_that_the_log_has_left_behind_is_told_so_and_goes_on() {
 /// EVT-6: cursors that cannot be anybody's here, or are ahead of the log, or of another stream or life of the session, are
 /// told so.
 /// The status stays 200: any other would stop stock clients for good.
-#[tokio::test]
-async fn a_cursor_that_makes_no_sense_is_told_so() {
-    let (upstream, cluster, client, session) = with_fake_upstream(|cluster| cluster).await;
+async fn a_cursor_that_makes_no_sense_is_told_so(transport: Transport) {
+    let (upstream, cluster, client, session) = with_fake_upstream(transport, |cluster| cluster).await;
     upstream.send(session, &note(0)).await;
     client.message_count(2).await;
     let own = client.cursor();
@@ -336,24 +342,27 @@ async fn a_cursor_that_makes_no_sense_is_told_so() {
         (format!("{}.zz.{}.0", own.session, own.epoch), "cursor_foreign", true),
         (format!("{}.G.{}.2", own.session, own.epoch), "cursor_foreign", true),
     ] {
-        let mut stream = EventStream::open(cluster.addr(0), &resume(&cursor)).await;
-        let endpoint = stream.event().await;
-        assert_eq!(endpoint.data.contains(&own.session), same_session, "{cursor}: {}", endpoint.data);
+        let mut stream = EventStream::open(cluster.addr(0), &client.resume_request(&cursor)).await;
+        let opening = stream.event().await;
+        // Over Streamable HTTP the client names its session, whatever its cursor says.
+        let is_named = transport == Transport::Streamable;
+        assert!(is_named || opening.data.contains(&own.session) == same_session, "{cursor}: {}", opening.data);
+        let reason = if is_named && !same_session { "cursor_foreign" } else { reason };
         let told: Value = serde_json::from_str(&next_message(&mut stream).await.data).unwrap();
         assert_eq!(complaint(&told), Some(reason), "{cursor}: {told}");
         if reason == "epoch" || (reason == "cursor_foreign" && same_session) {
             // All of this life is new to the client.
-            assert_eq!(Numbered::parse(&next_message(&mut stream).await.id.unwrap()).seq, 1);
-            assert_eq!(Numbered::parse(&next_message(&mut stream).await.id.unwrap()).seq, 2);
+            for seq in if is_named { 2..=2 } else { 1..=2 } {
+                assert_eq!(Numbered::parse(&next_message(&mut stream).await.id.unwrap()).seq, seq);
+            }
         }
     }
 }
 
 /// EVT-6, DUR-1: after a loss of all data the client is told, and gets on: its session is there again or it has a new one.
-#[tokio::test]
-async fn a_flushed_store_is_said_aloud() {
+async fn a_flushed_store_is_said_aloud(transport: Transport) {
     let cluster = Cluster::builder().env("MCP_POLL_INTERVAL", "100ms").start().await;
-    let client = cluster.client().initialize().await;
+    let client = cluster.client().over(transport).initialize().await;
     client.call("echo", json!({ "text": "before" })).await;
     client.disconnect().await;
     let redis = cluster.redis_client().await;
@@ -385,10 +394,10 @@ fn initialize_params() -> Value {
 }
 
 /// EVT-8: of two sessions each sees its own events only, live and replayed.
-#[tokio::test]
-async fn a_session_sees_its_own_events_only() {
+async fn a_session_sees_its_own_events_only(transport: Transport) {
     let cluster = Cluster::builder().routers(2).env("MCP_RETRY_MIN", "1ms").env("MCP_RETRY_MAX", "5ms").start().await;
-    let clients = [cluster.client().initialize().await, cluster.client().initialize().await];
+    let clients =
+        [cluster.client().over(transport).initialize().await, cluster.client().over(transport).initialize().await];
     for round in 0..10 {
         for (number, client) in clients.iter().enumerate() {
             client.start_call("echo", json!({ "text": format!("of {number}") })).await;
@@ -409,16 +418,15 @@ async fn a_session_sees_its_own_events_only() {
 
 /// EVT-8, OWN-7: a stream that is opened a second time, here or on another instance, takes the first one's place: each
 /// event is on one connection, and the first stays open and silent, so that its client does not take the stream back.
-#[tokio::test]
-async fn a_superseded_stream_stays_open_and_silent() {
+async fn a_superseded_stream_stays_open_and_silent(transport: Transport) {
     let (upstream, cluster, client, session) =
-        with_fake_upstream(|cluster| cluster.routers(2).env("MCP_HEARTBEAT", "50ms")).await;
+        with_fake_upstream(transport, |cluster| cluster.routers(2).env("MCP_HEARTBEAT", "50ms")).await;
     let cursor = client.cursor_text().unwrap();
     let seen_before = client.messages().len();
     let mut number = 0;
     for addr in cluster.addrs() {
-        let mut second = EventStream::open(addr, &resume(&cursor)).await;
-        assert_eq!(second.event().await.name, "endpoint");
+        let mut second = EventStream::open(addr, &client.resume_request(&cursor)).await;
+        assert!(second.event().await.is_opening());
         for _ in 0..10 {
             upstream.send(session, &note(number)).await;
             number += 1;
@@ -470,7 +478,8 @@ async fn a_response_lost_on_the_wire_is_replayed() {
 /// cookie) an endpoint that has changed, without which mcp-remote holds its POSTs back.
 #[tokio::test]
 async fn a_client_resumes_by_session_id_and_by_cookie() {
-    let (upstream, cluster, client, session) = with_fake_upstream(|cluster| cluster.routers(2)).await;
+    let transport = Transport::Sse;
+    let (upstream, cluster, client, session) = with_fake_upstream(transport, |cluster| cluster.routers(2)).await;
     let (id, endpoint) = (client.session(), client.endpoint());
     let cookie = client.connections()[0].headers.iter().find(|(name, _)| name == "set-cookie").unwrap().1.clone();
     assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict"), "{cookie}");
@@ -603,17 +612,18 @@ async fn answers_lost_on_the_wire_reach_a_typescript_like_client() {
 
 /// Rule 8: the router ends no stream cleanly that its client should take up again; rule 9 and EVT-6: a reconnecting GET
 /// never sees another status than 200, even while Redis is away: it is held, or closed without an answer.
-#[tokio::test]
-async fn a_reconnecting_client_meets_no_error_status_while_redis_is_away() {
+async fn a_reconnecting_client_meets_no_error_status_while_redis_is_away(transport: Transport) {
     let cluster = Cluster::builder()
         .redis_proxy()
         .env("REDIS_TIMEOUT", "100ms")
         .env("REDIS_WAIT", "200ms")
         .env("MCP_RETRY_MIN", "10ms")
         .env("MCP_RETRY_MAX", "20ms")
+        .env("MCP_STREAMABLE_RETRY_MIN", "10ms")
+        .env("MCP_STREAMABLE_RETRY_MAX", "20ms")
         .start()
         .await;
-    let client = cluster.client().initialize().await;
+    let client = cluster.client().over(transport).initialize().await;
     let link = cluster.redis_proxy.as_ref().unwrap();
     link.set(Mode::BlackHole);
     client.cut();
@@ -646,4 +656,19 @@ async fn large_results_are_replayed_whole() {
     }
     Oracle::exactly_once(&client);
     Oracle::agrees_with_log(&client, &redis).await;
+}
+
+over_both_transports! {
+    nothing_is_sent_that_the_log_does_not_have
+    replay_joins_live_at_the_owner
+    replay_joins_live_on_changing_instances
+    a_replayed_event_keeps_its_id_and_a_second_replay_is_empty
+    a_hole_in_the_log_closes_the_stream_and_is_told_on_resume
+    a_cursor_behind_the_kept_events_is_told_so
+    a_reader_that_the_log_has_left_behind_is_told_so_and_goes_on
+    a_cursor_that_makes_no_sense_is_told_so
+    a_flushed_store_is_said_aloud
+    a_session_sees_its_own_events_only
+    a_superseded_stream_stays_open_and_silent
+    a_reconnecting_client_meets_no_error_status_while_redis_is_away
 }
