@@ -255,3 +255,30 @@ fn no_file_is_longer_than_a_reader_can_hold() {
         .collect();
     assert!(long.is_empty(), "split by role:\n{}", long.join("\n"));
 }
+
+/// Tests that docs/guarantees.md names are there, and those that it marks run over both transports.
+#[test]
+fn the_guarantees_name_their_tests() {
+    let folder = root().join("tests/integration");
+    let guarantees = fs::read_to_string(root().join("docs/guarantees.md")).unwrap();
+    let mut wrong = Vec::new();
+    let mut named = 0;
+    let mut parts = guarantees.split('`').skip(1).peekable();
+    while let (Some(quoted), after) = (parts.next(), parts.next().unwrap_or_default()) {
+        let Some((file, test)) = quoted.split_once("::") else { continue };
+        let Ok(code) = fs::read_to_string(folder.join(format!("{file}.rs"))) else { continue };
+        if test.is_empty() {
+            continue;
+        }
+        named += 1;
+        let twice = code.split("over_both_transports! {").skip(1).any(|listed| {
+            let (listed, _) = listed.split_once('}').unwrap_or((listed, ""));
+            listed.split_whitespace().any(|name| name == test)
+        });
+        if !code.contains(&format!("fn {test}(")) || after.starts_with('\u{b2}') != twice {
+            wrong.push(quoted);
+        }
+    }
+    assert!(named > 100, "{named} tests were found");
+    assert!(wrong.is_empty(), "not there, or not marked as they run: {wrong:#?}");
+}

@@ -18,13 +18,20 @@ const MIB: u64 = 1 << 20;
 /// allocator keeps.
 const FLAT: u64 = 48 * MIB;
 
-/// A session whose client has a stream and never reads from it: (the stream, POSTs go here).
-async fn deaf_session(cluster: &Cluster) -> (EventStream, McpClient) {
-    let client = cluster.client_of(0).stays_away().initialize().await;
+/// A session whose client has a stream and never reads from it; and that stream.
+async fn deaf_session(transport: Transport, cluster: &Cluster) -> (EventStream, McpClient) {
+    let client = cluster.client_of(0).over(transport).stays_away().initialize().await;
     client.disconnect().await;
     let cursor = client.cursor_text().unwrap();
-    let deaf = EventStream::open(cluster.addr(0), &Request::get(SSE).header("last-event-id", &cursor)).await;
+    let deaf = EventStream::open(cluster.addr(0), &client.resume_request(&cursor)).await;
     (deaf, client)
+}
+
+/// A mebibyte that a server says.
+fn large(number: u64) -> Value {
+    let filler = "x".repeat(MIB as usize);
+    json!({ "jsonrpc": "2.0", "method": "notifications/message",
+            "params": { "level": "info", "data": number, "filler": filler } })
 }
 
 async fn answered(redis: &RedisClient, client: &McpClient, seq: u64) {
@@ -37,19 +44,20 @@ async fn answered(redis: &RedisClient, client: &McpClient, seq: u64) {
 
 /// MEM-1: a client that never reads costs the router no memory, however much its server says, and the others nothing; what
 /// it did not read is in the store.
-#[tokio::test]
-async fn a_client_that_never_reads_costs_no_memory() {
-    let mut cluster = Cluster::builder().routers(2).start().await;
+async fn a_client_that_never_reads_costs_no_memory(transport: Transport) {
+    let upstream = FakeUpstream::start().await;
+    let mut cluster = Cluster::builder().routers(2).upstream_urls([upstream.url()]).start().await;
     let redis = cluster.redis_client().await;
-    let (deaf, mute) = deaf_session(&cluster).await;
-    let other = cluster.client().initialize().await;
-    other.call("payload", json!({ "bytes": MIB })).await;
+    let (deaf, mute) = deaf_session(transport, &cluster).await;
+    let link = upstream.open_sessions()[0];
+    let other = cluster.client().over(transport).initialize().await;
+    other.call("x", json!({ "filler": "x".repeat(MIB as usize) })).await;
     let before = cluster.routers[0].process().resident_bytes();
     for number in 0..200 {
-        mute.post(&tool_call(format!("p{number}"), "payload", json!({ "bytes": MIB }))).await;
+        upstream.send(link, &large(number)).await;
         if number % 20 == 19 {
             answered(&redis, &mute, 2 + number).await;
-            assert_eq!(other.text("echo", json!({ "text": "others" })).await, "others");
+            other.call("others", json!({})).await;
         }
     }
     answered(&redis, &mute, 201).await;
@@ -58,7 +66,7 @@ async fn a_client_that_never_reads_costs_no_memory() {
     assert!(after < before + FLAT, "200 MiB have passed: {} MiB, then {} MiB", before / MIB, after / MIB);
     drop(deaf);
     mute.reconnect(None);
-    assert!(mute.response_to(&json!("p199")).await["result"].is_object(), "the newest answer is still there");
+    mute.message("the newest is still there", |message| message["params"]["data"] == 199).await;
 }
 
 /// Logs events of about 1 KiB from `from` to `to` as an owner would, only faster.
@@ -86,12 +94,13 @@ const BACKLOG: u64 = 100_000;
 
 /// A client comes back to another instance than its owner with the oldest cursor of a log of [`BACKLOG`] events, and
 /// gets them all, once and in order. Returns by how much that instance has grown at most, bytes.
-async fn growth_by_a_long_replay(builder: crate::harness::cluster::Builder) -> u64 {
+async fn growth_by_a_long_replay(transport: Transport, builder: crate::harness::cluster::Builder) -> u64 {
     let builder = builder.routers(2).env("MCP_RESUME_EVENTS", 200_000).env("MCP_RESUME_BYTES", "256MiB");
     let mut cluster = builder.start().await;
-    let client = cluster.client().stays_away().initialize().await;
+    let client = cluster.client().over(transport).stays_away().initialize().await;
     client.disconnect().await;
-    let cursor = client.cursor();
+    // Over Streamable HTTP the answer to `initialize` has the number behind that of the stream's beginning.
+    let cursor = Numbered { seq: 1, ..client.cursor() };
     let redis = cluster.redis_client().await;
     let keys = [RedisClient::session_key(&cursor.session), RedisClient::log_key(&cursor.session)];
     let last = cursor.seq + BACKLOG;
@@ -103,9 +112,8 @@ async fn growth_by_a_long_replay(builder: crate::harness::cluster::Builder) -> u
 
     let before = cluster.routers[1].process().resident_bytes();
     let mut most = before;
-    let resume = Request::get(SSE).header("last-event-id", &client.cursor_text().unwrap());
-    let mut stream = EventStream::open(cluster.addr(1), &resume).await;
-    assert_eq!(stream.event().await.name, "endpoint");
+    let mut stream = EventStream::open(cluster.addr(1), &client.resume_request(&client.cursor_text().unwrap())).await;
+    assert!(stream.event().await.is_opening());
     for seq in cursor.seq + 1..=last {
         let event = stream.event().await;
         assert_eq!(Numbered::parse(&event.id.unwrap()), Numbered { seq, ..cursor.clone() });
@@ -121,9 +129,8 @@ async fn growth_by_a_long_replay(builder: crate::harness::cluster::Builder) -> u
 
 /// EVT-9: a replay of 100,000 events comes in order and whole, and the router that reads it for the client stays as small
 /// as it was.
-#[tokio::test]
-async fn a_replay_of_a_hundred_thousand_events_is_paged() {
-    let growth = growth_by_a_long_replay(Cluster::builder()).await;
+async fn a_replay_of_a_hundred_thousand_events_is_paged(transport: Transport) {
+    let growth = growth_by_a_long_replay(transport, Cluster::builder()).await;
     assert!(growth < FLAT / 2, "100 MiB have passed: it grew by {} MiB", growth / MIB);
 }
 
@@ -131,19 +138,20 @@ async fn a_replay_of_a_hundred_thousand_events_is_paged() {
 #[tokio::test]
 async fn without_pages_a_long_replay_takes_its_size_in_memory() {
     let builder = Cluster::builder().env("MCP_REPLAY_PAGE_EVENTS", BACKLOG).env("MCP_REPLAY_PAGE_BYTES", "1GiB");
-    let growth = growth_by_a_long_replay(builder.env("REDIS_TIMEOUT", "30s")).await;
+    let growth = growth_by_a_long_replay(Transport::Sse, builder.env("REDIS_TIMEOUT", "30s")).await;
     assert!(growth > 2 * FLAT, "it grew by {} MiB only", growth / MIB);
 }
 
 /// MEM-3: a connection whose client takes nothing is closed after its deadline.
-#[tokio::test]
-async fn a_client_that_takes_nothing_is_let_go() {
-    let cluster = Cluster::builder().env("MCP_CLIENT_FLUSH_TIMEOUT", "500ms").start().await;
+async fn a_client_that_takes_nothing_is_let_go(transport: Transport) {
+    let upstream = FakeUpstream::start().await;
+    let builder = Cluster::builder().upstream_urls([upstream.url()]).env("MCP_CLIENT_FLUSH_TIMEOUT", "500ms");
+    let cluster = builder.start().await;
     let redis = cluster.redis_client().await;
-    let (_deaf, mute) = deaf_session(&cluster).await;
+    let (_deaf, mute) = deaf_session(transport, &cluster).await;
     assert_eq!(cluster.metric("mcp_router_streams", None).await, 1.0);
     for number in 0..16 {
-        mute.post(&tool_call(format!("p{number}"), "payload", json!({ "bytes": MIB }))).await;
+        upstream.send(upstream.open_sessions()[0], &large(number)).await;
     }
     answered(&redis, &mute, 17).await;
     eventually("the stream let go", || async { cluster.metric("mcp_router_streams", None).await == 0.0 }).await;
@@ -296,14 +304,13 @@ async fn many_calls_of_many_clients_are_all_answered(transport: Transport) {
 }
 
 /// MEM-4: when sessions have ended, nothing of them is left: in no gauge of the router, not at the server, not in Redis.
-#[tokio::test]
-async fn ended_sessions_leave_nothing_behind() {
+async fn ended_sessions_leave_nothing_behind(transport: Transport) {
     let cluster = Cluster::builder().routers(2).env("MCP_SESSION_TTL", "1s").start().await;
     let redis = cluster.redis_client().await;
     for round in 0..3 {
         let mut clients = Vec::new();
         for _ in 0..10 {
-            clients.push(cluster.client().initialize().await);
+            clients.push(cluster.client().over(transport).initialize().await);
         }
         for client in &clients {
             client.call("echo", json!({ "text": "x" })).await;
@@ -314,7 +321,9 @@ async fn ended_sessions_leave_nothing_behind() {
         }
         drop(clients);
         // A GET that is dropped at once, as probes are.
-        drop(EventStream::open(cluster.addr(0), &Request::get(SSE)).await);
+        if transport == Transport::Sse {
+            drop(EventStream::open(cluster.addr(0), &Request::get(SSE)).await);
+        }
     }
     eventually("no session and no stream", || async {
         cluster.metric("mcp_router_sessions", None).await == 0.0
@@ -479,4 +488,8 @@ over_both_transports! {
     a_flood_of_messages_is_refused_at_a_bound
     a_server_that_asks_without_end_is_refused_at_a_bound
     many_calls_of_many_clients_are_all_answered
+    a_client_that_never_reads_costs_no_memory
+    a_client_that_takes_nothing_is_let_go
+    a_replay_of_a_hundred_thousand_events_is_paged
+    ended_sessions_leave_nothing_behind
 }

@@ -7,10 +7,11 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use crate::harness::{
-    Cluster, FakeUpstream, McpClient, PostTo, eventually,
+    Cluster, FakeUpstream, McpClient, PostTo, Transport, eventually,
     fake_upstream::Reply,
     http::{self, Request, Response},
     mcp_client::tool_call,
+    over_both_transports,
 };
 
 /// Posts text as it is.
@@ -218,12 +219,11 @@ async fn an_id_that_looks_like_the_routers_own_is_any_id() {
 /// REQ-7: the server's questions have ids of the router's own towards the client. A late answer to a question of a dead upstream
 /// session reaches nobody, although the new session asks under the same id: after the server has gone, and after the
 /// session's owner has.
-#[tokio::test]
-async fn an_answer_never_reaches_another_question_with_the_same_id() {
+async fn an_answer_never_reaches_another_question_with_the_same_id(transport: Transport) {
     for owner_dies in [false, true] {
         let upstream = FakeUpstream::start().await;
         let mut cluster = Cluster::builder().routers(2).upstream_urls([upstream.url()]).start().await;
-        let client = cluster.client().post_to(PostTo::Only(1)).initialize().await;
+        let client = cluster.client().over(transport).post_to(PostTo::Only(1)).initialize().await;
         let link = upstream.open_sessions()[0];
         for id in [json!(4), json!("\u{e9}")] {
             upstream.send(link, &ask(id.clone(), &format!("before {id}"))).await;
@@ -257,11 +257,10 @@ async fn an_answer_never_reaches_another_question_with_the_same_id() {
 }
 
 /// REQ-7, DUR-1: a question stays answerable when Redis has lost the session.
-#[tokio::test]
-async fn a_question_survives_the_loss_of_the_stores_data() {
+async fn a_question_survives_the_loss_of_the_stores_data(transport: Transport) {
     let upstream = FakeUpstream::start().await;
     let cluster = Cluster::builder().upstream_urls([upstream.url()]).start().await;
-    let client = cluster.client().initialize().await;
+    let client = cluster.client().over(transport).initialize().await;
     upstream.send(upstream.open_sessions()[0], &ask(4, "?")).await;
     let id = asked(&client, "?").await;
     let redis = cluster.redis_client().await;
@@ -316,8 +315,7 @@ async fn only_the_id_of_a_question_is_replaced_in_both_directions() {
 
 /// A router whose server is a router: neither takes the other's own requests, cancels and pings for its own, in either
 /// direction, also when both set up their sessions anew.
-#[tokio::test]
-async fn a_router_behind_a_router_is_a_server_like_any_other() {
+async fn a_router_behind_a_router_is_a_server_like_any_other(transport: Transport) {
     let upstream = FakeUpstream::answering(|message| match message["method"].as_str() {
         Some("tools/list") => Reply::Result(json!({ "tools": [{ "name": "x", "inputSchema": {} }] })),
         _ if message["params"]["name"] == "hold" => Reply::Silence,
@@ -329,7 +327,7 @@ async fn a_router_behind_a_router_is_a_server_like_any_other() {
     // Looked at every 500 ms, so that a silent link is asked before it is given up.
     let outer = Cluster::builder().routers(2).upstream_urls(urls).env("MCP_SESSION_UNINITIALIZED_TTL", "1s");
     let outer = outer.env("MCP_UPSTREAM_IDLE_TIMEOUT", "1200ms").start().await;
-    let client = outer.client().samples("from the client").initialize().await;
+    let client = outer.client().over(transport).samples("from the client").initialize().await;
     let whole_round = async || {
         assert_eq!(client.result("tools/list", json!({})).await["tools"][0]["name"], "x");
         client.call("x", json!({})).await;
@@ -365,4 +363,10 @@ async fn a_router_behind_a_router_is_a_server_like_any_other() {
     upstream.drop_session(*links.last().unwrap());
     upstream.wait_for("initialize", 2).await;
     whole_round().await;
+}
+
+over_both_transports! {
+    an_answer_never_reaches_another_question_with_the_same_id
+    a_question_survives_the_loss_of_the_stores_data
+    a_router_behind_a_router_is_a_server_like_any_other
 }

@@ -4,7 +4,8 @@
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Cluster, FakeUpstream, McpClient, Oracle, PostTo, cluster::Builder, eventually, http, mcp_client::tool_call,
+    Cluster, FakeUpstream, McpClient, Oracle, PostTo, Transport, cluster::Builder, eventually, http,
+    mcp_client::tool_call, over_both_transports,
 };
 
 /// Settings under which owners live through it, and what is broken is noticed soon.
@@ -14,6 +15,8 @@ fn patient(builder: Builder) -> Builder {
         .env("MCP_POLL_INTERVAL", "200ms")
         .env("MCP_RETRY_MIN", "10ms")
         .env("MCP_RETRY_MAX", "30ms")
+        .env("MCP_STREAMABLE_RETRY_MIN", "10ms")
+        .env("MCP_STREAMABLE_RETRY_MAX", "30ms")
         .env("REDIS_TIMEOUT", "300ms")
         .env("REDIS_WAIT", "20s")
         .env("MCP_UPSTREAM_REQUEST_TIMEOUT", "60s")
@@ -46,12 +49,11 @@ async fn every_number_means_one_event(client: &McpClient) {
 
 /// REQ-1, REQ-2, EVT-1, EVT-6: messages and events were lost, one call is in flight; whoever is the first to meet the older
 /// data, what is sent from then on through the owner and the other instance is answered, each call once.
-#[tokio::test]
-async fn calls_after_a_return_of_older_data_are_answered_each_once() {
+async fn calls_after_a_return_of_older_data_are_answered_each_once(transport: Transport) {
     // How many calls the older data lack, of which instance is asked first then.
     for (lost, first) in [(1, 0), (1, 1), (6, 0), (6, 1)] {
         let mut cluster = patient(Cluster::builder().routers(2)).start().await;
-        let client = cluster.client().post_to(PostTo::Only(0)).initialize().await;
+        let client = cluster.client().over(transport).post_to(PostTo::Only(0)).initialize().await;
         let addrs = cluster.addrs();
         let mut keys = vec!["before".to_owned()];
         client.post(&increment("before")).await;
@@ -90,11 +92,10 @@ async fn calls_after_a_return_of_older_data_are_answered_each_once() {
 }
 
 /// REQ-2, EVT-1: nobody sends anything: what the server answers and says meets the older data first.
-#[tokio::test]
-async fn what_a_server_says_after_a_return_of_older_data_has_a_number_of_its_own() {
+async fn what_a_server_says_after_a_return_of_older_data_has_a_number_of_its_own(transport: Transport) {
     let upstream = FakeUpstream::start().await;
     let mut cluster = patient(Cluster::builder().routers(2).upstream_urls([upstream.url()])).start().await;
-    let client = cluster.client().post_to(PostTo::Only(0)).initialize().await;
+    let client = cluster.client().over(transport).post_to(PostTo::Only(0)).initialize().await;
     let note =
         |number: u64| json!({ "jsonrpc": "2.0", "method": "notifications/message", "params": { "data": number } });
     let session = *upstream.open_sessions().last().unwrap();
@@ -113,10 +114,9 @@ async fn what_a_server_says_after_a_return_of_older_data_has_a_number_of_its_own
 
 /// REQ-1: what another instance journals into the older data before the owner has looked is not lost, and what the owner had
 /// claimed from that instance before runs no second time although the older data have it as unclaimed.
-#[tokio::test]
-async fn what_is_journaled_before_the_owner_looks_is_kept_and_nothing_runs_twice() {
+async fn what_is_journaled_before_the_owner_looks_is_kept_and_nothing_runs_twice(transport: Transport) {
     let mut cluster = patient(Cluster::builder().routers(2)).start().await;
-    let client = cluster.client_of(0).initialize().await;
+    let client = cluster.client_of(0).over(transport).initialize().await;
     let other = cluster.addr(1);
     cluster.routers[0].freeze();
     client.post_at(other, &increment("unclaimed")).await;
@@ -172,10 +172,9 @@ async fn a_client_whose_cursor_is_ahead_of_an_adopted_session_is_told_so() {
 
 /// REQ-2, OWN-3: the older data are from before the owner's time, and name an owner that is dead: nobody takes the session from
 /// the living one, and its calls are answered.
-#[tokio::test]
-async fn an_owner_that_came_after_the_older_data_keeps_its_sessions() {
+async fn an_owner_that_came_after_the_older_data_keeps_its_sessions(transport: Transport) {
     let mut cluster = patient(Cluster::builder().routers(3)).start().await;
-    let client = cluster.client().post_to(PostTo::Only(0)).initialize().await;
+    let client = cluster.client().over(transport).post_to(PostTo::Only(0)).initialize().await;
     let addrs = cluster.addrs();
     cluster.redis().keep_data();
     cluster.routers[0].kill();
@@ -194,4 +193,11 @@ async fn an_owner_that_came_after_the_older_data_keeps_its_sessions() {
     let keys: Vec<String> = (0..6).map(|number| format!("after {number}")).collect();
     Oracle::counted_once(&cluster.counts(), keys.iter().map(String::as_str).chain(["adopted"]));
     Oracle::every_request_answered_once(&client);
+}
+
+over_both_transports! {
+    calls_after_a_return_of_older_data_are_answered_each_once
+    what_a_server_says_after_a_return_of_older_data_has_a_number_of_its_own
+    what_is_journaled_before_the_owner_looks_is_kept_and_nothing_runs_twice
+    an_owner_that_came_after_the_older_data_keeps_its_sessions
 }

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use serde_json::json;
 
-use crate::harness::{Cluster, McpClient, Oracle, eventually, http, mcp_client::request};
+use crate::harness::{
+    Cluster, McpClient, Oracle, Transport, eventually, http, mcp_client::request, over_both_transports,
+};
 
 const REST: &str = "/mcp/router/route/mcp-server-v6";
 
@@ -73,10 +75,9 @@ async fn a_server_that_is_back_is_used_at_once_where_nothing_else_is_left() {
 
 /// Two equal servers, killed and started again in turn under calls, at the defaults: every session is served again within
 /// the time promised, what only reads is run again, nothing runs twice.
-#[tokio::test]
-async fn sessions_of_a_killed_server_are_served_again_soon() {
+async fn sessions_of_a_killed_server_are_served_again_soon(transport: Transport) {
     let mut cluster = Cluster::builder().routers(2).upstreams(2).start().await;
-    let clients = join_all((0..12).map(|number| cluster.client_of(number % 2).initialize())).await;
+    let clients = join_all((0..12).map(|number| cluster.client_of(number % 2).over(transport).initialize())).await;
     for round in 0..4_usize {
         let reads =
             join_all(clients.iter().map(|client| client.start_call("wait", json!({ "ms": 300, "text": "read" }))))
@@ -101,4 +102,8 @@ async fn sessions_of_a_killed_server_are_served_again_soon() {
         Oracle::every_request_answered_once(client);
         Oracle::exactly_once(client);
     }
+}
+
+over_both_transports! {
+    sessions_of_a_killed_server_are_served_again_soon
 }

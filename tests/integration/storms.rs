@@ -5,10 +5,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Cluster, FakeUpstream, McpClient, Oracle, PostTo, eventually,
+    Cluster, FakeUpstream, McpClient, Oracle, PostTo, Transport, eventually,
     http::{self, Request},
     mcp_client::tool_call,
-    seed,
+    over_both_transports, seed,
 };
 
 /// Settings under which what dies or hangs is noticed soon.
@@ -19,6 +19,8 @@ fn quick(builder: crate::harness::cluster::Builder) -> crate::harness::cluster::
         .env("MCP_POLL_INTERVAL", "200ms")
         .env("MCP_RETRY_MIN", "10ms")
         .env("MCP_RETRY_MAX", "30ms")
+        .env("MCP_STREAMABLE_RETRY_MIN", "10ms")
+        .env("MCP_STREAMABLE_RETRY_MAX", "30ms")
         .env("REDIS_TIMEOUT", "300ms")
         .env("MCP_UPSTREAM_HEALTH_INTERVAL", "100ms")
         .env("MCP_UPSTREAM_BACKOFF_MIN", "20ms")
@@ -48,12 +50,11 @@ async fn post_somewhere(client: &McpClient, addrs: &[std::net::SocketAddr], mess
 
 /// OWN-2, OWN-9: Redis hangs for longer than the lease, so that all leases have run out when it is back: nobody is taken
 /// for dead, nothing is adopted, and the work goes on.
-#[tokio::test]
-async fn a_redis_that_hangs_past_the_lease_causes_no_adoption() {
+async fn a_redis_that_hangs_past_the_lease_causes_no_adoption(transport: Transport) {
     let mut cluster = quick(Cluster::builder().routers(3)).start().await;
     let mut clients = Vec::new();
     for _ in 0..3 {
-        clients.push(cluster.client().initialize().await);
+        clients.push(cluster.client().over(transport).initialize().await);
     }
     let redis = cluster.redis_client().await;
     for _ in 0..2 {
@@ -78,11 +79,10 @@ async fn a_redis_that_hangs_past_the_lease_causes_no_adoption() {
 
 /// DUR-1, DUR-2: a Redis that is killed and comes back with its append-only file loses nothing: requests wait for it, and
 /// every event is seen once.
-#[tokio::test]
-async fn a_redis_that_restarts_with_its_data_costs_nothing() {
+async fn a_redis_that_restarts_with_its_data_costs_nothing(transport: Transport) {
     let builder = quick(Cluster::builder().routers(2)).redis_args(&["--appendonly", "yes", "--appendfsync", "always"]);
     let mut cluster = builder.env("REDIS_WAIT", "20s").start().await;
-    let client = cluster.client().initialize().await;
+    let client = cluster.client().over(transport).initialize().await;
     for round in 0..3 {
         let id = client.start_call("wait", json!({ "ms": 30, "text": format!("{round}") })).await;
         let key = format!("key-{round}");
@@ -101,12 +101,11 @@ async fn a_redis_that_restarts_with_its_data_costs_nothing() {
 
 /// DUR-1, EVT-6: a Redis that comes back empty is filled again by the living owners: the sessions go on under their ids,
 /// and a later failover works. What was lost is either not lost for the client, or said aloud.
-#[tokio::test]
-async fn a_redis_that_comes_back_empty_is_filled_again() {
+async fn a_redis_that_comes_back_empty_is_filled_again(transport: Transport) {
     // A lease as it is by default: for so long clients are asked to wait for the owners to write their sessions again.
     let builder = quick(Cluster::builder().routers(2)).env("MCP_LEASE", "3s").env("REDIS_WAIT", "20s");
     let mut cluster = builder.start().await;
-    let client = cluster.client().initialize().await;
+    let client = cluster.client().over(transport).initialize().await;
     let session = client.session();
     assert_eq!(client.text("echo", json!({ "text": "before" })).await, "before");
     cluster.redis().restart();
@@ -133,13 +132,12 @@ async fn a_redis_that_comes_back_empty_is_filled_again() {
 /// DUR-1, REQ-2: Redis loses all data while calls are in flight at living owners: each call that the owner has accepted has
 /// its one answer, its result or a word about its fate, and nothing runs twice. (What another instance had journaled, and
 /// the owner had not claimed, was nowhere else.)
-#[tokio::test]
-async fn calls_in_flight_survive_a_loss_of_all_data() {
+async fn calls_in_flight_survive_a_loss_of_all_data(transport: Transport) {
     let builder = quick(Cluster::builder().routers(2)).env("MCP_LEASE", "3s").env("REDIS_WAIT", "20s");
     let mut cluster = builder.start().await;
     let mut keys = Vec::new();
     for moment in [0, 10, 60] {
-        let client = cluster.client().post_to(PostTo::Only(0)).initialize().await;
+        let client = cluster.client().over(transport).post_to(PostTo::Only(0)).initialize().await;
         let key = format!("increment {moment}");
         client.post(&tool_call("read", "wait", json!({ "ms": 50, "text": "read" }))).await;
         client.post(&tool_call("write", "increment", json!({ "key": key }))).await;
@@ -293,4 +291,11 @@ async fn a_storm_of_faults_loses_nothing() {
         assert_eq!(gone.status, 204);
     }
     cluster.assert_no_violations().await;
+}
+
+over_both_transports! {
+    a_redis_that_hangs_past_the_lease_causes_no_adoption
+    a_redis_that_restarts_with_its_data_costs_nothing
+    a_redis_that_comes_back_empty_is_filled_again
+    calls_in_flight_survive_a_loss_of_all_data
 }

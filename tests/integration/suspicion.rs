@@ -6,10 +6,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Cluster, EventStream, FakeUpstream, McpClient, Mode, Oracle, PostTo, cluster, eventually,
+    Cluster, EventStream, FakeUpstream, McpClient, Mode, Oracle, PostTo, Transport, cluster, eventually,
     fake_upstream::Reply,
     http::Request,
     mcp_client::{request, tool_call},
+    over_both_transports,
 };
 
 /// A lease that nobody waits for.
@@ -42,10 +43,9 @@ async fn adoptions_by_others(cluster: &Cluster) -> f64 {
 
 /// OWN-4: three instances live; their subscriptions are cut again and again while a client posts at another one than its
 /// owner. The owner stays the owner, and every message is answered.
-#[tokio::test]
-async fn a_living_owner_whose_subscription_is_cut_stays_the_owner() {
+async fn a_living_owner_whose_subscription_is_cut_stays_the_owner(transport: Transport) {
     let cluster = Cluster::builder().routers(3).start().await;
-    let client = cluster.client().stays_away().initialize().await;
+    let client = cluster.client().over(transport).stays_away().initialize().await;
     for cut in 0..25 {
         assert!(cut_subscriptions(&cluster).await > 0, "there was something to cut");
         call_elsewhere(&cluster, &client, &format!("cut {cut}")).await;
@@ -75,10 +75,9 @@ async fn without_the_judge_a_living_owner_is_replaced() {
 }
 
 /// OWN-4: a client that comes back to another instance in the moment in which its owner does not hear.
-#[tokio::test]
-async fn a_stream_that_is_opened_while_the_owner_does_not_hear_replaces_nobody() {
+async fn a_stream_that_is_opened_while_the_owner_does_not_hear_replaces_nobody(transport: Transport) {
     let cluster = Cluster::builder().routers(3).start().await;
-    let client = cluster.client().stays_away().initialize().await;
+    let client = cluster.client().over(transport).stays_away().initialize().await;
     for round in 1..=20 {
         client.disconnect().await;
         cut_subscriptions(&cluster).await;
@@ -92,11 +91,10 @@ async fn a_stream_that_is_opened_while_the_owner_does_not_hear_replaces_nobody()
 
 /// OWN-4, OWN-10: the owner's subscription is a black hole, and so is every new one, while its other connections work: it
 /// finds by itself what it cannot hear of.
-#[tokio::test]
-async fn an_owner_whose_subscription_is_a_black_hole_finds_what_it_misses() {
+async fn an_owner_whose_subscription_is_a_black_hole_finds_what_it_misses(transport: Transport) {
     let builder = Cluster::builder().routers(3).redis_proxy_of(0).env("REDIS_TIMEOUT", "500ms");
     let cluster = builder.start().await;
-    let client = cluster.client().stays_away().initialize().await;
+    let client = cluster.client().over(transport).stays_away().initialize().await;
     cluster.redis_proxy.as_ref().unwrap().set(Mode::BlackHoleSubscriptions);
     for number in 0..2 {
         call_elsewhere(&cluster, &client, &format!("unheard {number}")).await;
@@ -108,12 +106,11 @@ async fn an_owner_whose_subscription_is_a_black_hole_finds_what_it_misses() {
 }
 
 /// OWN-4: all the owner's connections to Redis are cut, for less than its lease: it stays the owner.
-#[tokio::test]
-async fn an_owner_whose_links_are_all_cut_for_less_than_its_lease_stays_the_owner() {
+async fn an_owner_whose_links_are_all_cut_for_less_than_its_lease_stays_the_owner(transport: Transport) {
     // Long, so that a busy machine does not make it run out.
     let builder = Cluster::builder().routers(3).redis_proxy_of(0).env("MCP_LEASE", "15s");
     let cluster = builder.start().await;
-    let client = cluster.client().stays_away().initialize().await;
+    let client = cluster.client().over(transport).stays_away().initialize().await;
     let link = cluster.redis_proxy.as_ref().unwrap();
     for cut in 0..8 {
         link.set(Mode::Cut);
@@ -129,12 +126,11 @@ async fn an_owner_whose_links_are_all_cut_for_less_than_its_lease_stays_the_owne
 
 /// OWN-4, DUR-1: Redis is killed and comes back with its data, and clients post elsewhere before their owners have
 /// subscribed again.
-#[tokio::test]
-async fn a_redis_that_restarts_replaces_no_living_owner() {
+async fn a_redis_that_restarts_replaces_no_living_owner(transport: Transport) {
     let mut cluster = Cluster::builder().routers(3).redis_args(&["--appendonly", "yes", "--appendfsync", "always"]);
     cluster = cluster.env("REDIS_WAIT", "20s");
     let mut cluster = cluster.start().await;
-    let client = cluster.client().stays_away().initialize().await;
+    let client = cluster.client().over(transport).stays_away().initialize().await;
     for round in 0..3 {
         cluster.redis().kill();
         let (first, second) = (format!("{round} at 1"), format!("{round} at 2"));
@@ -221,10 +217,9 @@ fn with_a_long_lease() -> cluster::Builder {
 
 /// OWN-9: an owner that was killed is replaced at once, long before its lease is over, by whoever hears nothing from it;
 /// and it starts again at once under its old id.
-#[tokio::test]
-async fn a_killed_owner_is_replaced_without_waiting_for_its_lease() {
+async fn a_killed_owner_is_replaced_without_waiting_for_its_lease(transport: Transport) {
     let mut cluster = with_a_long_lease().start().await;
-    let client = cluster.client().stays_away().initialize().await;
+    let client = cluster.client().over(transport).stays_away().initialize().await;
     cluster.routers[0].kill();
     client.reconnect(Some(2));
     call_elsewhere(&cluster, &client, "after the kill").await;
@@ -236,11 +231,10 @@ async fn a_killed_owner_is_replaced_without_waiting_for_its_lease() {
 }
 
 /// OWN-9: an instance that has just started may not judge by leases; what another has proven it believes.
-#[tokio::test]
-async fn an_instance_that_has_just_started_believes_what_another_has_proven() {
+async fn an_instance_that_has_just_started_believes_what_another_has_proven(transport: Transport) {
     let mut cluster = with_a_long_lease().start().await;
-    let found = cluster.client().stays_away().initialize().await;
-    let left = cluster.client().stays_away().initialize().await;
+    let found = cluster.client().over(transport).stays_away().initialize().await;
+    let left = cluster.client().over(transport).stays_away().initialize().await;
     cluster.routers[0].kill();
     found.reconnect(Some(1));
     call_elsewhere(&cluster, &found, "found").await;
@@ -255,11 +249,10 @@ async fn an_instance_that_has_just_started_believes_what_another_has_proven() {
 /// OWN-9: where the table of processes does not tell (another machine or container), a refused connection does, if that is
 /// asked for.
 #[cfg(feature = "fault-points")]
-#[tokio::test]
-async fn a_refused_connection_proves_an_owner_dead() {
+async fn a_refused_connection_proves_an_owner_dead(transport: Transport) {
     let builder = with_a_long_lease().env("MCP_FAULT_UNPROTECTED", mcp_router::fault::PROCESS_TABLE);
     let mut cluster = builder.env("MCP_DEATH_PROBE", "2s").start().await;
-    let client = cluster.client().stays_away().initialize().await;
+    let client = cluster.client().over(transport).stays_away().initialize().await;
     cut_subscriptions(&cluster).await;
     call_elsewhere(&cluster, &client, "it lives").await;
     assert_eq!(adoptions(&cluster).await, 0.0);
@@ -271,11 +264,10 @@ async fn a_refused_connection_proves_an_owner_dead() {
 
 /// OWN-4: with no proof at hand a killed owner counts as alive until its lease is over, and is replaced then.
 #[cfg(feature = "fault-points")]
-#[tokio::test]
-async fn without_a_proof_the_lease_decides() {
+async fn without_a_proof_the_lease_decides(transport: Transport) {
     let builder = Cluster::builder().routers(2).env("MCP_LEASE", "2s").env("MCP_LEASE_RENEW", "300ms");
     let mut cluster = builder.env("MCP_FAULT_UNPROTECTED", mcp_router::fault::PROCESS_TABLE).start().await;
-    let client = cluster.client().stays_away().initialize().await;
+    let client = cluster.client().over(transport).stays_away().initialize().await;
     let redis = cluster.redis_client().await;
     cluster.routers[0].kill();
     client.reconnect(Some(1));
@@ -296,12 +288,11 @@ async fn without_a_proof_the_lease_decides() {
 /// OWN-4, DRN-2: an instance that is told to go is not dead while it owns sessions: it can be connected to until it has let
 /// them all go, and a call in flight there is not disturbed, although nobody hears of what is posted elsewhere.
 #[cfg(feature = "fault-points")]
-#[tokio::test]
-async fn a_draining_owner_is_not_taken_for_dead() {
+async fn a_draining_owner_is_not_taken_for_dead(transport: Transport) {
     let upstream = FakeUpstream::answering(|_| Reply::Silence).await;
     let builder = with_a_long_lease().upstream_urls([upstream.url()]).env("MCP_DEATH_PROBE", "2s");
     let mut cluster = builder.env("MCP_FAULT_UNPROTECTED", mcp_router::fault::PROCESS_TABLE).start().await;
-    let client = cluster.client().post_to(PostTo::Only(1)).stays_away().initialize().await;
+    let client = cluster.client().over(transport).post_to(PostTo::Only(1)).stays_away().initialize().await;
     client.post(&tool_call("slow", "not repeatable", json!({}))).await;
     let call = upstream.wait_for("tools/call", 1).await[0].clone();
     let link = upstream.open_sessions()[0];
@@ -364,8 +355,7 @@ async fn an_adoption_whose_answer_is_lost_is_made_again() {
 /// REQ-2: the actor of a session breaks (a panic) when nobody knocks: its process is the owner on record without one, and
 /// takes the session up again by itself.
 #[cfg(feature = "fault-points")]
-#[tokio::test]
-async fn a_session_whose_actor_breaks_is_taken_up_again_by_its_own_instance() {
+async fn a_session_whose_actor_breaks_is_taken_up_again_by_its_own_instance(transport: Transport) {
     let dir = tempfile::tempdir().unwrap();
     let arm = dir.path().join("armed");
     let cluster = Cluster::builder()
@@ -375,7 +365,7 @@ async fn a_session_whose_actor_breaks_is_taken_up_again_by_its_own_instance() {
         .env("MCP_FAULT_ARM", arm.display())
         .start()
         .await;
-    let client = cluster.client().initialize().await;
+    let client = cluster.client().over(transport).initialize().await;
     std::fs::write(&arm, "").unwrap();
     client.post(&tool_call("read", "wait", json!({ "ms": 10, "text": "read" }))).await;
     let answer = client.response_to(&json!("read")).await;
@@ -407,11 +397,10 @@ async fn a_session_whose_data_makes_no_sense_ends_and_says_why() {
 
 /// OWN-4: the wait for an owner that does not hear is bounded by its lease even where nothing proves its death, and where
 /// the one who has taken the message in is not the one who adopts.
-#[tokio::test]
-async fn a_message_that_nobody_hears_of_is_found_whoever_took_it() {
+async fn a_message_that_nobody_hears_of_is_found_whoever_took_it(transport: Transport) {
     let mut cluster =
         Cluster::builder().routers(3).env("MCP_LEASE", "1500ms").env("MCP_LEASE_RENEW", "300ms").start().await;
-    let client = cluster.client().stays_away().initialize().await;
+    let client = cluster.client().over(transport).stays_away().initialize().await;
     client.disconnect().await;
     cluster.routers[0].freeze();
     client.reconnect(Some(2));
@@ -422,4 +411,23 @@ async fn a_message_that_nobody_hears_of_is_found_whoever_took_it() {
     tokio::time::timeout(Duration::from_secs(20), client.response_to(&json!("unheard"))).await.unwrap();
     cluster.routers[0].thaw();
     Oracle::every_request_answered_once(&client);
+}
+
+over_both_transports! {
+    a_living_owner_whose_subscription_is_cut_stays_the_owner
+    a_stream_that_is_opened_while_the_owner_does_not_hear_replaces_nobody
+    an_owner_whose_subscription_is_a_black_hole_finds_what_it_misses
+    an_owner_whose_links_are_all_cut_for_less_than_its_lease_stays_the_owner
+    a_redis_that_restarts_replaces_no_living_owner
+    a_killed_owner_is_replaced_without_waiting_for_its_lease
+    an_instance_that_has_just_started_believes_what_another_has_proven
+    #[cfg(feature = "fault-points")]
+    a_refused_connection_proves_an_owner_dead
+    #[cfg(feature = "fault-points")]
+    without_a_proof_the_lease_decides
+    #[cfg(feature = "fault-points")]
+    a_draining_owner_is_not_taken_for_dead
+    #[cfg(feature = "fault-points")]
+    a_session_whose_actor_breaks_is_taken_up_again_by_its_own_instance
+    a_message_that_nobody_hears_of_is_found_whoever_took_it
 }

@@ -9,10 +9,11 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use crate::harness::{
-    Cluster, EventStream, FakeUpstream, McpClient, Oracle, PostTo, eventually,
+    Cluster, EventStream, FakeUpstream, McpClient, Oracle, PostTo, Transport, eventually,
     fake_upstream::{Framing, Reply},
     http::{self, Request},
     mcp_client::{request, tool_call},
+    over_both_transports,
 };
 
 const SSE: &str = "/sse/mcp-server-v6";
@@ -269,8 +270,7 @@ async fn without_any_server_callers_are_told_and_recover() {
 
 /// REQ-3: when the link to a server breaks, a call that the protocol or the tool's annotations call repeatable is sent
 /// again on the new link, one that is not gets one "outcome unknown", and one that the server has not had goes there.
-#[tokio::test]
-async fn a_broken_link_repeats_only_what_is_repeatable() {
+async fn a_broken_link_repeats_only_what_is_repeatable(transport: Transport) {
     let upstream = FakeUpstream::answering(|message| match message["method"].as_str() {
         Some("tools/list") => Reply::Result(json!({ "tools": [
             { "name": "reads", "inputSchema": {}, "annotations": { "readOnlyHint": true } },
@@ -282,7 +282,7 @@ async fn a_broken_link_repeats_only_what_is_repeatable() {
     })
     .await;
     let cluster = Cluster::builder().upstream_urls([upstream.url()]).start().await;
-    let client = cluster.client().initialize().await;
+    let client = cluster.client().over(transport).initialize().await;
     let first_link = upstream.open_sessions()[0];
     for tool in ["reads", "sets", "adds", "says nothing", "is not listed"] {
         client.post(&tool_call(tool, tool, json!({}))).await;
@@ -660,4 +660,8 @@ async fn a_stream_on_one_instance_and_posts_on_another_is_a_session() {
         assert_eq!(client.text("echo", json!({ "text": format!("{number}") })).await, format!("{number}"));
     }
     Oracle::exactly_once(&client);
+}
+
+over_both_transports! {
+    a_broken_link_repeats_only_what_is_repeatable
 }
