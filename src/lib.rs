@@ -12,8 +12,9 @@
 //! | [`upstream`] | services, endpoints, connections |
 //! | [`store`] | the truth about sessions: in memory or in Redis |
 //! | [`protocol`] | JSON-RPC, MCP, SSE: pure |
+//! | [`policy`] | who may call what |
 //! | [`watchdog`] | ends this process when it hangs |
-//! | [`settings`], [`telemetry`], [`metrics`], [`lifecycle`], [`backoff`], [`fault`] | what all of them share |
+//! | [`settings`], [`telemetry`], [`metrics`], [`lifecycle`], [`backoff`], [`reread`], [`fault`] | what all of them share |
 //!
 //! Beside the house: `crates/mcp-server-v6`, the reference upstream, which knows nothing of the router.
 
@@ -26,8 +27,10 @@ pub mod gateway;
 pub mod http;
 pub mod lifecycle;
 pub mod metrics;
+pub mod policy;
 pub mod process;
 pub mod protocol;
+pub mod reread;
 pub mod session;
 pub mod settings;
 pub mod store;

@@ -13,6 +13,7 @@ mod auth;
 mod ca_file;
 mod mask;
 mod parse;
+mod policy_file;
 mod row;
 mod source;
 mod spring;
@@ -35,6 +36,7 @@ use table::{CommandLine, TABLE};
 
 pub use auth::{Auth, KEY_PREFIX, KeyFile, KeyHash, KeySource, is_key_name, is_trusted_url};
 pub use ca_file::CaFile;
+pub use policy_file::{PolicyFile, Rule};
 pub use source::{Origin, Problem};
 pub use table::{
     AuthSettings, LifecycleSettings, LimitSettings, LogSettings, RedisSettings, SecuritySettings, ServerSettings,

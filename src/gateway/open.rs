@@ -13,7 +13,6 @@ use std::{
 
 use super::{
     patience::{StoreUnavailable, patiently},
-    principal::Principal,
     shared::Gateway,
 };
 use crate::{
@@ -34,7 +33,7 @@ use crate::{
         shown::{self, Stream},
     },
     settings::StreamSettings,
-    store::{Created, Fence, NewSession},
+    store::{Binding, Created, Fence, NewSession},
     upstream::Service,
 };
 
@@ -47,8 +46,8 @@ pub struct Opening {
     pub service: Arc<Service>,
     /// The client, as far as it shows which program it is.
     pub client: Client,
-    /// Who asks. SEC-1
-    pub principal: Principal,
+    /// Who asks, with the rules about it. SEC-1
+    pub by: Binding,
 }
 
 /// Something that a request may carry.
@@ -256,7 +255,7 @@ impl Opening {
         let mut backoff = Backoff::new(FIRST_PAUSE, settings.session.lease_renew);
         loop {
             let Some(head) = patiently(gateway, || gateway.env.store.load(session)).await? else { return Ok(None) };
-            if !same_client(&self.client, &head.client) || !head.binding.admits(&self.principal.binding()) {
+            if !same_client(&self.client, &head.client) || !head.binding.admits(&self.by) {
                 return Ok(None);
             }
             let stream = patiently(gateway, || shown::look(&gateway.env, session, &head)).await?;
@@ -340,7 +339,7 @@ impl Opening {
             epoch,
             service: self.service.name.clone(),
             transport: if attachment.is_some() { SSE } else { STREAMABLE }.to_owned(),
-            binding: self.principal.binding(),
+            binding: self.by.clone(),
             client: self.client.to_field(),
             owner: gateway.env.me.clone(),
             attachment: attachment.as_ref().map(|attachment| (MAIN_STREAM.to_owned(), attachment.id)),
@@ -360,7 +359,7 @@ impl Opening {
         let fence = Fence { session, epoch, generation: 1, incarnation: Arc::clone(&gateway.env.me.incarnation) };
         let (env, lines, service) =
             (Arc::clone(&gateway.env), Rc::clone(&gateway.member.lines), Arc::clone(&self.service));
-        let opened_by = (self.client.to_field(), self.principal.binding());
+        let opened_by = (self.client.to_field(), self.by.clone());
         SessionActor::start_new(env, lines, service, fence, attachment, opened_by, guest);
         Ok(epoch)
     }

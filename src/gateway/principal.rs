@@ -8,7 +8,10 @@ use std::{fmt, sync::Arc};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::store::Binding;
+use crate::{
+    policy::{Grant, Policy},
+    store::Binding,
+};
 
 /// By what somebody shows who he is: the class of the credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -71,6 +74,18 @@ impl Principal {
     /// What the store keeps of it.
     pub fn binding(&self) -> Binding {
         self.0.as_ref().map(|known| known.binding.clone()).unwrap_or_default()
+    }
+
+    /// As rules name it.
+    pub fn who(&self) -> String {
+        self.0.as_ref().map_or_else(|| "anybody".to_owned(), |known| format!("{}:{}", known.kind.name(), known.name))
+    }
+
+    /// What the rules say of it at this service; `None`: there are none.
+    pub fn grant(&self, policy: Option<&Policy>, service: &str) -> Option<Grant> {
+        let binding = self.binding();
+        let has = |scope: &str| binding.scopes().split(' ').any(|given| given == scope);
+        policy.map(|policy| policy.grant(&self.who(), service, has))
     }
 
     /// By what it has shown itself.

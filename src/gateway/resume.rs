@@ -162,7 +162,7 @@ impl Opening {
     /// Makes it the holder of its stream. `None`: the session is gone, of another service, or not for who asks.
     async fn attach(&self, mut attach: Attach) -> Result<Option<AttachedTo>, StoreUnavailable> {
         let gateway = &self.gateway;
-        attach.by = Some(self.principal.binding());
+        attach.by = Some(self.by.clone());
         let deadline = Instant::now() + gateway.env.settings.redis.wait;
         loop {
             match patiently(gateway, || gateway.env.store.attach(attach.clone())).await? {
@@ -286,7 +286,7 @@ impl Opening {
     /// The session, if there is one for who asks.
     async fn load(&self, session: SessionId) -> Result<Option<SessionHead>, StoreUnavailable> {
         let head = patiently(&self.gateway, || self.gateway.env.store.load(session)).await?;
-        Ok(head.filter(|head| head.binding.admits(&self.principal.binding())))
+        Ok(head.filter(|head| head.binding.admits(&self.by)))
     }
 
     /// What the store knows of the session's last connection.

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq as _;
 
-use super::{error::ApiError, extract::NodeData, forwarded};
+use super::{allowed::Allowed, error::ApiError, extract::NodeData, forwarded};
 use crate::{
     gateway::call,
     process::node::Node,
@@ -80,9 +80,13 @@ fn find<'a>(node: &'a Node, name: &str) -> Result<&'a std::sync::Arc<Service>, A
 }
 
 /// `GET /mcp/router/tools/{service}`: all pages of the service's own `tools/list`.
-pub async fn tools(node: NodeData, service: web::Path<String>) -> Result<HttpResponse, ApiError> {
+pub async fn tools(node: NodeData, request: HttpRequest, service: web::Path<String>) -> Result<HttpResponse, ApiError> {
     let service = find(&node, &service)?.clone();
-    let tools = call::list_tools(&node.gateway, &service).await?;
+    let allowed = if is_admin(&node, &request) { None } else { Some(Allowed::at(&node, &request, &service.name)?) };
+    let mut tools = call::list_tools(&node.gateway, &service).await?;
+    if let Some(allowed) = allowed {
+        tools.retain(|tool| allowed.shows_tool(tool));
+    }
     Ok(HttpResponse::Ok().json(json!({ "service": service.name, "tools": tools })))
 }
 

@@ -112,6 +112,14 @@ pub enum ApiError {
         /// `WWW-Authenticate`.
         challenge: String,
     },
+    /// No rule allows it.
+    #[error("not allowed here: {what} ({})", if rules.is_empty() { "no rule is about you".to_owned() } else { format!("by the rules {rules}") })]
+    Policy {
+        /// What was asked for.
+        what: String,
+        /// Names of those that were looked at.
+        rules: String,
+    },
     /// The keys of the issuer of tokens were never had.
     #[error("tokens cannot be checked now: the keys of their issuer cannot be had; try again later")]
     NoIssuer,

@@ -151,7 +151,7 @@ fn refuse(request: ServiceRequest, error: &ApiError) -> ServiceResponse<BoxBody>
 ///
 /// # Errors
 /// Nobody that is known, where somebody must be.
-fn identify(authority: &Authority, node: &Node, request: &ServiceRequest, is_last: bool) -> Result<(), Unfound> {
+fn identify(authority: &Arc<Authority>, node: &Node, request: &ServiceRequest, is_last: bool) -> Result<(), Unfound> {
     let unfound = match authority.establish(request.request(), is_last) {
         Ok(()) => return Ok(()),
         Err(unfound) => unfound,

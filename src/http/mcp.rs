@@ -16,10 +16,11 @@ use futures_util::{Stream, StreamExt as _, future, stream};
 
 use super::{
     accept::{JSON, Takes},
+    allowed::Allowed,
     error::ApiError,
     extract::{Named, NodeData, id_text, read_body},
     forwarded::Edge,
-    frame, principal,
+    frame,
     sent::Sent,
     sse,
 };
@@ -61,6 +62,7 @@ struct Call<'r> {
     request: &'r HttpRequest,
     takes: Takes,
     service: Arc<Service>,
+    allowed: Allowed<'r>,
 }
 
 /// `POST /mcp/{service}`
@@ -82,6 +84,9 @@ pub async fn post(
     let said = head.said();
     let shown = call.session()?;
     let begins = matches!(&said, Said::Request { method, .. } if **method == *mcp::INITIALIZE) && shown.is_none();
+    if let Err(refused) = call.allowed.check(&node, &head, &body) {
+        return Ok(call.not_allowed(&refused, shown.is_some(), id_text(&said)));
+    }
     // The one that it offers stands in the request.
     let version = if begins { None } else { call.version()? };
     let session = match shown {
@@ -153,14 +158,14 @@ pub async fn delete(node: NodeData, request: HttpRequest, Named(service): Named)
     let call = Call::new(&node, &request, service.as_deref())?;
     let session = call.session()?.ok_or(ApiError::NoSessionHeader)?;
     let version = call.version()?;
-    let by = principal::of(&request).binding();
+    let by = &call.allowed.by;
     let head = node.env.store.load(session).await?;
-    let is_there = |head: &SessionHead| head.service == call.service.name && head.binding.admits(&by);
+    let is_there = |head: &SessionHead| head.service == call.service.name && head.binding.admits(by);
     let head = head.filter(is_there).ok_or(ApiError::UnknownSession)?;
     if head.continuation.has_other_version(version) {
         return Err(ApiError::OtherVersion);
     }
-    if !node.env.store.purge(session, Some(&by)).await? {
+    if !node.env.store.purge(session, Some(by)).await? {
         return Err(ApiError::UnknownSession);
     }
     Ok(HttpResponse::NoContent().finish())
@@ -194,7 +199,8 @@ fn json(answer: Bytes, new: Option<SessionId>) -> HttpResponse {
 impl<'r> Call<'r> {
     fn new(node: &'r Rc<Node>, request: &'r HttpRequest, service: Option<&str>) -> Result<Self, ApiError> {
         let service = sse::find_service(node, service)?;
-        Ok(Self { node, request, takes: Takes::of(request), service })
+        let allowed = Allowed::at(node, request, &service.name)?;
+        Ok(Self { node, request, takes: Takes::of(request), service, allowed })
     }
 
     /// The session that the client names.
@@ -228,7 +234,8 @@ impl<'r> Call<'r> {
     fn sent(&self, body: Bytes, said: Said, at: usize, version: Option<&'static str>) -> Sent {
         let own_stream = matches!(said, Said::Request { .. });
         let service = Some(self.service.name.as_str().into());
-        Sent::new(self.request, &self.node.env.settings.security, service, (body, said), at, own_stream, version)
+        let by = self.allowed.by.clone();
+        Sent::new(self.request, &self.node.env.settings.security, (service, by), (body, said), at, own_stream, version)
     }
 
     /// An array of messages, as MCP 2025-03-26 has it, and no later version. The answers come on one stream, each as a stream
@@ -244,15 +251,24 @@ impl<'r> Call<'r> {
         if messages.is_empty() || messages.len() > limit {
             return Err(ApiError::Unexpected("an array of messages has one at least, and MCP_MAX_INFLIGHT at most"));
         }
+        let (mut streams, mut refused) = (Vec::new(), Vec::new());
         let mut sent = Vec::with_capacity(messages.len());
         for body in messages {
-            let said = Head::parse(&body)?.said();
+            let head = Head::parse(&body)?;
+            let said = head.said();
             if matches!(&said, Said::Request { method, .. } if **method == *mcp::INITIALIZE) {
                 return Err(ApiError::Unexpected("initialize is not for an array of messages"));
             }
+            match (self.allowed.check(self.node, &head, &body), id_text(&said)) {
+                (Ok(()), _) => {}
+                (Err(error @ ApiError::Policy { .. }), Some(id)) => {
+                    refused.push(error.body(Some(id)));
+                    continue;
+                }
+                (Err(error), id) => return Ok(error.response(id)),
+            }
             sent.push(self.sent(body, said, sent.len(), Some(mcp::WITH_BATCHES)));
         }
-        let (mut streams, mut refused) = (Vec::new(), Vec::new());
         for sent in &sent {
             match (sent.deliver(gateway, session).await, id_text(&sent.posted.said)) {
                 (Ok(delivered), _) => {
@@ -294,7 +310,7 @@ impl<'r> Call<'r> {
         Opening {
             gateway: Rc::clone(&self.node.gateway),
             client: sse::client(self.request, &self.service, security),
-            principal: principal::of(self.request),
+            by: self.allowed.by.clone(),
             service: Arc::clone(&self.service),
         }
     }
@@ -307,6 +323,15 @@ impl<'r> Call<'r> {
         match id {
             Some(id) if !has_status => error.answer(id),
             id => error.response(id),
+        }
+    }
+
+    /// Of a session that lives, a request that may not be made has an answer like any other. A token with more scopes is
+    /// asked for by a status.
+    fn not_allowed(&self, error: &ApiError, has_session: bool, id: Option<&str>) -> HttpResponse {
+        match (error, id) {
+            (ApiError::Policy { .. }, Some(id)) if has_session => error.answer(id),
+            (_, id) => error.response(id),
         }
     }
 

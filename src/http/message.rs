@@ -7,8 +7,10 @@ use actix_web::{
     http::header::{CONTENT_TYPE, HeaderValue},
     web,
 };
+use bytes::Bytes;
 
 use super::{
+    allowed::Allowed,
     error::ApiError,
     extract::{Named, NodeData, id_text, read_body},
     principal,
@@ -22,7 +24,11 @@ use crate::{
         rebind::{self, Answer, Told},
     },
     process::node::Node,
-    protocol::{jsonrpc::Head, session_id::SessionId},
+    protocol::{
+        jsonrpc::{Head, Said},
+        mcp,
+        session_id::SessionId,
+    },
     session::messages::Delivered,
 };
 
@@ -77,7 +83,20 @@ async fn take(
         doubt::settle(&node.gateway, session, (count, &principal::of(request)), &head).await?;
     }
     let said = head.said();
-    let sent = Sent::new(request, &node.env.settings.security, service, (body, said), 0, false, None);
+    let allowed = allowed(node, request, service.as_deref(), session).await?;
+    let by = allowed.as_ref().map_or_else(|| principal::of(request).binding(), |allowed| allowed.by.clone());
+    let refused = allowed.and_then(|allowed| allowed.check(node, &head, &body).err());
+    let (body, said) = match (refused, id_text(&said)) {
+        (None, _) => (body, said),
+        // On the stream, like any answer: a status other than 2xx ends the session of some clients.
+        (Some(error @ ApiError::Policy { .. }), Some(id)) => substitute(&error, id)?,
+        (Some(ApiError::Policy { .. }), None) => {
+            node.env.metrics.dropped.with_label_values(&["policy"]).inc();
+            return Ok(HttpResponse::Accepted().finish());
+        }
+        (Some(error), id) => return Ok(error.response(id)),
+    };
+    let sent = Sent::new(request, &node.env.settings.security, (service, by), (body, said), 0, false, None);
     match sent.deliver(&node.gateway, session).await {
         Ok(Delivered::Accepted(_) | Delivered::Duplicate(_)) => {
             sent.is_answered(&node.gateway, session, request);
@@ -89,6 +108,34 @@ async fn take(
         }
         Err(error @ NotDelivered::Draining) => Ok(ApiError::from(error).response(id_text(&sent.posted.said))),
     }
+}
+
+/// What who asks may do at the session's service. `None`: there are no rules, or no session.
+async fn allowed<'r>(
+    node: &Rc<Node>,
+    request: &'r HttpRequest,
+    service: Option<&str>,
+    session: SessionId,
+) -> Result<Option<Allowed<'r>>, ApiError> {
+    if node.env.policy.is_none() {
+        return Ok(None);
+    }
+    if let Some(service) = service {
+        return Allowed::at(node, request, service).map(Some);
+    }
+    match node.env.store.load(session).await? {
+        Some(head) => Allowed::at(node, request, &head.service).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// A message in the place of a request that is refused: whoever owns the session answers it with the error.
+fn substitute(error: &ApiError, id: &str) -> Result<(Bytes, Said), ApiError> {
+    let answer = error.body(Some(id));
+    let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap_or_default();
+    let body = mcp::refusal(id, &answer["error"]);
+    let said = Head::parse(&body)?.said();
+    Ok((body, said))
 }
 
 /// The URL of this surface for a client of `service`, as its stream tells it. `prefix`: path before `/mcp/…`. `proof`: see

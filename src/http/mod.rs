@@ -12,7 +12,7 @@
 //! | `actuator`, `admin` | health and figures; services, tools, sessions |
 //! | `frame` | the only maker of the bytes of event streams, and of their responses |
 //! | `error` | which error is what, and one table of how each looks |
-//! | `principal` | who asks |
+//! | `principal`, `allowed` | who asks, and what he may |
 //! | `guard`, `cors`, `forwarded` | who may speak to us, and where it is behind proxies |
 //! | `connections`, `unread` | how many there may be, and the end of those whose bodies nobody read |
 //! | `extract`, `accept` | what handlers take from a request, and what its client takes |
@@ -22,6 +22,7 @@
 mod accept;
 pub mod actuator;
 pub mod admin;
+mod allowed;
 pub mod connections;
 mod cors;
 mod elsewhere;

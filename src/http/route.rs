@@ -9,8 +9,9 @@ use actix_web::{
 use ipnet::IpNet;
 
 use super::{
+    allowed::Allowed,
     error::ApiError,
-    extract::{Named, NodeData, read_body},
+    extract::{Named, NodeData, id_text, read_body},
     forwarded, principal,
     sse::find_service,
 };
@@ -44,6 +45,10 @@ pub async fn post(
     let service = find_service(&node, service.as_deref())?;
     let body = read_body(&request, payload, &node.env.settings).await?;
     let head = Head::parse(&body)?;
+    let allowed = Allowed::at(&node, &request, &service.name)?;
+    if let Err(refused) = allowed.check(&node, &head, &body) {
+        return Ok(refused.response(id_text(&head.said())));
+    }
     let _slot = Slot::take(&node.gateway.shared.in_flight, node.env.settings.limits.rest_max_inflight)?;
     let trusted = &node.env.settings.security.trusted_proxies;
     match &head.kind {
@@ -51,7 +56,10 @@ pub async fn post(
             // Dropped with this future when the caller is gone.
             match call::request(&node.gateway, &service, &head, &body, key(&request, trusted, &service.name, id)).await
             {
-                Ok(answer) => Ok(HttpResponse::Ok().content_type("application/json").body(answer)),
+                Ok(answer) => {
+                    let shown = allowed.shown(head.method(), answer)?;
+                    Ok(HttpResponse::Ok().content_type("application/json").body(shown))
+                }
                 Err(error) => Ok(ApiError::from(error).response(Some(id.as_json()))),
             }
         }

@@ -13,7 +13,6 @@ use bytes::Bytes;
 use super::{
     connections::Open,
     forwarded::{self, Name},
-    principal,
 };
 use crate::{
     gateway::{
@@ -24,6 +23,7 @@ use crate::{
     protocol::{jsonrpc::Said, post_id::PostId, session_id::SessionId},
     session::messages::{Delivered, Posted, Tries},
     settings::SecuritySettings,
+    store::Binding,
 };
 
 /// See the module's text.
@@ -40,7 +40,7 @@ impl Sent {
     pub(super) fn new(
         request: &HttpRequest,
         security: &SecuritySettings,
-        service: Option<Arc<str>>,
+        (service, by): (Option<Arc<str>>, Binding),
         (body, said): (Bytes, Said),
         at: usize,
         own_stream: bool,
@@ -58,7 +58,7 @@ impl Sent {
             posted: Arc::new(Posted {
                 body,
                 said,
-                by: principal::of(request).binding(),
+                by,
                 service,
                 post_id,
                 versioned,

@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 use super::{
     accept::Takes,
+    allowed::Allowed,
     error::ApiError,
     extract::NodeData,
     forwarded::{self, Edge},
@@ -97,7 +98,7 @@ async fn serve(
     let opening = Opening {
         gateway: Rc::clone(&node.gateway),
         client: client(request, &service, security),
-        principal: principal::of(request),
+        by: Allowed::at(node, request, &service.name)?.by,
         service: Arc::clone(&service),
     };
     let endpoint = move |session: &SessionId, proof| message::endpoint(&prefix, &service.name, session, proof);

@@ -36,14 +36,16 @@ use crate::{
     http::principal::Authority,
     lifecycle::{Lifecycle, Phase},
     metrics::Metrics,
+    policy::Policy,
     protocol::session_id::SessionId,
+    reread,
     session::{
         directory::Directory,
         env::{Env, Neighbours},
         messages::IsGone,
         room::Lonely,
     },
-    settings::{Settings, Watched},
+    settings::{PolicyFile, Settings, Watched},
     store::{
         LeaseAcquired, Owner, SessionStore, StoreError, StoreResult,
         memory::MemoryStore,
@@ -91,6 +93,7 @@ pub async fn run(mut settings: Settings) -> Result<(), Fatal> {
     socket.listen(BACKLOG).map_err(|source| Fatal::listen(address, source))?;
     let authority = Authority::new(&cluster.env.settings);
     let server = serve(&cluster, TcpListener::from(socket), files, authority.as_ref())?;
+    keep_policy(&cluster);
     if let Some(authority) = authority {
         let (pool, ca_file) = (Arc::clone(&cluster.pool), cluster.env.settings.upstream.ca_file.clone());
         actix_rt::spawn(async move { authority.keep_up(|| pool.trust(ca_file.as_ref())).await });
@@ -131,6 +134,21 @@ pub async fn run(mut settings: Settings) -> Result<(), Fatal> {
     // The guard is gone before this process: nothing that follows can look like a hang to it.
     let _ = guarded.await;
     Ok(())
+}
+
+/// The rules may change while the process runs.
+fn keep_policy(cluster: &Arc<Cluster>) {
+    let auth = &cluster.env.settings.auth;
+    let Some(file) = auth.policy.clone() else { return };
+    let (env, look) = (Arc::clone(&cluster.env), auth.reload);
+    actix_rt::spawn(async move {
+        let path = file.path().to_owned();
+        let take = |file: PolicyFile| {
+            let Some(policy) = &env.policy else { return false };
+            policy.replace(&file)
+        };
+        reread::keep(&path, look, move || file.read_again(), take).await;
+    });
 }
 
 /// Returns when each worker thread has run something that was asked of it just now: client streams and sessions live there,
@@ -210,6 +228,7 @@ fn make_env(
         incarnation: uuid::Uuid::new_v4().simple().to_string().into(),
     };
     Env {
+        policy: settings.auth.policy.as_ref().map(Policy::new),
         settings: Arc::new(settings),
         store,
         me,

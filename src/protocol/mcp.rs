@@ -31,6 +31,9 @@ pub const CALL_TOOL: &str = "tools/call";
 pub const LIST_TOOLS: &str = "tools/list";
 /// 2026-07-28's stateless opening. Refused, so that such clients fall back to a version that has sessions.
 pub const DISCOVER: &str = "server/discover";
+/// Of the router's own: a request of this method stands in the place of one that is refused, and is answered with the error
+/// that its params are. A client that sends it itself is told what it says.
+pub const REFUSED: &str = "router/refused";
 /// Protocol versions with sessions, the newest first: those that a client may name in a header.
 pub const VERSIONS: [&str; 4] = [NEWEST_VERSION, "2025-06-18", "2025-03-26", "2024-11-05"];
 /// The version of those who name none.
@@ -202,6 +205,17 @@ impl ListedTool {
     pub fn repeatable(&self) -> bool {
         self.annotations.as_ref().is_some_and(|ByName(hints)| hints.read_only_hint || hints.idempotent_hint)
     }
+}
+
+/// See [`REFUSED`]. `id`: JSON text.
+pub fn refusal(id: &str, error: &serde_json::Value) -> Bytes {
+    format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{REFUSED}","params":{error}}}"#).into()
+}
+
+/// The answer to a [`refusal`]. `id`: JSON text.
+pub fn refused(id: &str, params: Option<&RawValue>) -> Bytes {
+    let error = params.map_or(r#"{"code":-32600,"message":"refused"}"#, RawValue::get);
+    format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{error}}}"#).into()
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use super::{directory::Directory, messages::IsGone, room::Lonely};
 use crate::{
     cluster::{dataset::Dataset, lease::LeaseClock},
     metrics::Metrics,
+    policy::Policy,
     protocol::session_id::SessionId,
     settings::Settings,
     store::{LogLimits, Owner, SessionStore, StoreError},
@@ -19,6 +20,8 @@ use crate::{
 pub struct Env {
     /// As read at start.
     pub settings: Arc<Settings>,
+    /// Who may call what, if there are rules.
+    pub policy: Option<Policy>,
     /// The truth about sessions.
     pub store: Arc<dyn SessionStore>,
     /// This process.

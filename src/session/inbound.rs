@@ -20,8 +20,9 @@ use super::{
 };
 use crate::{
     backoff, fault,
+    policy::List,
     protocol::{
-        jsonrpc::{self, IdKey, Said},
+        jsonrpc::{self, Head, IdKey, Said},
         mcp,
     },
     store::{Accept, Accepted, Fence, NewEvent, StoreError},
@@ -310,6 +311,11 @@ impl SessionActor {
         jsonrpc::error_response(id.as_json(), jsonrpc::INTERNAL_ERROR, &why, Some(&details))
     }
 
+    /// What is listed by this method, where rules say what of it may be seen.
+    fn list_of(&self, method: &str) -> Option<List> {
+        self.env.policy.as_ref().and_then(|_| List::of(method))
+    }
+
     /// Decides what becomes of a journaled message, in order.
     pub(super) fn take(&mut self, seq: u64, message: Arrived, ctx: &mut Context<Self>) {
         let Arrived { body, said } = message;
@@ -325,6 +331,10 @@ impl SessionActor {
                 mcp::INITIALIZE if self.setup.told().is_some() => {
                     let answer = jsonrpc::result_response(id.as_json(), self.setup.told().unwrap_or_default());
                     self.answer(id.shared_key(), self.stream_of(seq), answer, ctx);
+                }
+                mcp::REFUSED => {
+                    let error = Head::parse(&body).map(|head| mcp::refused(id.as_json(), head.params));
+                    self.answer(id.shared_key(), self.stream_of(seq), error.unwrap_or_default(), ctx);
                 }
                 // Refused, so that clients of 2026-07-28 fall back to a version with sessions.
                 mcp::DISCOVER => {
@@ -345,6 +355,7 @@ impl SessionActor {
                 _ => {
                     let kept = Kept {
                         effect: Effect::of(&method, &body, || self.service.tools.version()),
+                        list: self.list_of(&method),
                         token: if self.has_many_streams { progress_token(&body) } else { None },
                         held: Held::new(&self.env.metrics.held, body.len()),
                     };

@@ -13,6 +13,7 @@ use super::{
     held::Held,
 };
 use crate::{
+    policy::List,
     protocol::{
         jsonrpc::{Head, IdKey, Said},
         mcp,
@@ -40,6 +41,8 @@ impl Arrived {
 #[derive(Debug)]
 pub struct Kept {
     pub(super) effect: Effect,
+    /// It asks for this list, of which its client may not see all.
+    pub(super) list: Option<List>,
     /// Of a session with many streams: by which the server names this request in its progress (JSON text).
     pub(super) token: Option<Box<str>>,
     /// Its part of what this process holds.
@@ -50,7 +53,7 @@ pub struct Kept {
 impl Kept {
     /// Of a request that is answered at once.
     pub(super) fn nothing(held: &IntGauge) -> Self {
-        Self { effect: Effect::None, token: None, held: Held::new(held, 0) }
+        Self { effect: Effect::None, list: None, token: None, held: Held::new(held, 0) }
     }
 }
 
@@ -68,13 +71,13 @@ pub(super) fn inherited(
     has_many_streams: bool,
 ) -> (IdKey, InFlight) {
     let PendingRequest { seq, id_key: table_key, forwarded, body } = pending;
-    let (id, effect) = match Head::parse(&body).map(|head| head.said()) {
-        Ok(Said::Request { id, method }) => (id, Effect::of(&method, &body, || tools.version())),
+    let (id, effect, list) = match Head::parse(&body).map(|head| head.said()) {
+        Ok(Said::Request { id, method }) => (id, Effect::of(&method, &body, || tools.version()), List::of(&method)),
         // Lost with the store's data, and restored without it.
-        _ => (IdKey::from_stored(Arc::clone(&table_key)), Effect::None),
+        _ => (IdKey::from_stored(Arc::clone(&table_key)), Effect::None, None),
     };
     let token = if has_many_streams { progress_token(&body) } else { None };
-    let kept = Kept { effect, token, held: Held::new(held, body.len()) };
+    let kept = Kept { effect, list, token, held: Held::new(held, body.len()) };
     (id, InFlight::inherited(seq, table_key, forwarded, Instant::now(), kept))
 }
 

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     fault,
+    policy::{List, filtered},
     protocol::{
         jsonrpc::{self, Head, IdKey, Kind},
         mcp,
@@ -52,7 +53,8 @@ impl SessionActor {
                     if goes_on {
                         self.pump_posts(ctx);
                     }
-                    let event = self.answer_event(&request, body.clone());
+                    let shown = self.shown_of(request.kept.list, id, body.clone());
+                    let event = self.answer_event(&request, shown);
                     let event = if *success {
                         self.apply(request.kept.effect, &head, event)
                     } else {
@@ -105,6 +107,15 @@ impl SessionActor {
             _ if requests.len() > 1 && self.streams.get(StreamKey::Main).is_some() => StreamKey::Main,
             _ => requests.iter().map(|(_, request)| request.seq).max().map_or(StreamKey::Main, StreamKey::Request),
         }
+    }
+
+    /// What the session's client may see of an answer. SEC-7
+    fn shown_of(&self, list: Option<List>, id: &IdKey, answer: Bytes) -> Bytes {
+        let (Some(list), Some(policy)) = (list, &self.env.policy) else { return answer };
+        filtered(list, &policy.named(self.binding.rules()), &answer).unwrap_or_else(|| {
+            let why = "the server's list cannot be read, and rules say what of it may be seen";
+            jsonrpc::error_response(id.as_json(), jsonrpc::INTERNAL_ERROR, why, None)
+        })
     }
 
     /// A request whose answer is none: nothing else will come.

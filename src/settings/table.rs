@@ -11,6 +11,7 @@ use super::{
     auth::{Auth, KeyFile, KeySource, auth, header_name, issuer, key_file, key_source, scopes},
     ca_file::{CaFile, ca_file},
     parse::{self, DAY, GIB, HOUR, KIB, MILLI, MINUTE, SECOND, duration, off_or, optional, size, whole},
+    policy_file::{PolicyFile, policy_file},
     row::Row,
     source::Reader,
     upstreams::upstreams,
@@ -430,7 +431,11 @@ settings! {
         /// 50 microseconds.
         MCP_AUTH_TOKEN_CACHE = "10000", "tokens" => token_cache: usize, whole(2..=10_000_000);
 
-        /// How often the files that name keys are looked at for a change. Who must lose access at once sends SIGHUP.
+        /// File with rules which principals may do what (TOML). With it nothing is allowed that no rule allows. It is read again
+        /// as the file of keys.
+        MCP_POLICY_FILE = "", "path" => policy: Option<PolicyFile>, optional(policy_file);
+
+        /// How often the files of keys and rules are looked at for a change. Who must lose access at once sends SIGHUP.
         MCP_AUTH_RELOAD = "2s", "duration" => reload: Duration, duration(10 * MILLI..=HOUR);
     }
 

@@ -15,6 +15,7 @@ pub struct Binding(Option<Arc<Bound>>);
 struct Bound {
     principal: String,
     scopes: String,
+    rules: String,
 }
 
 impl Binding {
@@ -24,13 +25,23 @@ impl Binding {
         let mut scopes: Vec<&str> = scopes.into_iter().collect();
         scopes.sort_unstable();
         scopes.dedup();
-        Self::stored(principal.to_owned(), scopes.join(" "))
+        Self::stored(principal.to_owned(), scopes.join(" "), String::new())
     }
 
     /// As the store has it.
-    pub(super) fn stored(principal: String, scopes: String) -> Self {
-        let is_nobody = principal.is_empty() && scopes.is_empty();
-        Self((!is_nobody).then(|| Arc::new(Bound { principal, scopes })))
+    pub(super) fn stored(principal: String, scopes: String, rules: String) -> Self {
+        let is_nobody = principal.is_empty() && scopes.is_empty() && rules.is_empty();
+        Self((!is_nobody).then(|| Arc::new(Bound { principal, scopes, rules })))
+    }
+
+    /// With the names of the rules that are about it, for the owner of its session.
+    pub fn with_rules(&self, rules: String) -> Self {
+        Self::stored(self.principal().to_owned(), self.scopes().to_owned(), rules)
+    }
+
+    /// Names with a space between them. They say nothing of whose the session is.
+    pub fn rules(&self) -> &str {
+        self.0.as_ref().map_or("", |bound| &bound.rules)
     }
 
     /// Empty: nobody in particular.

@@ -126,7 +126,7 @@ impl SessionHead {
     /// fields that no owner can go on without: owner, generation, epoch, ends of logs, holders.
     pub fn read(fields: impl IntoIterator<Item = (String, String)>) -> (Self, bool) {
         let mut head = Self::default();
-        let (mut principal, mut scopes) = (String::new(), String::new());
+        let (mut principal, mut scopes, mut rules) = (String::new(), String::new(), String::new());
         let (mut instance_id, mut incarnation, mut generation, mut epoch) = (None, None, None, None);
         let mut is_sound = true;
         for (field, value) in fields {
@@ -140,6 +140,7 @@ impl SessionHead {
                 field::TRANSPORT => head.transport = value,
                 field::PRINCIPAL => principal = value,
                 field::SCOPES => scopes = value,
+                field::RULES => rules = value,
                 field::CLIENT => head.client = value,
                 field::CREATED_MS => head.created_ms = number().unwrap_or_default(),
                 field::LAST_ACTIVE_MS => head.last_active_ms = number().unwrap_or_default(),
@@ -152,7 +153,7 @@ impl SessionHead {
                 _ => is_sound &= head.take_of_stream(&field, &value),
             }
         }
-        head.binding = Binding::stored(principal, scopes);
+        head.binding = Binding::stored(principal, scopes, rules);
         head.ownership = (|| {
             let owner = Owner { instance_id: instance_id?, incarnation: incarnation? };
             Some(Ownership { owner, generation: generation?, epoch: epoch? })
@@ -208,8 +209,8 @@ impl SessionHead {
         put(field::SERVICE, self.service.clone());
         put(field::TRANSPORT, self.transport.clone());
         put(field::PRINCIPAL, self.binding.principal().to_owned());
-        if !self.binding.scopes().is_empty() {
-            put(field::SCOPES, self.binding.scopes().to_owned());
+        for (field, value) in binding_pairs(&self.binding) {
+            put(&field, value);
         }
         put(field::CLIENT, self.client.clone());
         put(field::CREATED_MS, self.created_ms.to_string());
@@ -284,10 +285,10 @@ pub(super) fn client_pair(client: String) -> (String, String) {
     (field::CLIENT.to_owned(), client)
 }
 
-/// Its scopes, see [`SessionHead::binding`], if there are any.
-pub(super) fn scopes_pair(binding: &Binding) -> Option<(String, String)> {
-    let scopes = binding.scopes();
-    (!scopes.is_empty()).then(|| (field::SCOPES.to_owned(), scopes.to_owned()))
+/// What else there is of [`SessionHead::binding`] than the principal.
+pub(super) fn binding_pairs(binding: &Binding) -> impl Iterator<Item = (String, String)> {
+    let pairs = [(field::SCOPES, binding.scopes()), (field::RULES, binding.rules())];
+    pairs.into_iter().filter(|(_, value)| !value.is_empty()).map(|(field, value)| (field.to_owned(), value.to_owned()))
 }
 
 /// See [`StreamHead::sent`].

@@ -24,6 +24,7 @@ mod odd_messages;
 mod odd_posts;
 mod older_data;
 mod ownership;
+mod policy;
 mod principals;
 mod refusals;
 mod replay;

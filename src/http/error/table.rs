@@ -119,6 +119,7 @@ fn row(error: &ApiError) -> Row {
         E::TooLittle { challenge } => {
             Row::new(403, INVALID_REQUEST, "insufficient_scope").also(Also::Challenge(challenge.clone()))
         }
+        E::Policy { .. } => Row::new(403, INVALID_REQUEST, "policy").outcome(Outcome::NotExecuted),
         E::NoIssuer => Row::new(503, INTERNAL_ERROR, "no_issuer").retry(1),
         E::NotAdmin => Row::new(403, INVALID_REQUEST, "forbidden"),
         E::NotAcceptable => Row::new(406, INVALID_REQUEST, "not_acceptable"),
@@ -255,7 +256,7 @@ mod tests {
     numbered!(arm: ApiError {
         Invalid(_), Unexpected(_), UnknownService{..}, AmbiguousService{..}, IdInUse, MissingSession, UnknownSession,
         AmbiguousSession, TooLarge{..}, BrokenBody, SlowBody{..}, ContentType, ContentCoding, NoSuchPath, Method{..}, Query,
-        Repeated{..}, Host, Origin, Unauthorized{..}, TooLittle{..}, NoIssuer, NotAdmin, NotAcceptable, NeitherAcceptable, NoSessionHeader,
+        Repeated{..}, Host, Origin, Unauthorized{..}, TooLittle{..}, Policy{..}, NoIssuer, NotAdmin, NotAcceptable, NeitherAcceptable, NoSessionHeader,
         ProtocolVersion{..}, OtherVersion, Stateless{..}, OtherTransport{..}, Full, TooManyOfClient{..}, TooMany{..},
         Draining, StoreUnavailable, NotAccepted, PerhapsAccepted, StoreRefuses(_), Upstream(_), ToolList(_), NoEndpoint{..},
     });
@@ -335,6 +336,9 @@ mod tests {
             check(&error, 503, "store_unavailable", retry, Some(outcome));
             seen.insert(arm(&error).0);
         }
+        let policy = ApiError::Policy { what: text(), rules: text() };
+        check(&policy, 403, "policy", None, Some("not_executed"));
+        seen.insert(arm(&policy).0);
         let no_endpoint = ApiError::NoEndpoint { service: text() };
         check(&no_endpoint, 503, "upstream_unavailable", Some("1"), Some("not_executed"));
         seen.extend([arm(&no_endpoint).0, arm(&ApiError::Upstream(CallError::Nonsense)).0]);

@@ -5,21 +5,16 @@
 
 use std::{
     collections::HashMap,
-    fs,
-    os::unix::fs::MetadataExt as _,
-    path::Path,
     sync::{Arc, PoisonError, RwLock},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use sha2::{Digest as _, Sha256};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::watch,
-};
+use tokio::sync::watch;
 
 use crate::{
     gateway::principal::{Kind, Principal},
+    reread,
     settings::{KeyFile, KeyHash},
 };
 
@@ -47,14 +42,6 @@ pub(super) struct Watched {
     hash: KeyHash,
 }
 
-/// By which a file is known to be another one.
-type Stamp = Option<(SystemTime, u64, u64)>;
-
-fn stamp(path: &Path) -> Stamp {
-    let known = fs::metadata(path).ok()?;
-    Some((known.modified().ok()?, known.len(), known.ino()))
-}
-
 fn holders(file: &KeyFile) -> Holders {
     file.keys().iter().map(|(name, hash)| (*hash, Principal::new(Kind::Key, "", name, []))).collect()
 }
@@ -75,44 +62,9 @@ impl Keys {
 
     /// Reads the file again whenever it has changed, and at SIGHUP.
     pub(super) async fn keep_up(&self) {
-        let mut hangup = signal(SignalKind::hangup()).ok();
-        // Of what stands in the table nobody knows when it was read: the first look reads.
-        let (mut known, mut last) = (None, stamp(self.file.path()));
-        loop {
-            let asked = async {
-                match &mut hangup {
-                    Some(hangup) => drop(hangup.recv().await),
-                    None => std::future::pending().await,
-                }
-            };
-            let asked = tokio::time::timeout(self.look, asked).await.is_ok();
-            let (file, before) = (self.file.clone(), known);
-            // A file system may hang.
-            let read = tokio::task::spawn_blocking(move || {
-                let now = stamp(file.path());
-                // While it changes from look to look somebody is writing it: half a file would take keys away.
-                let is_settled = now == last;
-                (now, (asked || is_settled && now != before).then(|| file.read_again()))
-            });
-            let Ok((now, read)) = read.await else { return };
-            last = now;
-            if read.is_some() {
-                known = now;
-            }
-            let path = self.file.path().display();
-            match read {
-                Some(Ok(file)) => {
-                    let has_changed = self.table.replace(holders(&file));
-                    if has_changed || asked {
-                        tracing::info!(file = %path, keys = file.keys().len(), "keys read again");
-                    }
-                }
-                Some(Err(fault)) => {
-                    tracing::error!(file = %path, fault, "the file of keys cannot be read; the keys stay as they were");
-                }
-                None => {}
-            }
-        }
+        let file = self.file.clone();
+        let read = move || file.read_again();
+        reread::keep(self.file.path(), self.look, read, |file| self.table.replace(holders(&file))).await;
     }
 }
 

@@ -63,6 +63,8 @@ pub struct Authority {
 struct Shown {
     principal: Principal,
     ends: Ends,
+    /// By whom it was judged, for what is asked of a token later.
+    by: Arc<Authority>,
 }
 
 /// When what was shown does not count any more, for responses that go on for long.
@@ -115,7 +117,7 @@ impl Authority {
     ///
     /// # Errors
     /// See [`Unfound`].
-    pub(super) fn establish(&self, request: &HttpRequest, is_last: bool) -> Result<(), Unfound> {
+    pub(super) fn establish(self: &Arc<Self>, request: &HttpRequest, is_last: bool) -> Result<(), Unfound> {
         let shown = self.judge(request, is_last)?;
         request.extensions_mut().insert(shown);
         Ok(())
@@ -133,7 +135,7 @@ impl Authority {
         self.tokens.as_ref()?.1.metadata(request, is_service)
     }
 
-    fn judge(&self, request: &HttpRequest, is_last: bool) -> Result<Shown, Unfound> {
+    fn judge(self: &Arc<Self>, request: &HttpRequest, is_last: bool) -> Result<Shown, Unfound> {
         if let Some((credential, is_key)) = self.credential(request)? {
             return match (&self.keys, &self.tokens) {
                 (_, Some((tokens, resource))) if !is_key => {
@@ -141,13 +143,13 @@ impl Authority {
                     let (principal, left) = tokens
                         .holder(credential, &audience)
                         .map_err(|trouble| told(tokens, resource, &audience, trouble, is_last))?;
-                    Ok(Shown { principal, ends: Ends::At(Instant::now() + left) })
+                    Ok(self.shown(principal, Ends::At(Instant::now() + left)))
                 }
                 (Some(keys), _) => {
                     let found = keys.holder(credential);
                     let (principal, watched) =
                         found.ok_or_else(|| self.refused(request, Some("no such key"), "unknown_key"))?;
-                    Ok(Shown { principal, ends: Ends::WithKey(watched) })
+                    Ok(self.shown(principal, Ends::WithKey(watched)))
                 }
                 (None, _) => Err(self.refused(request, Some("no such key"), "unknown_key")),
             };
@@ -161,7 +163,11 @@ impl Authority {
         }
         let name = name.to_str().ok().filter(|name| (1..=NAME_MAX).contains(&name.len()));
         let name = name.ok_or_else(nobody)?;
-        Ok(Shown { principal: Principal::new(Kind::Proxy, "", name, []), ends: Ends::Never })
+        Ok(self.shown(Principal::new(Kind::Proxy, "", name, []), Ends::Never))
+    }
+
+    fn shown(self: &Arc<Self>, principal: Principal, ends: Ends) -> Shown {
+        Shown { principal, ends, by: Arc::clone(self) }
     }
 
     /// What the client shows, if anything that is looked at here, and whether it is a key. Another scheme (Basic, for
@@ -227,6 +233,19 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
 /// Who asks. Nobody in particular, where nobody is asked who he is.
 pub(super) fn of(request: &HttpRequest) -> Principal {
     request.extensions().get::<Shown>().map(|shown| shown.principal.clone()).unwrap_or_default()
+}
+
+/// The answer to who would be allowed to do it with a token of these scopes (RFC 6750, section 3.1).
+pub(super) fn lacks(request: &HttpRequest, scopes: &[String]) -> ApiError {
+    let authority = request.extensions().get::<Shown>().map(|shown| Arc::clone(&shown.by));
+    let challenge = match authority.as_ref().and_then(|authority| authority.tokens.as_ref()) {
+        Some((_, resource)) => {
+            let text = Some(("insufficient_scope", "the token lacks a scope"));
+            resource.challenge_for(&resource.audience(request), text, scopes)
+        }
+        None => r#"Bearer realm="mcp-router", error="insufficient_scope""#.to_owned(),
+    };
+    ApiError::TooLittle { challenge }
 }
 
 /// Comes to its end when what the request has shown does not count any more. `None`: it never does.

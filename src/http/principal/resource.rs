@@ -122,9 +122,16 @@ impl Resource {
 
     /// `WWW-Authenticate` (RFC 6750, section 3; RFC 9728, section 5.1). `error`: what is wrong, in words of our own.
     pub(super) fn challenge(&self, audience: &Audience, error: Option<(&str, &str)>) -> String {
+        self.challenge_for(audience, error, &[])
+    }
+
+    /// The same, with all scopes that are needed: those that are asked of all, and these.
+    pub(super) fn challenge_for(&self, audience: &Audience, error: Option<(&str, &str)>, more: &[String]) -> String {
+        let needed = self.scopes.iter().chain(more.iter().filter(|scope| !self.scopes.contains(scope)));
+        let needed: Vec<&str> = needed.map(String::as_str).collect();
         let mut challenge = format!(r#"Bearer realm="mcp-router", resource_metadata="{}""#, audience.metadata());
-        if !self.scopes.is_empty() {
-            challenge += &format!(r#", scope="{}""#, self.scopes.join(" "));
+        if !needed.is_empty() {
+            challenge += &format!(r#", scope="{}""#, needed.join(" "));
         }
         if let Some((error, description)) = error {
             challenge += &format!(r#", error="{error}", error_description="{description}""#);

@@ -8,6 +8,7 @@ pub(super) const SERVICE: &str = "service";
 pub(super) const TRANSPORT: &str = "transport";
 pub(super) const PRINCIPAL: &str = "principal";
 pub(super) const SCOPES: &str = "scopes";
+pub(super) const RULES: &str = "rules";
 pub(super) const CLIENT: &str = "client";
 pub(super) const CREATED_MS: &str = "created_ms";
 pub(super) const LAST_ACTIVE_MS: &str = "last_active_ms";

@@ -57,18 +57,18 @@ fn head() -> impl Strategy<Value = SessionHead> {
             epoch,
         })
     });
-    let texts = (".{0,8}", ".{0,8}", ".{0,8}", ".{0,8}", ".{0,8}");
+    let texts = (".{0,8}", ".{0,8}", ".{0,8}", ".{0,8}", ".{0,8}", ".{0,8}");
     let hints = any::<[Option<u64>; 2]>();
     let streams = btree_map(name(), stream(), 0..4);
     (ownership, texts, any::<[u64; 5]>(), continuation(), hints, streams).prop_map(
         |(ownership, texts, numbers, continuation, [doubted, rebind], streams)| {
-            let (service, transport, principal, scopes, client) = texts;
+            let (service, transport, principal, scopes, rules, client) = texts;
             let [created_ms, last_active_ms, ttl_ms, in_seq, in_claimed] = numbers;
             SessionHead {
                 ownership,
                 service,
                 transport,
-                binding: Binding::stored(principal, scopes),
+                binding: Binding::stored(principal, scopes, rules),
                 client,
                 created_ms,
                 last_active_ms,
@@ -153,6 +153,7 @@ fn fields_have_the_documented_names_and_forms() {
         ("transport", "sse"),
         ("principal", "p"),
         ("scopes", "a b"),
+        ("rules", "r s"),
         ("client", "k w"),
         ("created_ms", "1"),
         ("last_active_ms", "2"),

@@ -5,14 +5,14 @@
 --   the request which it cancels), 10 body, 11 forward now, 12 acked, 13 max pending, 14 max inbox, 15 max bytes of
 --   bodies, 16 last sequence of which the owner knows that it is claimed, 17 who shows the request's stream
 --   from now on or '', 18 name of the event log, 19 who asks (principal), 20 its scopes, 21 protocol version that the POST
---   names or '', 22 count of set items, then set items (field, value), then deletes
+--   names or '', 22 names of the rules about who asks, 23 count of set items, then set items (field, value), then deletes
 -- Reply: seq > 0 forward it; 0 not found; -10 not for who asks; -1 fenced; -2 too many; -3 wrong service; -5 too many
 --   bytes; -6 the id is in use; -9 another protocol version was agreed on; -11 its client has been told an error (see
 --   disown); -8 these are older data than the owner has seen;
 --   {2, seq, owner, incarnation, generation, listeners, epoch, last event} queued; {3, seq, claimed, epoch, 0} duplicate
 local call = redis.call
 local h = call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch', 'in_seq', 'in_claimed', 'service',
-  'held', 'principal', 'scopes', 'version')
+  'held', 'principal', 'scopes', 'version', 'rules')
 if not h[4] then return 0 end
 if stranger(h[8], h[9], ARGV[19], ARGV[20]) then return -10 end
 if ARGV[6] ~= '' and ARGV[6] ~= h[6] then return -3 end
@@ -117,10 +117,11 @@ if ARGV[8] == 'n' and ARGV[9] ~= '' then
   if state then call('HSET', KEYS[1], 'cx:' .. ARGV[9], string.match(state, '^%d+')) end
 end
 
-local sets = 22 + 2 * tonumber(ARGV[22])
-if sets > 22 then call('HSET', KEYS[1], unpack(ARGV, 23, sets)) end
+local sets = 23 + 2 * tonumber(ARGV[23])
+if sets > 23 then call('HSET', KEYS[1], unpack(ARGV, 24, sets)) end
 -- From now on no weaker credential is enough. SEC-1
 if ARGV[20] ~= (h[9] or '') then call('HSET', KEYS[1], 'scopes', ARGV[20]) end
+if ARGV[22] ~= (h[11] or '') then call('HSET', KEYS[1], 'rules', ARGV[22]) end
 if #ARGV > sets then call('HDEL', KEYS[1], unpack(ARGV, sets + 1)) end
 if direct then
   in_claimed = next_seq

@@ -6,7 +6,7 @@ local call = redis.call
 local h = call('HMGET', KEYS[1], 'generation', 'incarnation', 'owner', 'in_seq')
 if not h[1] then return 0 end
 local known, unknown, streams, gone = {}, false, { 2 }, {}
-local kept = { service = true, transport = true, principal = true, scopes = true, client = true,
+local kept = { service = true, transport = true, principal = true, scopes = true, rules = true, client = true,
   created_ms = true, last_active_ms = true, ttl_ms = true, in_seq = true }
 for i = 4, #ARGV do known[ARGV[i]] = true end
 for _, field in ipairs(call('HKEYS', KEYS[1])) do

@@ -27,7 +27,7 @@ local stay, unclear, known = take(ARGV[10]), take(ARGV[11]), {}
 for _, stream in ipairs(take(ARGV[12])) do known[stream] = true end
 local fields = take(2 * tonumber(ARGV[13]))
 
-local kept = { service = true, transport = true, principal = true, scopes = true, client = true,
+local kept = { service = true, transport = true, principal = true, scopes = true, rules = true, client = true,
   created_ms = true, last_active_ms = true, ttl_ms = true, owner = true, incarnation = true, generation = true }
 local again, streams, gone, wake = h[4] ~= ARGV[7], {}, {}, {}
 for _, field in ipairs(call('HKEYS', KEYS[1])) do

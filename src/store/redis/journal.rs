@@ -59,6 +59,7 @@ impl Journal for RedisStore {
             .arg(MAIN_STREAM)
             .asked_by(Some(&accept.by))
             .arg(accept.version.unwrap_or_default())
+            .arg(accept.by.rules())
             .number(changes.set.len() as u64)
             .pairs(&changes.set)
             .args(&changes.delete);

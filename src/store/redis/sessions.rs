@@ -19,7 +19,7 @@ use crate::{
     store::{
         Adopted, Binding, Created, Fence, Fenceable, HeadChange, Hint, NewSession, Owner, Restored, Rewrite, Rewritten,
         SessionHead, Sessions, StoreError, StoreResult,
-        head::{FieldChanges, client_pair, scopes_pair},
+        head::{FieldChanges, binding_pairs, client_pair},
     },
 };
 
@@ -66,7 +66,7 @@ impl Sessions for RedisStore {
         let restored = new.restored.unwrap_or_else(|| Restored { generation: 1, ..Restored::default() });
         let mut fields = restored.continuation.pairs();
         fields.push(client_pair(new.client));
-        fields.extend(scopes_pair(&new.binding));
+        fields.extend(binding_pairs(&new.binding));
         let (stream, attachment) = match &new.attachment {
             Some((stream, id)) => (stream.as_str(), *id),
             None => ("", 0),
