@@ -131,7 +131,7 @@ redis_shown() { # URL
 
 # The URL of the primary that the first Sentinel which answers names. Status as of redis_query.
 redis_primary() { # URL of the form redis+sentinel://[user:password@]host[:port],host[:port]…/name[/db][?sentinel_password=…]
-    local rest=${1#redis+sentinel://} query="" login="" name db="" host sentinel_user="" sentinel_password="" pair address
+    local rest=${1#*://} scheme=${1%%+sentinel://*} query="" login="" name db="" host sentinel_user="" sentinel_password="" pair address
     case $rest in *\?*) query=${rest#*\?} rest=${rest%%\?*} ;; esac
     case $rest in *@*) login=${rest%@*}@ rest=${rest##*@} ;; esac
     name=${rest#*/} rest=${rest%%/*}
@@ -145,10 +145,10 @@ redis_primary() { # URL of the form redis+sentinel://[user:password@]host[:port]
     [ -z "$sentinel_password" ] || sentinel_password=$sentinel_user:$sentinel_password@
     for host in ${rest//,/ }; do
         case $host in \[*\]:* | [!\[]*:*) ;; *) host=$host:26379 ;; esac
-        address=$(redis_query "redis://$sentinel_password$host" SENTINEL GET-MASTER-ADDR-BY-NAME "$name") || continue
+        address=$(redis_query "$scheme://$sentinel_password$host" SENTINEL GET-MASTER-ADDR-BY-NAME "$name") || continue
         case $address in
-            *:*$'\n'*) printf 'redis://%s[%s]:%s%s' "$login" "${address%%$'\n'*}" "${address##*$'\n'}" "$db" ;;
-            *$'\n'*) printf 'redis://%s%s:%s%s' "$login" "${address%%$'\n'*}" "${address##*$'\n'}" "$db" ;;
+            *:*$'\n'*) printf '%s://%s[%s]:%s%s' "$scheme" "$login" "${address%%$'\n'*}" "${address##*$'\n'}" "$db" ;;
+            *$'\n'*) printf '%s://%s%s:%s%s' "$scheme" "$login" "${address%%$'\n'*}" "${address##*$'\n'}" "$db" ;;
             *) continue ;;
         esac
         return
@@ -193,7 +193,21 @@ redis_query() ( # URL COMMAND [ARG…]
         esac
     }
     case $url in
-        redis+sentinel://*) url=$(redis_primary "$url") || return 1 ;;
+        redis+sentinel://* | rediss+sentinel://*) url=$(redis_primary "$url") || return 1 ;;
+    esac
+    case $url in
+        rediss://*)
+            have redis-cli && redis_parse "redis${url#rediss}" || return 1
+            # Not on the command line, which everybody may read.
+            [ -z "$redis_password" ] || export REDISCLI_AUTH=$redis_password
+            # shellcheck disable=SC2086  # each is a flag and its value
+            answer=$(redis-cli -h "$redis_host" -p "$redis_port" ${redis_user:+--user "$redis_user"} \
+                ${redis_db:+-n "$redis_db"} --tls ${REDIS_CA_FILE:+--cacert "$REDIS_CA_FILE"} \
+                ${REDIS_CERT_FILE:+--cert "$REDIS_CERT_FILE"} ${REDIS_KEY_FILE:+--key "$REDIS_KEY_FILE"} "$@" 2>/dev/null)
+            [ -n "$answer" ] || return 1
+            printf '%s\n' "$answer"
+            return
+            ;;
         redis+unix://*)
             socket=${url#redis+unix://}
             have redis-cli || return 1

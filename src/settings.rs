@@ -35,7 +35,7 @@ use source::{Layer, Reader};
 use table::{CommandLine, TABLE};
 
 pub use auth::{Auth, KEY_PREFIX, KeyFile, KeyHash, KeySource, is_key_name, is_trusted_url};
-pub use ca_file::CaFile;
+pub use ca_file::{CaFile, PemFile};
 pub use policy_file::{PolicyFile, Rule};
 pub use source::{Origin, Problem};
 pub use table::{
@@ -294,7 +294,12 @@ fn finish(mut reader: Reader, mut warnings: Vec<String>) -> Result<Settings, Set
 
 /// What no single setting can tell.
 fn check_relations(settings: &Settings, reader: &mut Reader) {
-    let Settings { server, auth, session, upstream, stream, lifecycle, .. } = settings;
+    let Settings { server, auth, session, redis, upstream, stream, lifecycle, .. } = settings;
+    reader.require(
+        "REDIS_CERT_FILE",
+        redis.cert_file.is_some() == redis.key_file.is_some(),
+        "to be set together with REDIS_KEY_FILE, or neither",
+    );
     reader.require(
         "MCP_AUTH",
         auth.by != Auth::Unset || server.address.to_canonical().is_loopback(),

@@ -319,7 +319,7 @@ mod errors {
     #[test]
     fn no_secret_is_in_any_error_or_debug_output() {
         let pairs = [
-            ("REDIS_URL", "rediss://user:tops3cret@host:6379/0?pass=tops3cret"),
+            ("REDIS_URL", "redisss://user:tops3cret@host:6379/0?pass=tops3cret"),
             ("MCP_ADMIN_TOKEN", "tops3cret tops3cret"),
             // Credentials are allowed there; another scheme is not.
             ("MCP_UPSTREAMS", "a=ftp://user:tops3cret@host/sse?key=tops3cret"),
@@ -328,7 +328,7 @@ mod errors {
         assert_eq!(error.problems().len(), 3);
         let shown = format!("{error} {error:?}");
         assert!(!shown.contains("tops3cret"), "{shown}");
-        assert!(shown.contains("rediss://***@host:6379/0?***"), "{shown}");
+        assert!(shown.contains("redisss://***@host:6379/0?***"), "{shown}");
 
         let pairs = [
             ("REDIS_URL", "redis://user:tops3cret@host"),
@@ -673,7 +673,14 @@ mod values {
         ] {
             problems(one("REDIS_URL", &format!("redis+sentinel://{text}")));
         }
-        assert!(problems(one("REDIS_URL", "rediss://h"))[0].expected.contains("TLS (rediss) is not supported yet"));
+        for text in ["rediss://user:pw@h:6380/1", "rediss+sentinel://a,b/name"] {
+            assert_eq!(one("REDIS_URL", text).unwrap().redis.url.unwrap().expose(), text);
+        }
+        let url = one("REDIS_URL", "rediss+sentinel://a/name").unwrap().redis.url.unwrap();
+        let watched = url.watched().unwrap();
+        assert_eq!((&*watched.sentinels[0], &*watched.node), ("rediss://a:26379", "rediss://localhost/0"));
+        // The client takes it for a wish to believe any certificate.
+        problems(one("REDIS_URL", "rediss://h#insecure"));
     }
 
     #[test]

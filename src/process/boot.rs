@@ -49,7 +49,7 @@ use crate::{
     store::{
         LeaseAcquired, Owner, SessionStore, StoreError, StoreResult,
         memory::MemoryStore,
-        redis::{RedisConfig, RedisStore, SentinelConfig},
+        redis::{RedisConfig, RedisStore, SentinelConfig, TlsConfig},
     },
     upstream::Pool,
     watchdog,
@@ -189,6 +189,14 @@ async fn open_store(settings: &Settings) -> Result<Arc<dyn SessionStore>, Fatal>
         |watched: &Watched| SentinelConfig { sentinels: watched.sentinels.clone(), name: watched.name.clone() };
     let config = RedisConfig {
         sentinel: watched.map(sentinel),
+        tls: Some(TlsConfig {
+            issuers: redis.ca_file.as_ref().map(|file| file.expose().to_vec()),
+            own: redis
+                .cert_file
+                .as_ref()
+                .zip(redis.key_file.as_ref())
+                .map(|(certificate, key)| (certificate.expose().to_vec(), key.expose().to_vec())),
+        }),
         prefix: settings.session.redis_prefix.clone(),
         pool_size: redis.pool_size,
         timeout: redis.timeout,

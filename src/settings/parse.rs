@@ -151,14 +151,16 @@ pub(super) fn redis_prefix(text: &str) -> Parsed<String> {
 
 pub(super) fn redis_url(text: &str) -> Parsed<RedisUrl> {
     const FORM: &str = "redis://[user:password@]host[:port][/db], redis+unix:///path/of/the/socket, or \
-                        redis+sentinel://[user:password@]host[:port],host[:port]…/name[/db][?sentinel_user=…&sentinel_password=…]";
+                        redis+sentinel://[user:password@]host[:port],host[:port]…/name[/db][?sentinel_user=…&sentinel_password=…]; by TLS rediss:// and rediss+sentinel://";
     match text.split_once("://") {
-        Some(("redis" | "redis+unix", _)) => {}
-        Some(("redis+sentinel", rest)) => {
-            let watched = watched(rest).ok_or_else(|| FORM.to_owned())?;
+        // The client takes `#insecure` for a wish to believe any certificate.
+        Some(("rediss" | "rediss+sentinel", rest)) if rest.contains('#') => return Err(FORM.to_owned()),
+        Some(("redis" | "rediss" | "redis+unix", _)) => {}
+        Some((scheme @ ("redis+sentinel" | "rediss+sentinel"), rest)) => {
+            let of_each = scheme.trim_end_matches("+sentinel");
+            let watched = watched(of_each, rest).ok_or_else(|| FORM.to_owned())?;
             return Ok(RedisUrl::of_watched(text, watched));
         }
-        Some(("rediss", _)) => return Err(format!("{FORM}; TLS (rediss) is not supported yet")),
         _ => return Err(FORM.to_owned()),
     }
     // The client's own parser has the last word, so that what passes here is sure to open. Its error is not shown: it
@@ -166,8 +168,8 @@ pub(super) fn redis_url(text: &str) -> Parsed<RedisUrl> {
     text.into_connection_info().map(|_| RedisUrl::new(text)).map_err(|_| FORM.to_owned())
 }
 
-/// What stands behind `redis+sentinel://`.
-fn watched(rest: &str) -> Option<Watched> {
+/// What stands behind `redis+sentinel://`. `scheme`: of each node.
+fn watched(scheme: &str, rest: &str) -> Option<Watched> {
     const SENTINEL_PORT: u16 = 26379;
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, path) = rest.split_once('/')?;
@@ -190,11 +192,11 @@ fn watched(rest: &str) -> Option<Watched> {
         let url = Url::parse(&format!("redis://{host}")).ok()?;
         let is_host = url.has_host() && url.path().is_empty() && url.username().is_empty();
         let port = url.port().unwrap_or(SENTINEL_PORT);
-        is_host.then(|| format!("redis://{sentinel_login}{}:{port}", url.host_str().unwrap_or_default()))
+        is_host.then(|| format!("{scheme}://{sentinel_login}{}:{port}", url.host_str().unwrap_or_default()))
     };
     let sentinels = hosts.split(',').map(with_port).collect::<Option<Vec<_>>>()?;
     let login = if login.is_empty() { String::new() } else { format!("{login}@") };
-    let watched = Watched { sentinels, name: name.to_owned(), node: format!("redis://{login}localhost/{db}") };
+    let watched = Watched { sentinels, name: name.to_owned(), node: format!("{scheme}://{login}localhost/{db}") };
     // As above.
     let opens = |url: &String| url.as_str().into_connection_info().is_ok();
     let is_right = is_name(name) && opens(&watched.node) && watched.sentinels.iter().all(opens);

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::{
     auth::{Auth, KeyFile, KeySource, auth, header_name, issuer, key_file, key_source, scopes},
-    ca_file::{CaFile, ca_file},
+    ca_file::{CaFile, PemFile, ca_file, certificates, secret_key},
     parse::{self, DAY, GIB, HOUR, KIB, MILLI, MINUTE, SECOND, duration, off_or, optional, size, whole},
     policy_file::{PolicyFile, policy_file},
     row::Row,
@@ -126,8 +126,19 @@ settings! {
         /// redis+unix:///path/of/the/socket, or, where Sentinels watch it,
         /// redis+sentinel://user:password@host:port,host:port/name/db (user and password of the nodes; those of the
         /// Sentinels as ?sentinel_user=…&sentinel_password=…). Unset keeps sessions in memory: one instance, and a
-        /// restart loses them.
+        /// restart loses them. By TLS as rediss:// and rediss+sentinel://, the latter of nodes and Sentinels alike.
         REDIS_URL = "", "URL" => url: Option<RedisUrl>, optional(parse::redis_url);
+
+        /// PEM file of certificates whose issuers are trusted for rediss, instead of those that the system trusts. Read at
+        /// the start. Unset: the system's.
+        REDIS_CA_FILE = "", "file" => ca_file: Option<PemFile>, optional(certificates);
+
+        /// PEM file of the certificate by which the router shows who it is to a Redis that asks (tls-auth-clients, which is
+        /// on unless it is turned off). Needs REDIS_KEY_FILE. Read at the start.
+        REDIS_CERT_FILE = "", "file" => cert_file: Option<PemFile>, optional(certificates);
+
+        /// PEM file of the secret key of REDIS_CERT_FILE. Read at the start.
+        REDIS_KEY_FILE = "", "file" => key_file: Option<PemFile>, optional(secret_key);
 
         /// Connections to Redis. Commands are pipelined, so few are enough; more only help when scripts queue behind
         /// large replays.

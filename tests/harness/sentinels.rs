@@ -1,6 +1,7 @@
 //! A primary, its replicas, and the real Sentinels that watch them, for one test.
 
 use std::{
+    path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -18,25 +19,70 @@ pub struct Sentinels {
     /// The first is the primary at the beginning.
     pub nodes: Vec<RedisServer>,
     sentinels: Vec<(Child, Port)>,
+    /// Where the Sentinels take TLS, if they do.
+    secure: Vec<Port>,
+    /// Where the nodes do.
+    _of_nodes: Vec<Port>,
     _dir: TempDir,
 }
 
 impl Sentinels {
     /// Two nodes and three Sentinels, all of whom know each other. `args`: of both nodes.
     pub async fn start(args: &[&str]) -> Self {
-        let primary = RedisServer::start_with(args);
-        let port = primary.port().to_string();
-        let replicaof = format!("127.0.0.1 {port}");
-        let of_replica = [args, &["--replicaof", &replicaof]].concat();
-        let replica = RedisServer::start_with(&of_replica);
+        Self::start_all(args, None).await
+    }
+
+    /// As [`Self::start`], all of them by TLS, with the certificate and key of these files and issuers of the third.
+    pub async fn start_secure([certificate, key, issuers]: [&Path; 3]) -> Self {
+        let files = [("tls-cert-file", certificate), ("tls-key-file", key), ("tls-ca-cert-file", issuers)];
+        let lines: Vec<String> = files.iter().map(|(name, path)| format!("{name} {}", path.display())).collect();
+        Self::start_all(
+            &[],
+            Some(&[lines.join("\n").as_str(), "tls-replication yes", "tls-auth-clients no"].join("\n")),
+        )
+        .await
+    }
+
+    /// `tls`: lines of a configuration.
+    async fn start_all(args: &[&str], tls: Option<&str>) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut of_nodes = Vec::new();
+        let mut start_node = |replicaof: Option<u16>| {
+            let mut words: Vec<String> = args.iter().map(ToString::to_string).collect();
+            let secure_port = tls.map(|lines| {
+                let port = Port::reserve();
+                words.extend(lines.lines().flat_map(|line| {
+                    let (name, value) = line.split_once(' ').expect("a name and a value");
+                    [format!("--{name}"), value.to_owned()]
+                }));
+                words.extend(["--tls-port".to_owned(), port.number().to_string()]);
+                let number = port.number();
+                of_nodes.push(port);
+                number
+            });
+            words
+                .extend(replicaof.into_iter().flat_map(|port| ["--replicaof".to_owned(), format!("127.0.0.1 {port}")]));
+            let node = RedisServer::start_with(&words.iter().map(String::as_str).collect::<Vec<_>>());
+            let port = secure_port.unwrap_or_else(|| node.port());
+            (node, port)
+        };
+        let (primary, port) = start_node(None);
+        let (replica, _) = start_node(Some(port));
         let mut sentinels = Vec::new();
+        let mut secure = Vec::new();
         for number in 0..3 {
             let port_of_its_own = Port::reserve();
             let at = port_of_its_own.number();
             let conf = dir.path().join(format!("sentinel-{number}.conf"));
+            let secure_lines = tls.map(|lines| {
+                let port = Port::reserve();
+                let lines = format!("{lines}\ntls-port {}\n", port.number());
+                secure.push(port);
+                lines
+            });
+            let secure_lines = secure_lines.unwrap_or_default();
             let text = format!(
-                "port {at}\nbind 127.0.0.1\nsentinel monitor {NAME} 127.0.0.1 {port} 2\n\
+                "{secure_lines}port {at}\nbind 127.0.0.1\nsentinel monitor {NAME} 127.0.0.1 {port} 2\n\
                  sentinel down-after-milliseconds {NAME} 1000\nsentinel failover-timeout {NAME} 5000\n"
             );
             std::fs::write(&conf, text).expect("a configuration of a Sentinel");
@@ -51,7 +97,7 @@ impl Sentinels {
                 .expect("redis-server can be started as a Sentinel");
             sentinels.push((child, port_of_its_own));
         }
-        let all = Self { nodes: vec![primary, replica], sentinels, _dir: dir };
+        let all = Self { nodes: vec![primary, replica], sentinels, secure, _of_nodes: of_nodes, _dir: dir };
         eventually("the Sentinels know each other and the replica", || async {
             for (_, at) in &all.sentinels {
                 let Some(fields) = ask(at.number(), &["SENTINEL", "MASTER", NAME]).await else { return false };
@@ -68,9 +114,13 @@ impl Sentinels {
 
     /// As in `REDIS_URL`.
     pub fn url(&self) -> String {
-        let addresses: Vec<String> =
-            self.sentinels.iter().map(|(_, at)| format!("127.0.0.1:{}", at.number())).collect();
-        format!("redis+sentinel://{}/{NAME}", addresses.join(","))
+        let ports: Vec<u16> = match &*self.secure {
+            [] => self.sentinels.iter().map(|(_, at)| at.number()).collect(),
+            secure => secure.iter().map(Port::number).collect(),
+        };
+        let addresses: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        let scheme = if self.secure.is_empty() { "redis+sentinel" } else { "rediss+sentinel" };
+        format!("{scheme}://{}/{NAME}", addresses.join(","))
     }
 
     /// The port of the primary, as the first Sentinel that answers has it.

@@ -26,6 +26,7 @@ mod older_data;
 mod ownership;
 mod policy;
 mod principals;
+mod redis_tls;
 mod refusals;
 mod replay;
 mod requests;

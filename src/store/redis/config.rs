@@ -5,10 +5,12 @@ use std::{fmt, time::Duration};
 /// Where Redis is and how it is used. [`RedisConfig::new`] gives the defaults.
 #[derive(Clone)]
 pub struct RedisConfig {
-    /// `redis://[user[:password]@]host[:port][/db]` or `redis+unix:///path`.
+    /// `redis://[user[:password]@]host[:port][/db]`, the same with `rediss`, or `redis+unix:///path`.
     pub url: String,
     /// The primary is found by Sentinels; `url` then is that of a node, of which the host is nobody's.
     pub sentinel: Option<SentinelConfig>,
+    /// For URLs of TLS.
+    pub tls: Option<TlsConfig>,
     /// First part of every key. Several routers may share one Redis under different prefixes.
     pub prefix: String,
     /// Connections for bulk work (touch, list, leases) at most. Besides these each thread that uses the store keeps one
@@ -29,6 +31,15 @@ pub struct RedisConfig {
     pub probe: Duration,
 }
 
+/// PEM texts.
+#[derive(Clone)]
+pub struct TlsConfig {
+    /// Issuers that are trusted instead of those that the system trusts.
+    pub issuers: Option<Vec<u8>>,
+    /// The router's own certificate, and its secret key.
+    pub own: Option<(Vec<u8>, Vec<u8>)>,
+}
+
 /// Who knows where the primary is.
 #[derive(Clone)]
 pub struct SentinelConfig {
@@ -44,6 +55,7 @@ impl RedisConfig {
         Self {
             url: url.into(),
             sentinel: None,
+            tls: None,
             prefix: "mcp".to_owned(),
             pool_size: 4,
             // Long enough for a fork or a slow script of a neighbour, short enough for a client that waits for a 202.

@@ -32,7 +32,7 @@ use std::{
 
 use async_trait::async_trait;
 
-pub use self::config::{RedisConfig, SentinelConfig};
+pub use self::config::{RedisConfig, SentinelConfig, TlsConfig};
 use self::{keys::Keys, link::Link, pipeline::Lanes, scripts::Call};
 use crate::store::{SessionStore, StoreResult};
 

@@ -86,11 +86,12 @@ impl Sentinel {
     pub(super) fn new(config: &RedisConfig, SentinelConfig { sentinels, name }: &SentinelConfig) -> StoreResult<Self> {
         let asking =
             AsyncConnectionConfig::new().set_connection_timeout(Some(ANSWER)).set_response_timeout(Some(ANSWER));
-        let client = |url: &String| Ways::client(Ways::to(url)?);
+        let tls = config.tls.as_ref();
+        let client = |url: &String| Ways::client(Ways::to(url, tls)?);
         let watch = Arc::new(Watch {
             sentinels: sentinels.iter().map(client).collect::<StoreResult<_>>()?,
             name: name.clone(),
-            node_info: Ways::to(&config.url)?,
+            node_info: Ways::to(&config.url, tls)?,
             ways: Ways::new(config),
             asking,
             known: Mutex::default(),
@@ -173,7 +174,14 @@ impl Watch {
     }
 
     fn info(&self, (host, port): &Address) -> ConnectionInfo {
-        self.node_info.clone().set_addr(ConnectionAddr::Tcp(host.clone(), *port))
+        let (host, port) = (host.clone(), *port);
+        let address = match self.node_info.addr().clone() {
+            ConnectionAddr::TcpTls { insecure, tls_params, .. } => {
+                ConnectionAddr::TcpTls { host, port, insecure, tls_params }
+            }
+            _ => ConnectionAddr::Tcp(host, port),
+        };
+        self.node_info.clone().set_addr(address)
     }
 
     fn moved(&self) {

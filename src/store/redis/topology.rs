@@ -11,13 +11,18 @@ use std::time::Duration;
 use async_trait::async_trait;
 use deadpool_redis::{Connection, Hook, Manager, Pool, PoolConfig, PoolError, Runtime, Timeouts};
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, RedisResult, ServerError,
+    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisResult,
+    ServerError, TlsCertificates,
     aio::{MultiplexedConnection, PubSub},
     io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
 use tokio::sync::watch;
 
-use super::{config::RedisConfig, refusal, reply::told};
+use super::{
+    config::{RedisConfig, TlsConfig},
+    refusal,
+    reply::told,
+};
 use crate::store::types::{StoreError, StoreResult};
 
 /// The kernel asks an idle peer whether it is still there. Only the second line: the first is the time-out of every
@@ -81,8 +86,13 @@ impl Ways {
     }
 
     /// What a URL says of a node.
-    pub(super) fn to(url: &str) -> StoreResult<ConnectionInfo> {
-        let info: ConnectionInfo = url.into_connection_info().map_err(wrong_url)?;
+    pub(super) fn to(url: &str, tls: Option<&TlsConfig>) -> StoreResult<ConnectionInfo> {
+        let mut info: ConnectionInfo = url.into_connection_info().map_err(wrong_url)?;
+        if let (ConnectionAddr::TcpTls { .. }, Some(TlsConfig { issuers, own })) = (info.addr(), tls) {
+            let client_tls = own.clone().map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
+            let certificates = TlsCertificates { client_tls, root_cert: issuers.clone() };
+            info = Client::build_with_tls(info, certificates).map_err(wrong_tls)?.get_connection_info().clone();
+        }
         let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
         Ok(info.set_tcp_settings(TcpSettings::default().set_nodelay(true).set_keepalive(keepalive)))
     }
@@ -105,6 +115,10 @@ impl Ways {
     }
 }
 
+fn wrong_tls(error: redis::RedisError) -> StoreError {
+    StoreError::Unusable(format!("its certificates cannot be used: {error}"))
+}
+
 fn wrong_url(_: redis::RedisError) -> StoreError {
     StoreError::NotDone("the Redis URL cannot be read".to_owned())
 }
@@ -122,7 +136,7 @@ impl Standalone {
     /// # Errors
     /// `Unavailable` when the URL cannot be read.
     pub(super) fn new(config: &RedisConfig) -> StoreResult<Self> {
-        let (ways, info) = (Ways::new(config), Ways::to(&config.url)?);
+        let (ways, info) = (Ways::new(config), Ways::to(&config.url, config.tls.as_ref())?);
         Ok(Self {
             pool: ways.pool(info.clone(), None)?,
             client: Ways::client(info)?,
