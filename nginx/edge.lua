@@ -176,6 +176,15 @@ end
 local function chunks(conn)
     local buf, pos, left, first, parts = conn.buf, 1, conn.left, nil, nil
     local why = "more"
+    if left == 0 and not conn.closing then
+        -- The usual case: one chunk, and all of it.
+        local size, from = match(buf, "^(%x+)\r\n()")
+        size = size and tonumber(size, 16)
+        if size and size > 0 and #buf == from + size + 1 and byte(buf, -1) == 10 and byte(buf, -2) == 13 then
+            conn.buf = ""
+            return sub(buf, from, from + size - 1)
+        end
+    end
     while true do
         if left > 0 then
             local have = #buf - pos + 1
@@ -228,7 +237,8 @@ local function piece(conn)
     while true do
         if conn.ended then return nil, "end" end
         if conn.chunked then
-            local data, why = chunks(conn)
+            local data, why = nil, "more"
+            if conn.buf ~= "" then data, why = chunks(conn) end
             if data then return data end
             if why ~= "more" then return nil, why end
         elseif conn.left == 0 then
@@ -356,26 +366,21 @@ local function pass(conn)
             if why == "end" then return end
             return abort()
         end
-        if not print(data) or not flush(true) then return end
+        if not print(data) or not flush(true) then return abort() end
     end
 end
 
 -- The last id in whole events, from their beginning on.
 local function last_id(text)
-    local at = sub(text, 1, 4) == "id: " and 1 or nil
-    local from = 1
-    while true do
-        local found = find(text, "\nid: ", from, true)
-        if not found then break end
-        at, from = found + 1, found + 5
-    end
-    return at and match(text, "^id: ([^\n]*)", at)
+    local at, found = 1, find(text, "\nid: ", 1, true)
+    while found do at, found = found + 1, find(text, "\nid: ", found + 5, true) end
+    return match(text, "^id: ([^\n]*)", at)
 end
 
 -- How much of it is whole events and comments. `within`: it begins within an event.
 local function whole(text, within)
     local stop = 0
-    if sub(text, -2) == "\n\n" then return #text end
+    if byte(text, -1) == 10 and byte(text, -2) == 10 then return #text end
     local from = 1
     while true do
         local found = find(text, "\n\n", from, true)
@@ -409,12 +414,17 @@ local function take(stream, data)
         local text = stop == #data and data or sub(data, 1, stop)
         local id = last_id(text)
         if id then
-            stream.cursor, stream.request, stream.body = id, nil, nil
+            stream.cursor = id
+            if stream.request then stream.request, stream.body = nil, nil end
         elseif find(text, "data: ", 1, true) then
             stream.unnumbered = true
         end
     elseif #data > settings.event then
         stream.long, stream.at_line = last_id(data) or "", byte(data, -1) == 10
+        stream.kept = ""
+        return data
+    end
+    if stop == #data then
         stream.kept = ""
         return data
     end
@@ -472,7 +482,7 @@ end
 local function hold(stream, conn)
     local head = conn.head
     send_head(head)
-    if not ngx.send_headers() or not flush(true) then return end
+    if not ngx.send_headers() or not flush(true) then return abort() end
     stream.told, stream.kept, stream.count = now(), "", 0
     local holds = settings.reattach and head["x-mcp-edge"]
     while true do
@@ -483,7 +493,8 @@ local function hold(stream, conn)
             if data then
                 heard = now()
                 local text = take(stream, data)
-                if text ~= "" and not tell(stream, text) then return end
+                -- A client that takes nothing for so long that nginx gives it up (send_timeout) has not seen the end.
+                if text ~= "" and not tell(stream, text) then return abort() end
             elseif why == "end" then
                 -- Of a held stream an instance says by this that it is over.
                 if stream.kept ~= "" then return abort() end

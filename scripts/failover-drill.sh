@@ -95,6 +95,7 @@ if [ -n "$client" ]; then
     exec "$project_root/scripts/clients.sh" --client "$client" --fronts "$fronts" --rounds "${rounds:-3}" --transport "${transport:-mixed}"
 fi
 transport=${transport:-sse} rounds=${rounds:-10}
+[ "$edge$running" != on1 ] || die "--edge is for a cluster of the drill's own: scripts/nginx-local.sh start --edge"
 build_profile=${BUILD_PROFILE:-release}
 target_dir=$(absolute "${CARGO_TARGET_DIR:-$project_root/target}")
 drill_bin=${DRILL_BIN:-}

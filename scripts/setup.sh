@@ -12,7 +12,7 @@ Installs redis-server, nginx and curl with apt (Debian, Ubuntu); for other syste
 with 1. What is installed already is left alone, and no service is stopped or reconfigured.
 
   --tests   also what the tests need: Node.js with npm, Python 3.11 or newer with venv
-  --edge    also nginx's Lua module, for nginx/nginx-edge.conf
+  --edge    also nginx's Lua module, for nginx/nginx-edge.conf; Debian's package lets an nginx that runs load it
 END
 }
 

@@ -15,8 +15,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::sdk::{Sdk, Transport, report, run_at, works_behind};
 use crate::harness::{
-    Cluster, EventStream, Front, Item, McpClient, Nginx, Oracle, StreamEnd, StreamableClient, cluster, edge_is_missing,
-    eventually, eventually_some, http::Request, soon, tls::Ca,
+    Cluster, EventStream, Front, Item, McpClient, Nginx, Oracle, PostTo, StreamEnd, StreamableClient, cluster,
+    edge_is_missing, eventually, eventually_some, http::Request, soon, tls::Ca,
 };
 
 const SSE: &str = "/sse/mcp-server-v6";
@@ -445,6 +445,54 @@ async fn a_reload_takes_nobodys_session() {
     }
     saw_nothing(&cluster, &python).await;
     Oracle::exactly_once(&other);
+}
+
+/// Two edges share nothing and need nothing: the death of one is to its clients what the end of any connection is, and the other one
+/// goes on with their sessions.
+#[tokio::test]
+async fn the_death_of_an_edge_is_a_reconnection_to_the_other_one() {
+    if edge_is_missing() {
+        return;
+    }
+    let mut cluster = three_behind(Front::edge("")).start().await;
+    let other = Nginx::start(&cluster.dir().join("other"), &cluster.addrs(), Front::edge("")).await;
+    let addrs = [front_door(&cluster), other.addr()];
+    let client = McpClient::builder(addrs).post_to(PostTo::Only(1)).initialize().await;
+    let call = client.start_call("wait", json!({ "ms": 500, "text": "in flight" })).await;
+    cluster.nginx = None;
+    client.connection_count(2).await;
+    assert_eq!(client.response(call).await["result"]["content"][0]["text"], "in flight");
+    let index = holder(&cluster).await;
+    cluster.routers[index].kill();
+    assert_eq!(client.text("echo", json!({ "text": "kept there, too" })).await, "kept there, too");
+    assert_eq!(client.connections().len(), 2);
+    Oracle::exactly_once(&client);
+}
+
+/// EVT-12: clients that show no cursor of their own, and whose stream the edge has gone on with, are recognised when the edge itself breaks
+/// it: at whichever instance it was last, their session is one that they may come back to.
+#[tokio::test]
+async fn a_client_without_a_cursor_comes_back_to_a_session_that_has_moved() {
+    if edge_is_missing() {
+        return;
+    }
+    for without_version in [false, true] {
+        let mut cluster = three_behind(Front::edge("handover = 0.2")).env("MCP_HEARTBEAT", "300ms").start().await;
+        let client = McpClient::builder([front_door(&cluster)]).header("user-agent", "node");
+        let client = if without_version { client.without_mark() } else { client.like_typescript() };
+        let client = client.initialize().await;
+        let session = client.session();
+        let index = holder(&cluster).await;
+        cluster.routers[index].kill();
+        assert_eq!(client.text("echo", json!({ "text": "moved" })).await, "moved");
+        cluster.routers[index].restart().await;
+        cluster.nginx.as_mut().unwrap().reload();
+        client.connection_count(2).await;
+        assert_eq!(client.text("echo", json!({ "text": "back" })).await, "back");
+        assert_eq!(client.session(), session, "without a version: {without_version}");
+        assert_eq!(client.connections().len(), 2);
+        Oracle::at_least_once(&client);
+    }
 }
 
 /// curl's arguments for a server with a certificate of this authority.
