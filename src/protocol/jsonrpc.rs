@@ -6,7 +6,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use super::by_name::by_name;
@@ -247,11 +247,22 @@ pub fn broken_answer_to(body: &[u8]) -> Option<IdKey> {
 
 /// Makes the text of an error response. `id` is JSON text (`null` when it could not be read).
 pub fn error_response(id: &str, code: i64, message: &str, details: Option<&serde_json::Value>) -> Bytes {
-    let mut error = serde_json::json!({ "code": code, "message": message });
-    if let Some(details) = details {
-        error["data"] = details.clone();
+    match details {
+        Some(details) => error_response_with(id, code, message, details),
+        None => failed_response(id, serde_json::json!({ "code": code, "message": message }).to_string().as_bytes()),
     }
-    Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{error}}}"#))
+}
+
+/// As [`error_response`], with details that may hold JSON text as it came.
+pub fn error_response_with(id: &str, code: i64, message: &str, details: &impl Serialize) -> Bytes {
+    #[derive(Serialize)]
+    struct Error<'a, D> {
+        code: i64,
+        data: &'a D,
+        message: &'a str,
+    }
+    let error = serde_json::to_vec(&Error { code, data: details, message }).expect("details are plain values");
+    failed_response(id, &error)
 }
 
 /// The error, as it stands there, of a response that names no request: its id is `null` or left out.
@@ -308,6 +319,23 @@ mod tests {
         assert_eq!(answer.kind, Kind::Response { id: Some(key("1")), success: true });
         let lost = Head::parse(br#"{"jsonrpc":"2.0","id":null,"error":{"code":1,"message":""}}"#).unwrap();
         assert_eq!(lost.kind, Kind::Response { id: None, success: false });
+    }
+
+    /// serde_json has no value for every number that JSON has.
+    #[test]
+    fn details_may_hold_what_came_as_it_came() {
+        let id: &RawValue = serde_json::from_str("1e400").unwrap();
+        assert_eq!(
+            error_response_with("1e400", -5, "no", &id),
+            r#"{"jsonrpc":"2.0","id":1e400,"error":{"code":-5,"data":1e400,"message":"no"}}"#
+        );
+        let details = serde_json::json!({ "b": 1, "a": "x" });
+        let told = error_response("7", -5, "no", Some(&details));
+        assert_eq!(told, r#"{"jsonrpc":"2.0","id":7,"error":{"code":-5,"data":{"a":"x","b":1},"message":"no"}}"#);
+        assert_eq!(
+            error_response("7", -5, "no", None),
+            r#"{"jsonrpc":"2.0","id":7,"error":{"code":-5,"message":"no"}}"#
+        );
     }
 
     #[test]

@@ -8,6 +8,8 @@ use std::{sync::Arc, time::Instant};
 
 use actix::prelude::*;
 use bytes::Bytes;
+use serde::Serialize;
+use serde_json::value::RawValue;
 
 use super::{
     actor::SessionActor,
@@ -192,7 +194,7 @@ impl SessionActor {
         code: i64,
         message: &str,
         reason: &'static str,
-        details: serde_json::Value,
+        details: impl Serialize,
         ctx: &mut Context<Self>,
     ) {
         if self.posts.requests().get(id).is_some_and(|request| request.cancelled.is_some()) {
@@ -206,8 +208,35 @@ impl SessionActor {
             // It is not known which one it was.
             None => (id.clone(), id.shared_key(), StreamKey::Main),
         };
-        let body = jsonrpc::error_response(id.as_json(), code, message, Some(&details));
+        let body = jsonrpc::error_response_with(id.as_json(), code, message, &details);
         self.answer(table_key, stream, body, ctx);
+    }
+
+    /// A request whose outcome nobody can know, as far as this router is concerned: REQ-3.
+    pub(super) fn fail_unknown(&mut self, id: &IdKey, why: &str, ctx: &mut Context<Self>) {
+        #[derive(Serialize)]
+        struct Details<'a> {
+            outcome: &'static str,
+            reason: &'static str,
+            /// As it came: not every number in JSON is one that can be reckoned with.
+            #[serde(rename = "requestId")]
+            request_id: Option<&'a RawValue>,
+            retry: bool,
+            service: &'a str,
+        }
+        let service = Arc::clone(&self.service);
+        // As its client has written it.
+        let written = self.posts.requests().iter().map(|(written, _)| written).find(|written| *written == id).cloned();
+        let id = written.as_ref().unwrap_or(id);
+        let details = Details {
+            outcome: "unknown",
+            reason: "outcome_unknown",
+            request_id: serde_json::from_str(id.as_json()).ok(),
+            retry: false,
+            service: &service.name,
+        };
+        let why = format!("outcome unknown: {why}; it is not repeated because it may have had its effect");
+        self.fail_request(id, jsonrpc::OUTCOME_UNKNOWN, &why, "outcome_unknown", details, ctx);
     }
 
     /// One timer a session, and only while something is in flight.

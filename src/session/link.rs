@@ -102,7 +102,7 @@ impl SessionActor {
         tracing::warn!(session = %self.fence.session, service = self.service.name, error, "no upstream endpoint can be reached");
         for (id, progress) in self.posts.requests().in_order() {
             if progress == Progress::MaybeSent {
-                self.fail_unknown(&id, ctx);
+                self.fail_forwarded(&id, ctx);
             } else {
                 self.fail_unavailable(&id, ctx);
             }
@@ -169,14 +169,8 @@ impl SessionActor {
         self.fail_request(id, jsonrpc::UPSTREAM_UNAVAILABLE, &why, "upstream_unavailable", details, ctx);
     }
 
-    pub(super) fn fail_unknown(&mut self, id: &IdKey, ctx: &mut Context<Self>) {
-        let why = "outcome unknown: the request was forwarded and its server or router died before the answer; \
-                   it is not repeated because it may have had its effect";
-        let details = serde_json::json!({
-            "reason": "outcome_unknown", "service": self.service.name, "outcome": "unknown", "retry": false,
-            "requestId": serde_json::from_str::<serde_json::Value>(id.as_json()).unwrap_or_default(),
-        });
-        self.fail_request(id, jsonrpc::OUTCOME_UNKNOWN, why, "outcome_unknown", details, ctx);
+    pub(super) fn fail_forwarded(&mut self, id: &IdKey, ctx: &mut Context<Self>) {
+        self.fail_unknown(id, "the request was forwarded and its server or router died before the answer", ctx);
     }
 
     /// Periodic: a link that was given up is tried again, a silent one is asked for a sign of life.

@@ -141,12 +141,7 @@ impl SessionActor {
                     actor.pump_after(pause, ctx);
                 }
                 Settled::Unknown(id) => {
-                    let why = format!("outcome unknown: {why}; it is not repeated because it may have had its effect");
-                    let details = serde_json::json!({
-                        "reason": "outcome_unknown", "service": actor.service.name, "outcome": "unknown", "retry": false,
-                        "requestId": serde_json::from_str::<serde_json::Value>(id.as_json()).unwrap_or_default(),
-                    });
-                    actor.fail_request(&id, jsonrpc::OUTCOME_UNKNOWN, &why, "outcome_unknown", details, ctx);
+                    actor.fail_unknown(&id, &why, ctx);
                 }
             }
         });

@@ -343,7 +343,7 @@ impl SessionActor {
         };
         let lost: Vec<IdKey> = self.posts.requests().iter().filter(is_lost).map(|(id, _)| id.clone()).collect();
         for id in lost {
-            self.fail_unknown(&id, ctx);
+            self.fail_forwarded(&id, ctx);
         }
         self.become_open(ctx);
         self.go_on_reading(ctx);
@@ -363,7 +363,7 @@ impl SessionActor {
         }
         if body.is_empty() {
             // Lost with the store's data.
-            return self.fail_unknown(&id, ctx);
+            return self.fail_forwarded(&id, ctx);
         }
         if request.progress == Progress::MaybeSent && can_be_resumed {
             return self.keep_for_resumption(seq, id, body);
@@ -378,7 +378,7 @@ impl SessionActor {
                 request.progress = Progress::NotSent;
                 self.send_up(seq, body, Some(id));
             }
-            Fate::OutcomeUnknown => self.fail_unknown(&id, ctx),
+            Fate::OutcomeUnknown => self.fail_forwarded(&id, ctx),
         }
     }
 

@@ -179,7 +179,7 @@ impl SessionActor {
         self.pump_posts(ctx);
         self.append_again(ctx);
         for id_key in unclear {
-            self.fail_unknown(&IdKey::from_stored(id_key), ctx);
+            self.fail_forwarded(&IdKey::from_stored(id_key), ctx);
         }
         // What others have journaled, and stayed.
         self.claim(ctx);

@@ -21,11 +21,11 @@ use crate::{
     protocol::{jsonrpc::IdKey, mcp},
     store::{Fenceable, HeadChange, NewEvent},
     upstream::{
-        Address, Endpoint, NoStream, Reply, Uplink, Via,
+        Address, Endpoint, Reply, Uplink, Via,
         breaker::BreakerState,
         choice::Spoken,
         notice::{Marks, Outlet},
-        resumption::Again,
+        resumed::{Resumed, resume},
     },
 };
 
@@ -173,40 +173,26 @@ impl SessionActor {
 
     fn ask_again(&mut self, mut reading: Reading, at_once: bool, ctx: &mut Context<Self>) {
         let marks = reading.reply.marks().clone();
-        let (Some(uplink), true) = (self.uplink.way().cloned(), marks.cursor.is_some()) else {
+        let Some(uplink) = self.uplink.way().cloned() else {
             return self.settle_unanswered(reading, "the answer ended without a response", ctx);
         };
-        let pause = match reading.attempts.next(marks.retry) {
-            Again::After(pause) if !at_once => pause,
-            Again::After(_) => Duration::ZERO,
-            Again::Never => return self.settle_unanswered(reading, "its stream cannot be resumed", ctx),
-        };
-        let until = reading.until;
-        let asked = async move {
-            tokio::time::sleep(pause).await;
-            tokio::time::timeout_at(until, uplink.resume(marks)).await
+        let asked = match resume(uplink, marks, &mut reading.attempts, at_once, reading.until) {
+            Ok(asked) => asked,
+            Err(why) => return self.settle_unanswered(reading, why, ctx),
         };
         ctx.spawn(asked.into_actor(self).map(move |asked, actor, ctx| {
             if !actor.is_wanted(&reading) {
                 return;
             }
             match asked {
-                Ok(Ok(reply)) => {
+                Resumed::On(reply) => {
                     actor.uplink.heard(reading.link, Instant::now());
                     actor.read_on(Reading { reply, is_resumed: true, ..reading }, ctx);
                 }
-                Ok(Err(error @ NoStream::SessionGone)) => actor.lose_link(&error, ctx),
-                Ok(Err(error @ NoStream::NotConnected(_))) if actor.is_better_elsewhere() => {
-                    actor.lose_link(&error, ctx)
-                }
-                Ok(Err(
-                    NoStream::Refused(408 | 425 | 429 | 500..) | NoStream::NotConnected(_) | NoStream::Broken(_),
-                )) => {
-                    actor.ask_again(reading, false, ctx);
-                }
-                Ok(Err(NoStream::None | NoStream::Refused(_))) | Err(_) => {
-                    actor.settle_unanswered(reading, "its stream cannot be resumed", ctx);
-                }
+                Resumed::SessionGone(error) => actor.lose_link(&error, ctx),
+                Resumed::NotConnected(error) if actor.is_better_elsewhere() => actor.lose_link(&error, ctx),
+                Resumed::NotConnected(_) | Resumed::Again => actor.ask_again(reading, false, ctx),
+                Resumed::Never => actor.settle_unanswered(reading, "its stream cannot be resumed", ctx),
             }
         }));
     }

@@ -13,11 +13,12 @@ use bytes::Bytes;
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
-    Address, Gate, LinkHandle, LinkNotice, NoStream, PostError, Reply, ReplyEnd, STREAM_WAIT, Uplink,
+    Address, Gate, LinkHandle, LinkNotice, PostError, Reply, ReplyEnd, STREAM_WAIT, Uplink,
     call::{Call, CallError, GivenUp, gives_up, rewritten},
     choice::Spoken,
     notice::{LinkLimits, Outlet, Via},
-    resumption::{Again, Resumption},
+    resumed::{Resumed, resume},
+    resumption::Resumption,
     transport::{http::line::Line, sse},
 };
 use crate::{
@@ -238,16 +239,14 @@ impl Caller {
                 if marks.cursor.is_none() || !self.is_open(id).await {
                     return end;
                 }
-                let Again::After(pause) = attempts.next(marks.retry) else { return end };
-                tokio::time::sleep(pause).await;
-                let asked = tokio::time::timeout_at(until, uplink.clone().resume(marks)).await;
-                match asked {
-                    Ok(Ok(next)) => {
+                let Ok(asked) = resume(uplink.clone(), marks, &mut attempts, false, until) else { return end };
+                match asked.await {
+                    Resumed::On(next) => {
                         (reply, is_resumed) = (next, true);
                         break;
                     }
-                    Ok(Err(NoStream::NotConnected(_) | NoStream::Broken(_))) => {}
-                    Ok(Err(_)) | Err(_) => return end,
+                    Resumed::Again | Resumed::NotConnected(_) => {}
+                    Resumed::SessionGone(_) | Resumed::Never => return end,
                 }
             }
         }

@@ -7,7 +7,7 @@
 //! | [`breaker`], [`tools`] | what is known of an endpoint's health, and of a service's tools |
 //! | [`uplink`] | what a session, or the router itself, holds of an upstream session: where its messages go |
 //! | [`notice`] | what comes back, with its back-pressure |
-//! | [`resumption`] | when a stream of Streamable HTTP is asked for again |
+//! | [`resumption`], [`resumed`] | when a stream of Streamable HTTP is asked for again, and what comes of it |
 //! | [`lines`] | what one worker thread has of all that: its lines and its actors |
 //! | [`actor`] | one [`actor::UpstreamActor`] for each endpoint and worker thread, with the router's own shared session |
 //! | [`transport`] | one file for each MCP transport, over HTTP |
@@ -22,6 +22,7 @@ pub mod choice;
 pub mod lines;
 pub mod notice;
 pub mod pool;
+pub mod resumed;
 pub mod resumption;
 pub mod tools;
 pub mod transport;

@@ -82,6 +82,29 @@ async fn an_answer_finds_its_request_by_the_value_of_the_id() {
     assert!(cluster.redis_client().await.pending(&client.session()).await.is_empty());
 }
 
+/// REQ-3: a call whose outcome nobody knows is told by its id as it came.
+#[tokio::test]
+async fn a_call_whose_outcome_is_unknown_is_named_as_it_came() {
+    let upstream = FakeUpstream::answering(|_| Reply::Silence).await;
+    let cluster = Cluster::builder().upstream_urls([upstream.url()]).start().await;
+    let client = cluster.client().initialize().await;
+    let ids = ["7.00", r#""\u00e9""#];
+    for (number, id) in ids.into_iter().enumerate() {
+        assert_eq!(post_text(&client, &cluster, 0, &call_text(id)).await.status, 202);
+        upstream.wait_for("tools/call", number + 1).await;
+    }
+    upstream.drop_session(upstream.open_sessions()[0]);
+    for id in ids {
+        let is_told = || {
+            let is_it = |data: &str| {
+                data.contains(&format!(r#""id":{id},"#)) && data.contains(&format!(r#""requestId":{id},"#))
+            };
+            client.messages().iter().any(|record| is_it(&record.data) && record.data.contains("outcome_unknown"))
+        };
+        eventually(id, || std::future::ready(is_told())).await;
+    }
+}
+
 /// Textalk/jquery.jsonrpcclient.js#24: a member that is null beside one that is not says nothing, and passes byte for byte.
 /// What is no response at all is told to the call that it names, at once.
 #[tokio::test]
