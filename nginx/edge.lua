@@ -437,15 +437,15 @@ local function tell(stream, text)
     return print(text) and flush(true)
 end
 
--- The next instance that goes on with the stream; nil when the client is to be let go.
+-- The next instance that goes on with the stream; nil and the reason, in one word, when the client is to be let go.
 local function attach_again(stream)
-    if stream.long then return nil end
+    if stream.long then return nil, "long_event" end
     local request, body
     if stream.cursor then
         request = request_head("GET", nil, stream.cursor, stream.session)
     elseif stream.unnumbered or stream.begins then
         -- What the client has been shown has no place: there is nothing to go on after.
-        return nil
+        return nil, "no_cursor"
     else
         request, body = stream.request, stream.body
     end
@@ -457,8 +457,8 @@ local function attach_again(stream)
             stream.pause = min(stream.pause * 2, settings.longest_pause)
         end
         stream.tries = stream.tries + 1
-        if now() - stream.told >= settings.heartbeat and not tell(stream, HEARTBEAT) then return nil end
-        if exiting() and stream.leaves then return nil end
+        if now() - stream.told >= settings.heartbeat and not tell(stream, HEARTBEAT) then return nil, "client" end
+        if exiting() and stream.leaves then return nil, "reload" end
         stream.at = stream.at % #instances + 1
         local conn = ask(instances[stream.at], request, body, settings.again)
         if conn then
@@ -467,15 +467,16 @@ local function attach_again(stream)
                 and find(head["content-type"] or "", "text/event-stream", 1, true)
             if goes_on then
                 stream.count = stream.count + 1
-                ngx.var.mcp_edge = format("%s again=%d", instances[stream.at].name, stream.count)
+                stream.seen = format("%s again=%d", instances[stream.at].name, stream.count)
+                ngx.var.mcp_edge = stream.seen
                 return conn
             end
             conn.sock:close()
             -- Only one that cannot now is no answer: 404 says that the session is over.
-            if head.status < 500 then return nil end
+            if head.status < 500 then return nil, "status_" .. head.status end
         end
     end
-    return nil
+    return nil, "nobody"
 end
 
 -- Shows the client an event stream, on whatever connections to instances.
@@ -483,7 +484,11 @@ local function hold(stream, conn)
     local head = conn.head
     send_head(head)
     if not ngx.send_headers() or not flush(true) then return abort() end
-    stream.told, stream.kept, stream.count = now(), "", 0
+    stream.told, stream.kept, stream.count, stream.seen = now(), "", 0, ngx.var.mcp_edge
+    local function give_up(why)
+        ngx.var.mcp_edge = stream.seen .. " broken=" .. why
+        return abort()
+    end
     local holds = settings.reattach and head["x-mcp-edge"]
     while true do
         conn.sock:settimeout(LOOK * 1000)
@@ -494,26 +499,27 @@ local function hold(stream, conn)
                 heard = now()
                 local text = take(stream, data)
                 -- A client that takes nothing for so long that nginx gives it up (send_timeout) has not seen the end.
-                if text ~= "" and not tell(stream, text) then return abort() end
+                if text ~= "" and not tell(stream, text) then return give_up("client") end
             elseif why == "end" then
                 -- Of a held stream an instance says by this that it is over.
-                if stream.kept ~= "" then return abort() end
+                if stream.kept ~= "" then return give_up("half_an_event") end
                 return done(conn)
             elseif why == "closed" or now() - heard >= settings.silence then
                 break
             end
             if stream.leaves and exiting() then
                 ends = ends or now() + random() * settings.handover
-                if now() >= ends then return abort() end
+                if now() >= ends then return give_up("reload") end
             end
         end
         conn.sock:close()
-        if not holds then return abort() end
+        if not holds then return give_up("not_held") end
         if now() - began >= settings.good then stream.since = nil end
         -- What is not whole comes again.
         stream.kept = ""
-        conn = attach_again(stream)
-        if not conn then return abort() end
+        local reason
+        conn, reason = attach_again(stream)
+        if not conn then return give_up(reason) end
     end
 end
 
