@@ -13,6 +13,7 @@
 //! | [`store`] | the truth about sessions: in memory or in Redis |
 //! | [`protocol`] | JSON-RPC, MCP, SSE: pure |
 //! | [`policy`] | who may call what |
+//! | [`audit`] | who has called what |
 //! | [`watchdog`] | ends this process when it hangs |
 //! | [`settings`], [`telemetry`], [`metrics`], [`lifecycle`], [`backoff`], [`reread`], [`fault`] | what all of them share |
 //!
@@ -20,6 +21,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod backoff;
 pub mod cluster;
 pub mod fault;

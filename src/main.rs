@@ -6,7 +6,7 @@ use std::{
 };
 
 use mcp_router::{
-    process::{boot, key},
+    process::{audit_file, boot, key},
     settings, telemetry, watchdog,
 };
 
@@ -19,7 +19,8 @@ fn main() -> ExitCode {
     if let Some(code) = watchdog::guard_asked_for(std::env::args_os().skip(1)) {
         return code;
     }
-    if let Some(code) = key::asked_for(std::env::args_os().skip(1)) {
+    let command = key::asked_for(std::env::args_os().skip(1));
+    if let Some(code) = command.or_else(|| audit_file::asked_for(std::env::args_os().skip(1))) {
         return code;
     }
     let settings = match settings::load() {

@@ -23,6 +23,8 @@ pub struct Metrics {
     pub connections_refused: IntCounterVec,
     /// Requests of nobody that is known, by reason.
     pub unauthorized: IntCounterVec,
+    /// Lines of the audit log that could not be written.
+    pub audit_lost: IntCounter,
     /// Store operations that failed, by kind (`unavailable`, `not_done`, `full`, `overloaded`, `corrupt`).
     pub store_errors: IntCounterVec,
     /// Sessions taken over from another process, by cause.
@@ -119,6 +121,7 @@ impl Metrics {
                 "reason",
             ),
             unauthorized: counters("mcp_router_unauthorized_total", "Requests of nobody that is known", "reason"),
+            audit_lost: counter("mcp_router_audit_lost_total", "Lines of the audit log that could not be written"),
             store_errors: counters("mcp_router_store_errors_total", "Failed store operations", "kind"),
             adoptions: counters("mcp_router_adoptions_total", "Sessions taken over", "cause"),
             restored: counter("mcp_router_restored_total", "Sessions written again after the store lost them"),

@@ -91,6 +91,9 @@ contract! {
         bodies_may_hold_any_bytes
         two_owners_racing_for_an_answer_append_it_once
     }
+    rates {
+        a_burst_passes_and_then_one_at_a_time
+    }
     page {
         a_page_starts_after_the_cursor
         a_page_is_bounded_by_count_and_bytes_but_never_empty

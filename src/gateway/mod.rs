@@ -17,6 +17,7 @@
 //! | `call` | requests without a session, over the router's shared ones |
 //! | `proofs` | whose doubt is settled |
 //! | `under_way` | which of them a caller's cancel means |
+//! | `pace` | how often one principal may ask |
 //! | `patience` | how long a client waits for the store |
 //! | `shared` | what they hold |
 //!
@@ -29,6 +30,7 @@ pub mod deliver;
 pub mod disown;
 pub mod doubt;
 pub mod open;
+pub mod pace;
 mod patience;
 pub mod principal;
 mod proofs;

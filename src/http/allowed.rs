@@ -8,10 +8,15 @@ use serde_json::value::RawValue;
 
 use super::{error::ApiError, principal};
 use crate::{
-    policy::{Grant, List, Verdict, filtered, shows_tool},
+    audit::Entry,
+    gateway::pace,
+    policy::{self, Grant, List, Verdict, filtered, shows_tool},
     process::node::Node,
-    protocol::jsonrpc::Head,
-    store::Binding,
+    protocol::{
+        jsonrpc::{Head, Said},
+        session_id::SessionId,
+    },
+    store::{Binding, Paced},
 };
 
 /// Who asks, and what he may at one service.
@@ -21,6 +26,7 @@ pub(super) struct Allowed<'r> {
     pub(super) by: Binding,
     /// `None`: there are no rules.
     pub(super) grant: Option<Grant>,
+    service: String,
 }
 
 impl<'r> Allowed<'r> {
@@ -29,18 +35,23 @@ impl<'r> Allowed<'r> {
     pub(super) fn at(node: &Rc<Node>, request: &'r HttpRequest, service: &str) -> Result<Self, ApiError> {
         let principal = principal::of(request);
         let Some(grant) = principal.grant(node.env.policy.as_ref(), service) else {
-            return Ok(Self { request, by: principal.binding(), grant: None });
+            return Ok(Self { request, by: principal.binding(), grant: None, service: service.to_owned() });
         };
         if grant.is_nothing() {
             node.env.metrics.router_errors.with_label_values(&["policy"]).inc();
             return Err(ApiError::Policy { what: format!("the service {service:?}"), rules: String::new() });
         }
-        Ok(Self { request, by: principal.binding().with_rules(grant.names()), grant: Some(grant) })
+        Ok(Self {
+            request,
+            by: principal.binding().with_rules(grant.names()),
+            grant: Some(grant),
+            service: service.to_owned(),
+        })
     }
 
     /// # Errors
     /// It is not allowed.
-    pub(super) fn check(&self, node: &Rc<Node>, head: &Head<'_>, body: &[u8]) -> Result<(), ApiError> {
+    fn check(&self, node: &Rc<Node>, head: &Head<'_>, body: &[u8]) -> Result<(), ApiError> {
         let Some(grant) = &self.grant else { return Ok(()) };
         let error = match grant.judge(head, body) {
             Verdict::Allowed => return Ok(()),
@@ -49,6 +60,57 @@ impl<'r> Allowed<'r> {
         };
         node.env.metrics.router_errors.with_label_values(&["policy"]).inc();
         Err(error)
+    }
+
+    /// Whether this may be done: by the rules, and not too often; and notes for the audit log what came of it.
+    ///
+    /// # Errors
+    /// It may not.
+    pub(super) async fn judge(
+        &self,
+        node: &Rc<Node>,
+        session: Option<&SessionId>,
+        (head, body, said): (&Head<'_>, &[u8], &Said),
+    ) -> Result<(), ApiError> {
+        let judged = match self.check(node, head, body) {
+            Ok(()) => self.pace(node, said).await,
+            refused => refused,
+        };
+        if let (Some(audit), Said::Request { id, method }) = (&node.env.audit, said) {
+            let (what, outcome) = match &judged {
+                Ok(()) => ("asked", "accepted"),
+                Err(error) => ("refused", error.reason()),
+            };
+            audit.note(Entry {
+                what,
+                who: principal::of(self.request).who(),
+                service: self.service.clone(),
+                session: session.map(|session| session.handle().to_string()).unwrap_or_default(),
+                request: id.as_json().to_owned(),
+                method: method.to_string(),
+                target: policy::target(head),
+                outcome: outcome.to_owned(),
+            });
+        }
+        judged
+    }
+
+    /// One more request, if this is one.
+    ///
+    /// # Errors
+    /// There were too many of them.
+    async fn pace(&self, node: &Rc<Node>, said: &Said) -> Result<(), ApiError> {
+        if !matches!(said, Said::Request { .. }) {
+            return Ok(());
+        }
+        match pace::pace(&node.gateway, &self.by).await? {
+            Paced::Now => Ok(()),
+            Paced::After(wait) => {
+                node.env.metrics.router_errors.with_label_values(&["too_often"]).inc();
+                let retry = u32::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
+                Err(ApiError::TooOften { retry: retry.max(1) })
+            }
+        }
     }
 
     /// What may be seen of the answer to a request of this method.

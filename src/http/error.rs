@@ -120,6 +120,12 @@ pub enum ApiError {
         /// Names of those that were looked at.
         rules: String,
     },
+    /// One principal asks too often.
+    #[error("too many requests of one principal (MCP_PRINCIPAL_RATE); try again later")]
+    TooOften {
+        /// After so many seconds.
+        retry: u32,
+    },
     /// The keys of the issuer of tokens were never had.
     #[error("tokens cannot be checked now: the keys of their issuer cannot be had; try again later")]
     NoIssuer,

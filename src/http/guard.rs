@@ -26,7 +26,7 @@ use super::{
     principal::{Authority, Unfound},
     unread,
 };
-use crate::process::node::Node;
+use crate::{audit::Entry, process::node::Node};
 
 /// The middleware.
 #[derive(Debug)]
@@ -168,6 +168,12 @@ fn identify(authority: &Arc<Authority>, node: &Node, request: &ServiceRequest, i
     }
     if let Unfound::Refused(_, reason) = &unfound {
         node.env.metrics.unauthorized.with_label_values(&[reason]).inc();
+        if let Some(audit) = &node.env.audit {
+            // Without what may be a session's id.
+            let method = path.split('/').take(4).collect::<Vec<_>>().join("/");
+            let outcome = (*reason).to_owned();
+            audit.note(Entry { what: "refused", method, outcome, ..Entry::default() });
+        }
     }
     Err(unfound)
 }

@@ -84,7 +84,7 @@ pub async fn post(
     let said = head.said();
     let shown = call.session()?;
     let begins = matches!(&said, Said::Request { method, .. } if **method == *mcp::INITIALIZE) && shown.is_none();
-    if let Err(refused) = call.allowed.check(&node, &head, &body) {
+    if let Err(refused) = call.allowed.judge(&node, shown.as_ref(), (&head, &body, &said)).await {
         return Ok(call.not_allowed(&refused, shown.is_some(), id_text(&said)));
     }
     // The one that it offers stands in the request.
@@ -259,7 +259,8 @@ impl<'r> Call<'r> {
             if matches!(&said, Said::Request { method, .. } if **method == *mcp::INITIALIZE) {
                 return Err(ApiError::Unexpected("initialize is not for an array of messages"));
             }
-            match (self.allowed.check(self.node, &head, &body), id_text(&said)) {
+            let judged = self.allowed.judge(self.node, Some(&session), (&head, &body, &said)).await;
+            match (judged, id_text(&said)) {
                 (Ok(()), _) => {}
                 (Err(error @ ApiError::Policy { .. }), Some(id)) => {
                     refused.push(error.body(Some(id)));

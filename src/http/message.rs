@@ -84,12 +84,12 @@ async fn take(
     }
     let said = head.said();
     let allowed = allowed(node, request, service.as_deref(), session).await?;
-    let by = allowed.as_ref().map_or_else(|| principal::of(request).binding(), |allowed| allowed.by.clone());
-    let refused = allowed.and_then(|allowed| allowed.check(node, &head, &body).err());
+    let refused = allowed.judge(node, Some(&session), (&head, &body, &said)).await.err();
+    let by = allowed.by;
     let (body, said) = match (refused, id_text(&said)) {
         (None, _) => (body, said),
         // On the stream, like any answer: a status other than 2xx ends the session of some clients.
-        (Some(error @ ApiError::Policy { .. }), Some(id)) => substitute(&error, id)?,
+        (Some(error @ (ApiError::Policy { .. } | ApiError::TooOften { .. })), Some(id)) => substitute(&error, id)?,
         (Some(ApiError::Policy { .. }), None) => {
             node.env.metrics.dropped.with_label_values(&["policy"]).inc();
             return Ok(HttpResponse::Accepted().finish());
@@ -110,23 +110,19 @@ async fn take(
     }
 }
 
-/// What who asks may do at the session's service. `None`: there are no rules, or no session.
+/// What who asks may do at the session's service.
 async fn allowed<'r>(
     node: &Rc<Node>,
     request: &'r HttpRequest,
     service: Option<&str>,
     session: SessionId,
-) -> Result<Option<Allowed<'r>>, ApiError> {
-    if node.env.policy.is_none() {
-        return Ok(None);
-    }
-    if let Some(service) = service {
-        return Allowed::at(node, request, service).map(Some);
-    }
-    match node.env.store.load(session).await? {
-        Some(head) => Allowed::at(node, request, &head.service).map(Some),
-        None => Ok(None),
-    }
+) -> Result<Allowed<'r>, ApiError> {
+    let known = match service {
+        None if node.env.policy.is_some() => node.env.store.load(session).await?.map(|head| head.service),
+        _ => None,
+    };
+    // Of a session that is not there any answer will do.
+    Allowed::at(node, request, service.or(known.as_deref()).unwrap_or_default())
 }
 
 /// A message in the place of a request that is refused: whoever owns the session answers it with the error.

@@ -46,8 +46,9 @@ pub async fn post(
     let body = read_body(&request, payload, &node.env.settings).await?;
     let head = Head::parse(&body)?;
     let allowed = Allowed::at(&node, &request, &service.name)?;
-    if let Err(refused) = allowed.check(&node, &head, &body) {
-        return Ok(refused.response(id_text(&head.said())));
+    let said = head.said();
+    if let Err(refused) = allowed.judge(&node, None, (&head, &body, &said)).await {
+        return Ok(refused.response(id_text(&said)));
     }
     let _slot = Slot::take(&node.gateway.shared.in_flight, node.env.settings.limits.rest_max_inflight)?;
     let trusted = &node.env.settings.security.trusted_proxies;

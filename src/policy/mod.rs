@@ -130,6 +130,17 @@ impl Grant {
     }
 }
 
+/// What a message is about besides its method: a tool, a prompt, a resource. Empty: nothing, or not readable.
+pub fn target(head: &Head<'_>) -> String {
+    let params = head.params.map_or("{}", |params| params.get());
+    let name = match head.method().unwrap_or_default() {
+        mcp::CALL_TOOL | "prompts/get" => "name",
+        "resources/read" | mcp::SUBSCRIBE | mcp::UNSUBSCRIBE => "uri",
+        _ => return String::new(),
+    };
+    list::text_of(params, name).unwrap_or_default()
+}
+
 fn allows(rule: &Rule, method: &str, asked: &Asked) -> bool {
     match asked {
         Asked::Session => true,

@@ -18,6 +18,7 @@ use super::{
     listen::{BACKLOG, bind, raise_file_limit, serve},
 };
 use crate::{
+    audit::Audit,
     backoff::Backoff,
     cluster::{
         Cluster,
@@ -79,7 +80,7 @@ pub async fn run(mut settings: Settings) -> Result<(), Fatal> {
     let neighbours = watch::Sender::default();
     let context = Context::new();
     let neighbours_seen = Neighbours::new(neighbours.subscribe());
-    let env = Arc::new(make_env(settings, store, attention, neighbours_seen, context.address().recipient()));
+    let env = Arc::new(make_env(settings, store, attention, neighbours_seen, context.address().recipient())?);
     let cluster = Arc::new(make_cluster(&env, address, context.address().recipient()));
     let candidate = fresh_dataset_id();
     let dataset = patiently(&env, || env.store.dataset(&candidate)).await?;
@@ -94,6 +95,12 @@ pub async fn run(mut settings: Settings) -> Result<(), Fatal> {
     let authority = Authority::new(&cluster.env.settings);
     let server = serve(&cluster, TcpListener::from(socket), files, authority.as_ref())?;
     keep_policy(&cluster);
+    let audited = Arc::clone(&env);
+    actix_rt::spawn(async move {
+        if let Some(audit) = &audited.audit {
+            audit.reopen_when_told().await;
+        }
+    });
     if let Some(authority) = authority {
         let (pool, ca_file) = (Arc::clone(&cluster.pool), cluster.env.settings.upstream.ca_file.clone());
         actix_rt::spawn(async move { authority.keep_up(|| pool.trust(ca_file.as_ref())).await });
@@ -230,25 +237,34 @@ fn make_env(
     attention: mpsc::Sender<SessionId>,
     neighbours: Neighbours,
     judge: Recipient<IsGone>,
-) -> Env {
+) -> Result<Env, Fatal> {
     let me = Owner {
         instance_id: settings.session.instance_id.as_str().into(),
         incarnation: uuid::Uuid::new_v4().simple().to_string().into(),
     };
-    Env {
+    let metrics = Metrics::new();
+    Ok(Env {
+        audit: open_audit(&settings, &metrics)?,
         policy: settings.auth.policy.as_ref().map(Policy::new),
         settings: Arc::new(settings),
         store,
         me,
         directory: Directory::default(),
-        metrics: Metrics::new(),
+        metrics,
         lonely: Lonely::default(),
         lease: LeaseClock::default(),
         dataset: Dataset::default(),
         neighbours,
         judge,
         attention,
-    }
+    })
+}
+
+fn open_audit(settings: &Settings, metrics: &Metrics) -> Result<Option<Audit>, Fatal> {
+    let Some(path) = &settings.log.audit else { return Ok(None) };
+    let audit = Audit::start(path, &settings.session.instance_id, settings.log.audit_queue, &metrics.audit_lost);
+    let path = || path.display().to_string();
+    audit.map(Some).map_err(|source| Fatal::AuditLog { path: path(), source })
 }
 
 fn make_cluster(env: &Arc<Env>, address: SocketAddr, turns: Recipient<TakeTurn>) -> Cluster {

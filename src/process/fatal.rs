@@ -45,6 +45,14 @@ pub enum Fatal {
         /// What was asked for.
         address: SocketAddr,
     },
+    /// The audit log cannot be written.
+    #[error("cannot open the audit log {path} (MCP_AUDIT_LOG): {source}")]
+    AuditLog {
+        /// Where it should be.
+        path: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
     /// Redis does not answer.
     #[error(
         "Redis at {url} does not answer for {waited:?}: {source}. Check REDIS_URL, or unset it for one instance with an embedded store"
@@ -105,7 +113,11 @@ impl Fatal {
     /// The exit code that says it to scripts.
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Self::Listen { .. } | Self::ForeignAddress { .. } | Self::NotAllowed { .. } | Self::Http(_) => EXIT_OS,
+            Self::Listen { .. }
+            | Self::ForeignAddress { .. }
+            | Self::NotAllowed { .. }
+            | Self::AuditLog { .. }
+            | Self::Http(_) => EXIT_OS,
             Self::Redis { .. } | Self::RedisUnusable { .. } => EXIT_UNAVAILABLE,
             Self::InstanceId { .. } => EXIT_CONFIG,
             Self::Part { .. } => EXIT_SOFTWARE,

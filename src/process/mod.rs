@@ -7,9 +7,11 @@
 //! | `listen` | the HTTP server, its socket and its threads |
 //! | `drain` | what ends the process, and how everything is handed over |
 //! | `fatal` | why the process cannot run, and the exit codes |
+//! | `audit_file` | checks an audit log |
 //! | `key` | makes keys for clients |
 //! | `node` | a worker thread of this process, as the surfaces see it |
 
+pub mod audit_file;
 pub mod boot;
 mod drain;
 pub mod fatal;

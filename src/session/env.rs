@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{directory::Directory, messages::IsGone, room::Lonely};
 use crate::{
+    audit::Audit,
     cluster::{dataset::Dataset, lease::LeaseClock},
     metrics::Metrics,
     policy::Policy,
@@ -22,6 +23,8 @@ pub struct Env {
     pub settings: Arc<Settings>,
     /// Who may call what, if there are rules.
     pub policy: Option<Policy>,
+    /// Who has called what, if that is to be kept.
+    pub audit: Option<Audit>,
     /// The truth about sessions.
     pub store: Arc<dyn SessionStore>,
     /// This process.

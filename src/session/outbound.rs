@@ -10,12 +10,13 @@ use super::{
     actor::{Exit, SessionActor},
     attachment::Pushed,
     core::{
-        outbox::{Batch, Entry, Logged, Refusal, Told},
+        outbox::{Batch, Entry as LogEntry, Logged, Refusal, Told},
         setup::Effect,
         streams::{MAIN_STREAM, StreamKey},
     },
 };
 use crate::{
+    audit::Entry,
     fault,
     policy::{List, filtered},
     protocol::{
@@ -267,7 +268,7 @@ impl SessionActor {
         let metrics = &self.env.metrics;
         let mut unheard = Vec::new();
         for entry in logged.entries() {
-            let Entry::Event { seq, expected, view, is_answer, is_shown, body } = entry else {
+            let LogEntry::Event { seq, expected, view, is_answer, is_shown, body } = entry else {
                 metrics.dropped.with_label_values(&["second_answer"]).inc();
                 continue;
             };
@@ -276,6 +277,9 @@ impl SessionActor {
                 tracing::error!(session = %self.fence.session, seq, expected, "sequence is not contiguous");
             }
             metrics.appended.inc();
+            if is_answer && let Some(audit) = &self.env.audit {
+                audit.note(self.answered(body));
+            }
             let is_last = is_answer && view != StreamKey::Main;
             if let Some((attachment, after)) = self.streams.next_on(view, seq) {
                 attachment.push(Pushed { epoch: self.fence.epoch, after, seq, is_last, body: body.clone() });
@@ -289,6 +293,22 @@ impl SessionActor {
         }
         self.pump_outbox(ctx);
         self.release_if_quiet(false, ctx);
+    }
+
+    /// For the audit log: it is in the log, and will be shown.
+    fn answered(&self, answer: &[u8]) -> Entry {
+        let (request, outcome) = match Head::parse(answer).map(|head| head.kind) {
+            Ok(Kind::Response { id, success }) => (id, if success { "ok" } else { "error" }),
+            _ => (None, "error"),
+        };
+        Entry {
+            what: "answered",
+            service: self.service.name.clone(),
+            session: self.fence.session.handle().to_string(),
+            request: request.map(|id| id.as_json().to_owned()).unwrap_or_default(),
+            outcome: outcome.to_owned(),
+            ..Entry::default()
+        }
     }
 
     /// The client is told that each list may have changed of which it was told that it can.

@@ -1,7 +1,7 @@
 //! From the text of one setting to its value. Pure; an error says what would have been right, and never repeats the
 //! value, which may be a secret.
 
-use std::{fmt::Display, net::IpAddr, ops::RangeInclusive, time::Duration};
+use std::{fmt::Display, net::IpAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
 use redis::IntoConnectionInfo;
@@ -245,6 +245,10 @@ pub(super) fn networks(text: &str) -> Parsed<Vec<IpNet>> {
     }
     let network = |entry: &str| entry.parse().or_else(|_| entry.parse::<IpAddr>().map(IpNet::from)).ok();
     list(text, network).ok_or_else(|| "networks such as 127.0.0.0/8,10.1.2.3,::1/128, or none".to_owned())
+}
+
+pub(super) fn path(text: &str) -> Parsed<PathBuf> {
+    if text.chars().any(char::is_control) { Err("a path".to_owned()) } else { Ok(PathBuf::from(text)) }
 }
 
 pub(super) fn token(text: &str) -> Parsed<Secret> {

@@ -3,7 +3,7 @@
 //! The flag of a setting is its variable in kebab case (`SERVER_PORT` is `--server-port`). An empty default means
 //! unset. The text above a row is the documentation of the field *and* what `--help` prints.
 
-use std::{ffi::OsString, net::IpAddr, time::Duration};
+use std::{ffi::OsString, net::IpAddr, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
 
@@ -341,6 +341,13 @@ settings! {
         /// (NAT, or a proxy that is not in MCP_TRUSTED_PROXIES) comes near it.
         MCP_MAX_SESSIONS_PER_CLIENT = "8000", "sessions" => max_sessions_per_client: usize, whole(0..=10_000_000);
 
+        /// Requests that one principal (MCP_AUTH) may make in a second, at all instances together; beyond it 429. 0 is no limit,
+        /// since what is much depends on the tools.
+        MCP_PRINCIPAL_RATE = "0", "requests per second" => principal_rate: u32, whole(0..=1_000_000);
+
+        /// Requests that it may make at once after a pause: clients begin with several.
+        MCP_PRINCIPAL_BURST = "50", "requests" => principal_burst: u32, whole(1..=1_000_000);
+
         /// Requests of one session without an answer. Clients run a handful at a time; more is a runaway.
         MCP_MAX_INFLIGHT = "64", "requests per session" => max_inflight: usize, whole(1..=1_000_000);
 
@@ -398,18 +405,16 @@ settings! {
 
     /// How clients show who they are. A session answers to nobody but the principal that opened it.
     "Authentication", AuthFlags => auth: AuthSettings {
-        /// By what clients show who they are: keys (MCP_AUTH_KEYS_FILE), tokens (MCP_AUTH_ISSUER), proxy
-        /// (MCP_AUTH_PROXY_HEADER), or several of them. Unset nobody is asked, and the router listens on loopback only; none says
-        /// that this is meant on another address, too.
+        /// By what clients show who they are: keys (MCP_AUTH_KEYS_FILE), tokens (MCP_AUTH_ISSUER), proxy (MCP_AUTH_PROXY_HEADER).
+        /// Unset nobody is asked, and the router listens on loopback only; none says that this is meant elsewhere, too.
         MCP_AUTH = "", "none, or a list of keys, tokens, proxy" => by: Auth, auth;
 
         /// File with the SHA-256 of each key and a name, one a line, as `mcp-router key NAME` prints it. Clients send the key as
-        /// Authorization: Bearer or as X-API-Key. It is read again when it changes, and at SIGHUP; what is wrong then is logged,
-        /// and the keys stay as they were.
+        /// Authorization: Bearer or as X-API-Key. It is read again when it changes, and at SIGHUP.
         MCP_AUTH_KEYS_FILE = "", "path" => keys_file: Option<KeyFile>, optional(key_file);
 
-        /// Header in which a proxy of MCP_TRUSTED_PROXIES names the principal: a user whom it has authenticated, or the
-        /// subject of a client certificate. The proxy must set it in every request, or clients would name themselves.
+        /// Header in which a proxy of MCP_TRUSTED_PROXIES names the principal: a user, or the subject of a client certificate.
+        /// The proxy must set it in every request, or clients would name themselves.
         MCP_AUTH_PROXY_HEADER = "X-MCP-Principal", "name of a header" => proxy_header: String, header_name;
 
         /// Authorization server whose tokens count (JWTs, RFC 9068), exactly as they name it in iss. The router is an OAuth 2.1
@@ -438,8 +443,7 @@ settings! {
         /// How long a fetch of keys may take; a request whose token waits for one gets 401 or 503 then.
         MCP_AUTH_JWKS_TIMEOUT = "5s", "duration" => jwks_timeout: Duration, duration(10 * MILLI..=MINUTE);
 
-        /// Checked tokens that are remembered, at about 1 KiB each; one that was forgotten is checked again, which takes some
-        /// 50 microseconds.
+        /// Checked tokens that are remembered, at about 1 KiB each; one that was forgotten is checked again.
         MCP_AUTH_TOKEN_CACHE = "10000", "tokens" => token_cache: usize, whole(2..=10_000_000);
 
         /// File with rules which principals may do what (TOML). With it nothing is allowed that no rule allows. It is read again
@@ -458,6 +462,13 @@ settings! {
         /// Least severe level that is logged, or directives of tracing's EnvFilter such as info,mcp_router=debug. info
         /// tells what changed, not each message.
         LOG_LEVEL = "info", "level or directives" => level: String, parse::log_level;
+
+        /// File for who has called what and with which outcome, as chained JSON lines without payloads; - is standard output.
+        /// mcp-router audit FILE checks the chain. It is opened anew at SIGHUP and SIGUSR1.
+        MCP_AUDIT_LOG = "", "path or -" => audit: Option<PathBuf>, optional(parse::path);
+
+        /// Lines of the audit log that may wait to be written. Beyond it they are lost, and counted: no call waits for a disk.
+        MCP_AUDIT_QUEUE = "8192", "lines" => audit_queue: usize, whole(1..=1_000_000);
 
         /// Lines that may wait to be written. Beyond it they are dropped and counted: a log on a full disk, or in a pipe
         /// that nobody reads, must hold nobody up. As many as a storm of reconnects writes in a second.

@@ -13,6 +13,7 @@ mod inbox;
 mod instances;
 mod journal;
 mod leases;
+mod rates;
 mod session;
 mod sessions;
 mod shard;
@@ -45,6 +46,7 @@ pub struct MemoryStore {
     leases: Leases,
     wakes: Wakes,
     clients: Clients,
+    due: rates::Due,
 }
 
 impl Default for MemoryStore {
@@ -61,6 +63,7 @@ impl MemoryStore {
             leases: Leases::default(),
             wakes: Wakes::default(),
             clients: Clients::default(),
+            due: rates::Due::default(),
         }
     }
 

@@ -12,6 +12,7 @@
 //! | [`EventLog`] | what goes to the client, a log for each stream, and who shows it |
 //! | [`Instances`] | the processes: leases, and what they own |
 //! | [`ClientLists`] | hints by which a client that comes back finds its session |
+//! | [`Rates`] | how often principals may ask |
 //! | [`WakeUps`] | "look at this session" |
 //!
 //! Words (see `docs/redis-model.md`): the *owner* of a session is the one process that talks to its upstream, named by
@@ -30,6 +31,7 @@ mod instances;
 mod journal;
 pub mod memory;
 mod older;
+mod rates;
 pub mod redis;
 mod sessions;
 mod types;
@@ -45,6 +47,7 @@ pub use self::{
     instances::*,
     journal::*,
     older::*,
+    rates::*,
     sessions::*,
     types::*,
     wake_ups::*,
@@ -52,7 +55,7 @@ pub use self::{
 
 /// The store: all roles together.
 #[async_trait]
-pub trait SessionStore: Sessions + Journal + EventLog + Instances + ClientLists + WakeUps + 'static {
+pub trait SessionStore: Sessions + Journal + EventLog + Instances + ClientLists + WakeUps + Rates + 'static {
     /// One round trip.
     async fn ping(&self) -> StoreResult<()>;
 

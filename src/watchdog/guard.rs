@@ -97,7 +97,13 @@ pub fn run(charge: &Charge) -> ExitCode {
     }
     // First the deed: what keeps the router from going on may be the log itself.
     let killed = router.kill();
-    telemetry::init(&LogSettings { format: charge.log_format, level: "info".to_owned(), queue: 16 });
+    telemetry::init(&LogSettings {
+        format: charge.log_format,
+        level: "info".to_owned(),
+        queue: 16,
+        audit: None,
+        audit_queue: 1,
+    });
     let (pid, period) = (charge.router, charge.period);
     match killed {
         Ok(()) => tracing::error!(

@@ -13,6 +13,7 @@ pub mod model;
 pub mod older;
 pub mod ownership;
 pub mod page;
+pub mod rates;
 pub mod redis_link;
 pub mod redis_only;
 pub mod rights;
@@ -27,7 +28,7 @@ use mcp_router::{
     store::{
         Accept, Accepted, Adopted, Append, Appended, Attach, Attached, AttachedTo, Attachment, Binding, Claim, Claimed,
         ClientMessage, Created, EventLog, Fence, Handed, HeadChange, InboxEntry, Instances, Journal, LogLimits,
-        NewEvent, NewSession, Owner, Rehydration, SessionHead, SessionStore, Sessions, Wake, WakeUps,
+        NewEvent, NewSession, Owner, Paced, Rate, Rehydration, SessionHead, SessionStore, Sessions, Wake, WakeUps,
         memory::MemoryStore,
         redis::{RedisConfig, RedisStore},
     },

@@ -152,6 +152,97 @@ async fn rules_hold_for_calls_without_a_session_and_may_change() {
     eventually("no rules", || async { call("alice", increment()).await.0 == 403 }).await;
 }
 
+/// SEC-8
+#[tokio::test]
+async fn who_has_called_what_is_kept_without_payloads_and_cannot_be_changed_unseen() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("audit.jsonl");
+    let mut cluster = ruled(&dir, RULES).routers(1).env("MCP_AUDIT_LOG", log.display()).start().await;
+    let addr = cluster.addr(0);
+    let sse = McpClient::builder([addr]).header(NAME, "alice").initialize().await;
+    sse.call("echo", json!({ "text": "the payload" })).await;
+    let id = sse.start_call("increment", json!({ "key": "k" })).await;
+    is_refused(&sse.response(id).await, "increment");
+    let streamable = StreamableClient::new([addr], MCP);
+    streamable.set_header(NAME, "bob");
+    streamable.initialize("2025-11-25", json!({})).await;
+    streamable.result("tools/call", json!({ "name": "increment", "arguments": { "key": "k" } })).await;
+    assert_eq!(Request::post(ROUTE, "{}").send(addr).await.status, 401);
+    let lines = || -> Vec<Value> {
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        assert!(!text.contains("the payload") && !text.contains(&sse.session()), "SEC-2");
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    };
+    let handle = &sse.session()[..12];
+    let expected = [
+        json!({ "what": "asked", "who": "proxy:alice", "session": handle, "method": "tools/call", "target": "echo", "outcome": "accepted" }),
+        json!({ "what": "answered", "session": handle, "outcome": "ok" }),
+        json!({ "what": "refused", "who": "proxy:alice", "method": "tools/call", "target": "increment", "outcome": "policy" }),
+        json!({ "what": "asked", "who": "proxy:bob", "method": "tools/call", "target": "increment", "outcome": "accepted" }),
+        json!({ "what": "refused", "method": "/mcp/router/route", "outcome": "no_credential" }),
+    ];
+    let has = |lines: &[Value], wanted: &Value| {
+        let wanted = wanted.as_object().unwrap();
+        lines.iter().any(|line| wanted.iter().all(|(name, value)| line[name] == *value))
+    };
+    for wanted in &expected {
+        eventually(&format!("{wanted}"), || async { has(&lines(), wanted) }).await;
+    }
+    let moved = dir.path().join("audit.1");
+    fs::rename(&log, &moved).unwrap();
+    cluster.routers[0].process().signal("USR1");
+    eventually("the new file", || async { log.exists() }).await;
+    sse.call("echo", json!({ "text": "x" })).await;
+    eventually("a line in it", || async { !lines().is_empty() }).await;
+    let check = |path: &std::path::Path| {
+        std::process::Command::new(env!("CARGO_BIN_EXE_mcp-router")).arg("audit").arg(path).output().unwrap()
+    };
+    for path in [&moved, &log] {
+        assert!(check(path).status.success(), "{:?}", check(path));
+    }
+    let all = fs::read_to_string(&moved).unwrap();
+    fs::write(&moved, all.replacen("proxy:alice", "proxy:carol", 1)).unwrap();
+    let found = check(&moved);
+    assert!(!found.status.success() && String::from_utf8_lossy(&found.stderr).contains("was changed"), "{found:?}");
+    assert_eq!(cluster.metric("mcp_router_audit_lost_total", None).await, 0.0);
+}
+
+/// However many instances it asks.
+#[tokio::test]
+async fn a_principal_that_asks_too_often_is_told_to_wait_and_others_are_not() {
+    let builder = Cluster::builder().routers(2).env("MCP_AUTH", "proxy");
+    let cluster = builder.env("MCP_PRINCIPAL_RATE", 1).env("MCP_PRINCIPAL_BURST", 6).start().await;
+    let list = json!({ "jsonrpc": "2.0", "id": 5, "method": "tools/list" }).to_string();
+    let ask = async |name: &str, index: usize| {
+        Request::post(ROUTE, list.clone()).header(NAME, name).send(cluster.addr(index)).await
+    };
+    // The handshake is two requests' worth of one.
+    let alice = McpClient::builder(cluster.addrs()).header(NAME, "alice").initialize().await;
+    let mut refused = None;
+    for number in 0..100 {
+        let response = ask("alice", number % 2).await;
+        if response.status != 200 {
+            refused = Some(response);
+            break;
+        }
+    }
+    let refused = refused.expect("there is a limit");
+    assert_eq!((refused.status, &refused.json()["error"]["data"]["reason"]), (429, &json!("too_often")));
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    assert_eq!(ask("bob", 0).await.status, 200);
+    // Of the session of HTTP+SSE, on its stream.
+    let answer = loop {
+        let id = alice.start("tools/list", json!({})).await;
+        let answer = alice.response(id).await;
+        if answer["result"].is_null() {
+            break answer;
+        }
+    };
+    assert_eq!(answer["error"]["data"]["reason"], "too_often", "{answer}");
+    eventually("its turn", || async { ask("alice", 1).await.status == 200 }).await;
+    assert!(cluster.metric("mcp_router_errors_total", Some("too_often")).await >= 2.0);
+}
+
 #[tokio::test]
 async fn a_token_with_too_little_is_told_what_it_takes() {
     let dir = tempfile::tempdir().unwrap();

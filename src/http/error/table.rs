@@ -120,6 +120,7 @@ fn row(error: &ApiError) -> Row {
             Row::new(403, INVALID_REQUEST, "insufficient_scope").also(Also::Challenge(challenge.clone()))
         }
         E::Policy { .. } => Row::new(403, INVALID_REQUEST, "policy").outcome(Outcome::NotExecuted),
+        E::TooOften { retry } => Row::new(429, INTERNAL_ERROR, "too_often").retry(*retry).outcome(Outcome::NotExecuted),
         E::NoIssuer => Row::new(503, INTERNAL_ERROR, "no_issuer").retry(1),
         E::NotAdmin => Row::new(403, INVALID_REQUEST, "forbidden"),
         E::NotAcceptable => Row::new(406, INVALID_REQUEST, "not_acceptable"),
@@ -172,6 +173,11 @@ impl ApiError {
     /// their session up for any other.
     pub fn answer(&self, id: &str) -> HttpResponse {
         self.response_of(&Row { status: 200, ..row(self) }, Some(id))
+    }
+
+    /// In one word.
+    pub(in crate::http) fn reason(&self) -> &'static str {
+        row(self).reason
     }
 
     /// The JSON-RPC error. `id`: JSON text of the request's id, where it is known.
@@ -256,7 +262,7 @@ mod tests {
     numbered!(arm: ApiError {
         Invalid(_), Unexpected(_), UnknownService{..}, AmbiguousService{..}, IdInUse, MissingSession, UnknownSession,
         AmbiguousSession, TooLarge{..}, BrokenBody, SlowBody{..}, ContentType, ContentCoding, NoSuchPath, Method{..}, Query,
-        Repeated{..}, Host, Origin, Unauthorized{..}, TooLittle{..}, Policy{..}, NoIssuer, NotAdmin, NotAcceptable, NeitherAcceptable, NoSessionHeader,
+        Repeated{..}, Host, Origin, Unauthorized{..}, TooLittle{..}, Policy{..}, TooOften{..}, NoIssuer, NotAdmin, NotAcceptable, NeitherAcceptable, NoSessionHeader,
         ProtocolVersion{..}, OtherVersion, Stateless{..}, OtherTransport{..}, Full, TooManyOfClient{..}, TooMany{..},
         Draining, StoreUnavailable, NotAccepted, PerhapsAccepted, StoreRefuses(_), Upstream(_), ToolList(_), NoEndpoint{..},
     });
@@ -338,7 +344,9 @@ mod tests {
         }
         let policy = ApiError::Policy { what: text(), rules: text() };
         check(&policy, 403, "policy", None, Some("not_executed"));
-        seen.insert(arm(&policy).0);
+        let too_often = ApiError::TooOften { retry: 3 };
+        check(&too_often, 429, "too_often", Some("3"), Some("not_executed"));
+        seen.extend([arm(&policy).0, arm(&too_often).0]);
         let no_endpoint = ApiError::NoEndpoint { service: text() };
         check(&no_endpoint, 503, "upstream_unavailable", Some("1"), Some("not_executed"));
         seen.extend([arm(&no_endpoint).0, arm(&ApiError::Upstream(CallError::Nonsense)).0]);

@@ -68,6 +68,11 @@ impl Keys {
         format!("{{{}:client:{client}}}:{list}", self.prefix)
     }
 
+    /// When the next request of a principal is due.
+    pub(super) fn rate(&self, principal: &str) -> String {
+        format!("{{{}:principal:{principal}}}:rate", self.prefix)
+    }
+
     pub(super) fn given_up(&self, instance_id: &str) -> String {
         format!("{{{}:instance:{instance_id}}}:gone", self.prefix)
     }
@@ -147,6 +152,7 @@ mod tests {
         assert_eq!(keys.index("router-instance-1"), "{mcp:instance:router-instance-1}:sessions");
         assert_eq!(keys.client("c", "left"), "{mcp:client:c}:left");
         assert_eq!(keys.given_up("router-instance-1"), "{mcp:instance:router-instance-1}:gone");
+        assert_eq!(keys.rate("key:ab"), "{mcp:principal:key:ab}:rate");
         assert_eq!(keys.instances(), "mcp:instances");
         assert_eq!(keys.wake_prefix(), "mcp:wake:");
     }

@@ -16,6 +16,7 @@ mod keys;
 mod link;
 mod pipeline;
 mod pubsub;
+mod rates;
 mod refusal;
 mod reply;
 mod rights;

@@ -49,6 +49,7 @@ scripts! {
     Release = ["fence", "release"];
     Touch = ["touch"];
     Purge = ["stranger", "purge"];
+    Rate = ["rate"];
     LeaseAcquire = ["lease_acquire"];
     LeaseRenew = ["lease_renew"];
     LeaseRelease = ["lease_release"];
