@@ -20,6 +20,7 @@ loopback, lets the setups take turns, and stops what it started. Linux only: CPU
   --idle "N …"     sessions in the modes idle and streamable-idle
                                                              (1000, and 10000 or what the file limit allows)
   --to FILE        page to write; - is standard output      (docs/performance.md; with --quick or --only: -)
+  --peers          beside them another gateway for Streamable HTTP, mcp-proxy of crates.io, which is built first (minutes)
   --results FILE   keep the results of all runs there, one line of JSON each
 
 Modes:
@@ -59,12 +60,18 @@ idle_sizes="1000 $many_idle"
 most_idle_of_cluster=2000
 # 256 sessions that pause for 0.1 s make up to 2,500 calls per second, which leaves CPU idle.
 pause=0.1
-modes="" setups="" page="" results="" partial=0
+modes="" setups="" page="" results="" partial=0 peers=""
+peer_version=0.6.0
 
 while [ $# -gt 0 ]; do
     case $1 in
         --quick)
             rounds=1 seconds=1 warmup=0.3 sizes="1 32 256" idle_sizes=200 partial=1
+            shift
+            continue
+            ;;
+        --peers)
+            peers=mcp-proxy
             shift
             continue
             ;;
@@ -97,7 +104,7 @@ while [ $# -gt 0 ]; do
     esac
     shift 2
 done
-modes=${modes:-$all_modes} setups=${setups:-$all_setups}
+modes=${modes:-$all_modes} setups="${setups:-$all_setups} $peers"
 if [ -z "$page" ]; then
     if [ "$partial" = 1 ]; then page=-; else page=$project_root/docs/performance.md; fi
 fi
@@ -121,6 +128,11 @@ else
         printf '%s\n' "$built" | sed -n 's/.*"target":{[^}]*"name":"'"$1"'".*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
     }
     router_bin=$(executable mcp-router) load_bin=$(executable load)
+fi
+peer_bin=$project_root/target/peers/bin/mcp-proxy
+if [ -n "$peers" ] && [ "$("$peer_bin" --version 2>/dev/null)" != "mcp-proxy $peer_version" ]; then
+    say "Building mcp-proxy $peer_version"
+    cargo install --quiet --locked --root "$project_root/target/peers" mcp-proxy --version "=$peer_version"
 fi
 for binary in "$router_bin" "$load_bin"; do [ -x "$binary" ] || die "this binary is missing: $binary"; done
 
@@ -311,6 +323,24 @@ start_setup() { # SETUP
             start_router router-redis REDIS_URL="redis://127.0.0.1:$redis_port" MCP_SESSION_REDIS_PREFIX=single
             base=http://127.0.0.1:$port pids_of=("router=$launched" "redis=$redis_pid")
             ;;
+        mcp-proxy)
+            take_port
+            cat >"$work/mcp-proxy.toml" <<END
+[proxy]
+name = "bench"
+separator = "."
+[proxy.listen]
+host = "127.0.0.1"
+port = $port
+[[backends]]
+name = "bench"
+transport = "http"
+url = "http://127.0.0.1:$upstream_port/mcp"
+END
+            launch mcp-proxy env -i PATH="$PATH" "$peer_bin" --config "$work/mcp-proxy.toml"
+            wait_for mcp-proxy port_taken "$port"
+            base=http://127.0.0.1:$port pids_of=("router=$launched") extra=(--tool bench.echo)
+            ;;
         cluster | cluster-any)
             [ -n "${cluster_pids:-}" ] || start_routers_of_cluster
             if [ "$1" = cluster ]; then
@@ -358,6 +388,7 @@ run_load() { # MODE SETUP SESSIONS [ARG…]
         streamed:*) path=/mcp/bench-streams ;;
         streamable-sse:*) path=/mcp/bench ;;
         streamable*:direct | streamable*:nginx) path=/mcp ;;
+        streamable:mcp-proxy) path=/ ;;
         streamable*) path=/mcp/bench-mcp ;;
         *:direct | *:nginx) path=/sse ;;
         *) path=/sse/bench ;;

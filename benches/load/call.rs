@@ -43,13 +43,13 @@ pub struct Request {
 }
 
 impl Request {
-    /// Calls of `session` to `target`; `headers` are whole lines.
-    pub fn new(target: &Target, headers: &str, session: u32, payload: usize) -> Self {
+    /// Calls of `session` to `tool` of `target`; `headers` are whole lines.
+    pub fn new(target: &Target, headers: &str, session: u32, tool: &str, payload: usize) -> Self {
         let number = "0".repeat(DIGITS);
         let filling = "x".repeat(payload);
         let text = format!("\"{number} {filling}\"");
         let body = format!(
-            r#"{{"jsonrpc":"2.0","id":{number},"method":"tools/call","params":{{"name":"echo","arguments":{{"text":{text}}}}}}}"#
+            r#"{{"jsonrpc":"2.0","id":{number},"method":"tools/call","params":{{"name":"{tool}","arguments":{{"text":{text}}}}}}}"#
         );
         let bytes = target.post_json(headers, &body);
         let body_at = bytes.len() - body.len();

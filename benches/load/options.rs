@@ -55,6 +55,10 @@ pub struct Common {
     #[arg(long, default_value_t = 32)]
     pub sessions: u32,
 
+    /// Name of the tool that is called
+    #[arg(long, default_value = "echo")]
+    pub tool: String,
+
     /// Another header for every request, as "Name: value"; may be repeated
     #[arg(long = "header", value_name = "HEADER")]
     pub headers: Vec<String>,

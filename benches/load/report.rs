@@ -14,6 +14,7 @@ const SETUPS: &[(&str, &str)] = &[
     ("nginx", "nginx, plain proxy"),
     ("router", "router, embedded store"),
     ("router-redis", "router, Redis"),
+    ("mcp-proxy", "mcp-proxy 0.6.0 (crates.io)"),
     ("cluster", "three routers, Redis, nginx"),
     ("cluster-any", "the same, any router for any POST"),
     ("front", "nginx.conf"),
@@ -200,6 +201,11 @@ impl Page {
                 let what = format!("CPU per 1,000 {calls} calls, {sessions} sessions, {store}");
                 at_most(&what, limit, "× nginx", times_nginx(mode, label, sessions));
             }
+        }
+        for sessions in self.sizes("streamable") {
+            let cpu = |label: &str| self.cpu("streamable", label, sessions, "router");
+            let what = format!("CPU per 1,000 Streamable HTTP calls, {sessions} sessions, embedded store");
+            at_most(&what, 0.25, "× mcp-proxy", over(cpu("router"), cpu("mcp-proxy")));
         }
         at_most(
             "CPU per 1,000 REST calls, 32 callers, embedded store",

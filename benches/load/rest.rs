@@ -32,7 +32,7 @@ pub async fn run(load: &Rc<Load>) -> io::Result<Figures> {
     let callers = (0..common.sessions)
         .map(|number| RestCaller {
             poster: Poster::new(common.url.clone(), common.spread.then(|| source_of(number))),
-            request: Request::new(&common.url, &headers, number, load.payload),
+            request: Request::new(&common.url, &headers, number, &common.tool, load.payload),
         })
         .collect();
     closed_loop::run("rest", load, callers).await

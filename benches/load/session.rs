@@ -14,6 +14,7 @@ pub const INITIALIZED: &str = r#"{"jsonrpc":"2.0","method":"notifications/initia
 pub struct Client {
     pub target: Target,
     pub headers: String,
+    pub tool: String,
     pub payload: usize,
     spread: bool,
 }
@@ -23,6 +24,7 @@ impl Client {
         Ok(Rc::new(Self {
             target: common.url.clone(),
             headers: header_lines(&common.headers)?,
+            tool: common.tool.clone(),
             payload,
             spread: common.spread,
         }))

@@ -33,7 +33,7 @@ impl Session {
         let source = client.source(number);
         let mut events = Events::open(&client.target, source, &client.headers).await?;
         let endpoint = client.target.join(&events.read_endpoint().await?)?;
-        let request = Request::new(&endpoint, &client.headers, number, client.payload);
+        let request = Request::new(&endpoint, &client.headers, number, &client.tool, client.payload);
         let poster = Poster::new(endpoint.clone(), source);
         Ok(Self { client, number, events, endpoint, poster, request })
     }

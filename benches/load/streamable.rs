@@ -38,7 +38,7 @@ impl Session {
         let poster = Poster::new(client.target.clone(), client.source(number));
         let headers = initialize(&client, &poster).await?;
         poster.deliver(&client.target.post_json(&headers, INITIALIZED)).await?;
-        let request = Request::new(&client.target, &headers, number, client.payload);
+        let request = Request::new(&client.target, &headers, number, &client.tool, client.payload);
         Ok(Self { client, number, headers, poster, request, _listening: None })
     }
 
