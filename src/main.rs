@@ -6,7 +6,7 @@ use std::{
 };
 
 use mcp_router::{
-    process::{audit_file, boot, key},
+    process::{audit_file, boot, check, key},
     settings, telemetry, watchdog,
 };
 
@@ -19,8 +19,9 @@ fn main() -> ExitCode {
     if let Some(code) = watchdog::guard_asked_for(std::env::args_os().skip(1)) {
         return code;
     }
-    let command = key::asked_for(std::env::args_os().skip(1));
-    if let Some(code) = command.or_else(|| audit_file::asked_for(std::env::args_os().skip(1))) {
+    let args = || std::env::args_os().skip(1);
+    let command = key::asked_for(args()).or_else(|| audit_file::asked_for(args())).or_else(|| check::asked_for(args()));
+    if let Some(code) = command {
         return code;
     }
     let settings = match settings::load() {

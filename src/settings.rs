@@ -139,7 +139,15 @@ pub fn help() -> String {
 /// All that is wrong with the settings, or an unknown flag; to be printed, and the process to exit with
 /// [`SettingsError::exit_code`].
 pub fn load() -> Result<Settings, SettingsError> {
-    match load_from(env::args_os(), env::vars_os(), Path::new("")) {
+    load_of(env::args_os())
+}
+
+/// [`load`] with another command line (program name first).
+///
+/// # Errors
+/// As [`load`].
+pub fn load_of(args: impl IntoIterator<Item = OsString>) -> Result<Settings, SettingsError> {
+    match load_from(args, env::vars_os(), Path::new("")) {
         Err(SettingsError::CommandLine(text)) if !text.use_stderr() => text.exit(),
         result => result,
     }

@@ -46,7 +46,7 @@ use crate::{
         messages::IsGone,
         room::Lonely,
     },
-    settings::{PolicyFile, Settings, Watched},
+    settings::{PolicyFile, RedisUrl, Settings, Watched},
     store::{
         LeaseAcquired, Owner, SessionStore, StoreError, StoreResult,
         memory::MemoryStore,
@@ -185,16 +185,13 @@ fn start_built_in(settings: &mut Settings) -> Result<ServerHandle, Fatal> {
     Ok(handle)
 }
 
-async fn open_store(settings: &Settings) -> Result<Arc<dyn SessionStore>, Fatal> {
+/// How the store is reached.
+pub(super) fn redis_config(settings: &Settings, url: &RedisUrl) -> RedisConfig {
     let redis = &settings.redis;
-    let Some(url) = &redis.url else {
-        tracing::info!("REDIS_URL is not set: sessions are kept in memory, for this one instance");
-        return Ok(Arc::new(MemoryStore::new()));
-    };
     let watched = url.watched();
     let sentinel =
         |watched: &Watched| SentinelConfig { sentinels: watched.sentinels.clone(), name: watched.name.clone() };
-    let config = RedisConfig {
+    RedisConfig {
         sentinel: watched.map(sentinel),
         tls: Some(TlsConfig {
             issuers: redis.ca_file.as_ref().map(|file| file.expose().to_vec()),
@@ -210,7 +207,16 @@ async fn open_store(settings: &Settings) -> Result<Arc<dyn SessionStore>, Fatal>
         batch: redis.batch,
         queue: redis.queue,
         ..RedisConfig::new(watched.map_or(url.expose(), |watched| &watched.node))
+    }
+}
+
+async fn open_store(settings: &Settings) -> Result<Arc<dyn SessionStore>, Fatal> {
+    let redis = &settings.redis;
+    let Some(url) = &redis.url else {
+        tracing::info!("REDIS_URL is not set: sessions are kept in memory, for this one instance");
+        return Ok(Arc::new(MemoryStore::new()));
     };
+    let config = redis_config(settings, url);
     let start = Instant::now();
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
     loop {
@@ -267,11 +273,16 @@ fn open_audit(settings: &Settings, metrics: &Metrics) -> Result<Option<Audit>, F
     audit.map(Some).map_err(|source| Fatal::AuditLog { path: path(), source })
 }
 
+/// All services and their servers.
+pub(super) fn make_pool(settings: &Settings) -> Pool {
+    let upstream = &settings.upstream;
+    let services = upstream.services.iter().map(|service| (service.name.clone(), service.endpoints.clone()));
+    Pool::new(services, upstream.transport, upstream.breaker_failures, upstream.backoff_min, upstream.backoff_max)
+}
+
 fn make_cluster(env: &Arc<Env>, address: SocketAddr, turns: Recipient<TakeTurn>) -> Cluster {
     let upstream = &env.settings.upstream;
-    let services = upstream.services.iter().map(|service| (service.name.clone(), service.endpoints.clone()));
-    let pool =
-        Pool::new(services, upstream.transport, upstream.breaker_failures, upstream.backoff_min, upstream.backoff_max);
+    let pool = make_pool(&env.settings);
     // The system's certificates are read now: later it would hold up the thread that needs them first.
     let _ = pool.tls(upstream.ca_file.as_ref());
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

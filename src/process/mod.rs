@@ -9,10 +9,12 @@
 //! | `fatal` | why the process cannot run, and the exit codes |
 //! | `audit_file` | checks an audit log |
 //! | `key` | makes keys for clients |
+//! | `check` | what a start would find |
 //! | `node` | a worker thread of this process, as the surfaces see it |
 
 pub mod audit_file;
 pub mod boot;
+pub mod check;
 mod drain;
 pub mod fatal;
 pub mod key;

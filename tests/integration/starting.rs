@@ -182,3 +182,48 @@ async fn sigterm_ends_the_process_with_streams_open() {
     assert_eq!(cluster.routers[0].process().exit_code().await, Some(0));
     assert_eq!(client.connection_end(0).await, Some(crate::harness::StreamEnd::Abrupt), "rule 8: no last chunk");
 }
+
+/// `mcp-router check` tells what a start would find, each thing once, and changes nothing.
+#[tokio::test]
+async fn a_check_tells_what_a_start_would_find() {
+    let cluster = Cluster::builder().start().await;
+    let check = |more: &[(&str, &str)]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mcp-router"));
+        command.arg("check").env_clear().current_dir(cluster.dir()).envs(cluster.env()).env("SERVER_PORT", "0");
+        let told = command.envs(more.iter().copied()).output().unwrap();
+        (told.status.code(), String::from_utf8(told.stdout).unwrap(), String::from_utf8(told.stderr).unwrap())
+    };
+    let before = cluster.redis_client().await.run::<Vec<String>>(&["KEYS", "*"]).await;
+
+    let (code, told, _) = check(&[("MCP_SESSION_INSTANCE_ID", "another")]);
+    assert_eq!(code, Some(0), "{told}");
+    let marks = |told: &str| -> Vec<String> {
+        told.lines().map(|line| line.split_whitespace().take(2).collect::<Vec<_>>().join(" ")).collect()
+    };
+    assert_eq!(
+        marks(&told),
+        ["ok settings", "ok address", "ok files", "ok redis", "ok clock", "ok instance", "ok server"],
+        "{told}"
+    );
+    assert!(told.contains("router-instance-1 at "), "{told}");
+    assert!(told.contains("mcp-server-v6") && told.contains("MCP 2025-11-25"), "{told}");
+
+    // The id of an instance that runs; a server and a Redis that are away.
+    let (code, told, _) = check(&[("MCP_SESSION_INSTANCE_ID", "router-instance-1")]);
+    assert_eq!((code, told.contains("warn  instance")), (Some(0), true), "{told}");
+    let nobody = Port::reserve();
+    let away = format!("s=http://127.0.0.1:{}/sse", nobody.number());
+    let (code, told, _) = check(&[("MCP_UPSTREAMS", &away)]);
+    assert_eq!((code, told.contains("FAIL  server     s http://")), (Some(69), true), "{told}");
+    let away = format!("redis://:secret@127.0.0.1:{}", nobody.number());
+    let (code, told, _) = check(&[("REDIS_URL", &away)]);
+    assert_eq!((code, told.contains("FAIL  redis"), told.contains("secret")), (Some(69), true, false), "{told}");
+    let (code, _, told) = check(&[("MCP_LEASE", "never")]);
+    assert_eq!((code, told.contains("MCP_LEASE")), (Some(64), true), "{told}");
+    let after = cluster.redis_client().await.run::<Vec<String>>(&["KEYS", "*"]).await;
+    let sorted = |mut keys: Vec<String>| {
+        keys.sort();
+        keys
+    };
+    assert_eq!(sorted(after), sorted(before));
+}

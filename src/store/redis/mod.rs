@@ -71,6 +71,14 @@ impl RedisStore {
         Ok(Self { config, keys, wake_prefix, link, lanes, instance_id: OnceLock::new() })
     }
 
+    /// What time it is there, since the Unix epoch.
+    ///
+    /// # Errors
+    /// As any operation.
+    pub async fn clock(&self) -> StoreResult<Duration> {
+        reply::time(self.link.single(Call::command("TIME")).await?)
+    }
+
     fn wake_channel(&self, incarnation: &str) -> String {
         format!("{}{incarnation}", self.wake_prefix)
     }

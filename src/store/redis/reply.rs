@@ -1,6 +1,6 @@
 //! Reads what Redis answered. Whatever has another form than the script promises is `Corrupt`.
 
-use std::{collections::BTreeMap, str::FromStr, sync::Arc};
+use std::{collections::BTreeMap, str::FromStr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use redis::Value;
@@ -128,6 +128,13 @@ pub(super) fn number<T: FromStr + TryFrom<i64>>(value: Value, what: &'static str
         Value::BulkString(digits) => parse(&digits, what),
         _ => Err(corrupt(what)),
     }
+}
+
+/// The answer to `TIME`.
+pub(super) fn time(value: Value) -> StoreResult<Duration> {
+    let Value::Array(parts) = value else { return Err(corrupt("time")) };
+    let [seconds, micros]: [Value; 2] = parts.try_into().map_err(|_| corrupt("time"))?;
+    Ok(Duration::from_secs(number(seconds, "time")?) + Duration::from_micros(number(micros, "time")?))
 }
 
 pub(super) fn text(value: Value, what: &'static str) -> StoreResult<String> {
