@@ -11,6 +11,7 @@
 mod macros;
 mod auth;
 mod ca_file;
+mod help_text;
 mod mask;
 mod parse;
 mod policy_file;
