@@ -26,6 +26,7 @@ pub(super) struct Allowed<'r> {
     pub(super) by: Binding,
     /// `None`: there are no rules.
     pub(super) grant: Option<Grant>,
+    /// For the audit log.
     service: String,
 }
 
@@ -34,19 +35,16 @@ impl<'r> Allowed<'r> {
     /// No rule is about who asks at this service.
     pub(super) fn at(node: &Rc<Node>, request: &'r HttpRequest, service: &str) -> Result<Self, ApiError> {
         let principal = principal::of(request);
+        // Each call comes here: nothing is copied for an audit log that there is not.
+        let noted = node.env.audit.as_ref().map(|_| service.to_owned()).unwrap_or_default();
         let Some(grant) = principal.grant(node.env.policy.as_ref(), service) else {
-            return Ok(Self { request, by: principal.binding(), grant: None, service: service.to_owned() });
+            return Ok(Self { request, by: principal.binding(), grant: None, service: noted });
         };
         if grant.is_nothing() {
             node.env.metrics.router_errors.with_label_values(&["policy"]).inc();
             return Err(ApiError::Policy { what: format!("the service {service:?}"), rules: String::new() });
         }
-        Ok(Self {
-            request,
-            by: principal.binding().with_rules(grant.names()),
-            grant: Some(grant),
-            service: service.to_owned(),
-        })
+        Ok(Self { request, by: principal.binding().with_rules(grant.names()), grant: Some(grant), service: noted })
     }
 
     /// # Errors
