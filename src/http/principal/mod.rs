@@ -1,5 +1,5 @@
 //! Who asks: the one place that decides it, before any handler runs (`super::guard`). Handlers take what was found with
-//! [`of`], and hand it down with what they ask for. SEC-1
+//! `of`, and hand it down with what they ask for. SEC-1
 //!
 //! | file | what stands there |
 //! |---|---|
