@@ -5,12 +5,13 @@ use std::{
     fs::OpenOptions,
     io::{PipeReader, Write as _},
     process::{Command, Stdio},
-    time::Duration,
 };
 
 use serde_json::json;
 
-use crate::harness::{Cluster, McpClient, RedisServer, eventually, http::Request, mcp_client::tool_call, ports::Port};
+#[cfg(feature = "fault-points")]
+use crate::harness::{Cluster, mcp_client::tool_call};
+use crate::harness::{McpClient, RedisServer, eventually, http::Request, ports::Port};
 
 /// A router whose standard error is `log`; the test ends it.
 struct Logging {
@@ -165,7 +166,8 @@ async fn a_session_whose_actor_dies_goes_on() {
     let client = cluster.client().initialize().await;
     std::fs::write(&arm, "").unwrap();
     // Journaled and marked forwarded, but by a read-only tool: sent again by whoever owns the session then.
-    let answer = tokio::time::timeout(Duration::from_secs(20), client.text("echo", json!({ "text": "still here" })));
+    let answer =
+        tokio::time::timeout(std::time::Duration::from_secs(20), client.text("echo", json!({ "text": "still here" })));
     assert_eq!(answer.await.expect("an answer"), "still here");
     assert!(!arm.exists(), "it did panic");
     assert_eq!(cluster.metric("mcp_router_sessions", None).await, 1.0);

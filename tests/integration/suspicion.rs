@@ -6,12 +6,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Cluster, EventStream, FakeUpstream, McpClient, Mode, Oracle, PostTo, Transport, cluster, eventually,
-    fake_upstream::Reply,
-    http::Request,
-    mcp_client::{request, tool_call},
-    over_both_transports,
+    Cluster, EventStream, FakeUpstream, McpClient, Mode, Oracle, PostTo, Transport, cluster, eventually, http::Request,
+    mcp_client::tool_call, over_both_transports,
 };
+#[cfg(feature = "fault-points")]
+use crate::harness::{fake_upstream::Reply, mcp_client::request};
 
 /// A lease that nobody waits for.
 const LONG_LEASE: &str = "60s";
