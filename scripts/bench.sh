@@ -129,10 +129,12 @@ else
     }
     router_bin=$(executable mcp-router) load_bin=$(executable load)
 fi
-peer_bin=$project_root/target/peers/bin/mcp-proxy
-if [ -n "$peers" ] && [ "$("$peer_bin" --version 2>/dev/null)" != "mcp-proxy $peer_version" ]; then
+peer_dir=$project_root/target/peers
+peer_bin=$peer_dir/bin/mcp-proxy
+# It does not tell its version; cargo does.
+if [ -n "$peers" ] && ! grep -qs "^\"mcp-proxy $peer_version " "$peer_dir/.crates.toml"; then
     say "Building mcp-proxy $peer_version"
-    cargo install --quiet --locked --root "$project_root/target/peers" mcp-proxy --version "=$peer_version"
+    cargo install --quiet --locked --root "$peer_dir" mcp-proxy --version "=$peer_version"
 fi
 for binary in "$router_bin" "$load_bin"; do [ -x "$binary" ] || die "this binary is missing: $binary"; done
 
