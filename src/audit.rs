@@ -73,6 +73,8 @@ struct Writer {
     out: Box<dyn Write + Send>,
     /// Hash of the last line.
     last: String,
+    /// The file may end within a line, which is to stay one of its own: the next one must be readable.
+    is_cut: bool,
     lost: Arc<AtomicU64>,
     reopen: Arc<AtomicBool>,
     counter: IntCounter,
@@ -92,6 +94,7 @@ impl Audit {
             instance: instance.to_owned(),
             out,
             last,
+            is_cut: true,
             lost: Arc::clone(&audit.lost),
             reopen: Arc::clone(&audit.reopen),
             counter: lost.clone(),
@@ -134,6 +137,19 @@ fn open(path: &Path) -> io::Result<(Box<dyn Write + Send>, String)> {
     Ok((Box::new(file), last))
 }
 
+/// A file to which lines are added ends within one: cut off by a full disk, or left so by an editor.
+pub fn ends_within_a_line(path: &Path) -> bool {
+    let last = || {
+        let mut last = [0];
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::End(-1))?;
+        file.read_exact(&mut last)?;
+        io::Result::Ok(last)
+    };
+    // What is no file, or empty, has no lines.
+    fs::metadata(path).is_ok_and(|known| known.is_file()) && last().is_ok_and(|last| last != *b"\n")
+}
+
 /// Of the last line of a file that goes on.
 fn last_hash(path: &Path) -> String {
     let read = || {
@@ -169,19 +185,25 @@ impl Writer {
             if self.reopen.swap(false, Ordering::AcqRel) {
                 self.open_anew();
             }
-            let (mut text, mut count, mut last) = (String::new(), 0, self.last.clone());
+            let (mut text, mut count, mut told_lost, mut last) = (String::new(), 0, 0, self.last.clone());
             let more = told.try_iter().take(TOGETHER);
             for word in std::iter::once(first).chain(more) {
                 let Word::Note(entry, at) = word else { continue };
                 let lost = self.lost.swap(0, Ordering::Relaxed);
                 last = self.put(&mut text, &entry, at, lost, &last);
                 count += 1;
+                told_lost += lost;
+            }
+            if self.is_cut && ends_within_a_line(&self.path) {
+                text.insert(0, '\n');
             }
             match self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()) {
-                Ok(()) => self.last = last,
+                Ok(()) => (self.last, self.is_cut) = (last, false),
                 Err(error) => {
                     // What of it has been written breaks the chain, as it should: something is missing there.
-                    self.lost.fetch_add(count, Ordering::Relaxed);
+                    self.is_cut = true;
+                    // These lines have not said it, either.
+                    self.lost.fetch_add(count + told_lost, Ordering::Relaxed);
                     self.counter.inc_by(count);
                     tracing::error!(file = %self.path.display(), %error, lines = count, "the audit log cannot be written");
                 }
@@ -224,7 +246,7 @@ impl Writer {
         match open(&self.path) {
             // The chain goes on from the file that was moved away.
             Ok((out, last)) => {
-                self.out = out;
+                (self.out, self.is_cut) = (out, true);
                 if !last.is_empty() {
                     self.last = last;
                 }
@@ -312,6 +334,38 @@ mod tests {
         write(&[&lines[..2], &lines[1..]].concat());
         assert!(verify(&path).is_err());
         assert_eq!(lost.get(), 0);
+    }
+
+    #[test]
+    fn a_line_that_was_cut_off_stays_one_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit");
+        std::fs::write(&path, r#"{"at":"2026"#).unwrap();
+        let audit = Audit::start(&path, "one", 64, &IntCounter::new("lost", "x").unwrap()).unwrap();
+        audit.note(entry(0));
+        assert!(until(&path, 2)[1].starts_with(r#"{"at":"#));
+        assert_eq!(verify(&path).unwrap_err(), "line 1 is no line of an audit log");
+    }
+
+    #[test]
+    fn the_first_line_after_a_full_disk_says_how_many_are_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit");
+        std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+        let lost = IntCounter::new("lost", "x").unwrap();
+        let audit = Audit::start(&path, "one", 64, &lost).unwrap();
+        for number in 0..3 {
+            audit.note(entry(number));
+            while lost.get() <= u64::from(number) {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+        }
+        std::fs::remove_file(&path).unwrap();
+        audit.reopen.store(true, Ordering::Release);
+        audit.note(entry(3));
+        let line: Value = serde_json::from_str(&until(&path, 1)[0]).unwrap();
+        assert_eq!((&line["method"], &line["lost"]), (&json!("m3"), &json!(3)));
+        assert_eq!(verify(&path), Ok(1));
     }
 
     #[test]

@@ -118,7 +118,12 @@ async fn allowed<'r>(
     session: SessionId,
 ) -> Result<Allowed<'r>, ApiError> {
     let known = match service {
-        None if node.env.policy.is_some() => node.env.store.load(session).await?.map(|head| head.service),
+        None if node.env.policy.is_some() => {
+            let by = principal::of(request).binding();
+            // A refusal would name the service of another's session. SEC-1
+            let head = node.env.store.load(session).await?.filter(|head| head.binding.admits(&by));
+            head.map(|head| head.service)
+        }
         _ => None,
     };
     // Of a session that is not there any answer will do.

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
+use percent_encoding::percent_decode_str;
 use serde::{
     Deserialize, Deserializer,
     de::{MapAccess, Visitor},
@@ -77,13 +78,27 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
 
 impl Members<'_> {
     /// Each of these names stands there once at most, and nothing that some readers take for it: there are those that do
-    /// not look at case.
+    /// not look at case, not even at that of `ſ` and the Kelvin sign.
     fn are_plain(&self, names: &[&str]) -> bool {
         names.iter().all(|name| {
-            let mut like = self.0.iter().filter(|(member, _)| member.eq_ignore_ascii_case(name));
+            let mut like = self.0.iter().filter(|(member, _)| is_like(member, name));
             like.next().is_none_or(|(member, _)| member == name) && like.next().is_none()
         })
     }
+}
+
+/// The same but for case, by the widest reading: any letter of which either case is one of ASCII (Go folds `ſ` to s, Java
+/// `ı` to i). `name`: of ASCII.
+fn is_like(member: &str, name: &str) -> bool {
+    let folded = |letter: char| letter.to_uppercase().next().and_then(|upper| upper.to_lowercase().next());
+    member.eq_ignore_ascii_case(name) || !member.is_ascii() && member.chars().map(folded).eq(name.chars().map(folded))
+}
+
+/// A URI of which some reader makes another one above it: by a segment `..`, plain or escaped, behind `/` or `\\`, and with
+/// the characters in it that readers of URLs pass over.
+pub(super) fn climbs(uri: &str) -> bool {
+    let plain: Vec<u8> = percent_decode_str(uri).filter(|byte| !matches!(byte, b'\t' | b'\r' | b'\n')).collect();
+    plain.split(|byte| matches!(byte, b'/' | b'\\' | b'?' | b'#')).any(|segment| segment == b"..")
 }
 
 /// The object has each of these members once at most, in whatever way it is read.

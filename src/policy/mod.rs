@@ -147,7 +147,11 @@ fn allows(rule: &Rule, method: &str, asked: &Asked) -> bool {
         Asked::Unclear => false,
         Asked::Tool(name) => rule.methods.covers(method) && rule.tools.covers(name),
         Asked::Prompt(name) => rule.methods.covers(method) && rule.prompts.covers(name),
-        Asked::Resource(uri) => rule.methods.covers(method) && rule.resources.covers(uri),
+        // What leads out of a pattern is for rules without one.
+        Asked::Resource(uri) => {
+            let resources = &rule.resources;
+            rule.methods.covers(method) && resources.covers(uri) && (resources.are_all() || !list::climbs(uri))
+        }
         Asked::Method => rule.methods.covers(method),
     }
 }

@@ -51,12 +51,22 @@ fn what_no_rule_allows_is_refused() {
         ("tools/call", r#"{"name":"delete"}"#, false),
         ("tools/call", r#"{"name":"getPerson","name":"delete"}"#, false),
         ("tools/call", r#"{"name":"getPerson","Name":"delete"}"#, false),
+        ("tools/call", r#"{"name":"getPerson","NAME":"delete"}"#, false),
+        ("tools/call", r#"{"name":"getPerson","n\u0061me":"delete"}"#, false),
         ("tools/call", r#"{"Name":"getPerson"}"#, false),
         ("tools/call", r#"{"name":["getPerson"]}"#, false),
         ("tools/call", r#"["getPerson"]"#, false),
         ("tools/call", "{}", false),
         ("resources/read", r#"{"uri":"file:///public/x"}"#, true),
+        ("resources/read", r#"{"uri":"file:///public/x..y/..z"}"#, true),
         ("resources/read", r#"{"uri":"file:///secret"}"#, false),
+        // Readers of URLs and of paths make file:///secret of these.
+        ("resources/read", r#"{"uri":"file:///public/../secret"}"#, false),
+        ("resources/read", r#"{"uri":"file:///public/%2e%2E/secret"}"#, false),
+        ("resources/read", r#"{"uri":"file:///public/..%2fsecret"}"#, false),
+        ("resources/read", r#"{"uri":"file:///public/..\\secret"}"#, false),
+        ("resources/read", r#"{"uri":"file:///public/.\t./secret"}"#, false),
+        ("resources/read", r#"{"uri":"file:///public/x/../.."}"#, false),
         ("resources/subscribe", r#"{"uri":"file:///public/x"}"#, false),
         ("prompts/list", "{}", false),
         ("completion/complete", r#"{"ref":{"type":"ref/prompt","name":"x"}}"#, false),
@@ -71,6 +81,16 @@ fn what_no_rule_allows_is_refused() {
     // Of two methods some server would read the other one.
     let two = r#"{"jsonrpc":"2.0","id":1,"method":"ping","Method":"tools/call","params":{"name":"delete"}}"#;
     assert_ne!(judge(&ci, two), Verdict::Allowed);
+    // Go takes `ſ` for s, in the names of members.
+    for params in ["param\u{17f}", "PARAM\u{17f}", "param\\u017f"] {
+        let two = format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"echo"}},"{params}":{{"name":"delete"}}}}"#
+        );
+        assert_ne!(judge(&ci, &two), Verdict::Allowed, "{two}");
+    }
+    let any = policy.grant("token:alice", "a", |_| true);
+    let above = request("resources/read", r#"{"uri":"file:///public/../secret"}"#);
+    assert_eq!(judge(&any, &above), Verdict::Allowed, "a rule without a pattern is about all resources");
     for nobody in [policy.grant("key:ci", "b", |_| true), policy.grant("key:x", "a", |_| true)] {
         for method in ["initialize", "ping", "tools/list"] {
             assert_ne!(judge(&nobody, &request(method, "{}")), Verdict::Allowed);

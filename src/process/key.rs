@@ -11,7 +11,10 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-use crate::settings::{EXIT_USAGE, KEY_PREFIX, is_key_name};
+use crate::{
+    audit::ends_within_a_line,
+    settings::{EXIT_USAGE, KEY_PREFIX, is_key_name},
+};
 
 const USAGE: &str = "usage: mcp-router key NAME [FILE]
 Makes a key for clients. NAME says who has it: 1 to 64 characters of A-Z a-z 0-9 . _ : -
@@ -25,7 +28,7 @@ pub fn asked_for(args: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
         return None;
     }
     let (name, file, rest) = (args.next(), args.next(), args.next());
-    let name = name.and_then(|name| name.into_string().ok()).filter(|name| is_key_name(name));
+    let name = name.and_then(|name| name.into_string().ok()).filter(|name| is_key_name(name) && !name.starts_with('-'));
     let (Some(name), None) = (name, rest) else {
         let _ = writeln!(io::stderr(), "{USAGE}");
         return Some(ExitCode::from(EXIT_USAGE));
@@ -45,9 +48,11 @@ fn make(name: &str, file: Option<PathBuf>) -> io::Result<()> {
     let line = format!("{name} sha256:{}", data_encoding::HEXLOWER.encode(&Sha256::digest(&key)));
     match file {
         Some(file) => {
+            // Not every editor ends the last line.
+            let end = if ends_within_a_line(&file) { "\n" } else { "" };
             let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(file)?;
             // In one piece: the router may read at any moment.
-            file.write_all(format!("{line}\n").as_bytes())?;
+            file.write_all(format!("{end}{line}\n").as_bytes())?;
             writeln!(io::stdout(), "{key}")
         }
         None => writeln!(io::stdout(), "key:  {key}\nline: {line}"),

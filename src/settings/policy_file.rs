@@ -55,6 +55,11 @@ impl Patterns {
         self.0.iter().any(|pattern| matches(pattern, text))
     }
 
+    /// Any text fits.
+    pub fn are_all(&self) -> bool {
+        self.0.iter().any(|pattern| pattern == "*")
+    }
+
     /// `[]`: none ever fits.
     pub fn is_nothing(&self) -> bool {
         self.0.is_empty()

@@ -25,6 +25,11 @@ const RULES: &str = r#"
     name = "bob-counts"
     who = ["proxy:bob"]
     tools = ["increment"]
+
+    [[rule]]
+    name = "elsewhere"
+    who = ["proxy:carol"]
+    services = ["another"]
 "#;
 
 fn ruled(dir: &tempfile::TempDir, rules: &str) -> cluster::Builder {
@@ -105,6 +110,16 @@ async fn what_no_rule_allows_is_refused_on_the_stream_of_http_and_sse() {
     }
     assert_eq!(cluster.counts().get("k"), None);
     assert_eq!(cluster.metric("mcp_router_dropped_total", Some("policy")).await, 2.0);
+
+    // Whoever may not use its service learns no more of a session than of one that is not there. SEC-1
+    let asked = |session: &str| {
+        let ping = json!({ "jsonrpc": "2.0", "id": 1, "method": "ping" }).to_string();
+        Request::post(format!("/mcp/message?sessionId={session}"), ping).header(NAME, "carol")
+    };
+    let client = McpClient::builder(cluster.addrs()).header(NAME, "alice").initialize().await;
+    let there = asked(&client.session()).send(cluster.addr(0)).await;
+    let not_there = asked("00112233445566778899aabbccddeeff").send(cluster.addr(0)).await;
+    assert_eq!((there.status, there.body), (not_there.status, not_there.body));
 
     // An heir knows the rules, too.
     let client = McpClient::builder(cluster.addrs()).header(NAME, "alice").post_to(PostTo::Only(1)).initialize().await;

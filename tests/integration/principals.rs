@@ -318,6 +318,12 @@ async fn a_key_is_good_from_when_it_stands_in_the_file_until_it_does_not() {
     assert_eq!(route("x-api-key", &new).send(addr).await.status, 200);
     assert_eq!(stream.end().await, StreamEnd::Abrupt, "what the old key had opened ends with it");
     client.result("tools/list", json!({})).await;
+
+    // The file ends without an end of line, as editors leave it.
+    let another = key(dir.path(), &file, "ci");
+    eventually("another key", || async { route("x-api-key", &another).send(addr).await.status == 200 }).await;
+    let not_made = Command::new(env!("CARGO_BIN_EXE_mcp-router")).args(["key", "--help"]).arg(&file).output().unwrap();
+    assert_eq!((not_made.status.code(), fs::read_to_string(&file).unwrap().lines().count()), (Some(64), 2));
     let log = cluster.routers[0].log_text();
     assert!(!log.contains(&old) && !log.contains(&new), "SEC-2");
 }
