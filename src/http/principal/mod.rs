@@ -224,10 +224,12 @@ fn told(tokens: &Tokens, resource: &Resource, audience: &Audience, trouble: Trou
     }
 }
 
-/// RFC 9110, section 11.1: the scheme in any case, and some spaces behind it (section 11.4).
+/// RFC 9110, section 11.1: the scheme in any case, and some spaces behind it (section 11.4). Of a bearer who bears nothing the
+/// empty text, which is wrong.
 fn bearer(value: &[u8]) -> Option<&[u8]> {
-    let (scheme, rest) = value.split_at_checked(7)?;
-    scheme.eq_ignore_ascii_case(b"Bearer ").then(|| rest.trim_ascii_start())
+    let end = value.iter().position(|byte| matches!(byte, b' ' | b'\t')).unwrap_or(value.len());
+    let (scheme, rest) = value.split_at(end);
+    scheme.eq_ignore_ascii_case(b"Bearer").then(|| rest.trim_ascii_start())
 }
 
 /// Who asks. Nobody in particular, where nobody is asked who he is.
@@ -261,4 +263,26 @@ pub(super) fn end(request: &HttpRequest) -> Option<impl Future<Output = ()> + 's
             Ends::At(then) => tokio::time::sleep_until(then).await,
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bearer;
+
+    /// Who shows a credential is not taken for whom a proxy names, however empty it is. SEC-1
+    #[test]
+    fn a_bearer_is_one_in_any_case_and_with_nothing() {
+        for (value, expected) in [
+            ("Bearer x", Some("x")),
+            ("bEARER   x y", Some("x y")),
+            ("Bearer\tx", Some("x")),
+            ("Bearer", Some("")),
+            ("Bearer ", Some("")),
+            ("Bearerx", None),
+            ("Basic x", None),
+            ("", None),
+        ] {
+            assert_eq!(bearer(value.as_bytes()), expected.map(str::as_bytes), "{value:?}");
+        }
+    }
 }

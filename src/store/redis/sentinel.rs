@@ -113,24 +113,19 @@ impl Watch {
     /// Where the primary is, by what most of the Sentinels say, and of those by the latest configuration.
     async fn ask(&self) -> RedisResult<Address> {
         let mut asked: FuturesUnordered<_> = self.sentinels.iter().map(|client| self.ask_one(client)).collect();
-        let (mut best, mut answers, mut failure): (Option<Told>, usize, Option<RedisError>) = (None, 0, None);
+        let (mut answers, mut failure): (Vec<Told>, Option<RedisError>) = (Vec::new(), None);
         while let Some(answer) = asked.next().await {
             match answer {
-                Ok(told) => {
-                    answers += 1;
-                    if best.as_ref().is_none_or(|best| told.epoch > best.epoch) {
-                        best = Some(told);
-                    }
-                    if self.is_majority(answers) {
-                        break;
-                    }
-                }
+                Ok(told) => answers.push(told),
                 Err(error) => failure = Some(error),
+            }
+            if self.is_majority(answers.len()) && agree(&answers) {
+                break;
             }
         }
         let mut known = self.known();
-        match best {
-            Some(told) if told.epoch >= known.epoch || self.is_majority(answers) => {
+        match best(&answers, known.primary.as_ref()).cloned() {
+            Some(told) if told.epoch >= known.epoch || self.is_majority(answers.len()) => {
                 known.epoch = told.epoch;
                 drop(known);
                 self.is_at(&told.address);
@@ -232,6 +227,23 @@ fn told_by(answers: Vec<Value>) -> Option<Told> {
     let fields: Vec<String> = redis::from_redis_value(master).ok()?;
     let epoch = fields.chunks_exact(2).find(|pair| pair[0] == "config-epoch")?[1].parse().ok()?;
     Some(Told { address: (host, port.parse().ok()?), epoch })
+}
+
+/// Those of the latest configuration.
+fn latest(answers: &[Told]) -> impl Iterator<Item = &Told> {
+    let epoch = answers.iter().map(|told| told.epoch).max();
+    answers.iter().filter(move |told| Some(told.epoch) == epoch)
+}
+
+/// Those who know the latest configuration name one address. One of them that was set up for another primary does not.
+fn agree(answers: &[Told]) -> bool {
+    latest(answers).all(|told| latest(answers).next() == Some(told))
+}
+
+/// What most of those say who know the latest configuration; of as many, what is `known`.
+fn best<'t>(answers: &'t [Told], known: Option<&Address>) -> Option<&'t Told> {
+    let votes = |one: &Told| latest(answers).filter(|told| *told == one).count();
+    latest(answers).max_by_key(|told| (votes(told), Some(&told.address) == known))
 }
 
 /// Listens to one Sentinel for as long as somebody wants to know.
@@ -344,6 +356,25 @@ mod tests {
         assert_eq!(new_address(b"mymaster 10.0.0.1 6379 10.0.0.2", "mymaster"), None);
         assert_eq!(new_address(b"mymaster 10.0.0.1 6379 10.0.0.2 x", "mymaster"), None);
         assert_eq!(new_address(b"\xff", "mymaster"), None);
+    }
+
+    /// One that was set up for another primary has one voice, whenever it answers.
+    #[test]
+    fn of_the_latest_configuration_counts_what_most_say() {
+        let told = |host: &str, epoch| Told { address: (host.to_owned(), 6379), epoch };
+        let (right, wrong) = (told("a", 3), told("x", 3));
+        for (answers, known, expected, do_agree) in [
+            (vec![], None, None, true),
+            (vec![right.clone(), right.clone()], None, Some(&right), true),
+            (vec![wrong.clone(), right.clone(), right.clone()], Some(&wrong), Some(&right), false),
+            (vec![right.clone(), wrong.clone(), right.clone()], None, Some(&right), false),
+            (vec![right.clone(), wrong.clone()], Some(&right), Some(&right), false),
+            (vec![wrong.clone(), right.clone()], Some(&right), Some(&right), false),
+            (vec![told("b", 2), told("b", 2), right.clone()], None, Some(&right), true),
+        ] {
+            assert_eq!(best(&answers, known.map(|told| &told.address)), expected, "{answers:?}");
+            assert_eq!(agree(&answers), do_agree, "{answers:?}");
+        }
     }
 
     #[test]
