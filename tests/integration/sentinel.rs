@@ -126,3 +126,14 @@ async fn a_primary_without_replicas_that_must_follow_is_warned_of() {
         assert!(told.stdout.starts_with(b"master\n"), "{told:?}");
     }
 }
+
+#[tokio::test]
+async fn calls_go_on_without_any_sentinel_and_the_log_says_so() {
+    let mut sentinels = Sentinels::start(&[]).await;
+    let cluster = behind(&sentinels).routers(1).start().await;
+    let client = cluster.client().initialize().await;
+    (0..3).for_each(|index| sentinels.kill(index));
+    let told = || cluster.routers[0].log_text().matches("a Sentinel does not answer").count();
+    eventually("the word of each", || async { told() == 3 }).await;
+    assert_eq!(client.text("echo", json!({ "text": "on" })).await, "on");
+}

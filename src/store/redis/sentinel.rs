@@ -249,6 +249,7 @@ fn best<'t>(answers: &'t [Told], known: Option<&Address>) -> Option<&'t Told> {
 /// Listens to one Sentinel for as long as somebody wants to know.
 async fn listen(watch: Weak<Watch>, at: usize, pauses: (Duration, Duration), pause: Duration) {
     let mut backoff = Backoff::new(pauses.0, pauses.1);
+    let mut answers = true;
     loop {
         let Some(client) = watch.upgrade().map(|watch| watch.sentinels[at].clone()) else { return };
         let subscribing = async {
@@ -256,7 +257,17 @@ async fn listen(watch: Weak<Watch>, at: usize, pauses: (Duration, Duration), pau
             subscription.subscribe(CHANGES).await?;
             RedisResult::Ok(subscription.split())
         };
-        if let Ok(Ok((mut sink, mut changes))) = timeout(2 * ANSWER, subscribing).await {
+        let subscribed = timeout(2 * ANSWER, subscribing).await;
+        // Calls go on by the connections that there are: nothing else would tell.
+        let sentinel = client.get_connection_info().addr();
+        match (std::mem::replace(&mut answers, matches!(subscribed, Ok(Ok(_)))), answers) {
+            (true, false) => {
+                tracing::warn!(%sentinel, "a Sentinel does not answer; without any no connection can be made")
+            }
+            (false, true) => tracing::info!(%sentinel, "a Sentinel answers again"),
+            _ => {}
+        }
+        if let Ok(Ok((mut sink, mut changes))) = subscribed {
             backoff = Backoff::new(pauses.0, pauses.1);
             loop {
                 // Also after the subscription was away: a change may have been missed.
