@@ -232,7 +232,8 @@ start_router() { # NAME [NAME=VALUE…]: sets port and launched
     local server=http://127.0.0.1:$upstream_port
     launch "$name" env -i PATH="$PATH" SERVER_PORT="$port" \
         MCP_UPSTREAMS="bench=$server/sse;bench-mcp=$server/mcp;bench-streams=$server/streams/mcp" \
-        MCP_NEW_SESSION_RATE=0 MCP_MAX_SESSIONS=1000000 ${router_env+"${router_env[@]}"} "$@" "$router_bin"
+        MCP_NEW_SESSION_RATE=0 MCP_MAX_SESSIONS=1000000 MCP_MAX_SESSIONS_PER_CLIENT=0 \
+        ${router_env+"${router_env[@]}"} "$@" "$router_bin"
     wait_for "$name" router_is_ready "$port"
 }
 router_is_ready() { [ "$(http_code "http://127.0.0.1:$1/actuator/health/readiness")" = 200 ]; } # PORT
@@ -545,5 +546,5 @@ git -C "$project_root" diff --quiet HEAD -- src crates Cargo.toml Cargo.lock 2>/
     --fact "nginx=$("$nginx_bin" -v 2>&1 | sed 's/.*nginx\///')" \
     --fact "Redis=$("$redis_bin" --version | sed 's/.* v=\([^ ]*\).*/\1/'), without persistence" \
     --fact "runs=$rounds rounds of $seconds s for each figure, payload $payload bytes" \
-    --fact "settings=defaults, but MCP_NEW_SESSION_RATE=0 and MCP_MAX_SESSIONS=1000000"
+    --fact "settings=defaults, but MCP_NEW_SESSION_RATE=0, MCP_MAX_SESSIONS=1000000 and MCP_MAX_SESSIONS_PER_CLIENT=0"
 [ "$page" = - ] || say "Written: $page"
