@@ -193,14 +193,14 @@ pub(super) fn redis_config(settings: &Settings, url: &RedisUrl) -> RedisConfig {
         |watched: &Watched| SentinelConfig { sentinels: watched.sentinels.clone(), name: watched.name.clone() };
     RedisConfig {
         sentinel: watched.map(sentinel),
-        tls: Some(TlsConfig {
+        tls: TlsConfig {
             issuers: redis.ca_file.as_ref().map(|file| file.expose().to_vec()),
             own: redis
                 .cert_file
                 .as_ref()
                 .zip(redis.key_file.as_ref())
                 .map(|(certificate, key)| (certificate.expose().to_vec(), key.expose().to_vec())),
-        }),
+        },
         prefix: settings.session.redis_prefix.clone(),
         pool_size: redis.pool_size,
         timeout: redis.timeout,

@@ -10,7 +10,7 @@ pub struct RedisConfig {
     /// The primary is found by Sentinels; `url` then is that of a node, of which the host is nobody's.
     pub sentinel: Option<SentinelConfig>,
     /// For URLs of TLS.
-    pub tls: Option<TlsConfig>,
+    pub tls: TlsConfig,
     /// First part of every key. Several routers may share one Redis under different prefixes.
     pub prefix: String,
     /// Connections for bulk work (touch, list, leases) at most. Besides these each thread that uses the store keeps one
@@ -32,7 +32,7 @@ pub struct RedisConfig {
 }
 
 /// PEM texts.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct TlsConfig {
     /// Issuers that are trusted instead of those that the system trusts.
     pub issuers: Option<Vec<u8>>,
@@ -55,7 +55,7 @@ impl RedisConfig {
         Self {
             url: url.into(),
             sentinel: None,
-            tls: None,
+            tls: TlsConfig::default(),
             prefix: "mcp".to_owned(),
             pool_size: 4,
             // Long enough for a fork or a slow script of a neighbour, short enough for a client that waits for a 202.

@@ -82,11 +82,11 @@ impl Sentinel {
     /// To be called within a runtime, in which it listens to the Sentinels.
     ///
     /// # Errors
-    /// `NotDone` when a URL cannot be read.
+    /// `NotDone` when a URL cannot be read; `Unusable` when the certificates cannot be used.
     pub(super) fn new(config: &RedisConfig, SentinelConfig { sentinels, name }: &SentinelConfig) -> StoreResult<Self> {
         let asking =
             AsyncConnectionConfig::new().set_connection_timeout(Some(ANSWER)).set_response_timeout(Some(ANSWER));
-        let tls = config.tls.as_ref();
+        let tls = &config.tls;
         let client = |url: &String| Ways::client(Ways::to(url, tls)?);
         let watch = Arc::new(Watch {
             sentinels: sentinels.iter().map(client).collect::<StoreResult<_>>()?,
@@ -177,6 +177,11 @@ impl Watch {
             _ => ConnectionAddr::Tcp(host, port),
         };
         self.node_info.clone().set_addr(address)
+    }
+
+    /// For one connection to the primary.
+    async fn client(&self) -> RedisResult<Client> {
+        Client::open(self.info(&self.ask().await?))
     }
 
     fn moved(&self) {
@@ -305,8 +310,7 @@ fn new_address(change: &[u8], name: &str) -> Option<Address> {
 #[async_trait]
 impl Topology for Sentinel {
     async fn dial(&self) -> RedisResult<MultiplexedConnection> {
-        let address = self.watch.ask().await?;
-        let client = Client::open(self.watch.info(&address))?;
+        let client = self.watch.client().await?;
         let mut connection = client.get_multiplexed_async_connection_with_config(&self.watch.ways.connection).await?;
         is_primary(&mut connection).await?;
         Ok(connection)
@@ -322,8 +326,7 @@ impl Topology for Sentinel {
     }
 
     async fn subscribe(&self) -> RedisResult<PubSub> {
-        let address = self.watch.ask().await?;
-        Client::open(self.watch.info(&address))?.get_async_pubsub().await
+        self.watch.client().await?.get_async_pubsub().await
     }
 
     fn fate(&self, error: &ServerError) -> Fate {

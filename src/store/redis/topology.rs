@@ -86,9 +86,9 @@ impl Ways {
     }
 
     /// What a URL says of a node.
-    pub(super) fn to(url: &str, tls: Option<&TlsConfig>) -> StoreResult<ConnectionInfo> {
+    pub(super) fn to(url: &str, TlsConfig { issuers, own }: &TlsConfig) -> StoreResult<ConnectionInfo> {
         let mut info: ConnectionInfo = url.into_connection_info().map_err(wrong_url)?;
-        if let (ConnectionAddr::TcpTls { .. }, Some(TlsConfig { issuers, own })) = (info.addr(), tls) {
+        if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
             let client_tls = own.clone().map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
             let certificates = TlsCertificates { client_tls, root_cert: issuers.clone() };
             info = Client::build_with_tls(info, certificates).map_err(wrong_tls)?.get_connection_info().clone();
@@ -134,9 +134,9 @@ pub(super) struct Standalone {
 
 impl Standalone {
     /// # Errors
-    /// `Unavailable` when the URL cannot be read.
+    /// `NotDone` when the URL cannot be read; `Unusable` when the certificates cannot be used.
     pub(super) fn new(config: &RedisConfig) -> StoreResult<Self> {
-        let (ways, info) = (Ways::new(config), Ways::to(&config.url, config.tls.as_ref())?);
+        let (ways, info) = (Ways::new(config), Ways::to(&config.url, &config.tls)?);
         Ok(Self {
             pool: ways.pool(info.clone(), None)?,
             client: Ways::client(info)?,
