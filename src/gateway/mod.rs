@@ -20,8 +20,9 @@
 //! | `pace` | how often one principal may ask |
 //! | `patience` | how long a client waits for the store |
 //! | `shared` | what they hold |
+//! | `stateless` | requests of 2026-07-28, each for itself |
 //!
-//! They import each other in one direction: `answered` → `deliver`, `disown` → `deliver` and `resume`, `rebind` and `resume` → `open`, all → `patience` →
+//! They import each other in one direction: `answered` → `deliver`, `disown` → `deliver` and `resume`, `rebind` and `resume` → `open`, `stateless` → all of them, all → `patience` →
 //! `shared` → `proofs`, `under_way`.
 
 pub mod answered;
@@ -37,6 +38,7 @@ mod proofs;
 pub mod rebind;
 pub mod resume;
 mod shared;
+pub mod stateless;
 pub mod under_way;
 
 pub use self::{
