@@ -22,7 +22,7 @@ use crate::{
         mcp,
     },
     store::Claimed,
-    upstream::{LinkError, LinkEvent, LinkNotice, Via, actor::OpenLink},
+    upstream::{Address, LinkError, LinkEvent, LinkNotice, Via, actor::OpenLink},
 };
 
 impl SessionActor {
@@ -207,6 +207,9 @@ impl Handler<LinkNotice> for SessionActor {
                 if self.uplink.is_opening()
                     && let Some(endpoint) = &self.endpoint
                 {
+                    if let (Address::Streamable, Some(handle)) = (&address, &mut self.link_handle) {
+                        handle.is_done();
+                    }
                     let uplink = self.lines.uplink(endpoint, address);
                     self.opened(uplink, ctx);
                 }

@@ -266,7 +266,7 @@ impl Gate {
 /// Keeps a link open; dropping it ends the link (and its TCP connection) at once.
 #[derive(Debug)]
 pub struct LinkHandle {
-    task: tokio::task::AbortHandle,
+    task: Option<tokio::task::AbortHandle>,
     counted: Option<Arc<Endpoint>>,
 }
 
@@ -276,13 +276,20 @@ impl LinkHandle {
         if let Some(endpoint) = &counted {
             endpoint.sessions.fetch_add(1, Ordering::Relaxed);
         }
-        Self { task, counted }
+        Self { task: Some(task), counted }
+    }
+
+    /// The task has done all that it does: its memory is not kept for the handle's sake.
+    pub fn is_done(&mut self) {
+        self.task = None;
     }
 }
 
 impl Drop for LinkHandle {
     fn drop(&mut self) {
-        self.task.abort();
+        if let Some(task) = &self.task {
+            task.abort();
+        }
         if let Some(endpoint) = &self.counted {
             endpoint.sessions.fetch_sub(1, Ordering::Relaxed);
         }

@@ -186,11 +186,12 @@ fn verdict(status: u16, has_body: bool, has_session: bool, is_open: bool, may_be
     }
 }
 
-/// MCP: visible ASCII.
+/// MCP: visible ASCII. A copy: it is kept for the session's life, and the one that was read holds the whole buffer into which
+/// it was.
 fn session_id(headers: &HeaderMap) -> Option<HeaderValue> {
-    let id = headers.get(SESSION)?;
-    let is_legal = !id.is_empty() && id.as_bytes().iter().all(u8::is_ascii_graphic);
-    is_legal.then(|| id.clone())
+    let id = headers.get(SESSION)?.as_bytes();
+    let is_legal = !id.is_empty() && id.iter().all(u8::is_ascii_graphic);
+    is_legal.then(|| HeaderValue::from_bytes(id).ok()).flatten()
 }
 
 /// Some servers say with another status than 404 that they do not know a session (any more): with an error about no
