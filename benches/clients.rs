@@ -56,8 +56,13 @@ fn main() {
 
 async fn compare(settings: UpstreamSettings) {
     let services = settings.services.iter().map(|service| (service.name.clone(), service.endpoints.clone()));
-    let pool =
-        Pool::new(services, settings.transport, settings.breaker_failures, settings.backoff_min, settings.backoff_max);
+    let pool = Pool::new(
+        services,
+        (settings.transport, settings.era),
+        settings.breaker_failures,
+        settings.backoff_min,
+        settings.backoff_max,
+    );
     let config = Line::config(pool.tls(settings.ca_file.as_ref()));
     let line = |index: usize| {
         let endpoint = Arc::clone(&pool.only_service().expect("there is one").endpoints[index]);

@@ -44,7 +44,7 @@ pub use table::{
     SessionSettings, Settings, StreamSettings, UpstreamSettings, defaults,
 };
 pub use upstream_url::UpstreamUrl;
-pub use value::{Allowed, LogFormat, RedisUrl, Secret, Transport, UpstreamService, Watched};
+pub use value::{Allowed, EraSetting, LogFormat, RedisUrl, Secret, Transport, UpstreamService, Watched};
 
 /// Exit code for wrong settings: `EX_USAGE` of sysexits.h.
 pub const EXIT_USAGE: u8 = 64;

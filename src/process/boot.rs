@@ -277,7 +277,8 @@ fn open_audit(settings: &Settings, metrics: &Metrics) -> Result<Option<Audit>, F
 pub(super) fn make_pool(settings: &Settings) -> Pool {
     let upstream = &settings.upstream;
     let services = upstream.services.iter().map(|service| (service.name.clone(), service.endpoints.clone()));
-    Pool::new(services, upstream.transport, upstream.breaker_failures, upstream.backoff_min, upstream.backoff_max)
+    let spoken = (upstream.transport, upstream.era);
+    Pool::new(services, spoken, upstream.breaker_failures, upstream.backoff_min, upstream.backoff_max)
 }
 
 fn make_cluster(env: &Arc<Env>, address: SocketAddr, turns: Recipient<TakeTurn>) -> Cluster {

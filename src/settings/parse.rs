@@ -8,7 +8,7 @@ use redis::IntoConnectionInfo;
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 use url::{Host, Url};
 
-use super::value::{Allowed, LogFormat, RedisUrl, Secret, Transport, Watched};
+use super::value::{Allowed, EraSetting, LogFormat, RedisUrl, Secret, Transport, Watched};
 
 /// The value, or what was expected instead.
 pub(super) type Parsed<T> = Result<T, String>;
@@ -265,6 +265,15 @@ pub(super) fn transport(text: &str) -> Parsed<Transport> {
         "sse" => Ok(Transport::Sse),
         "streamable" => Ok(Transport::Streamable),
         _ => Err("auto, sse or streamable".to_owned()),
+    }
+}
+
+pub(super) fn era(text: &str) -> Parsed<EraSetting> {
+    match text.to_ascii_lowercase().as_str() {
+        "auto" => Ok(EraSetting::Auto),
+        "legacy" => Ok(EraSetting::Legacy),
+        "modern" => Ok(EraSetting::Modern),
+        _ => Err("auto, legacy or modern".to_owned()),
     }
 }
 

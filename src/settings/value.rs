@@ -118,6 +118,17 @@ pub enum Transport {
     Streamable,
 }
 
+/// The era of the protocol that the servers are of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EraSetting {
+    /// As each server says.
+    Auto,
+    /// With a handshake: up to 2025-11-25.
+    Legacy,
+    /// With metadata in each request: 2026-07-28.
+    Modern,
+}
+
 /// The form of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {

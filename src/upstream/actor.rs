@@ -14,6 +14,7 @@ use super::{
     Endpoint, Gate, LinkEvent, LinkHandle, LinkNotice, Service,
     caller::{Answer, Caller, Shared},
     choice::Spoken,
+    era,
     notice::{LinkLimits, Outlet, Via},
     transport::{
         http::{connections::KEEP_ALIVE, line::Line},
@@ -178,7 +179,13 @@ impl Handler<OpenLink> for UpstreamActor {
         let outlet = Outlet { link: open.link, via: Via::Stream, to: open.to, gate: open.gate };
         let task = match self.endpoint.transport.next() {
             Spoken::Sse => actix_rt::spawn(sse::run(self.line.clone(), LinkLimits::from(&*self.limits), outlet, None)),
-            Spoken::Streamable => actix_rt::spawn(outlet.open_at_once()),
+            Spoken::Streamable => {
+                let (line, limits) = (self.line.clone(), Rc::clone(&self.limits));
+                actix_rt::spawn(async move {
+                    era::find(&line, &limits).await;
+                    outlet.open_at_once().await;
+                })
+            }
         };
         MessageResult(LinkHandle::new(task.abort_handle(), Some(Arc::clone(&self.endpoint))))
     }

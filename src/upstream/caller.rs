@@ -16,6 +16,7 @@ use super::{
     Address, Gate, LinkHandle, LinkNotice, PostError, Reply, ReplyEnd, STREAM_WAIT, Uplink,
     call::{Call, CallError, GivenUp, gives_up, rewritten},
     choice::Spoken,
+    era,
     notice::{LinkLimits, Outlet, Via},
     resumed::{Resumed, resume},
     resumption::Resumption,
@@ -317,7 +318,13 @@ impl Caller {
                 let heard = Rc::clone(&shared.heard);
                 actix_rt::spawn(sse::run(self.line.clone(), self.link_limits, outlet, Some(heard)))
             }
-            Spoken::Streamable => actix_rt::spawn(outlet.open_at_once()),
+            Spoken::Streamable => {
+                let (line, limits) = (self.line.clone(), Rc::clone(&self.settings));
+                actix_rt::spawn(async move {
+                    era::find(&line, &limits).await;
+                    outlet.open_at_once().await;
+                })
+            }
         };
         shared.handle = Some(LinkHandle::new(task.abort_handle(), None));
     }

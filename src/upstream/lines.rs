@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use actix::Addr;
 
-use super::{Endpoint, Pool, actor::UpstreamActor, notice::Address, transport::http::line::Line, uplink::Uplink};
+use super::{
+    Endpoint, Pool, actor::UpstreamActor, choice::Era, era, notice::Address, transport::http::line::Line,
+    uplink::Uplink,
+};
 use crate::{lifecycle::Lifecycle, metrics::Metrics, settings::UpstreamSettings};
 
 /// See the module's text.
@@ -13,6 +16,7 @@ use crate::{lifecycle::Lifecycle, metrics::Metrics, settings::UpstreamSettings};
 pub struct Lines {
     /// By the endpoint's number.
     ways: Vec<(Line, Addr<UpstreamActor>)>,
+    limits: UpstreamSettings,
 }
 
 impl Lines {
@@ -36,12 +40,17 @@ impl Lines {
                 ways.push((line, actor));
             }
         }
-        Self { ways }
+        Self { ways, limits: limits.clone() }
     }
 
     /// The actor of an endpoint on this thread.
     pub fn actor(&self, endpoint: &Endpoint) -> &Addr<UpstreamActor> {
         &self.ways[endpoint.number].1
+    }
+
+    /// Of which era an endpoint is: at once where that is known, else by asking it. `None`: it does not say just now.
+    pub async fn era(&self, endpoint: &Endpoint) -> Option<Era> {
+        era::find(&self.ways[endpoint.number].0, &self.limits).await
     }
 
     /// Where the messages of a session with this endpoint go.

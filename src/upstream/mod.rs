@@ -3,7 +3,7 @@
 //! | module | role |
 //! |---|---|
 //! | [`pool`] | the process-wide picture: which endpoints there are, how many sessions each has, and which one is used next |
-//! | [`choice`] | by which MCP transport an endpoint is talked to |
+//! | [`choice`], [`era`] | by which MCP transport an endpoint is talked to, and of which era it is |
 //! | [`breaker`], [`tools`] | what is known of an endpoint's health, and of a service's tools |
 //! | [`uplink`] | what a session, or the router itself, holds of an upstream session: where its messages go |
 //! | [`notice`] | what comes back, with its back-pressure |
@@ -19,6 +19,7 @@ pub mod breaker;
 pub mod call;
 mod caller;
 pub mod choice;
+pub mod era;
 pub mod lines;
 pub mod notice;
 pub mod pool;

@@ -14,11 +14,11 @@ use rustls::ClientConfig;
 
 use super::{
     breaker::{Breaker, BreakerState},
-    choice::Choice,
+    choice::{Choice, Era},
     tools::Tools,
     transport::http::tls,
 };
-use crate::settings::{CaFile, Transport, UpstreamUrl};
+use crate::settings::{CaFile, EraSetting, Transport, UpstreamUrl};
 
 /// One server of a service.
 #[derive(Debug)]
@@ -73,11 +73,17 @@ impl Endpoint {
         *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
+    /// Of which era its server is; `None` when that is not known yet ([`super::lines::Lines::era`] finds it out).
+    pub fn era(&self) -> Option<Era> {
+        self.transport.era()
+    }
+
     /// A connection or health check failed.
     pub fn failed(&self, error: &dyn std::fmt::Display) {
         let mut breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
         let was = breaker.state(Instant::now());
         breaker.failed(Instant::now());
+        self.transport.doubt_era();
         if was == BreakerState::Closed && breaker.state(Instant::now()) != BreakerState::Closed {
             tracing::warn!(service = self.service, endpoint = %self.url, %error, "upstream endpoint is taken out of use");
         }
@@ -175,7 +181,7 @@ impl Pool {
     /// Builds the pool from (service, endpoint URLs).
     pub fn new(
         services: impl IntoIterator<Item = (String, Vec<UpstreamUrl>)>,
-        transport: Transport,
+        (transport, eras): (Transport, EraSetting),
         breaker_failures: u32,
         backoff_min: Duration,
         backoff_max: Duration,
@@ -194,7 +200,7 @@ impl Pool {
                             service: name.clone(),
                             index,
                             number: number.next().unwrap_or_default(),
-                            transport: Choice::new(&url, transport),
+                            transport: Choice::new(&url, transport, eras),
                             url,
                             sessions: AtomicUsize::new(0),
                             in_flight: AtomicUsize::new(0),
@@ -249,7 +255,7 @@ mod tests {
     fn service(endpoints: usize) -> Arc<Service> {
         let urls = (0..endpoints).map(|port| format!("http://h:{}/sse", port + 1).parse().unwrap()).collect();
         let hour = Duration::from_secs(3600);
-        let pool = Pool::new([("s".to_owned(), urls)], Transport::Auto, 1, hour, hour);
+        let pool = Pool::new([("s".to_owned(), urls)], (Transport::Auto, EraSetting::Auto), 1, hour, hour);
         Arc::clone(pool.only_service().unwrap())
     }
 

@@ -20,6 +20,7 @@ mod failover;
 mod ids;
 mod inbox;
 mod logs;
+mod modern_upstreams;
 mod odd_messages;
 mod odd_posts;
 mod older_data;

@@ -108,6 +108,9 @@ impl Default for Manner {
     }
 }
 
+const NO_SESSION: &str =
+    r#"{"jsonrpc":"2.0","error":{"code":-32600,"message":"Bad Request: Missing session ID"},"id":"server-error"}"#;
+
 /// The events of one stream.
 #[derive(Debug, Default)]
 struct Stream {
@@ -118,6 +121,8 @@ struct Stream {
 #[derive(Default)]
 struct State {
     seen: Vec<Seen>,
+    /// How often it was asked of which era it is.
+    asked: usize,
     sessions: BTreeSet<String>,
     own: BTreeSet<String>,
     named: usize,
@@ -223,6 +228,11 @@ impl StreamableUpstream {
         self.shared.state().seen.iter().filter(|seen| seen.method == "DELETE").count()
     }
 
+    /// How often it was asked of which era it is.
+    pub fn asked_for_era(&self) -> usize {
+        self.shared.state().asked
+    }
+
     /// Sessions of clients that it knows.
     pub fn sessions(&self) -> Vec<String> {
         let state = self.shared.state();
@@ -315,6 +325,15 @@ async fn serve(socket: TcpStream, shared: Arc<Shared>) {
     while let Some(Incoming { method, path, headers, body }) = read_request(&mut reader).await {
         let json = serde_json::from_slice(&body).unwrap_or_default();
         let seen = Seen { method, headers, json };
+        if seen.json["method"] == "server/discover" {
+            // As servers with sessions answer to the question of which era they are. It is of no session, and nobody's call.
+            shared.state().asked += 1;
+            let (status, body) = ("400 Bad Request", NO_SESSION);
+            if !connection.respond(status, &[("content-type", "application/json".to_owned())], body).await {
+                return;
+            }
+            continue;
+        }
         shared.state().seen.push(seen.clone());
         shared.changes();
         let manner = &shared.manner;

@@ -9,7 +9,7 @@ use crate::settings::{
     row::Row,
     source::Reader,
     upstreams::upstreams,
-    value::{Transport, UpstreamService},
+    value::{EraSetting, Transport, UpstreamService},
 };
 
 group! {
@@ -23,6 +23,11 @@ group! {
         /// Streamable HTTP, and any other is asked, as the specification says: an initialize that it refuses with 400, 404
         /// or 405 means HTTP+SSE. Set it for servers whose URLs say the wrong thing.
         MCP_UPSTREAM_TRANSPORT = "auto", "auto, sse or streamable" => transport: Transport, parse::transport;
+
+        /// Era of the protocol of the Streamable HTTP endpoints: legacy has a handshake (up to 2025-11-25), modern has none
+        /// (2026-07-28). auto: each is asked with server/discover, and again when it has failed; modern where it speaks both.
+        /// An answer such as 401, 429 or 5xx decides nothing. Set it for servers that cannot bear to be asked.
+        MCP_UPSTREAM_ERA = "auto", "auto, legacy or modern" => era: EraSetting, parse::era;
 
         /// PEM file of certificates whose issuers are trusted for https endpoints, besides those that the system trusts:
         /// for servers with a certificate of one's own. Read at the start. Unset: the system's alone.

@@ -22,7 +22,10 @@ use super::http::{
     line::{Answered, Line, OF_POST},
     reply::{Reply, Said},
 };
-use crate::upstream::choice::Spoken;
+use crate::upstream::{
+    choice::{Era, Spoken},
+    era,
+};
 
 const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
@@ -147,6 +150,16 @@ impl Streamable {
             }
             Verdict::AskBody => match reply {
                 Some(reply) => match reply.said_of(&body, line.max_message()).await {
+                    // It was too busy to say so when it was asked.
+                    Said::Answer(reply)
+                        if !is_open && reply.text().is_some_and(|text| era::refuses_handshakes(text)) =>
+                    {
+                        if !line.endpoint.transport.finds_era() {
+                            return Ok(Some(reply));
+                        }
+                        line.endpoint.transport.is_of(Era::Modern);
+                        Err(PostError::OtherTransport)
+                    }
                     Said::Answer(reply) => Ok(Some(reply)),
                     Said::Other(text) if has_session && says_no_session(&text) => Err(PostError::SessionGone),
                     Said::Other(_) | Said::Nothing => outcome(&head).map(|()| None),

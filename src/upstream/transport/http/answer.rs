@@ -82,10 +82,11 @@ impl BodyKind {
 
     /// Messages of that kind may come with that status. Servers that answer where they were asked give their JSON-RPC
     /// errors statuses of errors; those that say that the message was not processed, or the session is not known, count
-    /// by themselves.
-    pub(super) fn is_said_with(self, status: StatusCode) -> bool {
+    /// by themselves. `not_found`: 404 does not.
+    pub(super) fn is_said_with(self, status: StatusCode, not_found: bool) -> bool {
         let is_error = status.is_client_error() || status.is_server_error();
-        let counts_alone = matches!(status.as_u16(), 404 | 408 | 425 | 429 | 503);
+        let counts_alone =
+            matches!(status.as_u16(), 408 | 425 | 429 | 503) || (status == StatusCode::NOT_FOUND && !not_found);
         status.is_success() || (self == Self::Json && is_error && !counts_alone)
     }
 }

@@ -17,8 +17,7 @@ use rustls::{CertificateError, ClientConfig};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
-    Bounds, Broken, DRAIN_PATIENCE, MAX_ACKNOWLEDGEMENT, answer::BodyKind, connection::Head, connections::KEEP_ALIVE,
-    not_connected,
+    Bounds, Broken, DRAIN_PATIENCE, MAX_ACKNOWLEDGEMENT, connection::Head, connections::KEEP_ALIVE, not_connected,
 };
 
 /// How long a connection may take to be closed in TLS; nobody waits for it.
@@ -63,12 +62,12 @@ impl Client {
     /// Sends `body`. What the answer says beyond its head is read to its end, unless it may hold messages.
     pub(super) async fn exchange(
         &self,
-        head: &Head,
+        kind: &Head,
         url: &Uri,
         body: &Bytes,
     ) -> Result<(ResponseHead, Option<Body>), Broken> {
         let room = self.room().await?;
-        let sent = self.request(head, url).send_body(body.clone()).await;
+        let sent = self.request(kind, url).send_body(body.clone()).await;
         let response = sent.map_err(|error| self.broken(error))?;
         let mut head = head_of(&response);
         if head.status.is_informational() {
@@ -76,7 +75,7 @@ impl Client {
             head.status = StatusCode::ACCEPTED;
         }
         let mut body = Body::new(response, room);
-        if BodyKind::of(&head).is_some_and(|kind| kind.is_said_with(head.status)) {
+        if kind.may_be_told_by(&head) {
             return Ok((head, Some(body)));
         }
         // The status has been read, so that only the connection may be lost from here on.

@@ -90,38 +90,52 @@ impl Wire {
 /// The head of all requests of one kind; only the URL is another each time. It is written while it is borrowed, so one
 /// serves all connections of a thread.
 #[derive(Debug)]
-pub(in crate::upstream) struct Head(RefCell<Rc<RequestHead>>);
+pub(in crate::upstream) struct Head {
+    head: RefCell<Rc<RequestHead>>,
+    /// What comes with the status 404 is read, too: it may be the answer (MCP 2026-07-28).
+    reads_not_found: bool,
+}
 
 impl Head {
     pub(super) fn new(method: Method, headers: HeaderMap) -> Self {
         let mut head = RequestHead::default();
         (head.method, head.headers) = (method, headers);
-        Self(RefCell::new(Rc::new(head)))
+        Self { head: RefCell::new(Rc::new(head)), reads_not_found: false }
+    }
+
+    /// What comes with the status 404 is read, too.
+    pub(in crate::upstream) fn reading_not_found(self) -> Self {
+        Self { reads_not_found: true, ..self }
+    }
+
+    /// The body of an answer with this head may hold messages.
+    pub(super) fn may_be_told_by(&self, answer: &ResponseHead) -> bool {
+        BodyKind::of(answer).is_some_and(|kind| kind.is_said_with(answer.status, self.reads_not_found))
     }
 
     /// Method and headers, for another client.
     pub(super) fn parts(&self) -> (Method, HeaderMap) {
-        let head = self.0.borrow();
+        let head = self.head.borrow();
         (head.method.clone(), head.headers.clone())
     }
 
     /// What requests of this kind say there.
     pub(in crate::upstream) fn get(&self, name: &HeaderName) -> Option<HeaderValue> {
-        self.0.borrow().headers.get(name).cloned()
+        self.head.borrow().headers.get(name).cloned()
     }
 
     /// Every request of this kind has this header from now on.
     pub(in crate::upstream) fn insert(&self, name: HeaderName, value: HeaderValue) {
-        Rc::make_mut(&mut self.0.borrow_mut()).headers.insert(name, value);
+        Rc::make_mut(&mut self.head.borrow_mut()).headers.insert(name, value);
     }
 
     /// And this one no more.
     pub(in crate::upstream) fn remove(&self, name: HeaderName) {
-        Rc::make_mut(&mut self.0.borrow_mut()).headers.remove(name);
+        Rc::make_mut(&mut self.head.borrow_mut()).headers.remove(name);
     }
 
     fn with_url(&self, url: &Uri) -> RequestHeadType {
-        let mut head = self.0.borrow_mut();
+        let mut head = self.head.borrow_mut();
         Rc::make_mut(&mut head).uri = url.clone();
         RequestHeadType::Rc(Rc::clone(&head), None)
     }
@@ -236,8 +250,9 @@ impl Connection {
         url: &Uri,
         body: &Bytes,
     ) -> Result<(ResponseHead, Rest), Broken> {
-        let head = self.request(head.with_url(url), body).await?;
-        if BodyKind::of(&head).is_some_and(|kind| kind.is_said_with(head.status)) {
+        let kind = head;
+        let head = self.request(kind.with_url(url), body).await?;
+        if kind.may_be_told_by(&head) {
             let body = self.into_body(&head);
             return Ok((head, Rest::Body(body)));
         }

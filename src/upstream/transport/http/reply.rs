@@ -131,6 +131,11 @@ impl Reply {
         Self::of(head, body).map(|reply| Self { marks, ..reply })
     }
 
+    /// The JSON text, where all of it has been read ([`Said::Answer`]).
+    pub(in crate::upstream) fn text(&self) -> Option<&Bytes> {
+        if let Rest::Read(text, _) = &self.rest { Some(text) } else { None }
+    }
+
     /// What its events have said of a resumption.
     pub fn marks(&self) -> &Marks {
         &self.marks
