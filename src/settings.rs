@@ -40,8 +40,8 @@ pub use ca_file::{CaFile, PemFile};
 pub use policy_file::{PolicyFile, Rule};
 pub use source::{Origin, Problem};
 pub use table::{
-    AuthSettings, LifecycleSettings, LimitSettings, LogSettings, RedisSettings, SecuritySettings, ServerSettings,
-    SessionSettings, Settings, StreamSettings, UpstreamSettings, defaults,
+    AuthSettings, InnerSettings, LifecycleSettings, LimitSettings, LogSettings, RedisSettings, SecuritySettings,
+    ServerSettings, SessionSettings, Settings, StreamSettings, UpstreamSettings, defaults,
 };
 pub use upstream_url::UpstreamUrl;
 pub use value::{Allowed, EraSetting, LogFormat, RedisUrl, Secret, Transport, UpstreamService, Watched};

@@ -15,6 +15,7 @@
 //! | `disown` | a request of which nobody can say whether it was taken: no answer comes after the error |
 //! | `doubt` | the first message of a client that a cookie alone has led to a session |
 //! | `call` | requests without a session, over the router's shared ones |
+//! | `inner` | the gateway as a client of sessions: for clients that have none |
 //! | `proofs` | whose doubt is settled |
 //! | `under_way` | which of them a caller's cancel means |
 //! | `pace` | how often one principal may ask |
@@ -22,7 +23,8 @@
 //! | `shared` | what they hold |
 //! | `stateless` | requests of 2026-07-28, each for itself |
 //!
-//! They import each other in one direction: `answered` → `deliver`, `disown` → `deliver` and `resume`, `rebind` and `resume` → `open`, `stateless` → all of them, all → `patience` →
+//! They import each other in one direction: `answered` → `deliver`, `disown` → `deliver` and `resume`, `rebind` and `resume` → `open`,
+//! `inner` → `deliver`, `disown` and `resume`, `stateless` → all of them, all → `patience` →
 //! `shared` → `proofs`, `under_way`.
 
 pub mod answered;
@@ -30,6 +32,7 @@ pub mod call;
 pub mod deliver;
 pub mod disown;
 pub mod doubt;
+pub mod inner;
 pub mod open;
 pub mod pace;
 mod patience;

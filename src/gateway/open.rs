@@ -38,7 +38,7 @@ use crate::{
 };
 
 /// Who opens a stream, and where.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Opening {
     /// On whose thread.
     pub gateway: Rc<Gateway>,

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, atomic::AtomicUsize},
 };
 
-use super::{proofs::Proofs, under_way::Calls};
+use super::{inner::kept::Pool, proofs::Proofs, under_way::Calls};
 use crate::{
     cluster::{Cluster, Member, limiter::RateLimiter},
     session::{env::Env, room::Guests},
@@ -23,6 +23,8 @@ pub struct Shared {
     pub(super) openings: RateLimiter,
     /// Calls without a session under way, and whose.
     pub(super) calls: Calls,
+    /// Sessions of the gateway's own.
+    pub(super) inner: Pool,
     /// How many requests without a session are under way.
     pub in_flight: AtomicUsize,
     /// How many requests are being disowned.
@@ -37,6 +39,7 @@ impl Shared {
             proofs: Proofs::default(),
             openings: RateLimiter::new(limits.new_session_rate),
             calls: Calls::default(),
+            inner: Pool::default(),
             in_flight: AtomicUsize::new(0),
             disowning: AtomicUsize::new(0),
         }

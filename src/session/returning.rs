@@ -26,6 +26,9 @@ pub struct Client {
     may_come_back: bool,
 }
 
+/// Key of [`Client::gateway`]; those of others are hexadecimal.
+const GATEWAY: &str = "gateway";
+
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client").field("versioned", &self.versioned).finish_non_exhaustive()
@@ -61,6 +64,20 @@ impl Client {
             versioned,
             may_be_asked: may_be_asked(agent, versioned),
             may_come_back: may_be_asked(agent, true),
+        }
+    }
+
+    /// The gateway itself, for clients that have no sessions. It comes back to the stream of each request that it has not
+    /// given up, by whichever process; nobody else is like it.
+    pub fn gateway() -> Self {
+        Self {
+            hash: GATEWAY.into(),
+            key: GATEWAY.into(),
+            place: hex(&[0; 8]).into(),
+            credential: None,
+            versioned: true,
+            may_be_asked: false,
+            may_come_back: false,
         }
     }
 
@@ -148,6 +165,11 @@ pub fn fits(now: &Client, orphan: Orphan<'_>, window: Duration) -> bool {
 /// Whether the cookie of a session may lead to it: its client is of the same kind. (That nobody shows it has been asked.)
 pub fn same_client(now: &Client, opened_by: &str) -> bool {
     key_of(opened_by).is_some_and(|key| key.get(..now.hash.len()) == Some(&*now.hash))
+}
+
+/// The session with this field is one of the gateway's own.
+pub fn is_of_gateway(opened_by: &str) -> bool {
+    opened_by.split(' ').next() == Some(GATEWAY)
 }
 
 /// The key in such a field.

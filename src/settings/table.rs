@@ -4,6 +4,7 @@
 //! unset. The text above a row is the documentation of the field *and* what `--help` prints.
 
 mod auth;
+mod inner;
 mod lifecycle;
 mod limits;
 mod log;
@@ -35,6 +36,8 @@ settings! {
     stream: StreamSettings, StreamFlags;
     /// How much the router takes on before it says no.
     limits: LimitSettings, LimitFlags;
+    /// Sessions of the gateway's own, for clients that have none.
+    inner: InnerSettings, InnerFlags;
     /// Who may talk to the router.
     security: SecuritySettings, SecurityFlags;
     /// How clients show who they are. A session answers to nobody but the principal that opened it.

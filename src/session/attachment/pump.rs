@@ -72,6 +72,8 @@ pub struct Pump {
     pub(super) pauses: Option<Duration>,
     /// It ends cleanly also where its client is to come back.
     pub(super) ends_cleanly: bool,
+    /// It ends when somebody else shows the stream.
+    pub(super) yields: bool,
     pub(super) next_heartbeat: Instant,
     pub(super) next_poll: Instant,
     /// The one timer of the stream, for the earlier of the two.
@@ -121,6 +123,7 @@ impl Pump {
             is_late: true,
             is_over: false,
             ends_cleanly,
+            yields: false,
             pauses: None,
             next_heartbeat,
             next_poll,
@@ -146,6 +149,17 @@ impl Pump {
     pub fn ending_cleanly(mut self, cleanly: bool) -> Self {
         self.ends_cleanly = cleanly;
         self
+    }
+
+    /// It ends when somebody else shows the stream, for a reader who goes on by himself then.
+    pub fn yielding(mut self) -> Self {
+        self.yields = true;
+        self
+    }
+
+    /// It has ended for that reason.
+    pub fn has_yielded(&self) -> bool {
+        self.yields && self.parked
     }
 
     /// It ends cleanly as soon as what there is has gone out, and its client is to come back after `retry`: for clients that
@@ -247,6 +261,9 @@ impl Pump {
                 (std::mem::take(&mut self.taken), std::mem::take(&mut queue.look), queue.end)
             };
             self.parked |= end == Some(End::Superseded);
+            if self.parked && self.yields {
+                return Ok(None);
+            }
             let (mut fresh, mut behind) = (Block::default(), false);
             if !self.parked {
                 (fresh, behind) = self.take_next(&mut events);

@@ -64,6 +64,11 @@ impl Waiting {
         Answered::Stream(pump)
     }
 
+    /// Its stream, for a reader who takes all that comes.
+    pub fn stream(self) -> Pump {
+        self.pump()
+    }
+
     /// The answer alone, for a client that takes nothing else.
     pub async fn answer_alone(self) -> Option<Bytes> {
         self.pump().answer().await

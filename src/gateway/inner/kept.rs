@@ -1,0 +1,208 @@
+//! The inner sessions of this process that wait for a call or work on one: plain state, of all threads.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::OnceCell;
+
+use crate::{protocol::session_id::SessionId, store::Binding};
+
+/// What tells inner sessions apart.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Kind {
+    /// Service, principal, scopes and rules.
+    whose: [String; 4],
+    /// What its client can be asked (JSON text).
+    pub capabilities: String,
+    /// Level of logs (JSON text).
+    pub level: Option<String>,
+    /// It works on one call at a time.
+    alone: bool,
+}
+
+impl Kind {
+    /// `capabilities`, `level`: JSON texts. `alone`: it must work on one call at a time whatever its client can be asked.
+    pub fn new(service: &str, by: &Binding, capabilities: String, level: Option<String>, alone: bool) -> Self {
+        let alone = alone || capabilities != "{}" || level.is_some();
+        let whose = [service, by.principal(), by.scopes(), by.rules()].map(str::to_owned);
+        Self { whose, capabilities, level, alone }
+    }
+}
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub struct Pool {
+    kept: Mutex<HashMap<Kind, Vec<Arc<Entry>>>>,
+    count: Arc<AtomicUsize>,
+}
+
+/// One session.
+#[derive(Debug)]
+pub struct Entry {
+    /// Set once it is initialised: its name, and what its server told (JSON text).
+    pub opened: OnceCell<(SessionId, Arc<str>)>,
+    calls: AtomicUsize,
+    used: Mutex<Instant>,
+    _place: Place,
+}
+
+/// Counts until it is dropped.
+#[derive(Debug)]
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(count: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
+        let place = Self(Arc::clone(count));
+        (count.fetch_add(1, Ordering::Relaxed) < most).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Entry {
+    fn new(place: Place, calls: usize) -> Arc<Self> {
+        let (calls, used) = (AtomicUsize::new(calls), Mutex::new(Instant::now()));
+        Arc::new(Self { opened: OnceCell::new(), calls, used, _place: place })
+    }
+
+    /// One of its calls has ended.
+    pub fn is_over(&self) {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.calls.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Nobody has used it for so long. `None`: it works.
+    pub fn idle_for(&self) -> Option<Duration> {
+        let used = self.used.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
+        (self.calls.load(Ordering::Acquire) == 0).then_some(used)
+    }
+}
+
+impl Pool {
+    fn kept(&self) -> MutexGuard<'_, HashMap<Kind, Vec<Arc<Entry>>>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many there are of this process.
+    pub fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// It is given to nobody any more.
+    pub fn remove(&self, kind: &Kind, entry: &Arc<Entry>) {
+        remove_from(&mut self.kept(), kind, entry);
+    }
+
+    /// It is given to nobody any more, unless it works. `false`: it does.
+    pub fn remove_idle(&self, kind: &Kind, entry: &Arc<Entry>) -> bool {
+        let mut kept = self.kept();
+        let is_free = entry.idle_for().is_some();
+        if is_free {
+            remove_from(&mut kept, kind, entry);
+        }
+        is_free
+    }
+
+    /// One that may take one more call, which counts already; and whether it is new. `calls`: so many at once in one.
+    /// `most`: sessions. `None`: there are so many.
+    pub fn choose(&self, kind: &Kind, calls: usize, most: usize) -> Option<(Arc<Entry>, bool)> {
+        let limit = if kind.alone { 1 } else { calls };
+        let mut kept = self.kept();
+        let under_way = |entry: &&Arc<Entry>| entry.calls.load(Ordering::Acquire);
+        let entries = kept.get(kind).into_iter().flatten();
+        if let Some(entry) = entries.min_by_key(under_way).filter(|entry| under_way(entry) < limit) {
+            entry.calls.fetch_add(1, Ordering::AcqRel);
+            return Some((Arc::clone(entry), false));
+        }
+        let entry = Entry::new(Place::take(&self.count, most)?, 1);
+        kept.entry(kind.clone()).or_default().push(Arc::clone(&entry));
+        Some((entry, true))
+    }
+
+    /// Takes one in that was of another process. `None`: there are `most` already.
+    pub fn take_in(&self, kind: &Kind, of: (SessionId, Arc<str>), most: usize) -> Option<Arc<Entry>> {
+        let entry = Entry::new(Place::take(&self.count, most)?, 0);
+        // It is new.
+        let _ = entry.opened.set(of);
+        self.kept().entry(kind.clone()).or_default().push(Arc::clone(&entry));
+        Some(entry)
+    }
+}
+
+fn remove_from(kept: &mut HashMap<Kind, Vec<Arc<Entry>>>, kind: &Kind, entry: &Arc<Entry>) {
+    if let Some(entries) = kept.get_mut(kind) {
+        entries.retain(|other| !Arc::ptr_eq(other, entry));
+        if entries.is_empty() {
+            kept.remove(kind);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind(capabilities: &str, level: Option<&str>) -> Kind {
+        Kind::new("s", &Binding::default(), capabilities.to_owned(), level.map(str::to_owned), false)
+    }
+
+    #[test]
+    fn calls_share_a_session_unless_something_is_asked_or_logged_in_it() {
+        let pool = Pool::default();
+        let plain = kind("{}", None);
+        let (one, is_new) = pool.choose(&plain, 2, 10).unwrap();
+        assert!(is_new);
+        let (same, is_new) = pool.choose(&plain, 2, 10).unwrap();
+        assert!(!is_new && Arc::ptr_eq(&one, &same));
+        let (third, is_new) = pool.choose(&plain, 2, 10).unwrap();
+        assert!(is_new && !Arc::ptr_eq(&one, &third));
+        for alone in [kind(r#"{"elicitation":{}}"#, None), kind("{}", Some("\"info\""))] {
+            let (one, _) = pool.choose(&alone, 2, 10).unwrap();
+            let (other, is_new) = pool.choose(&alone, 2, 10).unwrap();
+            assert!(is_new && !Arc::ptr_eq(&one, &other));
+            one.is_over();
+            assert!(Arc::ptr_eq(&one, &pool.choose(&alone, 2, 10).unwrap().0), "it works no more");
+        }
+    }
+
+    #[test]
+    fn nobody_gets_the_session_of_another_principal_or_level() {
+        let pool = Pool::default();
+        let of = |principal: &str, level: Option<&str>| {
+            Kind::new("s", &Binding::new(principal, []), "{}".to_owned(), level.map(str::to_owned), false)
+        };
+        let kinds = [of("p", None), of("q", None), of("p", Some("\"info\"")), of("p", Some("\"debug\""))];
+        assert!(kinds.iter().all(|kind| pool.choose(kind, 9, 10).unwrap().1));
+        assert!(kinds.iter().all(|kind| !pool.choose(kind, 9, 10).is_some_and(|(_, is_new)| is_new) || kind.alone));
+    }
+
+    #[test]
+    fn there_are_no_more_than_may_be_and_each_end_makes_room() {
+        let pool = Pool::default();
+        let alone = kind(r#"{"roots":{}}"#, None);
+        let (one, _) = pool.choose(&alone, 1, 2).unwrap();
+        let (other, _) = pool.choose(&alone, 1, 2).unwrap();
+        assert!(pool.choose(&alone, 1, 2).is_none() && pool.count() == 2);
+        assert!(!pool.remove_idle(&alone, &one), "it works");
+        pool.remove(&alone, &one);
+        assert!(pool.choose(&alone, 1, 2).is_none(), "it still works for its call");
+        drop(one);
+        assert_eq!(pool.count(), 1);
+        other.is_over();
+        assert!(pool.remove_idle(&alone, &other));
+        drop(other);
+        assert_eq!(pool.count(), 0);
+        assert!(pool.take_in(&alone, (SessionId::random(), Arc::from("{}")), 1).is_some());
+        assert!(!pool.choose(&alone, 1, 1).unwrap().1, "what was taken in waits for a call");
+    }
+}

@@ -1,0 +1,164 @@
+//! Which inner sessions are kept for the next call: one kind for each service, principal, set of capabilities and level of
+//! logs, since a server learns these once a session.
+//!
+//! A session whose server may ask the client something, or logs, works on one call at a time: over HTTP+SSE, and from servers
+//! that speak on their own stream, nothing else tells about which call that is. All others are shared.
+
+use std::{rc::Rc, sync::Arc};
+
+use super::{
+    kept::{Entry, Kind},
+    session::{Failed, Inner},
+};
+use crate::{
+    gateway::shared::Gateway, lifecycle::Phase, protocol::session_id::SessionId, store::Binding, upstream::Service,
+};
+
+/// How often a call looks for another session when the one that it was given is gone.
+const ATTEMPTS: usize = 3;
+
+/// A session for one call. Dropped, it goes back to where it was.
+#[derive(Debug)]
+pub struct Lent {
+    /// The session.
+    pub inner: Inner,
+    /// The server's result of `initialize` (JSON text).
+    pub told: Arc<str>,
+    gateway: Rc<Gateway>,
+    kind: Kind,
+    entry: Arc<Entry>,
+}
+
+impl Lent {
+    /// Nobody else is given it from now on, until it is dropped: for a call whose session belongs to what comes of it. It counts
+    /// as one of this instance's until then.
+    pub fn apart(&self) {
+        self.gateway.shared.inner.remove(&self.kind, &self.entry);
+    }
+
+    /// As [`Self::apart`], and its server is told that it is over, too.
+    pub fn end(self) {
+        self.apart();
+        let inner = self.inner.clone();
+        actix_rt::spawn(async move { inner.end().await });
+    }
+
+    /// What it is one of.
+    pub fn kind(&self) -> &Kind {
+        &self.kind
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.entry.is_over();
+    }
+}
+
+/// Takes a session in that was of another instance, or of a call that has taken it away: it waits for the next call.
+pub fn take_in(gateway: &Rc<Gateway>, service: &Arc<Service>, by: &Binding, kind: &Kind, of: (SessionId, Arc<str>)) {
+    let session = of.0;
+    match gateway.shared.inner.take_in(kind, of, gateway.env.settings.inner.sessions) {
+        Some(entry) => watch(gateway, service, by, kind.clone(), entry),
+        None => {
+            let inner = Inner::at(gateway, service, by, session);
+            actix_rt::spawn(async move { inner.end().await });
+        }
+    }
+}
+
+/// A session of this kind: one that waits, or a new one.
+///
+/// # Errors
+/// See [`Failed`].
+pub async fn lend(gateway: &Rc<Gateway>, service: &Arc<Service>, by: &Binding, kind: &Kind) -> Result<Lent, Failed> {
+    let pool = &gateway.shared.inner;
+    let settings = &gateway.env.settings;
+    let calls = settings.inner.calls.min(settings.limits.max_inflight);
+    let (entry, is_new) = pool.choose(kind, calls, settings.inner.sessions).ok_or(Failed::TooMany)?;
+    // From here on the call counts until this is dropped.
+    let nobody = Inner::at(gateway, service, by, SessionId::random());
+    let mut lent = Lent { inner: nobody, told: Arc::from(""), gateway: Rc::clone(gateway), kind: kind.clone(), entry };
+    let opened = lent
+        .entry
+        .opened
+        .get_or_try_init(|| async {
+            let inner = Inner::open(gateway, service, by).await?;
+            match inner.initialize(&kind.capabilities, kind.level.as_deref()).await {
+                Ok(told) => Ok((inner.session, told)),
+                Err(error) => {
+                    inner.end().await;
+                    Err(error)
+                }
+            }
+        })
+        .await;
+    match opened {
+        Ok((session, told)) => {
+            let (session, told) = (*session, Arc::clone(told));
+            (lent.inner, lent.told) = (Inner::at(gateway, service, by, session), told);
+            if is_new {
+                watch(gateway, service, by, kind.clone(), Arc::clone(&lent.entry));
+            }
+            Ok(lent)
+        }
+        Err(error) => {
+            lent.apart();
+            Err(error)
+        }
+    }
+}
+
+/// Lends a session and does this with it; with another one if it turns out to be gone, which has seen nothing then.
+///
+/// # Errors
+/// See [`Failed`].
+pub async fn with_session<T>(
+    gateway: &Rc<Gateway>,
+    service: &Arc<Service>,
+    by: &Binding,
+    kind: &Kind,
+    work: impl AsyncFn(&Inner) -> Result<T, Failed>,
+) -> Result<(Lent, T), Failed> {
+    let mut attempts = ATTEMPTS;
+    loop {
+        attempts -= 1;
+        let lent = lend(gateway, service, by, kind).await?;
+        match work(&lent.inner).await {
+            Ok(done) => return Ok((lent, done)),
+            Err(error) if error.is_gone() && attempts > 0 => lent.apart(),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Ends the session when nobody has used it for `MCP_INNER_IDLE`, or when this instance goes down.
+fn watch(gateway: &Rc<Gateway>, service: &Arc<Service>, by: &Binding, kind: Kind, entry: Arc<Entry>) {
+    let (gateway, service, by) = (Rc::clone(gateway), Arc::clone(service), by.clone());
+    let entry = Arc::downgrade(&entry);
+    actix_rt::spawn(async move {
+        let mut phase = gateway.cluster.lifecycle.subscribe();
+        let mut wait = gateway.env.settings.inner.idle;
+        loop {
+            let is_over = tokio::time::timeout(wait, phase.wait_for(|phase| *phase >= Phase::Draining)).await.is_ok();
+            let Some(entry) = entry.upgrade() else { return };
+            let limit = gateway.env.settings.inner.idle;
+            match entry.idle_for() {
+                Some(idle) if is_over || idle >= limit => {
+                    // Taken at this very moment, it is its call's.
+                    if gateway.shared.inner.remove_idle(&kind, &entry) {
+                        if let Some((session, _)) = entry.opened.get() {
+                            Inner::at(&gateway, &service, &by, *session).end().await;
+                        }
+                        return;
+                    }
+                    wait = limit;
+                }
+                Some(idle) => wait = limit - idle,
+                // The instance goes down with it; the session is handed over.
+                None if is_over => return,
+                None => wait = limit,
+            }
+        }
+    });
+}

@@ -1,0 +1,28 @@
+//! Sessions of the gateway's own, for clients that have none.
+
+use std::{ffi::OsString, time::Duration};
+
+use crate::settings::{
+    help_text::help_text,
+    parse::{DAY, MILLI, duration, whole},
+    row::Row,
+    source::Reader,
+};
+
+group! {
+    /// Sessions of the gateway's own, for clients that have none.
+    "Clients without sessions", InnerFlags => InnerSettings {
+        /// Sessions of its own that an instance keeps at most, in which it works for clients of 2026-07-28 at servers of older
+        /// versions; each is one at the server, too. Calls beyond it are refused and not executed. They count in
+        /// MCP_MAX_SESSIONS.
+        MCP_INNER_SESSIONS = "1000", "sessions" => sessions: usize, whole(1..=1_000_000);
+
+        /// Calls at once in one of them; more open another one. Those of clients that can be asked something, or want logs, are
+        /// alone in theirs. Never more than MCP_MAX_INFLIGHT, which holds for these sessions as for any.
+        MCP_INNER_CALLS = "32", "calls per session" => calls: usize, whole(1..=1_000_000);
+
+        /// How long one of them is kept without a call: opening one costs the server an initialize. As long as connections to
+        /// servers are kept (MCP_UPSTREAM_IDLE_TIMEOUT).
+        MCP_INNER_IDLE = "5m", "duration" => idle: Duration, duration(100 * MILLI..=DAY);
+    }
+}
