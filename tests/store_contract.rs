@@ -93,6 +93,8 @@ contract! {
     }
     rates {
         a_burst_passes_and_then_one_at_a_time
+        so_many_calls_are_under_way_and_no_more
+        calls_that_nobody_keeps_are_over
     }
     page {
         a_page_starts_after_the_cursor

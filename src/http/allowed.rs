@@ -9,13 +9,17 @@ use serde_json::value::RawValue;
 use super::{error::ApiError, principal};
 use crate::{
     audit::Entry,
-    gateway::pace,
+    gateway::{
+        deliver::NotDelivered,
+        pace::{self, Admitted},
+    },
     policy::{self, Grant, List, Verdict, filtered, shows_tool},
     process::node::Node,
     protocol::{
         jsonrpc::{Head, Said},
         session_id::SessionId,
     },
+    session::messages::Delivered,
     store::{Binding, Paced},
 };
 
@@ -28,6 +32,13 @@ pub(super) struct Allowed<'r> {
     pub(super) grant: Option<Grant>,
     /// For the audit log.
     service: String,
+}
+
+/// Of a message that its session has, the owner keeps count. One that it had before is perhaps answered.
+pub(super) fn taken(admitted: Admitted, delivered: Result<&Delivered, &NotDelivered>) {
+    if let Ok(Delivered::Accepted(_)) = delivered {
+        admitted.is_taken();
+    }
 }
 
 impl<'r> Allowed<'r> {
@@ -60,7 +71,8 @@ impl<'r> Allowed<'r> {
         Err(error)
     }
 
-    /// Whether this may be done: by the rules, and not too often; and notes for the audit log what came of it.
+    /// Whether this may be done: by the rules, not too often, and not with too much at a time; and notes for the audit log
+    /// what came of it. The call counts until what is returned is dropped, or its session has it.
     ///
     /// # Errors
     /// It may not.
@@ -69,14 +81,14 @@ impl<'r> Allowed<'r> {
         node: &Rc<Node>,
         session: Option<&SessionId>,
         (head, body, said): (&Head<'_>, &[u8], &Said),
-    ) -> Result<(), ApiError> {
+    ) -> Result<Admitted, ApiError> {
         let judged = match self.check(node, head, body) {
-            Ok(()) => self.pace(node, said).await,
-            refused => refused,
+            Ok(()) => self.admit(node, session, said).await,
+            Err(refused) => Err(refused),
         };
         if let (Some(audit), Said::Request { id, method }) = (&node.env.audit, said) {
             let (what, outcome) = match &judged {
-                Ok(()) => ("asked", "accepted"),
+                Ok(_) => ("asked", "accepted"),
                 Err(error) => ("refused", error.reason()),
             };
             audit.note(Entry {
@@ -96,19 +108,20 @@ impl<'r> Allowed<'r> {
     /// One more request, if this is one.
     ///
     /// # Errors
-    /// There were too many of them.
-    async fn pace(&self, node: &Rc<Node>, said: &Said) -> Result<(), ApiError> {
-        if !matches!(said, Said::Request { .. }) {
-            return Ok(());
+    /// There were too many of them, or there are.
+    async fn admit(&self, node: &Rc<Node>, session: Option<&SessionId>, said: &Said) -> Result<Admitted, ApiError> {
+        let Said::Request { id, method } = said else { return Ok(Admitted::default()) };
+        let too_many = |reason| node.env.metrics.router_errors.with_label_values(&[reason]).inc();
+        if let Paced::After(wait) = pace::pace(&node.gateway, &self.by).await? {
+            too_many("too_often");
+            let retry = u32::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
+            return Err(ApiError::TooOften { retry: retry.max(1) });
         }
-        match pace::pace(&node.gateway, &self.by).await? {
-            Paced::Now => Ok(()),
-            Paced::After(wait) => {
-                node.env.metrics.router_errors.with_label_values(&["too_often"]).inc();
-                let retry = u32::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
-                Err(ApiError::TooOften { retry: retry.max(1) })
-            }
-        }
+        let admitted = pace::admit(&node.gateway, &self.by, session, (id, method)).await?;
+        admitted.ok_or_else(|| {
+            too_many("too_many_calls");
+            ApiError::TooManyCalls
+        })
     }
 
     /// What may be seen of the answer to a request of this method.

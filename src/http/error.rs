@@ -126,6 +126,9 @@ pub enum ApiError {
         /// After so many seconds.
         retry: u32,
     },
+    /// One principal has too many calls under way.
+    #[error("too many calls of one principal are under way (MCP_PRINCIPAL_CALLS); try again when one is answered")]
+    TooManyCalls,
     /// The keys of the issuer of tokens were never had.
     #[error("tokens cannot be checked now: the keys of their issuer cannot be had; try again later")]
     NoIssuer,

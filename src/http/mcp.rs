@@ -16,7 +16,7 @@ use futures_util::{Stream, StreamExt as _, future, stream};
 
 use super::{
     accept::{JSON, Takes},
-    allowed::Allowed,
+    allowed::{Allowed, taken},
     error::ApiError,
     extract::{Named, NodeData, id_text, read_body},
     forwarded::Edge,
@@ -84,9 +84,10 @@ pub async fn post(
     let said = head.said();
     let shown = call.session()?;
     let begins = matches!(&said, Said::Request { method, .. } if **method == *mcp::INITIALIZE) && shown.is_none();
-    if let Err(refused) = call.allowed.judge(&node, shown.as_ref(), (&head, &body, &said)).await {
-        return Ok(call.not_allowed(&refused, shown.is_some(), id_text(&said)));
-    }
+    let admitted = match call.allowed.judge(&node, shown.as_ref(), (&head, &body, &said)).await {
+        Ok(admitted) => admitted,
+        Err(refused) => return Ok(call.not_allowed(&refused, shown.is_some(), id_text(&said))),
+    };
     // The one that it offers stands in the request.
     let version = if begins { None } else { call.version()? };
     let session = match shown {
@@ -101,7 +102,9 @@ pub async fn post(
         None => return Ok(ApiError::NoSessionHeader.response(id_text(&said))),
     };
     let sent = call.sent(body, said, 0, version);
-    let response = match sent.deliver(&node.gateway, session).await.map(Delivered::into_stream) {
+    let delivered = sent.deliver(&node.gateway, session).await;
+    taken(admitted, delivered.as_ref());
+    let response = match delivered.map(Delivered::into_stream) {
         Ok(None) => HttpResponse::Accepted().finish(),
         Ok(Some(stream)) => call.answer(stream, begins.then_some(session)).await,
         Err(error) => {
@@ -260,18 +263,21 @@ impl<'r> Call<'r> {
                 return Err(ApiError::Unexpected("initialize is not for an array of messages"));
             }
             let judged = self.allowed.judge(self.node, Some(&session), (&head, &body, &said)).await;
-            match (judged, id_text(&said)) {
-                (Ok(()), _) => {}
+            let admitted = match (judged, id_text(&said)) {
+                (Ok(admitted), _) => admitted,
                 (Err(error @ ApiError::Policy { .. }), Some(id)) => {
                     refused.push(error.body(Some(id)));
                     continue;
                 }
                 (Err(error), id) => return Ok(error.response(id)),
-            }
-            sent.push(self.sent(body, said, sent.len(), Some(mcp::WITH_BATCHES)));
+            };
+            sent.push((self.sent(body, said, sent.len(), Some(mcp::WITH_BATCHES)), admitted));
         }
-        for sent in &sent {
-            match (sent.deliver(gateway, session).await, id_text(&sent.posted.said)) {
+        let (sent, admitted): (Vec<_>, Vec<_>) = sent.into_iter().unzip();
+        for (sent, admitted) in sent.iter().zip(admitted) {
+            let delivered = sent.deliver(gateway, session).await;
+            taken(admitted, delivered.as_ref());
+            match (delivered, id_text(&sent.posted.said)) {
                 (Ok(delivered), _) => {
                     streams.extend(delivered.into_stream().map(|stream| Waiting::new(env, stream)));
                 }

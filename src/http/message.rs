@@ -10,7 +10,7 @@ use actix_web::{
 use bytes::Bytes;
 
 use super::{
-    allowed::Allowed,
+    allowed::{Allowed, taken},
     error::ApiError,
     extract::{Named, NodeData, id_text, read_body},
     principal,
@@ -21,6 +21,7 @@ use crate::{
     gateway::{
         deliver::NotDelivered,
         doubt,
+        pace::Admitted,
         rebind::{self, Answer, Told},
     },
     process::node::Node,
@@ -84,12 +85,17 @@ async fn take(
     }
     let said = head.said();
     let allowed = allowed(node, request, service.as_deref(), session).await?;
-    let refused = allowed.judge(node, Some(&session), (&head, &body, &said)).await.err();
+    let (admitted, refused) = match allowed.judge(node, Some(&session), (&head, &body, &said)).await {
+        Ok(admitted) => (admitted, None),
+        Err(refused) => (Admitted::default(), Some(refused)),
+    };
     let by = allowed.by;
     let (body, said) = match (refused, id_text(&said)) {
         (None, _) => (body, said),
         // On the stream, like any answer: a status other than 2xx ends the session of some clients.
-        (Some(error @ (ApiError::Policy { .. } | ApiError::TooOften { .. })), Some(id)) => substitute(&error, id)?,
+        (Some(error @ (ApiError::Policy { .. } | ApiError::TooOften { .. } | ApiError::TooManyCalls)), Some(id)) => {
+            substitute(&error, id)?
+        }
         (Some(ApiError::Policy { .. }), None) => {
             node.env.metrics.dropped.with_label_values(&["policy"]).inc();
             return Ok(HttpResponse::Accepted().finish());
@@ -97,7 +103,9 @@ async fn take(
         (Some(error), id) => return Ok(error.response(id)),
     };
     let sent = Sent::new(request, &node.env.settings.security, (service, by), (body, said), 0, false, None);
-    match sent.deliver(&node.gateway, session).await {
+    let delivered = sent.deliver(&node.gateway, session).await;
+    taken(admitted, delivered.as_ref());
+    match delivered {
         Ok(Delivered::Accepted(_) | Delivered::Duplicate(_)) => {
             sent.is_answered(&node.gateway, session, request);
             Ok(HttpResponse::Accepted().insert_header((CONTENT_TYPE, TEXT.clone())).body("Accepted"))

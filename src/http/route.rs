@@ -47,9 +47,11 @@ pub async fn post(
     let head = Head::parse(&body)?;
     let allowed = Allowed::at(&node, &request, &service.name)?;
     let said = head.said();
-    if let Err(refused) = allowed.judge(&node, None, (&head, &body, &said)).await {
-        return Ok(refused.response(id_text(&said)));
-    }
+    // Counted until it is answered, or the caller is gone.
+    let _admitted = match allowed.judge(&node, None, (&head, &body, &said)).await {
+        Ok(admitted) => admitted,
+        Err(refused) => return Ok(refused.response(id_text(&said))),
+    };
     let _slot = Slot::take(&node.gateway.shared.in_flight, node.env.settings.limits.rest_max_inflight)?;
     let trusted = &node.env.settings.security.trusted_proxies;
     match &head.kind {

@@ -41,6 +41,7 @@ use crate::{
     protocol::session_id::SessionId,
     reread,
     session::{
+        calls::Calls,
         directory::Directory,
         env::{Env, Neighbours},
         messages::IsGone,
@@ -95,6 +96,10 @@ pub async fn run(mut settings: Settings) -> Result<(), Fatal> {
     let authority = Authority::new(&cluster.env.settings);
     let server = serve(&cluster, TcpListener::from(socket), files, authority.as_ref())?;
     keep_policy(&cluster);
+    let counted = Arc::clone(&env);
+    actix_rt::spawn(
+        async move { counted.calls.keep_up(&*counted.store, |error| counted.count_store_error(error)).await },
+    );
     let audited = Arc::clone(&env);
     actix_rt::spawn(async move {
         if let Some(audit) = &audited.audit {
@@ -252,6 +257,7 @@ fn make_env(
     Ok(Env {
         audit: open_audit(&settings, &metrics)?,
         policy: settings.auth.policy.as_ref().map(Policy::new),
+        calls: Arc::new(Calls::new(&settings, &me.incarnation)),
         settings: Arc::new(settings),
         store,
         me,

@@ -17,6 +17,7 @@ use actix::prelude::*;
 
 use super::{
     attachment::{Attachment, End},
+    calls::Counted,
     core::{
         claims::Claims,
         order::Order,
@@ -179,7 +180,9 @@ impl SessionActor {
         found.inbox.iter().for_each(|entry| session.posts.inherit(entry.seq));
         let held = session.env.metrics.held.clone();
         for request in found.pending {
-            let (id, request) = journal::inherited(request, &session.service.tools, &held, session.has_many_streams);
+            let count = |id: &_, method: &str| session.counted(id, method);
+            let many = session.has_many_streams;
+            let (id, request) = journal::inherited(request, &session.service.tools, &held, many, count);
             session.posts.inherit_request(id, request);
         }
         if !before.moved.is_empty() {
@@ -303,6 +306,10 @@ impl SessionActor {
         }
         if matches!(exit, Exit::Gone | Exit::Corrupt) {
             self.end_upstream();
+        } else {
+            // Calls go on, and are kept by who takes the session.
+            let requests = self.posts.requests_mut();
+            requests.kept_mut().filter_map(|kept| kept.counted.take()).for_each(Counted::passed_on);
         }
         env.directory.remove_session(&self.fence.session, &SessionHandle::new(&ctx.address()));
         if matches!(exit, Exit::Fenced | Exit::Released) {

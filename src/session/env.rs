@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Instant};
 use actix::Recipient;
 use tokio::sync::{mpsc, watch};
 
-use super::{directory::Directory, messages::IsGone, room::Lonely};
+use super::{calls::Calls, directory::Directory, messages::IsGone, room::Lonely};
 use crate::{
     audit::Audit,
     cluster::{dataset::Dataset, lease::LeaseClock},
@@ -31,6 +31,8 @@ pub struct Env {
     pub me: Owner,
     /// Who is where in this process.
     pub directory: Directory,
+    /// Calls of each principal.
+    pub calls: Arc<Calls>,
     /// Counters.
     pub metrics: Metrics,
     /// Sessions whose clients are gone.

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::{
     actor::{SessionActor, poll_now},
     attachment::{Attachment, End},
+    calls::Counted,
     core::{posts::Outbound, setup::Effect, streams::StreamKey},
     env::Env,
     held::{self, Held},
@@ -358,6 +359,7 @@ impl SessionActor {
                         list: self.list_of(&method),
                         token: if self.has_many_streams { progress_token(&body) } else { None },
                         held: Held::new(&self.env.metrics.held, body.len()),
+                        counted: self.counted(&id, &method),
                     };
                     if matches!(kept.effect, Effect::Initialize(_)) {
                         self.list_stream();
@@ -381,6 +383,11 @@ impl SessionActor {
             },
             Said::Response { id } => self.take_answer(seq, id.as_ref(), body),
         }
+    }
+
+    /// For its principal, until it has its answer.
+    pub(super) fn counted(&self, id: &IdKey, method: &str) -> Option<Counted> {
+        self.env.calls.hold_request(&self.binding, &self.fence.session, (id, method))
     }
 
     pub(super) fn send_up(&mut self, seq: u64, body: Bytes, id: Option<IdKey>) {

@@ -9,6 +9,7 @@ use memchr::memmem;
 use prometheus::IntGauge;
 
 use super::{
+    calls::Counted,
     core::{posts, requests, setup::Effect},
     held::Held,
 };
@@ -48,12 +49,14 @@ pub struct Kept {
     /// Its part of what this process holds.
     #[expect(dead_code, reason = "counts until it is dropped")]
     pub(super) held: Held,
+    /// It is counted for its principal.
+    pub(super) counted: Option<Counted>,
 }
 
 impl Kept {
     /// Of a request that is answered at once.
     pub(super) fn nothing(held: &IntGauge) -> Self {
-        Self { effect: Effect::None, list: None, token: None, held: Held::new(held, 0) }
+        Self { effect: Effect::None, list: None, token: None, held: Held::new(held, 0), counted: None }
     }
 }
 
@@ -69,15 +72,19 @@ pub(super) fn inherited(
     tools: &Tools,
     held: &IntGauge,
     has_many_streams: bool,
+    count: impl FnOnce(&IdKey, &str) -> Option<Counted>,
 ) -> (IdKey, InFlight) {
     let PendingRequest { seq, id_key: table_key, forwarded, body } = pending;
-    let (id, effect, list) = match Head::parse(&body).map(|head| head.said()) {
-        Ok(Said::Request { id, method }) => (id, Effect::of(&method, &body, || tools.version()), List::of(&method)),
+    let (id, effect, list, counted) = match Head::parse(&body).map(|head| head.said()) {
+        Ok(Said::Request { id, method }) => {
+            let counted = count(&id, &method);
+            (id, Effect::of(&method, &body, || tools.version()), List::of(&method), counted)
+        }
         // Lost with the store's data, and restored without it.
-        _ => (IdKey::from_stored(Arc::clone(&table_key)), Effect::None, None),
+        _ => (IdKey::from_stored(Arc::clone(&table_key)), Effect::None, None, None),
     };
     let token = if has_many_streams { progress_token(&body) } else { None };
-    let kept = Kept { effect, list, token, held: Held::new(held, body.len()) };
+    let kept = Kept { effect, list, token, held: Held::new(held, body.len()), counted };
     (id, InFlight::inherited(seq, table_key, forwarded, Instant::now(), kept))
 }
 

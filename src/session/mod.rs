@@ -19,6 +19,7 @@
 //! | `questions` | requests of the server and their answers, under ids of both sides |
 //! | `unheard` | upstream → client: answers whose streams nobody shows |
 //! | `unreadable` | upstream → client: what is too large |
+//! | `calls` | how many calls of each principal are under way, at all instances |
 //! | `held` | what the requests of all sessions hold together |
 //! | `link` | the upstream link: open, lose, give up |
 //! | `life` | what a session gives back when its client is gone: link, place, all |
@@ -33,6 +34,7 @@
 
 pub mod actor;
 pub mod attachment;
+pub mod calls;
 mod cancel;
 mod claim;
 pub mod core;

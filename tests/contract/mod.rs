@@ -27,8 +27,9 @@ use mcp_router::{
     protocol::{post_id::PostId, session_id::SessionId, stream_key::StreamKey},
     store::{
         Accept, Accepted, Adopted, Append, Appended, Attach, Attached, AttachedTo, Attachment, Binding, Claim, Claimed,
-        ClientMessage, Created, EventLog, Fence, Handed, HeadChange, InboxEntry, Instances, Journal, LogLimits,
-        NewEvent, NewSession, Owner, Paced, Rate, Rehydration, SessionHead, SessionStore, Sessions, Wake, WakeUps,
+        ClientMessage, Created, Entered, EventLog, Fence, Handed, HeadChange, InboxEntry, Instances, Journal,
+        LogLimits, NewEvent, NewSession, Owner, Paced, Rate, Rehydration, SessionHead, SessionStore, Sessions, Wake,
+        WakeUps,
         memory::MemoryStore,
         redis::{RedisConfig, RedisStore},
     },

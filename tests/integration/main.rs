@@ -9,6 +9,7 @@
 mod harness;
 
 mod bounds;
+mod calls_at_a_time;
 mod conformance;
 mod connections;
 mod deployment;

@@ -121,6 +121,9 @@ fn row(error: &ApiError) -> Row {
         }
         E::Policy { .. } => Row::new(403, INVALID_REQUEST, "policy").outcome(Outcome::NotExecuted),
         E::TooOften { retry } => Row::new(429, INTERNAL_ERROR, "too_often").retry(*retry).outcome(Outcome::NotExecuted),
+        E::TooManyCalls => {
+            Row::new(429, INTERNAL_ERROR, "too_many_calls").retry(1).outcome(Outcome::NotExecuted)
+        }
         E::NoIssuer => Row::new(503, INTERNAL_ERROR, "no_issuer").retry(1),
         E::NotAdmin => Row::new(403, INVALID_REQUEST, "forbidden"),
         E::NotAcceptable => Row::new(406, INVALID_REQUEST, "not_acceptable"),
@@ -262,7 +265,7 @@ mod tests {
     numbered!(arm: ApiError {
         Invalid(_), Unexpected(_), UnknownService{..}, AmbiguousService{..}, IdInUse, MissingSession, UnknownSession,
         AmbiguousSession, TooLarge{..}, BrokenBody, SlowBody{..}, ContentType, ContentCoding, NoSuchPath, Method{..}, Query,
-        Repeated{..}, Host, Origin, Unauthorized{..}, TooLittle{..}, Policy{..}, TooOften{..}, NoIssuer, NotAdmin, NotAcceptable, NeitherAcceptable, NoSessionHeader,
+        Repeated{..}, Host, Origin, Unauthorized{..}, TooLittle{..}, Policy{..}, TooOften{..}, TooManyCalls, NoIssuer, NotAdmin, NotAcceptable, NeitherAcceptable, NoSessionHeader,
         ProtocolVersion{..}, OtherVersion, Stateless{..}, OtherTransport{..}, Full, TooManyOfClient{..}, TooMany{..},
         Draining, StoreUnavailable, NotAccepted, PerhapsAccepted, StoreRefuses(_), Upstream(_), ToolList(_), NoEndpoint{..},
     });
@@ -346,7 +349,8 @@ mod tests {
         check(&policy, 403, "policy", None, Some("not_executed"));
         let too_often = ApiError::TooOften { retry: 3 };
         check(&too_often, 429, "too_often", Some("3"), Some("not_executed"));
-        seen.extend([arm(&policy).0, arm(&too_often).0]);
+        check(&ApiError::TooManyCalls, 429, "too_many_calls", Some("1"), Some("not_executed"));
+        seen.extend([arm(&policy).0, arm(&too_often).0, arm(&ApiError::TooManyCalls).0]);
         let no_endpoint = ApiError::NoEndpoint { service: text() };
         check(&no_endpoint, 503, "upstream_unavailable", Some("1"), Some("not_executed"));
         seen.extend([arm(&no_endpoint).0, arm(&ApiError::Upstream(CallError::Nonsense)).0]);

@@ -111,6 +111,11 @@ impl<K> Requests<K> {
         open.into_iter().map(|(_, id, progress)| (id.clone(), progress)).collect()
     }
 
+    /// What is kept with each.
+    pub fn kept_mut(&mut self) -> impl Iterator<Item = &mut K> {
+        self.open.values_mut().map(|request| &mut request.kept)
+    }
+
     pub(super) fn insert(&mut self, id: IdKey, request: InFlight<K>) {
         self.open.insert(id, request);
     }

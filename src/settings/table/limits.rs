@@ -29,6 +29,10 @@ group! {
         /// Requests that it may make at once after a pause: clients begin with several.
         MCP_PRINCIPAL_BURST = "50", "requests" => principal_burst: u32, whole(1..=1_000_000);
 
+        /// Calls of it that may be under way at a time, at all instances together; beyond it 429. 0 is no limit, since what is
+        /// much depends on the tools.
+        MCP_PRINCIPAL_CALLS = "0", "requests" => principal_calls: usize, whole(0..=1_000_000);
+
         /// Requests of one session without an answer. Clients run a handful at a time; more is a runaway.
         MCP_MAX_INFLIGHT = "64", "requests per session" => max_inflight: usize, whole(1..=1_000_000);
 

@@ -73,6 +73,11 @@ impl Keys {
         format!("{{{}:principal:{principal}}}:rate", self.prefix)
     }
 
+    /// Calls of a principal that are under way.
+    pub(super) fn calls(&self, principal: &str) -> String {
+        format!("{{{}:principal:{principal}}}:calls", self.prefix)
+    }
+
     pub(super) fn given_up(&self, instance_id: &str) -> String {
         format!("{{{}:instance:{instance_id}}}:gone", self.prefix)
     }
@@ -153,6 +158,7 @@ mod tests {
         assert_eq!(keys.client("c", "left"), "{mcp:client:c}:left");
         assert_eq!(keys.given_up("router-instance-1"), "{mcp:instance:router-instance-1}:gone");
         assert_eq!(keys.rate("key:ab"), "{mcp:principal:key:ab}:rate");
+        assert_eq!(keys.calls("key:ab"), "{mcp:principal:key:ab}:calls");
         assert_eq!(keys.instances(), "mcp:instances");
         assert_eq!(keys.wake_prefix(), "mcp:wake:");
     }

@@ -1,6 +1,6 @@
-//! Rates in Redis: by its clock, so that those of the instances need not agree.
+//! Rates and calls in Redis: by its clock, so that those of the instances need not agree.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
@@ -8,7 +8,11 @@ use super::{
     RedisStore, reply,
     scripts::{Call, Script},
 };
-use crate::store::{Paced, Rate, Rates, StoreResult};
+use crate::store::{Entered, Paced, Rate, Rates, StoreResult};
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
 
 #[async_trait]
 impl Rates for RedisStore {
@@ -21,5 +25,27 @@ impl Rates for RedisStore {
             0 => Paced::Now,
             wait => Paced::After(Duration::from_micros(wait)),
         })
+    }
+
+    async fn enter(&self, principal: &str, call: &str, limit: usize, life: Duration) -> StoreResult<Entered> {
+        let call = Call::script(Script::Enter, 1)
+            .arg(&self.keys.calls(principal))
+            .arg(call)
+            .number(limit as u64)
+            .number(millis(life));
+        Ok(match reply::number::<u64>(self.lanes.call(call).await?, "enter")? {
+            0 => Entered::New,
+            1 => Entered::Already,
+            _ => Entered::Full,
+        })
+    }
+
+    async fn keep_calls(&self, principal: &str, calls: &[Arc<str>], life: Duration) -> StoreResult<()> {
+        let call = Call::script(Script::KeepCalls, 1).arg(&self.keys.calls(principal)).number(millis(life)).args(calls);
+        self.lanes.call(call).await.map(drop)
+    }
+
+    async fn leave(&self, principal: &str, calls: &[Arc<str>]) -> StoreResult<()> {
+        self.lanes.call(Call::command("ZREM").arg(&self.keys.calls(principal)).args(calls)).await.map(drop)
     }
 }

@@ -56,6 +56,7 @@ const TRIALS: &[&str] = &[
     "UNLINK I",
     "ZADD R NX 1 m",
     "ZSCORE R m",
+    "ZCARD R",
     "ZREM R m",
     "ZRANGEBYLEX R - +",
     "ZREVRANGEBYSCORE R +inf -inf",

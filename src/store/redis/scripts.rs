@@ -50,6 +50,8 @@ scripts! {
     Touch = ["touch"];
     Purge = ["stranger", "purge"];
     Rate = ["rate"];
+    Enter = ["enter"];
+    KeepCalls = ["keep_calls"];
     LeaseAcquire = ["lease_acquire"];
     LeaseRenew = ["lease_renew"];
     LeaseRelease = ["lease_release"];
