@@ -51,6 +51,7 @@ replays! {
     jsonrpc
     link
     mcp
+    policy
     reply
     scan
     session_head

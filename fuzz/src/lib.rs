@@ -12,6 +12,7 @@ mod ids;
 mod json;
 mod jsonrpc;
 mod mcp;
+mod policy;
 mod scan;
 mod session_head;
 mod settings;
@@ -26,6 +27,7 @@ pub use self::{
     ids::ids,
     jsonrpc::jsonrpc,
     mcp::mcp,
+    policy::policy,
     scan::scan,
     session_head::session_head,
     settings::{env_file, settings, upstreams},
