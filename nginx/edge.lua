@@ -9,9 +9,11 @@
 
 local _M = {}
 
+local ffi = require "ffi"
+local get_request = require("resty.core.base").get_request
 local byte, find, format, lower, match, sub = string.byte, string.find, string.format, string.lower, string.match, string.sub
 local concat, min, random = table.concat, math.min, math.random
-local exiting, now, print, flush, sleep = ngx.worker.exiting, ngx.now, ngx.print, ngx.flush, ngx.sleep
+local now, print, flush, sleep = ngx.now, ngx.print, ngx.flush, ngx.sleep
 
 -- What can be set by `configure`; times in seconds, sizes in bytes.
 local settings = {
@@ -50,6 +52,8 @@ local settings = {
     -- of clients that would not come back stay until they end, or until worker_shutdown_timeout.
     handover = 10,
     stays = "python httpx aiohttp fastmcp",
+    -- Off: an event waits until the client has acknowledged the one before, as TCP does by itself. For tests.
+    nodelay = true,
     -- Off: a stream ends with its instance, as behind a plain proxy. For tests.
     reattach = true,
 }
@@ -60,6 +64,10 @@ local LOOK = 5
 local HEAD, CHUNK_HEAD = 65536, 1024
 local READ = 16384
 local HEARTBEAT = ": hb\n"
+-- What the line before a chunk says, of chunks that come with one read of the socket's buffer (lua_socket_buffer_size, a page):
+-- LuaJIT compiles this, and not `tonumber` with a base.
+local SIZES = {}
+for size = 1, 4096 do SIZES[format("%x", size)], SIZES[format("%X", size)] = size, size end
 
 -- Headers that are of one connection, or that only the outermost proxy may set.
 local OURS = {
@@ -79,7 +87,9 @@ local HIDDEN = {
 local OF_THE_FIRST = { ["accept"] = true, ["content-type"] = true, ["last-event-id"] = true, ["mcp-session-id"] = true }
 
 local stays = {}
-local turn, seeded = 0, false
+local turn = 0
+-- Of this worker: it has been prepared, and it is to end.
+local ready, exiting = false, false
 
 -- For init_by_lua_block. A name that is not a setting is a mistake.
 function _M.configure(given)
@@ -176,15 +186,6 @@ end
 local function chunks(conn)
     local buf, pos, left, first, parts = conn.buf, 1, conn.left, nil, nil
     local why = "more"
-    if left == 0 and not conn.closing then
-        -- The usual case: one chunk, and all of it.
-        local size, from = match(buf, "^(%x+)\r\n()")
-        size = size and tonumber(size, 16)
-        if size and size > 0 and #buf == from + size + 1 and byte(buf, -1) == 10 and byte(buf, -2) == 13 then
-            conn.buf = ""
-            return sub(buf, from, from + size - 1)
-        end
-    end
     while true do
         if left > 0 then
             local have = #buf - pos + 1
@@ -201,39 +202,56 @@ local function chunks(conn)
             end
             conn.closing = left == 0
         else
-            local from = pos
             if conn.closing then
                 if #buf - pos < 1 then break end
                 if sub(buf, pos, pos + 1) ~= "\r\n" then why = "closed" break end
-                from = pos + 2
+                pos, conn.closing = pos + 2, false
             end
-            local stop = find(buf, "\r\n", from, true)
+            local stop = find(buf, "\r\n", pos, true)
             if not stop then
-                if #buf - from > CHUNK_HEAD then why = "closed" end
+                if #buf - pos > CHUNK_HEAD then why = "closed" end
                 break
             end
-            local size = tonumber(match(buf, "^%x+", from) or "", 16)
+            local size = tonumber(match(buf, "^%x+", pos) or "", 16)
             if not size then why = "closed" break end
             if size == 0 then
                 -- An instance sends no trailers.
                 local over = sub(buf, stop + 2, stop + 3)
                 if over == "\r\n" then
-                    pos, why, conn.ended, conn.closing = stop + 4, "end", true, false
+                    pos, why, conn.ended = stop + 4, "end", true
                 elseif over ~= "" and over ~= "\r" then
                     why = "closed"
                 end
                 break
             end
-            pos, left, conn.closing = stop + 2, size, false
+            pos, left = stop + 2, size
         end
     end
     conn.buf, conn.left = sub(buf, pos), left
+    conn.clear = left == 0 and not conn.closing and not conn.ended and pos > #buf
     if first then return parts and concat(parts) or first end
     return nil, why
 end
 
+-- The data of one chunk, if that is all there is.
+local function one_chunk(buf)
+    local stop = find(buf, "\r\n", 1, true)
+    local size = stop and SIZES[sub(buf, 1, stop - 1)]
+    if size and #buf == stop + size + 3 and byte(buf, -1) == 10 and byte(buf, -2) == 13 then
+        return sub(buf, stop + 2, -3)
+    end
+end
+
 -- The next piece of the body; nil and "end", "timeout" or "closed".
 local function piece(conn)
+    -- The usual case, and the cheapest: between two chunks.
+    if conn.clear then
+        local data, err = conn.sock:receiveany(READ)
+        if not data then return nil, err == "timeout" and err or "closed" end
+        local only = one_chunk(data)
+        if only then return only end
+        conn.buf, conn.clear = data, false
+    end
     while true do
         if conn.ended then return nil, "end" end
         if conn.chunked then
@@ -327,6 +345,22 @@ end
 -- No clean end: the client is to come back.
 local function abort() return ngx.exit(444) end
 
+ffi.cdef [[
+    typedef struct { void *data, *read, *write; int fd; } mcp_edge_connection;
+    typedef struct { uint32_t signature; mcp_edge_connection *connection; } mcp_edge_request;
+    int setsockopt(int fd, int level, int name, const void *value, unsigned size);
+]]
+local on = ffi.new("int[1]", 1)
+
+-- Each event goes out at once, although the client has not acknowledged the one before. nginx sees to that where proxy_pass is
+-- unbuffered, with TLS and over HTTP/2, and not for what Lua writes to the first request of a connection; nor has Lua a word
+-- for it. So the socket is taken from where nginx has always kept it: the beginning of a request and of a connection.
+local function without_delay()
+    if not settings.nodelay then return end
+    local request = ffi.cast("mcp_edge_request *", get_request())
+    if request.signature == 0x50545448 then ffi.C.setsockopt(request.connection.fd, 6, 1, on, 4) end -- "HTTP", TCP_NODELAY
+end
+
 local function send_head(head, length)
     ngx.status = head.status
     local seen = {}
@@ -359,6 +393,7 @@ end
 local function pass(conn)
     local length = conn.head["content-length"]
     send_head(conn.head, length)
+    without_delay()
     while true do
         local data, why = piece(conn)
         if not data then
@@ -395,6 +430,11 @@ local function whole(text, within)
     return stop
 end
 
+-- The client has been shown the event with this id; its first request is needed no more.
+local function shown(stream, id)
+    stream.cursor, stream.latest, stream.request, stream.body = id, nil, nil, nil
+end
+
 -- Takes what has come; what of it is to be written now.
 local function take(stream, data)
     if stream.kept ~= "" then data = stream.kept .. data end
@@ -408,14 +448,13 @@ local function take(stream, data)
         end
         -- Its id was in its first bytes; a later event's counts more.
         local id = last_id(sub(data, 1, stop)) or stream.long
-        if id ~= "" then stream.cursor, stream.request, stream.body = id, nil, nil else stream.unnumbered = true end
+        if id ~= "" then shown(stream, id) else stream.unnumbered = true end
         stream.long = nil
     elseif stop > 0 then
         local text = stop == #data and data or sub(data, 1, stop)
         local id = last_id(text)
         if id then
-            stream.cursor = id
-            if stream.request then stream.request, stream.body = nil, nil end
+            shown(stream, id)
         elseif find(text, "data: ", 1, true) then
             stream.unnumbered = true
         end
@@ -432,14 +471,19 @@ local function take(stream, data)
     return sub(data, 1, stop)
 end
 
-local function tell(stream, text)
-    stream.told = now()
-    return print(text) and flush(true)
+-- Whether that is all that is to be known of it: whole events, of which the first has an id, and nothing is kept from before.
+local function is_plain(stream, data)
+    return byte(data, 1) == 105 and byte(data, 2) == 100 and byte(data, 3) == 58 and byte(data, 4) == 32
+        and byte(data, -1) == 10 and byte(data, -2) == 10 and stream.cursor and stream.kept == "" and not stream.long
 end
 
--- The next instance that goes on with the stream; nil and the reason, in one word, when the client is to be let go.
-local function attach_again(stream)
+local function tell(text) return print(text) and flush(true) end
+
+-- The next instance that goes on with the stream, whose client was last told something at `told`; nil and the reason, in one
+-- word, when the client is to be let go.
+local function attach_again(stream, told)
     if stream.long then return nil, "long_event" end
+    if stream.latest then shown(stream, last_id(stream.latest)) end
     local request, body
     if stream.cursor then
         request = request_head("GET", nil, stream.cursor, stream.session)
@@ -457,8 +501,11 @@ local function attach_again(stream)
             stream.pause = min(stream.pause * 2, settings.longest_pause)
         end
         stream.tries = stream.tries + 1
-        if now() - stream.told >= settings.heartbeat and not tell(stream, HEARTBEAT) then return nil, "client" end
-        if exiting() and stream.leaves then return nil, "reload" end
+        if now() - told >= settings.heartbeat then
+            told = now()
+            if not tell(HEARTBEAT) then return nil, "client" end
+        end
+        if exiting and stream.leaves then return nil, "reload" end
         stream.at = stream.at % #instances + 1
         local conn = ask(instances[stream.at], request, body, settings.again)
         if conn then
@@ -483,8 +530,9 @@ end
 local function hold(stream, conn)
     local head = conn.head
     send_head(head)
+    without_delay()
     if not ngx.send_headers() or not flush(true) then return abort() end
-    stream.told, stream.kept, stream.count, stream.seen = now(), "", 0, ngx.var.mcp_edge
+    stream.kept, stream.count, stream.seen = "", 0, ngx.var.mcp_edge
     local function give_up(why)
         ngx.var.mcp_edge = stream.seen .. " broken=" .. why
         return abort()
@@ -492,22 +540,28 @@ local function hold(stream, conn)
     local holds = settings.reattach and head["x-mcp-edge"]
     while true do
         conn.sock:settimeout(LOOK * 1000)
-        local began, heard, ends = now(), now(), nil
+        -- Time is counted in looks, since asking for it would be a good part of what an event costs.
+        local began, silent, ends = now(), 0, nil
         while true do
             local data, why = piece(conn)
             if data then
-                heard = now()
-                local text = take(stream, data)
+                silent = 0
+                local text = data
+                -- Its last id is looked for when it is needed. What is kept for that is no longer than a read.
+                if #data <= READ and is_plain(stream, data) then stream.latest = data else text = take(stream, data) end
                 -- A client that takes nothing for so long that nginx gives it up (send_timeout) has not seen the end.
-                if text ~= "" and not tell(stream, text) then return give_up("client") end
+                if text ~= "" and not tell(text) then return give_up("client") end
             elseif why == "end" then
                 -- Of a held stream an instance says by this that it is over.
                 if stream.kept ~= "" then return give_up("half_an_event") end
                 return done(conn)
-            elseif why == "closed" or now() - heard >= settings.silence then
+            elseif why == "closed" then
                 break
+            else
+                silent = silent + LOOK
+                if silent >= settings.silence then break end
             end
-            if stream.leaves and exiting() then
+            if stream.leaves and exiting then
                 ends = ends or now() + random() * settings.handover
                 if now() >= ends then return give_up("reload") end
             end
@@ -518,7 +572,7 @@ local function hold(stream, conn)
         -- What is not whole comes again.
         stream.kept = ""
         local reason
-        conn, reason = attach_again(stream)
+        conn, reason = attach_again(stream, now() - silent)
         if not conn then return give_up(reason) end
     end
 end
@@ -534,12 +588,16 @@ local function leaves(method)
     return true
 end
 
+-- Once in a worker. A timer of a year, which nginx runs before its time when the worker is to end: `ngx.worker.exiting` would
+-- have to be asked at each event.
+local function prepare()
+    -- Workers would all draw the same.
+    math.randomseed(ngx.worker.pid() + now() * 1000)
+    ready = ngx.timer.at(31536000, function(early) ready, exiting = early, early end)
+end
+
 local function answer(method)
-    if not seeded then
-        -- Workers would all draw the same.
-        math.randomseed(ngx.worker.pid() + now() * 1000)
-        seeded = true
-    end
+    if not ready then prepare() end
     local body = method == "POST" and read_body() or nil
     local instances = settings.instances
     local at, taken = begin_at(), false

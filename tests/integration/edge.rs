@@ -11,7 +11,11 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::TcpStream,
+    sync::mpsc,
+};
 
 use super::sdk::{Sdk, Transport, report, run_at, works_behind};
 use crate::harness::{
@@ -283,6 +287,87 @@ async fn scripted(texts: [&'static str; 2], chunk: usize, piece: usize) -> (Sock
         }
     });
     (addr, asked)
+}
+
+/// An instance that writes `count` events on its first stream, each a chunk and a write of its own, and breaks off; of each further
+/// request it tells the cursor, and ends the stream.
+async fn one_by_one(count: usize) -> (SocketAddr, mpsc::Receiver<String>) {
+    const PAUSE: Duration = Duration::from_millis(5);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (tell, told) = mpsc::channel(8);
+    tokio::spawn(async move {
+        for first in [true, false] {
+            let (connection, _) = listener.accept().await.unwrap();
+            connection.set_nodelay(true).unwrap();
+            let mut connection = BufReader::new(connection);
+            let mut line = String::new();
+            while connection.read_line(&mut line).await.unwrap() > 2 {
+                if let Some(cursor) = line.to_ascii_lowercase().strip_prefix("last-event-id:") {
+                    tell.send(cursor.trim().to_owned()).await.unwrap();
+                }
+                line.clear();
+            }
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nx-mcp-edge: held\r\ntransfer-encoding: chunked\r\n\r\n";
+            connection.write_all(head.as_bytes()).await.unwrap();
+            for number in 0..if first { count } else { 0 } {
+                let event = format!("id: s.g.0.{number}\nevent: message\ndata: {{}}\n\n");
+                connection.write_all(format!("{:X}\r\n{event}\r\n", event.len()).as_bytes()).await.unwrap();
+                tokio::time::sleep(PAUSE).await;
+            }
+            if !first {
+                connection.write_all(b"0\r\n\r\n").await.unwrap();
+            }
+        }
+    });
+    (addr, told)
+}
+
+/// How often something came to a client that reads nothing, so that its system acknowledges late, until all events were there.
+async fn arrivals(options: &str) -> usize {
+    const COUNT: usize = 100;
+    let dir = tempfile::tempdir().unwrap();
+    let (addr, mut told) = one_by_one(COUNT).await;
+    let nginx = Nginx::start(dir.path(), &[addr], Front::edge(options)).await;
+    let mut client = TcpStream::connect(nginx.addr()).await.unwrap();
+    client
+        .write_all(format!("GET {SSE} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes())
+        .await
+        .unwrap();
+    let (mut seen, mut times, mut bytes) = (0, 0, vec![0; 65536]);
+    let end = format!("id: s.g.0.{}\n", COUNT - 1);
+    soon("the last event", async {
+        while !bytes[..seen].windows(end.len()).any(|window| window == end.as_bytes()) {
+            let there = client.peek(&mut bytes).await.unwrap();
+            if there > seen {
+                (seen, times) = (there, times + 1);
+            }
+            tokio::time::sleep(Duration::from_micros(500)).await;
+        }
+    })
+    .await;
+    assert_eq!(soon("the next request", told.recv()).await.as_deref(), Some(format!("s.g.0.{}", COUNT - 1).as_str()));
+    let mut text = String::new();
+    soon("the end", client.read_to_string(&mut text)).await.unwrap();
+    for number in 0..COUNT {
+        assert_eq!(text.matches(&format!("id: s.g.0.{number}\n")).count(), 1, "{text}");
+    }
+    assert!(text.ends_with("0\r\n\r\n"), "{text}");
+    times
+}
+
+/// Events do not wait for each other: over a long way each would otherwise be late by what its predecessor takes there and back. The
+/// negative control leaves it to TCP, which sends the next small segment when the one before is acknowledged.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn an_event_does_not_wait_until_the_one_before_is_acknowledged() {
+    if edge_is_missing() {
+        return;
+    }
+    // A machine with other work shows some of them together.
+    eventually("events come one by one", || async { arrivals("").await > 50 }).await;
+    let times = arrivals("nodelay = false").await;
+    assert!(times < 50, "{times}");
 }
 
 /// However an instance's bytes are cut, the client is shown whole events, each once; what had begun when the instance broke is
