@@ -16,6 +16,7 @@ use actix::prelude::*;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use mcp_router::{
+    metrics::Metrics,
     settings::{Settings, UpstreamSettings},
     upstream::{
         Gate, LinkEvent, LinkNotice, Pool,
@@ -58,6 +59,7 @@ async fn compare(settings: UpstreamSettings) {
     let services = settings.services.iter().map(|service| (service.name.clone(), service.endpoints.clone()));
     let pool = Pool::new(
         services,
+        &Metrics::new(),
         (settings.transport, settings.era),
         settings.breaker_failures,
         settings.backoff_min,

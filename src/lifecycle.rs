@@ -18,6 +18,16 @@ pub enum Phase {
     Stopped,
 }
 
+impl Phase {
+    /// All of them, by the names under which they are shown.
+    pub const ALL: [(Self, &'static str); 4] = [
+        (Self::Starting, "starting"),
+        (Self::Ready, "ready"),
+        (Self::Draining, "draining"),
+        (Self::Stopped, "stopped"),
+    ];
+}
+
 /// The current phase, for all threads. Clones are the same.
 #[derive(Debug, Clone)]
 pub struct Lifecycle {

@@ -5,8 +5,9 @@
 //! (SEC-2). Tokens and the password of Redis are kept out in the same way ([`crate::settings::Secret`],
 //! [`crate::settings::RedisUrl`]).
 
-use std::{backtrace::Backtrace, env, io, io::IsTerminal, panic};
+use std::{backtrace::Backtrace, env, io, io::IsTerminal, panic, sync::LazyLock};
 
+use prometheus::IntCounter;
 use tracing_subscriber::{EnvFilter, util::SubscriberInitExt};
 
 use crate::settings::{LogFormat, LogSettings, defaults};
@@ -14,6 +15,11 @@ use crate::settings::{LogFormat, LogSettings, defaults};
 pub mod writer;
 
 pub use writer::flush;
+
+/// Panics of threads and tasks. Each is a bug.
+pub static PANICS: LazyLock<IntCounter> = LazyLock::new(|| {
+    IntCounter::new("mcp_router_panics_total", "Panics; each is a bug").expect("names are constant and valid")
+});
 
 /// Starts to log as `log` says: text (coloured only on a terminal, and not if `NO_COLOR` is set) or one JSON object a
 /// line. To be called once, by `main`; a subscriber that is set already stays, so that tests may call it, too.
@@ -44,6 +50,7 @@ pub fn init(log: &LogSettings) {
     }
     // The default one writes to standard error itself, and would wait there for a reader that is stuck.
     panic::set_hook(Box::new(|info| {
+        PANICS.inc();
         let at = info.location().map(ToString::to_string).unwrap_or_default();
         // Only what stands in the program: a formatted text may quote a payload (SEC-2).
         let text = info.payload().downcast_ref::<&'static str>().copied().unwrap_or("(its text may quote a payload)");

@@ -282,3 +282,26 @@ fn the_guarantees_name_their_tests() {
     assert!(named > 100, "{named} tests were found");
     assert!(wrong.is_empty(), "not there, or not marked as they run: {wrong:#?}");
 }
+
+/// A row that is there from the start cannot be forgotten: every reason in the code is declared beside the metrics.
+#[test]
+fn every_reason_that_is_counted_has_a_row() {
+    let source = root().join("src");
+    let declared = fs::read_to_string(source.join("metrics.rs")).unwrap();
+    let mut found = Vec::new();
+    files(&source, &mut found);
+    let (mut counted, mut missing) = (0, Vec::new());
+    for file in found.iter().filter(|file| !file.starts_with(source.join("metrics"))) {
+        let code = fs::read_to_string(file).unwrap();
+        for how in ["with_label_values(&[\"", "count_dropped(\""] {
+            for reason in code.split(how).skip(1).filter_map(|rest| rest.split_once('"')) {
+                counted += 1;
+                if !declared.contains(&format!("\"{}\"", reason.0)) && !file.ends_with("figures.rs") {
+                    missing.push(format!("{}: {}", file.display(), reason.0));
+                }
+            }
+        }
+    }
+    assert!(counted > 20, "{counted} were found");
+    assert!(missing.is_empty(), "to be declared in src/metrics.rs:\n{}", missing.join("\n"));
+}

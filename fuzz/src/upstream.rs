@@ -13,6 +13,7 @@ use actix::prelude::*;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use mcp_router::{
+    metrics::Metrics,
     protocol::scan::Told,
     settings::{EraSetting, Settings, Transport, UpstreamSettings},
     upstream::{
@@ -206,8 +207,14 @@ impl Setting {
         let url = format!("http://127.0.0.1:{port}/sse").parse().expect("a URL");
         let settings = Settings::from_pairs::<_, &str, &str>([]).expect("the defaults").upstream;
         let second = Duration::from_secs(1);
-        let pool =
-            Pool::new([("s".to_owned(), vec![url])], (Transport::Sse, EraSetting::Legacy), u32::MAX, second, second);
+        let pool = Pool::new(
+            [("s".to_owned(), vec![url])],
+            &Metrics::new(),
+            (Transport::Sse, EraSetting::Legacy),
+            u32::MAX,
+            second,
+            second,
+        );
         let endpoint = Arc::clone(&pool.only_service().expect("there is one").endpoints[0]);
         Self { listener, endpoint, settings, config: Line::config(None) }
     }

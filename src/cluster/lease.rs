@@ -69,6 +69,12 @@ impl LeaseClock {
         u64::try_from(at.duration_since(self.origin).as_millis()).unwrap_or(u64::MAX).max(1)
     }
 
+    /// How long ago the renewal was asked for that counts.
+    pub fn age(&self) -> Duration {
+        let asked = self.asked.load(Ordering::Acquire);
+        Duration::from_millis(self.millis_at(Instant::now()).saturating_sub(asked))
+    }
+
     /// No other process believes this one dead.
     pub fn holds(&self) -> bool {
         self.millis_at(Instant::now()) < self.until.load(Ordering::Acquire)

@@ -2,6 +2,7 @@
 //! shared by all of them, with rewritten ids, so that nobody gets another's answer.
 
 use std::{
+    cell::Cell,
     rc::Rc,
     sync::{
         Arc,
@@ -20,6 +21,7 @@ use super::{
     under_way::{CallKey, Cancelled},
 };
 use crate::{
+    metrics::{Method, Outcome, Took},
     protocol::{
         jsonrpc::{Head, Kind},
         mcp::{self, Repeatable},
@@ -98,16 +100,19 @@ pub async fn request(
     body: &Bytes,
     key: CallKey,
 ) -> Result<Bytes, NotAnswered> {
-    let known = gateway.shared.calls.register(key);
+    let counted = Counted::begin(service, head);
+    let (known, counting) = (gateway.shared.calls.register(key), &counted);
     let tools_version = service.tools.version();
     let response = if head.method() == Some(mcp::INITIALIZE) {
         // The shared session is initialised already; a second time would change it for everybody.
-        on_some_endpoint(gateway, service, |upstream| async move { flatten(upstream.send(Initialized).await) }).await?
+        on_some_endpoint(gateway, service, |upstream| async move { flatten(upstream.send(Initialized).await) }).await
     } else {
-        run(gateway, service, head, body, known.given_up()).await?
+        run(gateway, service, (head, body), known.given_up(), counting).await
     };
+    let response = response.inspect_err(|error| counted.failed(error))?;
     let Kind::Request { id, .. } = &head.kind else { return Ok(response) };
     let answer = Head::parse(&response).map_err(|_| CallError::Nonsense)?;
+    counted.answered(matches!(answer.kind, Kind::Response { success: true, .. }));
     if let (Some(mcp::LIST_TOOLS), Some(result)) = (head.method(), answer.result) {
         service.tools.remember_page(result.get(), mcp::is_first_page(head.params), tools_version);
     }
@@ -163,14 +168,15 @@ pub async fn list_tools(gateway: &Rc<Gateway>, service: &Arc<Service>) -> Result
 async fn run(
     gateway: &Rc<Gateway>,
     service: &Arc<Service>,
-    head: &Head<'_>,
-    body: &Bytes,
+    (head, body): (&Head<'_>, &Bytes),
     mut given_up: watch::Receiver<bool>,
+    counted: &Counted,
 ) -> Result<Bytes, NotAnswered> {
     let settings = &gateway.env.settings.upstream;
     let deadline = Instant::now() + settings.request_timeout;
     let mut tries = Tries::default();
     loop {
+        counted.sent();
         let call = |upstream: Addr<UpstreamActor>| {
             let timeout = deadline.saturating_duration_since(Instant::now());
             let call = Call { body: body.clone(), timeout, given_up: Some(given_up.clone()) };
@@ -189,6 +195,58 @@ async fn run(
                 _ = given_up.changed() => return Err(CallError::Cancelled.into()),
             },
             Next::Over(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// A call for the metrics; a caller that leaves before its answer has cancelled it.
+struct Counted {
+    service: Arc<Service>,
+    method: Method,
+    begun: Instant,
+    /// For the last time.
+    sent: Cell<Option<Instant>>,
+    is_over: Cell<bool>,
+}
+
+impl Counted {
+    fn begin(service: &Arc<Service>, head: &Head<'_>) -> Self {
+        let method = Method::of(head.method().unwrap_or_default());
+        let (sent, is_over) = (Cell::new(None), Cell::new(false));
+        Self { service: Arc::clone(service), method, begun: Instant::now(), sent, is_over }
+    }
+
+    fn sent(&self) {
+        self.sent.set(Some(Instant::now()));
+    }
+
+    fn answered(&self, success: bool) {
+        self.ended(if success { Outcome::Ok } else { Outcome::Error }, self.sent.get().map(|sent| sent.elapsed()));
+    }
+
+    fn failed(&self, error: &NotAnswered) {
+        let outcome = match error {
+            NotAnswered::Upstream(CallError::Cancelled) => Outcome::Cancelled,
+            NotAnswered::TooMany | NotAnswered::NoEndpoint { .. } => Outcome::Refused,
+            NotAnswered::Upstream(CallError::Unreachable(_) | CallError::NotNow { .. } | CallError::Refused(_)) => {
+                Outcome::Refused
+            }
+            NotAnswered::Upstream(_) => Outcome::Unknown,
+        };
+        self.ended(outcome, None);
+    }
+
+    fn ended(&self, outcome: Outcome, upstream: Option<Duration>) {
+        self.is_over.set(true);
+        let took = Took { whole: self.begun.elapsed(), upstream, store: Duration::ZERO };
+        self.service.metrics.ended(self.method, outcome, took);
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if !self.is_over.get() {
+            self.service.metrics.count(self.method, Outcome::Cancelled);
         }
     }
 }

@@ -6,14 +6,12 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, Shutdown},
-    sync::{
-        Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError, Weak},
 };
 
 use actix_web::rt::net::TcpStream;
 use ipnet::IpNet;
+use prometheus::IntGauge;
 use socket2::SockRef;
 
 use super::forwarded::is_within;
@@ -32,7 +30,7 @@ pub struct Connections {
     trusted: Vec<IpNet>,
     open: Mutex<HashMap<IpAddr, usize>>,
     /// Of all addresses.
-    count: AtomicUsize,
+    count: IntGauge,
     /// More of them than this are a crowd.
     crowd: usize,
 }
@@ -59,27 +57,28 @@ impl Open {
 
     /// The process has so many connections that files may run out.
     pub fn is_crowded(&self) -> bool {
-        self.connections.count.load(Ordering::Relaxed) > self.connections.crowd
+        usize::try_from(self.connections.count.get()).is_ok_and(|count| count > self.connections.crowd)
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.connections.count.fetch_sub(1, Ordering::Relaxed);
+        self.connections.count.dec();
     }
 }
 
 impl Connections {
-    /// At most `most` of each address, or half of `files`, how many files the process may open: whichever is less.
-    pub fn new(most: usize, files: u64, trusted: Vec<IpNet>) -> Arc<Self> {
+    /// At most `most` of each address, or half of `files`, how many files the process may open: whichever is less. `count`:
+    /// shows how many there are.
+    pub fn new(most: usize, files: u64, trusted: Vec<IpNet>, count: IntGauge) -> Arc<Self> {
         let half = usize::try_from(files / 2).unwrap_or(usize::MAX);
         let open = Mutex::default();
-        Arc::new(Self { most: most.min(half).max(1), trusted, open, count: AtomicUsize::new(0), crowd: half })
+        Arc::new(Self { most: most.min(half).max(1), trusted, open, count, crowd: half })
     }
 
     /// A connection of whatever address is there.
     pub fn open(self: &Arc<Self>) -> Open {
-        self.count.fetch_add(1, Ordering::Relaxed);
+        self.count.inc();
         Open { alive: Arc::default(), connections: Arc::clone(self) }
     }
 
@@ -139,13 +138,17 @@ pub fn refuse(stream: &TcpStream) {
 mod tests {
     use super::*;
 
+    fn count() -> IntGauge {
+        IntGauge::new("connections", "Of the test").unwrap()
+    }
+
     fn address(text: &str) -> IpAddr {
         text.parse().unwrap()
     }
 
     #[test]
     fn each_address_has_its_own_share_and_proxies_have_none() {
-        let connections = Connections::new(2, 1000, vec!["127.0.0.0/8".parse().unwrap()]);
+        let connections = Connections::new(2, 1000, vec!["127.0.0.0/8".parse().unwrap()], count());
         let admit = |text: &str| connections.admit(address(text));
         let first = admit("10.0.0.1").unwrap();
         let _second = admit("::ffff:10.0.0.1").unwrap();
@@ -164,14 +167,14 @@ mod tests {
 
     #[test]
     fn no_address_takes_more_than_half_of_the_files() {
-        let connections = Connections::new(1000, 5, Vec::new());
+        let connections = Connections::new(1000, 5, Vec::new(), count());
         let _two = [connections.admit(address("10.0.0.1")).unwrap(), connections.admit(address("10.0.0.1")).unwrap()];
         assert!(connections.admit(address("10.0.0.1")).is_err());
     }
 
     #[test]
     fn more_connections_than_half_of_the_files_are_a_crowd() {
-        let connections = Connections::new(1000, 4, Vec::new());
+        let connections = Connections::new(1000, 4, Vec::new(), count());
         let mut open: Vec<Open> = (0..2).map(|_| connections.open()).collect();
         assert!(!open[0].is_crowded());
         open.push(connections.open());

@@ -15,6 +15,7 @@ use url::Url;
 use super::{
     drain::{any_signal, shut_down, wait_for_end},
     fatal::Fatal,
+    figures::Figures,
     listen::{BACKLOG, bind, raise_file_limit, serve},
 };
 use crate::{
@@ -76,13 +77,15 @@ pub async fn run(mut settings: Settings) -> Result<(), Fatal> {
     let files = raise_file_limit(settings.limits.max_sessions);
 
     let _built_in = if settings.upstream.services.is_empty() { Some(start_built_in(&mut settings)?) } else { None };
-    let store = open_store(&settings).await?;
+    let metrics = Metrics::new();
+    let store = open_store(&settings, &metrics).await?;
     let (attention, attended) = mpsc::channel(WAKE_CAPACITY);
     let neighbours = watch::Sender::default();
     let context = Context::new();
     let neighbours_seen = Neighbours::new(neighbours.subscribe());
-    let env = Arc::new(make_env(settings, store, attention, neighbours_seen, context.address().recipient())?);
+    let env = Arc::new(make_env(settings, store, metrics, attention, neighbours_seen, context.address().recipient())?);
     let cluster = Arc::new(make_cluster(&env, address, context.address().recipient()));
+    env.metrics.show(Figures::new(&cluster));
     let candidate = fresh_dataset_id();
     let dataset = patiently(&env, || env.store.dataset(&candidate)).await?;
     // Long ago: nothing was lost when we start.
@@ -191,7 +194,7 @@ fn start_built_in(settings: &mut Settings) -> Result<ServerHandle, Fatal> {
 }
 
 /// How the store is reached.
-pub(super) fn redis_config(settings: &Settings, url: &RedisUrl) -> RedisConfig {
+pub(super) fn redis_config(settings: &Settings, url: &RedisUrl, metrics: &Metrics) -> RedisConfig {
     let redis = &settings.redis;
     let watched = url.watched();
     let sentinel =
@@ -211,17 +214,18 @@ pub(super) fn redis_config(settings: &Settings, url: &RedisUrl) -> RedisConfig {
         timeout: redis.timeout,
         batch: redis.batch,
         queue: redis.queue,
+        metrics: metrics.redis.clone(),
         ..RedisConfig::new(watched.map_or(url.expose(), |watched| &watched.node))
     }
 }
 
-async fn open_store(settings: &Settings) -> Result<Arc<dyn SessionStore>, Fatal> {
+async fn open_store(settings: &Settings, metrics: &Metrics) -> Result<Arc<dyn SessionStore>, Fatal> {
     let redis = &settings.redis;
     let Some(url) = &redis.url else {
         tracing::info!("REDIS_URL is not set: sessions are kept in memory, for this one instance");
         return Ok(Arc::new(MemoryStore::new()));
     };
-    let config = redis_config(settings, url);
+    let config = redis_config(settings, url, metrics);
     let start = Instant::now();
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
     loop {
@@ -245,6 +249,7 @@ async fn open_store(settings: &Settings) -> Result<Arc<dyn SessionStore>, Fatal>
 fn make_env(
     settings: Settings,
     store: Arc<dyn SessionStore>,
+    metrics: Metrics,
     attention: mpsc::Sender<SessionId>,
     neighbours: Neighbours,
     judge: Recipient<IsGone>,
@@ -253,7 +258,6 @@ fn make_env(
         instance_id: settings.session.instance_id.as_str().into(),
         incarnation: uuid::Uuid::new_v4().simple().to_string().into(),
     };
-    let metrics = Metrics::new();
     Ok(Env {
         audit: open_audit(&settings, &metrics)?,
         policy: settings.auth.policy.as_ref().map(Policy::new),
@@ -280,16 +284,16 @@ fn open_audit(settings: &Settings, metrics: &Metrics) -> Result<Option<Audit>, F
 }
 
 /// All services and their servers.
-pub(super) fn make_pool(settings: &Settings) -> Pool {
+pub(super) fn make_pool(settings: &Settings, metrics: &Metrics) -> Pool {
     let upstream = &settings.upstream;
     let services = upstream.services.iter().map(|service| (service.name.clone(), service.endpoints.clone()));
-    let spoken = (upstream.transport, upstream.era);
-    Pool::new(services, spoken, upstream.breaker_failures, upstream.backoff_min, upstream.backoff_max)
+    let (spoken, pauses) = ((upstream.transport, upstream.era), (upstream.backoff_min, upstream.backoff_max));
+    Pool::new(services, metrics, spoken, upstream.breaker_failures, pauses.0, pauses.1)
 }
 
 fn make_cluster(env: &Arc<Env>, address: SocketAddr, turns: Recipient<TakeTurn>) -> Cluster {
     let upstream = &env.settings.upstream;
-    let pool = make_pool(&env.settings);
+    let pool = make_pool(&env.settings, &env.metrics);
     // The system's certificates are read now: later it would hold up the thread that needs them first.
     let _ = pool.tls(upstream.ca_file.as_ref());
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

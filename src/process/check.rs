@@ -131,7 +131,7 @@ async fn check_redis(settings: &Settings, findings: &mut Findings) {
     };
     let begun = Instant::now();
     let connected = async {
-        let store = RedisStore::connect(redis_config(settings, url)).await?;
+        let store = RedisStore::connect(redis_config(settings, url, &Metrics::new())).await?;
         let connected = begun.elapsed();
         let asked = Instant::now();
         let clock = store.clock().await?;
@@ -177,7 +177,7 @@ async fn check_servers(settings: &Settings, findings: &mut Findings) {
             "MCP_UPSTREAMS is not set: the built-in mcp-server-v6, for trying out",
         );
     }
-    let (pool, lifecycle) = (make_pool(settings), Lifecycle::default());
+    let (pool, lifecycle) = (make_pool(settings, &Metrics::new()), Lifecycle::default());
     for (service, endpoint) in pool.services().flat_map(|service| service.endpoints.iter().map(move |it| (service, it)))
     {
         let what = format!("{} {}", service.name, endpoint.url);

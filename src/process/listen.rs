@@ -82,8 +82,9 @@ pub(super) fn serve(
     };
     let flush = settings.stream.client_flush_timeout;
     let trusted = settings.security.trusted_proxies.clone();
-    let connections = Connections::new(settings.server.max_connections_per_address, files, trusted);
-    let refused = metrics.connections_refused.with_label_values(&["too_many_of_an_address"]);
+    let connections =
+        Connections::new(settings.server.max_connections_per_address, files, trusted, metrics.connections.clone());
+    let refused = metrics.connections_refused.with_label_values(&["too_many_of_an_address"]).clone();
     let shared = Arc::new(gateway::Shared::new(&settings.limits));
     let is_first = Arc::new(AtomicBool::new(true));
     let factory = {

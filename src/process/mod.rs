@@ -9,6 +9,7 @@
 //! | `fatal` | why the process cannot run, and the exit codes |
 //! | `audit_file` | checks an audit log |
 //! | `key` | makes keys for clients |
+//! | `figures` | metrics of what stands elsewhere |
 //! | `check` | what a start would find |
 //! | `node` | a worker thread of this process, as the surfaces see it |
 
@@ -17,6 +18,7 @@ pub mod boot;
 pub mod check;
 mod drain;
 pub mod fatal;
+mod figures;
 pub mod key;
 mod listen;
 pub mod node;

@@ -34,6 +34,7 @@ use super::{
     messages::{AttachLocal, Detached, Drain, Look},
     reading::Streamed,
     room::Guest,
+    timing::Timing,
 };
 use crate::{
     backoff::{Backoff, STORE_BACKOFF},
@@ -90,6 +91,8 @@ pub struct SessionActor {
     pub(super) outbox: Outbox,
     /// Which connections of this process show it.
     pub(super) streams: Streams<Attachment>,
+    /// For the metrics.
+    pub(super) timing: Timing,
     /// Answers that nobody shows. Most sessions never have one.
     pub(super) unheard: Option<Box<Unheard>>,
 
@@ -165,6 +168,7 @@ impl SessionActor {
         let holders = head.attachments().filter_map(|held| Some((StreamKey::of_name(&held.stream)?, held.id)));
         let streams = Streams::inherited(holders, Instant::now());
         let mut session = Self::new(env, lines, service, found.fence, streams);
+        session.timing = Timing::adopted();
         session.order = Order::new(head.in_seq + 1);
         let last_event = head.stream(MAIN_STREAM).map_or(0, |log| log.last_seq);
         session.outbox.inherit(last_event);
@@ -220,6 +224,7 @@ impl SessionActor {
             questions: Questions::fresh(),
             outbox: Outbox::default(),
             streams,
+            timing: Timing::default(),
             unheard: None,
             setup: Setup::default(),
             has_many_streams: false,
@@ -367,6 +372,7 @@ impl SessionActor {
         self.order.shrink();
         self.questions.shrink();
         self.outbox.shrink();
+        self.timing.shrink();
         self.streams.shrink();
         if let Some(unheard) = &mut self.unheard {
             unheard.shrink();
@@ -457,6 +463,7 @@ impl Handler<AttachLocal> for SessionActor {
         self.wake_from_rest(ctx);
         self.last_active = Instant::now();
         let attachment = attach.attachment;
+        self.timing.serves(&self.env.metrics);
         self.heard(attachment.key);
         if let Some(before) = self.streams.join(Arc::clone(&attachment), self.outbox.last_seq()) {
             before.end(End::Superseded);

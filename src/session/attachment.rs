@@ -195,6 +195,11 @@ impl Attachment {
         self.woken.wake();
     }
 
+    /// What waits for the client to read.
+    pub fn queued_bytes(&self) -> usize {
+        self.queue().bytes
+    }
+
     /// Gives back the memory of events that have been taken.
     pub fn shrink(&self) {
         self.queue().events.shrink_to_fit();

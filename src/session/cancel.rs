@@ -17,6 +17,7 @@ use super::{
     journal::{InFlight, target},
 };
 use crate::{
+    metrics::Outcome,
     protocol::jsonrpc::IdKey,
     store::{Fenceable, HeadChange, NewEvent},
 };
@@ -65,7 +66,11 @@ impl SessionActor {
     /// Cancelled and unanswered, as MCP allows: off the books, without an event.
     pub(super) fn forget_cancelled(&mut self, ids: Vec<IdKey>, ctx: &mut Context<Self>) {
         for id in ids {
-            let seq = self.posts.requests().get(&id).map(|request| request.seq);
+            let request = self.posts.requests().get(&id);
+            let seq = request.map(|request| request.seq);
+            if let Some(request) = request {
+                self.service.metrics.count(request.kept.begun.method, Outcome::Cancelled);
+            }
             self.posts.forget_request(&id);
             self.streamed.cursors.given_up(id.key());
             // Nothing more comes there.

@@ -121,6 +121,11 @@ impl Neighbours {
         self.0.borrow().iter().find(|owner| *owner.incarnation == *incarnation).cloned()
     }
 
+    /// How many there were, with this one.
+    pub fn count(&self) -> usize {
+        self.0.borrow().len()
+    }
+
     /// Another instance that was alive, at random.
     pub fn another(&self, me: &Owner) -> Option<Arc<str>> {
         let seen = self.0.borrow();

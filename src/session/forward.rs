@@ -20,10 +20,12 @@ use super::{
         streams::StreamKey,
     },
     reading::Carried,
+    timing::Begun,
 };
 use crate::{
     backoff::jittered,
     fault,
+    metrics::{Method, Outcome},
     protocol::{
         jsonrpc::{self, IdKey},
         mcp,
@@ -203,13 +205,14 @@ impl SessionActor {
             return;
         }
         self.env.metrics.router_errors.with_label_values(&[reason]).inc();
-        let (id, table_key, stream) = match self.posts.end_request(id) {
-            Some((id, request)) => (id, request.table_key, self.stream_of(request.seq)),
+        let (id, table_key, stream, begun) = match self.posts.end_request(id) {
+            Some((id, request)) => (id, request.table_key, self.stream_of(request.seq), request.kept.begun),
             // It is not known which one it was.
-            None => (id.clone(), id.shared_key(), StreamKey::Main),
+            None => (id.clone(), id.shared_key(), StreamKey::Main, Begun::found(Method::unknown())),
         };
         let body = jsonrpc::error_response_with(id.as_json(), code, message, &details);
-        self.answer(table_key, stream, body, ctx);
+        let outcome = if code == jsonrpc::OUTCOME_UNKNOWN { Outcome::Unknown } else { Outcome::Refused };
+        self.answer(table_key, stream, body, begun.ends(outcome, None), ctx);
     }
 
     /// A request whose outcome nobody can know, as far as this router is concerned: REQ-3.

@@ -18,9 +18,11 @@ use super::{
     held::{self, Held},
     journal::{Arrived, InFlight, Kept, journal_view, progress_token},
     messages::{AnswerStream, Deliver, DeliverError, Delivered, Posted},
+    timing::Ended,
 };
 use crate::{
     backoff, fault,
+    metrics::Outcome,
     policy::List,
     protocol::{
         jsonrpc::{self, Head, IdKey, Said},
@@ -152,7 +154,7 @@ impl SessionActor {
                 self.binding = posted.by.clone();
             }
         }
-        let message = Arrived { body: posted.body.clone(), said: posted.said.clone() };
+        let message = Arrived { body: posted.body.clone(), said: posted.said.clone(), asked: Some(asked) };
         let delivered = self.accepted(outcome, message, posted, epoch, ctx);
         // DRN-2: what was just marked forwarded must not be handed over unsent.
         self.release_if_quiet(false, ctx);
@@ -169,6 +171,9 @@ impl SessionActor {
     ) -> Result<Delivered, DeliverError> {
         let (own_stream, is_in_doubt) = (posted.own_stream, posted.is_in_doubt());
         let accepted = &self.env.metrics.accepted;
+        if let Ok(Accepted::Forward { .. } | Accepted::Queued { .. }) = &outcome {
+            self.env.metrics.accepted_bytes.inc_by(message.body.len() as u64);
+        }
         match outcome {
             Ok(Accepted::Forward { seq }) => {
                 accepted.forwarded.inc();
@@ -319,7 +324,9 @@ impl SessionActor {
 
     /// Decides what becomes of a journaled message, in order.
     pub(super) fn take(&mut self, seq: u64, message: Arrived, ctx: &mut Context<Self>) {
-        let Arrived { body, said } = message;
+        let begun = message.begun();
+        let refused = || begun.ends(Outcome::Refused, None);
+        let Arrived { body, said, .. } = message;
         if let Said::Request { method, .. } = &said
             && self.comes_without_handshake(method)
         {
@@ -331,32 +338,33 @@ impl SessionActor {
                 // refuse it.
                 mcp::INITIALIZE if self.setup.told().is_some() => {
                     let answer = jsonrpc::result_response(id.as_json(), self.setup.told().unwrap_or_default());
-                    self.answer(id.shared_key(), self.stream_of(seq), answer, ctx);
+                    self.answer(id.shared_key(), self.stream_of(seq), answer, begun.ends(Outcome::Ok, None), ctx);
                 }
                 mcp::REFUSED => {
                     let error = Head::parse(&body).map(|head| mcp::refused(id.as_json(), head.params));
-                    self.answer(id.shared_key(), self.stream_of(seq), error.unwrap_or_default(), ctx);
+                    self.answer(id.shared_key(), self.stream_of(seq), error.unwrap_or_default(), refused(), ctx);
                 }
                 // Refused, so that clients of 2026-07-28 fall back to a version with sessions.
                 mcp::DISCOVER => {
                     let why = "this router speaks MCP versions with sessions, up to 2025-11-25";
                     let error = jsonrpc::error_response(id.as_json(), jsonrpc::METHOD_NOT_FOUND, why, None);
-                    self.answer(id.shared_key(), self.stream_of(seq), error, ctx);
+                    self.answer(id.shared_key(), self.stream_of(seq), error, refused(), ctx);
                 }
                 // Journaled by another instance, which does not know how many are in flight. MEM-5
                 _ if self.posts.requests().len() >= self.env.settings.limits.max_inflight => {
                     let error = self.too_many(&id);
-                    self.answer(id.shared_key(), self.stream_of(seq), error, ctx);
+                    self.answer(id.shared_key(), self.stream_of(seq), error, refused(), ctx);
                 }
                 // Nor how much they hold.
                 _ if !self.may_hold(&body) => {
                     let error = self.instance_full(&id);
-                    self.answer(id.shared_key(), self.stream_of(seq), error, ctx);
+                    self.answer(id.shared_key(), self.stream_of(seq), error, refused(), ctx);
                 }
                 _ => {
                     let kept = Kept {
                         effect: Effect::of(&method, &body, || self.service.tools.version()),
                         list: self.list_of(&method),
+                        begun,
                         token: if self.has_many_streams { progress_token(&body) } else { None },
                         held: Held::new(&self.env.metrics.held, body.len()),
                         counted: self.counted(&id, &method),
@@ -400,7 +408,15 @@ impl SessionActor {
     }
 
     /// Answers a request from here, on this stream: through the log, like any answer.
-    pub(super) fn answer(&mut self, table_key: Arc<str>, stream: StreamKey, body: Bytes, ctx: &mut Context<Self>) {
+    pub(super) fn answer(
+        &mut self,
+        table_key: Arc<str>,
+        stream: StreamKey,
+        body: Bytes,
+        ended: Ended,
+        ctx: &mut Context<Self>,
+    ) {
+        self.timing.ended(ended);
         self.push_event(NewEvent::answer(table_key, body).on(stream), ctx);
     }
 }

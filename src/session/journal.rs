@@ -12,8 +12,10 @@ use super::{
     calls::Counted,
     core::{posts, requests, setup::Effect},
     held::Held,
+    timing::Begun,
 };
 use crate::{
+    metrics::Method,
     policy::List,
     protocol::{
         jsonrpc::{Head, IdKey, Said},
@@ -28,13 +30,24 @@ use crate::{
 pub struct Arrived {
     pub(super) body: Bytes,
     pub(super) said: Said,
+    /// When its owner began to journal it; `None`: found in the journal.
+    pub(super) asked: Option<Instant>,
 }
 
 impl Arrived {
     /// From the store; `None` for what was never a message (not journaled by any router).
     pub(super) fn parse(body: Bytes) -> Option<Self> {
         let said = Head::parse(&body).ok()?.said();
-        Some(Self { body, said })
+        Some(Self { body, said, asked: None })
+    }
+
+    /// As it begins for the metrics. To be called when it has just been found, or journaled.
+    pub(super) fn begun(&self) -> Begun {
+        let method = match &self.said {
+            Said::Request { method, .. } => Method::of(method),
+            Said::Notification { .. } | Said::Response { .. } => Method::unknown(),
+        };
+        self.asked.map_or_else(|| Begun::found(method), |asked| Begun::journaled(method, asked))
     }
 }
 
@@ -42,6 +55,7 @@ impl Arrived {
 #[derive(Debug)]
 pub struct Kept {
     pub(super) effect: Effect,
+    pub(super) begun: Begun,
     /// It asks for this list, of which its client may not see all.
     pub(super) list: Option<List>,
     /// Of a session with many streams: by which the server names this request in its progress (JSON text).
@@ -55,8 +69,8 @@ pub struct Kept {
 
 impl Kept {
     /// Of a request that is answered at once.
-    pub(super) fn nothing(held: &IntGauge) -> Self {
-        Self { effect: Effect::None, list: None, token: None, held: Held::new(held, 0), counted: None }
+    pub(super) fn nothing(begun: Begun, held: &IntGauge) -> Self {
+        Self { effect: Effect::None, begun, list: None, token: None, held: Held::new(held, 0), counted: None }
     }
 }
 
@@ -75,16 +89,16 @@ pub(super) fn inherited(
     count: impl FnOnce(&IdKey, &str) -> Option<Counted>,
 ) -> (IdKey, InFlight) {
     let PendingRequest { seq, id_key: table_key, forwarded, body } = pending;
-    let (id, effect, list, counted) = match Head::parse(&body).map(|head| head.said()) {
+    let (id, method, effect, list, counted) = match Head::parse(&body).map(|head| head.said()) {
         Ok(Said::Request { id, method }) => {
             let counted = count(&id, &method);
-            (id, Effect::of(&method, &body, || tools.version()), List::of(&method), counted)
+            (id, Method::of(&method), Effect::of(&method, &body, || tools.version()), List::of(&method), counted)
         }
         // Lost with the store's data, and restored without it.
-        _ => (IdKey::from_stored(Arc::clone(&table_key)), Effect::None, None, None),
+        _ => (IdKey::from_stored(Arc::clone(&table_key)), Method::unknown(), Effect::None, None, None),
     };
     let token = if has_many_streams { progress_token(&body) } else { None };
-    let kept = Kept { effect, list, token, held: Held::new(held, body.len()), counted };
+    let kept = Kept { effect, begun: Begun::found(method), list, token, held: Held::new(held, body.len()), counted };
     (id, InFlight::inherited(seq, table_key, forwarded, Instant::now(), kept))
 }
 

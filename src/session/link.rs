@@ -127,11 +127,16 @@ impl SessionActor {
                 let more = handed.more;
                 actor.note_handed(handed.after, handed.upto, handed.entries);
                 while let Some((seq, message)) = actor.order.pop() {
+                    let begun = message.begun();
                     match message.said {
                         Said::Request { id, .. } => {
                             let table_key = id.shared_key();
-                            let request =
-                                InFlight::new(seq, table_key, Instant::now(), Kept::nothing(&actor.env.metrics.held));
+                            let request = InFlight::new(
+                                seq,
+                                table_key,
+                                Instant::now(),
+                                Kept::nothing(begun, &actor.env.metrics.held),
+                            );
                             actor.posts.inherit_request(id.clone(), request);
                             actor.fail_unavailable(&id, ctx);
                         }

@@ -7,6 +7,7 @@
 //! | `messages` | what it is told and asked |
 //! | `handle` | the actor, for the rest of the process |
 //! | `journal` | a message as it is journaled, and what is kept of it |
+//! | `timing` | what the metrics are told of its calls |
 //! | `inbound` | client → upstream: journal, order |
 //! | `claim` | client → upstream: what other instances have journaled, and what was missed |
 //! | `cancel` | client → upstream: requests that the client has given up |
@@ -58,6 +59,7 @@ mod restore;
 pub mod returning;
 pub mod room;
 pub mod shown;
+mod timing;
 mod unheard;
 mod unreadable;
 mod upstream_streams;

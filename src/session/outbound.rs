@@ -1,7 +1,11 @@
 //! Upstream → client: append to the log first, then deliver (EVT-2). What is appended next, and what the store's answer
 //! means, is [`Outbox`](super::core::outbox::Outbox)'s to say.
 
-use std::{fmt, sync::Arc, time::Instant};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use actix::prelude::*;
 use bytes::Bytes;
@@ -18,6 +22,7 @@ use super::{
 use crate::{
     audit::Entry,
     fault,
+    metrics::Outcome,
     policy::{List, filtered},
     protocol::{
         jsonrpc::{self, Head, IdKey, Kind},
@@ -54,6 +59,8 @@ impl SessionActor {
                     if goes_on {
                         self.pump_posts(ctx);
                     }
+                    let outcome = if *success { Outcome::Ok } else { Outcome::Error };
+                    self.timing.ended(request.kept.begun.ends(outcome, request.sent));
                     let shown = self.shown_of(request.kept.list, id, body.clone());
                     let event = self.answer_event(&request, shown);
                     let event = if *success {
@@ -238,7 +245,7 @@ impl SessionActor {
         };
         match self.outbox.told(op, outcome, begun.elapsed()) {
             Told::Stale => {}
-            Told::Logged(logged) => self.logged(&logged, ctx),
+            Told::Logged(logged) => self.logged(&logged, begun.elapsed(), ctx),
             // The gate bounds what gathers meanwhile, and nothing goes out before (EVT-2).
             Told::Again(pause, error) => {
                 self.env.count_store_error(&error);
@@ -259,17 +266,19 @@ impl SessionActor {
     }
 
     /// Delivers what is in the log.
-    fn logged(&mut self, logged: &Logged, ctx: &mut Context<Self>) {
+    fn logged(&mut self, logged: &Logged, took: Duration, ctx: &mut Context<Self>) {
         self.last_active = Instant::now();
         if logged.has_answers() {
             fault::point(fault::AFTER_APPEND);
         }
         self.gate.sub(logged.bytes());
-        let metrics = &self.env.metrics;
+        let env = Arc::clone(&self.env);
+        let metrics = &env.metrics;
         let mut unheard = Vec::new();
         for entry in logged.entries() {
             let LogEntry::Event { seq, expected, view, is_answer, is_shown, body } = entry else {
                 metrics.dropped.with_label_values(&["second_answer"]).inc();
+                self.timing.was_answered();
                 continue;
             };
             if seq != expected {
@@ -277,6 +286,11 @@ impl SessionActor {
                 tracing::error!(session = %self.fence.session, seq, expected, "sequence is not contiguous");
             }
             metrics.appended.inc();
+            metrics.appended_bytes.inc_by(body.len() as u64);
+            if is_answer {
+                self.timing.logged(&self.service.metrics, took);
+                self.timing.serves(metrics);
+            }
             if is_answer && let Some(audit) = &self.env.audit {
                 audit.note(self.answered(body));
             }

@@ -108,6 +108,12 @@ pub(super) fn to_stderr(capacity: usize) -> Queue {
     QUEUE.get_or_init(|| Queue::start(capacity, io::stderr())).clone()
 }
 
+/// Lines that wait to be written.
+pub fn waiting() -> u64 {
+    let counts = QUEUE.get().map(|queue| &queue.counts);
+    counts.map_or(0, |counts| counts.queued.load(Ordering::Acquire).saturating_sub(counts.done.load(Ordering::Acquire)))
+}
+
 /// Waits for the last lines, for half a second at most. To be called before the process ends by itself.
 pub fn flush() {
     if let Some(queue) = QUEUE.get() {

@@ -4,7 +4,7 @@
 //! with rewritten ids. Session actors ask it for links; their POSTs go over the thread's [`Line`] without a message to it.
 //! It never knows client streams and never waits inside a handler: every answer is a future of its own.
 
-use std::{cell::RefCell, rc::Rc, sync::Arc};
+use std::{cell::RefCell, rc::Rc, sync::Arc, time::Instant};
 
 use actix::prelude::*;
 use bytes::Bytes;
@@ -120,12 +120,12 @@ impl UpstreamActor {
         let endpoint = Arc::clone(&self.endpoint);
         actix_rt::spawn(async move {
             let heard = Rc::clone(&caller.shared.borrow().heard);
-            let before = heard.get();
+            let (before, begun) = (heard.get(), Instant::now());
             let ping = Bytes::from_static(br#"{"jsonrpc":"2.0","id":0,"method":"ping"}"#);
             let call = caller.call(Call { body: ping, timeout, given_up: None });
             let checked = tokio::time::timeout(timeout, call).await.unwrap_or(Err(CallError::TimedOut(timeout)));
             match judge(&checked, heard.get() != before) {
-                Health::Up => endpoint.succeeded(),
+                Health::Up => endpoint.checked(begun.elapsed()),
                 Health::Unclear => {}
                 Health::Down => {
                     if let Err(error) = &checked {

@@ -22,6 +22,12 @@ pub enum BreakerState {
     HalfOpen,
 }
 
+impl BreakerState {
+    /// All of them, by the names under which they are shown.
+    pub const ALL: [(Self, &'static str); 3] =
+        [(Self::Closed, "closed"), (Self::Open, "open"), (Self::HalfOpen, "half_open")];
+}
+
 /// See the module's text.
 #[derive(Debug)]
 pub struct Breaker {

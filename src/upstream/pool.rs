@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -18,7 +18,10 @@ use super::{
     tools::Tools,
     transport::http::tls,
 };
-use crate::settings::{CaFile, EraSetting, Transport, UpstreamUrl};
+use crate::{
+    metrics::{Metrics, ServiceMetrics},
+    settings::{CaFile, EraSetting, Transport, UpstreamUrl},
+};
 
 /// One server of a service.
 #[derive(Debug)]
@@ -39,9 +42,22 @@ pub struct Endpoint {
     pub in_flight: AtomicUsize,
     breaker: Mutex<Breaker>,
     last_error: Mutex<Option<String>>,
+    /// How long its last health check took, in microseconds; 0: none has worked yet.
+    check_took: AtomicU64,
 }
 
 impl Endpoint {
+    /// A health check has worked, and took so long.
+    pub fn checked(&self, took: Duration) {
+        self.check_took.store(u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
+        self.succeeded();
+    }
+
+    /// How long the last health check took that has worked.
+    pub fn check_took(&self) -> Option<Duration> {
+        Some(self.check_took.load(Ordering::Relaxed)).filter(|took| *took > 0).map(Duration::from_micros)
+    }
+
     /// Where it stands, for people.
     pub fn state(&self) -> BreakerState {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner).state(Instant::now())
@@ -101,6 +117,8 @@ pub struct Service {
     pub endpoints: Vec<Arc<Endpoint>>,
     /// What its tools say of themselves.
     pub tools: Tools,
+    /// Its calls.
+    pub metrics: Arc<ServiceMetrics>,
 }
 
 impl Service {
@@ -181,6 +199,7 @@ impl Pool {
     /// Builds the pool from (service, endpoint URLs).
     pub fn new(
         services: impl IntoIterator<Item = (String, Vec<UpstreamUrl>)>,
+        metrics: &Metrics,
         (transport, eras): (Transport, EraSetting),
         breaker_failures: u32,
         backoff_min: Duration,
@@ -206,10 +225,12 @@ impl Pool {
                             in_flight: AtomicUsize::new(0),
                             breaker: Mutex::new(Breaker::new(breaker_failures, backoff_min, backoff_max)),
                             last_error: Mutex::new(None),
+                            check_took: AtomicU64::new(0),
                         })
                     })
                     .collect();
-                (name.clone(), Arc::new(Service { name, endpoints, tools: Tools::default() }))
+                let metrics = metrics.service(&name);
+                (name.clone(), Arc::new(Service { name, endpoints, tools: Tools::default(), metrics }))
             })
             .collect();
         Self { services, tls: OnceLock::new() }
@@ -255,7 +276,8 @@ mod tests {
     fn service(endpoints: usize) -> Arc<Service> {
         let urls = (0..endpoints).map(|port| format!("http://h:{}/sse", port + 1).parse().unwrap()).collect();
         let hour = Duration::from_secs(3600);
-        let pool = Pool::new([("s".to_owned(), urls)], (Transport::Auto, EraSetting::Auto), 1, hour, hour);
+        let pool =
+            Pool::new([("s".to_owned(), urls)], &Metrics::new(), (Transport::Auto, EraSetting::Auto), 1, hour, hour);
         Arc::clone(pool.only_service().unwrap())
     }
 

@@ -21,6 +21,7 @@ mod failover;
 mod ids;
 mod inbox;
 mod logs;
+mod metrics;
 mod modern_upstreams;
 mod odd_messages;
 mod odd_posts;

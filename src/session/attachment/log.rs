@@ -188,6 +188,11 @@ impl Pump {
             }
         }
         self.attachment.has_sent(self.cursor);
+        if self.replays {
+            let events = block.iter().filter(|told| matches!(told, Told::Event { .. })).count();
+            self.env.metrics.replayed.inc_by(events as u64);
+            self.replays = self.cursor < page.last_seq;
+        }
         if self.cursor < page.last_seq {
             self.attachment.look();
         }

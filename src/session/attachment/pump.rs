@@ -57,6 +57,8 @@ pub struct Pump {
     pub(super) doubt: Option<Doubt>,
     /// Resumed, and no page has been read yet: a hole right behind the cursor is said aloud instead of closing the stream again.
     pub(super) fresh: bool,
+    /// Resumed, and it has not come to the end of the log since: what it sends was there before it.
+    pub(super) replays: bool,
     /// The log says already that this stream could not be served in full.
     pub(super) told: bool,
     /// Since when the log is behind what this stream has sent.
@@ -116,6 +118,7 @@ impl Pump {
             unproven_until: 0,
             doubt: None,
             fresh: false,
+            replays: false,
             told: false,
             behind_since: None,
             parked: false,
@@ -209,6 +212,7 @@ impl Pump {
     /// The stream is a resumed one: it starts by reading the log, and a cursor that cannot be served is said aloud.
     pub fn resumed(mut self) -> Self {
         self.fresh = true;
+        self.replays = true;
         self.attachment.look();
         self
     }

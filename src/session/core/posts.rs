@@ -346,6 +346,7 @@ impl<H: Copy, K> Posts<H, K> {
             request.progress = Progress::MaybeSent;
             request.attempts += 1;
             request.post = Some(number);
+            request.sent.get_or_insert(now);
         }
         Some(Next { number, outbound, is_request, seq })
     }

@@ -32,6 +32,8 @@ pub struct InFlight<K> {
     pub post: Option<u64>,
     /// When this owner took it.
     pub since: Instant,
+    /// When it was first sent.
+    pub sent: Option<Instant>,
     /// When the client gave it up.
     pub cancelled: Option<Instant>,
     /// The caller's.
@@ -41,7 +43,17 @@ pub struct InFlight<K> {
 impl<K> InFlight<K> {
     /// Journaled, and not sent.
     pub fn new(seq: u64, table_key: Arc<str>, now: Instant, kept: K) -> Self {
-        Self { seq, table_key, progress: Progress::NotSent, attempts: 0, post: None, since: now, cancelled: None, kept }
+        Self {
+            seq,
+            table_key,
+            progress: Progress::NotSent,
+            attempts: 0,
+            post: None,
+            since: now,
+            sent: None,
+            cancelled: None,
+            kept,
+        }
     }
 
     /// As an adopter finds it.

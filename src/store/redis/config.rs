@@ -2,6 +2,8 @@
 
 use std::{fmt, time::Duration};
 
+use crate::metrics::RedisMetrics;
+
 /// Where Redis is and how it is used. [`RedisConfig::new`] gives the defaults.
 #[derive(Clone)]
 pub struct RedisConfig {
@@ -29,6 +31,8 @@ pub struct RedisConfig {
     /// How often the idle subscription is probed. A link that is dead without a reset is noticed within this and
     /// `timeout` (OWN-10).
     pub probe: Duration,
+    /// Where it is told what Redis costs.
+    pub metrics: RedisMetrics,
 }
 
 /// PEM texts.
@@ -66,6 +70,7 @@ impl RedisConfig {
             backoff: (Duration::from_millis(50), Duration::from_secs(2)),
             cluster: false,
             probe: Duration::from_secs(3),
+            metrics: RedisMetrics::default(),
         }
     }
 }

@@ -29,6 +29,7 @@ use super::{
 };
 use crate::{
     backoff::{Bounds, pause_after},
+    metrics::RedisMetrics,
     store::{StoreError, StoreResult},
 };
 
@@ -50,6 +51,7 @@ pub(super) struct Link {
     pub(super) batch: usize,
     backoff: Backoff,
     refusal: Refusal,
+    pub(super) metrics: RedisMetrics,
 }
 
 impl Link {
@@ -63,6 +65,7 @@ impl Link {
             batch: config.batch.max(1),
             backoff: Backoff::new(config.backoff),
             refusal: Refusal::default(),
+            metrics: config.metrics.clone(),
         })
     }
 
@@ -131,6 +134,7 @@ impl Link {
                 }
                 Err(_) => failure = "no connection in time".to_owned(),
             }
+            self.metrics.answers.set(0);
             self.backoff.failed(begun);
         }
     }
@@ -160,7 +164,11 @@ impl Link {
             }
             Ok(values)
         };
-        match timeout(self.timeout, round_trips).await {
+        let begun = Instant::now();
+        let exchanged = timeout(self.timeout, round_trips).await;
+        self.metrics.round_trip.observe(begun.elapsed().as_secs_f64());
+        self.metrics.answers.set(i64::from(matches!(exchanged, Ok(Ok(_)))));
+        match exchanged {
             Ok(Ok(values)) if values.len() == pipeline.len() => Ok(self.judged(values)),
             Ok(Ok(_)) => Err(StoreError::Unavailable("answers are missing".to_owned())),
             Ok(Err(error)) => Err(lost(error)),
@@ -191,6 +199,16 @@ impl Link {
 
     /// Many commands on a connection from the pool; each has its own result.
     pub(super) async fn bulk(&self, calls: Vec<Call>) -> StoreResult<Vec<StoreResult<Value>>> {
+        // Counted as what it begins with.
+        let (first, begun) = (calls.first().map(|call| call.operation), Instant::now());
+        let done = self.bulk_uncounted(calls).await;
+        if let Some(operation) = first {
+            self.metrics.operation(operation).observe(begun.elapsed().as_secs_f64());
+        }
+        done
+    }
+
+    async fn bulk_uncounted(&self, calls: Vec<Call>) -> StoreResult<Vec<StoreResult<Value>>> {
         let mut results = Vec::with_capacity(calls.len());
         if calls.is_empty() {
             return Ok(results);

@@ -73,13 +73,19 @@ impl Lanes {
     /// As [`Self::call`]; the followers go in the same pipeline, after it.
     pub(super) async fn call_with(&self, call: Call, followers: Vec<Cmd>) -> StoreResult<Value> {
         let (reply, answer) = oneshot::channel();
+        let (operation, begun, metrics) = (call.operation, Instant::now(), &self.link.metrics);
         let op = Op { call, followers, deadline: Instant::now() + self.link.timeout, reply };
-        match self.sender().try_send(op) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_)) => return Err(StoreError::Overloaded),
-            Err(TrySendError::Closed(_)) => return Err(StoreError::NotDone("the store is closed".to_owned())),
+        metrics.queued.inc();
+        if let Err(refused) = self.sender().try_send(op) {
+            metrics.queued.dec();
+            return Err(match refused {
+                TrySendError::Full(_) => StoreError::Overloaded,
+                TrySendError::Closed(_) => StoreError::NotDone("the store is closed".to_owned()),
+            });
         }
-        answer.await.unwrap_or_else(|_| Err(StoreError::Unavailable("the store is closed".to_owned())))
+        let answer = answer.await;
+        metrics.operation(operation).observe(begun.elapsed().as_secs_f64());
+        answer.unwrap_or_else(|_| Err(StoreError::Unavailable("the store is closed".to_owned())))
     }
 
     fn sender(&self) -> mpsc::Sender<Op> {
@@ -163,6 +169,7 @@ async fn run(link: Arc<Link>, mut queue: mpsc::Receiver<Op>) {
     let mut led_to = *node.borrow();
     let mut batch = Batch::default();
     while let Some(op) = queue.recv().await {
+        link.metrics.queued.dec();
         let leads_to = *node.borrow();
         let trusted = match kept.take().filter(|_| leads_to == led_to) {
             Some((connection, used)) if used.elapsed() < TRUST => Some(connection),
@@ -184,7 +191,10 @@ async fn run(link: Arc<Link>, mut queue: mpsc::Receiver<Op>) {
         batch.push(op, now);
         while batch.has_room(link.batch) {
             match queue.try_recv() {
-                Ok(op) => batch.push(op, now),
+                Ok(op) => {
+                    link.metrics.queued.dec();
+                    batch.push(op, now);
+                }
                 Err(_) => break,
             }
         }

@@ -10,6 +10,7 @@ use redis::{Cmd, RedisWrite, ToRedisArgs};
 
 use crate::{
     fault,
+    metrics::Operation,
     store::{Binding, Fence},
 };
 
@@ -101,11 +102,26 @@ pub(super) fn load_all() -> redis::Pipeline {
     pipeline
 }
 
+fn operation(script: Script) -> Operation {
+    match script {
+        Script::Accept => Operation::Accept,
+        Script::Claim => Operation::Claim,
+        Script::Append => Operation::Append,
+        Script::ReadPage => Operation::ReadPage,
+        Script::Attach => Operation::Attach,
+        Script::Adopt => Operation::Adopt,
+        Script::LeaseAcquire | Script::LeaseRenew | Script::LeaseRelease => Operation::Lease,
+        _ => Operation::Other,
+    }
+}
+
 /// One command on its way to Redis.
 pub(super) struct Call {
     pub(super) cmd: Cmd,
     /// Bytes of its bodies, by which pipelines are bounded.
     pub(super) weight: usize,
+    /// As what it is counted.
+    pub(super) operation: Operation,
 }
 
 impl Call {
@@ -122,13 +138,14 @@ impl Call {
     /// A script whose arguments hold about `body` bytes besides the usual short ones.
     pub(super) fn script_with_body(script: Script, keys: usize, body: usize) -> Self {
         // 24 arguments and 640 bytes hold what `accept` and `append` need without growing.
-        Self::new("EVALSHA", 24, 640 + body).arg(HASHES[script as usize].as_str()).number(keys as u64)
+        let call = Self { operation: operation(script), ..Self::new("EVALSHA", 24, 640 + body) };
+        call.arg(HASHES[script as usize].as_str()).number(keys as u64)
     }
 
     fn new(name: &str, args: usize, bytes: usize) -> Self {
         let mut cmd = Cmd::with_capacity(args, bytes);
         cmd.write_arg(name.as_bytes());
-        Self { cmd, weight: 0 }
+        Self { cmd, weight: 0, operation: Operation::Other }
     }
 
     pub(super) fn arg(mut self, text: &str) -> Self {

@@ -1,0 +1,90 @@
+//! What is known of the client's requests for the metrics: of each until its answer is in the log, and of an adopted session
+//! until somebody is served.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use crate::metrics::{Method, Metrics, Outcome, ServiceMetrics, Took};
+
+/// A request as it began.
+#[derive(Debug, Clone, Copy)]
+pub struct Begun {
+    pub(super) method: Method,
+    /// When this owner began to journal it, or found it in the journal.
+    since: Instant,
+    /// How long it waited for the journal.
+    journaling: Duration,
+}
+
+impl Begun {
+    /// Of this method, which was to be journaled at `asked`, and is there now.
+    pub(super) fn journaled(method: Method, asked: Instant) -> Self {
+        Self { method, since: asked, journaling: asked.elapsed() }
+    }
+
+    /// Of this method, found in the journal.
+    pub(super) fn found(method: Method) -> Self {
+        Self { method, since: Instant::now(), journaling: Duration::ZERO }
+    }
+
+    /// It ends so, with an answer that is not in the log yet. `sent`: when it was first sent to its server, where that has
+    /// answered.
+    pub(super) fn ends(self, outcome: Outcome, sent: Option<Instant>) -> Ended {
+        Ended { begun: self, outcome, upstream: sent.map(|sent| sent.elapsed()) }
+    }
+}
+
+/// A request whose answer is on its way into the log.
+#[derive(Debug)]
+pub struct Ended {
+    begun: Begun,
+    outcome: Outcome,
+    upstream: Option<Duration>,
+}
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub struct Timing {
+    /// In the order of their answers.
+    ended: VecDeque<Ended>,
+    /// When the session was adopted, until somebody is served.
+    adopted: Option<Instant>,
+}
+
+impl Timing {
+    /// Of a session that was adopted just now.
+    pub(super) fn adopted() -> Self {
+        Self { adopted: Some(Instant::now()), ..Self::default() }
+    }
+
+    /// The next answer that goes into the log is to this one.
+    pub(super) fn ended(&mut self, ended: Ended) {
+        self.ended.push_back(ended);
+    }
+
+    /// The next answer is in the log, which took so long.
+    pub(super) fn logged(&mut self, service: &ServiceMetrics, appending: Duration) {
+        let Some(Ended { begun, outcome, upstream }) = self.ended.pop_front() else { return };
+        let took = Took { whole: begun.since.elapsed(), upstream, store: begun.journaling + appending };
+        service.ended(begun.method, outcome, took);
+    }
+
+    /// The next answer was a second one: the first one counts.
+    pub(super) fn was_answered(&mut self) {
+        self.ended.pop_front();
+    }
+
+    /// Somebody is served by this owner.
+    pub(super) fn serves(&mut self, metrics: &Metrics) {
+        if let Some(adopted) = self.adopted.take() {
+            metrics.recovery.observe(adopted.elapsed().as_secs_f64());
+        }
+    }
+
+    /// Gives back what a burst has left.
+    pub(super) fn shrink(&mut self) {
+        self.ended.shrink_to_fit();
+    }
+}
