@@ -29,6 +29,8 @@ have cargo || die "Rust is missing. Install it: https://rustup.rs"
 scripts/setup.sh --tests
 # Where nginx's Lua module cannot be had, the tests of nginx-edge.conf say so and are left out.
 scripts/setup.sh --edge || export MCP_TEST_EDGE=skip
+# As the tests of deploy/prometheus and deploy/grafana where there is no Prometheus.
+scripts/setup.sh --monitoring || export MCP_TEST_PROMETHEUS=skip
 
 # The conformance suite needs Node.js 22 and finds it by itself; the clients take what the system has, if it will do.
 newer_node

@@ -23,6 +23,7 @@ mod inbox;
 mod logs;
 mod metrics;
 mod modern_upstreams;
+mod monitoring;
 mod odd_messages;
 mod odd_posts;
 mod older_data;
