@@ -111,19 +111,18 @@ async fn the_keys_are_exactly_the_documented_ones() {
     let id = fence.session.reveal();
     let expected = [
         format!("mcp:sessions:{id}"),
-        format!("{{mcp:sessions:{id}}}:in"),
+        format!("{{mcp:sessions:{id}}}:inbox"),
         format!("{{mcp:sessions:{id}}}:req"),
         format!("{{mcp:sessions:{id}}}:rid"),
-        format!("{{mcp:sessions:{id}}}:ev:g"),
-        format!("{{mcp:sessions:{id}}}:ev:r1"),
+        format!("{{mcp:sessions:{id}}}:log:g"),
+        format!("{{mcp:sessions:{id}}}:log:r1"),
         "mcp:instance:router-a".to_owned(),
         "{mcp:instance:router-a}:sessions".to_owned(),
         "mcp:instances".to_owned(),
     ];
     let mut raw = Raw::of(&backend).await;
     assert_eq!(raw.keys().await, BTreeSet::from(expected.clone()));
-    for (key, kind) in expected.iter().zip(["hash", "stream", "hash", "zset", "stream", "stream", "hash", "set", "set"])
-    {
+    for (key, kind) in expected.iter().zip(["hash", "hash", "hash", "zset", "list", "list", "hash", "set", "set"]) {
         assert_eq!(raw.ask::<String>(cmd("TYPE").arg(key)).await, kind, "{key}");
     }
 }
@@ -197,7 +196,7 @@ async fn the_record_of_posts_is_bounded() {
     let id = fence.session.reveal();
     let remembered: u64 = raw.ask(cmd("ZCARD").arg(format!("{{mcp:sessions:{id}}}:rid"))).await;
     assert!((256..=272).contains(&remembered), "{remembered}");
-    let waiting: u64 = raw.ask(cmd("XLEN").arg(format!("{{mcp:sessions:{id}}}:in"))).await;
+    let waiting: u64 = raw.ask(cmd("HLEN").arg(format!("{{mcp:sessions:{id}}}:inbox"))).await;
     assert_eq!(waiting, 1, "acked entries are gone");
 }
 
@@ -324,10 +323,11 @@ async fn a_damaged_log_is_said_aloud() {
     let fence = session_of(store, "a").await;
     append(store, append_of(&fence, 1, (0..5).map(|_| event("e")).collect())).await;
     let mut raw = Raw::of(&backend).await;
-    let key = format!("{{mcp:sessions:{}}}:ev:g", fence.session.reveal());
-    let _: u64 = raw.ask(cmd("XDEL").arg(&key).arg("3-0")).await;
+    let key = format!("{{mcp:sessions:{}}}:log:g", fence.session.reveal());
+    let () = raw.ask(cmd("LTRIM").arg(&key).arg(2).arg(-1)).await;
     let page = store.read_page(fence.session, STREAM, StreamKey::Main, 1, 10, 100).await.unwrap().unwrap();
-    assert_eq!(page.events.iter().map(|event| event.seq).collect::<Vec<_>>(), [2, 4, 5], "the reader sees the gap");
+    assert_eq!(page.events.iter().map(|event| event.seq).collect::<Vec<_>>(), [3, 4, 5], "the reader sees the gap");
+    assert_eq!(page.first_seq, 3);
     let _: u64 = raw.ask(cmd("DEL").arg(&key)).await;
     let page = store.read_page(fence.session, STREAM, StreamKey::Main, 1, 10, 100).await.unwrap().unwrap();
     assert_eq!((page.events.len(), page.last_seq, page.first_seq), (0, 5, 6));

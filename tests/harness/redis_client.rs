@@ -48,12 +48,12 @@ impl RedisClient {
 
     /// The session's event log.
     pub fn log_key(session: &str) -> String {
-        format!("{{{PREFIX}:sessions:{session}}}:ev:g")
+        format!("{{{PREFIX}:sessions:{session}}}:log:g")
     }
 
     /// The session's inbox.
     pub fn inbox_key(session: &str) -> String {
-        format!("{{{PREFIX}:sessions:{session}}}:in")
+        format!("{{{PREFIX}:sessions:{session}}}:inbox")
     }
 
     /// The session's request table.
@@ -73,11 +73,12 @@ impl RedisClient {
 
     /// The session's event log as it stands.
     pub async fn log(&self, session: &str) -> Vec<LogEntry> {
-        let rows: Vec<(String, Vec<String>)> = self.run(&["XRANGE", &Self::log_key(session), "-", "+"]).await;
-        rows.into_iter()
-            .map(|(id, fields)| {
-                let seq = id.split('-').next().and_then(|seq| seq.parse().ok()).expect("entry ids are sequences");
-                let body = fields.chunks_exact(2).find(|pair| pair[0] == "b").expect("an entry has a body")[1].clone();
+        let first = self.field(session, "s:g:first").await.and_then(|first| first.parse().ok()).unwrap_or(1);
+        let rows: Vec<String> = self.run(&["LRANGE", &Self::log_key(session), "0", "-1"]).await;
+        (first..)
+            .zip(rows)
+            .map(|(seq, entry)| {
+                let body = entry.splitn(3, ' ').nth(2).expect("a body stands behind stream and time").to_owned();
                 LogEntry { seq, body }
             })
             .collect()

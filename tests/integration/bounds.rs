@@ -79,11 +79,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 for seq = from, to do
   local text = string.format('%d', seq)
   local body = head .. text .. ',"filler":"' .. filler .. '"}}'
-  if seq % 16 == 1 then
-    redis.call('XADD', KEYS[2], text .. '-0', 'b', body, 't', now)
-  else
-    redis.call('XADD', KEYS[2], text .. '-0', 'b', body)
-  end
+  redis.call('RPUSH', KEYS[2], ' ' .. (seq % 16 == 1 and string.format('%d', now) or '') .. ' ' .. body)
   bytes = bytes + #body
 end
 redis.call('HSET', KEYS[1], 's:g:seq', string.format('%d', to), 's:g:bytes', string.format('%d', bytes))
@@ -222,7 +218,7 @@ async fn a_flood_of_messages_is_refused_at_a_bound(transport: Transport) {
                 status => panic!("{status}: {}", response.text()),
             }
         }
-        let waiting: u64 = redis.run(&["XLEN", &RedisClient::inbox_key(&client.session())]).await;
+        let waiting: u64 = redis.run(&["HLEN", &RedisClient::inbox_key(&client.session())]).await;
         println!("{what}: {refused} of 400 refused, {waiting} wait");
         // Besides those that wait: what the owner has claimed (a batch of 64 is claimed while fewer than 64 are left) and
         // is posting (32).

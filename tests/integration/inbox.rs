@@ -249,7 +249,7 @@ async fn a_cancel_that_the_server_has_had_holds_for_every_later_owner(transport:
         // Each call tells the store what the server has had.
         eventually("an empty inbox", || async {
             client.call("other", json!({})).await;
-            redis.run::<u64>(&["XLEN", &crate::harness::RedisClient::inbox_key(&session)]).await == 0
+            redis.run::<u64>(&["HLEN", &crate::harness::RedisClient::inbox_key(&session)]).await == 0
         })
         .await;
         assert_eq!(redis.pending(&session).await.len(), 2, "they are on the books");

@@ -12,7 +12,7 @@
 --   {2, seq, owner, incarnation, generation, listeners, epoch, last event} queued; {3, seq, claimed, epoch, 0} duplicate
 local call = redis.call
 local h = call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch', 'in_seq', 'in_claimed', 'service',
-  'held', 'principal', 'scopes', 'version', 'rules')
+  'held', 'principal', 'scopes', 'version', 'rules', 'in_adopted', 'in_first')
 if not h[4] then return 0 end
 if stranger(h[8], h[9], ARGV[19], ARGV[20]) then return -10 end
 if ARGV[6] ~= '' and ARGV[6] ~= h[6] then return -3 end
@@ -30,8 +30,9 @@ local seq = string.format('%d', next_seq)
 -- The sequence of the pending request with this id, if that is this very request; false if it is another one.
 local function same_request(state)
   local first, forwarded, at = string.match(state, '^(%d+) (%d) ()')
-  local entry = forwarded == '0' and call('XRANGE', KEYS[2], first, first)[1]
-  local body = entry and entry[2][4] or string.sub(state, at)
+  local entry = forwarded == '0' and call('HGET', KEYS[2], first)
+  local body = string.sub(state, at)
+  if entry then body = select(3, opened(entry)) end
   -- The body of a restored request is lost: nobody can tell.
   return (body == ARGV[10] or body == '') and first
 end
@@ -48,7 +49,7 @@ local held, counted = string.match(h[7] or '0', '^(%d+) ?(.*)$')
 held = tonumber(held) + #ARGV[10]
 local too_much = false
 if held > tonumber(ARGV[15]) and not too_many then
-  local there = call('XLEN', KEYS[2]) .. '/' .. call('HLEN', KEYS[3])
+  local there = call('HLEN', KEYS[2]) .. '/' .. call('HLEN', KEYS[3])
   too_much = there == counted
   if not too_much then
     held = held_bytes(KEYS[2], KEYS[3]) + #ARGV[10]
@@ -107,7 +108,7 @@ if next_seq % 16 == 1 then
   call('PEXPIRE', KEYS[4], call('HGET', KEYS[1], 'ttl_ms'), 'NX')
 end
 if not (request and direct) then
-  call('XADD', KEYS[2], seq .. '-0', 'k', ARGV[8], 'b', ARGV[10], 'i', ARGV[9])
+  call('HSET', KEYS[2], seq, packed(ARGV[8], ARGV[9], ARGV[10]))
   call('PEXPIRE', KEYS[2], call('HGET', KEYS[1], 'ttl_ms'), 'NX')
 end
 
@@ -129,7 +130,7 @@ if direct then
 else
   call('HSET', KEYS[1], 'in_seq', seq, 'held', string.format('%d', held))
 end
-if owner and ARGV[12] ~= '0' then ack(KEYS[1], KEYS[2], KEYS[3], tonumber(ARGV[12]), in_claimed) end
+if owner and ARGV[12] ~= '0' then ack(KEYS[1], KEYS[2], KEYS[3], tonumber(ARGV[12]), in_claimed, h[12], h[13]) end
 if direct then return next_seq end
 
 local listeners = 0

@@ -2,7 +2,7 @@
 -- KEYS: 1 session hash, 2 inbox, 3 request table, 4 lease of the instance that owns it now
 -- ARGV: 1 instance id, 2 incarnation and 3 generation it must have now, 4 new owner, 5 new incarnation
 -- Reply: 0 not found; {2, owner, incarnation, generation} lost; -7 its owner lives;
---   {1, former owner, session hash, inbox, request table}
+--   {1, former owner, session hash, {seq, kind, id key, body, ...} of the inbox, request table}
 -- Whose lease lives is not replaced, but by itself: that of a process which is known to be dead is taken away first
 -- (lease_release), that of one which has let the session go does not matter.
 local function lives(owner)
@@ -16,11 +16,10 @@ if lives(h[1]) then return -7 end
 redis.call('HDEL', KEYS[1], 'op', 'op_result', 'claim', 'claim_from', 'claim_to')
 redis.call('HSET', KEYS[1], 'owner', ARGV[4], 'incarnation', ARGV[5], 'generation', string.format('%d', h[2] + 1),
   'in_claimed', h[4])
-local inbox = redis.call('XRANGE', KEYS[2], '-', '+')
-for _, entry in ipairs(inbox) do
-  if entry[2][2] == 'q' then
-    redis.call('HSET', KEYS[1], 'in_adopted', h[4])
-    break
-  end
+local inbox, has_requests = {}, false
+for _, e in ipairs(entries_of(KEYS[2], 1, tonumber(h[4]))) do
+  has_requests = has_requests or e[2] == 'q'
+  for _, part in ipairs(e) do inbox[#inbox + 1] = part end
 end
+if has_requests then redis.call('HSET', KEYS[1], 'in_adopted', h[4]) end
 return { 1, h[3], redis.call('HGETALL', KEYS[1]), inbox, redis.call('HGETALL', KEYS[3]) }

@@ -10,7 +10,7 @@ local call = redis.call
 local stream = ARGV[6]
 local f_seq, f_first, f_bytes = 's:' .. stream .. ':seq', 's:' .. stream .. ':first', 's:' .. stream .. ':bytes'
 local h = call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch', 'in_seq', 'in_claimed', 'in_adopted', f_seq,
-  f_first, f_bytes, 'a:' .. stream, 'op')
+  f_first, f_bytes, 'a:' .. stream, 'op', 'in_first')
 if not h[4] then return 0 end
 if fenced(h) then return -1 end
 if ARGV[7] == h[11] then return call('HGET', KEYS[1], 'op_result') end
@@ -22,7 +22,7 @@ local seq = before
 -- Only then can a pending request still stand in the inbox.
 local inbox_may_hold_requests = h[5] ~= h[4] or h[6] ~= '0'
 local now
-local results, changes, newest = {}, nil, 0
+local results, changes, newest, added, length = {}, nil, 0, 0, 0
 -- Processes that were told to look, with how many heard it, and streams whose request is answered.
 local told, over = {}, nil
 local function tell(holder)
@@ -44,7 +44,7 @@ for i = 1, tonumber(ARGV[13]) do
     wanted = call('HDEL', KEYS[3], answers) == 1
     local waiting = state and string.match(state, '^(%d+) 0 ')
     -- Answered without having been forwarded: nobody must forward it any more.
-    if waiting then call('XDEL', KEYS[2], waiting .. '-0') end
+    if waiting then call('HDEL', KEYS[2], waiting) end
   end
   -- An answer goes out on the main stream once, and not if its client was told an error (see disown).
   for j = at + 5, set_end, 2 do
@@ -53,23 +53,16 @@ for i = 1, tonumber(ARGV[13]) do
   end
   if wanted then
     seq = seq + 1
-    local text, shown = string.format('%d', seq), ''
+    local text, shown, time = string.format('%d', seq), '', ''
     -- Every 16th event has the time, which is what trimming by age looks at.
     if seq % 16 == 1 then
       if not now then
-        local time = call('TIME')
-        now = time[1] * 1000 + math.floor(time[2] / 1000)
+        local clock = call('TIME')
+        now = clock[1] * 1000 + math.floor(clock[2] / 1000)
       end
-      if view == '' then
-        call('XADD', KEYS[4], text .. '-0', 'b', body, 't', now)
-      else
-        call('XADD', KEYS[4], text .. '-0', 'b', body, 't', now, 'v', view)
-      end
-    elseif view == '' then
-      call('XADD', KEYS[4], text .. '-0', 'b', body)
-    else
-      call('XADD', KEYS[4], text .. '-0', 'b', body, 'v', view)
+      time = string.format('%d', now)
     end
+    length = call('RPUSH', KEYS[4], view .. ' ' .. time .. ' ' .. body)
     if view ~= '' then
       local holder = call('HGET', KEYS[1], 'a:' .. view)
       if holder then
@@ -86,7 +79,7 @@ for i = 1, tonumber(ARGV[13]) do
       main = true
     end
     newest = #body
-    bytes = bytes + newest
+    added = added + newest
     results[i] = text .. shown
     if delete_end > at + 4 then
       changes = changes or {}
@@ -103,11 +96,18 @@ local result = table.concat(results, ' ')
 local fields = { 'op', ARGV[7], 'op_result', result }
 if seq > before then
   local first, max_events, max_bytes = tonumber(h[8] or 1), tonumber(ARGV[10]), tonumber(ARGV[11])
+  local known, is_new = first, length == seq - before
+  bytes = bytes + added
+  -- The log is not what it was (evicted, or deleted by hand): what is there are the last ones. EVT-6
+  if length < seq - first + 1 then
+    first = seq - length + 1
+    if is_new then bytes = added end
+  end
   local keep = first
   local function drop_until(kept)
     while keep < kept do
-      local entry = call('XRANGE', KEYS[4], keep, keep)[1]
-      if entry then bytes = bytes - #entry[2][2] end
+      local entry = call('LINDEX', KEYS[4], keep - first)
+      if entry then bytes = bytes - #entry + string.match(entry, '^%S* %d* ()') - 1 end
       keep = keep + 1
     end
   end
@@ -115,19 +115,20 @@ if seq > before then
   if now then
     local oldest, group = now - tonumber(ARGV[9]), keep + 16 - (keep - 1) % 16
     while group <= seq do
-      local entry = call('XRANGE', KEYS[4], group, group)[1]
-      if entry and tonumber(entry[2][4]) >= oldest then break end
+      local entry = call('LINDEX', KEYS[4], group - first)
+      local then_ = entry and string.match(entry, '^%S* (%d+) ')
+      if then_ and tonumber(then_) >= oldest then break end
       drop_until(group)
       group = group + 16
     end
   end
   while keep < seq and (seq - keep >= max_events or bytes > max_bytes) do drop_until(keep + 1) end
   if keep == seq then bytes = newest end
-  if keep > first then call('XTRIM', KEYS[4], 'MINID', '=', string.format('%d-0', keep)) end
-  if keep > first or before == 0 then
+  if keep > first then call('LTRIM', KEYS[4], keep - first, -1) end
+  if keep > known or before == 0 then
     fields[5], fields[6] = f_first, keep
   end
-  if before == 0 then call('PEXPIRE', KEYS[4], call('HGET', KEYS[1], 'ttl_ms'), 'NX') end
+  if is_new then call('PEXPIRE', KEYS[4], call('HGET', KEYS[1], 'ttl_ms'), 'NX') end
   local n = #fields
   fields[n + 1], fields[n + 2] = f_seq, string.format('%d', seq)
   fields[n + 3], fields[n + 4] = f_bytes, string.format('%d', bytes)
@@ -145,7 +146,7 @@ if changes then
   if #deletes > 0 then call('HDEL', KEYS[1], unpack(deletes)) end
 end
 call('HSET', KEYS[1], unpack(fields))
-if ARGV[8] ~= '0' then ack(KEYS[1], KEYS[2], KEYS[3], tonumber(ARGV[8]), tonumber(h[5])) end
+if ARGV[8] ~= '0' then ack(KEYS[1], KEYS[2], KEYS[3], tonumber(ARGV[8]), tonumber(h[5]), h[6], h[12]) end
 
 -- The stream of a request that has its answer is over: nobody holds it any more.
 if over then call('HDEL', KEYS[1], unpack(over)) end

@@ -9,12 +9,12 @@
 -- A reply may be lost, and an accept may be executed when its caller has given it up: what counts as claimed and is
 -- neither acked nor answered is handed out again when the owner asks for it.
 local h = redis.call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch', 'in_seq', 'in_claimed',
-  's:' .. ARGV[9] .. ':seq')
+  's:' .. ARGV[9] .. ':seq', 'in_adopted', 'in_first')
 if not h[4] then return 0 end
 if fenced(h) then return -1 end
 if tonumber(ARGV[8]) > tonumber(h[5]) or tonumber(ARGV[10]) > tonumber(h[6] or 0) then return -8 end
 local in_seq, in_claimed, missing = tonumber(h[4]), tonumber(h[5]), tonumber(ARGV[6])
-if ARGV[4] ~= '0' then ack(KEYS[1], KEYS[2], KEYS[3], tonumber(ARGV[4]), in_claimed) end
+if ARGV[4] ~= '0' then ack(KEYS[1], KEYS[2], KEYS[3], tonumber(ARGV[4]), in_claimed, h[7], h[8]) end
 
 local out = { 0, {}, in_claimed, in_claimed, in_seq }
 local function hand_out(seq, kind, id, body)
@@ -23,11 +23,7 @@ local function hand_out(seq, kind, id, body)
 end
 
 if missing > 0 and missing <= in_claimed then
-  local again = {}
-  for _, entry in ipairs(redis.call('XRANGE', KEYS[2], missing, in_claimed)) do
-    local e = entry[2]
-    again[#again + 1] = { tonumber(string.match(entry[1], '^%d+')), e[2], e[6], e[4] }
-  end
+  local again = entries_of(KEYS[2], missing, in_claimed)
   if #again <= in_claimed - missing then
     local table_ = redis.call('HGETALL', KEYS[3])
     for i = 1, #table_, 2 do
@@ -46,23 +42,21 @@ end
 local last = in_claimed
 if in_claimed < in_seq and ARGV[5] ~= '0' then
   local max = tonumber(ARGV[5])
-  local entries = redis.call('XRANGE', KEYS[2], in_claimed + 1, '+', 'COUNT', max)
+  local entries = entries_of(KEYS[2], in_claimed + 1, in_seq, max)
   local gone = {}
   last = in_seq
   -- Not HSET first: a claim frees more than it takes and must work when Redis is full. A script is refused only
   -- before its first write. (Earlier versions had these fields.)
   redis.call('HDEL', KEYS[1], 'claim', 'claim_from', 'claim_to')
-  for _, entry in ipairs(entries) do
-    local e = entry[2]
-    local seq = string.match(entry[1], '^%d+')
-    last = tonumber(seq)
+  for _, e in ipairs(entries) do
+    last = e[1]
     if e[2] == 'q' then
-      redis.call('HSET', KEYS[3], e[6], seq .. ' 1 ' .. e[4])
-      gone[#gone + 1] = entry[1]
+      redis.call('HSET', KEYS[3], e[3], string.format('%d 1 ', last) .. e[4])
+      gone[#gone + 1] = last
     end
-    hand_out(last, e[2], e[6], e[4])
+    hand_out(last, e[2], e[3], e[4])
   end
-  if #gone > 0 then redis.call('XDEL', KEYS[2], unpack(gone)) end
+  if #gone > 0 then redis.call('HDEL', KEYS[2], unpack(gone)) end
   if #entries < max then last = in_seq end
   redis.call('HSET', KEYS[1], 'in_claimed', last)
 end
@@ -72,11 +66,8 @@ if last < in_seq then out[1] = 1 end
 
 if ARGV[7] ~= '' and last < in_seq then
   local from = math.max(last, tonumber(ARGV[7])) + 1
-  for _, entry in ipairs(redis.call('XRANGE', KEYS[2], from, '+')) do
-    local e = entry[2]
-    if e[2] == 'r' or e[2] == 'n' and e[6] ~= '' then
-      hand_out(tonumber(string.match(entry[1], '^%d+')), e[2], e[6], e[4])
-    end
+  for _, e in ipairs(entries_of(KEYS[2], from, in_seq)) do
+    if e[2] == 'r' or e[2] == 'n' and e[3] ~= '' then hand_out(e[1], e[2], e[3], e[4]) end
   end
 end
 

@@ -21,7 +21,7 @@ end
 local state = call('HGET', KEYS[3], ARGV[2])
 local number, forwarded = string.match(state or '', '^(%d+) (%d)')
 if number == seq and forwarded == '0' then
-  call('XDEL', KEYS[2], seq .. '-0')
+  call('HDEL', KEYS[2], seq)
   call('HDEL', KEYS[3], ARGV[2])
   call('HDEL', KEYS[1], 'cx:' .. ARGV[2], 'a:r' .. seq, 'ac:r' .. seq)
   return 1

@@ -10,7 +10,7 @@ for i = 4, #ARGV, 2 do
   local state = redis.call('HGET', KEYS[3], id)
   local pending, forwarded = string.match(state or '', '^(%d+) (%d) ')
   if pending == seq then
-    if forwarded == '0' then redis.call('XDEL', KEYS[2], seq .. '-0') end
+    if forwarded == '0' then redis.call('HDEL', KEYS[2], seq) end
     redis.call('HDEL', KEYS[3], id)
   end
   if redis.call('HGET', KEYS[1], 'cx:' .. id) == seq then redis.call('HDEL', KEYS[1], 'cx:' .. id) end

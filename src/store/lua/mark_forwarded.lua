@@ -9,10 +9,11 @@ for i = 4, #ARGV do
   local state = redis.call('HGET', KEYS[3], ARGV[i])
   local seq = state and string.match(state, '^(%d+) 0 ')
   if seq then
-    local entry = redis.call('XRANGE', KEYS[2], seq, seq)[1]
-    -- XDEL before HSET: this only moves a body and must work when Redis is full (see claim).
-    redis.call('XDEL', KEYS[2], seq .. '-0')
-    redis.call('HSET', KEYS[3], ARGV[i], seq .. ' 1 ' .. (entry and entry[2][4] or ''))
+    local entry, body = redis.call('HGET', KEYS[2], seq), ''
+    if entry then body = select(3, opened(entry)) end
+    -- HDEL before HSET: this only moves a body and must work when Redis is full (see claim).
+    redis.call('HDEL', KEYS[2], seq)
+    redis.call('HSET', KEYS[3], ARGV[i], seq .. ' 1 ' .. body)
   end
 end
 return 1

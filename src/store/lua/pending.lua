@@ -5,8 +5,8 @@ local out = redis.call('HGETALL', KEYS[1])
 for i = 2, #out, 2 do
   local seq = string.match(out[i], '^(%d+) 0 ')
   if seq then
-    local entry = redis.call('XRANGE', KEYS[2], seq, seq)[1]
-    if entry then out[i] = out[i] .. entry[2][4] end
+    local entry = redis.call('HGET', KEYS[2], seq)
+    if entry then out[i] = out[i] .. select(3, opened(entry)) end
   end
 end
 return out

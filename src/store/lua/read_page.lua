@@ -11,25 +11,29 @@ local last, first = tonumber(h[2] or 0), tonumber(h[3] or 1)
 local after, max_events, max_bytes = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local out = { h[1], last, first, h[5] and string.match(h[5], '%S+$') or false }
 if after >= last or max_events <= 0 then return out end
+-- The log itself is gone (evicted, or deleted by hand): only the last ones are kept, if any, and that must be said (EVT-6).
+local there = redis.call('LLEN', KEYS[2])
+if there < last - first + 1 then
+  first = last - there + 1
+  out[3] = first
+end
 
 -- Small steps of about the byte budget, so that a page of large events does not pull the whole log into the script.
-local average = math.max(1, tonumber(h[4] or 0) / (last - first + 1))
+local average = math.max(1, tonumber(h[4] or 0) / math.max(1, there))
 local step = math.max(1, math.min(256, math.ceil(max_bytes / average)))
-local from, count, bytes = after + 1, 0, 0
-repeat
-  local entries = redis.call('XRANGE', KEYS[2], from, '+', 'COUNT', math.min(step, max_events - count))
+local seq, count, bytes = math.max(after + 1, first), 0, 0
+while seq <= last and count < max_events do
+  local upto = seq + math.min(step, max_events - count) - 1
+  local entries = redis.call('LRANGE', KEYS[2], seq - first, upto - first)
+  if #entries == 0 then break end
   for _, entry in ipairs(entries) do
-    local e = entry[2]
-    local of = e[3] == 'v' and e[4] or e[5] == 'v' and e[6] or ''
-    local body = of == view and e[2] or false
-    out[#out + 1] = entry[1]
+    local of, at = string.match(entry, '^(%S*) %d* ()')
+    local body = of == view and string.sub(entry, at)
+    out[#out + 1] = seq
     out[#out + 1] = body
-    count = count + 1
+    seq, count = seq + 1, count + 1
     if body then bytes = bytes + #body end
     if bytes >= max_bytes then return out end
-    from = '(' .. entry[1]
   end
-until #entries < step or count >= max_events
--- The log itself is gone (evicted, or deleted by hand): nothing is kept, and that must be said (EVT-6).
-if count == 0 and redis.call('XLEN', KEYS[2]) == 0 then out[3] = last + 1 end
+end
 return out

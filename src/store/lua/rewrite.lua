@@ -46,26 +46,26 @@ end
 local messages, held = {}, 0
 local from, stays = math.min(h[5] + 1, tonumber(ARGV[9])), {}
 for _, seq in ipairs(stay) do stays[seq] = true end
-local function see(seq, e)
-  if again or stays[seq] then
-    messages[#messages + 1] = { tonumber(seq), e }
+local function see(e)
+  if again or stays[string.format('%d', e[1])] then
+    messages[#messages + 1] = e
     held = held + #e[4]
   end
 end
-for _, entry in ipairs(call('XRANGE', KEYS[2], from, '+')) do see(string.match(entry[1], '^%d+'), entry[2]) end
+for _, e in ipairs(entries_of(KEYS[2], from, tonumber(h[4]))) do see(e) end
 local table_ = call('HGETALL', KEYS[3])
 for i = 1, #table_, 2 do
   local seq, forwarded, body = string.match(table_[i + 1], '^(%d+) (%d) ()')
   if forwarded == '1' and tonumber(seq) >= tonumber(ARGV[9]) then
-    see(seq, { 'k', 'q', 'b', string.sub(table_[i + 1], body), 'i', table_[i] })
+    see({ tonumber(seq), 'q', table_[i], string.sub(table_[i + 1], body) })
   end
 end
 table.sort(messages, function(a, b) return a[1] < b[1] end)
 if again then
   local out = { 2, h[4], streams }
-  for _, message in ipairs(messages) do
-    local e, n = message[2], #out
-    out[n + 1], out[n + 2], out[n + 3], out[n + 4] = message[1], e[2], e[6], e[4]
+  for _, e in ipairs(messages) do
+    local n = #out
+    out[n + 1], out[n + 2], out[n + 3], out[n + 4] = e[1], e[2], e[3], e[4]
   end
   return out
 end
@@ -83,11 +83,10 @@ for i = 1, #fields, 2 do call('HSET', KEYS[1], fields[i], fields[i + 1]) end
 call('HSET', KEYS[3], '', '')
 for i = at, #ARGV, 2 do call('HSET', KEYS[3], ARGV[i], ARGV[i + 1] .. ' 1 ') end
 for _, id in ipairs(unclear) do call('HSET', KEYS[3], id, ARGV[8] .. ' 1 ') end
-for i, message in ipairs(messages) do
-  local e = message[2]
+for i, e in ipairs(messages) do
   local seq = string.format('%d', base + i)
-  call('XADD', KEYS[2], seq .. '-0', unpack(e))
-  if e[2] == 'q' then call('HSET', KEYS[3], e[6], seq .. ' 0 ') end
+  call('HSET', KEYS[2], seq, packed(e[2], e[3], e[4]))
+  if e[2] == 'q' then call('HSET', KEYS[3], e[3], seq .. ' 0 ') end
 end
 call('PEXPIRE', KEYS[3], ttl)
 if #messages > 0 then call('PEXPIRE', KEYS[2], ttl) end

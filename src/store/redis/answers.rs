@@ -140,7 +140,7 @@ pub(super) fn read_page(value: Value) -> StoreResult<Option<Page>> {
     };
     let mut events = Vec::with_capacity(fields.len() / 2);
     while !fields.is_empty() {
-        let seq = reply::stream_seq(fields.value()?, WHAT)?;
+        let seq = fields.number()?;
         let body = match fields.value()? {
             Value::Nil => None,
             Value::BulkString(body) => Some(body.into()),
@@ -186,7 +186,7 @@ pub(super) fn read_adopted(
     }
     let former = fields.text()?;
     let (head, is_sound) = SessionHead::read(fields.fields()?.pairs()?);
-    let inbox = reply::inbox(fields.fields()?)?;
+    let inbox = read_entries(fields.fields()?, WHAT)?;
     let mut pending = reply::pending(fields.fields()?)?;
     for request in pending.iter_mut().filter(|request| !request.forwarded) {
         if let Ok(i) = inbox.binary_search_by_key(&request.seq, |entry| entry.seq) {

@@ -109,7 +109,7 @@ impl SessionKeys {
 
     /// The inbox.
     pub(super) fn inbox(&mut self) -> &str {
-        self.with("in", "")
+        self.with("inbox", "")
     }
 
     /// The request table.
@@ -124,7 +124,7 @@ impl SessionKeys {
 
     /// The event log of a stream.
     pub(super) fn log(&mut self, stream: &str) -> &str {
-        self.with("ev:", stream)
+        self.with("log:", stream)
     }
 
     fn with(&mut self, kind: &str, name: &str) -> &str {
@@ -146,10 +146,10 @@ mod tests {
         let mut names = keys.session(&id);
         assert_eq!(names.plain(), "mcp:sessions:00112233445566778899aabbccddeeff");
         assert_eq!(names.id(), id.reveal());
-        assert_eq!(names.inbox(), "{mcp:sessions:00112233445566778899aabbccddeeff}:in");
+        assert_eq!(names.inbox(), "{mcp:sessions:00112233445566778899aabbccddeeff}:inbox");
         assert_eq!(names.requests(), "{mcp:sessions:00112233445566778899aabbccddeeff}:req");
         assert_eq!(names.seen(), "{mcp:sessions:00112233445566778899aabbccddeeff}:rid");
-        assert_eq!(names.log("g"), "{mcp:sessions:00112233445566778899aabbccddeeff}:ev:g");
+        assert_eq!(names.log("g"), "{mcp:sessions:00112233445566778899aabbccddeeff}:log:g");
         assert_eq!(names.plain(), "mcp:sessions:00112233445566778899aabbccddeeff");
         assert_eq!(keys.session_of(names.plain()), Some(id));
         assert_eq!(keys.session_of("other:sessions:00112233445566778899aabbccddeeff"), None);

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, str::FromStr, sync::Arc, time::Duration};
 use bytes::Bytes;
 use redis::Value;
 
-use crate::store::{Attachment, ClientMessage, Holder, InboxEntry, Owner, PendingRequest, StoreError, StoreResult};
+use crate::store::{Attachment, ClientMessage, Holder, Owner, PendingRequest, StoreError, StoreResult};
 
 /// Codes that scripts answer instead of a result.
 pub(super) mod code {
@@ -149,12 +149,6 @@ fn parse<T: FromStr>(digits: &[u8], what: &'static str) -> StoreResult<T> {
     std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).ok_or_else(|| corrupt(what))
 }
 
-/// The sequence in a stream id `<seq>-0`.
-pub(super) fn stream_seq(value: Value, what: &'static str) -> StoreResult<u64> {
-    let Value::BulkString(id) = value else { return Err(corrupt(what)) };
-    parse(id.strip_suffix(b"-0").ok_or_else(|| corrupt(what))?, what)
-}
-
 /// Kind letter and id key of an inbox entry, as the scripts write them.
 pub(super) fn client_message(kind: &str, id_key: String, what: &'static str) -> StoreResult<ClientMessage> {
     match kind {
@@ -164,24 +158,6 @@ pub(super) fn client_message(kind: &str, id_key: String, what: &'static str) -> 
         "r" => Ok(ClientMessage::Response),
         _ => Err(corrupt(what)),
     }
-}
-
-/// Entries of the inbox stream as `XRANGE` returns them: `[id, [k, kind, b, body, i, id key]]`.
-pub(super) fn inbox(mut entries: Fields) -> StoreResult<Vec<InboxEntry>> {
-    let what = entries.what;
-    let mut inbox = Vec::with_capacity(entries.len());
-    while !entries.is_empty() {
-        let mut entry = entries.fields()?;
-        let seq = stream_seq(entry.value()?, what)?;
-        let mut parts = entry.fields()?;
-        parts.value()?;
-        let kind = parts.text()?;
-        parts.value()?;
-        let body = parts.bytes()?;
-        parts.value()?;
-        inbox.push(InboxEntry { seq, message: client_message(&kind, parts.text()?, what)?, body });
-    }
-    Ok(inbox)
 }
 
 /// The request table: id key, `<seq> <forwarded> <body>`, ...; sorted by seq.

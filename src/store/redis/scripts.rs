@@ -29,11 +29,11 @@ macro_rules! scripts {
 
 scripts! {
     Create = ["create"];
-    Accept = ["fence", "stranger", "ack", "held", "accept"];
-    Claim = ["fence", "ack", "claim"];
-    MarkForwarded = ["fence", "mark_forwarded"];
-    Append = ["fence", "ack", "append"];
-    Pending = ["pending"];
+    Accept = ["fence", "stranger", "inbox", "ack", "held", "accept"];
+    Claim = ["fence", "inbox", "ack", "claim"];
+    MarkForwarded = ["fence", "inbox", "mark_forwarded"];
+    Append = ["fence", "inbox", "ack", "append"];
+    Pending = ["inbox", "pending"];
     ForgetRequests = ["fence", "forget_requests"];
     ForgetPost = ["forget_post"];
     Disown = ["disown"];
@@ -45,8 +45,8 @@ scripts! {
     ClientNote = ["client_note"];
     ClientSessions = ["client_sessions"];
     Renew = ["renew"];
-    Rewrite = ["rewrite"];
-    Adopt = ["adopt"];
+    Rewrite = ["inbox", "rewrite"];
+    Adopt = ["inbox", "adopt"];
     Release = ["fence", "release"];
     Touch = ["touch"];
     Purge = ["stranger", "purge"];
