@@ -100,7 +100,9 @@ folder=$(mktemp -d "${TMPDIR:-/tmp}/mcp-clients.XXXXXX")
 declare -a pids=()
 routers_started=0 nginx_started=0
 # nginx with nginx-edge.conf, beside the other one.
-at_edge() { RUN_DIR=$folder/run-edge LOG_DIR=$folder/logs-edge NGINX_PORT=$edge_port "$scripts/nginx-local.sh" "$@"; }
+at_edge() {
+    RUN_DIR=$folder/run-edge LOG_DIR=$folder/logs-edge NGINX_PORT=$edge_port TLS_PORT=${edge_tls_port:-} "$scripts/nginx-local.sh" "$@"
+}
 stop_all() {
     local status=$?
     trap - EXIT INT TERM
@@ -120,11 +122,11 @@ trap stop_all EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-free_ports 12
+free_ports 14
 # shellcheck disable=SC2086  # a list of numbers
 set -- $chosen_ports
 export ROUTER_PORTS="$1 $2 $3" SERVER_PORTS="" NGINX_PORT=$4 REDIS_URL=redis://127.0.0.1:$5
-fixture=$6 everything=$7 everything_sse=$8 fastmcp=$9 fastmcp_sse=${10} rmcp=${11} edge_port=${12}
+fixture=$6 everything=$7 everything_sse=$8 fastmcp=$9 fastmcp_sse=${10} rmcp=${11} edge_port=${12} tls_port=${13} edge_tls_port=${14}
 export RUN_DIR=$folder/run LOG_DIR=$folder/logs ENV_FILE=$folder/env NGINX_ADDRESS=127.0.0.1 IP_HASH=off
 export MCP_UPSTREAMS="fixture=http://127.0.0.1:$fixture/mcp;fixture-sse=http://127.0.0.1:$fixture/sse"
 MCP_UPSTREAMS+=";rmcp=http://127.0.0.1:$rmcp/mcp;everything=http://127.0.0.1:$everything/mcp;everything-sse=http://127.0.0.1:$everything_sse/sse"
@@ -167,6 +169,12 @@ done
 routers_started=1
 "$scripts/start-instances.sh" start
 nginx_started=1
+if [ -n "$fronts" ]; then
+    have openssl || die "openssl is missing: it makes the certificate of the clients that speak HTTP/2"
+    export TLS_CERTIFICATE=$folder/certificate.pem TLS_KEY=$folder/key.pem TLS_PORT=$tls_port
+    openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1 \
+        -keyout "$TLS_KEY" -out "$TLS_CERTIFICATE" 2>/dev/null
+fi
 "$scripts/nginx-local.sh" start
 
 declare -a options=(
@@ -178,6 +186,7 @@ if [ -z "$fronts" ]; then
     exit
 fi
 stock=http://127.0.0.1:$NGINX_PORT edge=http://127.0.0.1:$edge_port
+tls="stock=https://localhost:$tls_port edge=https://localhost:$edge_tls_port"
 case $fronts in
     stock) urls="stock=$stock" ;;
     edge) urls="edge=$edge" ;;
@@ -186,4 +195,4 @@ esac
 [ "$fronts" = stock ] || at_edge start --edge
 [ "$client" = all ] || only=$client
 [ "$write" = 0 ] || options+=(--write "$project_root/README.md" --write "$project_root/README.zh-CN.md")
-node "$visits/survive.mjs" --fronts "$urls" --only "$only" --transport "$transport" "${options[@]}"
+node "$visits/survive.mjs" --fronts "$urls" --tls "$tls" --ca "$TLS_CERTIFICATE" --only "$only" --transport "$transport" "${options[@]}"

@@ -444,10 +444,23 @@ async fn nobody_else_speaks_in_the_edges_name() {
 
 /// The Python SDK over HTTP+SSE, which comes back to nothing, at work while each instance is killed in turn; the report.
 async fn python_through_kills(front: Front) -> Value {
-    let mut cluster = three_behind(front).start().await;
+    let cluster = three_behind(front).start().await;
     let url = format!("http://{}", front_door(&cluster));
-    let arguments = ["hold", "--seconds", "6", "--sessions", "3", "--call-timeout", "20"];
-    let work = report(Sdk::Python, Transport::Sse, &url, &[], &arguments);
+    through_kills(cluster, Sdk::Python, Transport::Sse, &url, &[], &[]).await
+}
+
+/// Three sessions that call a tool without a pause while each instance is killed in turn; the report.
+async fn through_kills(
+    mut cluster: Cluster,
+    sdk: Sdk,
+    transport: Transport,
+    url: &str,
+    env: &[(&str, &Path)],
+    more: &[&str],
+) -> Value {
+    let mut arguments = vec!["hold", "--seconds", "6", "--sessions", "3", "--call-timeout", "20"];
+    arguments.extend(more);
+    let work = report(sdk, transport, url, env, &arguments);
     let kills = async {
         let mut before = 0.0;
         for index in 0..3 {
@@ -467,16 +480,42 @@ async fn python_through_kills(front: Front) -> Value {
     }
 }
 
+fn every_call_was_answered(report: &Value) {
+    let totals = &report["totals"];
+    assert_eq!((&totals["errors"], &totals["ok"]), (&json!(0), &totals["calls"]), "{report:#}");
+    assert!(totals["calls"].as_u64() > Some(60), "{totals:#}");
+}
+
 /// Every call of every session is answered.
 #[tokio::test]
 async fn the_python_sdk_keeps_its_sessions_behind_the_edge() {
     if edge_is_missing() {
         return;
     }
-    let report = python_through_kills(Front::edge("")).await;
-    let totals = &report["totals"];
-    assert_eq!((&totals["errors"], &totals["ok"]), (&json!(0), &totals["calls"]), "{totals:#}");
-    assert!(totals["calls"].as_u64() > Some(60), "{totals:#}");
+    every_call_was_answered(&python_through_kills(Front::edge("")).await);
+}
+
+/// The same over HTTP/2, where a session's calls are on the connection of its stream: the SDK with httpx, which speaks it when asked
+/// to, and the TypeScript SDK with undici.
+#[tokio::test]
+async fn sdks_keep_their_sessions_over_http2() {
+    if edge_is_missing() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let ca = Ca::new();
+    let ca_file = ca.file(dir.path());
+    for (sdk, env) in [(Sdk::Python, "SSL_CERT_FILE"), (Sdk::TypeScript, "NODE_EXTRA_CA_CERTS")] {
+        for transport in [Transport::Sse, Transport::Streamable] {
+            let tls = Some(ca.certificate_files(dir.path(), &["localhost", "127.0.0.1"]));
+            let front = Front { tls, edge: Some(String::new()), ip_hash: false };
+            let cluster = three_behind(front).start().await;
+            let url = format!("https://localhost:{}", cluster.nginx.as_ref().unwrap().tls_addr().port());
+            every_call_was_answered(
+                &through_kills(cluster, sdk, transport, &url, &[(env, &ca_file)], &["--http2"]).await,
+            );
+        }
+    }
 }
 
 /// The negative control: with nginx.conf, and with an edge that does not go on with streams, its sessions die.

@@ -49,6 +49,7 @@ def parse() -> Any:
     parser.add_argument("--service", help="service behind the router")
     parser.add_argument("--transport", choices=["sse", "streamable"], default="sse", help="default sse")
     parser.add_argument("--header", type=header, action="append", default=[], metavar="'N: V'", help="may be repeated")
+    parser.add_argument("--http2", action="store_true", help="over HTTP/2, for https")
     parser.add_argument("--timeout", type=positive, metavar="S", help="whole run (default 60; hold: --seconds plus 60)")
     parser.add_argument("--call-timeout", type=positive, default=30.0, metavar="S", help="each request (default 30)")
     parser.add_argument("--sessions", type=whole, metavar="N", help="many: default 32; hold: default 1")

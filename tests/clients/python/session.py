@@ -9,9 +9,11 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import anyio
+import httpx
 from mcp import ClientSession, types
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamablehttp_client
+from mcp.shared._httpx_utils import create_mcp_http_client
 
 from report import Unmet, error_text, expect
 
@@ -22,6 +24,21 @@ T = TypeVar("T")
 def sampled_answer(prompt: str) -> str:
     """What the sampling handler answers: derived from the prompt, so that an echo of it does not pass."""
     return f"sampled {len(prompt)} characters: {prompt[::-1]}"
+
+
+async def is_http2(response: httpx.Response) -> None:
+    expect(response.http_version == "HTTP/2", f"the answer came over {response.http_version}")
+
+
+def http2_client(
+    headers: dict[str, str] | None = None, timeout: httpx.Timeout | None = None, auth: httpx.Auth | None = None
+) -> httpx.AsyncClient:
+    """What the SDK would make, over HTTP/2 and nothing else."""
+    client = create_mcp_http_client(headers, timeout, auth)
+    hooks = {**client.event_hooks, "response": [*client.event_hooks["response"], is_http2]}
+    return httpx.AsyncClient(
+        http2=True, headers=client.headers, timeout=client.timeout, auth=auth, event_hooks=hooks
+    )
 
 
 class Session:
@@ -62,11 +79,14 @@ class Session:
         def set_id(session_id: str) -> None:
             self.session_id = session_id
 
+        http = {"headers": options.headers}
+        if options.http2:
+            http["httpx_client_factory"] = http2_client
         if options.transport == "sse":
-            async with sse_client(options.url, headers=options.headers, on_session_created=set_id) as streams:
+            async with sse_client(options.url, on_session_created=set_id, **http) as streams:
                 yield streams
         else:
-            async with streamablehttp_client(options.url, headers=options.headers) as (reader, writer, self.get_id):
+            async with streamablehttp_client(options.url, **http) as (reader, writer, self.get_id):
                 yield reader, writer
 
     async def bounded(self, what: str, work: Awaitable[T]) -> T:

@@ -17,6 +17,7 @@ const USAGE = `usage: node driver.mjs --url URL --scenario NAME [options]
   --service NAME     service behind the router
   --transport NAME   ${Object.keys(transports).join(' or ')} (default sse)
   --header 'N: V'    header sent with every request; may be repeated
+  --http2            over HTTP/2, for https
   --timeout S        limit of the whole run (default 60; hold: --seconds plus 60)
   --call-timeout S   limit of each request (default 30)
   --sessions N       many: sessions at once (default 32); hold: sessions (default 1)
@@ -47,6 +48,7 @@ function parse() {
         service: text,
         transport: { type: 'string', default: 'sse' },
         header: { type: 'string', multiple: true, default: [] },
+        http2: { type: 'boolean', default: false },
         timeout: text,
         'call-timeout': text,
         sessions: text,
@@ -107,6 +109,7 @@ function parse() {
     url,
     transport,
     headers,
+    http2: values.http2,
     seconds,
     scenario: values.scenario,
     timeoutMs: number('timeout', isHold ? seconds + 60 : 60) * 1000,

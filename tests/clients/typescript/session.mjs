@@ -5,6 +5,7 @@ import { Client } from '@modelcontextprotocol/sdk/client/index.js';
 import { SSEClientTransport } from '@modelcontextprotocol/sdk/client/sse.js';
 import { StreamableHTTPClientTransport } from '@modelcontextprotocol/sdk/client/streamableHttp.js';
 import { CreateMessageRequestSchema } from '@modelcontextprotocol/sdk/types.js';
+import { Agent, buildConnector, fetch } from 'undici';
 import { errorText, expect, within } from './report.mjs';
 
 const NOTICE_LIMIT = 20;
@@ -18,17 +19,32 @@ export function sampledAnswer(prompt) {
   return `sampled ${[...prompt].length} characters: ${[...prompt].reverse().join('')}`;
 }
 
+/** A `fetch` whose connections speak HTTP/2 and nothing else, of its own, since Node's has no word for it. */
+function http2Fetch() {
+  const connect = buildConnector({ allowH2: true });
+  const dispatcher = new Agent({
+    allowH2: true,
+    connect: (options, done) =>
+      connect(options, (error, socket) => {
+        const isOther = !error && socket.alpnProtocol !== 'h2';
+        done(isOther ? new Error(`the server speaks ${socket.alpnProtocol}`) : error, isOther ? null : socket);
+      }),
+  });
+  return (input, init) => fetch(input, { ...init, dispatcher });
+}
+
 export class Session {
   #listeners = new Set();
 
   /** `url`: of the event stream, or of the Streamable HTTP endpoint; `callMs`: limit of each single request. */
-  constructor(url, { transport = 'sse', headers = {}, callMs = 30_000, name = 'mcp-router-test-driver' } = {}) {
+  constructor(url, { transport = 'sse', headers = {}, http2 = false, callMs = 30_000, name = 'mcp-router-test-driver' } = {}) {
     this.callMs = callMs;
     /** Errors that the SDK only reports aside (a broken stream, an answer nobody waits for). */
     this.notices = [];
     this.sampled = 0;
     this.closed = false;
-    this.transport = new transports[transport](new URL(url), { requestInit: { headers } });
+    const how = http2 ? { fetch: http2Fetch() } : {};
+    this.transport = new transports[transport](new URL(url), { requestInit: { headers }, ...how });
     // The SDK's Protocol calls a handler that is already there before its own.
     this.transport.onmessage = (message) => this.#listeners.forEach((listener) => listener(message));
     this.client = new Client({ name, version: '1.0.0' }, { capabilities: { sampling: {} } });

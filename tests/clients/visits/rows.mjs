@@ -20,6 +20,9 @@ const rust = (id, version) => {
   return { id, rmcp: true, version: found, label: `rmcp ${found} (Rust)` };
 };
 
+/** The same one over HTTP/2. `label`: what speaks it. */
+const http2 = (client, label) => ({ ...client, http2: true, label: `${client.label}, HTTP/2 (${label})` });
+
 const clients = {
   sdk: node('sdk', '@modelcontextprotocol/sdk'),
   client: node('client', '@modelcontextprotocol/client'),
@@ -40,11 +43,18 @@ const clients = {
   rmcp3: rust('rmcp', '3.'),
 };
 
+const undici = `undici ${npm('undici')}`;
+clients.sdkHttp2 = http2(clients.sdk, undici);
+clients.clientHttp2 = http2(clients.client, undici);
+clients.mcp1Http2 = http2(clients.mcp1, `httpx ${pip('../python/requirements.txt', 'httpx')}`);
+/** Only in the table of --fronts. */
+const onlyFronts = ['sdk2025', 'sdkHttp2', 'clientHttp2', 'mcp1Http2'];
+
 /** What `failover-drill.sh --client` calls them. */
 const kinds = {
-  typescript: ['sdk2025', 'sdk', 'client'],
+  typescript: ['sdk2025', 'sdk', 'sdkHttp2', 'client', 'clientHttp2'],
   'mcp-remote': ['remote'],
-  python: ['mcp1', 'mcp2', 'fastmcp'],
+  python: ['mcp1', 'mcp1Http2', 'mcp2', 'fastmcp'],
   rmcp: ['rmcp0', 'rmcp3'],
   framework: ['openai', 'pydantic', 'adk', 'langchain', 'ai', 'mastra'],
 };
@@ -84,7 +94,7 @@ const aiSdk = { mayFail: true, mayEnd: true };
 
 export const rows = [
   ...Object.keys(clients)
-    .filter((client) => client !== 'sdk2025')
+    .filter((client) => !onlyFronts.includes(client))
     .map((client) => row(client, 'fixture', 'fixture', { ai: aiSdk, rmcp0: lost }[client])),
   row('sdk', 'fixture', 'fixture-sse', lost),
   row('sdk', 'everything', 'everything'),
@@ -109,6 +119,7 @@ const anywhere = { mayFail: ['stock', 'edge'] };
 const losses = {
   // They come back to no stream of HTTP+SSE.
   'mcp1 sse': behindStock,
+  'mcp1Http2 sse': behindStock,
   'mcp2 sse': behindStock,
   'fastmcp sse': behindStock,
   'openai sse': behindStock,

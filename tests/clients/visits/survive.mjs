@@ -11,6 +11,8 @@ import { survivors } from './rows.mjs';
 const { values: options } = parseArgs({
   options: {
     fronts: { type: 'string' },
+    tls: { type: 'string', default: '' },
+    ca: { type: 'string', default: '' },
     ports: { type: 'string' },
     'run-dir': { type: 'string' },
     restart: { type: 'string' },
@@ -21,7 +23,11 @@ const { values: options } = parseArgs({
   },
 });
 const cluster = new Cluster(options.ports.split(' ').filter(Boolean), options['run-dir'], options.restart);
-const fronts = options.fronts.split(' ').map((front) => front.split('='));
+const urls = (text) => text.split(' ').map((front) => front.split('='));
+const fronts = urls(options.fronts);
+/** Where they speak HTTPS and HTTP/2. */
+const tls = Object.fromEntries(urls(options.tls));
+const http2 = { VISIT_HTTP2: '1', SSL_CERT_FILE: options.ca, NODE_EXTRA_CA_CERTS: options.ca };
 const kills = Number(options.rounds);
 
 /** How long each call in flight takes. */
@@ -34,14 +40,14 @@ const VISIT_LIMIT_MS = 120_000;
 
 /** What the client saw: for each kill whether the call was answered and how late, and whether the session goes on. */
 async function outlive(row, url, front) {
-  const key = `${front}-${row.sse ? 'sse' : 'mcp'}-${row.client.id}-${row.client.version}-${process.pid}`;
+  const key = `${front}-${row.sse ? 'sse' : 'mcp'}-${row.client.id}-${row.client.version}${row.client.http2 ? '-h2' : ''}-${process.pid}`;
   const heard = [];
   let wake = () => {};
   const on = (event) => {
     heard.push(event);
     wake();
   };
-  const env = { VISIT_CALLS: String(kills), VISIT_CALL_LIMIT_S: String(CALL_LIMIT_S), NO_PROXY: '*' };
+  const env = { VISIT_CALLS: String(kills), VISIT_CALL_LIMIT_S: String(CALL_LIMIT_S), NO_PROXY: '*', ...(row.client.http2 ? http2 : {}) };
   const visit = startVisit(row, url, { key, callMs: CALL_MS, limitMs: VISIT_LIMIT_MS, env, on });
   let isOver = false;
   const ended = visit.ended.then((all) => {
@@ -118,7 +124,7 @@ const wanted = ({ label, sse, kind }) =>
 for (const row of survivors.filter(wanted)) {
   const cells = [];
   for (const [name, url] of fronts) {
-    const seen = await outlive(row, url, name);
+    const seen = await outlive(row, row.client.http2 ? tls[name] : url, name);
     const late = seen.answered.map(({ lateMs }) => lateMs);
     if (row.kind !== 'framework') all[name].push(...late);
     const session = seen.isKept ? (seen.isNew ? 'a new one' : 'kept') : '**lost**';

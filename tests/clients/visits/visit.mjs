@@ -4,7 +4,7 @@
 //!
 //! CLIENT: sdk (1.x), client (2.x), mcp-remote (bridged from stdio, driven by the SDK), inspector (its CLI: a process for the
 //! one call), ai-sdk, mastra, sdk-2025. stdout gets a JSON object a line: `connected`, `calling`, then `answered` or `failed`, and `after` or
-//! `failed`. VISIT_CALLS: so many slow calls, each when a line comes on stdin, after `ready`. VISIT_CALL_LIMIT_S: of each call.
+//! `failed`. VISIT_HTTP2: sdk and client speak HTTP/2, by undici. VISIT_CALLS: so many slow calls, each when a line comes on stdin, after `ready`. VISIT_CALL_LIMIT_S: of each call.
 
 import { spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
@@ -25,12 +25,26 @@ const isSse = new URL(url).pathname.split('/').includes('sse');
 /** Libraries print what goes wrong beside a call; it is not lost, and not mixed with the report. */
 console.log = console.info = console.debug = console.error;
 
+/** A `fetch` for the SDKs that speaks HTTP/2 and nothing else. */
+async function how() {
+  if (!process.env.VISIT_HTTP2) return {};
+  const { Agent, buildConnector, fetch } = await import('undici');
+  const connector = buildConnector({ allowH2: true });
+  const connect = (options, done) =>
+    connector(options, (error, socket) => {
+      if (!error && socket.alpnProtocol !== 'h2') return done(new Error(`the server speaks ${socket.alpnProtocol}`), null);
+      return done(error, socket);
+    });
+  const dispatcher = new Agent({ allowH2: true, connect });
+  return { fetch: (input, init) => fetch(input, { ...init, dispatcher }) };
+}
+
 const connections = {
   async sdk() {
     const { Client } = await import('@modelcontextprotocol/sdk/client/index.js');
     const { SSEClientTransport } = await import('@modelcontextprotocol/sdk/client/sse.js');
     const { StreamableHTTPClientTransport } = await import('@modelcontextprotocol/sdk/client/streamableHttp.js');
-    return [Client, new (isSse ? SSEClientTransport : StreamableHTTPClientTransport)(new URL(url))];
+    return [Client, new (isSse ? SSEClientTransport : StreamableHTTPClientTransport)(new URL(url), await how())];
   },
   async 'sdk-2025'() {
     const { Client } = await import('sdk-2025/client/index.js');
@@ -40,7 +54,7 @@ const connections = {
   },
   async client() {
     const { Client, SSEClientTransport, StreamableHTTPClientTransport } = await import('@modelcontextprotocol/client');
-    return [Client, new (isSse ? SSEClientTransport : StreamableHTTPClientTransport)(new URL(url))];
+    return [Client, new (isSse ? SSEClientTransport : StreamableHTTPClientTransport)(new URL(url), await how())];
   },
   async 'mcp-remote'() {
     const { Client } = await import('@modelcontextprotocol/sdk/client/index.js');

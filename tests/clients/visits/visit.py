@@ -4,7 +4,7 @@
 
 CLIENT: mcp (ClientSession of whichever `mcp` is installed, 1.x or 2.x), fastmcp, or an agent framework: openai-agents,
 pydantic-ai-slim, google-adk, langchain-mcp-adapters (a session for each call). stdout gets a JSON object a line, as from
-visit.mjs. VISIT_CALLS: so many slow calls, each when a line comes on stdin, after `ready`.
+visit.mjs. VISIT_HTTP2: mcp 1.x speaks HTTP/2. VISIT_CALLS: so many slow calls, each when a line comes on stdin, after `ready`.
 """
 
 import json
@@ -47,6 +47,19 @@ def innermost(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
+async def is_http2(response: Any) -> None:
+    if response.http_version != "HTTP/2":
+        raise RuntimeError(f"the answer came over {response.http_version}")
+
+
+def http2_client(headers: Any = None, timeout: Any = None, auth: Any = None) -> Any:
+    """What the SDK would make, over HTTP/2."""
+    import httpx
+
+    timeout = timeout or httpx.Timeout(30, read=300)
+    return httpx.AsyncClient(headers=headers, timeout=timeout, auth=auth, http2=True, event_hooks={"response": [is_http2]})
+
+
 @asynccontextmanager
 async def mcp_client():
     from mcp import ClientSession
@@ -56,8 +69,13 @@ async def mcp_client():
     else:
         from mcp.client import streamable_http
 
-        connect = getattr(streamable_http, "streamable_http_client", None) or streamable_http.streamablehttp_client
-    async with connect(url) as streams, ClientSession(*streams[:2]) as session:
+        names = ["streamable_http_client", "streamablehttp_client"]
+        # Only the older name takes a factory.
+        if os.environ.get("VISIT_HTTP2"):
+            names.reverse()
+        connect = next(filter(None, (getattr(streamable_http, one, None) for one in names)))
+    how = {"httpx_client_factory": http2_client} if os.environ.get("VISIT_HTTP2") else {}
+    async with connect(url, **how) as streams, ClientSession(*streams[:2]) as session:
         await session.initialize()
         yield session
 
