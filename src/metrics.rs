@@ -39,19 +39,37 @@ const RECOVERY: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
 
 /// Reasons of errors that the router makes.
 const ERRORS: &[&str] = &[
+    "answer_not_utf8",
     "answer_too_large",
     "broken_answer",
+    "cancelled",
+    "draining",
+    "header_mismatch",
+    "id_in_use",
     "instance_full",
+    "invalid_params",
+    "missing_capability",
+    "missing_meta",
+    "other_version",
     "outcome_unknown",
     "policy",
+    "stateless",
+    "store_unavailable",
     "timeout",
     "too_many",
     "too_many_bytes",
     "too_many_server_requests",
     "too_often",
+    "tool_list",
+    "unknown_method",
+    "unknown_session",
+    "unsupported_version",
     "upstream_busy",
+    "upstream_lost",
     "upstream_refused",
+    "upstream_timeout",
     "upstream_unavailable",
+    "upstream_unreachable",
 ];
 
 /// Reasons for which a message goes nowhere.
@@ -62,6 +80,7 @@ const DROPS: &[&str] = &[
     "cancel_to_dead_upstream",
     "look_after",
     "not_disowned",
+    "notification_of_nothing",
     "policy",
     "repeated_question",
     "second_answer",
@@ -139,6 +158,10 @@ pub struct Metrics {
     pub moved_answers: IntCounter,
     /// Requests whose clients were told that nobody knows what became of them.
     pub disowned: IntCounter,
+    /// Results of 2026-07-28 that were kept when they were asked for (`hit`), and those that were not (`miss`).
+    pub stateless_cache: Rows,
+    /// Requests of 2026-07-28 under way on this process.
+    pub stateless: IntGauge,
     /// Broken guarantees by id.
     pub violations: Rows,
     /// Sessions this process owns.
@@ -288,6 +311,13 @@ impl Metrics {
                 "id",
                 VIOLATIONS,
             ),
+            stateless_cache: counters(
+                "mcp_router_stateless_cache_total",
+                "Requests of 2026-07-28 for results that may be kept",
+                "outcome",
+                &["hit", "miss"],
+            ),
+            stateless: gauge("mcp_router_stateless_requests", "Requests of 2026-07-28 under way"),
             sessions: gauge("mcp_router_sessions", "Sessions owned by this process"),
             streams: gauge("mcp_router_streams", "Client streams open on this process"),
             held: gauge("mcp_router_held_bytes", "Bytes of requests without an answer"),

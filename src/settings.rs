@@ -41,7 +41,7 @@ pub use policy_file::{PolicyFile, Rule};
 pub use source::{Origin, Problem};
 pub use table::{
     AuthSettings, InnerSettings, LifecycleSettings, LimitSettings, LogSettings, RedisSettings, SecuritySettings,
-    ServerSettings, SessionSettings, Settings, StreamSettings, UpstreamSettings, defaults,
+    ServerSettings, SessionSettings, Settings, StatelessSettings, StreamSettings, UpstreamSettings, defaults,
 };
 pub use upstream_url::UpstreamUrl;
 pub use value::{Allowed, EraSetting, LogFormat, RedisUrl, Secret, Transport, UpstreamService, Watched};

@@ -100,7 +100,7 @@ pub async fn request(
     body: &Bytes,
     key: CallKey,
 ) -> Result<Bytes, NotAnswered> {
-    let counted = Counted::begin(service, head);
+    let counted = Counted::begin(service, head.method().unwrap_or_default());
     let (known, counting) = (gateway.shared.calls.register(key), &counted);
     let tools_version = service.tools.version();
     let response = if head.method() == Some(mcp::INITIALIZE) {
@@ -200,7 +200,7 @@ async fn run(
 }
 
 /// A call for the metrics; a caller that leaves before its answer has cancelled it.
-struct Counted {
+pub(super) struct Counted {
     service: Arc<Service>,
     method: Method,
     begun: Instant,
@@ -210,21 +210,21 @@ struct Counted {
 }
 
 impl Counted {
-    fn begin(service: &Arc<Service>, head: &Head<'_>) -> Self {
-        let method = Method::of(head.method().unwrap_or_default());
+    pub(super) fn begin(service: &Arc<Service>, method: &str) -> Self {
+        let method = Method::of(method);
         let (sent, is_over) = (Cell::new(None), Cell::new(false));
         Self { service: Arc::clone(service), method, begun: Instant::now(), sent, is_over }
     }
 
-    fn sent(&self) {
+    pub(super) fn sent(&self) {
         self.sent.set(Some(Instant::now()));
     }
 
-    fn answered(&self, success: bool) {
+    pub(super) fn answered(&self, success: bool) {
         self.ended(if success { Outcome::Ok } else { Outcome::Error }, self.sent.get().map(|sent| sent.elapsed()));
     }
 
-    fn failed(&self, error: &NotAnswered) {
+    pub(super) fn failed(&self, error: &NotAnswered) {
         let outcome = match error {
             NotAnswered::Upstream(CallError::Cancelled) => Outcome::Cancelled,
             NotAnswered::TooMany | NotAnswered::NoEndpoint { .. } => Outcome::Refused,
@@ -253,7 +253,7 @@ impl Drop for Counted {
 
 /// How often a call was tried.
 #[derive(Debug, Default)]
-struct Tries {
+pub(super) struct Tries {
     /// It was sent, and no answer came.
     lost: u32,
     /// It was not taken.
@@ -262,7 +262,7 @@ struct Tries {
 
 /// What is done about a call that has failed.
 #[derive(Debug, PartialEq, Eq)]
-enum Next {
+pub(super) enum Next {
     AtOnce,
     After(Duration),
     Over(CallError),
@@ -271,7 +271,7 @@ enum Next {
 impl Tries {
     /// Again at once if its outcome is unknown and that does no harm, and after a pause if no server takes it for the time
     /// being. `left`: of the call's time.
-    fn after(
+    pub(super) fn after(
         &mut self,
         error: CallError,
         settings: &UpstreamSettings,
@@ -298,7 +298,8 @@ impl Tries {
     }
 }
 
-fn is_repeatable(service: &Service, head: &Head<'_>) -> bool {
+/// It may run twice without harm.
+pub(super) fn is_repeatable(service: &Service, head: &Head<'_>) -> bool {
     match mcp::repeatable(head.method().unwrap_or_default(), head.params) {
         Repeatable::Yes => true,
         Repeatable::No => false,
@@ -331,7 +332,7 @@ where
 ///
 /// # Errors
 /// No other one may be tried: this one may have seen the call.
-fn next_endpoint(last: Option<CallError>, error: CallError) -> Result<CallError, CallError> {
+pub(super) fn next_endpoint(last: Option<CallError>, error: CallError) -> Result<CallError, CallError> {
     match error {
         // One that only has no time now is worth another try.
         CallError::NotNow { .. } => Ok(error),

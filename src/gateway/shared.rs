@@ -5,11 +5,11 @@ use std::{
     sync::{Arc, atomic::AtomicUsize},
 };
 
-use super::{inner::kept::Pool, proofs::Proofs, under_way::Calls};
+use super::{inner::kept::Pool, proofs::Proofs, stateless::kept::Kept, under_way::Calls};
 use crate::{
     cluster::{Cluster, Member, limiter::RateLimiter},
     session::{env::Env, room::Guests},
-    settings::LimitSettings,
+    settings::{LimitSettings, StatelessSettings},
 };
 
 /// What the gateways of all threads share.
@@ -29,11 +29,13 @@ pub struct Shared {
     pub in_flight: AtomicUsize,
     /// How many requests are being disowned.
     pub(super) disowning: AtomicUsize,
+    /// Of requests of 2026-07-28.
+    pub(super) stateless: Kept,
 }
 
 impl Shared {
     /// With nobody there.
-    pub fn new(limits: &LimitSettings) -> Self {
+    pub fn new(limits: &LimitSettings, stateless: &StatelessSettings) -> Self {
         Self {
             guests: Arc::default(),
             proofs: Proofs::default(),
@@ -42,6 +44,7 @@ impl Shared {
             inner: Pool::default(),
             in_flight: AtomicUsize::new(0),
             disowning: AtomicUsize::new(0),
+            stateless: Kept::new(stateless),
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::{
     process::node::Node,
     protocol::{
         jsonrpc::{Head, Said},
+        mcp,
         session_id::SessionId,
     },
     session::messages::Delivered,
@@ -83,6 +84,8 @@ impl<'r> Allowed<'r> {
         (head, body, said): (&Head<'_>, &[u8], &Said),
     ) -> Result<Admitted, ApiError> {
         let judged = match self.check(node, head, body) {
+            // By its answer clients tell of which era a server is: a 429 or 503 would be taken for one.
+            Ok(()) if head.method() == Some(mcp::DISCOVER) => Ok(Admitted::default()),
             Ok(()) => self.admit(node, session, said).await,
             Err(refused) => Err(refused),
         };

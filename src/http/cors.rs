@@ -24,7 +24,7 @@ static METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, DELETE,
 
 /// For a preflight that asks for no headers by name.
 static HEADERS: HeaderValue = HeaderValue::from_static(
-    "Content-Type, Accept, Authorization, Last-Event-ID, Mcp-Session-Id, MCP-Protocol-Version, X-Request-ID",
+    "Content-Type, Accept, Authorization, Last-Event-ID, Mcp-Session-Id, MCP-Protocol-Version, Mcp-Method, Mcp-Name, X-Request-ID",
 );
 
 /// Seconds for which a browser need not ask again; the most that Chromium takes is two hours.

@@ -11,8 +11,9 @@ use crate::{
         call::{NotAnswered, NotListed},
         deliver::NotDelivered,
         open::NotOpened,
+        stateless::NotServed,
     },
-    protocol::jsonrpc::InvalidMessage,
+    protocol::{jsonrpc::InvalidMessage, mcp, modern::refusal::Refusal},
     session::messages::DeliverError,
     store::{SessionStore, StoreError},
     upstream::actor::CallError,
@@ -161,6 +162,9 @@ pub enum ApiError {
         /// The newest one.
         newest: &'static str,
     },
+    /// What 2026-07-28 refuses by its own rules.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     /// A client of another transport.
     #[error(
         "no Streamable HTTP at this URL, which is the event stream of HTTP+SSE (MCP 2024-11-05): POST to {base}/mcp/{service} \
@@ -269,6 +273,22 @@ impl From<NotAnswered> for ApiError {
     }
 }
 
+impl From<NotServed> for ApiError {
+    fn from(error: NotServed) -> Self {
+        match error {
+            NotServed::Refused(refusal) => Self::Refused(refusal),
+            NotServed::NotAnswered(error) => error.into(),
+            NotServed::NotDelivered(error) => error.into(),
+            NotServed::NotOpened(error) => error.into(),
+            NotServed::TooMany => {
+                Self::TooMany { what: "requests of this instance under way (MCP_STATELESS_MAX_INFLIGHT)" }
+            }
+            NotServed::NoList => Self::ToolList("its list cannot be read".to_owned()),
+            NotServed::OtherEra | NotServed::SessionsOnly => Self::Stateless { newest: mcp::NEWEST_VERSION },
+        }
+    }
+}
+
 impl From<NotListed> for ApiError {
     fn from(error: NotListed) -> Self {
         match error {
@@ -365,6 +385,11 @@ mod tests {
             (NotListed::Call(NotAnswered::TooMany).into(), too_many("REST requests under way")),
             (NotListed::List("x".into()).into(), ApiError::ToolList("x".into())),
             (StoreUnavailable.into(), ApiError::StoreUnavailable),
+            (NotServed::Refused(Refusal::Params("x")).into(), ApiError::Refused(Refusal::Params("x"))),
+            (NotServed::NotAnswered(NotAnswered::TooMany).into(), too_many("REST requests under way")),
+            (NotServed::NotDelivered(NotDelivered::Draining).into(), ApiError::Draining),
+            (NotServed::NotOpened(NotOpened::Full).into(), ApiError::Full),
+            (NotServed::SessionsOnly.into(), ApiError::Stateless { newest: mcp::NEWEST_VERSION }),
             (StoreError::Overloaded.into(), ApiError::StoreUnavailable),
         ] {
             let error: ApiError = error;

@@ -22,7 +22,7 @@ use super::{
     forwarded::Edge,
     frame,
     sent::Sent,
-    sse,
+    sse, stateless,
 };
 use crate::{
     gateway::{
@@ -35,6 +35,7 @@ use crate::{
         event_id::PAUSED,
         jsonrpc::{self, Head, Said},
         mcp,
+        modern::era::Era,
         session_id::SessionId,
     },
     session::{
@@ -72,7 +73,10 @@ pub async fn post(
     Named(service): Named,
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    let call = Call::new(&node, &request, service.as_deref())?;
+    let call = match Call::new(&node, &request, service.as_deref()) {
+        Ok(call) => call,
+        Err(error) => return stateless::not_here(&node, &request, payload, error).await,
+    };
     if !call.takes.events && !call.takes.json {
         return Err(ApiError::NeitherAcceptable);
     }
@@ -81,6 +85,16 @@ pub async fn post(
         return call.batch(messages).await;
     }
     let head = Head::parse(&body)?;
+    match stateless::era_of(&request, &head, &body) {
+        Ok(Era::Sessions) => {}
+        Ok(Era::Stateless) => {
+            return stateless::post(&node, &request, (&call.service, &call.allowed, call.takes), (&head, &body)).await;
+        }
+        Err(refusal) => {
+            let error = ApiError::from(refusal);
+            return Ok(head.id_text().map_or_else(|| error.response(None), |id| error.stateless(id)));
+        }
+    }
     let said = head.said();
     let shown = call.session()?;
     let begins = matches!(&said, Said::Request { method, .. } if **method == *mcp::INITIALIZE) && shown.is_none();
@@ -101,7 +115,8 @@ pub async fn post(
         }
         None => return Ok(ApiError::NoSessionHeader.response(id_text(&said))),
     };
-    let sent = call.sent(body, said, 0, version);
+    let offered = if begins { mcp::with_sessions(&body) } else { None };
+    let sent = call.sent(offered.unwrap_or(body), said, 0, version);
     let delivered = sent.deliver(&node.gateway, session).await;
     taken(admitted, delivered.as_ref());
     let response = match delivered.map(Delivered::into_stream) {
@@ -118,6 +133,7 @@ pub async fn post(
 
 /// `GET /mcp/{service}`
 pub async fn get(node: NodeData, request: HttpRequest, Named(service): Named) -> Result<HttpResponse, ApiError> {
+    stateless::refuse_method(&request)?;
     let call = Call::new(&node, &request, service.as_deref())?;
     if !call.takes.events {
         return Err(ApiError::NotAcceptable);
@@ -158,6 +174,7 @@ pub async fn get(node: NodeData, request: HttpRequest, Named(service): Named) ->
 
 /// `DELETE /mcp/{service}`
 pub async fn delete(node: NodeData, request: HttpRequest, Named(service): Named) -> Result<HttpResponse, ApiError> {
+    stateless::refuse_method(&request)?;
     let call = Call::new(&node, &request, service.as_deref())?;
     let session = call.session()?.ok_or(ApiError::NoSessionHeader)?;
     let version = call.version()?;

@@ -6,6 +6,7 @@
 //! | `sse`, `head` | the event stream of 2024-11-05, and what its GET would be |
 //! | `message` | messages of its clients |
 //! | `mcp` | Streamable HTTP |
+//! | `stateless` | the same address for clients of 2026-07-28 |
 //! | `sent` | a message of either, on its way into the journal |
 //! | `route` | calls without a session |
 //! | `elsewhere` | clients that POST to the event stream, which are told where to go |
@@ -38,6 +39,7 @@ pub mod principal;
 pub mod route;
 mod sent;
 pub mod sse;
+mod stateless;
 mod unread;
 
 use std::{future::ready, sync::Arc};

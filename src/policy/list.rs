@@ -116,6 +116,20 @@ pub(super) fn text_of(object: &str, name: &str) -> Option<String> {
     serde_json::from_str(value.get()).ok()
 }
 
+/// The resources that are listened to (2026-07-28, `subscriptions/listen`). `None`: that can be read in two ways.
+pub(super) fn listened(params: &str) -> Option<Vec<String>> {
+    let member = |object: &str, name: &str| -> Option<Option<String>> {
+        let members: Members<'_> = serde_json::from_str(object).ok()?;
+        let value = members.0.iter().find(|(member, _)| member == name).map(|(_, value)| value.get().to_owned());
+        members.are_plain(&[name]).then_some(value)
+    };
+    let Some(notifications) = member(params, "notifications")? else { return Some(Vec::new()) };
+    match member(&notifications, "resourceSubscriptions")? {
+        Some(uris) => serde_json::from_str(&uris).ok(),
+        None => Some(Vec::new()),
+    }
+}
+
 /// Of what completion is asked: of a prompt, or of a resource.
 pub(super) fn completed(params: &str) -> Option<(bool, String)> {
     let members: Members<'_> = serde_json::from_str(params).ok()?;

@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 pub use self::list::{List, filtered, shows_tool};
 use crate::{
-    protocol::{jsonrpc::Head, mcp},
+    protocol::{jsonrpc::Head, mcp, modern},
     settings::{PolicyFile, Rule},
 };
 
@@ -52,6 +52,8 @@ enum Asked {
     Tool(String),
     Prompt(String),
     Resource(String),
+    /// Several at once: each must be allowed.
+    Resources(Vec<String>),
     Method,
     /// It can be read in two ways, or not at all.
     Unclear,
@@ -102,18 +104,31 @@ impl Grant {
     pub fn judge(&self, head: &Head<'_>, body: &[u8]) -> Verdict {
         let asked = asked(head, body);
         let method = head.method().unwrap_or_default();
-        if self.rules.iter().any(|rule| allows(rule, method, &asked)) {
+        let parts = match asked {
+            Asked::Resources(uris) if !uris.is_empty() => uris.into_iter().map(Asked::Resource).collect(),
+            Asked::Resources(_) => vec![Asked::Method],
+            asked => vec![asked],
+        };
+        parts
+            .iter()
+            .map(|asked| self.judge_part(method, asked))
+            .find(|verdict| *verdict != Verdict::Allowed)
+            .unwrap_or(Verdict::Allowed)
+    }
+
+    fn judge_part(&self, method: &str, asked: &Asked) -> Verdict {
+        if self.rules.iter().any(|rule| allows(rule, method, asked)) {
             return Verdict::Allowed;
         }
-        if let Some(rule) = self.out_of_reach.iter().find(|rule| allows(rule, method, &asked)) {
+        if let Some(rule) = self.out_of_reach.iter().find(|rule| allows(rule, method, asked)) {
             return Verdict::Lacks(rule.scopes.clone());
         }
-        let what = match &asked {
+        let what = match asked {
             Asked::Tool(name) => format!("{method} of the tool {name:?}"),
             Asked::Prompt(name) => format!("{method} of the prompt {name:?}"),
             Asked::Resource(uri) => format!("{method} of the resource {uri:?}"),
             Asked::Unclear => format!("{method} in a form that can be read in two ways"),
-            Asked::Session | Asked::Method => method.to_owned(),
+            Asked::Session | Asked::Method | Asked::Resources(_) => method.to_owned(),
         };
         Verdict::Refused { what, rules: self.names() }
     }
@@ -144,7 +159,8 @@ pub fn target(head: &Head<'_>) -> String {
 fn allows(rule: &Rule, method: &str, asked: &Asked) -> bool {
     match asked {
         Asked::Session => true,
-        Asked::Unclear => false,
+        // Its parts are judged.
+        Asked::Unclear | Asked::Resources(_) => false,
         Asked::Tool(name) => rule.methods.covers(method) && rule.tools.covers(name),
         Asked::Prompt(name) => rule.methods.covers(method) && rule.prompts.covers(name),
         // What leads out of a pattern is for rules without one.
@@ -165,10 +181,11 @@ fn asked(head: &Head<'_>, body: &[u8]) -> Asked {
     let of_params = |name: &str| list::text_of(params, name);
     let named = |name: &str, asked: fn(String) -> Asked| of_params(name).map_or(Asked::Unclear, asked);
     match method {
-        mcp::INITIALIZE | mcp::PING | mcp::INITIALIZED | mcp::CANCELLED => Asked::Session,
+        mcp::INITIALIZE | mcp::PING | mcp::INITIALIZED | mcp::CANCELLED | mcp::DISCOVER => Asked::Session,
         mcp::CALL_TOOL => named("name", Asked::Tool),
         "prompts/get" => named("name", Asked::Prompt),
         "resources/read" | mcp::SUBSCRIBE | mcp::UNSUBSCRIBE => named("uri", Asked::Resource),
+        modern::LISTEN => list::listened(params).map_or(Asked::Unclear, Asked::Resources),
         "completion/complete" => match list::completed(params) {
             Some((true, name)) => Asked::Prompt(name),
             Some((false, uri)) => Asked::Resource(uri),

@@ -85,7 +85,7 @@ pub(super) fn serve(
     let connections =
         Connections::new(settings.server.max_connections_per_address, files, trusted, metrics.connections.clone());
     let refused = metrics.connections_refused.with_label_values(&["too_many_of_an_address"]).clone();
-    let shared = Arc::new(gateway::Shared::new(&settings.limits));
+    let shared = Arc::new(gateway::Shared::new(&settings.limits, &settings.stateless));
     let is_first = Arc::new(AtomicBool::new(true));
     let factory = {
         let (cluster, authority) = (Arc::clone(cluster), authority.cloned());

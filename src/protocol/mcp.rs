@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use super::{
     by_name::{ByName, by_name},
-    jsonrpc::Head,
+    jsonrpc::{Head, with_part},
 };
 
 /// The client's first request.
@@ -40,6 +40,8 @@ pub const VERSIONS: [&str; 4] = [NEWEST_VERSION, "2025-06-18", "2025-03-26", "20
 pub const UNNAMED: &str = "2025-03-26";
 /// The one version in which a POST may hold an array of messages.
 pub const WITH_BATCHES: &str = "2025-03-26";
+/// The first version without sessions ([`super::modern`]).
+pub const STATELESS_VERSION: &str = "2026-07-28";
 /// Newest protocol version that the router itself speaks when it is the client.
 pub const NEWEST_VERSION: &str = "2025-11-25";
 
@@ -156,6 +158,15 @@ pub fn subscription_uri(params: Option<&RawValue>) -> Option<String> {
     by_name::<Subscription>(params?.get()).map(|subscription| subscription.uri)
 }
 
+/// This is 2026-07-28 or a later version, by its date: one without sessions.
+pub fn is_without_sessions(version: &str) -> bool {
+    let shape = version.bytes().enumerate().all(|(at, byte)| match at {
+        4 | 7 => byte == b'-',
+        _ => byte.is_ascii_digit(),
+    });
+    version.len() == STATELESS_VERSION.len() && shape && version >= STATELESS_VERSION
+}
+
 /// The version that a result of `initialize` (JSON text) names.
 pub fn protocol_version(result: &str) -> Option<String> {
     #[derive(Deserialize)]
@@ -164,6 +175,21 @@ pub fn protocol_version(result: &str) -> Option<String> {
         protocol_version: String,
     }
     serde_json::from_str::<Initialized>(result).ok().map(|initialized| initialized.protocol_version)
+}
+
+/// A copy of an `initialize` that offers the newest version with sessions instead of one without; all other bytes stay. Some
+/// servers would agree to anything. `None`: it offers none such.
+pub fn with_sessions(body: &[u8]) -> Option<Bytes> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Offer<'a> {
+        #[serde(borrow)]
+        protocol_version: &'a RawValue,
+    }
+    let params = Head::parse(body).ok()?.params?;
+    let offered = by_name::<Offer<'_>>(params.get())?.protocol_version.get();
+    let has_none = serde_json::from_str::<String>(offered).is_ok_and(|version| is_without_sessions(&version));
+    has_none.then(|| with_part(body, offered, &format!("\"{NEWEST_VERSION}\"")))
 }
 
 /// A list request with these parameters asks for the first page.
@@ -236,6 +262,34 @@ mod tests {
         assert!(tool.repeatable());
         let silent: ListedTool = serde_json::from_str(r#"{"name":"a"}"#).unwrap();
         assert!(!silent.repeatable());
+    }
+
+    #[test]
+    fn versions_without_sessions_are_told_by_their_dates() {
+        for (version, expected) in [
+            (STATELESS_VERSION, true),
+            ("2027-01-01", true),
+            ("2026-07-27", false),
+            ("DRAFT-2026-v1", false),
+            ("2026-07-28 ", false),
+            ("9999999999", false),
+            ("", false),
+        ] {
+            assert_eq!(is_without_sessions(version), expected, "{version}");
+        }
+        assert!(!VERSIONS.into_iter().any(is_without_sessions));
+    }
+
+    #[test]
+    fn a_handshake_offers_a_version_that_has_sessions() {
+        let body =
+            br#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion" : "2026-07-28","x":1}}"#;
+        let older = with_sessions(body).unwrap();
+        assert_eq!(
+            older,
+            &br#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion" : "2025-11-25","x":1}}"#[..]
+        );
+        assert_eq!(with_sessions(&older), None);
     }
 
     /// JSON-RPC has parameters by position, MCP has not: no member is taken from a place in an array.

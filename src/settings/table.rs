@@ -12,6 +12,7 @@ mod redis;
 mod security;
 mod server;
 mod session;
+mod stateless;
 mod stream;
 mod upstream;
 
@@ -32,6 +33,8 @@ settings! {
     redis: RedisSettings, RedisFlags;
     /// The MCP servers behind the router.
     upstream: UpstreamSettings, UpstreamFlags;
+    /// Requests of 2026-07-28, which have no session.
+    stateless: StatelessSettings, StatelessFlags;
     /// Streams towards clients: heartbeats, what is kept for a resume, and how much may be under way.
     stream: StreamSettings, StreamFlags;
     /// How much the router takes on before it says no.

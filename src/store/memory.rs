@@ -22,7 +22,7 @@ mod wake_ups;
 mod wakes;
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -47,6 +47,7 @@ pub struct MemoryStore {
     wakes: Wakes,
     clients: Clients,
     due: rates::Due,
+    secret: OnceLock<String>,
 }
 
 impl Default for MemoryStore {
@@ -64,6 +65,7 @@ impl MemoryStore {
             wakes: Wakes::default(),
             clients: Clients::default(),
             due: rates::Due::default(),
+            secret: OnceLock::new(),
         }
     }
 

@@ -70,6 +70,10 @@ pub trait Sessions: Send + Sync {
     /// The id of the data that the store holds. When there is none (first start, or all data was lost) `candidate`
     /// becomes it. A changed id tells that sessions were lost and not merely expired.
     async fn dataset(&self, candidate: &str) -> StoreResult<String>;
+
+    /// The secret that all instances share, by which they know what one of them has given a client to show again. When there
+    /// is none `candidate` becomes it.
+    async fn secret(&self, candidate: &str) -> StoreResult<String>;
 }
 
 /// A session to be created. The creator is its owner, generation is 1, all sequences start at 0.

@@ -53,6 +53,11 @@ impl Lines {
         era::find(&self.ways[endpoint.number].0, &self.limits).await
     }
 
+    /// The connections to an endpoint.
+    pub(super) fn line(&self, endpoint: &Endpoint) -> &Line {
+        &self.ways[endpoint.number].0
+    }
+
     /// Where the messages of a session with this endpoint go.
     pub fn uplink(&self, endpoint: &Endpoint, address: Address) -> Uplink {
         Uplink::new(self.ways[endpoint.number].0.clone(), address)

@@ -8,6 +8,7 @@
 //! | [`uplink`] | what a session, or the router itself, holds of an upstream session: where its messages go |
 //! | [`notice`] | what comes back, with its back-pressure |
 //! | [`resumption`], [`resumed`] | when a stream of Streamable HTTP is asked for again, and what comes of it |
+//! | [`question`] | one request of 2026-07-28, and the reading of what it is answered with |
 //! | [`lines`] | what one worker thread has of all that: its lines and its actors |
 //! | [`actor`] | one [`actor::UpstreamActor`] for each endpoint and worker thread, with the router's own shared session |
 //! | [`transport`] | one file for each MCP transport, over HTTP |
@@ -23,6 +24,7 @@ pub mod era;
 pub mod lines;
 pub mod notice;
 pub mod pool;
+pub mod question;
 pub mod resumed;
 pub mod resumption;
 pub mod tools;

@@ -201,6 +201,8 @@ pub async fn a_hint_reaches_living_sessions_only(backend: Backend) {
     assert_eq!(store.load(fence.session).await.unwrap(), None);
     let data = store.dataset("first").await.unwrap();
     assert_eq!(store.dataset("second").await.unwrap(), data, "the data has one name for its life");
+    let secret = store.secret("first").await.unwrap();
+    assert_eq!(store.secret("second").await.unwrap(), secret, "and one secret");
 }
 
 /// REQ-1: what counts as claimed stays to be had until it is acked or answered, whichever way it was claimed.

@@ -36,6 +36,8 @@ pub struct Asked<'a> {
     pub said: &'a Said<'a>,
     /// Its headers `Mcp-Param-…`, as they came: name and value.
     pub params: &'a [(String, String)],
+    /// Its client takes an event stream.
+    pub takes_events: bool,
 }
 
 /// What comes of a request. Whichever it is, the last message is its response, under its own id.
@@ -51,8 +53,8 @@ pub enum Outcome {
     Stream(Messages),
 }
 
-/// JSON-RPC messages about one request, of which the last is its response.
-pub type Messages = LocalBoxStream<'static, Bytes>;
+/// JSON-RPC messages about one request, of which the last is its response, or why there is none.
+pub type Messages = LocalBoxStream<'static, Result<Bytes, NotServed>>;
 
 impl std::fmt::Debug for Outcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -80,6 +82,15 @@ pub enum NotServed {
     /// There is no session that could stand for it.
     #[error("no session for the request: {0:?}")]
     NotOpened(NotOpened),
+    /// As many as may be are under way (`MCP_STATELESS_MAX_INFLIGHT`).
+    #[error("too many requests under way")]
+    TooMany,
+    /// Of a list that rules cut, nobody can tell what is in it.
+    #[error("its list cannot be read")]
+    NoList,
+    /// Its server is one of sessions by now: the other way is to be taken.
+    #[error("the server has become one of sessions")]
+    OtherEra,
     /// The service has servers of sessions only, and its client has to begin one.
     #[error("this service speaks versions with sessions alone")]
     SessionsOnly,

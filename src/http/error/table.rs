@@ -26,6 +26,9 @@ const FULL_RETRY: u32 = 10;
 /// The longest `Retry-After` of a server that is passed on, in seconds.
 const RETRY_MAX: u64 = 3600;
 
+/// Codes that have no meaning in MCP 2026-07-28, and must not be used in it (Error Codes).
+const UNASSIGNED: std::ops::RangeInclusive<i64> = -32019..=-32000;
+
 /// Whether the request that an error is about was executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
@@ -133,6 +136,7 @@ fn row(error: &ApiError) -> Row {
         E::OtherVersion => Row::new(400, INVALID_REQUEST, "other_version"),
         // By this status and code clients of that version fall back to one with sessions.
         E::Stateless { .. } => Row::new(404, METHOD_NOT_FOUND, "stateless"),
+        E::Refused(refusal) => Row::new(refusal.status(), refusal.code(), refusal.reason()),
         E::OtherTransport { .. } => Row::new(404, INVALID_REQUEST, "other_transport"),
         E::Full => Row::new(503, INTERNAL_ERROR, "too_many").retry(FULL_RETRY),
         E::TooManyOfClient { .. } => Row::new(429, INTERNAL_ERROR, "too_many").retry(FULL_RETRY),
@@ -208,6 +212,24 @@ impl ApiError {
         self.response_of(&row(self), id)
     }
 
+    /// The answer to a request of 2026-07-28, `id` as JSON text. Codes that it leaves to nobody are not used; what they say
+    /// stands in `data`.
+    pub fn stateless(&self, id: &str) -> HttpResponse {
+        let row = row(self);
+        if let Self::Refused(refusal) = self {
+            return HttpResponseBuilder::new(status(&row)).content_type("application/json").body(refusal.body(id));
+        }
+        let code = if UNASSIGNED.contains(&row.code) { INTERNAL_ERROR } else { row.code };
+        self.response_of(&Row { code, ..row }, Some(id))
+    }
+
+    /// The same as a message alone.
+    pub fn stateless_body(&self, id: &str) -> Bytes {
+        let row = row(self);
+        let code = if UNASSIGNED.contains(&row.code) { INTERNAL_ERROR } else { row.code };
+        self.body_of(&Row { code, ..row }, Some(id))
+    }
+
     fn response_of(&self, row: &Row, id: Option<&str>) -> HttpResponse {
         let mut response = HttpResponseBuilder::new(status(row));
         response.content_type("application/json");
@@ -249,7 +271,7 @@ mod tests {
     use std::{collections::BTreeSet, time::Duration};
 
     use super::*;
-    use crate::protocol::jsonrpc::InvalidMessage;
+    use crate::protocol::{jsonrpc::InvalidMessage, modern::refusal::Refusal};
 
     /// Numbers the arms of an enum; does not compile when one is missing.
     macro_rules! numbered {
@@ -266,7 +288,7 @@ mod tests {
         Invalid(_), Unexpected(_), UnknownService{..}, AmbiguousService{..}, IdInUse, MissingSession, UnknownSession,
         AmbiguousSession, TooLarge{..}, BrokenBody, SlowBody{..}, ContentType, ContentCoding, NoSuchPath, Method{..}, Query,
         Repeated{..}, Host, Origin, Unauthorized{..}, TooLittle{..}, Policy{..}, TooOften{..}, TooManyCalls, NoIssuer, NotAdmin, NotAcceptable, NeitherAcceptable, NoSessionHeader,
-        ProtocolVersion{..}, OtherVersion, Stateless{..}, OtherTransport{..}, Full, TooManyOfClient{..}, TooMany{..},
+        ProtocolVersion{..}, OtherVersion, Stateless{..}, Refused(_), OtherTransport{..}, Full, TooManyOfClient{..}, TooMany{..},
         Draining, StoreUnavailable, NotAccepted, PerhapsAccepted, StoreRefuses(_), Upstream(_), ToolList(_), NoEndpoint{..},
     });
 
@@ -325,6 +347,7 @@ mod tests {
             (ApiError::ProtocolVersion { spoken: text() }, 400, "protocol_version", None),
             (ApiError::OtherVersion, 400, "other_version", None),
             (ApiError::Stateless { newest: "x" }, 404, "stateless", None),
+            (ApiError::Refused(Refusal::Method { method: text() }), 404, "unknown_method", None),
             (ApiError::OtherTransport { base: text(), service: text() }, 404, "other_transport", None),
             (ApiError::Full, 503, "too_many", Some("10")),
             (ApiError::TooManyOfClient { limit: 1 }, 429, "too_many", Some("10")),

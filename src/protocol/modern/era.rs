@@ -2,7 +2,7 @@
 //! Validation of the transport). Also what else a header must say of the body.
 
 use super::{
-    GET_PROMPT, READ_RESOURCE, VERSION, header, is_version,
+    GET_PROMPT, READ_RESOURCE, VERSION, header,
     meta::Said,
     refusal::{Refusal, Refusal::Headers},
 };
@@ -53,7 +53,7 @@ impl<'h> Shown<'h> {
 
     /// It names a version of this era.
     pub fn is_stateless(self) -> bool {
-        matches!(self, Self::One(value) if std::str::from_utf8(value).is_ok_and(is_version))
+        matches!(self, Self::One(value) if std::str::from_utf8(value).is_ok_and(mcp::is_without_sessions))
     }
 }
 

@@ -14,11 +14,14 @@ pub fn encoded(value: &str) -> Cow<'_, str> {
     let bytes = value.as_bytes();
     let is_plain = bytes.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t'))
         && !is_edge(bytes.first())
-        && !is_edge(bytes.last())
-        && !(value.starts_with(BEFORE) && value.ends_with(BEHIND))
-        // An empty one is hardly told from none.
-        && !value.is_empty();
-    if is_plain { Cow::Borrowed(value) } else { Cow::Owned(format!("{BEFORE}{}{BEHIND}", STANDARD.encode(value))) }
+        && !is_edge(bytes.last());
+    let is_marked = value.starts_with(BEFORE) && value.ends_with(BEHIND);
+    // An empty one is hardly told from none.
+    if is_plain && !is_marked && !value.is_empty() {
+        Cow::Borrowed(value)
+    } else {
+        Cow::Owned(format!("{BEFORE}{}{BEHIND}", STANDARD.encode(value)))
+    }
 }
 
 /// The value that stands in a header. `None`: none that could be meant.

@@ -146,6 +146,12 @@ pub fn with_meta(body: &[u8], keeps: impl Fn(&str) -> bool, puts: &[(&str, &str)
     })
 }
 
+/// The parameters of a request but for `_meta`, as JSON text: what its answer depends on besides its client.
+pub fn without_meta(body: &[u8]) -> String {
+    let params = Head::parse(body).ok().and_then(|head| head.params);
+    params.and_then(|params| edit::edited(params.get(), |name| name == "_meta", &[])).unwrap_or_else(|| "{}".to_owned())
+}
+
 /// A copy of a request without these parameters, and with others (JSON text); all other bytes stay. `None`: as above.
 pub fn with_params(body: &[u8], drops: &[&str], puts: &[(&str, &str)]) -> Option<Bytes> {
     edited_params(body, |params| edit::edited(params, |name| drops.contains(&name), puts))

@@ -21,7 +21,7 @@ pub mod schema;
 use super::mcp;
 
 /// The version of this era that the router speaks.
-pub const VERSION: &str = "2026-07-28";
+pub const VERSION: &str = mcp::STATELESS_VERSION;
 
 /// Prefix of the `_meta` keys that are the protocol's own.
 pub const META_PREFIX: &str = "io.modelcontextprotocol/";
@@ -76,35 +76,4 @@ pub fn is_cacheable(method: &str) -> bool {
 /// A server may ask its client something before it answers this method (`input_required`).
 pub fn may_ask(method: &str) -> bool {
     matches!(method, mcp::CALL_TOOL | GET_PROMPT | READ_RESOURCE)
-}
-
-/// This version, or a later one, by its date.
-pub fn is_version(version: &str) -> bool {
-    let shape = version.bytes().enumerate().all(|(at, byte)| match at {
-        4 | 7 => byte == b'-',
-        _ => byte.is_ascii_digit(),
-    });
-    version.len() == VERSION.len() && shape && version >= VERSION
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions_of_this_era_are_told_by_their_dates() {
-        for (version, expected) in [
-            (VERSION, true),
-            ("2027-01-01", true),
-            ("2025-11-25", false),
-            ("2026-07-27", false),
-            ("DRAFT-2026-v1", false),
-            ("2026-07-28 ", false),
-            ("9999999999", false),
-            ("", false),
-        ] {
-            assert_eq!(is_version(version), expected, "{version}");
-        }
-        assert!(mcp::VERSIONS.into_iter().all(|version| !is_version(version)));
-    }
 }

@@ -38,9 +38,9 @@ pub struct Said<'a> {
     /// What its client is to show again.
     #[serde(borrow, default)]
     pub request_state: Option<&'a RawValue>,
-    /// By what a list goes on.
+    /// What a server can do.
     #[serde(borrow, default)]
-    pub next_cursor: Option<&'a RawValue>,
+    pub capabilities: Option<&'a RawValue>,
 }
 
 impl<'a> Said<'a> {
@@ -61,6 +61,11 @@ impl<'a> Said<'a> {
             .filter(|ttl| *ttl > 0.0)
             .and_then(|ttl| Duration::try_from_secs_f64(ttl / 1000.0).ok())
             .unwrap_or_default()
+    }
+
+    /// The text of that.
+    pub fn ttl_text(&self) -> Option<&'a str> {
+        self.ttl_ms.map(RawValue::get)
     }
 
     /// It may be kept for everybody.
@@ -101,6 +106,11 @@ pub fn private(response: &Bytes) -> Bytes {
         Some(scope) if scope.get() != "\"private\"" => with_part(response, scope.get(), "\"private\""),
         _ => response.clone(),
     }
+}
+
+/// A result (JSON text) with other members, which come first. `None`: it is no object.
+pub fn edited(result: &str, puts: &[(&str, &str)]) -> Option<String> {
+    edit::edited(result, |_| false, puts)
 }
 
 /// A copy of a response whose result has other members (JSON text); all other bytes stay. `None`: it has no result that is an

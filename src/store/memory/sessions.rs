@@ -274,4 +274,8 @@ impl Sessions for MemoryStore {
         // It lives and dies with the process.
         Ok("memory".to_owned())
     }
+
+    async fn secret(&self, candidate: &str) -> StoreResult<String> {
+        Ok(self.secret.get_or_init(|| candidate.to_owned()).clone())
+    }
 }

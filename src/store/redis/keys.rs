@@ -86,6 +86,10 @@ impl Keys {
         format!("{}:dataset", self.prefix)
     }
 
+    pub(super) fn seal(&self) -> String {
+        format!("{}:seal", self.prefix)
+    }
+
     pub(super) fn instances(&self) -> String {
         format!("{}:instances", self.prefix)
     }

@@ -296,16 +296,25 @@ impl Sessions for RedisStore {
         Err(corrupt("purge"))
     }
 
-    /// Plain commands in one pipeline: whoever comes first after a loss names the new data.
     async fn dataset(&self, candidate: &str) -> StoreResult<String> {
-        let key = self.keys.dataset();
+        self.first(self.keys.dataset(), candidate, "dataset").await
+    }
+
+    async fn secret(&self, candidate: &str) -> StoreResult<String> {
+        self.first(self.keys.seal(), candidate, "seal").await
+    }
+}
+
+impl RedisStore {
+    /// Plain commands in one pipeline: whoever comes first after a loss says what stands there.
+    async fn first(&self, key: String, candidate: &str, what: &'static str) -> StoreResult<String> {
         let calls = vec![Call::command("SETNX").arg(&key).arg(candidate), Call::command("GET").arg(&key)];
         let mut answers = self.link.bulk(calls).await?.into_iter();
         match (answers.next(), answers.next()) {
             // There is one already: that it could not be written (Redis is full) does not matter.
-            (Some(_), Some(Ok(answer))) if answer != Value::Nil => reply::text(answer, "dataset"),
+            (Some(_), Some(Ok(answer))) if answer != Value::Nil => reply::text(answer, what),
             (Some(Err(error)), _) | (_, Some(Err(error))) => Err(error),
-            _ => Err(corrupt("dataset")),
+            _ => Err(corrupt(what)),
         }
     }
 }

@@ -1,0 +1,55 @@
+//! What the threads of this process keep together for requests of this era ([`Kept`]).
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use super::{cache::Cache, seal::Seal};
+use crate::settings::StatelessSettings;
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Kept {
+    /// Results that may be kept.
+    pub(crate) cache: Cache,
+    /// What servers say they are, by service.
+    discovered: Mutex<HashMap<String, Discovered>>,
+    /// By the secret that the store has, as long as it holds these data.
+    seal: Mutex<Option<(Arc<str>, Seal)>>,
+}
+
+/// What the servers of a service say they are.
+#[derive(Debug, Clone)]
+pub(crate) struct Discovered {
+    /// The result of `server/discover`: JSON text.
+    pub(crate) result: Arc<str>,
+    /// When it was asked for.
+    pub(crate) at: Instant,
+}
+
+impl Kept {
+    /// Nothing yet.
+    pub fn new(settings: &StatelessSettings) -> Self {
+        Self { cache: Cache::new(settings.cache), discovered: Mutex::default(), seal: Mutex::default() }
+    }
+
+    pub(crate) fn discovered(&self, service: &str) -> Option<Discovered> {
+        self.discovered.lock().unwrap_or_else(PoisonError::into_inner).get(service).cloned()
+    }
+
+    pub(crate) fn discover(&self, service: &str, discovered: Discovered) {
+        self.discovered.lock().unwrap_or_else(PoisonError::into_inner).insert(service.to_owned(), discovered);
+    }
+
+    /// By the secret of these data of the store, if it is known.
+    pub(crate) fn seal(&self, dataset: &str) -> Option<Seal> {
+        let seal = self.seal.lock().unwrap_or_else(PoisonError::into_inner);
+        seal.as_ref().filter(|(of, _)| **of == *dataset).map(|(_, seal)| seal.clone())
+    }
+
+    pub(crate) fn keep_seal(&self, dataset: Arc<str>, seal: Seal) {
+        *self.seal.lock().unwrap_or_else(PoisonError::into_inner) = Some((dataset, seal));
+    }
+}

@@ -1,0 +1,254 @@
+//! A request on its way to a server of its own era ([`Passing`]): free of what its surface holds, so that it can go on as a
+//! stream.
+
+use std::{rc::Rc, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use prometheus::IntGauge;
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    asked::{Asked, NotServed},
+    cache::{Key, staled},
+    secret,
+    state::{self, Name},
+    told::Reading,
+};
+use crate::{
+    gateway::{
+        call::{Counted, NotAnswered, is_repeatable, next_endpoint},
+        shared::Gateway,
+    },
+    policy::{Grant, List, filtered},
+    protocol::{
+        jsonrpc::{self, Head, IdKey},
+        mcp,
+        modern::{self, era, meta, refusal::Refusal, result},
+    },
+    settings::UpstreamSettings,
+    store::Binding,
+    upstream::{Endpoint, Service, actor::CallError, choice::Era, notice::LinkLimits, question::Question},
+};
+
+/// One of the requests that may be under way.
+struct UnderWay(IntGauge);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// See the module's text.
+pub(super) struct Passing {
+    pub(super) gateway: Rc<Gateway>,
+    pub(super) service: Arc<Service>,
+    pub(super) id: IdKey,
+    method: String,
+    /// Whom it is about.
+    name: Option<String>,
+    params: Vec<(String, String)>,
+    pub(super) body: Bytes,
+    by: Binding,
+    grant: Option<Grant>,
+    /// Where its answer may be kept.
+    key: Option<Key>,
+    /// The endpoint that has given it what it shows again.
+    wanted: Option<Name>,
+    /// Of what is known of the tools when it begins.
+    tools: u64,
+    /// For the metrics.
+    pub(super) counted: Counted,
+    _under_way: UnderWay,
+}
+
+impl Passing {
+    /// # Errors
+    /// There are too many already; what it shows again was not given to it.
+    pub(super) async fn new(gateway: &Rc<Gateway>, asked: &Asked<'_>, key: Option<Key>) -> Result<Self, NotServed> {
+        let (env, said) = (&gateway.env, asked.said);
+        let gauge = &env.metrics.stateless;
+        if gauge.get() >= i64::try_from(env.settings.stateless.max_inflight).unwrap_or(i64::MAX) {
+            return Err(NotServed::TooMany);
+        }
+        gauge.inc();
+        let under_way = UnderWay(gauge.clone());
+        let (mut body, mut wanted) = (asked.body.clone(), None);
+        if let Some(shown) = said.request_state.as_deref().filter(|_| modern::may_ask(asked.method)) {
+            let seal = secret::seal(gateway).await?;
+            let opened = state::opened(&body, &asked.service.name, shown, asked.by.principal(), &seal);
+            let (open, name) = opened.ok_or(Refusal::Params(
+                "requestState is not one that was given to this client here, or it is too old: ask again without it",
+            ))?;
+            (body, wanted) = (open, Some(name));
+        }
+        Ok(Self {
+            gateway: Rc::clone(gateway),
+            service: Arc::clone(asked.service),
+            id: asked.id.clone(),
+            method: asked.method.to_owned(),
+            name: era::named(asked.method, said).flatten().map(str::to_owned),
+            params: asked.params.to_vec(),
+            body,
+            by: asked.by.clone(),
+            grant: asked.grant.cloned(),
+            key,
+            wanted,
+            tools: asked.service.tools.version(),
+            counted: Counted::begin(asked.service, asked.method),
+            _under_way: under_way,
+        })
+    }
+
+    /// Where the answer to this may be kept. `None`: nowhere.
+    pub(super) fn key(gateway: &Gateway, asked: &Asked<'_>) -> Option<Key> {
+        let is_kept = gateway.shared.stateless.cache.is_on()
+            && asked.method != modern::DISCOVER
+            && modern::is_cacheable(asked.method)
+            && !asked.said.goes_on();
+        is_kept.then(|| Key {
+            service: asked.service.name.clone(),
+            method: asked.method.to_owned(),
+            params: meta::without_meta(asked.body),
+            principal: Some(asked.by.principal().to_owned()),
+        })
+    }
+
+    pub(super) fn settings(&self) -> &UpstreamSettings {
+        &self.gateway.env.settings.upstream
+    }
+
+    /// May it run twice without harm?
+    pub(super) fn is_repeatable(&self) -> bool {
+        Head::parse(&self.body).is_ok_and(|head| is_repeatable(&self.service, &head))
+    }
+
+    /// Asks one endpoint after the other until one takes it; the one that it must go to, if there is one, first. `limit`: how
+    /// long it may take in all, which is over at `until`.
+    pub(super) async fn ask(
+        &self,
+        until: Instant,
+        limit: Duration,
+    ) -> Result<(Arc<Endpoint>, Reading, u16), NotAnswered> {
+        timeout_at(until, self.ask_each()).await.unwrap_or(Err(NotAnswered::Upstream(CallError::TimedOut(limit))))
+    }
+
+    async fn ask_each(&self) -> Result<(Arc<Endpoint>, Reading, u16), NotAnswered> {
+        let lines = &self.gateway.member.lines;
+        let wanted = |endpoint: &&Arc<Endpoint>| self.wanted.is_some_and(|name| state::name(endpoint) == name);
+        let wanted = self.service.endpoints.iter().find(wanted).cloned();
+        let others = self.service.candidates();
+        let question =
+            Question { method: &self.method, name: self.name.as_deref(), params: &self.params, body: &self.body };
+        let mut last = None;
+        let first = wanted.as_ref().map(|endpoint| endpoint.number);
+        for endpoint in wanted.into_iter().chain(others.filter(|other| Some(other.number) != first)) {
+            if lines.era(&endpoint).await != Some(Era::Modern) {
+                continue;
+            }
+            self.counted.sent();
+            match lines.ask(&endpoint, question).await {
+                Ok(replied) => {
+                    let (limits, dropped) =
+                        (LinkLimits::from(self.settings()), self.gateway.env.metrics.dropped.clone());
+                    let reading = Reading::new(replied.reply, limits, self.id.clone(), dropped);
+                    return Ok((endpoint, reading, replied.status));
+                }
+                Err(error) => last = Some(next_endpoint(last, error.into()).map_err(NotAnswered::Upstream)?),
+            }
+        }
+        let service = self.service.name.clone();
+        Err(last.map_or(NotAnswered::NoEndpoint { service }, NotAnswered::Upstream))
+    }
+
+    /// A server that refuses a request of this era without saying whose it is may have become one of sessions.
+    ///
+    /// # Errors
+    /// It has: whatever was asked is for [`super::held`].
+    pub(super) async fn is_of_another_era(&self, endpoint: &Endpoint, status: u16) -> Result<(), NotServed> {
+        if !matches!(status, 400 | 404 | 405) {
+            return Ok(());
+        }
+        endpoint.transport.doubt_era();
+        match self.gateway.member.lines.era(endpoint).await {
+            Some(Era::Legacy) => Err(NotServed::OtherEra),
+            Some(Era::Modern) | None => Ok(()),
+        }
+    }
+
+    /// Its server has said this.
+    pub(super) fn heard(&self, notification: &[u8]) {
+        let cache = &self.gateway.shared.stateless.cache;
+        let Ok(head) = Head::parse(notification) else { return };
+        let stale = staled(head.method().unwrap_or_default());
+        if head.method() == Some("notifications/tools/list_changed") {
+            self.service.tools.forget();
+        }
+        if cache.is_on() && !stale.is_empty() {
+            let name = &self.service.name;
+            cache.forget(|key| key.service == *name && stale.contains(&key.method.as_str()));
+        }
+    }
+
+    /// The response as its client may have it.
+    pub(super) async fn finished(&self, response: Bytes, from: &Endpoint) -> Result<Bytes, NotServed> {
+        if modern::may_ask(&self.method) {
+            return self.sealed(response, from).await;
+        }
+        if !modern::is_cacheable(&self.method) {
+            return Ok(response);
+        }
+        self.remember(&response);
+        let response = if self.method == modern::READ_RESOURCE { self.sealed(response, from).await? } else { response };
+        shown(&self.method, self.grant.as_ref(), response)
+    }
+
+    fn remember(&self, response: &[u8]) {
+        if self.key.is_none() && self.method != mcp::LIST_TOOLS {
+            return;
+        }
+        let Ok(head) = Head::parse(response) else { return };
+        let Some(result) = head.result else { return };
+        if self.method == mcp::LIST_TOOLS {
+            let is_first = Head::parse(&self.body).is_ok_and(|asked| mcp::is_first_page(asked.params));
+            self.service.tools.remember_page(result.get(), is_first, self.tools);
+        }
+        if let Some(key) = &self.key {
+            self.gateway.shared.stateless.cache.put(key.clone(), result.get(), std::time::Instant::now());
+        }
+    }
+
+    async fn sealed(&self, response: Bytes, from: &Endpoint) -> Result<Bytes, NotServed> {
+        // Nearly no response has one: most are not read.
+        if memchr::memmem::find(&response, b"requestState").is_none() {
+            return Ok(response);
+        }
+        let seal = secret::seal(&self.gateway).await?;
+        let life = self.gateway.env.settings.stateless.state_life;
+        let close = |purpose: &str, payload: &[u8]| seal.close(purpose, self.by.principal(), life, payload);
+        Ok(state::sealed(&response, &self.service.name, from, close).unwrap_or(response))
+    }
+
+    /// There is no answer.
+    pub(super) fn lost(&self, error: NotAnswered) -> NotServed {
+        self.counted.failed(&error);
+        error.into()
+    }
+
+    /// The response with an error (JSON text) of its server that names no request.
+    pub(super) fn failed(&self, error: &[u8]) -> Bytes {
+        self.counted.answered(false);
+        jsonrpc::failed_response(self.id.as_json(), error)
+    }
+}
+
+/// What the rules show of a response. SEC-7
+pub(super) fn shown(method: &str, grant: Option<&Grant>, response: Bytes) -> Result<Bytes, NotServed> {
+    let Some(grant) = grant else { return Ok(response) };
+    let response = match List::of(method) {
+        Some(list) => filtered(list, grant, &response).ok_or(NotServed::NoList)?,
+        None => response,
+    };
+    // Another principal may not be shown the same.
+    Ok(result::private(&response))
+}
