@@ -49,3 +49,6 @@ if cargo nextest --version >/dev/null 2>&1; then
 else
     cargo test --workspace --features "$features" "$@"
 fi
+
+# Files that no test of the router reads.
+[ $# != 0 ] || scripts/check-deploy.sh

@@ -20,7 +20,6 @@ use std::{
 use prometheus::IntCounter;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
-use tokio::signal::unix::{SignalKind, signal};
 
 /// Longest text of a client that a line holds, in bytes.
 const TEXT_MAX: usize = 256;
@@ -111,20 +110,11 @@ impl Audit {
         }
     }
 
-    /// Opens the file anew whenever somebody has moved it away and says so, for as long as the process runs.
-    pub async fn reopen_when_told(&self) {
-        let (Ok(mut hangup), Ok(mut user)) = (signal(SignalKind::hangup()), signal(SignalKind::user_defined1())) else {
-            return;
-        };
-        loop {
-            tokio::select! {
-                _ = hangup.recv() => {}
-                _ = user.recv() => {}
-            }
-            self.reopen.store(true, Ordering::Release);
-            // A full queue is being written, and looked at the mark.
-            let _ = self.words.try_send(Word::Reopen);
-        }
+    /// Opens the file anew: somebody has moved it away.
+    pub fn reopen(&self) {
+        self.reopen.store(true, Ordering::Release);
+        // A full queue is being written, and looked at the mark.
+        let _ = self.words.try_send(Word::Reopen);
     }
 }
 

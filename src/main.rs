@@ -2,11 +2,12 @@
 
 use std::{
     io::{self, Write as _},
+    path::Path,
     process::ExitCode,
 };
 
 use mcp_router::{
-    process::{audit_file, boot, check, key},
+    process::{audit_file, boot, check, fatal::EXIT_OS, key},
     settings, telemetry, watchdog,
 };
 
@@ -32,7 +33,11 @@ fn main() -> ExitCode {
             return ExitCode::from(&error);
         }
     };
-    telemetry::init(&settings.log);
+    if let Err(error) = telemetry::init(&settings.log) {
+        let file = settings.log.file.as_deref().unwrap_or(Path::new("")).display();
+        let _ = writeln!(io::stderr(), "MCP_LOG_FILE={file} cannot be opened: {error}");
+        return ExitCode::from(EXIT_OS);
+    }
     let _last_lines = LastLines;
     match actix_rt::System::new().block_on(boot::run(settings)) {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,4 +1,4 @@
-//! Logs: one subscriber for the process, to standard error. What becomes of a log that cannot be written: [`writer`].
+//! Logs: one subscriber for the process, to standard error or a file. What becomes of a log that cannot be written: [`writer`].
 //!
 //! Session ids are secrets. They are masked by type, not by filter: `Debug` and `Display` of
 //! [`SessionId`](crate::protocol::session_id::SessionId) show a short prefix only, so no log line can hold a whole one
@@ -14,7 +14,7 @@ use crate::settings::{LogFormat, LogSettings, defaults};
 
 pub mod writer;
 
-pub use writer::flush;
+pub use writer::{flush, reopen};
 
 /// Panics of threads and tasks. Each is a bug.
 pub static PANICS: LazyLock<IntCounter> = LazyLock::new(|| {
@@ -23,7 +23,10 @@ pub static PANICS: LazyLock<IntCounter> = LazyLock::new(|| {
 
 /// Starts to log as `log` says: text (coloured only on a terminal, and not if `NO_COLOR` is set) or one JSON object a
 /// line. To be called once, by `main`; a subscriber that is set already stays, so that tests may call it, too.
-pub fn init(log: &LogSettings) {
+///
+/// # Errors
+/// `MCP_LOG_FILE` cannot be opened.
+pub fn init(log: &LogSettings) -> io::Result<()> {
     // Checked when the settings were read; settings changed by a program since then fall back rather than fail.
     let filter = EnvFilter::try_new(&log.level).unwrap_or_else(|_| EnvFilter::new(defaults::LOG_LEVEL));
     let filter = [
@@ -36,11 +39,13 @@ pub fn init(log: &LogSettings) {
     .filter(|(program, _)| !log.level.contains(program))
     .filter_map(|(_, directive)| directive.parse().ok())
     .fold(filter, EnvFilter::add_directive);
-    let queue = writer::to_stderr(log.queue);
+    let queue = writer::start(log.queue, log.file.as_deref())?;
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(queue).log_internal_errors(false);
     let outcome = match log.format {
         LogFormat::Text => {
-            let coloured = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+            let coloured = log.file.is_none()
+                && io::stderr().is_terminal()
+                && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
             subscriber.with_ansi(coloured).finish().try_init()
         }
         LogFormat::Json => subscriber.json().flatten_event(true).with_ansi(false).finish().try_init(),
@@ -61,4 +66,5 @@ pub fn init(log: &LogSettings) {
             _ => tracing::error!(at, "a thread or task panicked: {text}"),
         }
     }));
+    Ok(())
 }

@@ -9,7 +9,10 @@ use std::{
 use actix::{AsyncContext as _, Context, Recipient};
 use actix_web::dev::ServerHandle;
 use futures_util::future::join_all;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+};
 use url::Url;
 
 use super::{
@@ -17,6 +20,7 @@ use super::{
     fatal::Fatal,
     figures::Figures,
     listen::{BACKLOG, bind, raise_file_limit, serve},
+    supervisor,
 };
 use crate::{
     audit::Audit,
@@ -54,6 +58,7 @@ use crate::{
         memory::MemoryStore,
         redis::{RedisConfig, RedisStore, SentinelConfig, TlsConfig},
     },
+    telemetry,
     upstream::Pool,
     watchdog,
 };
@@ -103,12 +108,8 @@ pub async fn run(mut settings: Settings) -> Result<(), Fatal> {
     actix_rt::spawn(
         async move { counted.calls.keep_up(&*counted.store, |error| counted.count_store_error(error)).await },
     );
-    let audited = Arc::clone(&env);
-    actix_rt::spawn(async move {
-        if let Some(audit) = &audited.audit {
-            audit.reopen_when_told().await;
-        }
-    });
+    let told = Arc::clone(&env);
+    actix_rt::spawn(async move { reopen_logs(&told).await });
     if let Some(authority) = authority {
         let (pool, ca_file) = (Arc::clone(&cluster.pool), cluster.env.settings.upstream.ca_file.clone());
         actix_rt::spawn(async move { authority.keep_up(|| pool.trust(ca_file.as_ref())).await });
@@ -129,7 +130,12 @@ pub async fn run(mut settings: Settings) -> Result<(), Fatal> {
             vital.done();
         }
     });
+    let signs = actix_rt::spawn({
+        let cluster = Arc::clone(&cluster);
+        async move { supervisor::give_signs_of_life(async || pulse(&cluster).await).await }
+    });
     lifecycle.advance(Phase::Ready);
+    supervisor::is_ready(&format!("serving {} at {address}", cluster.pool.names()));
     let name = cluster.pool.services().next().map_or("", |service| service.name.as_str());
     tracing::info!(
         %address, instance = %env.me.instance_id, store = env.store.kind(), services = cluster.pool.names(),
@@ -139,16 +145,37 @@ pub async fn run(mut settings: Settings) -> Result<(), Fatal> {
         () = wait_for_end(lifecycle) => {}
         what = lifecycle.failed() => return Err(Fatal::Part { what }),
     }
+    supervisor::is_stopping();
     // A second signal does not wait.
     tokio::select! {
         () = shut_down(&cluster, &registry, &handle) => {}
         () = any_signal() => tracing::warn!("second signal: exiting now, the journal hands over what is open"),
     }
+    signs.abort();
     serving.abort();
     lifecycle.advance(Phase::Stopped);
     // The guard is gone before this process: nothing that follows can look like a hang to it.
     let _ = guarded.await;
     Ok(())
+}
+
+/// Opens the files of logs anew whenever somebody has moved them away and says so. Also without such files: a SIGHUP that nobody
+/// takes would end the process.
+async fn reopen_logs(env: &Env) {
+    let (Ok(mut hangup), Ok(mut user)) = (signal(SignalKind::hangup()), signal(SignalKind::user_defined1())) else {
+        return;
+    };
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => {}
+            _ = user.recv() => {}
+        }
+        telemetry::reopen();
+        if let Some(audit) = &env.audit {
+            audit.reopen();
+        }
+        tracing::info!("the files of logs are opened anew");
+    }
 }
 
 /// The rules may change while the process runs.

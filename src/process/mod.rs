@@ -10,6 +10,7 @@
 //! | `audit_file` | checks an audit log |
 //! | `key` | makes keys for clients |
 //! | `figures` | metrics of what stands elsewhere |
+//! | `supervisor` | what systemd is told |
 //! | `check` | what a start would find |
 //! | `node` | a worker thread of this process, as the surfaces see it |
 
@@ -22,3 +23,4 @@ mod figures;
 pub mod key;
 mod listen;
 pub mod node;
+mod supervisor;

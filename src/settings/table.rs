@@ -45,7 +45,7 @@ settings! {
     security: SecuritySettings, SecurityFlags;
     /// How clients show who they are. A session answers to nobody but the principal that opened it.
     auth: AuthSettings, AuthFlags;
-    /// What is logged, to standard error.
+    /// What is logged, to standard error or to a file.
     log: LogSettings, LogFlags;
     /// How the router ends, and what ends it when it hangs.
     lifecycle: LifecycleSettings, LifecycleFlags;

@@ -1,13 +1,16 @@
-//! Where log lines go: into a bounded queue that a thread of its own empties to standard error.
+//! Where log lines go: into a bounded queue that a thread of its own empties to standard error, or to a file.
 //!
 //! A full disk, a closed pipe or a pipe whose reader is stuck costs lines, which are counted, and nothing else: no thread
 //! that serves anybody writes to the log itself, and no error of a write gets further than here.
 
 use std::{
+    fs::{File, OpenOptions},
     io::{self, Write},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
     sync::{
         Arc, LazyLock, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     time::{Duration, Instant},
@@ -103,9 +106,57 @@ fn write(queue: &Receiver<Vec<u8>>, mut target: impl Write, counts: &Counts) {
     }
 }
 
-/// The queue to standard error, started at the first call.
-pub(super) fn to_stderr(capacity: usize) -> Queue {
-    QUEUE.get_or_init(|| Queue::start(capacity, io::stderr())).clone()
+/// The queue to standard error, or to this file; started at the first call.
+///
+/// # Errors
+/// The file cannot be opened.
+pub(super) fn start(capacity: usize, file: Option<&Path>) -> io::Result<Queue> {
+    let started = match file {
+        Some(path) => Queue::start(capacity, Reopened::open(path)?),
+        None => Queue::start(capacity, io::stderr()),
+    };
+    Ok(QUEUE.get_or_init(|| started).clone())
+}
+
+/// Somebody has moved the log's file away, and the next line is to go into a new one.
+pub fn reopen() {
+    REOPEN.store(true, Ordering::Release);
+}
+
+static REOPEN: AtomicBool = AtomicBool::new(false);
+
+/// A file that is opened anew, under the same name, when it is told so.
+#[derive(Debug)]
+struct Reopened {
+    path: PathBuf,
+    file: File,
+}
+
+impl Reopened {
+    fn open(path: &Path) -> io::Result<Self> {
+        let open = || OpenOptions::new().create(true).append(true).mode(0o640).open(path);
+        Ok(Self { path: path.to_owned(), file: open()? })
+    }
+}
+
+impl Write for Reopened {
+    fn write(&mut self, part: &[u8]) -> io::Result<usize> {
+        if REOPEN.swap(false, Ordering::AcqRel) {
+            match Self::open(&self.path) {
+                Ok(anew) => *self = anew,
+                // The old one is better than none; the next signal tries again.
+                Err(error) => {
+                    let _ =
+                        writeln!(self.file, "the log's file {} cannot be opened anew: {error}", self.path.display());
+                }
+            }
+        }
+        self.file.write(part)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Lines that wait to be written.

@@ -97,10 +97,12 @@ pub fn run(charge: &Charge) -> ExitCode {
     }
     // First the deed: what keeps the router from going on may be the log itself.
     let killed = router.kill();
-    telemetry::init(&LogSettings {
+    // To standard error: no file is to be opened.
+    let _ = telemetry::init(&LogSettings {
         format: charge.log_format,
         level: "info".to_owned(),
         queue: 16,
+        file: None,
         audit: None,
         audit_queue: 1,
     });

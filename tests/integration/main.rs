@@ -47,6 +47,7 @@ mod starting;
 mod storms;
 mod streamable;
 mod streamable_upstreams;
+mod supervision;
 mod surfaces;
 mod suspicion;
 mod tokens;

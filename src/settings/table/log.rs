@@ -1,4 +1,4 @@
-//! What is logged, to standard error.
+//! What is logged, to standard error or to a file.
 
 use std::{ffi::OsString, path::PathBuf};
 
@@ -11,7 +11,7 @@ use crate::settings::{
 };
 
 group! {
-    /// What is logged, to standard error.
+    /// What is logged, to standard error or to a file.
     "Log", LogFlags => LogSettings {
         /// Form of the lines: text for people, who come first, or json for collectors.
         LOG_FORMAT = "text", "text or json" => format: LogFormat, parse::log_format;
@@ -26,6 +26,10 @@ group! {
 
         /// Lines of the audit log that may wait to be written. Beyond it they are lost, and counted: no call waits for a disk.
         MCP_AUDIT_QUEUE = "8192", "lines" => audit_queue: usize, whole(1..=1_000_000);
+
+        /// File for the log, instead of standard error. It is opened anew at SIGHUP and SIGUSR1, so that logrotate needs no
+        /// copytruncate. Settings that are wrong, and what the watchdog says when it kills, are told on standard error all the same.
+        MCP_LOG_FILE = "", "path" => file: Option<PathBuf>, optional(parse::path);
 
         /// Lines that may wait to be written. Beyond it they are dropped and counted: a log on a full disk, or in a pipe
         /// that nobody reads, must hold nobody up. As many as a storm of reconnects writes in a second.
