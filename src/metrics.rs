@@ -78,12 +78,14 @@ const DROPS: &[&str] = &[
     "answer_to_nothing",
     "cancel_of_nothing",
     "cancel_to_dead_upstream",
+    "input_never_came",
     "look_after",
     "not_disowned",
     "notification_of_nothing",
     "policy",
     "repeated_question",
     "second_answer",
+    "slow_client",
     "upstream_answer_without_id",
     "upstream_down",
     "upstream_nonsense",
@@ -156,6 +158,10 @@ pub struct Metrics {
     pub handshakes_assumed: IntCounter,
     /// Answers that went out on the main stream, because nobody came back for them.
     pub moved_answers: IntCounter,
+    /// Calls with an idempotency key, by what came of the key.
+    pub keyed_calls: Rows,
+    /// Calls that have become tasks, and what their clients asked of them.
+    pub tasks: Rows,
     /// Requests whose clients were told that nobody knows what became of them.
     pub disowned: IntCounter,
     /// Results of 2026-07-28 that were kept when they were asked for (`hit`), and those that were not (`miss`).
@@ -263,7 +269,7 @@ impl Metrics {
                 "mcp_router_adoptions_total",
                 "Sessions taken over",
                 "cause",
-                &["attach", "again", "create", "post", "sweep"],
+                &["attach", "again", "create", "post", "sweep", "task"],
             ),
             restored: counter("mcp_router_restored_total", "Sessions written again after the store lost them"),
             fenced: counter("mcp_router_fenced_total", "Sessions given up to a newer owner"),
@@ -304,6 +310,18 @@ impl Metrics {
             disowned: counter(
                 "mcp_router_disowned_total",
                 "Requests whose clients were told that their outcome is unknown, since the store did not answer.",
+            ),
+            keyed_calls: counters(
+                "mcp_router_keyed_calls_total",
+                "Calls with an idempotency key, by what came of the key",
+                "outcome",
+                &["first", "joined", "replayed", "other_request"],
+            ),
+            tasks: counters(
+                "mcp_router_tasks_total",
+                "Tasks created, and what was asked of them",
+                "event",
+                &["created", "get", "update", "cancel"],
             ),
             violations: counters(
                 "mcp_router_invariant_violations_total",

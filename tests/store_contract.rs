@@ -56,6 +56,11 @@ contract! {
         a_session_asks_for_no_less_than_it_was_used_with
         a_session_of_nobody_is_no_principals
     }
+    calls {
+        of_many_who_begin_one_call_one_does
+        the_first_word_on_a_call_stands
+        a_call_is_forgotten_when_its_time_is_over
+    }
     claim {
         entries_come_in_order_and_once
         what_an_owner_has_missed_is_handed_out_again_until_it_is_acked_or_answered

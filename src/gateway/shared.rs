@@ -8,6 +8,7 @@ use std::{
 use super::{inner::kept::Pool, proofs::Proofs, stateless::kept::Kept, under_way::Calls};
 use crate::{
     cluster::{Cluster, Member, limiter::RateLimiter},
+    lifecycle::Phase,
     session::{env::Env, room::Guests},
     settings::{LimitSettings, StatelessSettings},
 };
@@ -64,5 +65,12 @@ impl Gateway {
     pub fn new(member: Rc<Member>, shared: Arc<Shared>) -> Self {
         let cluster = Arc::clone(&member.cluster);
         Self { env: Arc::clone(&cluster.env), cluster, member, shared }
+    }
+
+    /// Does this beside whoever asks, unless the process is over.
+    pub(super) fn beside(&self, work: impl Future<Output = ()> + 'static) {
+        if self.cluster.lifecycle.phase() < Phase::Stopped {
+            actix_rt::spawn(work);
+        }
     }
 }

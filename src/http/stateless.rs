@@ -42,7 +42,12 @@ use crate::{
 static VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
 static METHOD: HeaderName = HeaderName::from_static("mcp-method");
 static NAME: HeaderName = HeaderName::from_static("mcp-name");
+static KEY: HeaderName = HeaderName::from_static("idempotency-key");
 static SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
+
+/// The longest idempotency key, bytes: more than any that clients make.
+const MAX_KEY: usize = 255;
+const BAD_KEY: Refusal = Refusal::Params("an idempotency key is one text of 1 to 255 bytes");
 
 /// Without it no `_meta` names a version: the slash behind it may be escaped.
 const MARK: &[u8] = b"io.modelcontextprotocol";
@@ -130,6 +135,10 @@ pub(super) async fn post(
         Ok(admitted) => admitted,
         Err(error) => return Ok(error.stateless(id.as_json())),
     };
+    let key = match key(request, &said) {
+        Ok(key) => key,
+        Err(refusal) => return Ok(refused(node, &refusal.into(), id.as_json())),
+    };
     let params = params(request);
     let asked = Asked {
         service,
@@ -141,12 +150,35 @@ pub(super) async fn post(
         said: &said,
         params: &params,
         takes_events: takes.events,
+        key,
     };
     match stateless::answer(&node.gateway, asked).await {
         Ok(Outcome::Whole { status, body }) => Ok(whole(request, takes, status, body)),
         Ok(Outcome::Stream(messages)) => Ok(streamed(node, request, messages, (id, admitted))),
         Err(error) => Ok(refused(node, &ApiError::from(error), id.as_json())),
     }
+}
+
+/// By which the request is known when its client asks again: in its header, in its `_meta`, or the same in both.
+fn key<'r>(request: &'r HttpRequest, said: &'r Said<'_>) -> Result<Option<&'r str>, Refusal> {
+    let shown = match shown(request, &KEY) {
+        Shown::Nothing => None,
+        Shown::One(value) => {
+            let text = std::str::from_utf8(value).map_err(|_| BAD_KEY)?.trim();
+            // As a structured field it stands in quotes (RFC 8941).
+            let bare = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+            Some(bare.unwrap_or(text))
+        }
+        Shown::Several => return Err(BAD_KEY),
+    };
+    let key = match (shown, said.key()) {
+        (Some(shown), Some(said)) if shown != said => {
+            return Err(Refusal::Headers("Idempotency-Key is not the key that params._meta has".to_owned()));
+        }
+        (shown, said) => shown.or(said),
+    };
+    let is_sound = |key: &&str| (1..=MAX_KEY).contains(&key.len()) && !key.contains(char::is_control);
+    if key.is_some_and(|key| !is_sound(&key)) { Err(BAD_KEY) } else { Ok(key) }
 }
 
 /// What a request of this era must say of itself, in its headers and in its body.

@@ -18,6 +18,7 @@ use super::{
     held::{self, Held},
     journal::{Arrived, InFlight, Kept, journal_view, progress_token},
     messages::{AnswerStream, Deliver, DeliverError, Delivered, Posted},
+    returning::is_of_gateway,
     timing::Ended,
 };
 use crate::{
@@ -395,6 +396,10 @@ impl SessionActor {
 
     /// For its principal, until it has its answer.
     pub(super) fn counted(&self, id: &IdKey, method: &str) -> Option<Counted> {
+        if is_of_gateway(&self.client) {
+            // Counted where its client has asked for it.
+            return None;
+        }
         self.env.calls.hold_request(&self.binding, &self.fence.session, (id, method))
     }
 

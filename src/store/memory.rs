@@ -6,6 +6,7 @@
 //!
 //! Never: awaits while it holds a lock. Survives nothing.
 
+mod calls;
 mod client_lists;
 mod clients;
 mod event_log;
@@ -47,6 +48,7 @@ pub struct MemoryStore {
     wakes: Wakes,
     clients: Clients,
     due: rates::Due,
+    calls: calls::Records,
     secret: OnceLock<String>,
 }
 
@@ -65,6 +67,7 @@ impl MemoryStore {
             wakes: Wakes::default(),
             clients: Clients::default(),
             due: rates::Due::default(),
+            calls: calls::Records::default(),
             secret: OnceLock::new(),
         }
     }

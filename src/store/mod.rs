@@ -12,6 +12,7 @@
 //! | [`EventLog`] | what goes to the client, a log for each stream, and who shows it |
 //! | [`Instances`] | the processes: leases, and what they own |
 //! | [`ClientLists`] | hints by which a client that comes back finds its session |
+//! | [`Calls`] | calls that outlive the instance at which they came |
 //! | [`Rates`] | how often principals may ask |
 //! | [`WakeUps`] | "look at this session" |
 //!
@@ -24,6 +25,7 @@
 //! Never: this module does not know HTTP, MCP methods or actors.
 
 mod binding;
+mod calls;
 mod client_lists;
 mod event_log;
 mod head;
@@ -41,6 +43,7 @@ use async_trait::async_trait;
 
 pub use self::{
     binding::Binding,
+    calls::*,
     client_lists::*,
     event_log::*,
     head::{Continuation, HeadChange, Hint, Holder, Initialized, Ownership, SessionHead, StreamHead},
@@ -55,7 +58,9 @@ pub use self::{
 
 /// The store: all roles together.
 #[async_trait]
-pub trait SessionStore: Sessions + Journal + EventLog + Instances + ClientLists + WakeUps + Rates + 'static {
+pub trait SessionStore:
+    Sessions + Journal + EventLog + Instances + ClientLists + WakeUps + Rates + Calls + 'static
+{
     /// One round trip.
     async fn ping(&self) -> StoreResult<()>;
 

@@ -4,6 +4,7 @@ pub mod accept;
 pub mod append;
 pub mod attachment;
 pub mod binding;
+pub mod calls;
 pub mod claim;
 pub mod client;
 pub mod instance;
@@ -26,10 +27,10 @@ use bytes::Bytes;
 use mcp_router::{
     protocol::{post_id::PostId, session_id::SessionId, stream_key::StreamKey},
     store::{
-        Accept, Accepted, Adopted, Append, Appended, Attach, Attached, AttachedTo, Attachment, Binding, Claim, Claimed,
-        ClientMessage, Created, Entered, EventLog, Fence, Handed, HeadChange, InboxEntry, Instances, Journal,
-        LogLimits, NewEvent, NewSession, Owner, Paced, Rate, Rehydration, SessionHead, SessionStore, Sessions, Wake,
-        WakeUps,
+        Accept, Accepted, Adopted, Append, Appended, Attach, Attached, AttachedTo, Attachment, Binding, CallNote,
+        CallRecord, Claim, Claimed, ClientMessage, Created, Entered, EventLog, Fence, Handed, HeadChange, InboxEntry,
+        Instances, Journal, LogLimits, NewEvent, NewSession, Owner, Paced, Rate, Rehydration, SessionHead,
+        SessionStore, Sessions, Wake, WakeUps,
         memory::MemoryStore,
         redis::{RedisConfig, RedisStore},
     },

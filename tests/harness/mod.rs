@@ -37,8 +37,8 @@ pub use router_process::RouterProcess;
 pub use sentinels::Sentinels;
 pub use testkit::mcp_client::Transport;
 pub use testkit::{
-    Event, EventStream, FakeUpstream, FaultProxy, Item, McpClient, Mode, OddUpstream, PATIENCE, PostTo, Process,
-    StreamEnd, StreamableClient, StreamableUpstream, event_stream, eventually, eventually_some, fake_upstream,
+    Event, EventStream, FakeUpstream, FaultProxy, Item, McpClient, Mode, ModernClient, OddUpstream, PATIENCE, PostTo,
+    Process, StreamEnd, StreamableClient, StreamableUpstream, event_stream, eventually, eventually_some, fake_upstream,
     fault_proxy, http, mcp_client, odd_upstream, ports, process, seed, soon, streamable_client, streamable_upstream,
     tls,
 };

@@ -18,6 +18,7 @@ mod drain;
 mod edge;
 mod events;
 mod failover;
+mod held;
 mod ids;
 mod inbox;
 mod logs;

@@ -8,6 +8,7 @@
 //! | [`http`], [`event_stream`] | the same for tests: any header, any body, everything in text |
 //! | [`mcp_client`] | a client that does what the EventSource standard says, and remembers everything |
 //! | [`streamable_client`] | a client of Streamable HTTP that does what the test tells it, and remembers everything |
+//! | [`modern_client`] | a client of 2026-07-28, which has no sessions |
 //! | [`fake_upstream`], [`odd_upstream`] | MCP servers inside the test: one that shows every byte, one that breaks the rules as told |
 //! | [`streamable_upstream`] | one of Streamable HTTP, which keeps its events and does what it is told |
 //! | [`fault_proxy`] | a TCP link that can be cut, delayed, or swallow everything |
@@ -27,6 +28,7 @@ mod incoming;
 pub mod judge;
 pub mod listen;
 pub mod mcp_client;
+pub mod modern_client;
 pub mod odd_upstream;
 pub mod ports;
 pub mod poster;
@@ -43,6 +45,7 @@ pub use fake_upstream::FakeUpstream;
 pub use fault_proxy::{FaultProxy, Mode};
 pub use listen::listen;
 pub use mcp_client::{McpClient, PostTo};
+pub use modern_client::ModernClient;
 pub use odd_upstream::OddUpstream;
 pub use process::Process;
 pub use streamable_client::{Reply, Shown, StreamableClient};

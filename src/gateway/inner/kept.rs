@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, oneshot};
 
 use crate::{protocol::session_id::SessionId, store::Binding};
 
@@ -33,6 +33,11 @@ impl Kind {
         let whose = [service, by.principal(), by.scopes(), by.rules()].map(str::to_owned);
         Self { whose, capabilities, level, alone }
     }
+
+    /// It works on one call at a time.
+    pub fn is_alone(&self) -> bool {
+        self.alone
+    }
 }
 
 /// See the module's text.
@@ -40,6 +45,8 @@ impl Kind {
 pub struct Pool {
     kept: Mutex<HashMap<Kind, Vec<Arc<Entry>>>>,
     count: Arc<AtomicUsize>,
+    /// Sessions whose calls wait for their clients here; dropped when one comes back.
+    waiting: Mutex<HashMap<SessionId, oneshot::Sender<()>>>,
 }
 
 /// One session.
@@ -103,6 +110,15 @@ impl Pool {
         remove_from(&mut self.kept(), kind, entry);
     }
 
+    /// It is given to calls again.
+    pub fn put_back(&self, kind: &Kind, entry: &Arc<Entry>) {
+        let mut kept = self.kept();
+        let entries = kept.entry(kind.clone()).or_default();
+        if !entries.iter().any(|other| Arc::ptr_eq(other, entry)) {
+            entries.push(Arc::clone(entry));
+        }
+    }
+
     /// It is given to nobody any more, unless it works. `false`: it does.
     pub fn remove_idle(&self, kind: &Kind, entry: &Arc<Entry>) -> bool {
         let mut kept = self.kept();
@@ -128,14 +144,19 @@ impl Pool {
         kept.entry(kind.clone()).or_default().push(Arc::clone(&entry));
         Some((entry, true))
     }
+}
 
-    /// Takes one in that was of another process. `None`: there are `most` already.
-    pub fn take_in(&self, kind: &Kind, of: (SessionId, Arc<str>), most: usize) -> Option<Arc<Entry>> {
-        let entry = Entry::new(Place::take(&self.count, most)?, 0);
-        // It is new.
-        let _ = entry.opened.set(of);
-        self.kept().entry(kind.clone()).or_default().push(Arc::clone(&entry));
-        Some(entry)
+impl Pool {
+    /// The call in this session waits for its client. What is returned comes to its end when the client is back.
+    pub fn waits(&self, session: SessionId) -> oneshot::Receiver<()> {
+        let (sender, receiver) = oneshot::channel();
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(session, sender);
+        receiver
+    }
+
+    /// It is back.
+    pub fn goes_on(&self, session: &SessionId) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(session);
     }
 }
 
@@ -202,7 +223,10 @@ mod tests {
         assert!(pool.remove_idle(&alone, &other));
         drop(other);
         assert_eq!(pool.count(), 0);
-        assert!(pool.take_in(&alone, (SessionId::random(), Arc::from("{}")), 1).is_some());
-        assert!(!pool.choose(&alone, 1, 1).unwrap().1, "what was taken in waits for a call");
+        let (one, _) = pool.choose(&alone, 1, 1).unwrap();
+        pool.remove(&alone, &one);
+        one.is_over();
+        pool.put_back(&alone, &one);
+        assert!(!pool.choose(&alone, 1, 1).unwrap().1, "what was put back waits for a call");
     }
 }

@@ -36,11 +36,16 @@ impl Lent {
         self.gateway.shared.inner.remove(&self.kind, &self.entry);
     }
 
+    /// After [`Self::apart`]: it waits for the next call again.
+    pub fn back(self) {
+        self.gateway.shared.inner.put_back(&self.kind, &self.entry);
+    }
+
     /// As [`Self::apart`], and its server is told that it is over, too.
     pub fn end(self) {
         self.apart();
         let inner = self.inner.clone();
-        actix_rt::spawn(async move { inner.end().await });
+        self.gateway.beside(async move { inner.end().await });
     }
 
     /// What it is one of.
@@ -52,18 +57,6 @@ impl Lent {
 impl Drop for Lent {
     fn drop(&mut self) {
         self.entry.is_over();
-    }
-}
-
-/// Takes a session in that was of another instance, or of a call that has taken it away: it waits for the next call.
-pub fn take_in(gateway: &Rc<Gateway>, service: &Arc<Service>, by: &Binding, kind: &Kind, of: (SessionId, Arc<str>)) {
-    let session = of.0;
-    match gateway.shared.inner.take_in(kind, of, gateway.env.settings.inner.sessions) {
-        Some(entry) => watch(gateway, service, by, kind.clone(), entry),
-        None => {
-            let inner = Inner::at(gateway, service, by, session);
-            actix_rt::spawn(async move { inner.end().await });
-        }
     }
 }
 

@@ -75,9 +75,12 @@ pub enum Ended {
     /// The session is gone, or has no answer to this request and will have none.
     #[error("the session that worked on this request is gone")]
     Gone,
-    /// The store does not answer, or this instance goes down.
-    #[error("the session that works on this request cannot be read here now")]
+    /// The store does not answer.
+    #[error("the session that works on this request cannot be read now")]
     Unavailable,
+    /// This instance goes down; another one reads on.
+    #[error("this instance is draining")]
+    Draining,
 }
 
 /// See the module's text. Dropped, it is given up; the request is not.
@@ -87,6 +90,8 @@ pub struct Reading {
     session: SessionId,
     key: StreamKey,
     at: At,
+    /// Before the last message.
+    before: At,
     ready: VecDeque<(At, Said)>,
     source: Source,
 }
@@ -107,17 +112,22 @@ impl Reading {
     pub(super) fn of(opening: Opening, session: SessionId, at: At, pump: Pump) -> Self {
         let key = pump.attachment().key;
         let source = Source::Shown(pump.yielding());
-        Self { opening, session, key, at, ready: VecDeque::new(), source }
+        Self { opening, session, key, at, before: at, ready: VecDeque::new(), source }
     }
 
     /// The stream after this place, at any instance. Whoever shows it now goes on by looking into the log.
     pub fn after(opening: Opening, session: SessionId, key: StreamKey, at: At) -> Self {
-        Self { opening, session, key, at, ready: VecDeque::new(), source: Source::None }
+        Self { opening, session, key, at, before: at, ready: VecDeque::new(), source: Source::None }
     }
 
     /// Up to where it was read.
     pub fn at(&self) -> At {
         self.at
+    }
+
+    /// Up to where it was read before the last message: from there it is read again.
+    pub fn before(&self) -> At {
+        self.before
     }
 
     /// Which of the session's streams it is.
@@ -128,8 +138,14 @@ impl Reading {
     /// What is there already and was not read.
     pub fn next_at_once(&mut self) -> Option<Said> {
         let (at, said) = self.ready.pop_front()?;
-        self.at = at;
+        self.before = std::mem::replace(&mut self.at, at);
         Some(said)
+    }
+
+    /// This, which came last, is still to be read.
+    pub fn back(&mut self, said: Said) {
+        self.ready.push_front((self.at, said));
+        self.at = self.before;
     }
 
     /// The next message. If its future is dropped before it is ready, only [`Self::at`] is of use: the rest is read anew from
@@ -192,13 +208,14 @@ impl Reading {
         match self.opening.listen(self.session, None, Mark::Is(cursor), habits).await {
             Ok(Some(Listening::To(pump))) => Ok(pump),
             Ok(Some(Listening::Over | Listening::OtherVersion) | None) => Err(Ended::Gone),
-            Err(NotOpened::Draining | NotOpened::Store(_)) => Err(Ended::Unavailable),
+            Err(NotOpened::Draining) => Err(Ended::Draining),
+            Err(NotOpened::Store(_)) => Err(Ended::Unavailable),
             Err(_) => Err(Ended::Gone),
         }
     }
 
-    /// Takes what the log has after the place that was read.
-    async fn look(&mut self) -> Result<(), Ended> {
+    /// Takes what the log has after the place that was read. `false`: nothing more.
+    pub(super) async fn look(&mut self) -> Result<bool, Ended> {
         let gateway = &self.opening.gateway;
         let stream = &gateway.env.settings.stream;
         let (events, bytes) = (stream.replay_page_events, stream.replay_page_bytes);
@@ -208,8 +225,9 @@ impl Reading {
         if page.epoch != self.at.epoch {
             // The session was made again: all of its new life is new.
             self.at = At { epoch: page.epoch, seq: 0 };
-            return Ok(());
+            return Ok(true);
         }
+        let is_new = !page.events.is_empty();
         for event in page.events {
             let at = At { epoch: page.epoch, seq: event.seq };
             match event.body.and_then(said) {
@@ -218,7 +236,7 @@ impl Reading {
                 None => {}
             }
         }
-        Ok(())
+        Ok(is_new)
     }
 
     fn take(&mut self, block: &Block) {

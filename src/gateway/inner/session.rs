@@ -5,7 +5,7 @@ use std::{rc::Rc, sync::Arc};
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::reading::{At, Reading, Said};
+use super::reading::{At, Ended, Reading, Said};
 use crate::{
     gateway::{
         deliver::{self, NotDelivered},
@@ -19,7 +19,7 @@ use crate::{
         mcp,
         post_id::PostId,
         session_id::SessionId,
-        stream_key::StreamKey,
+        stream_key::{MAIN_STREAM, StreamKey},
     },
     session::{
         attachment::Waiting,
@@ -44,7 +44,7 @@ pub enum Failed {
     Refused(Bytes),
     /// It has ended, or cannot be read.
     #[error(transparent)]
-    Ended(#[from] super::reading::Ended),
+    Ended(#[from] Ended),
     /// There are as many as may be (`MCP_INNER_SESSIONS`).
     #[error("too many sessions for clients without sessions")]
     TooMany,
@@ -113,7 +113,7 @@ impl Inner {
     /// See [`Failed`].
     pub async fn initialize(&self, capabilities: &str, level: Option<&str>) -> Result<Arc<str>, Failed> {
         let params = format!(
-            r#"{{"protocolVersion":"{}","capabilities":{capabilities},"clientInfo":{{"name":"mcp-router","version":"{}"}}}}"#,
+            r#"{{"protocolVersion":"{}","capabilities":{capabilities},"clientInfo":{{"name":"mcp-router-stateless","version":"{}"}}}}"#,
             mcp::NEWEST_VERSION,
             env!("CARGO_PKG_VERSION"),
         );
@@ -174,6 +174,32 @@ impl Inner {
     /// The stream of a request that was asked before, after this place.
     pub fn read(&self, key: StreamKey, at: At) -> Reading {
         Reading::after(self.opening.clone(), self.session, key, at)
+    }
+
+    /// Its main stream, from now on.
+    ///
+    /// # Errors
+    /// See [`Failed`].
+    pub async fn read_main(&self) -> Result<Reading, Failed> {
+        let gateway = &self.opening.gateway;
+        let head = patiently(gateway, || gateway.env.store.load(self.session)).await.map_err(|_| Ended::Unavailable)?;
+        let head = head.ok_or(Ended::Gone)?;
+        let epoch = head.ownership.as_ref().map_or(0, |ownership| ownership.epoch);
+        let seq = head.stream(MAIN_STREAM).map_or(0, |stream| stream.last_seq);
+        Ok(self.read(StreamKey::Main, At { epoch, seq }))
+    }
+
+    /// What there is of a stream after this place, without showing it: whoever reads it goes on undisturbed.
+    ///
+    /// # Errors
+    /// See [`Failed`].
+    pub async fn peek(&self, key: StreamKey, at: At) -> Result<Vec<Said>, Failed> {
+        let mut reading = self.read(key, at);
+        let mut found = Vec::new();
+        while reading.look().await? {
+            found.extend(std::iter::from_fn(|| reading.next_at_once()));
+        }
+        Ok(found)
     }
 
     /// Says something that wants no answer. `params`: JSON text.

@@ -38,6 +38,8 @@ pub struct Asked<'a> {
     pub params: &'a [(String, String)],
     /// Its client takes an event stream.
     pub takes_events: bool,
+    /// By which it is known when its client asks again.
+    pub key: Option<&'a str>,
 }
 
 /// What comes of a request. Whichever it is, the last message is its response, under its own id.

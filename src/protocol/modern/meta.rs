@@ -56,6 +56,8 @@ struct Meta<'a> {
     log_level: Option<Cow<'a, str>>,
     #[serde(borrow, default, rename = "progressToken")]
     progress_token: Option<&'a RawValue>,
+    #[serde(borrow, default, rename = "mcp-router/idempotencyKey", deserialize_with = "text")]
+    key: Option<Cow<'a, str>>,
 }
 
 /// A text, which borrows if it can; `None` for what is none.
@@ -99,6 +101,11 @@ impl<'a> Said<'a> {
     /// By what progress of it is to be named: JSON text.
     pub fn progress_token(&self) -> Option<&'a str> {
         self.meta()?.progress_token.map(RawValue::get)
+    }
+
+    /// By which it is known when its client asks again (of the router's own: docs/protocol.md).
+    pub fn key(&self) -> Option<&str> {
+        self.meta()?.key.as_deref()
     }
 
     /// It goes on with a request that its server has asked something about.

@@ -4,7 +4,7 @@ use std::{ffi::OsString, time::Duration};
 
 use crate::settings::{
     help_text::help_text,
-    parse::{DAY, MILLI, duration, whole},
+    parse::{DAY, HOUR, MILLI, duration, off_or, whole},
     row::Row,
     source::Reader,
 };
@@ -24,5 +24,20 @@ group! {
         /// How long one of them is kept without a call: opening one costs the server an initialize. As long as connections to
         /// servers are kept (MCP_UPSTREAM_IDLE_TIMEOUT).
         MCP_INNER_IDLE = "5m", "duration" => idle: Duration, duration(100 * MILLI..=DAY);
+
+        /// How long a call waits for its client when its server has asked something (input_required); then it is cancelled. The
+        /// longest that a user may take to answer; MCP_UPSTREAM_REQUEST_TIMEOUT runs meanwhile.
+        MCP_INPUT_WAIT = "5m", "duration" => input_wait: Duration, duration(100 * MILLI..=DAY);
+
+        /// How long what came of a call is kept that has an idempotency key, or has become a task. Clients ask again within
+        /// minutes. Its time begins when the call ends; before that it has MCP_UPSTREAM_REQUEST_TIMEOUT besides.
+        MCP_CALL_KEEP = "10m", "duration" => keep: Duration, duration(100 * MILLI..=DAY);
+
+        /// After so long a tools/call becomes a task, for clients that declare the tasks extension
+        /// (io.modelcontextprotocol/tasks); 0s: never. Most calls take less, and a task costs a poll at least.
+        MCP_TASK_AFTER = "5s", "duration" => task_after: Duration, off_or(duration(MILLI..=HOUR));
+
+        /// How often a client of a task is to ask how it stands (pollIntervalMs).
+        MCP_TASK_POLL = "1s", "duration" => task_poll: Duration, duration(MILLI..=HOUR);
     }
 }

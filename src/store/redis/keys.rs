@@ -78,6 +78,11 @@ impl Keys {
         format!("{{{}:principal:{principal}}}:calls", self.prefix)
     }
 
+    /// What is on record of a call that outlives its instance.
+    pub(super) fn record(&self, name: &str) -> String {
+        format!("{}:call:{name}", self.prefix)
+    }
+
     pub(super) fn given_up(&self, instance_id: &str) -> String {
         format!("{{{}:instance:{instance_id}}}:gone", self.prefix)
     }
@@ -163,6 +168,7 @@ mod tests {
         assert_eq!(keys.given_up("router-instance-1"), "{mcp:instance:router-instance-1}:gone");
         assert_eq!(keys.rate("key:ab"), "{mcp:principal:key:ab}:rate");
         assert_eq!(keys.calls("key:ab"), "{mcp:principal:key:ab}:calls");
+        assert_eq!(keys.record("ab"), "mcp:call:ab");
         assert_eq!(keys.instances(), "mcp:instances");
         assert_eq!(keys.wake_prefix(), "mcp:wake:");
     }

@@ -6,6 +6,7 @@
 //! Never: keeps a copy of anything; what it says was in Redis when it was asked.
 
 mod answers;
+mod calls;
 mod client_lists;
 mod config;
 mod event_log;

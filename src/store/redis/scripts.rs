@@ -53,6 +53,7 @@ scripts! {
     Rate = ["rate"];
     Enter = ["enter"];
     KeepCalls = ["keep_calls"];
+    Call = ["call"];
     LeaseAcquire = ["lease_acquire"];
     LeaseRenew = ["lease_renew"];
     LeaseRelease = ["lease_release"];

@@ -1,0 +1,388 @@
+//! Clients of 2026-07-28 at servers of earlier versions: the gateway holds the session, and any instance goes on with what was
+//! asked.
+
+use serde_json::{Value, json};
+
+use crate::harness::{
+    Cluster, ModernClient, RedisClient, StreamableUpstream,
+    cluster::{self, SERVICE},
+    event_stream::{EventStream, Opened},
+    eventually, eventually_some,
+    odd_upstream::Gate,
+    soon,
+    streamable_upstream::{Act, response},
+};
+
+const ELICITS: fn() -> Value = || json!({ "elicitation": {} });
+
+fn client() -> ModernClient {
+    ModernClient::of(SERVICE)
+}
+
+/// Settings under which a dead instance is noticed soon.
+fn quick() -> cluster::Builder {
+    Cluster::builder()
+        .routers(2)
+        .env("MCP_LEASE", "600ms")
+        .env("MCP_LEASE_RENEW", "150ms")
+        .env("MCP_POLL_INTERVAL", "200ms")
+}
+
+fn text(answered: &Value) -> &str {
+    answered["content"][0]["text"].as_str().unwrap_or_else(|| panic!("no text: {answered}"))
+}
+
+async fn says_what_it_is_and_does_what_is_asked(builder: cluster::Builder) {
+    let cluster = builder.start().await;
+    let addr = cluster.addr(0);
+    let discovered = client().call(addr, "server/discover", json!({})).await;
+    let result = discovered.result();
+    assert_eq!(result["supportedVersions"], json!(["2026-07-28"]));
+    assert!(result["capabilities"]["tools"].is_object() && result["capabilities"].get("tasks").is_none(), "{result}");
+    assert_eq!((&result["ttlMs"], &result["cacheScope"]), (&json!(0), &json!("private")));
+    assert_eq!(result["_meta"]["io.modelcontextprotocol/serverInfo"]["name"], SERVICE);
+
+    let listed = client().call(addr, "tools/list", json!({})).await;
+    let result = listed.result();
+    assert!(!result["tools"].as_array().unwrap().is_empty());
+    assert_eq!(result["resultType"], "complete");
+    assert_eq!((&result["ttlMs"], &result["cacheScope"]), (&json!(0), &json!("private")));
+
+    let echoed = client().tool(addr, "echo", json!({ "text": "é" })).await;
+    assert_eq!((text(echoed.result()), &echoed.result()["resultType"]), ("é", &json!("complete")));
+    assert_eq!(client().call(addr, "no/such/method", json!({})).await.error_code(), -32601);
+    assert_eq!(client().call(addr, "no/such/method", json!({})).await.status, 404);
+}
+
+#[tokio::test]
+async fn a_server_of_http_and_sse_serves_a_client_without_sessions() {
+    says_what_it_is_and_does_what_is_asked(Cluster::builder()).await;
+}
+
+#[tokio::test]
+async fn a_server_of_streamable_http_serves_a_client_without_sessions() {
+    says_what_it_is_and_does_what_is_asked(Cluster::builder().streamable()).await;
+}
+
+#[tokio::test]
+async fn the_store_in_memory_is_enough_for_one_instance() {
+    says_what_it_is_and_does_what_is_asked(Cluster::builder().without_redis()).await;
+}
+
+/// rmcp counts its progress tokens from 0 in every client: each hears of its own call alone.
+#[tokio::test]
+async fn callers_with_one_progress_token_hear_of_their_own_calls() {
+    let cluster = Cluster::builder().streamable().start().await;
+    let addr = cluster.addr(0);
+    let calls = (0..4).map(|number| async move {
+        let client = client().meta("progressToken", 0);
+        let answered = client.tool(addr, "wait", json!({ "ms": 600, "text": format!("call {number}") })).await;
+        assert_eq!(text(answered.result()), format!("call {number}"));
+        let progress: Vec<_> = answered.before.iter().map(|said| &said["params"]).collect();
+        assert!(!progress.is_empty());
+        assert!(progress.iter().all(|said| said["progressToken"] == 0), "{progress:?}");
+        let steps: Vec<u64> = progress.iter().map(|said| said["progress"].as_u64().unwrap()).collect();
+        assert!(steps.is_sorted() && steps.windows(2).all(|pair| pair[0] < pair[1]), "another call's: {steps:?}");
+    });
+    futures_util::future::join_all(calls).await;
+}
+
+async fn asked_at_one_instance_and_answered_at_another(builder: cluster::Builder, kills: bool) {
+    let mut cluster = builder.start().await;
+    let (one, other) = (cluster.addr(0), cluster.addr(1));
+    let client = client().declaring(ELICITS());
+    let arguments = json!({ "prompt": "who?", "by": "elicitation" });
+    let asked = client.tool(one, "ask_client", arguments.clone()).await;
+    let result = asked.result();
+    assert_eq!(result["resultType"], "input_required");
+    let requests = result["inputRequests"].as_object().unwrap();
+    assert_eq!(requests.len(), 1);
+    let (key, request) = requests.iter().next().unwrap();
+    assert_eq!((&request["method"], &request["params"]["message"]), (&json!("elicitation/create"), &json!("who?")));
+    if kills {
+        cluster.routers[0].kill();
+    }
+    let mut params = json!({ "name": "ask_client", "arguments": arguments, "requestState": result["requestState"] });
+
+    // Of another request it means nothing.
+    let mut stolen = params.clone();
+    stolen["arguments"]["prompt"] = "what?".into();
+    assert_eq!(client.call(other, "tools/call", stolen).await.error_code(), -32602);
+
+    params["inputResponses"] = json!({ key: { "action": "accept", "content": { "text": "marvin" } } });
+    let answered = client.call(other, "tools/call", params.clone()).await;
+    assert_eq!(text(answered.result()), "marvin", "{}", answered.response);
+    // Its client has lost that answer.
+    let again = client.call(other, "tools/call", params).await;
+    assert_eq!(again.result(), answered.result());
+}
+
+#[tokio::test]
+async fn a_question_of_a_streamable_server_is_answered_at_another_instance() {
+    asked_at_one_instance_and_answered_at_another(quick().streamable(), false).await;
+}
+
+#[tokio::test]
+async fn a_question_of_an_sse_server_is_answered_at_another_instance() {
+    asked_at_one_instance_and_answered_at_another(quick(), false).await;
+}
+
+#[tokio::test]
+async fn a_question_outlives_the_instance_that_has_asked_it() {
+    asked_at_one_instance_and_answered_at_another(quick().streamable(), true).await;
+}
+
+#[tokio::test]
+async fn a_client_is_not_asked_what_it_has_not_declared() {
+    let cluster = Cluster::builder().start().await;
+    let answered = client().tool(cluster.addr(0), "ask_client", json!({ "prompt": "?", "by": "elicitation" })).await;
+    assert_eq!(answered.result()["isError"], true, "the server knows it: {}", answered.response);
+    let roots = client().declaring(json!({ "roots": {} }));
+    let asked = roots.tool(cluster.addr(0), "ask_client", json!({ "prompt": "?", "by": "roots" })).await;
+    let (_, request) = asked.result()["inputRequests"].as_object().unwrap().iter().next().unwrap();
+    assert_eq!(request["method"], "roots/list");
+}
+
+/// 2026-07-28, Cancellation: closing the stream is cancelling.
+#[tokio::test]
+async fn a_client_that_closes_its_stream_cancels_its_call() {
+    let gate = Gate::default();
+    let waits = gate.clone();
+    let upstream =
+        StreamableUpstream::calls(move |call| vec![Act::Wait(waits.clone()), Act::result(call, &json!({}))]).await;
+    let cluster = Cluster::builder().upstream_urls([upstream.url()]).start().await;
+    let opened = client().open(cluster.addr(0), &json!(1), "tools/call", json!({ "name": "write" })).await.unwrap();
+    let Opened::Stream(stream) = opened else { panic!("no stream") };
+    let call = upstream.wait_for("tools/call", 1).await.remove(0);
+    drop::<EventStream>(stream);
+    let cancel = upstream.wait_for("notifications/cancelled", 1).await.remove(0);
+    assert_eq!(cancel.json["params"]["requestId"], call.json["id"]);
+    gate.open();
+}
+
+#[tokio::test]
+async fn logs_come_to_who_has_asked_for_them_and_to_nobody_else() {
+    let log = |level: &str| json!({ "jsonrpc": "2.0", "method": "notifications/message", "params": { "level": level, "data": "x" } });
+    let upstream =
+        StreamableUpstream::calls(move |call| vec![Act::Event(log("info")), Act::result(call, &json!({}))]).await;
+    let cluster = Cluster::builder().upstream_urls([upstream.url()]).start().await;
+    let silent = client().tool(cluster.addr(0), "read", json!({})).await;
+    assert_eq!((silent.before.len(), upstream.posts("logging/setLevel").len()), (0, 0));
+    let wants = client().meta("io.modelcontextprotocol/logLevel", "info");
+    let told = wants.tool(cluster.addr(0), "read", json!({})).await;
+    assert_eq!(told.before, [log("info")]);
+    assert_eq!(upstream.posts("logging/setLevel")[0].json["params"]["level"], "info");
+}
+
+#[tokio::test]
+async fn changes_come_on_the_stream_of_who_listens_and_end_with_it() {
+    let upstream = StreamableUpstream::calls(|call| vec![Act::Json(response(call, &json!({})))]).await;
+    let cluster = Cluster::builder().upstream_urls([upstream.url()]).start().await;
+    let wanted = json!({ "notifications": { "toolsListChanged": true, "promptsListChanged": true } });
+    let opened = client().open(cluster.addr(0), &json!(7), "subscriptions/listen", wanted).await.unwrap();
+    let Opened::Stream(mut stream) = opened else { panic!("no stream") };
+    let mut next = async || serde_json::from_str::<Value>(&stream.event().await.data).unwrap();
+    let first = next().await;
+    assert_eq!(first["method"], "notifications/subscriptions/acknowledged");
+    assert_eq!(first["params"]["notifications"], json!({ "toolsListChanged": true }), "what the server can tell");
+    assert_eq!(first["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"], 7);
+    let session = upstream.sessions()[0].clone();
+    upstream.listened(&session).await;
+    let changed = |list: &str| json!({ "jsonrpc": "2.0", "method": format!("notifications/{list}/list_changed") });
+    upstream.say(&session, &changed("prompts"));
+    upstream.say(&session, &changed("tools"));
+    let told = next().await;
+    assert_eq!(told["method"], "notifications/tools/list_changed");
+    assert_eq!(told["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"], 7);
+    drop(stream);
+    upstream.until("its session ends", |upstream| upstream.ended_sessions() > 0).await;
+}
+
+/// What any session's heir needs to go on with a call at its server.
+async fn has_resumable(redis: &RedisClient) -> bool {
+    for key in redis.keys().await {
+        if let Some(session) = key.strip_prefix("mcp:sessions:")
+            && redis.fields(session).await.keys().any(|field| field.starts_with("rs:"))
+        {
+            return true;
+        }
+    }
+    false
+}
+
+/// CALL-1: of all requests with one key one runs, whatever dies.
+async fn runs_once(kill_at: KillAt) {
+    let gate = Gate::default();
+    let waits = gate.clone();
+    let upstream = StreamableUpstream::calls(move |call| {
+        vec![
+            Act::Prime,
+            Act::Wait(waits.clone()),
+            Act::result(call, &json!({ "content": [{ "type": "text", "text": "done" }] })),
+        ]
+    })
+    .await;
+    let mut cluster = quick().upstream_urls([upstream.url()]).start().await;
+    let (one, other) = (cluster.addr(0), cluster.addr(1));
+    let keyed = client().header("Idempotency-Key", "order-1");
+    let write = || json!({ "name": "write", "arguments": { "n": 1 } });
+    let first = tokio::spawn({
+        let keyed = keyed.clone();
+        async move { keyed.try_call(one, "tools/call", write()).await }
+    });
+    upstream.wait_for("tools/call", 1).await;
+    let redis = cluster.redis_client().await;
+    eventually("the event id on record", async || has_resumable(&redis).await).await;
+    let again = match kill_at {
+        KillAt::Never => {
+            let again = tokio::spawn({
+                let keyed = keyed.clone();
+                async move { keyed.call(other, "tools/call", write()).await }
+            });
+            eventually("it is found", async || {
+                cluster.routers[1].metric("mcp_router_keyed_calls_total", Some("joined")).await > 0.0
+            })
+            .await;
+            gate.open();
+            let told = soon("the first answer", first).await.unwrap().unwrap();
+            assert_eq!(text(told.result()), "done");
+            again.await.unwrap()
+        }
+        KillAt::Running => {
+            cluster.routers[0].kill();
+            assert!(first.await.unwrap().is_err());
+            let again = tokio::spawn({
+                let keyed = keyed.clone();
+                async move { keyed.call(other, "tools/call", write()).await }
+            });
+            gate.open();
+            again.await.unwrap()
+        }
+        KillAt::Over => {
+            gate.open();
+            soon("the first answer", first).await.unwrap().unwrap();
+            cluster.routers[0].kill();
+            keyed.call(other, "tools/call", write()).await
+        }
+    };
+    assert_eq!(text(again.result()), "done", "{}", again.response);
+    // Known by its own name in `_meta`, too.
+    let by_meta = client().meta("mcp-router/idempotencyKey", "order-1").call(other, "tools/call", write()).await;
+    assert_eq!(by_meta.result(), again.result());
+    assert_eq!(upstream.posts("tools/call").len(), 1, "it ran once");
+    // Another request is not answered with this one's result.
+    let different = keyed.call(other, "tools/call", json!({ "name": "write", "arguments": { "n": 2 } })).await;
+    assert_eq!(different.error_code(), -32602);
+    assert_eq!(upstream.posts("tools/call").len(), 1);
+}
+
+#[derive(Debug, Clone, Copy)]
+enum KillAt {
+    Never,
+    Running,
+    Over,
+}
+
+#[tokio::test]
+async fn a_keyed_call_that_is_asked_again_while_it_runs_runs_once() {
+    runs_once(KillAt::Never).await;
+}
+
+#[tokio::test]
+async fn a_keyed_call_whose_instance_is_killed_runs_once() {
+    runs_once(KillAt::Running).await;
+}
+
+#[tokio::test]
+async fn the_result_of_a_keyed_call_outlives_its_instance() {
+    runs_once(KillAt::Over).await;
+}
+
+/// The negative control: without a key the client's retry is another call.
+#[tokio::test]
+async fn without_a_key_a_call_that_is_asked_again_runs_again() {
+    let upstream = StreamableUpstream::calls(|call| vec![Act::Json(response(call, &json!({})))]).await;
+    let cluster = Cluster::builder().upstream_urls([upstream.url()]).start().await;
+    for _ in 0..2 {
+        client().tool(cluster.addr(0), "write", json!({})).await;
+    }
+    assert_eq!(upstream.posts("tools/call").len(), 2);
+}
+
+const TASKS: fn() -> Value = || json!({ "extensions": { "io.modelcontextprotocol/tasks": {} }, "elicitation": {} });
+
+/// CALL-2
+#[tokio::test]
+async fn a_task_outlives_the_instance_that_began_it() {
+    let gate = Gate::default();
+    let waits = gate.clone();
+    let upstream = StreamableUpstream::calls(move |call| {
+        vec![
+            Act::Prime,
+            Act::Wait(waits.clone()),
+            Act::result(call, &json!({ "content": [{ "type": "text", "text": "done" }] })),
+        ]
+    })
+    .await;
+    let mut cluster = quick().upstream_urls([upstream.url()]).env("MCP_TASK_AFTER", "100ms").start().await;
+    let (one, other) = (cluster.addr(0), cluster.addr(1));
+    let client = client().declaring(TASKS());
+    let begun = client.tool(one, "write", json!({})).await;
+    let task = begun.result();
+    assert_eq!((&task["resultType"], &task["status"]), (&json!("task"), &json!("working")));
+    let about = json!({ "taskId": task["taskId"] });
+    let working = client.call(other, "tasks/get", about.clone()).await;
+    assert_eq!((&working.result()["status"], &working.result()["resultType"]), (&json!("working"), &json!("complete")));
+    let redis = cluster.redis_client().await;
+    eventually("the event id on record", async || has_resumable(&redis).await).await;
+    cluster.routers[0].kill();
+    gate.open();
+    let ended = eventually_some("its end", async || {
+        let told = client.call(other, "tasks/get", about.clone()).await.result().clone();
+        (told["status"] != "working").then_some(told)
+    })
+    .await;
+    assert_eq!(ended["status"], "completed", "{ended}");
+    assert_eq!((text(&ended["result"]), &ended["result"]["resultType"]), ("done", &json!("complete")));
+    assert_eq!(upstream.posts("tools/call").len(), 1, "it ran once");
+    // Nobody else's, and of nobody who has not declared it.
+    let undeclared = crate::held::client().call(other, "tasks/get", about).await;
+    assert_eq!((undeclared.error_code(), undeclared.status), (-32021, 400));
+    let unknown = client.call(other, "tasks/get", json!({ "taskId": "x" })).await;
+    assert_eq!(unknown.error_code(), -32602);
+}
+
+#[tokio::test]
+async fn a_task_asks_and_is_answered_at_any_instance() {
+    let ask = json!({ "jsonrpc": "2.0", "id": 1, "method": "elicitation/create", "params": { "message": "who?" } });
+    let gate = Gate::default();
+    let waits = gate.clone();
+    let upstream =
+        StreamableUpstream::calls(move |_| vec![Act::Prime, Act::Wait(waits.clone()), Act::Event(ask.clone())]).await;
+    let cluster = quick().upstream_urls([upstream.url()]).env("MCP_TASK_AFTER", "100ms").start().await;
+    let client = client().declaring(TASKS());
+    let task = client.tool(cluster.addr(0), "write", json!({})).await.result().clone();
+    gate.open();
+    let about = json!({ "taskId": task["taskId"] });
+    let asks = eventually_some("a question", async || {
+        let told = client.call(cluster.addr(1), "tasks/get", about.clone()).await.result().clone();
+        (told["status"] == "input_required").then_some(told)
+    })
+    .await;
+    let (key, request) = asks["inputRequests"].as_object().unwrap().iter().next().unwrap();
+    assert_eq!(request["params"]["message"], "who?");
+    let mut update = about.clone();
+    update["inputResponses"] = json!({ key: { "action": "decline" }, "nobody": {} });
+    assert_eq!(
+        client.call(cluster.addr(1), "tasks/update", update).await.result(),
+        &json!({ "resultType": "complete" })
+    );
+    upstream
+        .until("the answer", |upstream| upstream.seen().iter().any(|seen| seen.json["result"]["action"] == "decline"))
+        .await;
+    let told = client.call(cluster.addr(0), "tasks/get", about.clone()).await;
+    assert_eq!(told.result()["status"], "working");
+    client.call(cluster.addr(1), "tasks/cancel", about.clone()).await.result();
+    upstream.wait_for("notifications/cancelled", 1).await;
+    assert_eq!(client.call(cluster.addr(0), "tasks/get", about).await.result()["status"], "cancelled");
+}
