@@ -35,7 +35,8 @@ scripts/setup.sh --monitoring || export MCP_TEST_PROMETHEUS=skip
 # The conformance suite needs Node.js 22 and finds it by itself; the clients take what the system has, if it will do.
 newer_node
 node_is 20 || export PATH="$own_node:$PATH"
-for folder in tests/clients/typescript tests/clients/conformance tests/fixtures/conformance-server tests/fixtures/modern-server tests/fixtures/authorization-server; do
+for folder in tests/clients/typescript tests/clients/conformance tests/fixtures/conformance-server tests/fixtures/modern-server tests/fixtures/modern-tools \
+    tests/fixtures/authorization-server; do
     node_packages "$folder"
 done
 python_packages tests/clients/python

@@ -170,7 +170,9 @@ impl Handler<LinkNotice> for Listener {
             LinkEvent::Opened(address) => heard.opened.push(address),
             LinkEvent::Message(body) | LinkEvent::Altered(body) => heard.messages.push(body.to_vec()),
             LinkEvent::TooLarge(told) => heard.too_large.push(told),
-            LinkEvent::Cursor(cursor) => panic!("{cursor:?} of another transport"),
+            event @ (LinkEvent::Cursor(_) | LinkEvent::Waits { .. } | LinkEvent::GoesOn) => {
+                panic!("{event:?} of another transport")
+            }
             LinkEvent::Closed(error) => {
                 heard.closed += 1;
                 heard.is_no_stream = error.is_failure();

@@ -238,7 +238,7 @@ impl SessionActor {
             LinkEvent::Message(body) | LinkEvent::Altered(body) => self.take_upstream_message(body, via, ctx),
             LinkEvent::TooLarge(told) => self.take_too_large(told, via, ctx),
             LinkEvent::Cursor(cursor) => self.note_cursor(cursor, ctx),
-            LinkEvent::Opened(_) | LinkEvent::Closed(_) => {}
+            LinkEvent::Opened(_) | LinkEvent::Waits { .. } | LinkEvent::GoesOn | LinkEvent::Closed(_) => {}
         }
         self.streamed.arriving = None;
     }

@@ -100,15 +100,16 @@ impl SessionActor {
             endpoint.succeeded();
         }
         self.env.metrics.upstream_links.with_label_values(&["opened"]).inc();
-        if let Some(kept) = self.streamed.kept.as_ref().filter(|_| uplink.answers_in_place()) {
-            // No handshake: the server knows the session.
-            uplink.go_on(&kept.session);
+        self.streamed.kept.take_if(|kept| Uplink::spoken_of(&kept.session) != uplink.spoken());
+        if let Some(kept) = &self.streamed.kept {
             self.questions.go_on(self.uplink.number());
             self.questions.are_of(Some(&kept.session));
-            self.recover(uplink, ctx);
-            return;
+            if uplink.go_on(&kept.session) {
+                // No handshake: the server knows the session.
+                self.recover(uplink, ctx);
+                return;
+            }
         }
-        self.streamed.kept = None;
         if !self.setup.is_done() {
             self.recover(uplink, ctx);
             return;

@@ -56,18 +56,24 @@ impl SessionActor {
             if !events.is_empty() {
                 reading.attempts.worked();
             }
+            let mut goes_on = false;
             for event in events {
                 if !actor.uplink.heard(reading.link, Instant::now()) {
                     return;
                 }
                 match (event, &reading.carried) {
                     (LinkEvent::Cursor(cursor), Some(carried)) => actor.note_cursor_of(carried, cursor, ctx),
-                    (LinkEvent::Cursor(_), None) => {}
+                    (LinkEvent::Waits { state, with_next }, Some(carried)) => {
+                        actor.note_waiting(carried, state, with_next, ctx);
+                    }
+                    (LinkEvent::GoesOn, _) => goes_on = true,
+                    (LinkEvent::Cursor(_) | LinkEvent::Waits { .. }, None) => {}
                     (event, _) => actor.take_event(event, via, ctx),
                 }
             }
             match end {
                 _ if reading.is_resumed && !actor.is_wanted(&reading) => {}
+                None if goes_on => actor.goes_on(reading, ctx),
                 None => actor.read_on(reading, ctx),
                 Some(end) => actor.reply_ended(end, reading, ctx),
             }

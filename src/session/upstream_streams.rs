@@ -18,12 +18,12 @@ use super::{
     reading::{Carried, Reading},
 };
 use crate::{
+    backoff,
     protocol::{jsonrpc::IdKey, mcp},
-    store::{Fenceable, HeadChange, NewEvent},
+    store::{Fenceable, HeadChange, NewEvent, StoreError},
     upstream::{
-        Address, Endpoint, Reply, Uplink, Via,
+        Endpoint, Reply, Uplink, Via,
         breaker::BreakerState,
-        choice::Spoken,
         notice::{Marks, Outlet},
         resumed::{Resumed, resume},
     },
@@ -36,9 +36,10 @@ impl SessionActor {
     /// The endpoint of the session that is gone on with, if this process has it, too.
     pub(super) fn endpoint_of_kept(&mut self) -> Option<Arc<Endpoint>> {
         let kept = self.streamed.kept.as_ref()?;
-        let is_it = |endpoint: &&Arc<Endpoint>| {
-            endpoint.url.to_string() == kept.endpoint && endpoint.transport.next() == Spoken::Streamable
-        };
+        let spoken = Uplink::spoken_of(&kept.session);
+        // Of which era it is may not be known yet in this process.
+        let is_spoken = |endpoint: &Endpoint| endpoint.transport.next() == spoken || endpoint.era().is_none();
+        let is_it = |endpoint: &&Arc<Endpoint>| endpoint.url.to_string() == kept.endpoint && is_spoken(endpoint);
         let found = self.service.endpoints.iter().find(is_it).map(Arc::clone);
         if found.is_none() {
             self.streamed.kept = None;
@@ -65,8 +66,10 @@ impl SessionActor {
     /// refuse a second one.
     pub(super) fn begin_upstream_anew(&mut self) {
         let is_begun = self.uplink.open_way().is_some_and(|uplink| uplink.answers_in_place() && uplink.is_proven());
-        let Some(endpoint) = self.endpoint.as_ref().filter(|_| is_begun && self.setup.is_assumed()) else { return };
-        let fresh = self.lines.uplink(endpoint, Address::Streamable);
+        if !(is_begun && self.setup.is_assumed()) {
+            return;
+        }
+        let Some(fresh) = self.uplink.way().map(Uplink::anew) else { return };
         self.end_upstream();
         self.uplink.turn(fresh);
         self.streamed.listener = None;
@@ -95,6 +98,51 @@ impl SessionActor {
         {
             self.record_cursors_soon(ctx);
         }
+    }
+
+    /// Whoever owns the session can go on with this request by `state`: it waits for what the client says.
+    pub(super) fn note_waiting(
+        &mut self,
+        carried: &Carried,
+        state: Arc<str>,
+        with_next: bool,
+        ctx: &mut Context<Self>,
+    ) {
+        if self.posts.carries(carried.number, &carried.id)
+            && self.streamed.cursors.post_waits(carried.seq, &carried.id.shared_key(), state, with_next)
+        {
+            self.record_cursors_soon(ctx);
+        }
+    }
+
+    /// It runs again: from now on nobody may go on with it by what is on record, which is taken off before.
+    pub(super) fn goes_on(&mut self, reading: Reading, ctx: &mut Context<Self>) {
+        let key = reading.carried.as_ref().map(|carried| carried.id.shared_key());
+        let Some(over) = key.and_then(|key| self.streamed.cursors.answered(&key)) else {
+            return self.read_on(reading, ctx);
+        };
+        let (env, fence, epoch) = (Arc::clone(&self.env), self.fence.clone(), self.fence.epoch);
+        let (asked, changes) = (Instant::now(), [over]);
+        let written = async move {
+            let may_repeat = |error: &StoreError| {
+                env.count_store_error(error);
+                !matches!(error, StoreError::Corrupt(_))
+            };
+            backoff::retry(backoff::STORE_PAUSES, || env.store.update(&fence, &changes), may_repeat).await
+        };
+        ctx.spawn(written.into_actor(self).map(move |written, actor, ctx| match written {
+            Ok(Fenceable::Done) => {
+                actor.confirmed_owner(asked);
+                actor.read_on(reading, ctx);
+            }
+            // There is no record by which anybody could.
+            Ok(Fenceable::NotFound) => {
+                actor.vanished(epoch, ctx);
+                actor.read_on(reading, ctx);
+            }
+            Ok(Fenceable::Fenced) => actor.fenced(epoch, ctx),
+            Err(_) => actor.settle_unanswered(reading, "the store could not be told that it goes on", ctx),
+        }));
     }
 
     fn record_cursors_soon(&mut self, ctx: &mut Context<Self>) {
@@ -176,7 +224,8 @@ impl SessionActor {
         let Some(uplink) = self.uplink.way().cloned() else {
             return self.settle_unanswered(reading, "the answer ended without a response", ctx);
         };
-        let asked = match resume(uplink, marks, &mut reading.attempts, at_once, reading.until) {
+        let request = reading.carried.as_ref().map(|carried| carried.body.clone());
+        let asked = match resume(uplink, request, marks, &mut reading.attempts, at_once, reading.until) {
             Ok(asked) => asked,
             Err(why) => return self.settle_unanswered(reading, why, ctx),
         };

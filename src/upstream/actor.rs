@@ -179,12 +179,8 @@ impl Handler<OpenLink> for UpstreamActor {
         let outlet = Outlet { link: open.link, via: Via::Stream, to: open.to, gate: open.gate };
         let task = match self.endpoint.transport.next() {
             Spoken::Sse => actix_rt::spawn(sse::run(self.line.clone(), LinkLimits::from(&*self.limits), outlet, None)),
-            Spoken::Streamable => {
-                let (line, limits) = (self.line.clone(), Rc::clone(&self.limits));
-                actix_rt::spawn(async move {
-                    era::find(&line, &limits).await;
-                    outlet.open_at_once().await;
-                })
+            Spoken::Streamable | Spoken::Modern => {
+                actix_rt::spawn(era::open(self.line.clone(), Rc::clone(&self.limits), outlet))
             }
         };
         MessageResult(LinkHandle::new(task.abort_handle(), Some(Arc::clone(&self.endpoint))))
@@ -236,7 +232,7 @@ impl Handler<LinkNotice> for UpstreamActor {
             LinkEvent::Message(body) => self.take_message(&caller, Answer { body, is_altered: false }),
             LinkEvent::Altered(body) => self.take_message(&caller, Answer { body, is_altered: true }),
             LinkEvent::TooLarge(told) => self.take_too_large(&caller, told),
-            LinkEvent::Cursor(_) => {}
+            LinkEvent::Cursor(_) | LinkEvent::Waits { .. } | LinkEvent::GoesOn => {}
             LinkEvent::Closed(error) => {
                 if error.is_failure() {
                     self.endpoint.failed(&error);

@@ -240,7 +240,7 @@ impl Caller {
                 if marks.cursor.is_none() || !self.is_open(id).await {
                     return end;
                 }
-                let Ok(asked) = resume(uplink.clone(), marks, &mut attempts, false, until) else { return end };
+                let Ok(asked) = resume(uplink.clone(), None, marks, &mut attempts, false, until) else { return end };
                 match asked.await {
                     Resumed::On(next) => {
                         (reply, is_resumed) = (next, true);
@@ -257,7 +257,7 @@ impl Caller {
     async fn is_open(&self, id: u64) -> bool {
         let is_in_place = match &self.shared.borrow().phase {
             Phase::Ready { uplink, .. } => uplink.answers_in_place(),
-            Phase::Opening(_) => self.line.endpoint.transport.next() == Spoken::Streamable,
+            Phase::Opening(_) => self.line.endpoint.transport.next() != Spoken::Sse,
             Phase::Closed => false,
         };
         let is_open = || is_in_place && self.shared.borrow().pending.contains_key(&id);
@@ -318,19 +318,15 @@ impl Caller {
                 let heard = Rc::clone(&shared.heard);
                 actix_rt::spawn(sse::run(self.line.clone(), self.link_limits, outlet, Some(heard)))
             }
-            Spoken::Streamable => {
-                let (line, limits) = (self.line.clone(), Rc::clone(&self.settings));
-                actix_rt::spawn(async move {
-                    era::find(&line, &limits).await;
-                    outlet.open_at_once().await;
-                })
+            Spoken::Streamable | Spoken::Modern => {
+                actix_rt::spawn(era::open(self.line.clone(), Rc::clone(&self.settings), outlet))
             }
         };
         shared.handle = Some(LinkHandle::new(task.abort_handle(), None));
     }
 
     pub(super) async fn initialize(&self, link: u64, address: Address) {
-        let is_streamable = address == Address::Streamable;
+        let tried = address.spoken();
         let uplink = Uplink::new(self.line.clone(), address);
         match self.handshake(&uplink).await {
             Ok(initialized) => {
@@ -353,7 +349,7 @@ impl Caller {
                 }
             }
             // It has told which transport it speaks.
-            Err(_) if is_streamable && self.line.endpoint.transport.next() == Spoken::Sse => {
+            Err(_) if tried != Spoken::Sse && self.line.endpoint.transport.next() != tried => {
                 let mut shared = self.shared.borrow_mut();
                 if shared.link == link {
                     self.open(&mut shared);

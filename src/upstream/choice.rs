@@ -18,8 +18,10 @@ use crate::settings::{EraSetting, Transport, UpstreamUrl};
 pub enum Spoken {
     /// HTTP+SSE (2024-11-05).
     Sse,
-    /// Streamable HTTP (2025-03-26 and later).
+    /// Streamable HTTP (2025-03-26 to 2025-11-25).
     Streamable,
+    /// Streamable HTTP of the era without sessions (2026-07-28).
+    Modern,
 }
 
 /// A generation of the protocol (MCP 2026-07-28, "Versioning and Compatibility").
@@ -120,6 +122,9 @@ impl Choice {
 
     /// What is tried next. Streamable HTTP where nothing is known, as the specification says.
     pub fn next(&self) -> Spoken {
+        if self.era() == Some(Era::Modern) {
+            return Spoken::Modern;
+        }
         match self.found.load(Ordering::Relaxed) {
             SSE => Spoken::Sse,
             STREAMABLE => Spoken::Streamable,

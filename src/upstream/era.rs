@@ -3,47 +3,43 @@
 //! ([`Choice`](super::choice::Choice)). An answer that says nothing of the server, because it is busy or something before it speaks, decides
 //! nothing; what begins meanwhile begins as it did before, or with a handshake.
 
-use std::time::Instant;
+use std::{rc::Rc, time::Instant};
 
-use actix_http::{Method, header};
+use actix_http::{
+    Method,
+    header::{self, HeaderName},
+};
 use bytes::Bytes;
 use serde::Deserialize;
 
 use super::{
     LinkEvent, Piece,
-    choice::Era,
-    notice::LinkLimits,
+    choice::{Era, Spoken},
+    notice::{Address, LinkLimits, Outlet},
     transport::http::line::{Answered, Line, OF_POST},
 };
 use crate::{
     protocol::{
         by_name::{ByName, by_name},
+        jsonrpc::INTERNAL_ERROR,
         mcp,
+        modern::{
+            self,
+            refusal::{HEADER_MISMATCH, MISSING_CAPABILITY, UNSUPPORTED_VERSION},
+        },
     },
     settings::UpstreamSettings,
 };
 
-/// The era's names, as far as they are needed to find it out.
-mod modern {
-    use actix_http::header::HeaderName;
-
-    pub(super) const VERSION: &str = "2026-07-28";
-    pub(super) const PROTOCOL_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
-    pub(super) const CLIENT_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
-    pub(super) const CLIENT_INFO: &str = "io.modelcontextprotocol/clientInfo";
-    pub(super) const VERSION_HEADER: HeaderName = HeaderName::from_static("mcp-protocol-version");
-    pub(super) const METHOD_HEADER: HeaderName = HeaderName::from_static("mcp-method");
-    pub(super) const HEADER_MISMATCH: i64 = -32020;
-    pub(super) const MISSING_CLIENT_CAPABILITY: i64 = -32021;
-    pub(super) const UNSUPPORTED_VERSION: i64 = -32022;
-}
+const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+const METHOD: HeaderName = HeaderName::from_static("mcp-method");
 
 /// What is asked.
 fn question() -> Bytes {
     let meta = serde_json::json!({
-        modern::PROTOCOL_VERSION: modern::VERSION,
-        modern::CLIENT_CAPABILITIES: {},
-        modern::CLIENT_INFO: { "name": "mcp-router", "version": env!("CARGO_PKG_VERSION") },
+        modern::META_VERSION: modern::VERSION,
+        modern::META_CAPABILITIES: {},
+        modern::META_CLIENT: { "name": "mcp-router", "version": env!("CARGO_PKG_VERSION") },
     });
     let question = serde_json::json!({
         "jsonrpc": "2.0", "id": "mcp-router-era", "method": mcp::DISCOVER, "params": { "_meta": meta },
@@ -64,6 +60,16 @@ pub async fn find(line: &Line, settings: &UpstreamSettings) -> Option<Era> {
     choice.era()
 }
 
+/// Opens a session with an endpoint of Streamable HTTP, of whichever era: nothing has to be connected for it.
+pub(super) async fn open(line: Line, settings: Rc<UpstreamSettings>, outlet: Outlet) {
+    find(&line, &settings).await;
+    let address = match line.endpoint.transport.next() {
+        Spoken::Modern => Address::Modern,
+        Spoken::Sse | Spoken::Streamable => Address::Streamable,
+    };
+    outlet.open_at_once(address).await;
+}
+
 async fn ask(line: &Line, settings: &UpstreamSettings) {
     let asked = tokio::time::timeout(settings.health_timeout, said(line, LinkLimits::from(settings))).await;
     let choice = &line.endpoint.transport;
@@ -81,8 +87,8 @@ async fn ask(line: &Line, settings: &UpstreamSettings) {
 async fn said(line: &Line, limits: LinkLimits) -> Option<Era> {
     let head = line.head(Method::POST, [OF_POST, (header::ACCEPT, "application/json, text/event-stream")]);
     let head = head.reading_not_found();
-    head.insert(modern::VERSION_HEADER, header::HeaderValue::from_static(modern::VERSION));
-    head.insert(modern::METHOD_HEADER, header::HeaderValue::from_static(mcp::DISCOVER));
+    head.insert(VERSION, header::HeaderValue::from_static(modern::VERSION));
+    head.insert(METHOD, header::HeaderValue::from_static(mcp::DISCOVER));
     let (url, question) = (line.uri().ok()?, question());
     let Answered { head, reply, .. } = line.exchange(&head, url, &question).await.ok()?;
     let mut told = None;
@@ -147,10 +153,10 @@ impl Told {
     fn of_error(error: &[u8]) -> Option<Self> {
         let error: RpcError = by_name(std::str::from_utf8(error).ok()?)?;
         Some(match error.code {
-            modern::HEADER_MISMATCH | modern::MISSING_CLIENT_CAPABILITY => Self::Modern,
-            modern::UNSUPPORTED_VERSION if error.supports_ours() => Self::Modern,
-            modern::UNSUPPORTED_VERSION => Self::OtherVersions,
-            crate::protocol::jsonrpc::INTERNAL_ERROR => Self::Failed,
+            HEADER_MISMATCH | MISSING_CAPABILITY => Self::Modern,
+            UNSUPPORTED_VERSION if error.supports_ours() => Self::Modern,
+            UNSUPPORTED_VERSION => Self::OtherVersions,
+            INTERNAL_ERROR => Self::Failed,
             _ => Self::Error,
         })
     }
@@ -193,9 +199,10 @@ pub(super) fn refuses_handshakes(body: &[u8]) -> bool {
     struct Response {
         error: ByName<RpcError>,
     }
-    std::str::from_utf8(body).ok().and_then(by_name::<Response>).is_some_and(|Response { error: ByName(error) }| {
-        error.code == modern::UNSUPPORTED_VERSION && error.supports_ours()
-    })
+    std::str::from_utf8(body)
+        .ok()
+        .and_then(by_name::<Response>)
+        .is_some_and(|Response { error: ByName(error) }| error.code == UNSUPPORTED_VERSION && error.supports_ours())
 }
 
 #[cfg(test)]

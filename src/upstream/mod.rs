@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`pool`] | the process-wide picture: which endpoints there are, how many sessions each has, and which one is used next |
 //! | [`choice`], [`era`] | by which MCP transport an endpoint is talked to, and of which era it is |
-//! | [`breaker`], [`tools`] | what is known of an endpoint's health, and of a service's tools |
+//! | [`breaker`], [`tools`], [`mirrors`] | what is known of an endpoint's health, and of a service's tools |
 //! | [`uplink`] | what a session, or the router itself, holds of an upstream session: where its messages go |
 //! | [`notice`] | what comes back, with its back-pressure |
 //! | [`resumption`], [`resumed`] | when a stream of Streamable HTTP is asked for again, and what comes of it |
@@ -22,6 +22,7 @@ mod caller;
 pub mod choice;
 pub mod era;
 pub mod lines;
+pub mod mirrors;
 pub mod notice;
 pub mod pool;
 pub mod question;

@@ -14,7 +14,7 @@ use actix_http::{Uri, header::HeaderValue};
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use super::pool::Endpoint;
+use super::{choice::Spoken, pool::Endpoint};
 use crate::{
     protocol::{jsonrpc, scan::Told, sse_reader::Read},
     settings::UpstreamSettings,
@@ -46,8 +46,21 @@ impl From<&UpstreamSettings> for LinkLimits {
 pub enum Address {
     /// HTTP+SSE (2024-11-05): the URL of the `endpoint` event.
     Sse(Uri),
-    /// Streamable HTTP (2025-03-26 and later): the endpoint's own URL. The session begins with `initialize`.
+    /// Streamable HTTP (2025-03-26 to 2025-11-25): the endpoint's own URL. The session begins with `initialize`.
     Streamable,
+    /// Streamable HTTP without sessions (2026-07-28): the same. What a session would be is kept here.
+    Modern,
+}
+
+impl Address {
+    /// The transport that it is of.
+    pub(super) fn spoken(&self) -> Spoken {
+        match self {
+            Self::Sse(_) => Spoken::Sse,
+            Self::Streamable => Spoken::Streamable,
+            Self::Modern => Spoken::Modern,
+        }
+    }
 }
 
 /// What a link reports to the actor that asked for it.
@@ -64,6 +77,16 @@ pub enum LinkEvent {
     /// The stream can be resumed behind this event id, which is that of the message that follows at once, or of none
     /// (Streamable HTTP).
     Cursor(Arc<str>),
+    /// The request can be gone on with by this, whoever has it: nothing of it runs at the server, which has asked something
+    /// (MCP 2026-07-28). `with_next`: it counts once the message that follows is on record.
+    Waits {
+        /// For [`super::resumed::resume`].
+        state: Arc<str>,
+        /// See above.
+        with_next: bool,
+    },
+    /// It is about to run again: it can be gone on with no more, which must be on record before more is read.
+    GoesOn,
     /// The link is gone; nothing follows.
     Closed(LinkError),
 }
@@ -112,7 +135,12 @@ impl Outlet {
                 self.gate.wait().await;
                 Some(Charge::new(&self.gate, body.len()))
             }
-            LinkEvent::Opened(_) | LinkEvent::TooLarge(_) | LinkEvent::Cursor(_) | LinkEvent::Closed(_) => None,
+            LinkEvent::Opened(_)
+            | LinkEvent::TooLarge(_)
+            | LinkEvent::Cursor(_)
+            | LinkEvent::Waits { .. }
+            | LinkEvent::GoesOn
+            | LinkEvent::Closed(_) => None,
         };
         let gone = || LinkError::Lost("nobody listens any more".to_owned());
         match self.to.try_send(LinkNotice { link: self.link, via: self.via, event, charge }) {
@@ -123,9 +151,9 @@ impl Outlet {
     }
 
     /// The session can be begun: nothing has to be connected for it.
-    pub(super) async fn open_at_once(self) {
+    pub(super) async fn open_at_once(self, address: Address) {
         // A receiver that is gone has no use for it.
-        let _ = self.put(LinkEvent::Opened(Address::Streamable)).await;
+        let _ = self.put(LinkEvent::Opened(address)).await;
     }
 
     /// As [`Self::put`], in order.

@@ -15,6 +15,7 @@ use rustls::ClientConfig;
 use super::{
     breaker::{Breaker, BreakerState},
     choice::{Choice, Era},
+    mirrors::Mirrors,
     tools::Tools,
     transport::http::tls,
 };
@@ -36,6 +37,8 @@ pub struct Endpoint {
     pub url: UpstreamUrl,
     /// How it is talked to.
     pub transport: Choice,
+    /// Which arguments of its tools stand in headers, too.
+    pub mirrors: Mirrors,
     /// Sessions (of all worker threads of this process) that are pinned to it.
     pub sessions: AtomicUsize,
     /// POSTs under way.
@@ -219,6 +222,7 @@ impl Pool {
                             service: name.clone(),
                             index,
                             number: number.next().unwrap_or_default(),
+                            mirrors: Mirrors::default(),
                             transport: Choice::new(&url, transport, eras),
                             url,
                             sessions: AtomicUsize::new(0),

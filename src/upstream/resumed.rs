@@ -3,6 +3,7 @@
 
 use std::{future::Future, time::Duration};
 
+use bytes::Bytes;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
@@ -27,12 +28,13 @@ pub enum Resumed {
     Never,
 }
 
-/// Asks for what follows in a stream that has said this of itself: after a pause, unless `at_once`.
+/// Asks for what follows in a stream that has said this of itself, which answers this request: after a pause, unless `at_once`.
 ///
 /// # Errors
 /// Why it is not asked (any more).
 pub fn resume(
     uplink: Uplink,
+    request: Option<Bytes>,
     marks: Marks,
     attempts: &mut Resumption,
     at_once: bool,
@@ -48,7 +50,7 @@ pub fn resume(
     };
     Ok(async move {
         sleep(pause).await;
-        match timeout_at(until, uplink.resume(marks)).await {
+        match timeout_at(until, uplink.resume(request, marks)).await {
             Ok(Ok(reply)) => Resumed::On(reply),
             Ok(Err(error)) => Resumed::of(error),
             Err(_) => Resumed::Never,

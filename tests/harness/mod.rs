@@ -6,6 +6,7 @@
 //! | [`Cluster`] | redis-server, upstreams, routers and nginx together |
 //! | [`RedisServer`], [`UpstreamProcess`], [`RouterProcess`], [`Nginx`] | the programs themselves |
 //! | [`ConformanceServer`], [`conformance_suite`] | a server on the TypeScript SDK, and the official suite that judges one |
+//! | [`ModernServer`] | a server of MCP 2026-07-28 |
 //! | [`AuthorizationServer`] | whose tokens the router takes |
 //! | [`Sentinels`] | a primary and a replica, and who watches them |
 //! | [`Oracle`] | whether anything was lost, doubled or reordered |
@@ -18,6 +19,7 @@ pub mod authorization_server;
 pub mod cluster;
 pub mod conformance_server;
 pub mod conformance_suite;
+pub mod modern_server;
 pub mod nginx;
 pub mod oracle;
 pub mod redis_client;
@@ -29,6 +31,7 @@ pub mod upstream_process;
 pub use authorization_server::AuthorizationServer;
 pub use cluster::Cluster;
 pub use conformance_server::ConformanceServer;
+pub use modern_server::ModernServer;
 pub use nginx::{Front, Nginx, edge_is_missing};
 pub use oracle::Oracle;
 pub use redis_client::RedisClient;

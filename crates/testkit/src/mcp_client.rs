@@ -141,6 +141,12 @@ impl Builder {
         self
     }
 
+    /// Declares that it can do this.
+    pub fn capabilities(mut self, capabilities: Value) -> Self {
+        self.capabilities = capabilities;
+        self
+    }
+
     /// Answers sampling requests with this text.
     pub fn samples(mut self, text: &str) -> Self {
         self.sampling = Some(text.to_owned());

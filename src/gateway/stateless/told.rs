@@ -86,7 +86,11 @@ impl Reading {
                 self.drops("upstream_too_large");
                 return Ok(None);
             }
-            LinkEvent::Opened(_) | LinkEvent::Cursor(_) | LinkEvent::Closed(_) => return Ok(None),
+            LinkEvent::Opened(_)
+            | LinkEvent::Cursor(_)
+            | LinkEvent::Waits { .. }
+            | LinkEvent::GoesOn
+            | LinkEvent::Closed(_) => return Ok(None),
         };
         match Head::parse(&body).map(|head| head.kind) {
             Ok(Kind::Notification { .. }) => Ok(Some(Told::Notification(body))),

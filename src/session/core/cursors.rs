@@ -33,6 +33,8 @@ struct OfPost {
     cursor: Arc<str>,
     is_news: bool,
     is_on_record: bool,
+    /// To be written by itself, though it is on record.
+    is_due: bool,
 }
 
 impl Cursors {
@@ -51,11 +53,22 @@ impl Cursors {
                 !of.is_on_record
             }
             None => {
-                let of = OfPost { key: Arc::clone(key), cursor, is_news: true, is_on_record: false };
+                let key = Arc::clone(key);
+                let of = OfPost { key, cursor, is_news: true, is_on_record: false, is_due: false };
                 self.posts.insert(seq, of);
                 true
             }
         }
+    }
+
+    /// The request at `seq` can be gone on with by this (MCP 2026-07-28). `with_next`: once the event that follows is in the log;
+    /// else that is to be written by itself soon ([`Self::due`]), which is what `true` says.
+    pub fn post_waits(&mut self, seq: u64, key: &Arc<str>, state: Arc<str>, with_next: bool) -> bool {
+        self.post_at(seq, key, state);
+        if let Some(of) = self.posts.get_mut(&seq).filter(|_| !with_next) {
+            of.is_due = true;
+        }
+        !with_next
     }
 
     /// An event that has come by this is to be appended: what goes on record with it.
@@ -85,7 +98,7 @@ impl Cursors {
         let moot = std::mem::take(&mut self.moot).into_iter();
         let moot = moot.filter(|key| !self.posts.values().any(|of| of.key == *key));
         due.extend(moot.map(|id_key| HeadChange::NotResumable { id_key }));
-        let fresh = self.posts.iter_mut().filter(|(_, of)| !of.is_on_record);
+        let fresh = self.posts.iter_mut().filter(|(_, of)| !of.is_on_record || of.is_due);
         due.extend(fresh.filter_map(|(seq, of)| of.take(*seq)));
         due
     }
@@ -93,7 +106,7 @@ impl Cursors {
     /// Something is to be written by itself.
     pub fn is_due(&self) -> bool {
         let main = (self.main_is_news && !self.main_is_on_record) || self.main_is_moot;
-        main || !self.moot.is_empty() || self.posts.values().any(|of| of.is_news && !of.is_on_record)
+        main || !self.moot.is_empty() || self.posts.values().any(|of| of.is_news && (!of.is_on_record || of.is_due))
     }
 
     /// The request that the store knows by this is answered: what goes off the record with its answer.
@@ -131,7 +144,8 @@ impl Cursors {
         let main = found.upstream_cursor.take();
         let of = |(key, at): (String, String)| {
             let (seq, cursor) = at.split_once(' ')?;
-            let of = OfPost { key: key.into(), cursor: cursor.into(), is_news: false, is_on_record: true };
+            let (key, cursor) = (key.into(), cursor.into());
+            let of = OfPost { key, cursor, is_news: false, is_on_record: true, is_due: false };
             Some((seq.parse().ok()?, of))
         };
         Self {
@@ -159,6 +173,7 @@ impl Cursors {
 
 impl OfPost {
     fn take(&mut self, seq: u64) -> Option<HeadChange> {
+        self.is_due = false;
         if !std::mem::take(&mut self.is_news) {
             return None;
         }
@@ -193,6 +208,20 @@ mod tests {
         assert_eq!(cursors.answered("key-7"), Some(HeadChange::NotResumable { id_key: key(7) }));
         assert_eq!(cursors.answered("key-7"), None);
         assert_eq!(cursors.of_post(7), None);
+    }
+
+    /// What an heir goes on with a request by that waits for its client: with each question, and with each answer by itself.
+    #[test]
+    fn what_a_request_waits_for_is_written_with_the_question_and_then_by_itself() {
+        let written = |state: &str| HeadChange::Resumable { id_key: key(7), at: format!("7 {state}") };
+        let mut cursors = Cursors::default();
+        assert!(!cursors.post_waits(7, &key(7), "a b".into(), true));
+        assert_eq!(cursors.ride(Via::Post(7)), Some(written("a b")));
+        assert!(cursors.post_waits(7, &key(7), "c".into(), false) && cursors.is_due());
+        assert_eq!(cursors.due(), [written("c")]);
+        assert!(!cursors.is_due());
+        assert_eq!(cursors.answered("key-7"), Some(HeadChange::NotResumable { id_key: key(7) }));
+        assert_eq!(cursors.of_post(7), None, "it runs again");
     }
 
     #[test]

@@ -103,5 +103,9 @@ group! {
         /// are at most MCP_UPSTREAM_MAX_MESSAGE. Real lists have a few; a server that always names one more must not keep
         /// the router busy.
         MCP_UPSTREAM_TOOL_PAGES = "100", "pages" => tool_pages: usize, whole(1..=100_000);
+
+        /// How often a server of 2026-07-28 may ask a client with a session something (input_required) before it answers one call.
+        /// Each time its call is sent again; people are asked a few times at most, and a server must not ask for ever.
+        MCP_UPSTREAM_ROUNDS = "100", "rounds" => rounds: usize, whole(1..=100_000);
     }
 }

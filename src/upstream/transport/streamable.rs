@@ -209,7 +209,7 @@ fn session_id(headers: &HeaderMap) -> Option<HeaderValue> {
 
 /// Some servers say with another status than 404 that they do not know a session (any more): with an error about no
 /// request of the client's.
-fn says_no_session(text: &[u8]) -> bool {
+pub(super) fn says_no_session(text: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct Said<'a> {
         #[serde(borrow)]

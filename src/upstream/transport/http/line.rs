@@ -44,7 +44,7 @@ struct Way {
     client: OnceCell<Client>,
     bounds: Bounds,
     tls: Option<Arc<ClientConfig>>,
-    max_message: usize,
+    settings: UpstreamSettings,
 }
 
 /// What all lines of a thread share.
@@ -110,7 +110,7 @@ impl Line {
 
     /// To be used on the current thread.
     pub fn new(endpoint: Arc<Endpoint>, limits: &UpstreamSettings, config: &LineConfig) -> Self {
-        let UpstreamSettings { connect_timeout, max_connections, max_message, .. } = *limits;
+        let UpstreamSettings { connect_timeout, max_connections, .. } = *limits;
         let bounds = Bounds { connect_timeout, max_connections };
         let is_secure = endpoint.url.is_secure();
         let way = Way {
@@ -120,7 +120,7 @@ impl Line {
             client: OnceCell::new(),
             bounds,
             tls: config.tls.clone().filter(|_| is_secure),
-            max_message,
+            settings: limits.clone(),
         };
         Self { endpoint, way: Rc::new(way), by_awc: is_secure }
     }
@@ -145,7 +145,12 @@ impl Line {
 
     /// Largest body that is read to find out what an error is about.
     pub(in crate::upstream) fn max_message(&self) -> usize {
-        self.way.max_message
+        self.way.settings.max_message
+    }
+
+    /// What is set for all of them.
+    pub(in crate::upstream) fn settings(&self) -> &UpstreamSettings {
+        &self.way.settings
     }
 
     /// POSTs one message, byte for byte. Without a time limit but that for a new connection: whoever waits for it has
@@ -159,7 +164,7 @@ impl Line {
         let Err(error) = outcome(&head) else { return Ok(reply) };
         // What the server itself says of the call is more than a status can say.
         match reply {
-            Some(reply) => match reply.said_of(&body, self.way.max_message).await {
+            Some(reply) => match reply.said_of(&body, self.way.settings.max_message).await {
                 Said::Answer(reply) => Ok(Some(reply)),
                 Said::Other(_) | Said::Nothing => Err(error),
             },

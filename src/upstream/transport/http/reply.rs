@@ -3,7 +3,7 @@
 //!
 //! What it holds goes the way of what comes on the link's stream; what comes on both counts once, as any second answer.
 
-use std::time::Duration;
+use std::{pin::Pin, time::Duration};
 
 use actix_http::{ResponseHead, StatusCode, header};
 use bytes::{Buf as _, Bytes};
@@ -49,8 +49,16 @@ enum Rest {
     Events(Box<Stream>),
     /// JSON text, and whether some of it was none and has been replaced.
     Read(Bytes, bool),
+    /// What somebody else reads.
+    Other(Box<dyn Source>),
     /// Nothing.
     Over,
+}
+
+/// What a body says, as whoever has made it of several says it.
+pub(in crate::upstream) trait Source: std::fmt::Debug {
+    /// As [`Reply::next`].
+    fn next(&mut self, limits: LinkLimits) -> Pin<Box<dyn Future<Output = Piece> + '_>>;
 }
 
 struct Stream {
@@ -120,6 +128,18 @@ impl Reply {
         Some(Self { rest: Rest::Unread(body), form, marks: Marks::default() })
     }
 
+    /// What is read by this.
+    pub(in crate::upstream) fn of_source(source: Box<dyn Source>) -> Self {
+        let form = Form { kind: BodyKind::Events, is_coded: false, is_answer: true };
+        Self { rest: Rest::Other(source), form, marks: Marks::default() }
+    }
+
+    /// This message.
+    pub(in crate::upstream) fn said(message: Bytes) -> Self {
+        let form = Form { kind: BodyKind::Json, is_coded: false, is_answer: true };
+        Self { rest: Rest::Read(message, false), form, marks: Marks::default() }
+    }
+
     /// None, of a stream that has said this of itself: it is to be resumed.
     pub fn over(marks: Marks) -> Self {
         let form = Form { kind: BodyKind::Events, is_coded: false, is_answer: true };
@@ -147,6 +167,13 @@ impl Reply {
         let form = self.form;
         let mut stream = match std::mem::replace(&mut self.rest, Rest::Over) {
             Rest::Over => return Piece::end(ReplyEnd::Whole),
+            Rest::Other(mut source) => {
+                let piece = source.next(limits).await;
+                if piece.end.is_none() {
+                    self.rest = Rest::Other(source);
+                }
+                return piece;
+            }
             Rest::Unread(body) if form.is_coded => return Piece::end(pass_over(body, limits, form).await),
             Rest::Unread(body) if form.kind == BodyKind::Json => return read_json(body, limits, form).await,
             Rest::Unread(body) => {
