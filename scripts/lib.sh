@@ -75,6 +75,11 @@ port_holder() { # PORT
     printf '%s' "${line:-unknown; try: sudo lsof -i :$1}"
 }
 
+# With what a process was started; small systems have no ps.
+command_line() { # PID
+    if [ -r "/proc/$1/cmdline" ]; then tr '\0' ' ' <"/proc/$1/cmdline"; else ps -o args= -p "$1" 2>/dev/null; fi || true
+}
+
 # Prints what FILE (KEY=value lines, as in .env) says of NAME; fails when it says nothing.
 env_file_value() { # FILE NAME
     [ -f "$1" ] || return 1

@@ -185,7 +185,7 @@ run_nginx() { # ARG…
 running_pid() {
     local pid
     pid=$(cat "$dir/nginx.pid" 2>/dev/null) && [ -n "$pid" ] || return 1
-    case $(ps -o args= -p "$pid" 2>/dev/null) in
+    case $(command_line "$pid") in
         *nginx*master*"$dir/nginx.conf"*) printf '%s' "$pid" ;;
         *) return 1 ;;
     esac

@@ -131,9 +131,6 @@ process_start() { # PID
         ps -o lstart= -p "$1" 2>/dev/null
     fi
 }
-command_line() { # PID
-    if [ -r "/proc/$1/cmdline" ]; then tr '\0' ' ' <"/proc/$1/cmdline"; else ps -o args= -p "$1" 2>/dev/null; fi || true
-}
 process_program() { # PID
     if [ -r "/proc/$1/stat" ]; then
         local path
