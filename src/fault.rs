@@ -25,6 +25,17 @@ pub const AFTER_APPEND: &str = "append.after";
 /// An event was read from the log for a client's stream (the owner's is usually elsewhere), and is not written there.
 pub const BEFORE_DELIVER: &str = "deliver.before";
 
+/// A call with an idempotency key is on record, and in no session.
+pub const CALL_RECORDED: &str = "call.recorded";
+/// Its session has it, and the record does not say where.
+pub const CALL_SENT: &str = "call.sent";
+/// The record says where.
+pub const CALL_PLACED: &str = "call.placed";
+/// Its answer is here, and not on record.
+pub const CALL_ANSWERED: &str = "call.answered";
+/// Its answer is on record, and nobody has been told.
+pub const CALL_NOTED: &str = "call.noted";
+
 /// The owner of a session was found gone, and this process is about to adopt the session.
 pub const OWNER_GONE: &str = "adopt.judged";
 

@@ -1,6 +1,10 @@
 //! Clients of 2026-07-28 at servers of earlier versions: the gateway holds the session, and any instance goes on with what was
 //! asked.
 
+use std::{net::SocketAddr, time::Duration};
+
+#[cfg(feature = "fault-points")]
+use mcp_router::fault;
 use serde_json::{Value, json};
 
 use crate::harness::{
@@ -385,4 +389,119 @@ async fn a_task_asks_and_is_answered_at_any_instance() {
     client.call(cluster.addr(1), "tasks/cancel", about.clone()).await.result();
     upstream.wait_for("notifications/cancelled", 1).await;
     assert_eq!(client.call(cluster.addr(0), "tasks/get", about).await.result()["status"], "cancelled");
+}
+
+/// Calls the tool with this key at one instance after the other, as SDKs do whose connection has broken, until there is an
+/// answer.
+async fn until_answered(addrs: &[SocketAddr], key: &str) -> Value {
+    let client = client().header("Idempotency-Key", key);
+    soon("an answer", async {
+        for addr in addrs.iter().cycle() {
+            let params = json!({ "name": "increment", "arguments": { "key": key } });
+            if let Ok(answered) = client.try_call(*addr, "tools/call", params).await
+                && answered.response["error"]["data"]["retry"] != true
+            {
+                return answered.response;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        unreachable!("there are instances")
+    })
+    .await
+}
+
+/// It ran once if it has a result, and otherwise no more than that.
+fn judge(cluster: &Cluster, key: &str, response: &Value) {
+    let runs = cluster.counts().get(key).copied().unwrap_or_default();
+    match response["error"]["data"]["outcome"].as_str() {
+        None => {
+            assert_eq!((&response["result"]["structuredContent"]["value"], runs), (&json!(1), 1), "{key}: {response}")
+        }
+        Some(outcome) => assert!(outcome == "unknown" && runs <= 1, "{key} ran {runs} times: {response}"),
+    }
+}
+
+/// CALL-1: at each step of its way the instance dies that has the call.
+#[cfg(feature = "fault-points")]
+async fn dies_at_each_step(builder: impl Fn() -> cluster::Builder) {
+    let dir = tempfile::tempdir().unwrap();
+    for step in [
+        fault::CALL_RECORDED,
+        fault::ACCEPTED,
+        fault::BEFORE_POST,
+        fault::CALL_SENT,
+        fault::CALL_PLACED,
+        fault::AFTER_POST,
+        fault::BEFORE_APPEND,
+        fault::AFTER_APPEND,
+        fault::CALL_ANSWERED,
+        fault::CALL_NOTED,
+    ] {
+        let arm = dir.path().join("armed");
+        let mut cluster = builder().env("MCP_FAULT_POINT", step).env("MCP_FAULT_ARM", arm.display()).start().await;
+        // Its session is open, and the steps are those of the call.
+        judge(&cluster, "first", &until_answered(&cluster.addrs(), "first").await);
+        std::fs::write(&arm, "").unwrap();
+        let answered = until_answered(&cluster.addrs(), step).await;
+        assert!(!arm.exists(), "{step} was not passed");
+        eventually("it is dead", async || !cluster.routers[0].is_running()).await;
+        judge(&cluster, step, &answered);
+        // Whoever asks again is told the same.
+        let again = until_answered(&cluster.addrs()[1..], step).await;
+        assert_eq!(
+            (&again["result"], &again["error"]["code"]),
+            (&answered["result"], &answered["error"]["code"]),
+            "{step}"
+        );
+        judge(&cluster, step, &again);
+        cluster.routers[0].kill();
+    }
+}
+
+#[cfg(feature = "fault-points")]
+#[tokio::test]
+async fn a_keyed_call_runs_once_at_whichever_step_its_instance_dies() {
+    dies_at_each_step(|| quick().streamable()).await;
+}
+
+#[cfg(feature = "fault-points")]
+#[tokio::test]
+async fn a_keyed_call_at_an_sse_server_runs_once_at_whichever_step_its_instance_dies() {
+    dies_at_each_step(quick).await;
+}
+
+/// CALL-1
+#[tokio::test]
+async fn keyed_calls_run_once_while_instances_are_killed() {
+    let mut cluster = quick().routers(3).streamable().start().await;
+    let addrs = cluster.addrs();
+    let callers = (0..6).map(|caller| {
+        let mut addrs = addrs.clone();
+        let count = addrs.len();
+        addrs.rotate_left(caller % count);
+        tokio::spawn(async move {
+            let mut told = Vec::new();
+            for call in 0..25 {
+                let key = format!("caller {caller} call {call}");
+                let response = until_answered(&addrs, &key).await;
+                told.push((key, response));
+            }
+            told
+        })
+    });
+    let callers: Vec<_> = callers.collect();
+    for victim in [0, 1, 2, 0] {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        cluster.routers[victim].kill();
+        cluster.routers[victim].restart().await;
+    }
+    let mut unknown = 0;
+    for caller in callers {
+        for (key, response) in caller.await.unwrap() {
+            judge(&cluster, &key, &response);
+            unknown += usize::from(response.get("error").is_some());
+        }
+    }
+    println!("outcome unknown: {unknown} of 150");
+    cluster.assert_no_violations().await;
 }

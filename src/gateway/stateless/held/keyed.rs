@@ -14,6 +14,7 @@ use super::{
     translate::Response,
 };
 use crate::{
+    fault,
     gateway::{
         inner::{Ended, Inner, Kind, pool, session::fresh_id},
         patience::patiently,
@@ -48,6 +49,7 @@ pub(super) async fn begin(gateway: &Rc<Gateway>, caller: Caller, kind: &Kind, ke
         // Somebody was faster; the session waits for another call.
         return join(gateway, caller, name, found).await;
     }
+    fault::point(fault::CALL_RECORDED);
     lent.apart();
     counted.with_label_values(&["first"]).inc();
     let caller = Caller { server: begun::server_of(&lent.told), ..caller };
@@ -69,12 +71,14 @@ async fn send(
         // It is on record: who asks again finds it there.
         Err(error) => return begun::not_begun(&caller, error).map(Begun::Over),
     };
+    fault::point(fault::CALL_SENT);
     if let StreamKey::Request(request) = sent.reading.key() {
         let place = Place::new(request, sent.reading.at()).write();
         let life = record::life(&gateway.env.settings);
         // Without it the next one sends the call again, which the session knows.
         let _ = patiently(gateway, || gateway.env.store.note_call(&name, CallNote::Place, &place, life)).await;
     }
+    fault::point(fault::CALL_PLACED);
     let call = Call::new(gateway, caller, seat, (sent.id, sent.reading)).resumed();
     Ok(Begun::Running(call, vec![name]))
 }

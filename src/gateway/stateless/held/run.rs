@@ -12,6 +12,7 @@ use super::{
     translate::Response,
 };
 use crate::{
+    fault,
     gateway::{patience::patiently, shared::Gateway},
     store::CallNote,
 };
@@ -90,6 +91,7 @@ async fn end(gateway: &Rc<Gateway>, mut call: Call, names: &[String], response: 
         call.leave();
         return;
     }
+    fault::point(fault::CALL_ANSWERED);
     let done = Done::of(response).write();
     let keep = gateway.env.settings.inner.keep;
     let mut is_noted = true;
@@ -97,6 +99,7 @@ async fn end(gateway: &Rc<Gateway>, mut call: Call, names: &[String], response: 
         let note = || gateway.env.store.note_call(name, CallNote::Done, &done, keep);
         is_noted &= patiently(gateway, note).await.is_ok();
     }
+    fault::point(fault::CALL_NOTED);
     if is_noted {
         call.lets_go();
     }
