@@ -64,6 +64,7 @@ const ERRORS: &[&str] = &[
     "unknown_method",
     "unknown_session",
     "unsupported_version",
+    "too_many_calls",
     "upstream_busy",
     "upstream_lost",
     "upstream_refused",
@@ -150,6 +151,8 @@ pub struct Metrics {
     pub resume_failed: Rows,
     /// Upstream links opened, lost or failed.
     pub upstream_links: Rows,
+    /// Tokens towards servers, by what came of them.
+    pub upstream_tokens: Rows,
     /// Clients without a mark that were asked who they are, by what came of it.
     pub rebinds: Rows,
     /// Sessions let go to make room for new ones.
@@ -291,6 +294,12 @@ impl Metrics {
                 "Upstream links by event",
                 "event",
                 &["opened", "lost", "gave_up", "resumed", "rested"],
+            ),
+            upstream_tokens: counters(
+                "mcp_router_upstream_tokens_total",
+                "Tokens towards servers: had, failed, or refused by the server",
+                "event",
+                &["had", "failed", "refused"],
             ),
             rebinds: counters(
                 "mcp_router_rebinds_total",

@@ -11,6 +11,7 @@
 mod macros;
 mod auth;
 mod ca_file;
+mod credentials_file;
 mod help_text;
 mod mask;
 mod parse;
@@ -37,6 +38,7 @@ use table::{CommandLine, TABLE};
 
 pub use auth::{Auth, KEY_PREFIX, KeyFile, KeyHash, KeySource, is_key_name, is_trusted_url};
 pub use ca_file::{CaFile, PemFile};
+pub use credentials_file::{CredentialsFile, Grant, ServiceCredential};
 pub use policy_file::{PolicyFile, Rule};
 pub use source::{Origin, Problem};
 pub use table::{

@@ -218,7 +218,7 @@ impl Setting {
             second,
         );
         let endpoint = Arc::clone(&pool.only_service().expect("there is one").endpoints[0]);
-        Self { listener, endpoint, settings, config: Line::config(None) }
+        Self { listener, endpoint, settings, config: Line::config(None, (None, std::time::Duration::from_secs(1))) }
     }
 
     fn outlet(via: Via) -> (Outlet, Addr<Listener>) {

@@ -19,13 +19,14 @@
 //! | `proofs` | whose doubt is settled |
 //! | `under_way` | which of them a caller's cancel means |
 //! | `pace` | how often one principal may ask |
+//! | `subject`, `subjects` | what a client shows, for servers that are asked in its name |
 //! | `patience` | how long a client waits for the store |
 //! | `shared` | what they hold |
 //! | `stateless` | requests of 2026-07-28, each for itself |
 //!
 //! They import each other in one direction: `answered` → `deliver`, `disown` → `deliver` and `resume`, `rebind` and `resume` → `open`,
 //! `inner` → `deliver`, `disown` and `resume`, `stateless` → all of them, all → `patience` →
-//! `shared` → `proofs`, `under_way`.
+//! `shared` → `proofs`, `subjects`, `under_way`.
 
 pub mod answered;
 pub mod call;
@@ -42,6 +43,8 @@ pub mod rebind;
 pub mod resume;
 mod shared;
 pub mod stateless;
+pub mod subject;
+mod subjects;
 pub mod under_way;
 
 pub use self::{

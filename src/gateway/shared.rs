@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, atomic::AtomicUsize},
 };
 
-use super::{inner::kept::Pool, proofs::Proofs, stateless::kept::Kept, under_way::Calls};
+use super::{inner::kept::Pool, proofs::Proofs, stateless::kept::Kept, subjects::Subjects, under_way::Calls};
 use crate::{
     cluster::{Cluster, Member, limiter::RateLimiter},
     lifecycle::Phase,
@@ -28,6 +28,8 @@ pub struct Shared {
     pub(super) inner: Pool,
     /// How many requests without a session are under way.
     pub in_flight: AtomicUsize,
+    /// What clients have shown, as far as it is kept.
+    pub(super) subjects: Subjects,
     /// How many requests are being disowned.
     pub(super) disowning: AtomicUsize,
     /// Of requests of 2026-07-28.
@@ -44,6 +46,7 @@ impl Shared {
             calls: Calls::default(),
             inner: Pool::default(),
             in_flight: AtomicUsize::new(0),
+            subjects: Subjects::default(),
             disowning: AtomicUsize::new(0),
             stateless: Kept::new(stateless),
         }

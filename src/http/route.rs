@@ -46,6 +46,11 @@ pub async fn post(
     let body = read_body(&request, payload, &node.env.settings).await?;
     let head = Head::parse(&body)?;
     let allowed = Allowed::at(&node, &request, &service.name)?;
+    if service.credentials.are_of_users() {
+        return Err(ApiError::Unexpected(
+            "this service is asked in its users' names, for which a call needs a session",
+        ));
+    }
     let said = head.said();
     // Counted until it is answered, or the caller is gone.
     let _admitted = match allowed.judge(&node, None, (&head, &body, &said)).await {

@@ -13,12 +13,13 @@ use bytes::Bytes;
 use super::{
     connections::Open,
     forwarded::{self, Name},
+    principal,
 };
 use crate::{
     gateway::{
         Gateway, answered,
         deliver::{self, NotDelivered},
-        disown,
+        disown, subject,
     },
     protocol::{jsonrpc::Said, post_id::PostId, session_id::SessionId},
     session::messages::{Delivered, Posted, Tries},
@@ -33,6 +34,8 @@ pub(super) struct Sent {
     is_correlated: bool,
     /// When the whole of it was there.
     begun: Instant,
+    /// A token that it came with.
+    token: Option<principal::Token>,
 }
 
 impl Sent {
@@ -68,11 +71,16 @@ impl Sent {
             }),
             is_correlated: matches!(name, Some(Name::Correlation(_))),
             begun: Instant::now(),
+            token: principal::token(request),
         }
     }
 
     /// Only after this the journal has it. REQ-1
     pub(super) async fn deliver(&self, gateway: &Rc<Gateway>, session: SessionId) -> Result<Delivered, NotDelivered> {
+        if let Some((token, lasts)) = self.token.as_ref().and_then(principal::Token::shown) {
+            let (service, by) = (self.posted.service.as_deref(), &self.posted.by);
+            subject::remember(gateway, session, service, by, (token, lasts)).await?;
+        }
         match self.is_correlated {
             true => answered::deliver(gateway, session, &self.posted).await,
             false => deliver::deliver(gateway, session, &self.posted).await,

@@ -2,7 +2,7 @@
 
 use std::{
     net::{SocketAddr, TcpListener},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -52,7 +52,7 @@ use crate::{
         messages::IsGone,
         room::Lonely,
     },
-    settings::{PolicyFile, RedisUrl, Settings, Watched},
+    settings::{CredentialsFile, PolicyFile, RedisUrl, Settings, Watched},
     store::{
         LeaseAcquired, Owner, SessionStore, StoreError, StoreResult,
         memory::MemoryStore,
@@ -104,6 +104,7 @@ pub async fn run(mut settings: Settings) -> Result<(), Fatal> {
     let authority = Authority::new(&cluster.env.settings);
     let server = serve(&cluster, TcpListener::from(socket), files, authority.as_ref())?;
     keep_policy(&cluster);
+    keep_credentials(&cluster);
     let counted = Arc::clone(&env);
     actix_rt::spawn(
         async move { counted.calls.keep_up(&*counted.store, |error| counted.count_store_error(error)).await },
@@ -189,7 +190,32 @@ fn keep_policy(cluster: &Arc<Cluster>) {
             let Some(policy) = &env.policy else { return false };
             policy.replace(&file)
         };
-        reread::keep(&path, look, move || file.read_again(), take).await;
+        reread::keep(|| vec![path.clone()], look, move || file.read_again(), take).await;
+    });
+}
+
+/// So may what servers are shown.
+fn keep_credentials(cluster: &Arc<Cluster>) {
+    let settings = &cluster.env.settings;
+    let Some(file) = settings.upstream.credentials.clone() else { return };
+    let known = cluster.pool.services().map(|service| service.name.as_str()).collect::<Vec<_>>();
+    for (name, _) in file.services().iter().filter(|(name, _)| !known.contains(&name.as_str())) {
+        tracing::warn!(name, "MCP_UPSTREAM_CREDENTIALS_FILE has a credential for a service that there is not");
+    }
+    if cluster.pool.services().any(|service| service.credentials.are_of_users()) && !settings.auth.by.by_tokens() {
+        tracing::warn!(
+            "as_user in MCP_UPSTREAM_CREDENTIALS_FILE exchanges clients' tokens, and MCP_AUTH asks for none"
+        );
+    }
+    let (pool, within) = (Arc::clone(&cluster.pool), settings.auth.reload);
+    actix_rt::spawn(async move {
+        let paths = Mutex::new(file.paths());
+        let known = || paths.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let take = |file: CredentialsFile| {
+            *paths.lock().unwrap_or_else(PoisonError::into_inner) = file.paths();
+            pool.show(&file)
+        };
+        reread::keep(known, within, move || file.read_again(), take).await;
     });
 }
 
@@ -315,7 +341,11 @@ pub(super) fn make_pool(settings: &Settings, metrics: &Metrics) -> Pool {
     let upstream = &settings.upstream;
     let services = upstream.services.iter().map(|service| (service.name.clone(), service.endpoints.clone()));
     let (spoken, pauses) = ((upstream.transport, upstream.era), (upstream.backoff_min, upstream.backoff_max));
-    Pool::new(services, metrics, spoken, upstream.breaker_failures, pauses.0, pauses.1)
+    let pool = Pool::new(services, metrics, spoken, upstream.breaker_failures, pauses.0, pauses.1);
+    if let Some(file) = &upstream.credentials {
+        pool.show(file);
+    }
+    pool
 }
 
 fn make_cluster(env: &Arc<Env>, address: SocketAddr, turns: Recipient<TakeTurn>) -> Cluster {

@@ -223,7 +223,8 @@ async fn greet(
     lifecycle: &Lifecycle,
 ) -> Result<(Greeting, Duration), String> {
     let upstream = &settings.upstream;
-    let config = Line::config(pool.tls(upstream.ca_file.as_ref()));
+    let for_tokens = upstream.credentials.is_some().then(|| pool.trust(upstream.ca_file.as_ref()));
+    let config = Line::config(pool.tls(upstream.ca_file.as_ref()), (for_tokens, upstream.token_timeout));
     let line = Line::new(Arc::clone(endpoint), upstream, &config);
     let vital = lifecycle.vital("a check");
     let actor = UpstreamActor::launch(Arc::clone(service), line, upstream.clone(), Metrics::new(), false, vital);

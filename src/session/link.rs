@@ -51,7 +51,8 @@ impl SessionActor {
             return;
         };
         let number = self.uplink.opening();
-        let open = OpenLink { link: number, to: ctx.address().recipient(), gate: Arc::clone(&self.gate) };
+        let open =
+            OpenLink { link: number, to: ctx.address().recipient(), gate: Arc::clone(&self.gate), who: self.who() };
         let opened = self.lines.actor(&endpoint).send(open);
         self.endpoint = Some(endpoint);
         ctx.spawn(opened.into_actor(self).map(move |handle, actor, ctx| match handle {
@@ -215,7 +216,7 @@ impl Handler<LinkNotice> for SessionActor {
                     if let (Address::Streamable, Some(handle)) = (&address, &mut self.link_handle) {
                         handle.is_done();
                     }
-                    let uplink = self.lines.uplink(endpoint, address);
+                    let uplink = self.lines.uplink(endpoint, address, self.who());
                     self.opened(uplink, ctx);
                 }
             }

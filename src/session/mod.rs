@@ -31,6 +31,7 @@
 //! | `directory` | who is where in this process |
 //! | `env` | what a session may use of its process |
 //! | `room` | whose session makes room for a new one |
+//! | `subject` | who its client is to servers to which the router speaks in its name |
 //! | `shown` | who shows a session's stream |
 
 pub mod actor;
@@ -59,6 +60,7 @@ mod restore;
 pub mod returning;
 pub mod room;
 pub mod shown;
+mod subject;
 mod timing;
 mod unheard;
 mod unreadable;

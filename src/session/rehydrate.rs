@@ -88,9 +88,11 @@ impl SessionActor {
             _ if self.uplink.is_in_handshake() => true,
             PostError::NotSent(_) | PostError::SessionGone | PostError::OtherTransport => true,
             PostError::Late(_) | PostError::Unknown(_) => self.seems_dead(since),
-            PostError::Refused(_) | PostError::NotFollowed(_) | PostError::NotNow { .. } | PostError::Failed(_) => {
-                false
-            }
+            PostError::Refused(_)
+            | PostError::NotFollowed(_)
+            | PostError::NoCredential(_)
+            | PostError::NotNow { .. }
+            | PostError::Failed(_) => false,
         }
     }
 

@@ -19,6 +19,7 @@ mod session;
 mod sessions;
 mod shard;
 mod stream;
+mod subjects;
 mod wake_ups;
 mod wakes;
 

@@ -36,6 +36,7 @@ mod older;
 mod rates;
 pub mod redis;
 mod sessions;
+mod subjects;
 mod types;
 mod wake_ups;
 
@@ -52,6 +53,7 @@ pub use self::{
     older::*,
     rates::*,
     sessions::*,
+    subjects::*,
     types::*,
     wake_ups::*,
 };
@@ -59,7 +61,7 @@ pub use self::{
 /// The store: all roles together.
 #[async_trait]
 pub trait SessionStore:
-    Sessions + Journal + EventLog + Instances + ClientLists + WakeUps + Rates + Calls + 'static
+    Sessions + Journal + EventLog + Instances + ClientLists + WakeUps + Rates + Calls + Subjects + 'static
 {
     /// One round trip.
     async fn ping(&self) -> StoreResult<()>;

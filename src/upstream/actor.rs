@@ -14,6 +14,7 @@ use super::{
     Endpoint, Gate, LinkEvent, LinkHandle, LinkNotice, Service,
     caller::{Answer, Caller, Shared},
     choice::Spoken,
+    credential::Who,
     era,
     notice::{LinkLimits, Outlet, Via},
     transport::{
@@ -65,6 +66,8 @@ pub struct OpenLink {
     pub to: Recipient<LinkNotice>,
     /// Stops the reading while the receiver is behind.
     pub gate: Arc<Gate>,
+    /// In whose name.
+    pub who: Who,
 }
 
 /// Sends a notification over the shared session.
@@ -92,6 +95,8 @@ impl UpstreamActor {
         vital: Vital,
     ) -> Addr<Self> {
         let endpoint = Arc::clone(&line.endpoint);
+        // It speaks for the router: checks, and calls without a session.
+        let line = line.in_name_of(Who::Itself);
         Self::create(|ctx| {
             ctx.set_mailbox_capacity(MAILBOX);
             let limits = Rc::new(limits);
@@ -178,7 +183,10 @@ impl Handler<OpenLink> for UpstreamActor {
     fn handle(&mut self, open: OpenLink, _ctx: &mut Self::Context) -> Self::Result {
         let outlet = Outlet { link: open.link, via: Via::Stream, to: open.to, gate: open.gate };
         let task = match self.endpoint.transport.next() {
-            Spoken::Sse => actix_rt::spawn(sse::run(self.line.clone(), LinkLimits::from(&*self.limits), outlet, None)),
+            Spoken::Sse => {
+                let line = self.line.in_name_of(open.who);
+                actix_rt::spawn(sse::run(line, LinkLimits::from(&*self.limits), outlet, None))
+            }
             Spoken::Streamable | Spoken::Modern => {
                 actix_rt::spawn(era::open(self.line.clone(), Rc::clone(&self.limits), outlet))
             }

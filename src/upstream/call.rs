@@ -106,7 +106,7 @@ impl From<PostError> for CallError {
     fn from(error: PostError) -> Self {
         match error {
             PostError::NotSent(why) => Self::Unreachable(why),
-            error @ PostError::OtherTransport => Self::Unreachable(error.to_string()),
+            error @ (PostError::OtherTransport | PostError::NoCredential(_)) => Self::Unreachable(error.to_string()),
             PostError::SessionGone => Self::Unreachable("the upstream session is gone".to_owned()),
             PostError::Refused(status) => Self::Refused(status),
             PostError::NotFollowed(error) => Self::NotFollowed(error.to_string()),

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use actix::Addr;
 
 use super::{
-    Endpoint, Pool, actor::UpstreamActor, choice::Era, era, notice::Address, transport::http::line::Line,
-    uplink::Uplink,
+    Endpoint, Pool, actor::UpstreamActor, choice::Era, credential::Who, era, notice::Address,
+    transport::http::line::Line, uplink::Uplink,
 };
 use crate::{lifecycle::Lifecycle, metrics::Metrics, settings::UpstreamSettings};
 
@@ -28,7 +28,8 @@ impl Lines {
         lifecycle: &Lifecycle,
         checks_health: bool,
     ) -> Self {
-        let config = Line::config(pool.tls(limits.ca_file.as_ref()));
+        let for_tokens = limits.credentials.is_some().then(|| pool.trust(limits.ca_file.as_ref()));
+        let config = Line::config(pool.tls(limits.ca_file.as_ref()), (for_tokens, limits.token_timeout));
         let mut ways = Vec::new();
         for service in pool.services() {
             for endpoint in &service.endpoints {
@@ -50,7 +51,7 @@ impl Lines {
 
     /// Of which era an endpoint is: at once where that is known, else by asking it. `None`: it does not say just now.
     pub async fn era(&self, endpoint: &Endpoint) -> Option<Era> {
-        era::find(&self.ways[endpoint.number].0, &self.limits).await
+        era::find(&self.ways[endpoint.number].0.in_name_of(Who::Itself), &self.limits).await
     }
 
     /// The connections to an endpoint.
@@ -58,8 +59,8 @@ impl Lines {
         &self.ways[endpoint.number].0
     }
 
-    /// Where the messages of a session with this endpoint go.
-    pub fn uplink(&self, endpoint: &Endpoint, address: Address) -> Uplink {
-        Uplink::new(self.ways[endpoint.number].0.clone(), address)
+    /// Where the messages of a session with this endpoint go. `who`: in whose name.
+    pub fn uplink(&self, endpoint: &Endpoint, address: Address, who: Who) -> Uplink {
+        Uplink::new(self.ways[endpoint.number].0.in_name_of(who), address)
     }
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`pool`] | the process-wide picture: which endpoints there are, how many sessions each has, and which one is used next |
 //! | [`choice`], [`era`] | by which MCP transport an endpoint is talked to, and of which era it is |
+//! | [`credential`] | by what the router shows servers who it is |
 //! | [`breaker`], [`tools`], [`mirrors`] | what is known of an endpoint's health, and of a service's tools |
 //! | [`uplink`] | what a session, or the router itself, holds of an upstream session: where its messages go |
 //! | [`notice`] | what comes back, with its back-pressure |
@@ -20,6 +21,7 @@ pub mod breaker;
 pub mod call;
 mod caller;
 pub mod choice;
+pub mod credential;
 pub mod era;
 pub mod lines;
 pub mod mirrors;

@@ -15,13 +15,14 @@ use rustls::ClientConfig;
 use super::{
     breaker::{Breaker, BreakerState},
     choice::{Choice, Era},
+    credential::Credentials,
     mirrors::Mirrors,
     tools::Tools,
     transport::http::tls,
 };
 use crate::{
     metrics::{Metrics, ServiceMetrics},
-    settings::{CaFile, EraSetting, Transport, UpstreamUrl},
+    settings::{CaFile, CredentialsFile, EraSetting, Transport, UpstreamUrl},
 };
 
 /// One server of a service.
@@ -39,6 +40,8 @@ pub struct Endpoint {
     pub transport: Choice,
     /// Which arguments of its tools stand in headers, too.
     pub mirrors: Mirrors,
+    /// By what the router shows itself to it: its service's.
+    pub credentials: Arc<Credentials>,
     /// Sessions (of all worker threads of this process) that are pinned to it.
     pub sessions: AtomicUsize,
     /// POSTs under way.
@@ -122,6 +125,8 @@ pub struct Service {
     pub tools: Tools,
     /// Its calls.
     pub metrics: Arc<ServiceMetrics>,
+    /// By what the router shows itself to its servers.
+    pub credentials: Arc<Credentials>,
 }
 
 impl Service {
@@ -214,6 +219,7 @@ impl Pool {
         let services = services
             .into_iter()
             .map(|(name, urls)| {
+                let credentials = Arc::new(Credentials::new(metrics.upstream_tokens.clone()));
                 let endpoints = urls
                     .into_iter()
                     .enumerate()
@@ -225,6 +231,7 @@ impl Pool {
                             mirrors: Mirrors::default(),
                             transport: Choice::new(&url, transport, eras),
                             url,
+                            credentials: Arc::clone(&credentials),
                             sessions: AtomicUsize::new(0),
                             in_flight: AtomicUsize::new(0),
                             breaker: Mutex::new(Breaker::new(breaker_failures, backoff_min, backoff_max)),
@@ -234,7 +241,7 @@ impl Pool {
                     })
                     .collect();
                 let metrics = metrics.service(&name);
-                (name.clone(), Arc::new(Service { name, endpoints, tools: Tools::default(), metrics }))
+                (name.clone(), Arc::new(Service { name, endpoints, tools: Tools::default(), metrics, credentials }))
             })
             .collect();
         Self { services, tls: OnceLock::new() }
@@ -250,6 +257,16 @@ impl Pool {
     /// The same, for others that this machine must know by their certificates.
     pub fn trust(&self, ca_file: Option<&CaFile>) -> Arc<ClientConfig> {
         Arc::clone(self.tls.get_or_init(|| tls::client_config(ca_file)))
+    }
+
+    /// From now on servers are shown what this file says. Whether that is anything else than before.
+    pub fn show(&self, file: &CredentialsFile) -> bool {
+        let mut is_other = false;
+        for service in self.services.values() {
+            let named = file.services().iter().find(|(name, _)| *name == service.name);
+            is_other |= service.credentials.replace(named.map(|(_, credential)| credential.clone()));
+        }
+        is_other
     }
 
     /// The service of this name.

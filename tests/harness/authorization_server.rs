@@ -77,6 +77,21 @@ impl AuthorizationServer {
 
     /// How often it was asked for its keys since it has started.
     pub fn key_fetches(&self) -> usize {
-        self.process.log_text().matches("the keys are asked for").count()
+        self.log_text().matches("the keys are asked for").count()
+    }
+
+    /// How often it was asked for a token of its own making.
+    pub fn token_requests(&self) -> usize {
+        self.log_text().matches("a token is asked for").count()
+    }
+
+    /// How often it was asked what a token is worth.
+    pub fn looks(&self) -> usize {
+        self.log_text().matches("a token is looked at").count()
+    }
+
+    /// What it has logged.
+    pub fn log_text(&self) -> String {
+        self.process.log_text()
     }
 }

@@ -12,6 +12,7 @@ mod bounds;
 mod calls_at_a_time;
 mod conformance;
 mod connections;
+mod credentials;
 mod deployment;
 mod doubt;
 mod drain;

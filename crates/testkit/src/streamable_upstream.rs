@@ -133,6 +133,15 @@ struct State {
     ended: usize,
     /// How many connections show a main stream.
     listening: BTreeMap<String, usize>,
+    /// It asks for a header.
+    asks: Option<Asks>,
+}
+
+/// Of which header it takes what.
+#[derive(Debug)]
+struct Asks {
+    header: &'static str,
+    refused: BTreeSet<String>,
 }
 
 type OnCall = Box<dyn Fn(&Value) -> Vec<Act> + Send + Sync>;
@@ -272,6 +281,17 @@ impl StreamableUpstream {
         self.shared.changes();
     }
 
+    /// From now on it answers 401 to whoever does not show this header.
+    pub fn asks_for(&self, header: &'static str) {
+        self.shared.state().asks = Some(Asks { header, refused: BTreeSet::new() });
+    }
+
+    /// And to whoever shows this value.
+    pub fn takes_no_more(&self, value: &str) {
+        let mut state = self.shared.state();
+        state.asks.as_mut().expect("it asks").refused.insert(value.to_owned());
+    }
+
     /// Forgets these sessions, as after a restart.
     pub fn forget_sessions(&self) {
         self.shared.state().sessions.clear();
@@ -325,6 +345,19 @@ async fn serve(socket: TcpStream, shared: Arc<Shared>) {
     while let Some(Incoming { method, path, headers, body }) = read_request(&mut reader).await {
         let json = serde_json::from_slice(&body).unwrap_or_default();
         let seen = Seen { method, headers, json };
+        let is_refused = shared
+            .state()
+            .asks
+            .as_ref()
+            .is_some_and(|asks| seen.header(asks.header).is_none_or(|shown| asks.refused.contains(shown)));
+        if is_refused {
+            shared.state().seen.push(seen.clone());
+            shared.changes();
+            if !connection.respond("401 Unauthorized", &[("www-authenticate", "Bearer".to_owned())], "").await {
+                return;
+            }
+            continue;
+        }
         if seen.json["method"] == "server/discover" {
             // As servers with sessions answer to the question of which era they are. It is of no session, and nobody's call.
             shared.state().asked += 1;

@@ -64,7 +64,8 @@ impl Keys {
     pub(super) async fn keep_up(&self) {
         let file = self.file.clone();
         let read = move || file.read_again();
-        reread::keep(self.file.path(), self.look, read, |file| self.table.replace(holders(&file))).await;
+        let paths = || vec![self.file.path().to_owned()];
+        reread::keep(paths, self.look, read, |file| self.table.replace(holders(&file))).await;
     }
 }
 

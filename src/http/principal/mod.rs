@@ -237,6 +237,30 @@ pub(super) fn of(request: &HttpRequest) -> Principal {
     request.extensions().get::<Shown>().map(|shown| shown.principal.clone()).unwrap_or_default()
 }
 
+/// The token by which somebody has shown who he is. Not for logs.
+pub(super) struct Token {
+    header: header::HeaderValue,
+    ends: Instant,
+}
+
+impl Token {
+    /// Its text, and how long it counts yet.
+    pub(super) fn shown(&self) -> Option<(&str, Duration)> {
+        let token = bearer(self.header.as_bytes()).and_then(|token| std::str::from_utf8(token).ok())?;
+        Some((token, self.ends.saturating_duration_since(Instant::now())))
+    }
+}
+
+/// The token that the request has shown, if it is one.
+pub(super) fn token(request: &HttpRequest) -> Option<Token> {
+    let ends = match request.extensions().get::<Shown>() {
+        Some(Shown { principal, ends: Ends::At(ends), .. }) if principal.kind() == Some(Kind::Token) => *ends,
+        _ => return None,
+    };
+    let mut headers = request.headers().get_all(header::AUTHORIZATION);
+    headers.find(|header| bearer(header.as_bytes()).is_some()).map(|header| Token { header: header.clone(), ends })
+}
+
 /// The answer to who would be allowed to do it with a token of these scopes (RFC 6750, section 3.1).
 pub(super) fn lacks(request: &HttpRequest, scopes: &[String]) -> ApiError {
     let authority = request.extensions().get::<Shown>().map(|shown| Arc::clone(&shown.by));

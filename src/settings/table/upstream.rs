@@ -4,8 +4,9 @@ use std::{ffi::OsString, time::Duration};
 
 use crate::settings::{
     ca_file::{CaFile, ca_file},
+    credentials_file::{CredentialsFile, credentials_file},
     help_text::help_text,
-    parse::{self, DAY, GIB, HOUR, KIB, MILLI, duration, optional, size, whole},
+    parse::{self, DAY, GIB, HOUR, KIB, MILLI, MINUTE, duration, optional, size, whole},
     row::Row,
     source::Reader,
     upstreams::upstreams,
@@ -32,6 +33,14 @@ group! {
         /// PEM file of certificates whose issuers are trusted for https endpoints, besides those that the system trusts:
         /// for servers with a certificate of one's own. Read at the start. Unset: the system's alone.
         MCP_UPSTREAM_CA_FILE = "", "file" => ca_file: Option<CaFile>, optional(ca_file);
+
+        /// File of credentials towards servers (TOML), which names the files of their secrets: a header, or tokens of an
+        /// authorization server, for the router itself or in the name of who asks. All of them are read again when they
+        /// change (MCP_AUTH_RELOAD), and at SIGHUP.
+        MCP_UPSTREAM_CREDENTIALS_FILE = "", "file" => credentials: Option<CredentialsFile>, optional(credentials_file);
+
+        /// How long an authorization server may take to give such a token. What waits for it waits as long.
+        MCP_UPSTREAM_TOKEN_TIMEOUT = "5s", "duration" => token_timeout: Duration, duration(10 * MILLI..=MINUTE);
 
         /// Longest wait for a TCP connection to an endpoint, and for its TLS handshake if it is an https one. A lost SYN is
         /// sent again after 1 s, so 3 s forgives one.

@@ -24,6 +24,7 @@ mod rights;
 mod scripts;
 mod sentinel;
 mod sessions;
+mod subjects;
 mod topology;
 mod wake_ups;
 

@@ -50,6 +50,7 @@ scripts! {
     Release = ["fence", "release"];
     Touch = ["touch"];
     Purge = ["stranger", "purge"];
+    Subject = ["stranger", "subject"];
     Rate = ["rate"];
     Enter = ["enter"];
     KeepCalls = ["keep_calls"];
@@ -210,7 +211,7 @@ mod tests {
     fn the_protections_begin_where_a_test_switches_them_off() {
         assert!(SOURCES[Script::Claim as usize].contains(FENCE_HEAD));
         assert!(SOURCES[Script::Adopt as usize].contains(LIVES_HEAD));
-        for script in [Script::Accept, Script::Attach, Script::Purge] {
+        for script in [Script::Accept, Script::Attach, Script::Purge, Script::Subject] {
             assert!(SOURCES[script as usize].contains(STRANGER_HEAD), "{script:?}");
         }
     }

@@ -49,6 +49,8 @@ async fn read(
         .map_err(|error| match error {
             NotOpened::Broken(error) => LinkError::Connect(error.to_string()),
             NotOpened::NotFollowed(error) => LinkError::Protocol(error.to_string()),
+            // That says nothing of the endpoint.
+            NotOpened::NoCredential(error) => LinkError::Lost(error.to_string()),
         })?;
     if !stream.head.status.is_success() {
         return Err(LinkError::Protocol(format!("status {}", stream.head.status.as_u16())));

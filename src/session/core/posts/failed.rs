@@ -91,7 +91,7 @@ impl<H: Copy, K> Posts<H, K> {
                     None => self.dropped(seq),
                 }
             }
-            PostError::Refused(_) | PostError::NotFollowed(_) => match outbound.id {
+            PostError::Refused(_) | PostError::NotFollowed(_) | PostError::NoCredential(_) => match outbound.id {
                 Some(_) if is_over => Failed::Nothing,
                 Some(id) => Failed::Refused(id),
                 None => self.dropped(seq),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use actix_http::{ResponseHead, StatusCode, Version, header};
 
 use super::redirect::{self, NotFollowed};
+use crate::upstream::credential::NoCredential;
 
 /// Why a POST failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -21,6 +22,9 @@ pub enum PostError {
     /// The upstream refused the message with this status: it was not executed.
     #[error("the upstream refused it with status {0}")]
     Refused(u16),
+    /// The router has nothing to show for this message: it was not sent.
+    #[error("{0}")]
+    NoCredential(String),
     /// The upstream sends it where the router does not follow: it was not executed.
     #[error("the upstream did not take it: {0}")]
     NotFollowed(#[from] NotFollowed),
@@ -42,6 +46,15 @@ pub enum PostError {
     /// The time is over: the upstream may have seen it.
     #[error("no answer to the POST within {0:?}")]
     Late(Duration),
+}
+
+impl From<NoCredential> for PostError {
+    fn from(error: NoCredential) -> Self {
+        match error {
+            NoCredential::NotNow(_) => Self::NotSent(error.to_string()),
+            NoCredential::Never(_) => Self::NoCredential(error.to_string()),
+        }
+    }
 }
 
 /// What a status says of the message.

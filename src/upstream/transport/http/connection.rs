@@ -89,7 +89,7 @@ impl Wire {
 
 /// The head of all requests of one kind; only the URL is another each time. It is written while it is borrowed, so one
 /// serves all connections of a thread.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(in crate::upstream) struct Head {
     head: RefCell<Rc<RequestHead>>,
     /// What comes with the status 404 is read, too: it may be the answer (MCP 2026-07-28).

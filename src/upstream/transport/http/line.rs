@@ -2,9 +2,11 @@
 //! is a future of whoever makes it; it passes no mailbox on its way.
 
 use std::{
+    borrow::Cow,
     cell::OnceCell,
     rc::Rc,
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use actix_http::{
@@ -18,14 +20,20 @@ use super::{
     Bounds, Broken,
     answer::{PostError, outcome},
     body::Body,
-    client::Client,
+    client::Client as Awc,
     connection::{Head, Rest},
     connections::Connections,
     not_connected,
     redirect::{self, NotFollowed},
     reply::{Reply, Said},
 };
-use crate::{settings::UpstreamSettings, upstream::Endpoint};
+use crate::{
+    settings::UpstreamSettings,
+    upstream::{
+        Endpoint,
+        credential::{Client, Credential, NoCredential, Who},
+    },
+};
 
 /// See the module's text. Cheap to clone.
 #[derive(Clone)]
@@ -34,6 +42,7 @@ pub struct Line {
     pub endpoint: Arc<Endpoint>,
     way: Rc<Way>,
     by_awc: bool,
+    who: Who,
 }
 
 struct Way {
@@ -41,9 +50,10 @@ struct Way {
     get: Head,
     connections: Rc<Connections>,
     /// Made when it is needed, which it seldom is.
-    client: OnceCell<Client>,
+    client: OnceCell<Awc>,
     bounds: Bounds,
     tls: Option<Arc<ClientConfig>>,
+    tokens: Client,
     settings: UpstreamSettings,
 }
 
@@ -52,6 +62,7 @@ struct Way {
 pub struct LineConfig {
     http: ServiceConfig,
     tls: Option<Arc<ClientConfig>>,
+    tokens: Client,
 }
 
 impl std::fmt::Debug for Line {
@@ -75,6 +86,8 @@ pub(in crate::upstream) enum NotOpened {
     Broken(#[from] Broken),
     #[error(transparent)]
     NotFollowed(#[from] NotFollowed),
+    #[error(transparent)]
+    NoCredential(#[from] NoCredential),
 }
 
 /// The answer to what was sent.
@@ -104,8 +117,12 @@ impl Drop for InFlight<'_> {
 
 impl Line {
     /// To be made on the thread, which must have a `LocalSet` (actix's has). `tls`: where there is an `https` endpoint.
-    pub fn config(tls: Option<Arc<ClientConfig>>) -> LineConfig {
-        LineConfig { http: Connections::config(), tls }
+    /// `for_tokens`: where an authorization server may be asked, with how long that may take.
+    pub fn config(
+        tls: Option<Arc<ClientConfig>>,
+        (for_tokens, timeout): (Option<Arc<ClientConfig>>, Duration),
+    ) -> LineConfig {
+        LineConfig { http: Connections::config(), tls, tokens: Client::new(for_tokens, timeout) }
     }
 
     /// To be used on the current thread.
@@ -120,9 +137,15 @@ impl Line {
             client: OnceCell::new(),
             bounds,
             tls: config.tls.clone().filter(|_| is_secure),
+            tokens: config.tokens.clone(),
             settings: limits.clone(),
         };
-        Self { endpoint, way: Rc::new(way), by_awc: is_secure }
+        Self { endpoint, way: Rc::new(way), by_awc: is_secure, who: Who::Nobody }
+    }
+
+    /// The same way, for what is sent in this name.
+    pub fn in_name_of(&self, who: Who) -> Self {
+        Self { who, ..self.clone() }
     }
 
     /// The same way, whose POSTs go by awc.
@@ -130,8 +153,8 @@ impl Line {
         Self { by_awc: true, ..self.clone() }
     }
 
-    fn client(&self) -> Option<&Client> {
-        self.by_awc.then(|| self.way.client.get_or_init(|| Client::new(self.way.bounds, self.way.tls.clone())))
+    fn client(&self) -> Option<&Awc> {
+        self.by_awc.then(|| self.way.client.get_or_init(|| Awc::new(self.way.bounds, self.way.tls.clone())))
     }
 
     /// The head of requests of one kind to this endpoint.
@@ -180,9 +203,19 @@ impl Line {
         body: &Bytes,
     ) -> Result<Answered, PostError> {
         let _counted = InFlight::count(&self.endpoint);
+        let mut shown = self.credential(None).await?;
+        let mut is_another = false;
         for _hop in 0..=redirect::MAX_REDIRECTS {
-            let (head, reply) = self.exchange_once(kind, &url, body).await?;
+            let (head, reply) = self.exchange_once(&with(kind, shown.as_ref()), &url, body).await?;
             let status = head.status.as_u16();
+            // It was not executed (RFC 9110, section 15.5.2).
+            if status == 401 && !std::mem::replace(&mut is_another, true) {
+                let other = self.other_than(shown.as_ref()).await?;
+                if other.is_some() {
+                    shown = other;
+                    continue;
+                }
+            }
             if !redirect::is_redirect(status, false) {
                 return Ok(Answered { head, reply, url });
             }
@@ -190,6 +223,16 @@ impl Line {
             url = self.redirected(&from, &head)?.1;
         }
         Err(NotFollowed::TooOften.into())
+    }
+
+    async fn credential(&self, refused: Option<&HeaderValue>) -> Result<Option<Credential>, NoCredential> {
+        self.endpoint.credentials.header(&self.who, &self.way.tokens, refused).await
+    }
+
+    /// Another one than the server has refused, if there is one.
+    async fn other_than(&self, shown: Option<&Credential>) -> Result<Option<Credential>, NoCredential> {
+        let Some((_, refused)) = shown else { return Ok(None) };
+        Ok(self.credential(Some(refused)).await?.filter(|(_, other)| other != refused))
     }
 
     async fn exchange_once(
@@ -235,8 +278,17 @@ impl Line {
     pub(in crate::upstream) async fn open(&self, kind: &Head) -> Result<Opened, NotOpened> {
         let mut url = redirect::bare(self.endpoint.url.request_url().clone());
         let mut uri = self.uri()?;
+        let mut shown = self.credential(None).await?;
+        let mut is_another = false;
         for _hop in 0..=redirect::MAX_REDIRECTS {
-            let (head, body) = self.get(kind, &uri).await?;
+            let (head, body) = self.get(&with(kind, shown.as_ref()), &uri).await?;
+            if head.status.as_u16() == 401 && !std::mem::replace(&mut is_another, true) {
+                let other = self.other_than(shown.as_ref()).await?;
+                if other.is_some() {
+                    shown = other;
+                    continue;
+                }
+            }
             if !redirect::is_redirect(head.status.as_u16(), true) {
                 return Ok(Opened { head, body, url });
             }
@@ -278,6 +330,18 @@ impl Line {
 
 pub(in crate::upstream) const OF_POST: (HeaderName, &str) = (header::CONTENT_TYPE, "application/json");
 pub(in crate::upstream) const OF_GET: (HeaderName, &str) = (header::ACCEPT, "text/event-stream");
+
+/// Requests of this kind, with what shows who asks.
+fn with<'k>(kind: &'k Head, shown: Option<&Credential>) -> Cow<'k, Head> {
+    match shown {
+        None => Cow::Borrowed(kind),
+        Some((name, value)) => {
+            let kind = kind.clone();
+            kind.insert(name.clone(), value.clone());
+            Cow::Owned(kind)
+        }
+    }
+}
 
 /// The upstream gets its own name, never the client's.
 fn head<const N: usize>(endpoint: &Endpoint, method: Method, more: [(HeaderName, &'static str); N]) -> Head {
