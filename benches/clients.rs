@@ -65,7 +65,7 @@ async fn compare(settings: UpstreamSettings) {
         settings.backoff_min,
         settings.backoff_max,
     );
-    let config = Line::config(pool.tls(settings.ca_file.as_ref()));
+    let config = Line::config(pool.tls(settings.ca_file.as_ref()), (None, settings.token_timeout));
     let line = |index: usize| {
         let endpoint = Arc::clone(&pool.only_service().expect("there is one").endpoints[index]);
         Line::new(endpoint, &settings, &config)

@@ -25,6 +25,7 @@ Environment:
   EDGE           on: as --edge, also for render        (off; reload: as it was started)
   EDGE_OPTIONS   more settings for edge.lua, as Lua    ("reattach = false")
   TLS_PORT       port for HTTPS and HTTP/2, with TLS_CERTIFICATE and TLS_KEY, the paths of two PEM files
+  TLS_CLIENTS    path of a PEM file: who issues the certificates that clients are asked for there
   RUN_DIR        its files go to RUN_DIR/nginx         (run)
   LOG_DIR        logs                                  (logs; for render: DIR)
   NGINX_BIN      the nginx program                     (found on PATH and in /usr/sbin)
@@ -37,7 +38,7 @@ router_ports=${ROUTER_PORTS:-$default_router_ports}
 ip_hash=${IP_HASH:-on}
 edge=${EDGE:-off}
 edge_options=${EDGE_OPTIONS:-}
-tls_port=${TLS_PORT:-} tls_certificate=${TLS_CERTIFICATE:-} tls_key=${TLS_KEY:-}
+tls_port=${TLS_PORT:-} tls_certificate=${TLS_CERTIFICATE:-} tls_key=${TLS_KEY:-} tls_clients=${TLS_CLIENTS:-}
 
 # Prints DIR as an absolute path, made if missing, and refuses what could not be written into the configuration.
 usable_dir() { # DIR
@@ -76,6 +77,8 @@ render() { # DIR LOG_DIR
             [ -r "$pem" ] || die "TLS_PORT needs TLS_CERTIFICATE and TLS_KEY, two files that can be read"
         done
         tls_certificate=$(absolute "$tls_certificate") tls_key=$(absolute "$tls_key")
+        [ -z "$tls_clients" ] || [ -r "$tls_clients" ] || die "TLS_CLIENTS is a file that can be read"
+        [ -z "$tls_clients" ] || tls_clients=$(absolute "$tls_clients")
     fi
     for server in $router_ports; do
         case $server in
@@ -102,7 +105,7 @@ render() { # DIR LOG_DIR
         modules=$(lua_modules)
         cp "$project_root/nginx/edge.lua" "$dir/edge.lua"
     fi
-    TLS="${tls_port:+$nginx_address:$tls_port}" CERTIFICATE="$tls_certificate" KEY="$tls_key" DIR="$dir" \
+    TLS="${tls_port:+$nginx_address:$tls_port}" CERTIFICATE="$tls_certificate" KEY="$tls_key" CLIENTS="$tls_clients" DIR="$dir" \
         EDGE="$edge" EDGE_OPTIONS="$edge_options" LISTEN="$nginx_address:$nginx_port" SERVERS="$servers" IP_HASH="$ip_hash" LOG_DIR="$log_dir" awk '
         BEGIN { count = split(ENVIRON["SERVERS"], server, " ") }
         function replace_once(text, by) { sub(text, by); done[text]++ }
@@ -113,6 +116,13 @@ render() { # DIR LOG_DIR
             sub(/listen 443 /, "listen " ENVIRON["TLS"] " ")
             sub(/\/etc\/ssl\/certs\/mcp-bridge\.pem/, "\"" ENVIRON["CERTIFICATE"] "\"")
             sub(/\/etc\/ssl\/private\/mcp-bridge\.key/, "\"" ENVIRON["KEY"] "\"")
+            print
+            next
+        }
+        /^[ \t]*# mtls: / {
+            if (ENVIRON["TLS"] == "" || ENVIRON["CLIENTS"] == "") { print; next }
+            sub(/# mtls: /, "")
+            sub(/\/etc\/mcp-router\/clients-ca\.pem/, "\"" ENVIRON["CLIENTS"] "\"")
             print
             next
         }

@@ -14,6 +14,7 @@
 //! | [`protocol`] | JSON-RPC, MCP, SSE: pure |
 //! | [`policy`] | who may call what |
 //! | [`audit`] | who has called what |
+//! | [`certificate`] | its own certificates, which may change |
 //! | [`watchdog`] | ends this process when it hangs |
 //! | [`settings`], [`telemetry`], [`metrics`], [`lifecycle`], [`backoff`], [`reread`], [`fault`] | what all of them share |
 //!
@@ -23,6 +24,7 @@
 
 pub mod audit;
 pub mod backoff;
+pub mod certificate;
 pub mod cluster;
 pub mod fault;
 pub mod gateway;

@@ -311,6 +311,16 @@ fn check_relations(settings: &Settings, reader: &mut Reader) {
         redis.cert_file.is_some() == redis.key_file.is_some(),
         "to be set together with REDIS_KEY_FILE, or neither",
     );
+    for (file, other, is_paired) in [
+        ("SERVER_CERT_FILE", "SERVER_KEY_FILE", server.cert_file.is_some() == server.key_file.is_some()),
+        (
+            "MCP_UPSTREAM_CERT_FILE",
+            "MCP_UPSTREAM_KEY_FILE",
+            upstream.cert_file.is_some() == upstream.key_file.is_some(),
+        ),
+    ] {
+        reader.require(file, is_paired, &format!("to be set together with {other}, or neither"));
+    }
     reader.require(
         "MCP_AUTH",
         auth.by != Auth::Unset || server.address.to_canonical().is_loopback(),

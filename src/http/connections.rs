@@ -6,7 +6,10 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, Shutdown},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use actix_web::rt::net::TcpStream;
@@ -47,12 +50,30 @@ pub struct Admitted {
 pub struct Open {
     alive: Arc<()>,
     connections: Arc<Connections>,
+    /// Requests under way, of HTTP/2.
+    under_way: Arc<AtomicUsize>,
+}
+
+/// One of the requests that a connection has under way, until this is dropped.
+#[derive(Debug)]
+pub struct UnderWay(Arc<AtomicUsize>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl Open {
     /// Tells whether the connection is still there.
     pub fn watch(&self) -> Weak<()> {
         Arc::downgrade(&self.alive)
+    }
+
+    /// One more request on it, unless there are `most`.
+    pub fn begin(&self, most: usize) -> Option<UnderWay> {
+        let one = UnderWay(Arc::clone(&self.under_way));
+        (self.under_way.fetch_add(1, Ordering::AcqRel) < most).then_some(one)
     }
 
     /// The process has so many connections that files may run out.
@@ -79,7 +100,7 @@ impl Connections {
     /// A connection of whatever address is there.
     pub fn open(self: &Arc<Self>) -> Open {
         self.count.inc();
-        Open { alive: Arc::default(), connections: Arc::clone(self) }
+        Open { alive: Arc::default(), connections: Arc::clone(self), under_way: Arc::default() }
     }
 
     /// Counts a connection of `address`. `Err`: there are too many already.

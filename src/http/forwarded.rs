@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use actix_web::{
     HttpRequest, HttpResponseBuilder,
+    http::Version,
     http::header::{self, HeaderName, HeaderValue},
 };
 use ipnet::IpNet;
@@ -143,11 +144,23 @@ pub fn prefix(request: &HttpRequest, trusted: &[IpNet]) -> String {
 /// [`check_host_and_origin`].
 pub fn host<'r>(request: &'r HttpRequest, trusted: &[IpNet]) -> Option<&'r str> {
     let forwarded = first_value(request, &X_FORWARDED_HOST).filter(|_| from_trusted_proxy(request, trusted));
-    forwarded.or_else(|| request.headers().get(header::HOST)?.to_str().ok())
+    forwarded.or_else(|| own_host(request))
 }
 
-/// The client reached us by https, as a trusted proxy says.
+/// As the client itself says it. In HTTP/2 it is a part of the target (RFC 9113, section 8.3.1).
+fn own_host(request: &HttpRequest) -> Option<&str> {
+    match request.headers().get(header::HOST) {
+        Some(host) => host.to_str().ok(),
+        None if request.version() == Version::HTTP_2 => request.uri().authority().map(|authority| authority.as_str()),
+        None => None,
+    }
+}
+
+/// The client reached us by https: here, or where a trusted proxy says so.
 pub fn is_https(request: &HttpRequest, trusted: &[IpNet]) -> bool {
+    if request.app_config().secure() {
+        return true;
+    }
     from_trusted_proxy(request, trusted)
         && first_value(request, &X_FORWARDED_PROTO).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https"))
 }
@@ -177,7 +190,8 @@ pub fn check_host_and_origin<'r>(
 ) -> Result<Option<&'r HeaderValue>, ApiError> {
     let headers = request.headers();
     let mut hosts = headers.get_all(header::HOST);
-    let host = hosts.next().ok_or(ApiError::Host)?.to_str().map_err(|_| ApiError::Host)?;
+    hosts.next();
+    let host = own_host(request).ok_or(ApiError::Host)?;
     // RFC 9112, section 3.2. Which one a proxy before us went by nobody can know.
     if hosts.next().is_some() {
         return Err(ApiError::Repeated { header: "Host" });

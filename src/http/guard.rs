@@ -14,12 +14,14 @@ use actix_web::{
     Error,
     body::BoxBody,
     dev::{Service, ServiceRequest, ServiceResponse, Transform, forward_ready},
-    http::{Method, header},
+    http::{Method, Version, header},
 };
 use futures_util::future::{Either, FutureExt as _, LocalBoxFuture};
 
 use super::{
-    admin, cors,
+    admin,
+    connections::Open,
+    cors,
     error::ApiError,
     extract::NodeData,
     forwarded,
@@ -87,10 +89,24 @@ where
             Err(ApiError::Host) if is_probe(request.path(), &node.env.settings.server.base_path) => None,
             Err(refused) => return Either::Right(Either::Left(ready(Err(refused.into())))),
         };
+        // HTTP/1.1 has one request at a time.
+        let under_way = if request.version() == Version::HTTP_2 {
+            let most = node.env.settings.server.max_streams;
+            match request.request().conn_data::<Open>().map(|open| open.begin(most)) {
+                Some(None) => {
+                    let refused = ApiError::TooMany { what: "requests on one connection" };
+                    return Either::Right(Either::Left(ready(Ok(refuse(request, &refused)))));
+                }
+                counted => counted.flatten(),
+            }
+        } else {
+            None
+        };
         let is_chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
         let found = self.authority.as_ref().map_or(Ok(()), |authority| identify(authority, node, &request, false));
         if origin.is_none()
             && !is_chunked
+            && under_way.is_none()
             && let Ok(()) = found
         {
             return Either::Left(self.service.call(request));
@@ -107,6 +123,7 @@ where
             Err(Unfound::Unclear) => Either::Right(Either::Right(self.later(request))),
         };
         let answering = answering.map(move |outcome| {
+            drop(under_way);
             outcome.map(|mut response| {
                 if let Some(origin) = origin {
                     cors::expose(response.headers_mut(), origin);

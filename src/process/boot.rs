@@ -16,6 +16,7 @@ use tokio::{
 use url::Url;
 
 use super::{
+    certificates::{Certificates, Kept},
     drain::{any_signal, shut_down, wait_for_end},
     fatal::Fatal,
     figures::Figures,
@@ -86,10 +87,11 @@ pub async fn run(mut settings: Settings) -> Result<(), Fatal> {
     let store = open_store(&settings, &metrics).await?;
     let (attention, attended) = mpsc::channel(WAKE_CAPACITY);
     let neighbours = watch::Sender::default();
+    let certificates = Certificates::read(&settings)?;
     let context = Context::new();
     let neighbours_seen = Neighbours::new(neighbours.subscribe());
     let env = Arc::new(make_env(settings, store, metrics, attention, neighbours_seen, context.address().recipient())?);
-    let cluster = Arc::new(make_cluster(&env, address, context.address().recipient()));
+    let cluster = Arc::new(make_cluster(&env, address, certificates.upstream.as_ref(), context.address().recipient()));
     env.metrics.show(Figures::new(&cluster));
     let candidate = fresh_dataset_id();
     let dataset = patiently(&env, || env.store.dataset(&candidate)).await?;
@@ -102,7 +104,8 @@ pub async fn run(mut settings: Settings) -> Result<(), Fatal> {
     // Two that start at the same time may both be bound; one can listen.
     socket.listen(BACKLOG).map_err(|source| Fatal::listen(address, source))?;
     let authority = Authority::new(&cluster.env.settings);
-    let server = serve(&cluster, TcpListener::from(socket), files, authority.as_ref())?;
+    let server = serve(&cluster, TcpListener::from(socket), files, authority.as_ref(), certificates.server.as_ref())?;
+    certificates.keep(cluster.env.settings.auth.reload);
     keep_policy(&cluster);
     keep_credentials(&cluster);
     let counted = Arc::clone(&env);
@@ -138,9 +141,10 @@ pub async fn run(mut settings: Settings) -> Result<(), Fatal> {
     lifecycle.advance(Phase::Ready);
     supervisor::is_ready(&format!("serving {} at {address}", cluster.pool.names()));
     let name = cluster.pool.services().next().map_or("", |service| service.name.as_str());
+    let scheme = if certificates.server.is_some() { "https" } else { "http" };
     tracing::info!(
         %address, instance = %env.me.instance_id, store = env.store.kind(), services = cluster.pool.names(),
-        "mcp-router is ready: http://{address}/mcp/{name} (Streamable HTTP), http://{address}/sse/{name} (HTTP+SSE)"
+        "mcp-router is ready: {scheme}://{address}/mcp/{name} (Streamable HTTP), {scheme}://{address}/sse/{name} (HTTP+SSE)"
     );
     tokio::select! {
         () = wait_for_end(lifecycle) => {}
@@ -337,20 +341,21 @@ fn open_audit(settings: &Settings, metrics: &Metrics) -> Result<Option<Audit>, F
 }
 
 /// All services and their servers.
-pub(super) fn make_pool(settings: &Settings, metrics: &Metrics) -> Pool {
+pub(super) fn make_pool(settings: &Settings, metrics: &Metrics, own: Option<&Kept>) -> Pool {
     let upstream = &settings.upstream;
     let services = upstream.services.iter().map(|service| (service.name.clone(), service.endpoints.clone()));
     let (spoken, pauses) = ((upstream.transport, upstream.era), (upstream.backoff_min, upstream.backoff_max));
     let pool = Pool::new(services, metrics, spoken, upstream.breaker_failures, pauses.0, pauses.1);
+    let pool = pool.shown_as(own.map(|kept| Arc::clone(&kept.own)));
     if let Some(file) = &upstream.credentials {
         pool.show(file);
     }
     pool
 }
 
-fn make_cluster(env: &Arc<Env>, address: SocketAddr, turns: Recipient<TakeTurn>) -> Cluster {
+fn make_cluster(env: &Arc<Env>, address: SocketAddr, own: Option<&Kept>, turns: Recipient<TakeTurn>) -> Cluster {
     let upstream = &env.settings.upstream;
-    let pool = make_pool(&env.settings, &env.metrics);
+    let pool = make_pool(&env.settings, &env.metrics, own);
     // The system's certificates are read now: later it would hold up the thread that needs them first.
     let _ = pool.tls(upstream.ca_file.as_ref());
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

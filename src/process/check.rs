@@ -18,6 +18,7 @@ use serde::Deserialize;
 
 use super::{
     boot::{make_pool, redis_config},
+    certificates::Certificates,
     fatal::EXIT_UNAVAILABLE,
     listen::{bind, raise_file_limit},
 };
@@ -30,6 +31,7 @@ use crate::{
         Endpoint, Pool, Service,
         actor::{Initialized, UpstreamActor},
         call::flatten,
+        credential::Who,
         transport::http::line::Line,
     },
 };
@@ -177,7 +179,12 @@ async fn check_servers(settings: &Settings, findings: &mut Findings) {
             "MCP_UPSTREAMS is not set: the built-in mcp-server-v6, for trying out",
         );
     }
-    let (pool, lifecycle) = (make_pool(settings, &Metrics::new()), Lifecycle::default());
+    let certificates = match Certificates::read(settings) {
+        Ok(certificates) => certificates,
+        Err(error) => return findings.tell(Mark::Failed, "certificate", error),
+    };
+    let own = certificates.upstream;
+    let (pool, lifecycle) = (make_pool(settings, &Metrics::new(), own.as_ref()), Lifecycle::default());
     for (service, endpoint) in pool.services().flat_map(|service| service.endpoints.iter().map(move |it| (service, it)))
     {
         let what = format!("{} {}", service.name, endpoint.url);
@@ -225,7 +232,7 @@ async fn greet(
     let upstream = &settings.upstream;
     let for_tokens = upstream.credentials.is_some().then(|| pool.trust(upstream.ca_file.as_ref()));
     let config = Line::config(pool.tls(upstream.ca_file.as_ref()), (for_tokens, upstream.token_timeout));
-    let line = Line::new(Arc::clone(endpoint), upstream, &config);
+    let line = Line::new(Arc::clone(endpoint), upstream, &config).in_name_of(Who::Itself);
     let vital = lifecycle.vital("a check");
     let actor = UpstreamActor::launch(Arc::clone(service), line, upstream.clone(), Metrics::new(), false, vital);
     let begun = Instant::now();

@@ -53,6 +53,12 @@ pub enum Fatal {
         /// What the system says.
         source: std::io::Error,
     },
+    /// A certificate cannot be used.
+    #[error("a certificate cannot be used: {fault}")]
+    Certificate {
+        /// What is wrong with which file.
+        fault: String,
+    },
     /// Redis does not answer.
     #[error(
         "Redis at {url} does not answer for {waited:?}: {source}. Check REDIS_URL, or unset it for one instance with an embedded store"
@@ -119,7 +125,7 @@ impl Fatal {
             | Self::AuditLog { .. }
             | Self::Http(_) => EXIT_OS,
             Self::Redis { .. } | Self::RedisUnusable { .. } => EXIT_UNAVAILABLE,
-            Self::InstanceId { .. } => EXIT_CONFIG,
+            Self::InstanceId { .. } | Self::Certificate { .. } => EXIT_CONFIG,
             Self::Part { .. } => EXIT_SOFTWARE,
         })
     }

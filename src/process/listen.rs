@@ -1,7 +1,7 @@
 //! The HTTP server: its socket, its worker threads, and what is set on each connection.
 
 use std::{
-    net::{SocketAddr, TcpListener},
+    net::{Shutdown, SocketAddr, TcpListener},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -9,10 +9,11 @@ use std::{
     time::Duration,
 };
 
-use actix_web::{HttpServer, middleware::Condition, web};
+use actix_tls::accept::rustls_0_23::TlsStream;
+use actix_web::{HttpServer, middleware::Condition, rt::net::TcpStream, web};
 use socket2::{Domain, SockRef, Socket, Type};
 
-use super::{fatal::Fatal, node::Node};
+use super::{certificates::Kept, fatal::Fatal, node::Node};
 use crate::{
     cluster::Cluster,
     gateway,
@@ -74,6 +75,7 @@ pub(super) fn serve(
     listener: TcpListener,
     files: u64,
     authority: Option<&Arc<Authority>>,
+    certificate: Option<&Kept>,
 ) -> Result<actix_web::dev::Server, Fatal> {
     let (settings, metrics) = (&cluster.env.settings, &cluster.env.metrics);
     let workers = match settings.server.workers {
@@ -113,15 +115,22 @@ pub(super) fn serve(
         // A client that closes its side is gone: its stream ends at once and not at the next heartbeat.
         .h1_allow_half_closed(false)
         .client_request_timeout(settings.server.header_timeout)
+        // As for the head of a request: a sender that says nothing holds a connection for nothing.
+        .tls_handshake_timeout(settings.server.header_timeout)
         .on_connect(move |connection, kept| {
-            if let Some(stream) = connection.downcast_ref::<actix_web::rt::net::TcpStream>() {
+            let by_tls = connection.downcast_ref::<TlsStream<TcpStream>>().map(|tls| tls.get_ref().0);
+            if let Some(stream) = by_tls.or_else(|| connection.downcast_ref::<TcpStream>()) {
                 kept.insert(connections.open());
                 match stream.peer_addr().map(|peer| connections.admit(peer.ip())) {
                     // Kept as long as the connection.
                     Ok(Ok(Some(admitted))) => drop(kept.insert(admitted)),
                     Ok(Err(TooMany)) => {
                         refused.inc();
-                        refuse(stream);
+                        match by_tls {
+                            // Nothing can be said to it that it would understand.
+                            Some(stream) => drop(SockRef::from(stream).shutdown(Shutdown::Both)),
+                            None => refuse(stream),
+                        }
                     }
                     // Gone already, or not counted.
                     Ok(Ok(None)) | Err(_) => {}
@@ -134,8 +143,10 @@ pub(super) fn serve(
                 }
             }
         })
-        .disable_signals()
-        .listen(listener)?
-        .run();
-    Ok(server)
+        .disable_signals();
+    let server = match certificate {
+        Some(certificate) => server.listen_rustls_0_23(listener, certificate.server_config())?,
+        None => server.listen(listener)?,
+    };
+    Ok(server.run())
 }

@@ -16,6 +16,7 @@
 
 pub mod audit_file;
 pub mod boot;
+mod certificates;
 pub mod check;
 mod drain;
 pub mod fatal;

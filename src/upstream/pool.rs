@@ -21,6 +21,7 @@ use super::{
     transport::http::tls,
 };
 use crate::{
+    certificate::Own,
     metrics::{Metrics, ServiceMetrics},
     settings::{CaFile, CredentialsFile, EraSetting, Transport, UpstreamUrl},
 };
@@ -201,6 +202,8 @@ impl Iterator for Candidates {
 pub struct Pool {
     services: BTreeMap<String, Arc<Service>>,
     tls: OnceLock<Arc<ClientConfig>>,
+    /// What servers are shown that ask for a certificate.
+    own: Option<Arc<Own>>,
 }
 
 impl Pool {
@@ -244,14 +247,30 @@ impl Pool {
                 (name.clone(), Arc::new(Service { name, endpoints, tools: Tools::default(), metrics, credentials }))
             })
             .collect();
-        Self { services, tls: OnceLock::new() }
+        Self { services, tls: OnceLock::new(), own: None }
+    }
+
+    /// With this certificate towards servers that ask for one.
+    pub fn shown_as(self, own: Option<Arc<Own>>) -> Self {
+        Self { own, ..self }
     }
 
     /// For the `https` endpoints, if there are any; the system's certificates are read once.
     pub fn tls(&self, ca_file: Option<&CaFile>) -> Option<Arc<ClientConfig>> {
         let mut endpoints = self.services().flat_map(|service| &service.endpoints);
         let is_needed = endpoints.any(|endpoint| endpoint.url.is_secure());
-        is_needed.then(|| self.trust(ca_file))
+        is_needed.then(|| {
+            let trusted = self.trust(ca_file);
+            match &self.own {
+                // Nobody but a server of ours is shown it.
+                Some(own) => {
+                    let mut config = ClientConfig::clone(&trusted);
+                    config.client_auth_cert_resolver = Arc::clone(own) as Arc<_>;
+                    Arc::new(config)
+                }
+                None => trusted,
+            }
+        })
     }
 
     /// The same, for others that this machine must know by their certificates.

@@ -21,6 +21,8 @@ pub struct Front {
     pub edge: Option<String>,
     /// Certificate and key: it speaks HTTPS and HTTP/2, too.
     pub tls: Option<[PathBuf; 2]>,
+    /// Who issues certificates of clients: there it asks for one.
+    pub clients: Option<PathBuf>,
 }
 
 impl Front {
@@ -131,6 +133,9 @@ fn render(dir: &Path, [port, tls_port]: [&Port; 2], routers: &[SocketAddr], fron
         .env("LOG_DIR", dir);
     if let Some([certificate, key]) = &front.tls {
         command.env("TLS_PORT", tls_port.number().to_string()).env("TLS_CERTIFICATE", certificate).env("TLS_KEY", key);
+    }
+    if let Some(clients) = &front.clients {
+        command.env("TLS_CLIENTS", clients);
     }
     let rendered = command.output().expect("scripts/nginx-local.sh can be run");
     assert!(rendered.status.success(), "render: {}", String::from_utf8_lossy(&rendered.stderr));

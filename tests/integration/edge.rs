@@ -508,7 +508,7 @@ async fn sdks_keep_their_sessions_over_http2() {
     for (sdk, env) in [(Sdk::Python, "SSL_CERT_FILE"), (Sdk::TypeScript, "NODE_EXTRA_CA_CERTS")] {
         for transport in [Transport::Sse, Transport::Streamable] {
             let tls = Some(ca.certificate_files(dir.path(), &["localhost", "127.0.0.1"]));
-            let front = Front { tls, edge: Some(String::new()), ip_hash: false };
+            let front = Front { tls, edge: Some(String::new()), ..Front::default() };
             let cluster = three_behind(front).start().await;
             let url = format!("https://localhost:{}", cluster.nginx.as_ref().unwrap().tls_addr().port());
             every_call_was_answered(
@@ -633,7 +633,7 @@ async fn tls_and_http2(edge: bool) {
     let ca = Ca::new();
     let ca_file = ca.file(dir.path());
     let tls = Some(ca.certificate_files(dir.path(), &["localhost", "127.0.0.1"]));
-    let front = Front { tls, edge: edge.then(|| "patience = 1".to_owned()), ip_hash: false };
+    let front = Front { tls, edge: edge.then(|| "patience = 1".to_owned()), ip_hash: false, clients: None };
     let mut cluster = three_behind(front).start().await;
     let url = format!("https://localhost:{}", cluster.nginx.as_ref().unwrap().tls_addr().port());
     for (protocol, spoken) in [("--http1.1", "HTTP/1.1 200"), ("--http2", "HTTP/2 200")] {

@@ -29,6 +29,7 @@ mod monitoring;
 mod odd_messages;
 mod odd_posts;
 mod older_data;
+mod own_tls;
 mod ownership;
 mod policy;
 mod principals;

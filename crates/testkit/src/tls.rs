@@ -7,7 +7,12 @@ use std::{
 };
 
 use rcgen::{BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use rustls::{ServerConfig, crypto::ring, pki_types::PrivateKeyDer};
+use rustls::{
+    RootCertStore, ServerConfig,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    server::{NoClientAuth, WebPkiClientVerifier, danger::ClientCertVerifier},
+};
 use tokio::{io::copy_bidirectional, net::TcpStream, task::AbortHandle};
 pub use tokio_rustls::TlsAcceptor;
 
@@ -68,12 +73,25 @@ impl Ca {
 
     /// Takes TLS connections, with a certificate of its own for these names and addresses.
     pub fn acceptor(&self, names: &[&str]) -> TlsAcceptor {
+        self.acceptor_for(names, Arc::new(NoClientAuth))
+    }
+
+    /// The same, of clients that have a certificate of this authority.
+    pub fn acceptor_asking(&self, names: &[&str]) -> TlsAcceptor {
+        let mut issuers = RootCertStore::empty();
+        issuers.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).expect("a certificate")).expect("an issuer");
+        let provider = Arc::new(ring::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(issuers), provider).build();
+        self.acceptor_for(names, verifier.expect("there is an issuer"))
+    }
+
+    fn acceptor_for(&self, names: &[&str], verifier: Arc<dyn ClientCertVerifier>) -> TlsAcceptor {
         let (certificate, key) = self.issue(names);
         let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .expect("ring has what TLS needs")
-            .with_no_client_auth()
+            .with_client_cert_verifier(verifier)
             .with_single_cert(vec![certificate.der().clone()], key)
             .expect("the key is the certificate's");
         TlsAcceptor::from(Arc::new(config))
@@ -97,6 +115,13 @@ impl TlsFront {
     /// Takes TLS connections for `target`, with a certificate of `ca` for these names.
     pub async fn start(target: SocketAddr, ca: &Ca, names: &[&str]) -> Self {
         let acceptor = ca.acceptor(names);
+        let (addr, accepting) = listen(move |client| pass(acceptor.clone(), client, target)).await;
+        Self { addr, accepting }
+    }
+
+    /// The same, of clients that have a certificate of `ca`.
+    pub async fn asking(target: SocketAddr, ca: &Ca, names: &[&str]) -> Self {
+        let acceptor = ca.acceptor_asking(names);
         let (addr, accepting) = listen(move |client| pass(acceptor.clone(), client, target)).await;
         Self { addr, accepting }
     }

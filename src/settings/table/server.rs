@@ -3,8 +3,9 @@
 use std::{ffi::OsString, net::IpAddr, time::Duration};
 
 use crate::settings::{
+    ca_file::{PemFile, certificates, secret_key},
     help_text::help_text,
-    parse::{self, HOUR, MILLI, duration, whole},
+    parse::{self, HOUR, MILLI, duration, optional, whole},
     row::Row,
     source::Reader,
 };
@@ -19,6 +20,18 @@ group! {
         /// IP address to listen on. Loopback, because nginx in front is what faces the network; 0.0.0.0 (or ::) opens
         /// the router to it.
         SERVER_ADDRESS = "127.0.0.1", "IP address" => address: IpAddr, parse::address;
+
+        /// PEM file of the certificate that clients are shown, with its chain: the router itself speaks TLS then (1.2 and 1.3, HTTP/2
+        /// and HTTP/1.1), and nothing else, on its port. Unset, because nginx in front does. With SERVER_KEY_FILE; both are read again when
+        /// they change (MCP_AUTH_RELOAD), and at SIGHUP.
+        SERVER_CERT_FILE = "", "file" => cert_file: Option<PemFile>, optional(certificates);
+
+        /// PEM file of its secret key, without a password.
+        SERVER_KEY_FILE = "", "file" => key_file: Option<PemFile>, optional(secret_key);
+
+        /// Requests that one connection of HTTP/2 may have under way; more get 503. Clients that know no limit use a hundred, so
+        /// that one connection must not be as good as a thousand.
+        SERVER_MAX_STREAMS = "256", "requests per connection" => max_streams: usize, whole(1..=100_000);
 
         /// Worker threads; 0 starts one for each core, which is what work that never blocks wants.
         SERVER_WORKERS = "0", "threads" => workers: usize, whole(0..=1024);

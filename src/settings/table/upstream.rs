@@ -3,7 +3,7 @@
 use std::{ffi::OsString, time::Duration};
 
 use crate::settings::{
-    ca_file::{CaFile, ca_file},
+    ca_file::{CaFile, PemFile, ca_file, certificates, secret_key},
     credentials_file::{CredentialsFile, credentials_file},
     help_text::help_text,
     parse::{self, DAY, GIB, HOUR, KIB, MILLI, MINUTE, duration, optional, size, whole},
@@ -33,6 +33,13 @@ group! {
         /// PEM file of certificates whose issuers are trusted for https endpoints, besides those that the system trusts:
         /// for servers with a certificate of one's own. Read at the start. Unset: the system's alone.
         MCP_UPSTREAM_CA_FILE = "", "file" => ca_file: Option<CaFile>, optional(ca_file);
+
+        /// PEM file of the certificate with which the router shows itself to https endpoints that ask for one (mTLS), with its
+        /// chain. With MCP_UPSTREAM_KEY_FILE; both are read again when they change.
+        MCP_UPSTREAM_CERT_FILE = "", "file" => cert_file: Option<PemFile>, optional(certificates);
+
+        /// PEM file of its secret key, without a password.
+        MCP_UPSTREAM_KEY_FILE = "", "file" => key_file: Option<PemFile>, optional(secret_key);
 
         /// File of credentials towards servers (TOML), which names the files of their secrets: a header, or tokens of an
         /// authorization server, for the router itself or in the name of who asks. All of them are read again when they
