@@ -37,26 +37,48 @@ fn names_in(document: &str) -> std::collections::BTreeSet<String> {
     words.filter(is_name).map(str::to_owned).collect()
 }
 
-/// The operations page says the same in both languages, as far as that can be compared.
+/// What operators read says the same in both languages, as far as that can be compared.
 #[test]
 fn the_operations_pages_name_the_same_things() {
-    let (english, chinese) = (names_in("docs/operations.md"), names_in("docs/operations.zh-CN.md"));
-    let lacks = |one: &std::collections::BTreeSet<String>, other: &std::collections::BTreeSet<String>| {
-        other.difference(one).cloned().collect::<Vec<_>>()
+    for (page, least) in [("operations", 30), ("production", 10), ("redis-client", 10), ("session-management", 10)] {
+        let (english, chinese) = (format!("docs/{page}.md"), format!("docs/{page}.zh-CN.md"));
+        let lacks = |one: &str, other: &str| names_in(other).difference(&names_in(one)).cloned().collect::<Vec<_>>();
+        assert!(names_in(&english).len() >= least, "{page}: {:?}", names_in(&english));
+        assert_eq!(lacks(&chinese, &english), [""; 0], "what {chinese} lacks");
+        assert_eq!(lacks(&english, &chinese), [""; 0], "what {english} lacks");
+        let headings = |document: &str| {
+            let text = std::fs::read_to_string(Path::new(ROOT).join(document)).unwrap();
+            let of_a_kind = |mark: &str| text.lines().filter(|line| line.starts_with(mark)).count();
+            ["## ", "| ", "- ", "**", "```"].map(of_a_kind)
+        };
+        assert_eq!(headings(&english), headings(&chinese), "{page}: headings, rows, items, paragraphs, blocks");
+    }
+}
+
+/// Whoever copies from the one page or the other gets the same deployment, and it is the one that
+/// `scripts/production-walk.sh` proves.
+#[test]
+fn the_blocks_of_the_production_pages_are_the_same() {
+    let read = |document: &str| std::fs::read_to_string(Path::new(ROOT).join(document)).unwrap();
+    let (english, chinese) = (read("docs/production.md"), read("docs/production.zh-CN.md"));
+    let blocks = |text: &str| text.split("```").skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
+    assert!(blocks(&english).len() >= 10);
+    assert_eq!(blocks(&english), blocks(&chinese));
+    for marked in ["ca", "redis", "sentinel", "router"] {
+        assert!(english.contains(&format!("<!-- walk: {marked} -->\n```")), "{marked}");
+    }
+    // A user of these rights is the one that the operations page makes.
+    let rights = |text: &str| {
+        let words =
+            text.split_whitespace().filter(|word| word.starts_with('+') && word[1..].starts_with(char::is_lowercase));
+        words.map(str::to_owned).collect::<std::collections::BTreeSet<_>>()
     };
-    assert!(english.len() > 30, "{english:?}");
-    assert_eq!(lacks(&chinese, &english), [""; 0], "what docs/operations.zh-CN.md lacks");
-    assert_eq!(lacks(&english, &chinese), [""; 0], "what docs/operations.md lacks");
-    let headings = |document: &str| {
-        let text = std::fs::read_to_string(Path::new(ROOT).join(document)).unwrap();
-        let of_a_kind = |mark: &str| text.lines().filter(|line| line.starts_with(mark)).count();
-        ["## ", "| ", "- ", "**", "```"].map(of_a_kind)
-    };
-    assert_eq!(
-        headings("docs/operations.md"),
-        headings("docs/operations.zh-CN.md"),
-        "headings, rows, items, paragraphs"
-    );
+    let operations = read("docs/operations.md");
+    let user = operations.split("ACL SETUSER").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let line = english.lines().find(|line| line.starts_with("user mcp-router")).unwrap();
+    let mut theirs = rights(user);
+    theirs.insert("+role".to_owned());
+    assert_eq!(rights(line), theirs);
 }
 
 /// Runs a curl line as it is written, except that the names and ports of the documentation lead to the test's cluster.
