@@ -24,6 +24,7 @@ mod ids;
 mod inbox;
 mod logs;
 mod metrics;
+mod modern_sdks;
 mod modern_upstreams;
 mod monitoring;
 mod odd_messages;

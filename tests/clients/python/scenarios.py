@@ -10,6 +10,7 @@ import anyio
 from mcp import types
 
 from basics import basics
+from bridge import bridge, survive
 from hold import hold
 from report import Report, error_text, expect, latencies, milliseconds, tally
 from session import Session, open_session, sampled_answer
@@ -316,4 +317,6 @@ SCENARIOS: dict[str, Callable[[Report, Any], Awaitable[None]]] = {
     "many": many,
     "parallel": parallel,
     "hold": hold,
+    "bridge": bridge,
+    "survive": survive,
 }

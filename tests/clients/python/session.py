@@ -118,8 +118,8 @@ class Session:
 
 
 @asynccontextmanager
-async def open_session(options: Any) -> AsyncIterator[Session]:
-    """Connects, initializes, and ends the session with the block. Enter and leave it in one task."""
+async def open_session(options: Any, **callbacks: Any) -> AsyncIterator[Session]:
+    """Connects, initializes, and ends the session with the block. Enter and leave it in one task. `callbacks`: the SDK's."""
     session = Session(options.call_timeout)
     connecting = True
     try:
@@ -127,7 +127,7 @@ async def open_session(options: Any) -> AsyncIterator[Session]:
             async with (
                 session.connect(options) as streams,
                 ClientSession(
-                    *streams, sampling_callback=session._sample, message_handler=session._handle
+                    *streams, sampling_callback=session._sample, message_handler=session._handle, **callbacks
                 ) as session.client,
             ):
                 session.initialized = await session.client.initialize()

@@ -2,12 +2,13 @@
 
 import { randomUUID } from 'node:crypto';
 import { basics } from './basics.mjs';
+import { bridge, survive } from './bridge.mjs';
 import { hold } from './hold.mjs';
 import { reconnect } from './reconnect.mjs';
 import { expect, errorText, latencies, sleep } from './report.mjs';
 import { Session, sampledAnswer } from './session.mjs';
 
-export const scenarios = { basics, sampling, progress, cancel, big, many, parallel, reconnect, hold };
+export const scenarios = { basics, sampling, progress, cancel, big, many, parallel, reconnect, hold, bridge, survive };
 
 /** Opens a session for `body` and closes it whatever happens. */
 async function withSession(report, options, body) {

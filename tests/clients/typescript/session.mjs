@@ -37,7 +37,9 @@ export class Session {
   #listeners = new Set();
 
   /** `url`: of the event stream, or of the Streamable HTTP endpoint; `callMs`: limit of each single request. */
-  constructor(url, { transport = 'sse', headers = {}, http2 = false, callMs = 30_000, name = 'mcp-router-test-driver' } = {}) {
+  constructor(url, settings = {}) {
+    const { transport = 'sse', headers = {}, http2 = false, callMs = 30_000 } = settings;
+    const { name = 'mcp-router-test-driver', capabilities = { sampling: {} } } = settings;
     this.callMs = callMs;
     /** Errors that the SDK only reports aside (a broken stream, an answer nobody waits for). */
     this.notices = [];
@@ -47,7 +49,7 @@ export class Session {
     this.transport = new transports[transport](new URL(url), { requestInit: { headers }, ...how });
     // The SDK's Protocol calls a handler that is already there before its own.
     this.transport.onmessage = (message) => this.#listeners.forEach((listener) => listener(message));
-    this.client = new Client({ name, version: '1.0.0' }, { capabilities: { sampling: {} } });
+    this.client = new Client({ name, version: '1.0.0' }, { capabilities });
     this.client.onerror = (error) => {
       if (this.notices.length < NOTICE_LIMIT) this.notices.push(errorText(error));
     };
