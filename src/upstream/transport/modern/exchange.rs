@@ -58,7 +58,7 @@ enum Stage {
 struct Asking {
     round: Round,
     sender: Answers,
-    answers: mpsc::UnboundedReceiver<(String, Bytes)>,
+    answers: mpsc::Receiver<(String, Bytes)>,
     expected: Expected,
     /// Whoever keeps the record was told that the request goes on.
     is_told: bool,
@@ -310,7 +310,8 @@ impl Exchange {
 
 /// The answers to what is open are waited for from now on.
 fn asking(session: &Rc<State>, round: Round) -> Asking {
-    let (sender, answers) = mpsc::unbounded_channel();
+    // Each is answered once.
+    let (sender, answers) = mpsc::channel(round.unanswered().max(1));
     let mut expected = Expected::none(session);
     round.open_ids().for_each(|id| expected.add(id, &sender));
     Asking { round, sender, answers, expected, is_told: false }

@@ -97,9 +97,14 @@ impl Round {
         self.open.iter().map(|open| open.id.as_str())
     }
 
+    /// How much is not answered, or not asked yet.
+    pub(super) fn unanswered(&self) -> usize {
+        self.open.len() + self.unasked.len()
+    }
+
     /// Everything is asked and answered.
     pub(super) fn is_over(&self) -> bool {
-        self.open.is_empty() && self.unasked.is_empty()
+        self.unanswered() == 0
     }
 
     /// The client was asked something.

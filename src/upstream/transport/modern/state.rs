@@ -18,7 +18,7 @@ use crate::{protocol::jsonrpc::IdKey, upstream::transport::http::line::Line};
 const MAX_EARLY: usize = 256;
 
 /// Where the client's response to a question goes, with the question's id.
-pub(super) type Answers = mpsc::UnboundedSender<(String, Bytes)>;
+pub(super) type Answers = mpsc::Sender<(String, Bytes)>;
 
 /// See the module's text.
 #[derive(Debug)]
@@ -94,7 +94,7 @@ impl State {
     pub(super) fn answered(&self, id: &IdKey, response: &Bytes) {
         match self.asked.borrow_mut().remove(id) {
             // Whoever waited may be gone.
-            Some(waits) => drop(waits.send((id.as_json().to_owned(), response.clone()))),
+            Some(waits) => drop(waits.try_send((id.as_json().to_owned(), response.clone()))),
             None => {
                 let mut early = self.early.borrow_mut();
                 if early.len() < MAX_EARLY {
@@ -108,7 +108,7 @@ impl State {
     fn expect(&self, id: &IdKey, waits: &Answers) {
         let mut early = self.early.borrow_mut();
         match early.iter().position(|(answered, _)| answered == id) {
-            Some(at) => drop(waits.send((id.as_json().to_owned(), early.swap_remove(at).1))),
+            Some(at) => drop(waits.try_send((id.as_json().to_owned(), early.swap_remove(at).1))),
             None => drop(self.asked.borrow_mut().insert(id.clone(), waits.clone())),
         }
     }
