@@ -43,6 +43,7 @@ macro_rules! replays {
 }
 
 replays! {
+    bridge
     env_file
     forwarded
     frame

@@ -33,5 +33,5 @@ pub use self::{
     settings::{env_file, settings, upstreams},
     sse_reader::sse_reader,
     tools::tools,
-    upstream::{link, reply},
+    upstream::{bridge, link, reply},
 };

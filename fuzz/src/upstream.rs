@@ -14,10 +14,14 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use mcp_router::{
     metrics::Metrics,
-    protocol::scan::Told,
+    protocol::{
+        jsonrpc::{Head, Kind},
+        modern::result,
+        scan::Told,
+    },
     settings::{EraSetting, Settings, Transport, UpstreamSettings},
     upstream::{
-        Address, Endpoint, Gate, LinkEvent, LinkNotice, Pool, PostError, ReplyEnd,
+        Address, Endpoint, Gate, LinkEvent, LinkNotice, Piece, Pool, PostError, ReplyEnd, Uplink,
         notice::{LinkLimits, Outlet, Via},
         transport::{
             http::line::{Line, LineConfig},
@@ -95,6 +99,57 @@ pub fn reply(data: &[u8]) {
             assert_eq!(whole.first.heard.messages, cut.first.heard.messages, "in pieces of {sizes:?}");
         }
     });
+}
+
+/// Bytes: status, form, and what a server of MCP 2026-07-28 answers to every POST of one call of a client with a session, which can
+/// do nothing that the server could ask for.
+pub fn bridge(data: &[u8]) {
+    let mut choices = Choices::of(data);
+    let status = ["200 OK", "400 Bad Request", "404 Not Found", "202 Accepted"][usize::from(choices.byte() % 4)];
+    let form = ["application/json", "text/event-stream"][usize::from(choices.byte() % 2)];
+    let text = choices.rest();
+    let head = format!("HTTP/1.1 {status}\r\ncontent-type: {form}\r\ncontent-length: {}\r\n\r\n", text.len());
+    with_setting(async |setting| {
+        let serve = async |mut socket: TcpStream| {
+            while read_request(&mut socket).await {
+                write(&mut socket, &[head.as_bytes(), text]).await;
+            }
+            close(socket).await;
+        };
+        let call = async {
+            let body = br#"{"jsonrpc":"2.0","id":"mine","method":"tools/call","params":{"name":"a"}}"#;
+            let sent = Uplink::new(setting.line(), Address::Modern).send(Bytes::from_static(body)).await;
+            let Ok(Some(mut reply)) = sent else { return };
+            loop {
+                let Piece { events, end } = reply.next(limits(255)).await;
+                for event in events {
+                    let (LinkEvent::Message(body) | LinkEvent::Altered(body)) = event else { continue };
+                    is_for_the_client(&body);
+                }
+                if end.is_some() {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = setting.serve(&serve) => unreachable!("it serves for ever"),
+            () = call => {}
+        }
+    });
+}
+
+/// It answers the client's own call, in words that it knows, or tells it something.
+fn is_for_the_client(body: &[u8]) {
+    let Ok(head) = Head::parse(body) else { return };
+    match head.kind {
+        Kind::Request { method, .. } => panic!("{method}: the client has declared nothing"),
+        Kind::Notification { .. } => {}
+        Kind::Response { id, .. } => {
+            assert_eq!(id.expect("it names its request").as_json(), "\"mine\"");
+            let said = head.result.and_then(|result| result::Said::of(result.get()));
+            assert!(said.is_none_or(|said| said.kind() == result::COMPLETE), "a result of another era");
+        }
+    }
 }
 
 fn limits(choice: u8) -> LinkLimits {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use actix::Addr;
 
 use super::{
-    Endpoint, Pool, actor::UpstreamActor, choice::Era, credential::Who, era, notice::Address,
+    Endpoint, Pool, actor::UpstreamActor, breaker::BreakerState, choice::Era, credential::Who, era, notice::Address,
     transport::http::line::Line, uplink::Uplink,
 };
 use crate::{lifecycle::Lifecycle, metrics::Metrics, settings::UpstreamSettings};
@@ -49,9 +49,15 @@ impl Lines {
         &self.ways[endpoint.number].1
     }
 
-    /// Of which era an endpoint is: at once where that is known, else by asking it. `None`: it does not say just now.
+    /// Of which era an endpoint is: at once where that is known, else by asking it, unless it is out of use. `None`: it does not
+    /// say just now. Whether one that has failed is of another era now is for sessions and health checks to ask.
     pub async fn era(&self, endpoint: &Endpoint) -> Option<Era> {
-        era::find(&self.ways[endpoint.number].0.in_name_of(Who::Itself), &self.limits).await
+        match endpoint.era() {
+            None if endpoint.state() != BreakerState::Open => {
+                era::find(&self.ways[endpoint.number].0.in_name_of(Who::Itself), &self.limits).await
+            }
+            known => known,
+        }
     }
 
     /// The connections to an endpoint.

@@ -92,8 +92,8 @@ impl State {
             });
             let next = Stream(task.abort_handle());
             let begun = Instant::now();
-            let end = match acknowledged.await {
-                Ok(uris) => {
+            let end = match tokio::time::timeout(line.settings().post_timeout, acknowledged).await {
+                Ok(Ok(uris)) => {
                     subscriptions.heard.send_replace(Some(Heard { wanted: state, uris }));
                     current = Some(next);
                     attempts.worked();
@@ -105,7 +105,9 @@ impl State {
                         _ = wanted.changed() => continue,
                     }
                 }
-                Err(_) => is_over.await.unwrap_or(End::Over),
+                Ok(Err(_)) => is_over.await.unwrap_or(End::Over),
+                // It is given up, with its connection.
+                Err(_) => End::Over,
             };
             let was_heard = current.take().is_some();
             is_missing |= was_heard;
