@@ -35,6 +35,9 @@ pub const RUNS: [Run; 3] = [
     Run { release: Release::Next, choice: ["--requirements", "2025-11-25"] },
 ];
 
+/// The run for the version without sessions.
+pub const STATELESS: Run = Run { release: Release::Next, choice: ["--requirements", "2026-07-28"] };
+
 /// What became of one scenario.
 #[derive(Debug, Clone, Default)]
 pub struct Verdict {

@@ -7,6 +7,7 @@
 //! | [`RedisServer`], [`UpstreamProcess`], [`RouterProcess`], [`Nginx`] | the programs themselves |
 //! | [`ConformanceServer`], [`conformance_suite`] | a server on the TypeScript SDK, and the official suite that judges one |
 //! | [`ModernServer`] | a server of MCP 2026-07-28 |
+//! | [`StatelessServer`] | one that has all that the suite asks for in that version |
 //! | [`AuthorizationServer`] | whose tokens the router takes |
 //! | [`Sentinels`] | a primary and a replica, and who watches them |
 //! | [`Oracle`] | whether anything was lost, doubled or reordered |
@@ -26,6 +27,7 @@ pub mod redis_client;
 pub mod redis_server;
 pub mod router_process;
 pub mod sentinels;
+pub mod stateless_server;
 pub mod upstream_process;
 
 pub use authorization_server::AuthorizationServer;
@@ -38,6 +40,7 @@ pub use redis_client::RedisClient;
 pub use redis_server::RedisServer;
 pub use router_process::RouterProcess;
 pub use sentinels::Sentinels;
+pub use stateless_server::StatelessServer;
 pub use testkit::mcp_client::Transport;
 pub use testkit::{
     Event, EventStream, FakeUpstream, FaultProxy, Item, McpClient, Mode, ModernClient, OddUpstream, PATIENCE, PostTo,

@@ -48,6 +48,7 @@ mod sentinel;
 mod server_death;
 mod smoke;
 mod starting;
+mod stateless;
 mod storms;
 mod streamable;
 mod streamable_upstreams;

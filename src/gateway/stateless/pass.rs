@@ -42,8 +42,9 @@ pub(super) async fn answer(gateway: &Rc<Gateway>, asked: &Asked<'_>) -> Result<O
     }
     let time = Time::of(gateway);
     let mut begun: Beginning = Box::pin(begin(passing, time));
-    // Who takes no stream waits for the whole of it.
-    let patience = if asked.takes_events { gateway.env.settings.stream.json_wait } else { Duration::MAX };
+    // While nothing is said, only a proxy needs a sign of life; an error that comes meanwhile keeps its status. Who takes no
+    // stream waits for the whole of it.
+    let patience = if asked.takes_events { gateway.env.settings.stream.heartbeat } else { Duration::MAX };
     let Ok(begun) = timeout(patience, &mut begun).await else {
         return Ok(streamed(At::Begins(begun, time)));
     };

@@ -192,15 +192,12 @@ impl Passing {
 
     /// The response as its client may have it.
     pub(super) async fn finished(&self, response: Bytes, from: &Endpoint) -> Result<Bytes, NotServed> {
-        if modern::may_ask(&self.method) {
-            return self.sealed(response, from).await;
+        let is_cacheable = modern::is_cacheable(&self.method);
+        if is_cacheable {
+            self.remember(&response);
         }
-        if !modern::is_cacheable(&self.method) {
-            return Ok(response);
-        }
-        self.remember(&response);
-        let response = if self.method == modern::READ_RESOURCE { self.sealed(response, from).await? } else { response };
-        shown(&self.method, self.grant.as_ref(), response)
+        let response = if modern::may_ask(&self.method) { self.sealed(response, from).await? } else { response };
+        if is_cacheable { shown(&self.method, self.grant.as_ref(), response) } else { Ok(response) }
     }
 
     fn remember(&self, response: &[u8]) {
