@@ -17,7 +17,7 @@ use super::{
     allowed::Allowed,
     error::ApiError,
     extract::read_body,
-    frame,
+    frame, principal,
 };
 use crate::{
     gateway::{
@@ -36,7 +36,8 @@ use crate::{
         },
     },
     session::attachment::Aborted,
-    upstream::Service,
+    store::Binding,
+    upstream::{Service, credential::Shown as Token},
 };
 
 static VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
@@ -148,6 +149,7 @@ pub(super) async fn post(
         id,
         method,
         said: &said,
+        shown: shown_token(request, &allowed.by),
         params: &params,
         takes_events: takes.events,
         key,
@@ -195,6 +197,13 @@ fn in_order<'a>(request: &HttpRequest, head: &Head<'a>, method: &str) -> Result<
 fn refused(node: &Node, error: &ApiError, id: &str) -> HttpResponse {
     node.env.metrics.router_errors.with_label_values(&[error.reason()]).inc();
     error.stateless(id)
+}
+
+/// The token that the request has shown, and what tells its owner and what it allows from all others.
+fn shown_token(request: &HttpRequest, by: &Binding) -> Option<Token> {
+    let token = principal::token(request)?;
+    let (token, _) = token.shown()?;
+    Some(Token { key: format!("{} {}", by.principal(), by.scopes()).into(), token: token.to_owned() })
 }
 
 /// What is mirrored of a tool's arguments is for the server to understand.

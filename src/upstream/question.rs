@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::{
     Endpoint, PostError, Reply,
     breaker::BreakerState,
+    credential::Who,
     lines::Lines,
     transport::http::{
         answer::outcome,
@@ -45,12 +46,12 @@ pub struct Replied {
 }
 
 impl Lines {
-    /// Asks the endpoint. Without a time limit but that for a new connection.
+    /// Asks the endpoint, in this name. Without a time limit but that for a new connection.
     ///
     /// # Errors
     /// [`PostError`], which says whether the server may have seen it.
-    pub async fn ask(&self, endpoint: &Endpoint, question: Question<'_>) -> Result<Replied, PostError> {
-        let line = self.line(endpoint);
+    pub async fn ask(&self, endpoint: &Endpoint, who: Who, question: Question<'_>) -> Result<Replied, PostError> {
+        let line = self.line(endpoint).in_name_of(who);
         let head = line.head(Method::POST, [OF_POST, (header::ACCEPT, "application/json, text/event-stream")]);
         let head = head.reading_not_found();
         head.insert(VERSION, HeaderValue::from_static(modern::VERSION));

@@ -333,6 +333,19 @@ async fn eventually_answered(addr: SocketAddr, request: impl Fn() -> Request) ->
     .await
 }
 
+/// A key leads to a session that outlives the instance, also where the server has none.
+#[tokio::test]
+async fn a_call_with_a_key_runs_once_at_a_server_without_sessions() {
+    let (cluster, server, _dir) = one(modern().routers(2), &[]).await;
+    let keyed = |id: u64| call(id, "slow", json!({ "ms": 50, "key": "once" })).header("idempotency-key", "k-1");
+    for at in 0..3_u64 {
+        let addr = cluster.addr(usize::try_from(at).unwrap() % 2);
+        let answer = result_of(addr, keyed(at).header("accept", "application/json")).await;
+        assert_eq!((text(&answer), &answer["id"]), ("once is done", &json!(at)));
+    }
+    assert_eq!(counted(server.addr(), "once").await["begun"], 1);
+}
+
 /// A server's state may be bound to its process: the request that shows it again goes there, from whichever instance.
 #[tokio::test]
 async fn what_a_server_gives_to_show_again_leads_back_to_it_from_any_instance() {

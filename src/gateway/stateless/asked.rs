@@ -13,12 +13,12 @@ use crate::{
         modern::{meta::Said, refusal::Refusal},
     },
     store::Binding,
-    upstream::Service,
+    upstream::{Service, credential::Shown},
 };
 
 /// One request. Its headers and its `_meta` have been found to be in order, its version is the one that is served, and it is
 /// allowed.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Asked<'a> {
     /// Of whom it is asked.
     pub service: &'a Arc<Service>,
@@ -34,12 +34,20 @@ pub struct Asked<'a> {
     pub method: &'a str,
     /// What its parameters say.
     pub said: &'a Said<'a>,
+    /// The token by which its client has shown who it is, for servers that are asked in the names of their users. Not for logs.
+    pub shown: Option<Shown>,
     /// Its headers `Mcp-Param-…`, as they came: name and value.
     pub params: &'a [(String, String)],
     /// Its client takes an event stream.
     pub takes_events: bool,
     /// By which it is known when its client asks again.
     pub key: Option<&'a str>,
+}
+
+impl std::fmt::Debug for Asked<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Asked").field("method", &self.method).finish_non_exhaustive()
+    }
 }
 
 /// What comes of a request. Whichever it is, the last message is its response, under its own id.
@@ -90,8 +98,8 @@ pub enum NotServed {
     /// Of a list that rules cut, nobody can tell what is in it.
     #[error("its list cannot be read")]
     NoList,
-    /// Its server is one of sessions by now: the other way is to be taken.
-    #[error("the server has become one of sessions")]
+    /// Its server is one of sessions by now, or it goes on with what stands in one: the other way is to be taken.
+    #[error("it is for the way by a session")]
     OtherEra,
     /// The service has servers of sessions only, and its client has to begin one.
     #[error("this service speaks versions with sessions alone")]

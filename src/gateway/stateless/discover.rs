@@ -17,7 +17,7 @@ use crate::{
         jsonrpc::{self, Head, IdKey},
         modern::{self, META_CAPABILITIES, META_CLIENT, META_SERVER, META_VERSION, result},
     },
-    upstream::{Endpoint, Service, choice::Era, notice::LinkLimits, question::Question},
+    upstream::{Endpoint, Service, choice::Era, credential::Who, notice::LinkLimits, question::Question},
 };
 
 /// How long what a server says of itself is believed: it may be replaced by another one without a word.
@@ -88,7 +88,7 @@ async fn learn(gateway: &Rc<Gateway>, service: &Arc<Service>) -> Option<Arc<str>
 async fn ask(gateway: &Rc<Gateway>, endpoint: &Endpoint) -> Option<Arc<str>> {
     let body = question();
     let question = Question { method: modern::DISCOVER, name: None, params: &[], body: &body };
-    let replied = gateway.member.lines.ask(endpoint, question).await.ok()?;
+    let replied = gateway.member.lines.ask(endpoint, Who::Itself, question).await.ok()?;
     let limits = LinkLimits::from(&gateway.env.settings.upstream);
     let mut reading =
         Reading::new(replied.reply, limits, IdKey::from_stored(OWN_ID), gateway.env.metrics.dropped.clone());

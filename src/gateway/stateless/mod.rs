@@ -36,7 +36,7 @@ use futures_util::future;
 pub use self::asked::{Asked, Messages, NotServed, Outcome};
 use super::{call::NotAnswered, shared::Gateway};
 use crate::{
-    protocol::{jsonrpc, modern},
+    protocol::{jsonrpc, mcp, modern},
     upstream::{Service, choice::Era},
 };
 
@@ -53,6 +53,8 @@ enum Way {
 /// See [`NotServed`].
 pub async fn answer(gateway: &Rc<Gateway>, asked: Asked<'_>) -> Result<Outcome, NotServed> {
     match way(gateway, asked.service).await {
+        // What must not run twice goes on by a session, which outlives this instance.
+        Some(Way::Pass) if asked.key.is_some() && asked.method == mcp::CALL_TOOL => held::answer(gateway, asked).await,
         Some(Way::Pass) => match pass::answer(gateway, &asked).await {
             Err(NotServed::OtherEra) => held::answer(gateway, asked).await,
             answered => answered,

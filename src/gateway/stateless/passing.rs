@@ -3,6 +3,7 @@
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use prometheus::IntGauge;
 use tokio::time::{Instant, timeout_at};
@@ -23,11 +24,18 @@ use crate::{
     protocol::{
         jsonrpc::{self, Head, IdKey},
         mcp,
-        modern::{self, era, meta, refusal::Refusal, result},
+        modern::{self, era, meta, result},
     },
     settings::UpstreamSettings,
     store::Binding,
-    upstream::{Endpoint, Service, actor::CallError, choice::Era, notice::LinkLimits, question::Question},
+    upstream::{
+        Endpoint, Service,
+        actor::CallError,
+        choice::Era,
+        credential::{Shown, Subject, Who},
+        notice::LinkLimits,
+        question::Question,
+    },
 };
 
 /// One of the requests that may be under way.
@@ -36,6 +44,16 @@ struct UnderWay(IntGauge);
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.0.dec();
+    }
+}
+
+/// Who has made this very request.
+struct OfRequest(Shown);
+
+#[async_trait]
+impl Subject for OfRequest {
+    async fn shown(&self) -> Result<Option<Shown>, String> {
+        Ok(Some(self.0.clone()))
     }
 }
 
@@ -50,6 +68,8 @@ pub(super) struct Passing {
     params: Vec<(String, String)>,
     pub(super) body: Bytes,
     by: Binding,
+    /// In whose name it is asked.
+    who: Who,
     grant: Option<Grant>,
     /// Where its answer may be kept.
     key: Option<Key>,
@@ -77,9 +97,8 @@ impl Passing {
         if let Some(shown) = said.request_state.as_deref().filter(|_| modern::may_ask(asked.method)) {
             let seal = secret::seal(gateway).await?;
             let opened = state::opened(&body, &asked.service.name, shown, asked.by.principal(), &seal);
-            let (open, name) = opened.ok_or(Refusal::Params(
-                "requestState is not one that was given to this client here, or it is too old: ask again without it",
-            ))?;
+            // One of a call that is held, or of nobody.
+            let (open, name) = opened.ok_or(NotServed::OtherEra)?;
             (body, wanted) = (open, Some(name));
         }
         Ok(Self {
@@ -91,6 +110,7 @@ impl Passing {
             params: asked.params.to_vec(),
             body,
             by: asked.by.clone(),
+            who: asked.shown.clone().map_or_else(Who::default, |shown| Who::Subject(Arc::new(OfRequest(shown)))),
             grant: asked.grant.cloned(),
             key,
             wanted,
@@ -147,7 +167,7 @@ impl Passing {
                 continue;
             }
             self.counted.sent();
-            match lines.ask(&endpoint, question).await {
+            match lines.ask(&endpoint, self.who.clone(), question).await {
                 Ok(replied) => {
                     let (limits, dropped) =
                         (LinkLimits::from(self.settings()), self.gateway.env.metrics.dropped.clone());
