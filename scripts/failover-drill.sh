@@ -7,7 +7,7 @@ set -euo pipefail
 usage() {
     cat <<'END'
 Usage: scripts/failover-drill.sh [--kill | --term | --stop | --mixed | --rolling | --redis-stop | --server-kill]
-                                 [--transport sse | streamable | mixed] [--edge] [OPTION…]
+                                 [--transport sse | streamable | mixed | stateless] [--edge] [OPTION…]
        scripts/failover-drill.sh --client typescript | python | rmcp | mcp-remote | framework | all [--edge]
                                  [--transport sse | streamable | mixed] [--rounds N]
 
@@ -25,7 +25,9 @@ served again and it is back, the next one is broken. Then a table, and exit code
   --server-kill  SIGKILL of one MCP server, then a restart
   --all-faults   one of all these but --rolling each time, at random
   --transport T  how the clients speak, and the servers behind: sse (the default), streamable, or mixed (half of them each).
-                 A client of Streamable HTTP comes back to a call by GET and Last-Event-ID, after the time that it was told
+                 A client of Streamable HTTP comes back to a call by GET and Last-Event-ID, after the time that it was told.
+                 stateless: clients of 2026-07-28, whose calls have idempotency keys and are asked again under new ids when
+                 their connections break (--kill, --term, --stop, --mixed); -- --without-keys counts what runs twice then
   --servers T    how the servers speak, when that is to be another transport than the clients'; not with --running
   --edge         nginx with nginx-edge.conf, which keeps the clients' streams; not with --running
   --client NAME  with published clients instead, as they are: what each of them sees when the instance that serves its stream is
@@ -60,7 +62,10 @@ while [ $# -gt 0 ]; do
             shift
             ;;
         --transport | --servers)
-            case ${2:-} in sse | streamable | mixed) ;; *) die "$1 takes sse, streamable or mixed" ;; esac
+            case "$1 ${2:-}" in
+                *" sse" | *" streamable" | *" mixed" | "--transport stateless") ;;
+                *) die "$1 takes sse, streamable or mixed, and --transport also stateless" ;;
+            esac
             printf -v "${1#--}" %s "$2"
             shift
             ;;
@@ -153,7 +158,7 @@ start_own() {
     unset COUNTS_FILE SERVER_ADDRESS
     case ${servers:-$transport} in
         sse) MCP_UPSTREAMS=$(upstreams sse sse) ;;
-        streamable) MCP_UPSTREAMS=$(upstreams mcp mcp) ;;
+        streamable | stateless) MCP_UPSTREAMS=$(upstreams mcp mcp) ;;
         mixed) MCP_UPSTREAMS=$(upstreams sse mcp) ;;
     esac
     export MCP_UPSTREAMS

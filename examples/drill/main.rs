@@ -11,6 +11,7 @@
 //! | `ledger` | what was promised, what came, the verdict |
 //! | `cluster` | the instances: questions, signals, restarts |
 //! | `report` | the table |
+//! | `stateless` | clients without sessions: their calls and their table |
 
 #![forbid(unsafe_code)]
 
@@ -20,6 +21,7 @@ mod ledger;
 mod plan;
 mod report;
 mod session;
+mod stateless;
 mod streams;
 
 use std::{
@@ -112,6 +114,9 @@ struct Arguments {
     /// After a fault, so many calls a second of all sessions together find out when each is served again
     #[arg(long, default_value_t = 1000.0)]
     probe_rate: f64,
+    /// Clients without sessions give no idempotency key: what they ask again runs again, which is counted and is no failure
+    #[arg(long)]
+    without_keys: bool,
     /// Each session comes from an address of its own, 127.x.y.1, so that ip_hash spreads them (Linux)
     #[arg(long)]
     spread: bool,
@@ -169,6 +174,9 @@ async fn drill(arguments: Arguments) -> Result<bool, String> {
     let restart = arguments.restart.clone();
     let cluster = Cluster::new(&arguments.ports, &arguments.run_dir, restart, arguments.rolling.clone());
     cluster.until_all_ready().await?;
+    if arguments.transport == Transport::Stateless {
+        return stateless::run(&arguments, &cluster, plan.run.clone(), seed).await;
+    }
     let board = Rc::new(Board::new(arguments.sessions));
     let sessions: Vec<Rc<Session>> =
         (0..arguments.sessions).map(|number| Session::new(number, Rc::clone(&plan), Rc::clone(&board))).collect();

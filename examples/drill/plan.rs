@@ -13,6 +13,8 @@ pub enum Transport {
     Streamable,
     /// Every other session each.
     Mixed,
+    /// Without sessions (2026-07-28): see `stateless`.
+    Stateless,
 }
 
 /// How a client comes back after its stream has ended.
@@ -61,7 +63,7 @@ impl Plan {
     /// Whether a session speaks Streamable HTTP.
     pub fn is_streamable(&self, session: usize) -> bool {
         match self.transport {
-            Transport::Sse => false,
+            Transport::Sse | Transport::Stateless => false,
             Transport::Streamable => true,
             Transport::Mixed => session % 2 == 1,
         }

@@ -8,7 +8,7 @@ use mcp_router::fault;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Cluster, ModernClient, RedisClient, StreamableUpstream,
+    Cluster, ModernClient, ModernServer, RedisClient, StreamableUpstream,
     cluster::{self, SERVICE},
     event_stream::{EventStream, Opened},
     eventually, eventually_some,
@@ -504,4 +504,35 @@ async fn keyed_calls_run_once_while_instances_are_killed() {
     }
     println!("outcome unknown: {unknown} of 150");
     cluster.assert_no_violations().await;
+}
+
+/// CALL-1: a server of the same version has no session; the call is in one of the router's all the same.
+#[tokio::test]
+async fn a_keyed_call_at_a_server_without_sessions_runs_once() {
+    let server = ModernServer::start().await;
+    let cluster = quick().upstream_urls([server.url()]).start().await;
+    let (one, other) = (cluster.addr(0), cluster.addr(1));
+    let keyed = client().header("Idempotency-Key", "\"order-1\"");
+    let slow = || json!({ "name": "slow", "arguments": { "key": "slow", "ms": 400 } });
+    let first = tokio::spawn({
+        let keyed = keyed.clone();
+        async move { keyed.call(one, "tools/call", slow()).await }
+    });
+    server.begun("slow", 1).await;
+    let again = keyed.call(other, "tools/call", slow()).await;
+    let first = first.await.unwrap();
+    assert_eq!((text(first.result()), &first.result()["resultType"]), ("slow is done", &json!("complete")));
+    assert_eq!(again.result(), first.result());
+    assert_eq!(keyed.call(other, "tools/call", slow()).await.result(), first.result());
+    assert_eq!(server.seen().await["slow"], 1);
+
+    // What it asks is asked, and answered at another instance.
+    let asking = client().declaring(json!({ "elicitation": { "form": {} } })).header("Idempotency-Key", "order-2");
+    let mut call = json!({ "name": "elicit", "arguments": { "key": "elicit" } });
+    let asked = asking.call(one, "tools/call", call.clone()).await.result().clone();
+    let (key, _) = asked["inputRequests"].as_object().unwrap().iter().next().unwrap();
+    call["requestState"] = asked["requestState"].clone();
+    call["inputResponses"] = json!({ key: { "action": "accept", "content": { "name": "Ada" } } });
+    let answered = asking.call(other, "tools/call", call).await;
+    assert!(text(answered.result()).contains("Ada"), "{}", answered.response);
 }

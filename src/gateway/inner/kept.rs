@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -54,6 +54,8 @@ pub struct Pool {
 pub struct Entry {
     /// Set once it is initialised: its name, and what its server told (JSON text).
     pub opened: OnceCell<(SessionId, Arc<str>)>,
+    /// It could not be opened.
+    pub has_failed: AtomicBool,
     calls: AtomicUsize,
     used: Mutex<Instant>,
     _place: Place,
@@ -79,7 +81,7 @@ impl Drop for Place {
 impl Entry {
     fn new(place: Place, calls: usize) -> Arc<Self> {
         let (calls, used) = (AtomicUsize::new(calls), Mutex::new(Instant::now()));
-        Arc::new(Self { opened: OnceCell::new(), calls, used, _place: place })
+        Arc::new(Self { opened: OnceCell::new(), has_failed: AtomicBool::new(false), calls, used, _place: place })
     }
 
     /// One of its calls has ended.

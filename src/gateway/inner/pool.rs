@@ -4,7 +4,11 @@
 //! A session whose server may ask the client something, or logs, works on one call at a time: over HTTP+SSE, and from servers
 //! that speak on their own stream, nothing else tells about which call that is. All others are shared.
 
-use std::{rc::Rc, sync::Arc};
+use std::{
+    cell::Cell,
+    rc::Rc,
+    sync::{Arc, atomic::Ordering},
+};
 
 use super::{
     kept::{Entry, Kind},
@@ -60,6 +64,23 @@ impl Drop for Lent {
     }
 }
 
+/// A new one, with its handshake: its name, and what its server told.
+async fn open(
+    gateway: &Rc<Gateway>,
+    service: &Arc<Service>,
+    by: &Binding,
+    kind: &Kind,
+) -> Result<(SessionId, Arc<str>), Failed> {
+    let inner = Inner::open(gateway, service, by).await?;
+    match inner.initialize(&kind.capabilities, kind.level.as_deref()).await {
+        Ok(told) => Ok((inner.session, told)),
+        Err(error) => {
+            inner.end().await;
+            Err(error)
+        }
+    }
+}
+
 /// A session of this kind: one that waits, or a new one.
 ///
 /// # Errors
@@ -68,29 +89,30 @@ pub async fn lend(gateway: &Rc<Gateway>, service: &Arc<Service>, by: &Binding, k
     let pool = &gateway.shared.inner;
     let settings = &gateway.env.settings;
     let calls = settings.inner.calls.min(settings.limits.max_inflight);
-    let (entry, is_new) = pool.choose(kind, calls, settings.inner.sessions).ok_or(Failed::TooMany)?;
+    let (entry, _) = pool.choose(kind, calls, settings.inner.sessions).ok_or(Failed::TooMany)?;
     // From here on the call counts until this is dropped.
     let nobody = Inner::at(gateway, service, by, SessionId::random());
     let mut lent = Lent { inner: nobody, told: Arc::from(""), gateway: Rc::clone(gateway), kind: kind.clone(), entry };
+    // Many may wait for the same one: one opens it, and what has failed for one is tried by none of them again.
+    let is_mine = Cell::new(false);
     let opened = lent
         .entry
         .opened
         .get_or_try_init(|| async {
-            let inner = Inner::open(gateway, service, by).await?;
-            match inner.initialize(&kind.capabilities, kind.level.as_deref()).await {
-                Ok(told) => Ok((inner.session, told)),
-                Err(error) => {
-                    inner.end().await;
-                    Err(error)
-                }
+            if lent.entry.has_failed.load(Ordering::Acquire) {
+                return Err(Failed::NoServer(service.name.clone()));
             }
+            let opened = open(gateway, service, by, kind).await;
+            is_mine.set(opened.is_ok());
+            lent.entry.has_failed.store(opened.is_err(), Ordering::Release);
+            opened
         })
         .await;
     match opened {
         Ok((session, told)) => {
             let (session, told) = (*session, Arc::clone(told));
             (lent.inner, lent.told) = (Inner::at(gateway, service, by, session), told);
-            if is_new {
+            if is_mine.get() {
                 watch(gateway, service, by, kind.clone(), Arc::clone(&lent.entry));
             }
             Ok(lent)

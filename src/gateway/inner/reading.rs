@@ -169,7 +169,13 @@ impl Reading {
                             return Ok(Said::Beat);
                         }
                     }
-                    Ok(None) if pump.is_over() => return Err(Ended::Gone),
+                    // The answer may have come between the look into the log and the one whether it is still to come.
+                    Ok(None) if pump.is_over() => {
+                        self.look().await?;
+                        if self.ready.is_empty() {
+                            return Err(Ended::Gone);
+                        }
+                    }
                     Ok(None) if pump.has_yielded() => self.source = Source::Log(LOOKS),
                     // Its owner or the store has broken it: it is shown again from here on.
                     Ok(None) | Err(_) => {

@@ -45,6 +45,9 @@ pub enum Failed {
     /// It has ended, or cannot be read.
     #[error(transparent)]
     Ended(#[from] Ended),
+    /// Another call has just tried, and no server of the service was there for it.
+    #[error("no server of service {0} takes a session")]
+    NoServer(String),
     /// There are as many as may be (`MCP_INNER_SESSIONS`).
     #[error("too many sessions for clients without sessions")]
     TooMany,

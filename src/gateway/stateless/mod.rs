@@ -36,7 +36,7 @@ use futures_util::future;
 pub use self::asked::{Asked, Messages, NotServed, Outcome};
 use super::{call::NotAnswered, shared::Gateway};
 use crate::{
-    protocol::{jsonrpc, mcp, modern},
+    protocol::{jsonrpc, modern},
     upstream::{Service, choice::Era},
 };
 
@@ -53,13 +53,13 @@ enum Way {
 /// See [`NotServed`].
 pub async fn answer(gateway: &Rc<Gateway>, asked: Asked<'_>) -> Result<Outcome, NotServed> {
     match way(gateway, asked.service).await {
-        // What must not run twice goes on by a session, which outlives this instance.
-        Some(Way::Pass) if asked.key.is_some() && asked.method == mcp::CALL_TOOL => held::answer(gateway, asked).await,
+        // What must outlive this instance is in a session, whoever the server is.
+        Some(Way::Pass) if held::is_kept(gateway, &asked).await? => held::answer(gateway, asked, false).await,
         Some(Way::Pass) => match pass::answer(gateway, &asked).await {
-            Err(NotServed::OtherEra) => held::answer(gateway, asked).await,
+            Err(NotServed::OtherEra) => held::answer(gateway, asked, true).await,
             answered => answered,
         },
-        Some(Way::Held) => held::answer(gateway, asked).await,
+        Some(Way::Held) => held::answer(gateway, asked, true).await,
         None if asked.method == modern::DISCOVER => {
             let body = jsonrpc::result_response(asked.id.as_json(), &discover::unknown());
             Ok(Outcome::Whole { status: 200, body })

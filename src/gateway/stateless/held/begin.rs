@@ -69,6 +69,13 @@ pub(super) async fn begin(
     }
 }
 
+/// The client comes back to a call that waits in a session of the gateway's own.
+pub(super) async fn goes_on(gateway: &Rc<Gateway>, asked: &Asked<'_>) -> Result<bool, NotServed> {
+    let Some(sealed) = asked.said.request_state.as_deref() else { return Ok(false) };
+    let opened = secret::seal(gateway).await?.open(state::PURPOSE, asked.by.principal(), sealed);
+    Ok(opened.is_some())
+}
+
 /// The client comes back to a call that has asked something, with answers or without, at whichever instance.
 async fn go_on(
     gateway: &Rc<Gateway>,

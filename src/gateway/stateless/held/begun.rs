@@ -67,6 +67,7 @@ pub(super) fn not_served(error: Failed) -> NotServed {
         Failed::NotOpened(error) => error.into(),
         Failed::NotDelivered(error) => error.into(),
         Failed::TooMany => NotAnswered::TooMany.into(),
+        Failed::NoServer(service) => NotAnswered::NoEndpoint { service }.into(),
         Failed::Ended(Ended::Draining) => NotOpened::Draining.into(),
         Failed::Ended(Ended::Gone | Ended::Unavailable) | Failed::Refused(_) => StoreUnavailable.into(),
     }

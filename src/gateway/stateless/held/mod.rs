@@ -54,8 +54,14 @@ use crate::{
 /// Levels of logs.
 const LEVELS: [&str; 8] = ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
 
-/// Does what is asked at a server of sessions.
-pub(super) async fn answer(gateway: &Rc<Gateway>, asked: Asked<'_>) -> Result<Outcome, NotServed> {
+/// The request is one that must outlive this instance, or goes on with such a one.
+pub(super) async fn is_kept(gateway: &Rc<Gateway>, asked: &Asked<'_>) -> Result<bool, NotServed> {
+    let is_keyed = asked.key.is_some() && asked.method == mcp::CALL_TOOL;
+    Ok(is_keyed || begin::goes_on(gateway, asked).await?)
+}
+
+/// Does what is asked in a session. `has_tasks`: what takes long may become a task; a server of this era has its own.
+pub(super) async fn answer(gateway: &Rc<Gateway>, asked: Asked<'_>, has_tasks: bool) -> Result<Outcome, NotServed> {
     if asked.said.log_level().is_some_and(|level| !LEVELS.contains(&level)) {
         return Err(Refusal::Params("params._meta names a level of logs that there is not").into());
     }
@@ -63,17 +69,17 @@ pub(super) async fn answer(gateway: &Rc<Gateway>, asked: Asked<'_>) -> Result<Ou
         modern::DISCOVER => Ok(discover::answer(gateway, &asked).await),
         modern::LISTEN => listen::answer(gateway, &asked).await,
         task::GET | task::UPDATE | task::CANCEL => task::answer(gateway, &asked).await,
-        _ => call(gateway, &asked).await,
+        _ => call(gateway, &asked, has_tasks).await,
     }
 }
 
-async fn call(gateway: &Rc<Gateway>, asked: &Asked<'_>) -> Result<Outcome, NotServed> {
+async fn call(gateway: &Rc<Gateway>, asked: &Asked<'_>, has_tasks: bool) -> Result<Outcome, NotServed> {
     // Nothing else has effects of its own.
     let is_tool = asked.method == mcp::CALL_TOOL;
     let key = asked.key.filter(|_| is_tool);
     let after = gateway.env.settings.inner.task_after;
-    let task_after =
-        Some(after).filter(|after| !after.is_zero() && is_tool && asked.said.declares(&["extensions", TASKS]));
+    let may_be = has_tasks && is_tool && !after.is_zero() && asked.said.declares(&["extensions", TASKS]);
+    let task_after = may_be.then_some(after);
     match begin::begin(gateway, asked, key, task_after.is_some()).await? {
         Begun::Over(outcome) => Ok(outcome),
         Begun::Running(call, names) => {
