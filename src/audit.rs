@@ -27,6 +27,9 @@ const TEXT_MAX: usize = 256;
 /// Lines are written together as long as there are more, up to this.
 const TOGETHER: usize = 256;
 
+/// No line is longer, in bytes: ten texts, each of which JSON may make six times as long.
+const LINE_MAX: u64 = 32 << 10;
+
 /// So much of the end of a file is looked through for its last line.
 const TAIL: u64 = 64 << 10;
 
@@ -123,6 +126,10 @@ fn open(path: &Path) -> io::Result<(Box<dyn Write + Send>, String)> {
         return Ok((Box::new(io::stdout()), String::new()));
     }
     let last = last_hash(path);
+    let head = read_head(path);
+    if !head.is_empty() && head != last {
+        tracing::error!(file = %path.display(), "the audit log does not end with the line that was written last: lines are missing");
+    }
     let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
     Ok((Box::new(file), last))
 }
@@ -159,6 +166,21 @@ fn last_hash(path: &Path) -> String {
     line["hash"].as_str().unwrap_or_default().to_owned()
 }
 
+/// Where the hash of the last line stands besides.
+fn head_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".head");
+    PathBuf::from(name)
+}
+
+/// Empty: nobody says which line was the last.
+fn read_head(path: &Path) -> String {
+    let mut text = String::new();
+    // It is as long as a hash.
+    let read = File::open(head_of(path)).and_then(|file| file.take(128).read_to_string(&mut text));
+    read.map(|_| text.trim().to_owned()).unwrap_or_default()
+}
+
 fn hash_of(line: &str) -> String {
     data_encoding::HEXLOWER.encode(&Sha256::digest(line))
 }
@@ -188,7 +210,10 @@ impl Writer {
                 text.insert(0, '\n');
             }
             match self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()) {
-                Ok(()) => (self.last, self.is_cut) = (last, false),
+                Ok(()) => {
+                    (self.last, self.is_cut) = (last, false);
+                    self.say_head(&self.last);
+                }
                 Err(error) => {
                     // What of it has been written breaks the chain, as it should: something is missing there.
                     self.is_cut = true;
@@ -198,6 +223,23 @@ impl Writer {
                     tracing::error!(file = %self.path.display(), %error, lines = count, "the audit log cannot be written");
                 }
             }
+        }
+    }
+
+    /// Says which line is the last one. Whole or not at all: a reader must not find half of it.
+    fn say_head(&self, hash: &str) {
+        if !fs::metadata(&self.path).is_ok_and(|known| known.is_file()) {
+            return;
+        }
+        let (head, mut next) = (head_of(&self.path), self.path.as_os_str().to_owned());
+        next.push(".head.new");
+        let write = || {
+            let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&next)?;
+            file.write_all(format!("{hash}\n").as_bytes())?;
+            fs::rename(&next, &head)
+        };
+        if let Err(error) = write() {
+            tracing::debug!(file = %head.display(), %error, "the head of the audit log cannot be written");
         }
     }
 
@@ -237,6 +279,8 @@ impl Writer {
             // The chain goes on from the file that was moved away.
             Ok((out, last)) => {
                 (self.out, self.is_cut) = (out, true);
+                // Of what was moved away the first line here tells the end.
+                self.say_head(&last);
                 if !last.is_empty() {
                     self.last = last;
                 }
@@ -249,17 +293,29 @@ impl Writer {
     }
 }
 
-/// Checks the chain of a file: how many lines it has. `first`: whether the first one may follow on lines elsewhere.
+/// Checks the chain of a file: how many lines it has. The first one may follow on lines elsewhere. The last one must not come
+/// before that of the head, if there is one.
 ///
 /// # Errors
 /// The number of the first line that does not fit, and why.
 pub fn verify(path: &Path) -> Result<u64, String> {
-    let file = File::open(path).map_err(|fault| fault.to_string())?;
+    // First, since the file may grow meanwhile.
+    let head = read_head(path);
+    let mut file = BufReader::new(File::open(path).map_err(|fault| fault.to_string())?);
     let mut before: Option<String> = None;
-    let mut count = 0;
-    for line in BufReader::new(file).lines() {
-        let line = line.map_err(|fault| fault.to_string())?;
+    let (mut count, mut has_head) = (0, head.is_empty());
+    loop {
+        let mut line = Vec::new();
+        // A file of another kind may have no end of a line.
+        let read = (&mut file).take(LINE_MAX).read_until(b'\n', &mut line).map_err(|fault| fault.to_string())?;
+        if read == 0 {
+            break;
+        }
         count += 1;
+        if line.pop_if(|last| *last == b'\n').is_none() && line.len() as u64 >= LINE_MAX {
+            return Err(format!("line {count} is longer than any of an audit log"));
+        }
+        let line = String::from_utf8(line).map_err(|_| format!("line {count} is no line of an audit log"))?;
         let told: Value =
             serde_json::from_str(&line).map_err(|_| format!("line {count} is no line of an audit log"))?;
         let (hash, prev) = (told["hash"].as_str().unwrap_or_default(), told["prev"].as_str().unwrap_or_default());
@@ -270,9 +326,14 @@ pub fn verify(path: &Path) -> Result<u64, String> {
         if before.is_some_and(|before| before != prev) {
             return Err(format!("line {count} does not follow on the one before: something was taken out or put in"));
         }
+        has_head |= hash == head;
         before = Some(hash.to_owned());
     }
-    Ok(count)
+    if has_head {
+        Ok(count)
+    } else {
+        Err(format!("lines are missing behind line {count}: the last one that was written is not there"))
+    }
 }
 
 #[cfg(test)]
@@ -323,7 +384,17 @@ mod tests {
         assert!(verify(&path).unwrap_err().contains("line 3 does not follow"));
         write(&[&lines[..2], &lines[1..]].concat());
         assert!(verify(&path).is_err());
+        // A cut-off end is one, as long as the head is there.
+        write(&lines[..4]);
+        assert!(verify(&path).unwrap_err().contains("missing behind line 4"));
+        std::fs::remove_file(head_of(&path)).unwrap();
+        assert_eq!(verify(&path), Ok(4));
         assert_eq!(lost.get(), 0);
+    }
+
+    #[test]
+    fn a_file_without_ends_of_lines_is_not_read_to_its_end() {
+        assert!(verify(Path::new("/dev/zero")).unwrap_err().contains("line 1 is longer"));
     }
 
     #[test]

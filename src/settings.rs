@@ -321,6 +321,12 @@ fn check_relations(settings: &Settings, reader: &mut Reader) {
     ] {
         reader.require(file, is_paired, &format!("to be set together with {other}, or neither"));
     }
+    let is_client = auth.client_id.is_some() && auth.client_secret.is_some();
+    reader.require(
+        "MCP_AUTH_INTROSPECTION",
+        auth.introspection.is_none() || is_client,
+        "to be set together with MCP_AUTH_CLIENT_ID and MCP_AUTH_CLIENT_SECRET_FILE",
+    );
     reader.require(
         "MCP_AUTH",
         auth.by != Auth::Unset || server.address.to_canonical().is_loopback(),

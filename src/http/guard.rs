@@ -146,7 +146,7 @@ where
         let node = request.app_data::<NodeData>().expect("every app is built with its node").clone();
         async move {
             if let Some(authority) = authority {
-                authority.learn().await;
+                authority.learn(request.request()).await;
                 match identify(&authority, &node, &request, true) {
                     Err(Unfound::Refused(error, _)) => return Ok(refuse(request, &error)),
                     // Not when it is the last time.

@@ -18,7 +18,7 @@ pub fn asked_for(args: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
     let (Some(file), None) = (args.next(), args.next()) else {
         let _ = writeln!(
             io::stderr(),
-            "usage: mcp-router audit FILE\nChecks that no line of an audit log was changed, taken out or put in."
+            "usage: mcp-router audit FILE\nChecks that no line of an audit log was changed, taken out or put in, and none is missing at its end (FILE.head)."
         );
         return Some(ExitCode::from(EXIT_USAGE));
     };

@@ -10,7 +10,13 @@ use std::{
 };
 
 use actix_tls::accept::rustls_0_23::TlsStream;
-use actix_web::{HttpServer, middleware::Condition, rt::net::TcpStream, web};
+use actix_web::{
+    HttpServer,
+    http::header,
+    middleware::{Condition, DefaultHeaders},
+    rt::net::TcpStream,
+    web,
+};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::{certificates::Kept, fatal::Fatal, node::Node};
@@ -97,6 +103,12 @@ pub(super) fn serve(
             let base = cluster.env.settings.server.base_path.clone();
             actix_web::App::new()
                 .app_data(web::Data::new(node))
+                // What is said is as it says it is, and for nobody else; whoever knows better says so.
+                .wrap(
+                    DefaultHeaders::new()
+                        .add((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
+                        .add((header::CACHE_CONTROL, "no-store")),
+                )
                 // A span for each request costs more than a small request: only for those who look.
                 .wrap(Condition::new(
                     tracing::enabled!(tracing::Level::DEBUG),

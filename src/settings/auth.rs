@@ -10,7 +10,10 @@ use std::{
 use data_encoding::HEXLOWER_PERMISSIVE;
 use url::{Host, Url};
 
-use super::parse::{Parsed, is_name};
+use super::{
+    parse::{Parsed, is_name},
+    value::Secret,
+};
 
 /// By what clients show who they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,6 +124,23 @@ pub(super) fn key_source(text: &str) -> Parsed<KeySource> {
     }
     let url = Url::parse(text).ok().filter(|_| is_trusted_url(text));
     url.map(KeySource::Url).ok_or_else(|| "an https URL (http on this machine) or a readable file".to_owned())
+}
+
+/// A URL by which nobody else can be reached.
+pub(super) fn trusted_url(text: &str) -> Parsed<Url> {
+    let url = Url::parse(text).ok().filter(|_| is_trusted_url(text));
+    url.ok_or_else(|| "an https URL (http on this machine)".to_owned())
+}
+
+/// A file that holds one secret, in visible ASCII.
+pub(super) fn secret_file(text: &str) -> Parsed<Secret> {
+    const EXPECTED: &str = "a readable file with one line of visible ASCII";
+    let read = fs::read_to_string(text).map_err(|fault| format!("{EXPECTED} ({fault})"))?;
+    let secret = read.trim();
+    if secret.is_empty() || !secret.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return Err(EXPECTED.to_owned());
+    }
+    Ok(Secret::new(secret))
 }
 
 /// Words of RFC 6749, section 3.3.

@@ -251,6 +251,14 @@ pub(super) fn path(text: &str) -> Parsed<PathBuf> {
     if text.chars().any(char::is_control) { Err("a path".to_owned()) } else { Ok(PathBuf::from(text)) }
 }
 
+pub(super) fn visible(text: &str) -> Parsed<String> {
+    if text.chars().all(|c| c.is_ascii_graphic()) {
+        Ok(text.to_owned())
+    } else {
+        Err("visible ASCII characters".to_owned())
+    }
+}
+
 pub(super) fn token(text: &str) -> Parsed<Secret> {
     if text.chars().all(|c| c.is_ascii_graphic()) {
         Ok(Secret::new(text))

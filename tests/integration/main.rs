@@ -55,6 +55,7 @@ mod streamable_upstreams;
 mod supervision;
 mod surfaces;
 mod suspicion;
+mod token_matrix;
 mod tokens;
 mod tools;
 mod upstream_urls;

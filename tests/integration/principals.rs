@@ -37,15 +37,26 @@ fn post(path: &str, message: &Value) -> Request {
 }
 
 /// A session and what its client knows of it.
-struct Victim {
+pub(super) struct Victim {
     id: String,
     /// Before the event that holds [`SECRET`].
     cursor: String,
 }
 
 impl Victim {
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Of a client of HTTP+SSE, which has been told [`SECRET`].
+    pub(super) async fn of_sse(client: &McpClient) -> Self {
+        let cursor = client.cursor_text().unwrap();
+        assert!(client.text("wait", json!({ "ms": 0, "text": SECRET })).await.contains(SECRET));
+        Self { id: client.session(), cursor }
+    }
+
     /// All that a client of Streamable HTTP can ask for with what it knows of a session.
-    fn streamable(&self) -> Vec<(&'static str, Request)> {
+    pub(super) fn streamable(&self) -> Vec<(&'static str, Request)> {
         let of = |request: Request| request.header("mcp-session-id", &self.id);
         let list = json!({ "jsonrpc": "2.0", "id": fastrand::u32(..), "method": "tools/list" });
         let note = json!({ "jsonrpc": "2.0", "method": "notifications/roots/list_changed" });
@@ -60,7 +71,7 @@ impl Victim {
     }
 
     /// The same of HTTP+SSE.
-    fn sse(&self) -> Vec<(&'static str, Request)> {
+    pub(super) fn sse(&self) -> Vec<(&'static str, Request)> {
         let (id, cookie) = (&self.id, format!("mcp_session={}", self.id));
         let at = |path: &str, message: &Value| Request::post(format!("{path}?sessionId={id}"), message.to_string());
         let list = json!({ "jsonrpc": "2.0", "id": fastrand::u32(..), "method": "tools/list" });
@@ -82,16 +93,18 @@ impl Victim {
 
 /// What came of it.
 #[derive(Debug, PartialEq, Eq)]
-enum Outcome {
+pub(super) enum Outcome {
     /// The session answers.
     Served,
     /// It does not exist: 404, or a session of his own.
     NotThere,
     /// 401
     Unknown,
+    /// 403 with the scopes that it takes.
+    TooLittle,
 }
 
-async fn outcome(addr: SocketAddr, request: &Request, victim: &Victim) -> Outcome {
+pub(super) async fn outcome(addr: SocketAddr, request: &Request, victim: &Victim) -> Outcome {
     match soon("an answer", EventStream::exchange(addr, request)).await.unwrap() {
         Opened::Refused(response) => {
             assert!(!response.text().contains(SECRET), "{}", response.text());
@@ -105,6 +118,10 @@ async fn outcome(addr: SocketAddr, request: &Request, victim: &Victim) -> Outcom
                     assert!(response.header("www-authenticate").unwrap().starts_with("Bearer "));
                     assert_eq!(response.json()["error"]["data"]["reason"], "unauthorized");
                     Outcome::Unknown
+                }
+                403 => {
+                    assert_eq!(response.json()["error"]["data"]["reason"], "insufficient_scope");
+                    Outcome::TooLittle
                 }
                 status => panic!("{status} {}", response.text()),
             }
@@ -138,25 +155,28 @@ async fn check(
     }
 }
 
-/// An answer that holds [`SECRET`], and the cursor before it.
+/// An answer that holds [`SECRET`], and the cursor before it, in a new session of this client.
+pub(super) async fn secret_call(client: &StreamableClient) -> Victim {
+    // The version that has arrays of messages, and no header.
+    client.initialize("2025-03-26", json!({})).await;
+    client.set_version(None);
+    let (id, mut shown) = client.start_call("wait", json!({ "ms": 400, "text": SECRET })).await;
+    let first = shown.event().await;
+    shown.answer(&id.into()).await;
+    Victim { id: client.session().unwrap(), cursor: first.id.unwrap() }
+}
+
 async fn streamable_victim(addr: SocketAddr) -> (StreamableClient, Victim) {
     let alice = StreamableClient::new([addr], MCP);
     alice.set_header(NAME, "alice");
-    // The version that has arrays of messages, and no header.
-    alice.initialize("2025-03-26", json!({})).await;
-    alice.set_version(None);
-    let (id, mut shown) = alice.start_call("wait", json!({ "ms": 400, "text": SECRET })).await;
-    let first = shown.event().await;
-    shown.answer(&id.into()).await;
-    (alice.clone(), Victim { id: alice.session().unwrap(), cursor: first.id.unwrap() })
+    let victim = secret_call(&alice).await;
+    (alice, victim)
 }
 
 async fn sse_victim(addr: SocketAddr) -> (McpClient, Victim) {
     let alice = McpClient::builder([addr]).header(NAME, "alice").stays_away().initialize().await;
-    let cursor = alice.cursor_text().unwrap();
-    assert!(alice.text("wait", json!({ "ms": 0, "text": SECRET })).await.contains(SECRET));
-    let id = alice.session();
-    (alice, Victim { id, cursor })
+    let victim = Victim::of_sse(&alice).await;
+    (alice, victim)
 }
 
 #[tokio::test]
@@ -408,4 +428,69 @@ async fn nginx_takes_the_name_away_that_a_client_gives_itself() {
             assert_eq!((at(cluster.addr(0)).await, at(front).await), (200, 401));
         }
     }
+}
+
+/// Ten thousand of them, as fast as they can be sent: each is refused, others are served meanwhile, and nothing is kept of them.
+#[tokio::test]
+async fn wrong_keys_lock_nobody_out_and_cost_no_memory() {
+    const CONNECTIONS: usize = 20;
+    const EACH: usize = 500;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("keys");
+    let key = key(dir.path(), &file, "ci");
+    let builder = Cluster::builder().without_redis().env("MCP_AUTH", "keys").env("MCP_AUTH_KEYS_FILE", file.display());
+    let mut cluster = builder.start().await;
+    let addr = cluster.addr(0);
+    let right = post("/mcp/router/route/mcp-server-v6", &call(1)).header("x-api-key", &key);
+    let flood = async || {
+        let mut floods = Vec::new();
+        for number in 0..CONNECTIONS {
+            floods.push(tokio::spawn(async move {
+                let mut socket = tokio::net::TcpStream::connect(addr).await.unwrap();
+                let (mut reader, mut writer) = socket.split();
+                let asks = async {
+                    for at in 0..EACH {
+                        let key = format!("mcpr_{number:04}{at:028}");
+                        let head = format!(
+                            "POST {MCP} HTTP/1.1\r\nhost: localhost\r\nx-api-key: {key}\r\ncontent-length: 0\r\n\r\n"
+                        );
+                        tokio::io::AsyncWriteExt::write_all(&mut writer, head.as_bytes()).await.unwrap();
+                    }
+                };
+                let hears = async {
+                    let (mut heard, mut buffer, mut count) = (Vec::new(), vec![0; 64 << 10], 0);
+                    while count < EACH {
+                        let read = tokio::io::AsyncReadExt::read(&mut reader, &mut buffer).await.unwrap();
+                        assert!(read > 0, "the connection has ended after {count}");
+                        heard.extend_from_slice(&buffer[..read]);
+                        count = String::from_utf8_lossy(&heard).matches("HTTP/1.1 401").count();
+                    }
+                };
+                tokio::join!(asks, hears);
+            }));
+        }
+        // Others are served while it lasts.
+        let mut served = 0;
+        while floods.iter().any(|flood| !flood.is_finished()) || served == 0 {
+            assert_eq!(right.send(addr).await.status, 200);
+            served += 1;
+        }
+        for flood in floods {
+            flood.await.unwrap();
+        }
+    };
+    // What is used for connections and answers is there after some; of a key nothing stays.
+    let mut count = 0;
+    loop {
+        let before = cluster.routers[0].process().resident_bytes();
+        flood().await;
+        count += CONNECTIONS * EACH;
+        let grown = cluster.routers[0].process().resident_bytes().saturating_sub(before);
+        if grown < 1 << 20 {
+            break;
+        }
+        assert!(count < 10 * CONNECTIONS * EACH, "it grows without an end: {grown} bytes in the last round");
+    }
+    assert_eq!(cluster.metric("mcp_router_unauthorized_total", Some("unknown_key")).await, count as f64);
+    assert_eq!(right.send(addr).await.status, 200, "nobody is locked out");
 }

@@ -348,3 +348,55 @@ async fn the_typescript_sdk_finds_the_authorization_server_by_itself() {
         }
     }
 }
+
+/// Of a token that says nothing by itself its authorization server is asked, not more often than it must be. SEC-6
+#[tokio::test]
+async fn an_opaque_token_is_worth_what_its_authorization_server_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = AuthorizationServer::start(dir.path()).await;
+    let secret = dir.path().join("secret");
+    std::fs::write(&secret, "open barley&\n").unwrap();
+    let ours = "http://127.0.0.1/opaque";
+    let cluster = taking(&server)
+        .env("MCP_AUTH_RESOURCE", ours)
+        .env("MCP_AUTH_SCOPES", "mcp:use")
+        .env("MCP_AUTH_INTROSPECTION", format!("{}/token/introspection", server.issuer()))
+        .env("MCP_AUTH_CLIENT_ID", "router")
+        .env("MCP_AUTH_CLIENT_SECRET_FILE", secret.display())
+        .env("MCP_AUTH_INTROSPECTION_TTL", "1h")
+        .start()
+        .await;
+    let addr = cluster.addr(0);
+    let token = async |resource: &str, scope: &str| {
+        let form = format!("grant_type=client_credentials&resource={resource}&scope={scope}");
+        let request = Request::post("/token", form).header("authorization", "Basic dGVzdGVyOm9wZW4tc2VzYW1l");
+        let request = request.without("content-type").header("content-type", "application/x-www-form-urlencoded");
+        request.send(server.addr()).await.json()["access_token"].as_str().unwrap().to_owned()
+    };
+    let good = token(ours, "mcp:use").await;
+    assert!(!good.contains('.'), "it says nothing");
+    for _ in 0..20 {
+        assert_eq!(list(ROUTE, Some(&good)).send(addr).await.status, 200);
+    }
+    assert_eq!(server.looks(), 1);
+    let (other, less) = (token("http://127.0.0.1/opaque-too", "mcp:use").await, token(ours, "mcp:write").await);
+    for (token, status) in [(&*other, 401), (&*less, 403), ("made-up", 401), ("made-up", 401)] {
+        assert_eq!(list(ROUTE, Some(token)).send(addr).await.status, status, "{token}");
+    }
+    assert_eq!(server.looks(), 4, "also that it does not know one is kept for a moment");
+    // A session of its bearer.
+    let client = StreamableClient::new([addr], MCP);
+    client.set_header("authorization", &format!("Bearer {good}"));
+    client.initialize("2025-11-25", json!({})).await;
+    client.result("tools/list", json!({})).await;
+    // While it is away what is known goes on, and nobody is told that his token were wrong.
+    server.kill();
+    client.result("tools/list", json!({})).await;
+    let refused = list(ROUTE, Some("another")).send(addr).await;
+    assert_eq!((refused.status, &refused.json()["error"]["data"]["reason"]), (503, &json!("no_issuer")));
+    let log = cluster.routers[0].log_text();
+    assert!(
+        [&good, &other, &less].into_iter().all(|token| !log.contains(token.as_str())) && !log.contains("barley"),
+        "SEC-2"
+    );
+}

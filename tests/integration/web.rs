@@ -247,3 +247,21 @@ async fn of_lists_of_forwarded_values_the_first_counts() {
     let foreign = Request::get(SSE).header("x-forwarded-host", "evil.example, mcp-bridge.local");
     assert_json_rpc_error(&EventStream::refusal(addr, &foreign).await, 403, "a foreign first value");
 }
+
+/// What is said is as it says it is, and is kept by nobody.
+#[tokio::test]
+async fn answers_are_neither_guessed_at_nor_kept() {
+    let cluster = Cluster::builder().without_redis().start().await;
+    let list = serde_json::json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/list" }).to_string();
+    for request in [
+        Request::get("/actuator/health"),
+        Request::get("/mcp/router/services"),
+        Request::get("/nothing"),
+        Request::post("/mcp/router/route/mcp-server-v6", list.clone()),
+        Request::post("/mcp/mcp-server-v6", list).header("accept", "application/json"),
+    ] {
+        let response = request.send(cluster.addr(0)).await;
+        let headers = (response.header("x-content-type-options"), response.header("cache-control"));
+        assert_eq!(headers, (Some("nosniff"), Some("no-store")), "{request:?}");
+    }
+}

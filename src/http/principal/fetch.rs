@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use awc::{Client, Connector, http::StatusCode};
+use awc::{Client, Connector, SendClientRequest, http::StatusCode};
 use rustls::ClientConfig;
 
 /// No such document is larger.
@@ -26,8 +26,21 @@ impl Fetcher {
     /// # Errors
     /// What went wrong, in words for the log.
     pub(super) async fn get(&self, url: &str) -> Result<Vec<u8>, String> {
+        self.read(self.client.get(url).insert_header(("accept", "application/json")).send()).await
+    }
+
+    /// What is said to a form.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub(super) async fn post(&self, url: &str, authorization: &str, form: String) -> Result<Vec<u8>, String> {
+        let request = self.client.post(url).insert_header(("accept", "application/json"));
+        let request = request.insert_header(("content-type", "application/x-www-form-urlencoded"));
+        self.read(request.insert_header(("authorization", authorization)).send_body(form)).await
+    }
+
+    async fn read(&self, sent: SendClientRequest) -> Result<Vec<u8>, String> {
         let got = async {
-            let sent = self.client.get(url).insert_header(("accept", "application/json")).send();
             let mut response = sent.await.map_err(|fault| fault.to_string())?;
             if response.status() != StatusCode::OK {
                 return Err(format!("status {}", response.status().as_u16()));

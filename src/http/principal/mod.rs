@@ -7,12 +7,14 @@
 //! | `keys` | keys of a file, which may change |
 //! | `tokens` | tokens of an authorization server, checked once each |
 //! | `resource` | what they must be for, and what clients are told of that |
+//! | `introspection` | tokens of which their authorization server says what they are worth |
 //! | `jwks`, `fetch`, `ring_verifier` | the keys that have signed them, how they are had, and what checks a signature |
 //!
 //! A credential that a client shows and that is wrong is refused, whatever else the request carries: nobody falls back to
 //! being somebody else.
 
 mod fetch;
+mod introspection;
 mod jwks;
 mod keys;
 mod resource;
@@ -107,7 +109,13 @@ impl Authority {
         };
         let tokens = async {
             if let Some((tokens, _)) = &self.tokens {
-                tokens.jwks.keep_up(&Fetcher::new(tls(), self.timeout)).await;
+                let fetcher = Fetcher::new(tls(), self.timeout);
+                let introspection = async {
+                    if let Some(introspection) = &tokens.introspection {
+                        introspection.keep_up(&fetcher).await;
+                    }
+                };
+                future::join(tokens.jwks.keep_up(&fetcher), introspection).await;
             }
         };
         future::join(keys, tokens).await;
@@ -123,10 +131,11 @@ impl Authority {
         Ok(())
     }
 
-    /// Waits until more keys of the issuer are known, for as long as that may take.
-    pub(super) async fn learn(&self) {
-        if let Some((tokens, _)) = &self.tokens {
-            tokens.jwks.learn().await;
+    /// Waits until more is known of the token that was shown, for as long as that may take.
+    pub(super) async fn learn(&self, request: &HttpRequest) {
+        let shown = self.credential(request).ok().flatten().map(|(token, _)| token.to_owned());
+        if let (Some((tokens, _)), Some(token)) = (&self.tokens, shown) {
+            tokens.learn(&token).await;
         }
     }
 
@@ -213,7 +222,8 @@ fn told(tokens: &Tokens, resource: &Resource, audience: &Audience, trouble: Trou
         |text: &str| ApiError::Unauthorized { challenge: resource.challenge(audience, Some(("invalid_token", text))) };
     match trouble {
         Trouble::NoKeys | Trouble::UnknownKey if !is_last && tokens.jwks.may_learn() => Unfound::Unclear,
-        Trouble::NoKeys => Unfound::Refused(ApiError::NoIssuer, "no_issuer"),
+        Trouble::Unsaid if !is_last => Unfound::Unclear,
+        Trouble::NoKeys | Trouble::Unsaid => Unfound::Refused(ApiError::NoIssuer, "no_issuer"),
         Trouble::UnknownKey => Unfound::Refused(wrong("a key that the issuer does not have"), "unknown_signer"),
         Trouble::Wrong(text) => Unfound::Refused(wrong(text), "bad_token"),
         Trouble::TooLittle => {

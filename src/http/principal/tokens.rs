@@ -15,6 +15,7 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use super::{
+    introspection::{Introspection, Told, Word},
     jwks::{IssuerKey, Jwks},
     resource::Audience,
     ring_verifier,
@@ -30,6 +31,9 @@ const TOKEN_MAX: usize = 16 << 10;
 /// Keys of one id that are tried.
 const TRIED_MAX: usize = 4;
 
+/// So many seconds a token counts whose end its authorization server does not say; it is asked again before.
+const UNSAID_END: u64 = 3600;
+
 type TokenHash = [u8; 32];
 
 /// See the module's text.
@@ -39,6 +43,8 @@ pub(super) struct Tokens {
     leeway: u64,
     scopes: Vec<String>,
     pub(super) jwks: Jwks,
+    /// Who is asked about tokens that say nothing by themselves.
+    pub(super) introspection: Option<Introspection>,
     known: RwLock<Cache>,
 }
 
@@ -74,6 +80,8 @@ pub(super) enum Trouble {
     UnknownKey,
     /// No key is known (yet).
     NoKeys,
+    /// Its authorization server has not said (yet) what it is worth.
+    Unsaid,
 }
 
 #[derive(Deserialize)]
@@ -105,6 +113,11 @@ impl OneOrMany {
     }
 }
 
+/// It is no JWT (RFC 7519, section 3).
+fn is_opaque(token: &str) -> bool {
+    token.split('.').count() != 3
+}
+
 fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
@@ -117,12 +130,22 @@ impl Tokens {
             leeway: settings.leeway.as_secs(),
             scopes: settings.scopes.clone(),
             jwks: Jwks::new(issuer, settings),
+            introspection: Introspection::new(settings),
             known: RwLock::new(Cache { most: settings.token_cache, ..Cache::default() }),
         }
     }
 
     /// Who shows this token, and for how long it counts. `for_us`: what it must be for.
     pub(super) fn holder(&self, token: &str, for_us: &Audience) -> Result<(Principal, Duration), Trouble> {
+        if let Some(introspection) = self.introspection.as_ref().filter(|_| is_opaque(token)) {
+            let told = match introspection.word(token) {
+                Word::Active(told) => told,
+                Word::Inactive => return Err(Trouble::Wrong("a token that does not count")),
+                Word::Unsaid => return Err(Trouble::Unsaid),
+            };
+            let now = unix_now();
+            return self.counts(self.judge(self.claims(&told, now)?, now)?, for_us, now);
+        }
         let hash: TokenHash = Sha256::digest(token).into();
         let (now, version) = (unix_now(), self.jwks.version());
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner).get(&hash, version);
@@ -135,6 +158,11 @@ impl Tokens {
                 checked
             }
         };
+        self.counts(checked, for_us, now)
+    }
+
+    /// Who has it, if it is for what is asked.
+    fn counts(&self, checked: Checked, for_us: &Audience, now: u64) -> Result<(Principal, Duration), Trouble> {
         if now >= checked.ends {
             return Err(Trouble::Wrong("the token has expired"));
         }
@@ -145,6 +173,31 @@ impl Tokens {
             return Err(Trouble::TooLittle);
         }
         Ok((checked.principal, Duration::from_secs(checked.ends - now)))
+    }
+
+    /// Waits until it is said what this token is worth, or keys are known: for as long as either may take.
+    pub(super) async fn learn(&self, token: &str) {
+        match self.introspection.as_ref().filter(|_| is_opaque(token)) {
+            Some(introspection) if token.len() <= TOKEN_MAX => introspection.learn(token).await,
+            Some(_) => {}
+            None => self.jwks.learn().await,
+        }
+    }
+
+    /// As a token says them that says something. What its authorization server leaves out is as it always is there; for
+    /// whom a token is it must say.
+    fn claims(&self, told: &Told, now: u64) -> Result<Claims, Trouble> {
+        let aud = told.aud.clone().and_then(|aud| serde_json::from_value(aud).ok());
+        Ok(Claims {
+            iss: told.iss.clone().unwrap_or_else(|| self.issuer.clone()),
+            sub: told.sub.clone(),
+            client_id: told.client_id.clone(),
+            aud: aud.ok_or(Trouble::Wrong("the token is for no resource"))?,
+            exp: told.exp.unwrap_or((now + UNSAID_END) as f64),
+            nbf: told.nbf,
+            scope: told.scope.clone(),
+            scp: None,
+        })
     }
 
     fn check(&self, token: &str, now: u64) -> Result<Checked, Trouble> {

@@ -2,13 +2,18 @@
 
 use std::{ffi::OsString, time::Duration};
 
+use url::Url;
+
 use crate::settings::{
-    auth::{Auth, KeyFile, KeySource, auth, header_name, issuer, key_file, key_source, scopes},
+    auth::{
+        Auth, KeyFile, KeySource, auth, header_name, issuer, key_file, key_source, scopes, secret_file, trusted_url,
+    },
     help_text::help_text,
-    parse::{DAY, HOUR, MILLI, MINUTE, SECOND, duration, optional, whole},
+    parse::{self, DAY, HOUR, MILLI, MINUTE, SECOND, duration, optional, whole},
     policy_file::{PolicyFile, policy_file},
     row::Row,
     source::Reader,
+    value::Secret,
 };
 
 group! {
@@ -51,6 +56,19 @@ group! {
 
         /// How long a fetch of keys may take; a request whose token waits for one gets 401 or 503 then.
         MCP_AUTH_JWKS_TIMEOUT = "5s", "duration" => jwks_timeout: Duration, duration(10 * MILLI..=MINUTE);
+
+        /// Where the authorization server says what a token is worth that says nothing by itself (RFC 7662). Unset such tokens count
+        /// for nothing. With MCP_AUTH_CLIENT_ID and MCP_AUTH_CLIENT_SECRET_FILE.
+        MCP_AUTH_INTROSPECTION = "", "https URL" => introspection: Option<Url>, optional(trusted_url);
+
+        /// As whom the router asks that (client_secret_basic).
+        MCP_AUTH_CLIENT_ID = "", "visible ASCII" => client_id: Option<String>, optional(parse::visible);
+
+        /// File with the secret of this client; read at the start.
+        MCP_AUTH_CLIENT_SECRET_FILE = "", "file" => client_secret: Option<Secret>, optional(secret_file);
+
+        /// How long its word on a token counts: so long at most a token goes on that was taken back. Each new one costs a question.
+        MCP_AUTH_INTROSPECTION_TTL = "30s", "duration" => introspection_ttl: Duration, duration(MILLI..=HOUR);
 
         /// Checked tokens that are remembered, at about 1 KiB each; one that was forgotten is checked again.
         MCP_AUTH_TOKEN_CACHE = "10000", "tokens" => token_cache: usize, whole(2..=10_000_000);
