@@ -231,8 +231,7 @@ impl Exchange {
             ));
         }
         let capabilities = self.session.client.borrow().capabilities.clone();
-        let round = Round::begin(asked, &capabilities)
-            .map_err(|method| format!("the server asks its client for {method}, which that has not declared"))?;
+        let round = Round::begin(asked, &capabilities)?;
         self.stage = Stage::Asking(asking(&self.session, round));
         Ok(())
     }

@@ -17,6 +17,10 @@ const ROOTS: &str = "roots/list";
 /// Largest record of a round. A larger one, which only a large state of the server's makes, is lost with its owner.
 const MAX_STORED: usize = 64 << 10;
 
+/// Questions in one round: as many as a session may have open (the default of `MCP_MAX_SERVER_REQUESTS`). What an heir needs is
+/// written anew with each of them.
+const MAX_QUESTIONS: usize = 256;
+
 /// What is asked in one round, and what has been answered.
 #[derive(Debug, Default, Deserialize, Serialize)]
 pub(super) struct Round {
@@ -42,7 +46,7 @@ impl Round {
     /// Of what is asked.
     ///
     /// # Errors
-    /// What is asked that the client, which can do this (JSON text), has not declared.
+    /// Something is asked that the client, which can do this (JSON text), has not declared; too much is asked at once.
     pub(super) fn begin(asked: Asked, capabilities: &str) -> Result<Self, String> {
         let able: Value = serde_json::from_str(capabilities).unwrap_or_default();
         let is_able = |question: &Question| match question.method.as_str() {
@@ -51,8 +55,14 @@ impl Round {
             ROOTS => !able["roots"].is_null(),
             _ => false,
         };
+        if asked.questions.len() > MAX_QUESTIONS {
+            let many = asked.questions.len();
+            return Err(format!("the server asks {many} things at once, and {MAX_QUESTIONS} may be asked"));
+        }
         match asked.questions.iter().find(|question| !is_able(question)) {
-            Some(question) => Err(question.method.clone()),
+            Some(Question { method, .. }) => {
+                Err(format!("the server asks its client for {method}, which that has not declared"))
+            }
             None => Ok(Self { state: asked.state, unasked: asked.questions.into(), ..Self::default() }),
         }
     }
@@ -64,6 +74,12 @@ impl Round {
 
     /// What an heir needs to go on with it.
     pub(super) fn stored(&self) -> Option<String> {
+        let unasked = self.unasked.iter().map(|question| question.key.len() + question.params().len());
+        let answers = self.answers.iter().map(|(key, answer)| key.len() + answer.len());
+        let least = self.state.as_ref().map_or(0, String::len) + unasked.chain(answers).sum::<usize>();
+        if least > MAX_STORED {
+            return None;
+        }
         serde_json::to_string(self).ok().filter(|stored| stored.len() <= MAX_STORED)
     }
 
@@ -233,8 +249,19 @@ mod tests {
             (ABLE, "vendor/ask", None),
         ] {
             let asked = Asked { state: None, questions: vec![question("a", method, params)] };
-            assert_eq!(Round::begin(asked, able).err().as_deref(), Some(method), "{able} {method}");
+            assert!(Round::begin(asked, able).is_err_and(|why| why.contains(method)), "{able} {method}");
         }
+    }
+
+    /// What is written for an heir with each of them grows with their number.
+    #[test]
+    fn no_more_is_asked_at_once_than_may_be() {
+        let asked = |count: usize| {
+            let questions = (0..count).map(|at| question(&at.to_string(), ROOTS, None)).collect();
+            Asked { state: None, questions }
+        };
+        assert!(Round::begin(asked(MAX_QUESTIONS), ABLE).is_ok());
+        assert!(Round::begin(asked(MAX_QUESTIONS + 1), ABLE).is_err_and(|why| why.contains("257 things")));
     }
 
     #[test]
