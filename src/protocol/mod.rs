@@ -7,6 +7,7 @@ pub mod jsonrpc;
 pub mod mcp;
 pub mod modern;
 pub mod post_id;
+pub mod same;
 pub mod scan;
 pub mod session_id;
 pub mod sse_reader;

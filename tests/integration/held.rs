@@ -12,9 +12,10 @@ use crate::harness::{
     cluster::{self, SERVICE},
     event_stream::{EventStream, Opened},
     eventually, eventually_some,
+    http::Request,
     odd_upstream::Gate,
     soon,
-    streamable_upstream::{Act, response},
+    streamable_upstream::{Act, Manner, response},
 };
 
 const ELICITS: fn() -> Value = || json!({ "elicitation": {} });
@@ -202,6 +203,23 @@ async fn changes_come_on_the_stream_of_who_listens_and_end_with_it() {
     upstream.until("its session ends", |upstream| upstream.ended_sessions() > 0).await;
 }
 
+/// The session is nobody else's: it must not be left to its server.
+#[tokio::test]
+async fn who_leaves_before_there_is_a_stream_of_changes_leaves_no_session_behind() {
+    let manner = Manner { subscribes: Some(Gate::default()), ..Manner::default() };
+    let upstream = StreamableUpstream::start(manner, |_| Vec::new()).await;
+    let cluster = Cluster::builder().upstream_urls([upstream.url()]).start().await;
+    let wanted = json!({ "notifications": { "resourceSubscriptions": ["file:///a"] } });
+    let listens = client();
+    let addr = cluster.addr(0);
+    let listening = tokio::spawn(async move {
+        let _ = listens.open(addr, &json!(1), "subscriptions/listen", wanted).await;
+    });
+    upstream.wait_for("resources/subscribe", 1).await;
+    listening.abort();
+    upstream.until("its session ends", |upstream| upstream.ended_sessions() > 0).await;
+}
+
 /// What any session's heir needs to go on with a call at its server.
 async fn has_resumable(redis: &RedisClient) -> bool {
     for key in redis.keys().await {
@@ -302,6 +320,22 @@ async fn the_result_of_a_keyed_call_outlives_its_instance() {
     runs_once(KillAt::Over).await;
 }
 
+/// As when a full Redis evicts one that waits for the next call.
+#[tokio::test]
+async fn no_key_is_lost_to_a_session_that_is_gone() {
+    let cluster = Cluster::builder().streamable().start().await;
+    let redis = cluster.redis_client().await;
+    let call = async |key: &str| {
+        let client = client().header("idempotency-key", key);
+        client.tool(cluster.addr(0), "echo", json!({ "text": key })).await
+    };
+    call("one").await.result();
+    for key in redis.keys().await.iter().filter(|key| key.contains(":sessions:")) {
+        let _: i64 = redis.run(&["DEL", key]).await;
+    }
+    assert_eq!(text(call("two").await.result()), "two");
+}
+
 /// The negative control: without a key the client's retry is another call.
 #[tokio::test]
 async fn without_a_key_a_call_that_is_asked_again_runs_again() {
@@ -311,6 +345,101 @@ async fn without_a_key_a_call_that_is_asked_again_runs_again() {
         client().tool(cluster.addr(0), "write", json!({})).await;
     }
     assert_eq!(upstream.posts("tools/call").len(), 2);
+}
+
+#[tokio::test]
+async fn no_key_leads_to_the_result_of_another_request_however_alike_the_two_are() {
+    let cluster = Cluster::builder().streamable().start().await;
+    let call = async |number: &str| {
+        let meta = json!({ "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+            "io.modelcontextprotocol/clientCapabilities": {}, "mcp-router/idempotencyKey": "alike" });
+        let params = format!(r#"{{"name":"echo","arguments":{{"text":"x","n":{number}}},"_meta":{meta}}}"#);
+        let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{params}}}"#);
+        let request = Request::post(format!("/mcp/{SERVICE}"), body)
+            .header("accept", "application/json, text/event-stream")
+            .header("mcp-protocol-version", "2026-07-28")
+            .header("mcp-method", "tools/call")
+            .header("mcp-name", "echo");
+        request.send(cluster.addr(0)).await
+    };
+    let first = call("12345678901234567890123").await;
+    assert_eq!(first.json()["result"]["content"][0]["text"], "x", "{}", first.text());
+    // Other spellings of the same number are the same request.
+    assert_eq!(call("12345678901234567890123.0").await.text(), first.text());
+    // binary64 does not tell these two apart.
+    assert_eq!(call("12345678901234567890124").await.error_code(), Some(-32602));
+}
+
+#[tokio::test]
+async fn a_call_that_goes_on_with_the_key_of_another_one_does_not_become_its_result() {
+    let cluster = Cluster::builder().routers(2).streamable().start().await;
+    let with_key = |key: &str| client().declaring(ELICITS()).header("idempotency-key", key);
+    let (mine, asking) = (json!({ "text": "mine" }), json!({ "prompt": "who?", "by": "elicitation" }));
+    let echoed = with_key("echo's").tool(cluster.addr(0), "echo", mine.clone()).await;
+    let asked = with_key("asked").tool(cluster.addr(0), "ask_client", asking.clone()).await;
+    let (question, _) = asked.result()["inputRequests"].as_object().unwrap().iter().next().unwrap();
+    let params = json!({ "name": "ask_client", "arguments": asking, "requestState": asked.result()["requestState"],
+        "inputResponses": { question: { "action": "accept", "content": { "text": "marvin" } } } });
+    let stolen = with_key("echo's").call(cluster.addr(1), "tools/call", params.clone()).await;
+    assert_eq!(stolen.error_code(), -32602);
+    let again = with_key("echo's").tool(cluster.addr(1), "echo", mine).await;
+    assert_eq!(again.result(), echoed.result());
+    let answered = with_key("asked").call(cluster.addr(1), "tools/call", params).await;
+    assert_eq!(text(answered.result()), "marvin", "{}", answered.response);
+}
+
+/// A key that comes with the answers is the call's from then on.
+#[tokio::test]
+async fn a_key_may_come_when_a_call_goes_on() {
+    let cluster = Cluster::builder().routers(2).streamable().start().await;
+    let asking = json!({ "prompt": "who?", "by": "elicitation" });
+    let client = client().declaring(ELICITS());
+    let asked = client.tool(cluster.addr(0), "ask_client", asking.clone()).await;
+    let (question, _) = asked.result()["inputRequests"].as_object().unwrap().iter().next().unwrap();
+    let params = json!({ "name": "ask_client", "arguments": asking, "requestState": asked.result()["requestState"],
+        "inputResponses": { question: { "action": "accept", "content": { "text": "marvin" } } } });
+    let late = client.header("idempotency-key", "late");
+    let answered = late.call(cluster.addr(1), "tools/call", params).await;
+    let again = late.tool(cluster.addr(0), "ask_client", asking).await;
+    assert_eq!((text(answered.result()), again.result()), ("marvin", answered.result()), "{}", again.response);
+}
+
+#[tokio::test]
+async fn what_a_server_asks_and_answers_stays_as_it_was_written() {
+    const SCHEMA: &str = r#"{"type":"object","properties":{"z":{"maximum":12345678901234567890123},"a":{}}}"#;
+    const ODD: &str = r#"{"z":12345678901234567890123,"a":1e400,"s":"\ud800"}"#;
+    let gate = Gate::default();
+    let waits = gate.clone();
+    let upstream = StreamableUpstream::calls(move |call| {
+        let id = &call["id"];
+        let asks = format!(r#"{{"message":"?","requestedSchema":{SCHEMA}}}"#);
+        let asks = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"elicitation/create","params":{asks}}}"#);
+        let says = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"content":[],"structuredContent":{ODD}}}}}"#);
+        let event = |text: &str| Act::Raw(format!("data: {text}\n\n"));
+        match call["params"]["name"].as_str() {
+            Some("ask") => vec![Act::Prime, event(&asks)],
+            _ => vec![Act::Prime, Act::Wait(waits.clone()), event(&says)],
+        }
+    })
+    .await;
+    let cluster = Cluster::builder().upstream_urls([upstream.url()]).env("MCP_TASK_AFTER", "100ms").start().await;
+    let addr = cluster.addr(0);
+    let call = |client: &ModernClient, name: &str| {
+        client.request(&json!(1), "tools/call", json!({ "name": name, "arguments": {} }))
+    };
+    // People see the fields of a form in the order in which they stand there.
+    let asked = call(&client().declaring(ELICITS()), "ask").send(addr).await.text();
+    assert!(asked.contains(SCHEMA), "{asked}");
+    let client = client().declaring(TASKS());
+    let task = client.tool(addr, "read", json!({})).await.result()["taskId"].clone();
+    gate.open();
+    let get = client.request(&json!(1), "tasks/get", json!({ "taskId": task }));
+    let ended = eventually_some("its end", async || {
+        let told = get.send(addr).await.text();
+        told.contains("completed").then_some(told)
+    })
+    .await;
+    assert!(ended.contains(ODD), "{ended}");
 }
 
 const TASKS: fn() -> Value = || json!({ "extensions": { "io.modelcontextprotocol/tasks": {} }, "elicitation": {} });

@@ -298,3 +298,21 @@ async fn a_byte_order_mark_before_the_stream_is_ignored() {
     let rest = http::post(cluster.addr(0), REST, request(1, "ping", json!({})).to_string()).await;
     assert_eq!(rest.json()["result"], json!({}), "{}", rest.text());
 }
+
+const ODD_TOOL: &str =
+    r#"{"name":"odd","inputSchema":{"type":"object","properties":{"z":{"maximum":1e400},"a":{"const":"\ud800"}}}}"#;
+
+fn odd_tools(post: &Post) -> Option<Vec<Step>> {
+    let (id, list) = (&post.json["id"], post.json["method"] == "tools/list");
+    let message = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"tools":[{ODD_TOOL}]}}}}"#);
+    list.then(|| vec![Step::Accept, Step::Raw(format!("data: {message}\n\n").into_bytes())])
+}
+
+/// RFC 8259, sections 6 and 8.2: JSON that not every reader can keep. What a server says of its tools is listed as it stands.
+#[tokio::test]
+async fn tools_are_listed_as_they_are_written_however_odd_that_is() {
+    let server = OddUpstream::posts(odd_tools).await;
+    let cluster = Cluster::builder().upstream_urls([server.url()]).start().await;
+    let listed = http::get(cluster.addr(0), "/mcp/router/tools/mcp-server-v6").await;
+    assert_eq!(listed.text(), format!(r#"{{"service":"mcp-server-v6","tools":[{ODD_TOOL}]}}"#));
+}

@@ -97,6 +97,8 @@ pub struct Manner {
     pub has_stream: bool,
     /// It ends each resumed stream after so many events.
     pub hop: Option<usize>,
+    /// Resources can be subscribed to, once the test opens this gate.
+    pub subscribes: Option<Gate>,
     /// What it answers for a session that it does not know.
     pub unknown_session: (&'static str, &'static str),
 }
@@ -104,7 +106,8 @@ pub struct Manner {
 impl Default for Manner {
     fn default() -> Self {
         let body = r#"{"jsonrpc":"2.0","error":{"code":-32001,"message":"Session not found"},"id":null}"#;
-        Self { path: "/mcp", has_sessions: true, has_stream: true, hop: None, unknown_session: ("404 Not Found", body) }
+        let unknown_session = ("404 Not Found", body);
+        Self { path: "/mcp", has_sessions: true, has_stream: true, hop: None, subscribes: None, unknown_session }
     }
 }
 
@@ -420,11 +423,14 @@ async fn take(shared: &Arc<Shared>, connection: &mut Connection, seen: &Seen) ->
                 state.main.insert(session.clone(), main);
                 headers.push(("mcp-session-id", session));
             }
-            let result = json!({
+            let mut result = json!({
                 "protocolVersion": request["params"]["protocolVersion"],
                 "capabilities": { "tools": { "listChanged": true }, "logging": {} },
                 "serverInfo": { "name": "streamable", "version": "0" },
             });
+            if shared.manner.subscribes.is_some() {
+                result["capabilities"]["resources"] = json!({ "subscribe": true });
+            }
             return Some(connection.respond("200 OK", &headers, &response(request, &result).to_string()).await);
         }
         Some("tools/list") => json!({ "tools": [
@@ -438,6 +444,12 @@ async fn take(shared: &Arc<Shared>, connection: &mut Connection, seen: &Seen) ->
                 state.streams.len() - 1
             };
             return call(shared, connection, stream, (shared.on_call)(request)).await;
+        }
+        Some("resources/subscribe") => {
+            if let Some(gate) = &shared.manner.subscribes {
+                gate.pass().await;
+            }
+            json!({})
         }
         _ => json!({}),
     };

@@ -46,7 +46,7 @@ impl Lent {
     }
 
     /// As [`Self::apart`], and its server is told that it is over, too.
-    pub fn end(self) {
+    pub fn end(&self) {
         self.apart();
         let inner = self.inner.clone();
         self.gateway.beside(async move { inner.end().await });

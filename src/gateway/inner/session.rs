@@ -133,6 +133,14 @@ impl Inner {
         Ok(result.into())
     }
 
+    /// # Errors
+    /// It is gone ([`Failed::is_gone`]), or nobody can tell.
+    pub async fn is_there(&self) -> Result<(), Failed> {
+        let gateway = &self.opening.gateway;
+        let head = patiently(gateway, || gateway.env.store.load(self.session)).await.map_err(|_| Ended::Unavailable)?;
+        head.map(|_| ()).ok_or(Failed::NotDelivered(NotDelivered::Refused(DeliverError::Gone)))
+    }
+
     /// Asks, and waits for the answer alone. `params`: JSON text.
     ///
     /// # Errors

@@ -49,7 +49,7 @@ impl<'a> Members<'a> {
 
 /// The object without the members that `drops` names, and with these (their values are JSON text), which come first; what
 /// is put stands in no other place. `None`: it is no object.
-pub(super) fn edited(object: &str, drops: impl Fn(&str) -> bool, puts: &[(&str, &str)]) -> Option<String> {
+pub fn edited(object: &str, drops: impl Fn(&str) -> bool, puts: &[(&str, &str)]) -> Option<String> {
     let Members(members) = Members::of(object)?;
     let mut text = String::with_capacity(
         object.len() + puts.iter().map(|(name, value)| name.len() + value.len() + 4).sum::<usize>(),

@@ -10,7 +10,7 @@
 //! | `refusal` | the errors of this era, with their data and statuses |
 //! | `edit` | objects with other members, all other bytes as they were |
 
-mod edit;
+pub mod edit;
 pub mod era;
 pub mod header;
 pub mod meta;

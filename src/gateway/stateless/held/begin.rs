@@ -93,6 +93,14 @@ async fn go_on(
     let inner = Inner::at(gateway, &caller.service, &caller.by, state.session);
     let given = said.input_responses.map(RawValue::get).unwrap_or("{}");
     let given: Members<'_> = by_name(given).ok_or(Refusal::Params("inputResponses is no object"))?;
+    let head = patiently(gateway, || gateway.env.store.load(state.session)).await?;
+    let Some(head) = head.filter(|head| head.binding.admits(&caller.by)) else {
+        return not_begun(&caller, Ended::Gone.into()).map(Begun::Over);
+    };
+    let names = match key {
+        Some(key) => vec![keyed::goes_on(gateway, &caller, &state, key).await?],
+        None => Vec::new(),
+    };
     for id in &state.asked {
         let id = IdKey::from_stored(id.as_str());
         if let Some(result) = given.get(&key_of(&id))
@@ -102,15 +110,10 @@ async fn go_on(
             return not_begun(&caller, error).map(Begun::Over);
         }
     }
-    let head = patiently(gateway, || gateway.env.store.load(state.session)).await?;
-    let Some(head) = head.filter(|head| head.binding.admits(&caller.by)) else {
-        return not_begun(&caller, Ended::Gone.into()).map(Begun::Over);
-    };
     gateway.shared.inner.goes_on(&state.session);
     let reading = inner.read(StreamKey::Request(state.request), state.at);
     let server = head.continuation.initialize_result.as_deref().and_then(server_of);
-    let names = key.map(|key| keyed::name(&caller, key));
     let caller = Caller { server, ..caller };
     let call = Call::new(gateway, caller, Seat::Own(inner), (state.id, reading)).resumed();
-    Ok(Begun::Running(call, names.into_iter().collect()))
+    Ok(Begun::Running(call, names))
 }

@@ -48,7 +48,8 @@ pub(super) type Members<'a> = HashMap<String, &'a RawValue>;
 /// Nothing was executed, or nobody knows.
 pub(super) fn not_begun(caller: &Caller, error: Failed) -> Result<Outcome, NotServed> {
     match error {
-        Failed::Ended(Ended::Gone) => {
+        // Sessions are nothing that its client has heard of.
+        error if error.is_gone() || error == Ended::Gone.into() => {
             let Response { status, body } = caller.failed(&Ended::Gone);
             Ok(Outcome::Whole { status, body })
         }

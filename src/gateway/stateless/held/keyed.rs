@@ -11,6 +11,7 @@ use super::{
     call::{Call, Caller},
     record::{self, Asked, Done, Place},
     seat::Seat,
+    state::State,
     translate::Response,
 };
 use crate::{
@@ -26,7 +27,7 @@ use crate::{
 };
 
 /// Of the call's record.
-pub(super) fn name(caller: &Caller, key: &str) -> String {
+fn name(caller: &Caller, key: &str) -> String {
     record::name("key", &caller.service.name, &caller.by, key)
 }
 
@@ -38,8 +39,10 @@ pub(super) async fn begin(gateway: &Rc<Gateway>, caller: Caller, kind: &Kind, ke
     if let Some(found) = patiently(gateway, || store.call(&name)).await? {
         return join(gateway, caller, name, found).await;
     }
-    let lent = match pool::lend(gateway, &caller.service, &caller.by, kind).await {
-        Ok(lent) => lent,
+    // What is put on record leads to this session alone: one that is gone would be the end of the key.
+    let is_there = async |inner: &Inner| inner.is_there().await;
+    let lent = match pool::with_session(gateway, &caller.service, &caller.by, kind, is_there).await {
+        Ok((lent, ())) => lent,
         Err(error) => return begun::not_begun(&caller, error).map(Begun::Over),
     };
     let asked = Asked::new(lent.inner.session, &fresh_id(), caller.fingerprint());
@@ -54,6 +57,34 @@ pub(super) async fn begin(gateway: &Rc<Gateway>, caller: Caller, kind: &Kind, ke
     counted.with_label_values(&["first"]).inc();
     let caller = Caller { server: begun::server_of(&lent.told), ..caller };
     send(gateway, caller, Seat::Lent(lent), name, &asked).await
+}
+
+/// A call that has asked something goes on under this key, which is its own from now on: the name of its record.
+///
+/// # Errors
+/// It is the key of another call, whose result it must not become.
+pub(super) async fn goes_on(
+    gateway: &Rc<Gateway>,
+    caller: &Caller,
+    state: &State,
+    key: &str,
+) -> Result<String, NotServed> {
+    let name = name(caller, key);
+    let store = &gateway.env.store;
+    let asked = Asked::new(state.session, &state.id, caller.fingerprint());
+    let (text, life) = (asked.write(), record::life(&gateway.env.settings));
+    let found = patiently(gateway, || store.begin_call(&name, &text, life)).await?;
+    if !Asked::read(&found.asked).is_some_and(|found| found.is_same_call(&asked)) {
+        gateway.env.metrics.keyed_calls.with_label_values(&["other_request"]).inc();
+        return Err(
+            Refusal::Params("this idempotency key is not that of the call which requestState goes on with").into()
+        );
+    }
+    if found.place.is_none() {
+        let place = Place::new(state.request, state.at).write();
+        patiently(gateway, || store.note_call(&name, CallNote::Place, &place, life)).await?;
+    }
+    Ok(name)
 }
 
 /// Sends the call to its session, which takes it once.

@@ -77,10 +77,27 @@ impl Filter {
     }
 }
 
-/// A stream of changes. Dropped, its session ends.
+/// The session of a stream of changes, which is nobody else's. Dropped, it ends, also when its client leaves before it is told
+/// anything.
+struct Own(Lent);
+
+impl Own {
+    fn of(lent: Lent) -> Self {
+        lent.apart();
+        Self(lent)
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+/// A stream of changes.
 struct Listening {
     /// `None`: it is over.
-    lent: Option<Lent>,
+    own: Option<Own>,
     reading: Reading,
     filter: Filter,
     /// Of the request, JSON text.
@@ -96,21 +113,20 @@ pub(super) async fn answer(gateway: &Rc<Gateway>, asked: &Asked<'_>) -> Result<O
     }
     let kind = Kind::new(&asked.service.name, asked.by, "{}".to_owned(), None, true);
     let begun = async |filter: Filter| -> Result<Listening, Failed> {
-        let lent = pool::lend(gateway, asked.service, asked.by, &kind).await?;
-        lent.apart();
-        let mut filter = filter.of_server(&lent.told);
-        let reading = lent.inner.read_main().await?;
+        let own = Own::of(pool::lend(gateway, asked.service, asked.by, &kind).await?);
+        let mut filter = filter.of_server(&own.0.told);
+        let reading = own.0.inner.read_main().await?;
         let mut subscribed = Vec::new();
         for uri in std::mem::take(&mut filter.resource_subscriptions) {
             let params = json!({ "uri": uri }).to_string();
-            let answer = lent.inner.answer(mcp::SUBSCRIBE, &params).await?;
+            let answer = own.0.inner.answer(mcp::SUBSCRIBE, &params).await?;
             // What it does not take is not promised.
             if Head::parse(&answer).is_ok_and(|head| head.result.is_some()) {
                 subscribed.push(uri);
             }
         }
         filter.resource_subscriptions = subscribed;
-        Ok(Listening { lent: Some(lent), reading, filter, id: asked.id.as_json().to_owned() })
+        Ok(Listening { own: Some(own), reading, filter, id: asked.id.as_json().to_owned() })
     };
     let listening = match begun(filter).await {
         Ok(listening) => listening,
@@ -137,7 +153,7 @@ impl Listening {
 
     /// The next message; the last one is the response.
     async fn next(mut self) -> Option<(Bytes, Self)> {
-        self.lent.as_ref()?;
+        self.own.as_ref()?;
         loop {
             match self.reading.next().await {
                 Ok(Heard::Notification { method, body }) if self.filter.wants(&method) => {
@@ -147,7 +163,7 @@ impl Listening {
                     }
                 }
                 Ok(Heard::Question { id, method, .. }) => {
-                    if let Some(lent) = &self.lent {
+                    if let Some(Own(lent)) = &self.own {
                         // The server waits until it gives up.
                         let _ = lent.inner.refuse(&id, &method).await;
                     }
@@ -157,23 +173,11 @@ impl Listening {
                 Err(_) => {
                     let result = format!(r#"{{"resultType":"complete",{}}}"#, self.meta());
                     let response = jsonrpc::result_response(&self.id, &result);
-                    self.end();
+                    self.own = None;
                     return Some((response, self));
                 }
             }
         }
-    }
-
-    fn end(&mut self) {
-        if let Some(lent) = self.lent.take() {
-            lent.end();
-        }
-    }
-}
-
-impl Drop for Listening {
-    fn drop(&mut self) {
-        self.end();
     }
 }
 

@@ -62,6 +62,11 @@ impl Asked {
         IdKey::of_json(&self.id)
     }
 
+    /// The same call, whenever it was asked.
+    pub fn is_same_call(&self, other: &Self) -> bool {
+        (&self.session, &self.id, &self.fingerprint) == (&other.session, &other.id, &other.fingerprint)
+    }
+
     /// For the store.
     pub fn write(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()

@@ -8,13 +8,14 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
+use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
 
 use super::{
     begun,
     call::{Caller, Handle, key_of},
     record::{self, Asked as Recorded, Done, Place},
-    translate::Response,
+    translate::{self, Ask, Response},
 };
 use crate::{
     cluster::look_after::look_after,
@@ -28,7 +29,7 @@ use crate::{
         by_name::by_name,
         jsonrpc::{self, IdKey},
         mcp,
-        modern::{TASKS, refusal::Refusal},
+        modern::{TASKS, refusal::Refusal, result},
         stream_key::StreamKey,
     },
     store::{CallNote, CallRecord, SessionHead},
@@ -100,11 +101,11 @@ pub(super) async fn answer(gateway: &Rc<Gateway>, asked: &Asked<'_>) -> Result<O
     let (Some(session), Some(id)) = (recorded.session(), recorded.id()) else { return Err(NOT_FOUND.into()) };
     let inner = Inner::at(gateway, asked.service, asked.by, session);
     gateway.env.metrics.tasks.with_label_values(&[label(asked.method)]).inc();
-    let result = match asked.method {
+    let stands = match asked.method {
         GET => get(gateway, asked, &inner, (&name, &found, &recorded)).await?,
         UPDATE => {
             update(gateway, asked, &inner).await?;
-            Map::new()
+            Stands::default()
         }
         _ => {
             if found.done.is_none() {
@@ -114,13 +115,28 @@ pub(super) async fn answer(gateway: &Rc<Gateway>, asked: &Asked<'_>) -> Result<O
                 // A session that is gone has nothing to cancel.
                 let _ = inner.cancel(&id, "the client has cancelled the task").await;
             }
-            Map::new()
+            Stands::default()
         }
     };
-    let mut result = result;
-    result.insert("resultType".to_owned(), "complete".into());
-    let body = jsonrpc::result_response(asked.id.as_json(), &Value::Object(result).to_string());
+    let body = jsonrpc::result_response(asked.id.as_json(), &stands.write());
     Ok(Outcome::Whole { status: 200, body })
+}
+
+/// What is told of a task, and with it what its server has said (name and JSON text), which stays as it was written.
+#[derive(Debug, Default)]
+struct Stands {
+    told: Map<String, Value>,
+    said: Option<(&'static str, String)>,
+}
+
+impl Stands {
+    fn write(mut self) -> String {
+        self.told.insert("resultType".to_owned(), "complete".into());
+        let told = Value::Object(self.told).to_string();
+        let said = self.said.as_ref().map(|(name, text)| (*name, text.as_str()));
+        // What is told is an object.
+        result::edited(&told, said.as_slice()).unwrap_or(told)
+    }
 }
 
 fn label(method: &str) -> &'static str {
@@ -136,7 +152,7 @@ async fn get(
     asked: &Asked<'_>,
     inner: &Inner,
     (name, found, recorded): (&str, &CallRecord, &Recorded),
-) -> Result<Map<String, Value>, NotServed> {
+) -> Result<Stands, NotServed> {
     let task = asked.said.task_id.as_deref().unwrap_or_default();
     let told = Told { task, asked: recorded, gateway };
     if let Some(done) = found.done.as_deref().and_then(Done::read) {
@@ -144,9 +160,9 @@ async fn get(
     }
     let caller = Caller { method: mcp::CALL_TOOL.to_owned(), ..begun::caller(asked) };
     let (done, questions) = match look(gateway, &caller, inner, found).await? {
-        Seen::Working => (None, Map::new()),
+        Seen::Working => (None, Vec::new()),
         Seen::Asks(questions) => (None, questions),
-        Seen::Answered(response) => (Some(Done::of(&response)), Map::new()),
+        Seen::Answered(response) => (Some(Done::of(&response)), Vec::new()),
     };
     if let Some(done) = done {
         let (text, keep) = (done.write(), gateway.env.settings.inner.keep);
@@ -155,30 +171,28 @@ async fn get(
         return Ok(ended(&told, stands.as_ref().unwrap_or(&done)));
     }
     let status = if questions.is_empty() { "working" } else { "input_required" };
-    let mut state = told.state(status, recorded.at);
-    if !questions.is_empty() {
-        state.insert("inputRequests".to_owned(), questions.into());
-    }
-    Ok(state)
+    let said = (!questions.is_empty()).then(|| ("inputRequests", translate::requests(&questions)));
+    Ok(Stands { told: told.state(status, recorded.at), said })
 }
 
-fn ended(told: &Told<'_>, done: &Done) -> Map<String, Value> {
-    let value = |text: &RawValue| serde_json::from_str::<Value>(text.get()).unwrap_or_default();
+fn ended(told: &Told<'_>, done: &Done) -> Stands {
+    #[derive(Deserialize)]
+    struct Failed {
+        message: String,
+    }
     match (&done.result, &done.error) {
         (Some(result), _) => {
-            let mut state = told.state("completed", done.at);
-            state.insert("result".to_owned(), value(result));
-            state
+            let told = told.state("completed", done.at);
+            Stands { told, said: Some(("result", result.get().to_owned())) }
         }
         (None, Some(error)) => {
-            let (mut state, error) = (told.state("failed", done.at), value(error));
-            if let Some(message) = error["message"].as_str() {
-                state.insert("statusMessage".to_owned(), message.into());
+            let mut told = told.state("failed", done.at);
+            if let Some(Failed { message }) = by_name(error.get()) {
+                told.insert("statusMessage".to_owned(), message.into());
             }
-            state.insert("error".to_owned(), error);
-            state
+            Stands { told, said: Some(("error", error.get().to_owned())) }
         }
-        (None, None) => told.state("cancelled", done.at),
+        (None, None) => Stands { told: told.state("cancelled", done.at), said: None },
     }
 }
 
@@ -186,7 +200,7 @@ fn ended(told: &Told<'_>, done: &Done) -> Map<String, Value> {
 enum Seen {
     Working,
     /// Its open questions, by their keys.
-    Asks(Map<String, Value>),
+    Asks(Vec<Ask>),
     Answered(Response),
 }
 
@@ -203,7 +217,7 @@ async fn look(gateway: &Rc<Gateway>, caller: &Caller, inner: &Inner, found: &Cal
         Err(Failed::Ended(Ended::Gone)) => return Ok(gone()),
         Err(error) => return Err(begun::not_served(error)),
     };
-    let mut asks = Map::new();
+    let mut asks = Vec::new();
     for heard in heard {
         match heard {
             Heard::Answer { body, .. } => {
@@ -211,8 +225,8 @@ async fn look(gateway: &Rc<Gateway>, caller: &Caller, inner: &Inner, found: &Cal
                 return Ok(Seen::Answered(Caller { server, ..caller.clone() }.response(&body)));
             }
             Heard::Question { id, body, .. } if head.continuation.questions.contains_key(id.as_json()) => {
-                if let Some(ask) = caller.ask(&body).and_then(|ask| serde_json::from_str(&ask).ok()) {
-                    asks.insert(key_of(&id), ask);
+                if let Some(ask) = caller.ask(&body) {
+                    asks.push((key_of(&id), ask));
                 }
             }
             Heard::Question { .. } | Heard::Notification { .. } | Heard::Beat => {}
@@ -248,4 +262,19 @@ async fn update(gateway: &Rc<Gateway>, asked: &Asked<'_>, inner: &Inner) -> Resu
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_has_said_stays_as_it_was_written() {
+        let odd = r#"{"z":12345678901234567890123,"a":1e400,"s":"\ud800"}"#;
+        let told = json!({ "status": "completed" }).as_object().unwrap().clone();
+        let stands = Stands { told, said: Some(("result", odd.to_owned())) };
+        let expected = format!(r#"{{"result":{odd},"resultType":"complete","status":"completed"}}"#);
+        assert_eq!(stands.write(), expected);
+        assert_eq!(Stands::default().write(), r#"{"resultType":"complete"}"#);
+    }
 }

@@ -12,10 +12,12 @@ use crate::protocol::{
     jsonrpc::{self, Head},
     mcp,
     modern::{
+        edit,
         meta::{Said, with_meta, with_params},
         refusal::INVALID_PARAMS,
         result,
     },
+    same,
 };
 
 /// Earlier versions: the resource is not there.
@@ -57,10 +59,10 @@ pub fn params(body: &[u8], token: Option<&str>) -> Option<String> {
 /// What a request is about, without what differs between its rounds: the same text means the same request.
 pub fn fingerprint(service: &str, method: &str, body: &[u8]) -> String {
     let params = Head::parse(body).ok().and_then(|head| head.params).map(RawValue::get).unwrap_or("{}");
-    let mut params: Map<String, Value> = serde_json::from_str(params).unwrap_or_default();
-    params.retain(|name, _| !matches!(&**name, "_meta" | "requestState" | "inputResponses"));
+    let of_a_round = |name: &str| matches!(name, "_meta" | "requestState" | "inputResponses");
+    let params = edit::edited(params, of_a_round, &[]).unwrap_or_else(|| params.to_owned());
     let mut hasher = Sha256::new();
-    for part in [service, method, &Value::Object(params).to_string()] {
+    for part in [service, method, &same::canonical(&params)] {
         hasher.update((part.len() as u64).to_be_bytes());
         hasher.update(part);
     }
@@ -147,28 +149,27 @@ pub type Ask = (String, String);
 /// The pages that the user is to visit, by the data of the error that says so.
 fn visits(data: &str) -> Option<Vec<Ask>> {
     #[derive(Deserialize)]
-    struct Data {
-        elicitations: Vec<Map<String, Value>>,
+    struct Data<'a> {
+        #[serde(borrow)]
+        elicitations: Vec<&'a RawValue>,
     }
-    let Data { elicitations } = serde_json::from_str(data).ok()?;
-    let ask = |(at, mut params): (usize, Map<String, Value>)| {
-        params.remove("elicitationId");
-        params.insert("mode".to_owned(), "url".into());
-        (format!("url-{}", at + 1), serde_json::json!({ "method": ELICIT, "params": params }).to_string())
+    let Data { elicitations } = by_name(data)?;
+    let ask = |(at, params): (usize, &&RawValue)| {
+        let params = edit::edited(params.get(), |name| name == "elicitationId", &[("mode", r#""url""#)])?;
+        Some((format!("url-{}", at + 1), asked(ELICIT, Some(&params))))
     };
-    Some(elicitations.into_iter().enumerate().map(ask).collect()).filter(|asks: &Vec<Ask>| !asks.is_empty())
+    let asks: Option<Vec<Ask>> = elicitations.iter().enumerate().map(ask).collect();
+    asks.filter(|asks| !asks.is_empty())
 }
 
 /// A request of the server as this era has it (JSON text). `None`: its client has not declared that it can be asked this.
 pub fn ask(question: &[u8], said: &Said<'_>) -> Option<String> {
     let head = Head::parse(question).ok()?;
     let method = head.method()?;
-    let mut params: Map<String, Value> = match head.params {
-        Some(params) => serde_json::from_str(params.get()).ok()?,
-        None => Map::new(),
-    };
+    let params = head.params.map_or("{}", RawValue::get);
+    let Asking { mode, meta } = by_name(params)?;
     let is_declared = match method {
-        ELICIT if params.get("mode").is_some_and(|mode| mode == "url") => said.declares(&["elicitation", "url"]),
+        ELICIT if mode.is_some_and(|mode| mode.get() == r#""url""#) => said.declares(&["elicitation", "url"]),
         ELICIT => said.declares(&["elicitation"]),
         SAMPLE => said.declares(&["sampling"]),
         LIST_ROOTS => said.declares(&["roots"]),
@@ -177,24 +178,41 @@ pub fn ask(question: &[u8], said: &Said<'_>) -> Option<String> {
     if !is_declared {
         return None;
     }
-    params.remove("elicitationId");
-    if let Some(Value::Object(meta)) = params.get_mut("_meta") {
-        // Nobody hears of progress in the other direction.
-        meta.remove("progressToken");
-    }
-    let mut asked = Map::new();
-    asked.insert("method".to_owned(), method.into());
-    if method != LIST_ROOTS || !params.is_empty() {
-        asked.insert("params".to_owned(), params.into());
-    }
-    Some(Value::Object(asked).to_string())
+    // Nobody hears of progress in the other direction.
+    let meta = meta.and_then(|meta| edit::edited(meta.get(), |name| name == "progressToken", &[]));
+    // What is asked stays as its server has written it: people see its fields in that order.
+    let params = edit::edited(params, |name| matches!(name, "elicitationId" | "_meta"), &[])?;
+    let params = match &meta {
+        Some(meta) => edit::edited(&params, |_| false, &[("_meta", meta)])?,
+        None => params,
+    };
+    Some(asked(method, Some(&*params).filter(|params| method != LIST_ROOTS || *params != "{}")))
+}
+
+#[derive(Deserialize)]
+struct Asking<'a> {
+    #[serde(borrow, default)]
+    mode: Option<&'a RawValue>,
+    #[serde(borrow, default, rename = "_meta")]
+    meta: Option<&'a RawValue>,
+}
+
+/// One of the requests of a result that asks something.
+fn asked(method: &str, params: Option<&str>) -> String {
+    let params = params.map(|params| format!(r#","params":{params}"#)).unwrap_or_default();
+    format!(r#"{{"method":{}{params}}}"#, Value::from(method))
+}
+
+/// An object of these, by their keys (JSON text).
+pub fn requests(asks: &[Ask]) -> String {
+    let requests: Vec<String> = asks.iter().map(|(key, ask)| format!("{}:{ask}", Value::from(key.as_str()))).collect();
+    format!("{{{}}}", requests.join(","))
 }
 
 /// A result that asks the client this (JSON text). `state`: what it is to show again.
 pub fn input_required(asks: &[Ask], state: Option<&str>) -> String {
-    let requests: Vec<String> = asks.iter().map(|(key, ask)| format!("{}:{ask}", Value::from(key.as_str()))).collect();
     let state = state.map(|state| format!(r#","requestState":{}"#, Value::from(state))).unwrap_or_default();
-    format!(r#"{{"resultType":"input_required","inputRequests":{{{}}}{state}}}"#, requests.join(","))
+    format!(r#"{{"resultType":"input_required","inputRequests":{}{state}}}"#, requests(asks))
 }
 
 /// A notification that the server sends while it works on a request, for that request's client. `token`: by which the client
@@ -271,8 +289,21 @@ mod tests {
             of(r#"{"arguments":{"y":[2], "x":1},"name":"a","requestState":"q","inputResponses":{},"_meta":{}}"#),
             first
         );
-        for other in [r#"{"name":"b","arguments":{"x":1,"y":[2]}}"#, r#"{"name":"a","arguments":{"x":2,"y":[2]}}"#] {
+        for other in [
+            r#"{"name":"b","arguments":{"x":1,"y":[2]}}"#,
+            r#"{"name":"a","arguments":{"x":2,"y":[2]}}"#,
+            r#"{"name":"a","arguments":{"x":1,"y":[2],"z":1e400}}"#,
+            r#"{"name":"a","arguments":{"x":1,"y":[2],"z":"\ud800"}}"#,
+        ] {
             assert_ne!(of(other), first);
+        }
+        for (one, other) in [
+            (r#"{"x":12345678901234567890123}"#, r#"{"x":12345678901234567890124}"#),
+            (r#"{"x":1e400}"#, r#"{"x":2e400}"#),
+            (r#"{"x":"\ud800a"}"#, r#"{"x":"\ud800b"}"#),
+        ] {
+            let of = |arguments: &str| of(&format!(r#"{{"name":"a","arguments":{arguments}}}"#));
+            assert_ne!(of(one), of(other), "{one}");
         }
     }
 
@@ -328,6 +359,11 @@ mod tests {
             &said,
         );
         assert_eq!(form.unwrap(), r#"{"method":"elicitation/create","params":{"_meta":{},"message":"?"}}"#);
+        let odd = br#"{"jsonrpc":"2.0","id":"q","method":"elicitation/create","params":{"message":"?","requestedSchema":{"properties":{"z":{"maximum":12345678901234567890123},"a":{}}}}}"#;
+        assert_eq!(
+            ask(odd, &said).unwrap(),
+            r#"{"method":"elicitation/create","params":{"message":"?","requestedSchema":{"properties":{"z":{"maximum":12345678901234567890123},"a":{}}}}}"#
+        );
         let roots = ask(br#"{"jsonrpc":"2.0","id":"q","method":"roots/list"}"#, &said);
         assert_eq!(roots.unwrap(), r#"{"method":"roots/list"}"#);
         for (method, params) in [(ELICIT, json!({ "mode": "url" })), (SAMPLE, json!({})), ("ping", json!({}))] {
