@@ -36,18 +36,17 @@ async def hear(message: Any) -> None:
         updated.set()
 
 
-def accept(*_: Any) -> Any:
+async def elicit(_context: Any, params: Any) -> Any:
     from mcp.types import ElicitResult
 
-    return ElicitResult(action="accept", content={"name": "Ada"})
-
-
-async def elicit(*_: Any) -> Any:
-    return accept()
+    schema = getattr(params, "requested_schema", None) or params.requestedSchema
+    return ElicitResult(action="accept", content=dict.fromkeys(schema["properties"], "Ada"))
 
 
 async def fill(_message: str, response_type: Any, *_: Any) -> Any:
-    return {"name": "Ada"} if response_type is None else response_type(name="Ada")
+    """The user says "Ada" to whatever he is asked."""
+    names = getattr(response_type, "__dataclass_fields__", None) or getattr(response_type, "model_fields", {})
+    return response_type(**dict.fromkeys(names, "Ada"))
 
 
 @asynccontextmanager
@@ -126,12 +125,12 @@ async def visit(client: Any) -> None:
     async def updates(how: dict[str, Any]) -> str:
         if hasattr(client, "listen") and str(getattr(client, "protocol_version", "")) >= "2026":
             async with client.listen(resource_subscriptions=[how["uri"]]) as heard:
-                await call(client, how["tool"], {})
+                await call(client, how["tool"], how.get("arguments", {}))
                 async for _ in heard:
                     return "ok"
         session = client.session if framework == "fastmcp" else client
         await session.subscribe_resource(how["uri"])
-        await call(client, how["tool"], {})
+        await call(client, how["tool"], how.get("arguments", {}))
         await updated.wait()
         return "ok"
 
