@@ -123,12 +123,14 @@ async def visit(client: Any) -> None:
         return "the server does not know"
 
     async def updates(how: dict[str, Any]) -> str:
-        if hasattr(client, "listen") and str(getattr(client, "protocol_version", "")) >= "2026":
-            async with client.listen(resource_subscriptions=[how["uri"]]) as heard:
+        session = getattr(client, "session", client)
+        if told["version"] >= "2026":
+            from mcp.client.subscriptions import listen
+
+            async with listen(session, resource_subscriptions=[how["uri"]]) as heard:
                 await call(client, how["tool"], how.get("arguments", {}))
                 async for _ in heard:
                     return "ok"
-        session = client.session if framework == "fastmcp" else client
         await session.subscribe_resource(how["uri"])
         await call(client, how["tool"], how.get("arguments", {}))
         await updated.wait()
