@@ -8,7 +8,7 @@ import { setTimeout as wait } from 'node:timers/promises';
 
 const [kind, url, specText] = process.argv.slice(2);
 const spec = JSON.parse(specText);
-const STEP_MS = 10_000;
+const STEP_MS = 20_000;
 const told = {};
 
 /** The user says "Ada" to whatever he is asked. */
@@ -79,7 +79,7 @@ try {
         leaving.abort('the user');
         const answer = await left;
         if (answer) return answer;
-        for (let tries = 0; tries < 30; tries += 1) {
+        for (let tries = 0; tries < 100; tries += 1) {
             if ((await said(how.ask, how.askArguments)).includes(how.expect)) return 'ok';
             await wait(100);
         }

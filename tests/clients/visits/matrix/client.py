@@ -14,7 +14,7 @@ import anyio
 
 framework, url, spec_text = sys.argv[1:]
 spec = json.loads(spec_text)
-STEP_S = 10
+STEP_S = 20
 told: dict[str, str] = {}
 updated = anyio.Event()
 
@@ -116,7 +116,7 @@ async def visit(client: Any) -> None:
         with anyio.move_on_after(1):
             await call(client, how["tool"], how["arguments"])
             return "unexpected: it was answered"
-        for _ in range(30):
+        for _ in range(100):
             if how["expect"] in await call(client, how["ask"], how["askArguments"]):
                 return "ok"
             await anyio.sleep(0.1)
@@ -150,7 +150,7 @@ async def visit(client: Any) -> None:
 
 async def main() -> None:
     try:
-        with anyio.fail_after(60):
+        with anyio.fail_after(120):
             async with connected() as client:
                 await visit(client)
     except BaseException as error:

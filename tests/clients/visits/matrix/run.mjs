@@ -19,7 +19,7 @@ const { values: options } = parseArgs({
   },
 });
 /** A visit that is not over by then hangs. */
-const VISIT_LIMIT_MS = 100_000;
+const VISIT_LIMIT_MS = 150_000;
 
 const here = (path) => fileURLToPath(new URL(path, import.meta.url));
 const npm = (name) => JSON.parse(readFileSync(here(`../node_modules/${name}/package.json`))).version;
