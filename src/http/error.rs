@@ -283,6 +283,9 @@ impl From<NotServed> for ApiError {
             NotServed::TooMany => {
                 Self::TooMany { what: "requests of this instance under way (MCP_STATELESS_MAX_INFLIGHT)" }
             }
+            NotServed::TooManySessions => {
+                Self::TooMany { what: "sessions of the router's own at work (MCP_INNER_SESSIONS)" }
+            }
             NotServed::NoList => Self::ToolList("its list cannot be read".to_owned()),
             NotServed::OtherEra | NotServed::SessionsOnly => Self::Stateless { newest: mcp::NEWEST_VERSION },
         }
@@ -389,6 +392,7 @@ mod tests {
             (NotServed::NotAnswered(NotAnswered::TooMany).into(), too_many("REST requests under way")),
             (NotServed::NotDelivered(NotDelivered::Draining).into(), ApiError::Draining),
             (NotServed::NotOpened(NotOpened::Full).into(), ApiError::Full),
+            (NotServed::TooManySessions.into(), too_many("sessions of the router's own at work (MCP_INNER_SESSIONS)")),
             (NotServed::SessionsOnly.into(), ApiError::Stateless { newest: mcp::NEWEST_VERSION }),
             (StoreError::Overloaded.into(), ApiError::StoreUnavailable),
         ] {

@@ -203,6 +203,17 @@ async fn changes_come_on_the_stream_of_who_listens_and_end_with_it() {
     upstream.until("its session ends", |upstream| upstream.ended_sessions() > 0).await;
 }
 
+/// What a client declares makes another kind of session: nobody can take all places by that, or without wanting to.
+#[tokio::test]
+async fn a_session_that_waits_makes_room_for_another_client() {
+    let cluster = Cluster::builder().streamable().env("MCP_INNER_SESSIONS", 1).start().await;
+    for at in 0..3 {
+        let client = client().declaring(json!({ "sampling": { format!("kind-{at}"): {} } }));
+        let echoed = client.tool(cluster.addr(0), "echo", json!({ "text": "x" })).await;
+        assert_eq!(text(echoed.result()), "x", "{at}");
+    }
+}
+
 /// The session is nobody else's: it must not be left to its server.
 #[tokio::test]
 async fn who_leaves_before_there_is_a_stream_of_changes_leaves_no_session_behind() {

@@ -131,6 +131,17 @@ impl Pool {
         is_free
     }
 
+    /// The one that nobody has used for the longest time, which is given to nobody any more. `None`: all work.
+    pub fn remove_longest_idle(&self) -> Option<Arc<Entry>> {
+        let mut kept = self.kept();
+        let all = kept.iter().flat_map(|(kind, entries)| entries.iter().map(move |entry| (kind, entry)));
+        let idle = all.filter_map(|(kind, entry)| Some((entry.idle_for()?, kind, entry)));
+        let (_, kind, entry) = idle.max_by_key(|(idle, ..)| *idle)?;
+        let (kind, entry) = (kind.clone(), Arc::clone(entry));
+        remove_from(&mut kept, &kind, &entry);
+        Some(entry)
+    }
+
     /// One that may take one more call, which counts already; and whether it is new. `calls`: so many at once in one.
     /// `most`: sessions. `None`: there are so many.
     pub fn choose(&self, kind: &Kind, calls: usize, most: usize) -> Option<(Arc<Entry>, bool)> {
@@ -225,6 +236,14 @@ mod tests {
         assert!(pool.remove_idle(&alone, &other));
         drop(other);
         assert_eq!(pool.count(), 0);
+        let (one, _) = pool.choose(&alone, 1, 1).unwrap();
+        assert!(pool.remove_longest_idle().is_none(), "it works");
+        one.is_over();
+        drop(one);
+        let other = kind(r#"{"sampling":{}}"#, None);
+        assert!(pool.choose(&other, 1, 1).is_none(), "there are so many");
+        assert!(pool.remove_longest_idle().is_some() && pool.choose(&other, 1, 1).is_some(), "what waits makes room");
+        pool.kept().clear();
         let (one, _) = pool.choose(&alone, 1, 1).unwrap();
         pool.remove(&alone, &one);
         one.is_over();

@@ -72,13 +72,58 @@ async fn open(
     kind: &Kind,
 ) -> Result<(SessionId, Arc<str>), Failed> {
     let inner = Inner::open(gateway, service, by).await?;
-    match inner.initialize(&kind.capabilities, kind.level.as_deref()).await {
-        Ok(told) => Ok((inner.session, told)),
-        Err(error) => {
-            inner.end().await;
-            Err(error)
+    let mut opening = Opening { gateway, inner, is_open: false };
+    let told = opening.inner.initialize(&kind.capabilities, kind.level.as_deref()).await?;
+    opening.is_open = true;
+    Ok((opening.inner.session, told))
+}
+
+/// One whose handshake is not over. Dropped before that, as when its client leaves, it ends: nobody would know of it.
+struct Opening<'g> {
+    gateway: &'g Rc<Gateway>,
+    inner: Inner,
+    is_open: bool,
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        if !self.is_open {
+            let inner = self.inner.clone();
+            self.gateway.beside(async move { inner.end().await });
         }
     }
+}
+
+/// What is done with a session that works on one call at a time. Dropped before that is done, nobody knows whether the call runs,
+/// and what is said about it would be taken for a word on the next one: the session ends.
+struct Working<'l> {
+    lent: &'l Lent,
+    is_done: bool,
+}
+
+impl Drop for Working<'_> {
+    fn drop(&mut self) {
+        if !self.is_done && self.lent.kind.is_alone() {
+            self.lent.end();
+        }
+    }
+}
+
+/// A place for a session of this kind. One of another kind that waits makes room, the one that has waited longest.
+fn choose(gateway: &Rc<Gateway>, service: &Arc<Service>, by: &Binding, kind: &Kind) -> Option<Arc<Entry>> {
+    let (pool, settings) = (&gateway.shared.inner, &gateway.env.settings);
+    let calls = settings.inner.calls.min(settings.limits.max_inflight);
+    let choose = || pool.choose(kind, calls, settings.inner.sessions).map(|(entry, _)| entry);
+    choose().or_else(|| {
+        let waits = pool.remove_longest_idle()?;
+        if let Some((session, _)) = waits.opened.get() {
+            let inner = Inner::at(gateway, service, by, *session);
+            gateway.beside(async move { inner.end().await });
+        }
+        // Its place is free.
+        drop(waits);
+        choose()
+    })
 }
 
 /// A session of this kind: one that waits, or a new one.
@@ -86,10 +131,7 @@ async fn open(
 /// # Errors
 /// See [`Failed`].
 pub async fn lend(gateway: &Rc<Gateway>, service: &Arc<Service>, by: &Binding, kind: &Kind) -> Result<Lent, Failed> {
-    let pool = &gateway.shared.inner;
-    let settings = &gateway.env.settings;
-    let calls = settings.inner.calls.min(settings.limits.max_inflight);
-    let (entry, _) = pool.choose(kind, calls, settings.inner.sessions).ok_or(Failed::TooMany)?;
+    let entry = choose(gateway, service, by, kind).ok_or(Failed::TooMany)?;
     // From here on the call counts until this is dropped.
     let nobody = Inner::at(gateway, service, by, SessionId::random());
     let mut lent = Lent { inner: nobody, told: Arc::from(""), gateway: Rc::clone(gateway), kind: kind.clone(), entry };
@@ -139,7 +181,11 @@ pub async fn with_session<T>(
     loop {
         attempts -= 1;
         let lent = lend(gateway, service, by, kind).await?;
-        match work(&lent.inner).await {
+        let mut working = Working { lent: &lent, is_done: false };
+        let done = work(&lent.inner).await;
+        working.is_done = !done.as_ref().is_err_and(Failed::is_in_doubt);
+        drop(working);
+        match done {
             Ok(done) => return Ok((lent, done)),
             Err(error) if error.is_gone() && attempts > 0 => lent.apart(),
             Err(error) => return Err(error),

@@ -95,6 +95,9 @@ pub enum NotServed {
     /// As many as may be are under way (`MCP_STATELESS_MAX_INFLIGHT`).
     #[error("too many requests under way")]
     TooMany,
+    /// As many sessions of the gateway's own as may be are at work (`MCP_INNER_SESSIONS`).
+    #[error("too many sessions at work")]
+    TooManySessions,
     /// Of a list that rules cut, nobody can tell what is in it.
     #[error("its list cannot be read")]
     NoList,

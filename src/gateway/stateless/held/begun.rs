@@ -67,7 +67,7 @@ pub(super) fn not_served(error: Failed) -> NotServed {
     match error {
         Failed::NotOpened(error) => error.into(),
         Failed::NotDelivered(error) => error.into(),
-        Failed::TooMany => NotAnswered::TooMany.into(),
+        Failed::TooMany => NotServed::TooManySessions,
         Failed::NoServer(service) => NotAnswered::NoEndpoint { service }.into(),
         Failed::Ended(Ended::Draining) => NotOpened::Draining.into(),
         Failed::Ended(Ended::Gone | Ended::Unavailable) | Failed::Refused(_) => StoreUnavailable.into(),
