@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use serde_json::{Map, Value, value::RawValue};
 
 use super::{
+    edit::Members,
     header,
     refusal::{Refusal, Refusal::Headers},
 };
@@ -115,10 +116,15 @@ impl Walk {
 
 impl Mirrored {
     /// What stands in the header for these arguments, not coded yet. `None`: it is left out.
-    fn value(&self, arguments: &Value) -> Option<String> {
-        let value = self.path.iter().try_fold(arguments, |value, name| value.get(name))?;
-        match value {
-            Value::String(text) => Some(text.clone()),
+    fn value(&self, arguments: &str) -> Option<String> {
+        // What stands beside it may be odd: only its own value is read. Of two of one name the last one counts, as for most who read.
+        let member = |object, name| {
+            let Members(members) = Members::of(object)?;
+            members.iter().rev().find(|(member, _)| member == name).map(|(_, value)| *value)
+        };
+        let value = self.path.iter().try_fold(arguments, member)?;
+        match serde_json::from_str(value).ok()? {
+            Value::String(text) => Some(text),
             Value::Bool(is) => Some(is.to_string()),
             Value::Number(number) => Some(match number.as_f64() {
                 // 42.0 is an integer, too, and written as one.
@@ -140,8 +146,8 @@ pub fn headers(mirrored: &[Mirrored], arguments: Option<&str>) -> Vec<(String, S
     if mirrored.is_empty() {
         return Vec::new();
     }
-    let arguments = read(arguments);
-    let header = |one: &Mirrored| Some((one.header.clone(), header::encoded(&one.value(&arguments)?).into_owned()));
+    let arguments = arguments.unwrap_or("{}");
+    let header = |one: &Mirrored| Some((one.header.clone(), header::encoded(&one.value(arguments)?).into_owned()));
     mirrored.iter().filter_map(header).collect()
 }
 
@@ -157,27 +163,23 @@ pub fn agree<'h>(
     if mirrored.is_empty() {
         return Ok(());
     }
-    let arguments = read(arguments);
+    let arguments = arguments.unwrap_or("{}");
     for one in mirrored {
         let name = &one.header;
         let Some(header) = shown(name) else {
-            match one.value(&arguments) {
+            match one.value(arguments) {
                 Some(_) => return Err(Headers(format!("the header {name} is missing"))),
                 None => continue,
             }
         };
         let Some(value) = header::decoded(header) else { return Err(Headers(format!("{name} cannot be read"))) };
-        match one.value(&arguments) {
+        match one.value(arguments) {
             Some(expected) if one.says_the_same(&value, &expected) => {}
             Some(expected) => return Err(Headers(format!("{name} is {value:?}, and the body says {expected:?}"))),
             None => return Err(Headers(format!("{name} is {value:?}, and the body says nothing of it"))),
         }
     }
     Ok(())
-}
-
-fn read(arguments: Option<&str>) -> Value {
-    arguments.and_then(|arguments| serde_json::from_str(arguments).ok()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -216,6 +218,10 @@ mod tests {
             pairs(&[("Mcp-Param-Count", "42"), ("Mcp-Param-Dry", "false"), ("Mcp-Param-Region", "=?base64?5LiW?=")])
         );
         assert_eq!(headers(json!({ "region": null, "deep": 1 })), []);
+        let odd = r#"{"region":"x","region":"eu","n":1e400,"s":"\ud800","deep":{"count":7,"n":-1e400}}"#;
+        let mut beside = super::headers(&found, Some(odd));
+        beside.sort();
+        assert_eq!(beside, pairs(&[("Mcp-Param-Count", "7"), ("Mcp-Param-Region", "eu")]));
         for (count, arguments, is_right) in [
             (Some("42.0"), json!({ "deep": { "count": 42 } }), true),
             (Some("42"), json!({ "deep": { "count": -42 } }), false),
