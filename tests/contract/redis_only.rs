@@ -324,10 +324,15 @@ async fn a_damaged_log_is_said_aloud() {
     append(store, append_of(&fence, 1, (0..5).map(|_| event("e")).collect())).await;
     let mut raw = Raw::of(&backend).await;
     let key = format!("{{mcp:sessions:{}}}:log:g", fence.session.reveal());
+    let third: String = raw.ask(cmd("LINDEX").arg(&key).arg(2)).await;
+    let _: u64 = raw.ask(cmd("LREM").arg(&key).arg(1).arg(third)).await;
+    let page = store.read_page(fence.session, STREAM, StreamKey::Main, 1, 10, 100).await.unwrap().unwrap();
+    assert_eq!(page.events.iter().map(|event| event.seq).collect::<Vec<_>>(), [2, 4, 5], "the reader sees the gap");
+    assert_eq!(page.first_seq, 1);
     let () = raw.ask(cmd("LTRIM").arg(&key).arg(2).arg(-1)).await;
     let page = store.read_page(fence.session, STREAM, StreamKey::Main, 1, 10, 100).await.unwrap().unwrap();
-    assert_eq!(page.events.iter().map(|event| event.seq).collect::<Vec<_>>(), [3, 4, 5], "the reader sees the gap");
-    assert_eq!(page.first_seq, 3);
+    assert_eq!(page.events.iter().map(|event| event.seq).collect::<Vec<_>>(), [4, 5]);
+    assert_eq!(page.first_seq, 4, "what is kept begins there");
     let _: u64 = raw.ask(cmd("DEL").arg(&key)).await;
     let page = store.read_page(fence.session, STREAM, StreamKey::Main, 1, 10, 100).await.unwrap().unwrap();
     assert_eq!((page.events.len(), page.last_seq, page.first_seq), (0, 5, 6));

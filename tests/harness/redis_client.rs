@@ -73,12 +73,12 @@ impl RedisClient {
 
     /// The session's event log as it stands.
     pub async fn log(&self, session: &str) -> Vec<LogEntry> {
-        let first = self.field(session, "s:g:first").await.and_then(|first| first.parse().ok()).unwrap_or(1);
         let rows: Vec<String> = self.run(&["LRANGE", &Self::log_key(session), "0", "-1"]).await;
-        (first..)
-            .zip(rows)
-            .map(|(seq, entry)| {
-                let body = entry.splitn(3, ' ').nth(2).expect("a body stands behind stream and time").to_owned();
+        rows.into_iter()
+            .map(|entry| {
+                let seq =
+                    entry.split(' ').next().and_then(|seq| seq.parse().ok()).expect("entries begin with their number");
+                let body = entry.splitn(4, ' ').nth(3).expect("a body stands behind stream and time").to_owned();
                 LogEntry { seq, body }
             })
             .collect()

@@ -79,7 +79,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 for seq = from, to do
   local text = string.format('%d', seq)
   local body = head .. text .. ',"filler":"' .. filler .. '"}}'
-  redis.call('RPUSH', KEYS[2], ' ' .. (seq % 16 == 1 and string.format('%d', now) or '') .. ' ' .. body)
+  redis.call('RPUSH', KEYS[2], text .. '  ' .. (seq % 16 == 1 and string.format('%d', now) or '') .. ' ' .. body)
   bytes = bytes + #body
 end
 redis.call('HSET', KEYS[1], 's:g:seq', string.format('%d', to), 's:g:bytes', string.format('%d', bytes))

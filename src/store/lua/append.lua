@@ -62,7 +62,7 @@ for i = 1, tonumber(ARGV[13]) do
       end
       time = string.format('%d', now)
     end
-    length = call('RPUSH', KEYS[4], view .. ' ' .. time .. ' ' .. body)
+    length = call('RPUSH', KEYS[4], text .. ' ' .. view .. ' ' .. time .. ' ' .. body)
     if view ~= '' then
       local holder = call('HGET', KEYS[1], 'a:' .. view)
       if holder then
@@ -98,16 +98,16 @@ if seq > before then
   local first, max_events, max_bytes = tonumber(h[8] or 1), tonumber(ARGV[10]), tonumber(ARGV[11])
   local known, is_new = first, length == seq - before
   bytes = bytes + added
-  -- The log is not what it was (evicted, or deleted by hand): what is there are the last ones. EVT-6
+  -- The log is not what it was (evicted, or deleted by hand): it begins with what is there. EVT-6
   if length < seq - first + 1 then
-    first = seq - length + 1
+    first = tonumber(string.match(call('LINDEX', KEYS[4], 0), '^%d+'))
     if is_new then bytes = added end
   end
   local keep = first
   local function drop_until(kept)
     while keep < kept do
       local entry = call('LINDEX', KEYS[4], keep - first)
-      if entry then bytes = bytes - #entry + string.match(entry, '^%S* %d* ()') - 1 end
+      if entry then bytes = bytes - #entry + string.match(entry, '^%d+ %S* %d* ()') - 1 end
       keep = keep + 1
     end
   end
@@ -116,7 +116,7 @@ if seq > before then
     local oldest, group = now - tonumber(ARGV[9]), keep + 16 - (keep - 1) % 16
     while group <= seq do
       local entry = call('LINDEX', KEYS[4], group - first)
-      local then_ = entry and string.match(entry, '^%S* (%d+) ')
+      local then_ = entry and string.match(entry, '^%d+ %S* (%d+) ')
       if then_ and tonumber(then_) >= oldest then break end
       drop_until(group)
       group = group + 16

@@ -11,29 +11,34 @@ local last, first = tonumber(h[2] or 0), tonumber(h[3] or 1)
 local after, max_events, max_bytes = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local out = { h[1], last, first, h[5] and string.match(h[5], '%S+$') or false }
 if after >= last or max_events <= 0 then return out end
--- The log itself is gone (evicted, or deleted by hand): only the last ones are kept, if any, and that must be said (EVT-6).
-local there = redis.call('LLEN', KEYS[2])
+-- Each entry has its number, so that one is missed which is not there. If some are (evicted, or deleted by hand), the others
+-- stand at most so much further ahead; and what is kept begins with what is there (EVT-6).
+local there, stands_at = redis.call('LLEN', KEYS[2]), after + 1 - first
 if there < last - first + 1 then
-  first = last - there + 1
-  out[3] = first
+  stands_at = stands_at - (last - first + 1 - there)
+  out[3] = there == 0 and last + 1 or tonumber(string.match(redis.call('LINDEX', KEYS[2], 0), '^%d+'))
 end
+stands_at = math.max(stands_at, 0)
 
 -- Small steps of about the byte budget, so that a page of large events does not pull the whole log into the script.
 local average = math.max(1, tonumber(h[4] or 0) / math.max(1, there))
 local step = math.max(1, math.min(256, math.ceil(max_bytes / average)))
-local seq, count, bytes = math.max(after + 1, first), 0, 0
-while seq <= last and count < max_events do
-  local upto = seq + math.min(step, max_events - count) - 1
-  local entries = redis.call('LRANGE', KEYS[2], seq - first, upto - first)
-  if #entries == 0 then break end
+local count, bytes = 0, 0
+while stands_at < there and count < max_events do
+  local entries = redis.call('LRANGE', KEYS[2], stands_at, stands_at + math.min(step, max_events - count) - 1)
   for _, entry in ipairs(entries) do
-    local of, at = string.match(entry, '^(%S*) %d* ()')
-    local body = of == view and string.sub(entry, at)
-    out[#out + 1] = seq
-    out[#out + 1] = body
-    seq, count = seq + 1, count + 1
-    if body then bytes = bytes + #body end
-    if bytes >= max_bytes then return out end
+    local seq, of, at = string.match(entry, '^(%d+) (%S*) %d* ()')
+    seq = tonumber(seq)
+    if seq > after then
+      local body = of == view and string.sub(entry, at)
+      out[#out + 1] = seq
+      out[#out + 1] = body
+      count = count + 1
+      if body then bytes = bytes + #body end
+      if bytes >= max_bytes then return out end
+    end
   end
+  if #entries == 0 then break end
+  stands_at = stands_at + #entries
 end
 return out
