@@ -89,6 +89,7 @@ contract! {
         changes_of_one_append_apply_in_order
         another_process_that_holds_the_stream_is_woken
         the_log_is_trimmed_by_count
+        what_is_trimmed_is_known_by_the_stream_that_showed_it
         the_log_is_trimmed_by_bytes
         the_log_is_trimmed_by_age
         the_newest_event_is_kept_whatever_its_size

@@ -150,6 +150,8 @@ pub struct Page {
     pub last_seq: u64,
     /// Sequence of the oldest event still kept (`last_seq + 1` when none is).
     pub first_seq: u64,
+    /// Events of this very stream may be kept no more up to here (0: none is missing). All streams of a session share its log.
+    pub gone: u64,
     /// The session's epoch.
     pub epoch: u32,
     /// Attachment id that holds the stream now, if any.

@@ -71,6 +71,8 @@ pub struct StreamHead {
     pub last_seq: u64,
     /// Sequence of the oldest event still kept.
     pub first_seq: u64,
+    /// Sequence of the newest event of the main stream that is kept no more; 0: none.
+    pub gone: u64,
     /// Bytes of the bodies in the log.
     pub bytes: u64,
     /// Who shows it.
@@ -85,7 +87,7 @@ pub struct StreamHead {
 
 impl Default for StreamHead {
     fn default() -> Self {
-        Self { last_seq: 0, first_seq: 1, bytes: 0, holder: None, attach_count: 0, left_at: None, sent: None }
+        Self { last_seq: 0, first_seq: 1, gone: 0, bytes: 0, holder: None, attach_count: 0, left_at: None, sent: None }
     }
 }
 
@@ -179,6 +181,8 @@ impl SessionHead {
                 return self.note(name, number, |stream, seq| stream.last_seq = seq);
             } else if let Some(name) = rest.strip_suffix(":first") {
                 self.note(name, number, |stream, first| stream.first_seq = first);
+            } else if let Some(name) = rest.strip_suffix(":gone") {
+                self.note(name, number, |stream, gone| stream.gone = gone);
             } else if let Some(name) = rest.strip_suffix(":bytes") {
                 self.note(name, number, |stream, bytes| stream.bytes = bytes);
             }
@@ -226,6 +230,9 @@ impl SessionHead {
             put(&format!("{}{name}:seq", field::LOG), stream.last_seq.to_string());
             put(&format!("{}{name}:first", field::LOG), stream.first_seq.to_string());
             put(&format!("{}{name}:bytes", field::LOG), stream.bytes.to_string());
+            if stream.gone > 0 {
+                put(&format!("{}{name}:gone", field::LOG), stream.gone.to_string());
+            }
             if stream.attach_count > 0 {
                 put(&format!("{}{name}", field::ATTACH_COUNT), stream.attach_count.to_string());
             }

@@ -130,6 +130,27 @@ pub async fn the_log_is_trimmed_by_count(backend: Backend) {
     assert_eq!(log(store, fence.session, STREAM).await, numbered(18..21), "also what this append brought");
 }
 
+/// EVT-6: a client of whose stream nothing is missing need not be told of what the log of all streams has lost.
+pub async fn what_is_trimmed_is_known_by_the_stream_that_showed_it(backend: Backend) {
+    let store = backend.store();
+    let fence = session_of(store, "a").await;
+    let limits = LogLimits { max_events: 3, ..ROOMY };
+    let other = StreamKey::Request(7);
+    // 1 to 10; the main stream has the 3rd and the 9th.
+    for seq in 1..=10 {
+        let event = if [3, 9].contains(&seq) { event("main") } else { event("other").on(other) };
+        append(store, Append { limits, ..append_of(&fence, seq, vec![event]) }).await;
+        let gone = async |view| {
+            let page = store.read_page(fence.session, STREAM, view, 0, 100, 1000).await.unwrap().unwrap();
+            (page.first_seq, page.gone)
+        };
+        let first = seq.saturating_sub(2).max(1);
+        assert_eq!(gone(StreamKey::Main).await, (first, if first > 3 { 3 } else { 0 }), "{seq}");
+        // Of all others nobody knows: theirs may have been among them.
+        assert_eq!(gone(other).await, (first, first - 1), "{seq}");
+    }
+}
+
 pub async fn the_log_is_trimmed_by_bytes(backend: Backend) {
     let store = backend.store();
     let fence = session_of(store, "a").await;

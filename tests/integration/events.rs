@@ -286,6 +286,33 @@ async fn a_cursor_behind_the_kept_events_is_told_so(transport: Transport) {
     assert_eq!(told.id, None, "the complaint moves no cursor");
 }
 
+/// EVT-6: all streams of a session share its log. What is not kept of others is no loss to a client's main stream, on which
+/// nothing has come.
+#[tokio::test]
+async fn a_cursor_behind_which_only_other_streams_events_are_gone_is_as_good_as_ever() {
+    let cluster = Cluster::builder().routers(2).env("MCP_RESUME_EVENTS", 5).start().await;
+    let client = cluster.client().over(Transport::Streamable).stays_away().initialize().await;
+    let cursor = client.cursor();
+    client.disconnect().await;
+    for _ in 0..20 {
+        client.call("echo", json!({ "text": "x" })).await;
+    }
+    let redis = cluster.redis_client().await;
+    let first = redis.field(&client.session(), "s:g:first").await;
+    assert!(first.is_some_and(|first| first.parse::<u64>().unwrap() > cursor.seq + 1), "the log has moved on");
+    for instance in [0, 1] {
+        client.reconnect(Some(instance));
+        eventually("the stream is resumed", || async {
+            cluster.metric("mcp_router_resumed_total", None).await >= (instance + 1) as f64
+        })
+        .await;
+        client.call("echo", json!({ "text": "x" })).await;
+        client.disconnect().await;
+    }
+    assert_eq!(complaints(&client), [""; 0]);
+    assert_eq!(cluster.metric("mcp_router_resume_failed_total", Some("events_expired")).await, 0.0);
+}
+
 /// EVT-6: a server that says more than a slow reader takes moves the log on under it: the reader is told what it will not
 /// get and goes on, on the same connection, at the owner and elsewhere; nothing counts as broken (EVT-5).
 async fn a_reader_that_the_log_has_left_behind_is_told_so_and_goes_on(transport: Transport) {

@@ -142,10 +142,15 @@ impl Pump {
         let fresh = std::mem::take(&mut self.fresh);
         let mut block = Block::default();
         let next = page.events.first().map_or(page.last_seq + 1, |event| event.seq);
+        // What is kept no more was of other streams.
+        let begins = page.events.first().is_some_and(|first| first.seq == page.first_seq);
+        if begins && next > self.cursor && page.gone <= self.cursor {
+            self.cursor = next - 1;
+        }
         if !self.follows(next) {
             // A reader that is slower than its server, and whose log has moved on: back pressure would hold up the session
             // and whoever else it serves, so it is told what it will not get. EVT-6
-            let expired = next > self.cursor && page.events.first().is_some_and(|first| first.seq == page.first_seq);
+            let expired = next > self.cursor && begins;
             if !fresh && !expired {
                 // EVT-2: what this very stream has sent the log never had, or has no more.
                 return self.gap(if page.last_seq < self.cursor { "EVT-2" } else { "EVT-5" });

@@ -43,9 +43,9 @@ fn continuation() -> impl Strategy<Value = Continuation> {
 fn stream() -> impl Strategy<Value = StreamHead> {
     let holder = option::of(("[a-z0-9-]{0,8}", any::<u64>()))
         .prop_map(|holder| holder.map(|(incarnation, id)| Holder { incarnation: incarnation.into(), id }));
-    (any::<[u64; 4]>(), holder, any::<[Option<u64>; 2]>()).prop_map(|(numbers, holder, [left_at, sent])| {
-        let [last_seq, first_seq, bytes, attach_count] = numbers;
-        StreamHead { last_seq, first_seq, bytes, holder, attach_count, left_at, sent }
+    (any::<[u64; 5]>(), holder, any::<[Option<u64>; 2]>()).prop_map(|(numbers, holder, [left_at, sent])| {
+        let [last_seq, first_seq, gone, bytes, attach_count] = numbers;
+        StreamHead { last_seq, first_seq, gone, bytes, holder, attach_count, left_at, sent }
     })
 }
 
@@ -178,6 +178,7 @@ fn fields_have_the_documented_names_and_forms() {
         ("s:g:seq", "11"),
         ("s:g:first", "10"),
         ("s:g:bytes", "120"),
+        ("s:g:gone", "8"),
         ("a:g", "i-2 13"),
         ("ac:g", "2"),
         ("d:g", "9"),
@@ -188,7 +189,7 @@ fn fields_have_the_documented_names_and_forms() {
     let written = fields.iter().map(|(field, value)| ((*field).to_owned(), (*value).to_owned()));
     assert_eq!(head.fields(), written.collect::<BTreeMap<_, _>>());
     let stream = &head.streams["g"];
-    assert_eq!((stream.last_seq, stream.first_seq, stream.bytes), (11, 10, 120));
+    assert_eq!((stream.last_seq, stream.first_seq, stream.gone, stream.bytes), (11, 10, 8, 120));
     assert_eq!((stream.attach_count, stream.left_at, stream.sent), (2, Some(9), Some(10)));
     assert_eq!(head.holder("g"), Some(&Holder { incarnation: "i-2".into(), id: 13 }));
     assert_eq!(head.continuation.questions["\"ask-1\""], "4");

@@ -10,7 +10,7 @@ local call = redis.call
 local stream = ARGV[6]
 local f_seq, f_first, f_bytes = 's:' .. stream .. ':seq', 's:' .. stream .. ':first', 's:' .. stream .. ':bytes'
 local h = call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch', 'in_seq', 'in_claimed', 'in_adopted', f_seq,
-  f_first, f_bytes, 'a:' .. stream, 'op', 'in_first')
+  f_first, f_bytes, 'a:' .. stream, 'op', 'in_first', 's:' .. stream .. ':gone')
 if not h[4] then return 0 end
 if fenced(h) then return -1 end
 if ARGV[7] == h[11] then return call('HGET', KEYS[1], 'op_result') end
@@ -96,18 +96,23 @@ local result = table.concat(results, ' ')
 local fields = { 'op', ARGV[7], 'op_result', result }
 if seq > before then
   local first, max_events, max_bytes = tonumber(h[8] or 1), tonumber(ARGV[10]), tonumber(ARGV[11])
-  local known, is_new = first, length == seq - before
+  local known, is_new, gone = first, length == seq - before, h[13]
   bytes = bytes + added
   -- The log is not what it was (evicted, or deleted by hand): it begins with what is there. EVT-6
   if length < seq - first + 1 then
     first = tonumber(string.match(call('LINDEX', KEYS[4], 0), '^%d+'))
     if is_new then bytes = added end
+    gone = first - 1
   end
   local keep = first
   local function drop_until(kept)
     while keep < kept do
       local entry = call('LINDEX', KEYS[4], keep - first)
-      if entry then bytes = bytes - #entry + string.match(entry, '^%d+ %S* %d* ()') - 1 end
+      if entry then
+        local of, body_at = string.match(entry, '^%d+ (%S*) %d* ()')
+        bytes = bytes - #entry + body_at - 1
+        if of == '' then gone = keep end
+      end
       keep = keep + 1
     end
   end
@@ -127,6 +132,10 @@ if seq > before then
   if keep > first then call('LTRIM', KEYS[4], keep - first, -1) end
   if keep > known or before == 0 then
     fields[5], fields[6] = f_first, keep
+  end
+  if gone ~= h[13] then
+    fields[#fields + 1] = 's:' .. stream .. ':gone'
+    fields[#fields + 1] = string.format('%d', gone)
   end
   if is_new then call('PEXPIRE', KEYS[4], call('HGET', KEYS[1], 'ttl_ms'), 'NX') end
   local n = #fields

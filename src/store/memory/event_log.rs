@@ -214,7 +214,7 @@ impl EventLog for MemoryStore {
                 let holder = shown.and_then(|shown| shown.holder.as_ref()).map(|holder| holder.id);
                 log.page(session.epoch, (view, holder), after, max_events, max_bytes)
             }
-            None => Page { events: Vec::new(), last_seq: 0, first_seq: 1, epoch: session.epoch, holder: None },
+            None => Page { events: Vec::new(), last_seq: 0, first_seq: 1, gone: 0, epoch: session.epoch, holder: None },
         }))
     }
 

@@ -19,6 +19,8 @@ pub(super) struct Stream {
     /// Bodies in the log.
     bytes: usize,
     pub(super) last_seq: u64,
+    /// See [`StreamHead::gone`].
+    gone: u64,
     pub(super) holder: Option<Holder>,
     pub(super) attach_count: u64,
     /// See [`StreamHead::left_at`].
@@ -43,7 +45,7 @@ impl Stream {
     /// Begins anew; whoever shows it goes on to.
     pub(super) fn renew(&mut self) {
         self.log.clear();
-        (self.bytes, self.last_seq) = (0, 0);
+        (self.bytes, self.last_seq, self.gone) = (0, 0, 0);
         (self.left_at, self.sent) = (None, None);
     }
 
@@ -55,6 +57,7 @@ impl Stream {
         StreamHead {
             last_seq: self.last_seq,
             first_seq: self.first_seq(),
+            gone: self.gone,
             bytes: self.bytes as u64,
             holder: self.holder.clone(),
             attach_count: self.attach_count,
@@ -79,6 +82,9 @@ impl Stream {
             }
             if let Some(dropped) = self.log.pop_front() {
                 self.bytes -= dropped.body.len();
+                if dropped.view == StreamKey::Main {
+                    self.gone = dropped.seq;
+                }
             }
         }
     }
@@ -103,7 +109,9 @@ impl Stream {
                 break;
             }
         }
-        Page { events, last_seq: self.last_seq, first_seq: self.first_seq(), epoch, holder }
+        let first_seq = self.first_seq();
+        let gone = if view == StreamKey::Main { self.gone } else { first_seq - 1 };
+        Page { events, last_seq: self.last_seq, first_seq, gone, epoch, holder }
     }
 }
 

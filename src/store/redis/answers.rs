@@ -134,6 +134,7 @@ pub(super) fn read_page(value: Value) -> StoreResult<Option<Page>> {
     let epoch = fields.number()?;
     let last_seq = fields.number()?;
     let first_seq = fields.number()?;
+    let gone = fields.number()?;
     let holder = match fields.value()? {
         Value::Nil => None,
         id => Some(reply::number(id, WHAT)?),
@@ -148,7 +149,7 @@ pub(super) fn read_page(value: Value) -> StoreResult<Option<Page>> {
         };
         events.push(LoggedEvent { seq, body });
     }
-    Ok(Some(Page { events, last_seq, first_seq, epoch, holder }))
+    Ok(Some(Page { events, last_seq, first_seq, gone, epoch, holder }))
 }
 
 pub(super) fn read_attached(value: Value) -> StoreResult<Attached> {
