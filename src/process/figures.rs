@@ -114,11 +114,12 @@ impl Figures {
     }
 
     fn look_at(&self, endpoint: &Endpoint) {
-        let (service, url, state) = (endpoint.service.as_str(), endpoint.url.to_string(), endpoint.state());
-        let labels = [service, url.as_str()];
+        // Its number in its service: where it is, only operators are told.
+        let (service, number, state) = (endpoint.service.as_str(), (endpoint.index + 1).to_string(), endpoint.state());
+        let labels = [service, number.as_str()];
         self.up.with_label_values(&labels).set(i64::from(state == BreakerState::Closed));
         for (other, name) in BreakerState::ALL {
-            self.breaker.with_label_values(&[service, url.as_str(), name]).set(i64::from(state == other));
+            self.breaker.with_label_values(&[service, number.as_str(), name]).set(i64::from(state == other));
         }
         self.sessions.with_label_values(&labels).set(count(endpoint.sessions.load(Ordering::Relaxed)));
         self.in_flight.with_label_values(&labels).set(count(endpoint.in_flight.load(Ordering::Relaxed)));
