@@ -1,17 +1,14 @@
 //! What a message says, read so that it can be read in no other way; and lists without what their client may not have.
 
-use std::borrow::Cow;
-
 use bytes::Bytes;
 use percent_encoding::percent_decode_str;
-use serde::{
-    Deserialize, Deserializer,
-    de::{MapAccess, Visitor},
-};
 use serde_json::value::RawValue;
 
 use super::Grant;
-use crate::protocol::jsonrpc::{Head, with_part};
+use crate::protocol::{
+    jsonrpc::{Head, with_part},
+    members::Members,
+};
 
 /// What is listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,33 +46,6 @@ impl List {
     }
 }
 
-/// An object as it is written, each member of it.
-struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Each;
-        #[derive(Deserialize, PartialEq, Eq, Hash)]
-        struct Key<'k>(#[serde(borrow)] Cow<'k, str>);
-        impl<'de> Visitor<'de> for Each {
-            type Value = Members<'de>;
-
-            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                formatter.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::new();
-                while let Some((Key(name), value)) = map.next_entry::<Key<'de>, &'de RawValue>()? {
-                    members.push((name, value));
-                }
-                Ok(Members(members))
-            }
-        }
-        deserializer.deserialize_map(Each)
-    }
-}
-
 impl Members<'_> {
     /// Each of these names stands there once at most, and nothing that some readers take for it: there are those that do
     /// not look at case, not even at that of `ſ` and the Kelvin sign.
@@ -108,19 +78,18 @@ pub(super) fn is_plain(object: &[u8], names: &[&str]) -> bool {
 
 /// A text member of an object that can be read in one way only.
 pub(super) fn text_of(object: &str, name: &str) -> Option<String> {
-    let members: Members<'_> = serde_json::from_str(object).ok()?;
+    let members = Members::of(object)?;
     if !members.are_plain(&[name]) {
         return None;
     }
-    let (_, value) = members.0.iter().find(|(member, _)| member == name)?;
-    serde_json::from_str(value.get()).ok()
+    serde_json::from_str(members.get(name)?).ok()
 }
 
 /// The resources that are listened to (2026-07-28, `subscriptions/listen`). `None`: that can be read in two ways.
 pub(super) fn listened(params: &str) -> Option<Vec<String>> {
     let member = |object: &str, name: &str| -> Option<Option<String>> {
-        let members: Members<'_> = serde_json::from_str(object).ok()?;
-        let value = members.0.iter().find(|(member, _)| member == name).map(|(_, value)| value.get().to_owned());
+        let members = Members::of(object)?;
+        let value = members.get(name).map(str::to_owned);
         members.are_plain(&[name]).then_some(value)
     };
     let Some(notifications) = member(params, "notifications")? else { return Some(Vec::new()) };
@@ -132,11 +101,11 @@ pub(super) fn listened(params: &str) -> Option<Vec<String>> {
 
 /// Of what completion is asked: of a prompt, or of a resource.
 pub(super) fn completed(params: &str) -> Option<(bool, String)> {
-    let members: Members<'_> = serde_json::from_str(params).ok()?;
-    let (_, of) = members.0.iter().find(|(member, _)| member == "ref").filter(|_| members.are_plain(&["ref"]))?;
-    match text_of(of.get(), "type")?.as_str() {
-        "ref/prompt" => Some((true, text_of(of.get(), "name")?)),
-        "ref/resource" => Some((false, text_of(of.get(), "uri")?)),
+    let members = Members::of(params)?;
+    let of = members.get("ref").filter(|_| members.are_plain(&["ref"]))?;
+    match text_of(of, "type")?.as_str() {
+        "ref/prompt" => Some((true, text_of(of, "name")?)),
+        "ref/resource" => Some((false, text_of(of, "uri")?)),
         _ => None,
     }
 }
@@ -155,16 +124,16 @@ pub fn filtered(list: List, grant: &Grant, answer: &Bytes) -> Option<Bytes> {
         return Some(answer.clone());
     };
     let (member, key) = list.members();
-    let members: Members<'_> = serde_json::from_str(result).ok()?;
+    let members = Members::of(result)?;
     if !members.are_plain(&[member]) {
         return None;
     }
-    let Some((_, items)) = members.0.iter().find(|(name, _)| name == member) else { return Some(answer.clone()) };
-    let all: Vec<&RawValue> = serde_json::from_str(items.get()).ok()?;
+    let Some(items) = members.get(member) else { return Some(answer.clone()) };
+    let all: Vec<&RawValue> = serde_json::from_str(items).ok()?;
     let shown = |item: &&&RawValue| text_of(item.get(), key).is_some_and(|name| grant.shows(list, &name));
     let kept: Vec<&str> = all.iter().filter(shown).map(|item| item.get()).collect();
     if kept.len() == all.len() {
         return Some(answer.clone());
     }
-    Some(with_part(answer, items.get(), &format!("[{}]", kept.join(","))))
+    Some(with_part(answer, items, &format!("[{}]", kept.join(","))))
 }

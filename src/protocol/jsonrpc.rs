@@ -277,6 +277,17 @@ pub fn error_without_id(body: &[u8]) -> Option<Bytes> {
     Some(Bytes::copy_from_slice(error.get().as_bytes()))
 }
 
+/// The error in a response, as it stands there.
+pub fn error_of(response: &[u8]) -> Option<Bytes> {
+    #[derive(Deserialize)]
+    struct Failed<'a> {
+        #[serde(borrow)]
+        error: &'a RawValue,
+    }
+    let failed: Failed<'_> = by_name(std::str::from_utf8(response).ok()?)?;
+    Some(Bytes::copy_from_slice(failed.error.get().as_bytes()))
+}
+
 /// Makes the text of an error response around an error that is JSON text already.
 pub fn failed_response(id: &str, error: &[u8]) -> Bytes {
     Bytes::from([br#"{"jsonrpc":"2.0","id":"#, id.as_bytes(), br#","error":"#, error, b"}"].concat())

@@ -5,6 +5,7 @@ pub mod event_id;
 mod id_key;
 pub mod jsonrpc;
 pub mod mcp;
+pub mod members;
 pub mod modern;
 pub mod post_id;
 pub mod same;

@@ -106,6 +106,11 @@ impl Builder {
         self
     }
 
+    /// With this an instance that is dead or hangs is noticed soon.
+    pub fn short_lease(self) -> Self {
+        self.env("MCP_LEASE", "600ms").env("MCP_LEASE_RENEW", "150ms")
+    }
+
     /// A setting of all routers.
     pub fn env(mut self, name: &str, value: impl ToString) -> Self {
         self.env.insert(name.to_owned(), value.to_string());

@@ -22,6 +22,7 @@ pub mod conformance_server;
 pub mod conformance_suite;
 pub mod modern_server;
 pub mod nginx;
+mod node_server;
 pub mod oracle;
 pub mod redis_client;
 pub mod redis_server;

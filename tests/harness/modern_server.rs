@@ -1,23 +1,16 @@
 //! The fixture of the era without sessions: a server of MCP 2026-07-28 on the TypeScript SDK
 //! (`tests/fixtures/modern-tools`).
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::net::SocketAddr;
 
 use serde_json::Value;
 
-use super::{eventually, http::Request, ports::Port, process::Process};
+use super::{eventually, http::Request, node_server::NodeServer};
 
 /// See module documentation.
 #[derive(Debug)]
 pub struct ModernServer {
-    process: Process,
-    port: Port,
-    log: PathBuf,
-    legacy: &'static str,
+    server: NodeServer,
     _dir: tempfile::TempDir,
 }
 
@@ -32,31 +25,21 @@ impl ModernServer {
         Self::start_with("stateless").await
     }
 
-    async fn start_with(legacy: &'static str) -> Self {
+    async fn start_with(legacy: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let port = Port::reserve();
         let log = dir.path().join("modern-tools.log");
-        let mut server = Self { process: spawn(&port, &log, legacy), port, log, legacy, _dir: dir };
-        server.listening().await;
-        server
-    }
-
-    async fn listening(&mut self) {
-        eventually("the server listening", || {
-            assert!(!self.process.has_ended(), "it did not start: {}", self.process.log_text());
-            std::future::ready(self.process.log_text().contains("ready on http://"))
-        })
-        .await;
+        let server = NodeServer::start("modern-tools", log, vec![legacy.to_owned()], Vec::new()).await;
+        Self { server, _dir: dir }
     }
 
     /// Where it listens.
     pub fn addr(&self) -> SocketAddr {
-        self.port.addr()
+        self.server.addr()
     }
 
     /// Its one URL.
     pub fn url(&self) -> String {
-        format!("http://{}/mcp", self.addr())
+        self.server.url()
     }
 
     /// How often calls have begun, by their argument `key` or the name of their tool; under `left` those whose client has left.
@@ -71,24 +54,11 @@ impl ModernServer {
 
     /// Ends it at once.
     pub fn kill(&mut self) {
-        self.process.kill();
+        self.server.kill();
     }
 
     /// Starts it again on the same port.
     pub async fn restart(&mut self) {
-        self.process.kill();
-        self.process = spawn(&self.port, &self.log, self.legacy);
-        self.listening().await;
+        self.server.restart().await;
     }
-}
-
-fn spawn(port: &Port, log: &Path, legacy: &str) -> Process {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/modern-tools");
-    assert!(
-        dir.join("node_modules").exists(),
-        "the fixture's packages are not installed. Run scripts/test.sh, or: cd tests/fixtures/modern-tools && npm ci"
-    );
-    let mut command = Command::new("node");
-    command.arg(dir.join("server.mjs")).arg(port.number().to_string()).arg(legacy);
-    Process::spawn("modern-tools", &mut command, log)
 }

@@ -14,7 +14,7 @@ const LONG: u64 = 60_000;
 
 async fn two_at_a_time() -> Cluster {
     let builder = Cluster::builder().routers(2).env("MCP_AUTH", "proxy").env("MCP_PRINCIPAL_CALLS", 2);
-    builder.env("MCP_LEASE", "600ms").env("MCP_LEASE_RENEW", "150ms").start().await
+    builder.short_lease().start().await
 }
 
 fn route(name: &str, message: &Value) -> Request {

@@ -161,8 +161,7 @@ fn for_users(dir: &Path, server: &AuthorizationServer, upstream: &StreamableUpst
         .env("MCP_AUTH_ISSUER", server.issuer())
         .env("MCP_AUTH_RESOURCE", HERE)
         .env("MCP_UPSTREAM_CREDENTIALS_FILE", grant(dir, server, "as_user = true\n"))
-        .env("MCP_LEASE", "600ms")
-        .env("MCP_LEASE_RENEW", "150ms")
+        .short_lease()
         .env("LOG_LEVEL", "trace")
 }
 

@@ -17,8 +17,7 @@ const AT_A_TIME: usize = 50;
 
 fn quick() -> cluster::Builder {
     Cluster::builder()
-        .env("MCP_LEASE", "600ms")
-        .env("MCP_LEASE_RENEW", "150ms")
+        .short_lease()
         .env("MCP_POLL_INTERVAL", "200ms")
         .env("MCP_RETRY_MIN", "10ms")
         .env("MCP_RETRY_MAX", "30ms")

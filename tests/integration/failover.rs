@@ -25,8 +25,7 @@ const INCREMENT: &str = "increment";
 fn quick() -> cluster::Builder {
     Cluster::builder()
         .routers(3)
-        .env("MCP_LEASE", "600ms")
-        .env("MCP_LEASE_RENEW", "150ms")
+        .short_lease()
         .env("MCP_POLL_INTERVAL", "200ms")
         .env("MCP_RETRY_MIN", "10ms")
         .env("MCP_RETRY_MAX", "30ms")

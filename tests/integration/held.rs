@@ -26,11 +26,7 @@ fn client() -> ModernClient {
 
 /// Settings under which a dead instance is noticed soon.
 fn quick() -> cluster::Builder {
-    Cluster::builder()
-        .routers(2)
-        .env("MCP_LEASE", "600ms")
-        .env("MCP_LEASE_RENEW", "150ms")
-        .env("MCP_POLL_INTERVAL", "200ms")
+    Cluster::builder().routers(2).short_lease().env("MCP_POLL_INTERVAL", "200ms")
 }
 
 fn text(answered: &Value) -> &str {
@@ -243,18 +239,23 @@ async fn has_resumable(redis: &RedisClient) -> bool {
     false
 }
 
-/// CALL-1: of all requests with one key one runs, whatever dies.
-async fn runs_once(kill_at: KillAt) {
-    let gate = Gate::default();
+/// A server whose calls can be resumed, and are done when the gate is open.
+async fn done_behind(gate: &Gate) -> StreamableUpstream {
     let waits = gate.clone();
-    let upstream = StreamableUpstream::calls(move |call| {
+    StreamableUpstream::calls(move |call| {
         vec![
             Act::Prime,
             Act::Wait(waits.clone()),
             Act::result(call, &json!({ "content": [{ "type": "text", "text": "done" }] })),
         ]
     })
-    .await;
+    .await
+}
+
+/// CALL-1: of all requests with one key one runs, whatever dies.
+async fn runs_once(kill_at: KillAt) {
+    let gate = Gate::default();
+    let upstream = done_behind(&gate).await;
     let mut cluster = quick().upstream_urls([upstream.url()]).start().await;
     let (one, other) = (cluster.addr(0), cluster.addr(1));
     let keyed = client().header("Idempotency-Key", "order-1");
@@ -459,15 +460,7 @@ const TASKS: fn() -> Value = || json!({ "extensions": { "io.modelcontextprotocol
 #[tokio::test]
 async fn a_task_outlives_the_instance_that_began_it() {
     let gate = Gate::default();
-    let waits = gate.clone();
-    let upstream = StreamableUpstream::calls(move |call| {
-        vec![
-            Act::Prime,
-            Act::Wait(waits.clone()),
-            Act::result(call, &json!({ "content": [{ "type": "text", "text": "done" }] })),
-        ]
-    })
-    .await;
+    let upstream = done_behind(&gate).await;
     let mut cluster = quick().upstream_urls([upstream.url()]).env("MCP_TASK_AFTER", "100ms").start().await;
     let (one, other) = (cluster.addr(0), cluster.addr(1));
     let client = client().declaring(TASKS());

@@ -74,8 +74,7 @@ async fn calls_their_parts_and_a_takeover_are_counted_where_they_happen() {
     for transport in [Transport::Sse, Transport::Streamable] {
         let mut cluster = Cluster::builder()
             .routers(2)
-            .env("MCP_LEASE", "600ms")
-            .env("MCP_LEASE_RENEW", "150ms")
+            .short_lease()
             .env("MCP_RETRY_MIN", "10ms")
             .env("MCP_RETRY_MAX", "30ms")
             .start()

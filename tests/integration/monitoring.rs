@@ -155,8 +155,7 @@ async fn every_panel_shows_something_after_calls_and_a_death() {
     }
     let mut cluster = Cluster::builder()
         .routers(2)
-        .env("MCP_LEASE", "600ms")
-        .env("MCP_LEASE_RENEW", "150ms")
+        .short_lease()
         .env("MCP_RETRY_MIN", "10ms")
         .env("MCP_RETRY_MAX", "30ms")
         .start()

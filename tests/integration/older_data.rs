@@ -150,7 +150,7 @@ async fn what_is_journaled_before_the_owner_looks_is_kept_and_nothing_runs_twice
 /// ahead of the log. It is told, and waits for nothing.
 #[tokio::test]
 async fn a_client_whose_cursor_is_ahead_of_an_adopted_session_is_told_so() {
-    let builder = patient(Cluster::builder().routers(2)).env("MCP_LEASE", "600ms").env("MCP_LEASE_RENEW", "150ms");
+    let builder = patient(Cluster::builder().routers(2)).short_lease();
     let mut cluster = builder.start().await;
     let client = cluster.client().post_to(PostTo::Only(0)).initialize().await;
     let addr = cluster.addr(1);

@@ -98,7 +98,7 @@ async fn what_no_rule_allows_is_refused_over_streamable_http() {
 #[tokio::test]
 async fn what_no_rule_allows_is_refused_on_the_stream_of_http_and_sse() {
     let dir = tempfile::tempdir().unwrap();
-    let mut cluster = ruled(&dir, RULES).env("MCP_LEASE", "600ms").env("MCP_LEASE_RENEW", "150ms").start().await;
+    let mut cluster = ruled(&dir, RULES).short_lease().start().await;
     for post_to in [0, 1] {
         let client = McpClient::builder(cluster.addrs()).header(NAME, "alice").post_to(PostTo::Only(post_to));
         let client = client.initialize().await;

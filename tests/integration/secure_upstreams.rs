@@ -107,8 +107,7 @@ async fn a_session_behind_tls_survives_the_death_of_its_router() {
     let mut cluster = secure
         .cluster()
         .routers(2)
-        .env("MCP_LEASE", "600ms")
-        .env("MCP_LEASE_RENEW", "150ms")
+        .short_lease()
         .env("MCP_RETRY_MIN", "10ms")
         .env("MCP_RETRY_MAX", "30ms")
         .start()

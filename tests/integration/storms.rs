@@ -14,8 +14,7 @@ use crate::harness::{
 /// Settings under which what dies or hangs is noticed soon.
 fn quick(builder: crate::harness::cluster::Builder) -> crate::harness::cluster::Builder {
     builder
-        .env("MCP_LEASE", "600ms")
-        .env("MCP_LEASE_RENEW", "150ms")
+        .short_lease()
         .env("MCP_POLL_INTERVAL", "200ms")
         .env("MCP_RETRY_MIN", "10ms")
         .env("MCP_RETRY_MAX", "30ms")

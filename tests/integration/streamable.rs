@@ -19,8 +19,7 @@ const BOTH: &str = "application/json, text/event-stream";
 fn quick() -> cluster::Builder {
     Cluster::builder()
         .routers(2)
-        .env("MCP_LEASE", "600ms")
-        .env("MCP_LEASE_RENEW", "150ms")
+        .short_lease()
         .env("MCP_POLL_INTERVAL", "200ms")
         .env("MCP_STREAMABLE_RETRY_MIN", "10ms")
         .env("MCP_STREAMABLE_RETRY_MAX", "30ms")

@@ -90,8 +90,7 @@ async fn with_tokens_nobody_but_its_principal_has_a_session_whatever_he_asks_and
         .env("MCP_AUTH_RESOURCE", HERE)
         .env("MCP_AUTH_SCOPES", "mcp:use")
         .env("MCP_AUTH_JWKS_FLOOR", "50ms")
-        .env("MCP_LEASE", "600ms")
-        .env("MCP_LEASE_RENEW", "150ms")
+        .short_lease()
         .env("MCP_POLL_INTERVAL", "200ms")
         .start()
         .await;

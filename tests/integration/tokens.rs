@@ -238,8 +238,7 @@ async fn a_session_goes_on_with_a_new_token_of_its_subject_and_with_no_weaker_on
         .env("MCP_AUTH", "tokens")
         .env("MCP_AUTH_ISSUER", server.issuer())
         .env("MCP_AUTH_RESOURCE", "http://127.0.0.1/here")
-        .env("MCP_LEASE", "600ms")
-        .env("MCP_LEASE_RENEW", "150ms");
+        .short_lease();
     let mut cluster = builder.start().await;
     let token = async |claims: Value| {
         let mut all = json!({ "aud": "http://127.0.0.1/here", "jti": fastrand::u64(..).to_string(), "scope": "a b" });

@@ -3,14 +3,11 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use crate::{
     metrics::Rows,
     protocol::{
-        by_name::by_name,
-        jsonrpc::{Head, IdKey, Kind},
+        jsonrpc::{self, Head, IdKey, Kind},
         scan::Told as Scanned,
     },
     upstream::{LinkEvent, Piece, Reply, ReplyEnd, actor::CallError, notice::LinkLimits},
@@ -101,7 +98,7 @@ impl Reading {
                     Ok(Some(Told::Response { body, success }))
                 }
             }
-            Ok(Kind::Response { success: false, .. }) => Ok(error_of(&body).map(Told::Nameless)),
+            Ok(Kind::Response { success: false, .. }) => Ok(jsonrpc::error_of(&body).map(Told::Nameless)),
             Ok(Kind::Response { .. }) => {
                 self.drops("upstream_unknown_answer");
                 Ok(None)
@@ -117,15 +114,4 @@ impl Reading {
     fn drops(&self, reason: &str) {
         self.dropped.with_label_values(&[reason]).inc();
     }
-}
-
-/// The error in a response, as it stands there.
-fn error_of(response: &[u8]) -> Option<Bytes> {
-    #[derive(Deserialize)]
-    struct Failed<'a> {
-        #[serde(borrow)]
-        error: &'a RawValue,
-    }
-    let failed: Failed<'_> = by_name(std::str::from_utf8(response).ok()?)?;
-    Some(Bytes::copy_from_slice(failed.error.get().as_bytes()))
 }

@@ -1,51 +1,6 @@
 //! Objects with other members: what is not changed stays as it was written, byte for byte.
 
-use std::{borrow::Cow, fmt};
-
-use serde::{
-    Deserialize, Deserializer,
-    de::{MapAccess, Visitor},
-};
-use serde_json::value::RawValue;
-
-/// An object as it is written, each member of it in its order.
-pub(super) struct Members<'a>(pub(super) Vec<(Cow<'a, str>, &'a str)>);
-
-#[derive(Deserialize, PartialEq, Eq, Hash)]
-struct Key<'k>(#[serde(borrow)] Cow<'k, str>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Each;
-        impl<'de> Visitor<'de> for Each {
-            type Value = Members<'de>;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::new();
-                while let Some((Key(name), value)) = map.next_entry::<Key<'de>, &'de RawValue>()? {
-                    members.push((name, value.get()));
-                }
-                Ok(Members(members))
-            }
-        }
-        deserializer.deserialize_map(Each)
-    }
-}
-
-impl<'a> Members<'a> {
-    /// `None`: it is no object.
-    pub(super) fn of(object: &'a str) -> Option<Self> {
-        serde_json::from_str(object).ok()
-    }
-
-    pub(super) fn get(&self, name: &str) -> Option<&'a str> {
-        self.0.iter().find(|(member, _)| member == name).map(|(_, value)| *value)
-    }
-}
+use crate::protocol::members::Members;
 
 /// The object without the members that `drops` names, and with these (their values are JSON text), which come first; what
 /// is put stands in no other place. `None`: it is no object.

@@ -10,6 +10,7 @@ use super::{META_CAPABILITIES, META_PREFIX, META_VERSION, edit, refusal::Refusal
 use crate::protocol::{
     by_name::{ByName, by_name},
     jsonrpc::{Head, with_part},
+    members::Members,
 };
 
 /// See the module's text. Texts that are of another type count as none; all others are as they stand there.
@@ -131,7 +132,7 @@ impl<'a> Said<'a> {
     pub fn declares(&self, path: &[&str]) -> bool {
         let mut at = self.capabilities();
         for name in path {
-            at = at.and_then(|object| edit::Members::of(object)?.get(name)).filter(|value| *value != "null");
+            at = at.and_then(|object| Members::of(object)?.get(name)).filter(|value| *value != "null");
         }
         at.is_some()
     }
@@ -143,7 +144,7 @@ impl<'a> Said<'a> {
 pub fn with_meta(body: &[u8], keeps: impl Fn(&str) -> bool, puts: &[(&str, &str)]) -> Option<Bytes> {
     let drops = |name: &str| name.starts_with(META_PREFIX) && !keeps(name);
     edited_params(body, |params| {
-        let members = edit::Members::of(params)?;
+        let members = Members::of(params)?;
         let meta = edit::edited(members.get("_meta").filter(|meta| *meta != "null").unwrap_or("{}"), drops, puts)?;
         let is_empty = meta == "{}";
         if is_empty {

@@ -10,6 +10,7 @@ use super::{META_SERVER, edit, is_cacheable};
 use crate::protocol::{
     by_name::by_name,
     jsonrpc::{Head, with_part},
+    members::Members,
 };
 
 /// The result is all that there is to say.
@@ -77,7 +78,7 @@ impl<'a> Said<'a> {
 /// A result of a server of sessions (JSON text) as one of this era, to a request of this method. `server`: who it is, JSON text.
 /// `None`: it is no object.
 pub fn completed(result: &str, method: &str, server: Option<&str>) -> Option<String> {
-    let members = edit::Members::of(result)?;
+    let members = Members::of(result)?;
     let mut puts = vec![("resultType", "\"complete\"")];
     if is_cacheable(method) {
         // Nobody has said that it may be kept.

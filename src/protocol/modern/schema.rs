@@ -6,10 +6,10 @@ use std::collections::HashSet;
 use serde_json::{Map, Value, value::RawValue};
 
 use super::{
-    edit::Members,
     header,
     refusal::{Refusal, Refusal::Headers},
 };
+use crate::protocol::members::Members;
 
 /// Before the name that a schema gives a header.
 pub const PARAM: &str = "Mcp-Param-";

@@ -5,14 +5,10 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use super::{
-    RedisStore, reply,
+    RedisStore, millis, reply,
     scripts::{Call, Script},
 };
 use crate::store::{Entered, Paced, Rate, Rates, StoreResult};
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
 
 #[async_trait]
 impl Rates for RedisStore {

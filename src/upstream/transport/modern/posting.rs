@@ -110,7 +110,7 @@ impl State {
             return Ok(Taken::Reply(reply));
         }
         let error = match reply.said_of(&outgoing.body, line.max_message()).await {
-            Said::Answer(reply) => match reply.text().and_then(|text| told::error_of(text)) {
+            Said::Answer(reply) => match reply.text().and_then(|text| jsonrpc::error_of(text)) {
                 Some(error) => error,
                 None => return Ok(Taken::Reply(reply)),
             },
@@ -160,7 +160,7 @@ async fn read_whole(mut reply: Reply, line: &Line) -> Result<Result<String, Byte
                 Ok((Kind::Response { success: true, .. }, result)) => {
                     return Ok(Ok(result.map_or("{}", |result| result.get()).to_owned()));
                 }
-                Ok((Kind::Response { .. }, _)) => return Ok(Err(told::error_of(body).unwrap_or_default())),
+                Ok((Kind::Response { .. }, _)) => return Ok(Err(jsonrpc::error_of(body).unwrap_or_default())),
                 _ => {}
             }
         }

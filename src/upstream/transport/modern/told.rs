@@ -61,7 +61,7 @@ pub(super) fn told(message: &Bytes, id: &str) -> Told {
         Kind::Notification { .. } => Told::Other(message.clone()),
         Kind::Request { .. } | Kind::Response { id: None, .. } => Told::Nothing,
         Kind::Response { success: false, .. } => Told::Answer(
-            error_of(message)
+            jsonrpc::error_of(message)
                 .map_or_else(|| head.with_id(message, id), |error| jsonrpc::failed_response(id, &for_client(&error))),
         ),
         Kind::Response { .. } => {
@@ -107,17 +107,6 @@ impl Asked {
         let questions = questions.into_iter().map(question).collect::<Option<Vec<_>>>()?;
         (state.is_some() || !questions.is_empty()).then_some(Self { state, questions })
     }
-}
-
-/// The error object of a response.
-pub(super) fn error_of(response: &[u8]) -> Option<Bytes> {
-    #[derive(Deserialize)]
-    struct Failed<'a> {
-        #[serde(borrow)]
-        error: &'a RawValue,
-    }
-    let failed: Failed<'_> = by_name(std::str::from_utf8(response).ok()?)?;
-    Some(Bytes::copy_from_slice(failed.error.get().as_bytes()))
 }
 
 /// The code of an error object.
