@@ -21,6 +21,14 @@ pub const CANCELLED: &str = "notifications/cancelled";
 pub const PING: &str = "ping";
 /// Sets the level of log notifications.
 pub const SET_LEVEL: &str = "logging/setLevel";
+/// A server asks the user.
+pub const ELICIT: &str = "elicitation/create";
+/// The page of an elicitation by URL has been visited.
+pub const ELICITED: &str = "notifications/elicitation/complete";
+/// A server asks the model.
+pub const SAMPLE: &str = "sampling/createMessage";
+/// A server asks for the roots.
+pub const LIST_ROOTS: &str = "roots/list";
 /// Subscribes to one resource.
 pub const SUBSCRIBE: &str = "resources/subscribe";
 /// Ends a subscription.
@@ -29,7 +37,7 @@ pub const UNSUBSCRIBE: &str = "resources/unsubscribe";
 pub const CALL_TOOL: &str = "tools/call";
 /// Lists the tools.
 pub const LIST_TOOLS: &str = "tools/list";
-/// 2026-07-28's stateless opening. Refused, so that such clients fall back to a version that has sessions.
+/// 2026-07-28: what a server is and can do, which is answered without a session.
 pub const DISCOVER: &str = "server/discover";
 /// Of the router's own: a request of this method stands in the place of one that is refused, and is answered with the error
 /// that its params are. A client that sends it itself is told what it says.

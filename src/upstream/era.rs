@@ -5,10 +5,7 @@
 
 use std::{rc::Rc, time::Instant};
 
-use actix_http::{
-    Method,
-    header::{self, HeaderName},
-};
+use actix_http::header::HeaderValue;
 use bytes::Bytes;
 use serde::Deserialize;
 
@@ -16,7 +13,10 @@ use super::{
     LinkEvent, Piece,
     choice::{Era, Spoken},
     notice::{Address, LinkLimits, Outlet},
-    transport::http::line::{Answered, Line, OF_POST},
+    transport::{
+        http::line::{Answered, Line},
+        modern::head::{self, METHOD},
+    },
 };
 use crate::{
     protocol::{
@@ -30,9 +30,6 @@ use crate::{
     },
     settings::UpstreamSettings,
 };
-
-const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
-const METHOD: HeaderName = HeaderName::from_static("mcp-method");
 
 /// What is asked.
 fn question() -> Bytes {
@@ -85,10 +82,8 @@ async fn ask(line: &Line, settings: &UpstreamSettings) {
 
 /// One question and its answer.
 async fn said(line: &Line, limits: LinkLimits) -> Option<Era> {
-    let head = line.head(Method::POST, [OF_POST, (header::ACCEPT, "application/json, text/event-stream")]);
-    let head = head.reading_not_found();
-    head.insert(VERSION, header::HeaderValue::from_static(modern::VERSION));
-    head.insert(METHOD, header::HeaderValue::from_static(mcp::DISCOVER));
+    let head = head::of_post(line);
+    head.insert(METHOD, HeaderValue::from_static(mcp::DISCOVER));
     let (url, question) = (line.uri().ok()?, question());
     let Answered { head, reply, .. } = line.exchange(&head, url, &question).await.ok()?;
     let mut told = None;

@@ -1,10 +1,7 @@
 //! One request of 2026-07-28 to an endpoint: its headers are made anew, its body goes as it is, and what comes back is read by
 //! whoever asks. Dropping it closes its connection, by which the server knows that nobody waits (Streamable HTTP, Cancellation).
 
-use actix_http::{
-    Method, header,
-    header::{HeaderName, HeaderValue},
-};
+use actix_http::header::{HeaderName, HeaderValue};
 use bytes::Bytes;
 
 use super::{
@@ -12,16 +9,12 @@ use super::{
     breaker::BreakerState,
     credential::Who,
     lines::Lines,
-    transport::http::{
-        answer::outcome,
-        line::{Answered, OF_POST},
+    transport::{
+        http::{answer::outcome, line::Answered},
+        modern::head::{self, METHOD, NAME},
     },
 };
-use crate::protocol::modern::{self, header::encoded};
-
-const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
-const METHOD: HeaderName = HeaderName::from_static("mcp-method");
-const NAME: HeaderName = HeaderName::from_static("mcp-name");
+use crate::protocol::modern::header::encoded;
 
 /// See the module's text.
 #[derive(Debug, Clone, Copy)]
@@ -52,9 +45,7 @@ impl Lines {
     /// [`PostError`], which says whether the server may have seen it.
     pub async fn ask(&self, endpoint: &Endpoint, who: Who, question: Question<'_>) -> Result<Replied, PostError> {
         let line = self.line(endpoint).in_name_of(who);
-        let head = line.head(Method::POST, [OF_POST, (header::ACCEPT, "application/json, text/event-stream")]);
-        let head = head.reading_not_found();
-        head.insert(VERSION, HeaderValue::from_static(modern::VERSION));
+        let head = head::of_post(&line);
         let told = |_| PostError::NotSent("a header cannot be written".to_owned());
         head.insert(METHOD, HeaderValue::from_str(question.method).map_err(told)?);
         if let Some(name) = question.name {

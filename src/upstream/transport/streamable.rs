@@ -10,7 +10,7 @@ use std::cell::RefCell;
 
 use actix_http::{
     Method, Uri,
-    header::{self, HeaderMap, HeaderName, HeaderValue},
+    header::{HeaderMap, HeaderName, HeaderValue},
 };
 use bytes::Bytes;
 use serde::Deserialize;
@@ -19,7 +19,7 @@ pub use self::streams::NoStream;
 use super::http::{
     answer::{PostError, outcome},
     connection::Head,
-    line::{Answered, Line, OF_POST},
+    line::{Answered, EITHER_ANSWER, Line, OF_POST},
     reply::{Reply, Said},
 };
 use crate::upstream::{
@@ -52,7 +52,7 @@ struct State {
 impl Streamable {
     /// None yet: the first message is to be `initialize`.
     pub(in crate::upstream) fn new(line: &Line) -> Self {
-        let post = line.head(Method::POST, [OF_POST, (header::ACCEPT, "application/json, text/event-stream")]);
+        let post = line.head(Method::POST, [OF_POST, EITHER_ANSWER]);
         let state = State { url: line.uri().ok(), id: None, is_open: false };
         Self { post, state: RefCell::new(state) }
     }

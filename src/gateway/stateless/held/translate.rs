@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use crate::protocol::{
     by_name::by_name,
     jsonrpc::{self, Head},
-    mcp,
+    mcp::{self, ELICIT, LIST_ROOTS, SAMPLE},
     modern::{
         edit,
         meta::{Said, with_meta, with_params},
@@ -24,13 +24,6 @@ use crate::protocol::{
 const RESOURCE_NOT_FOUND: i64 = -32002;
 /// 2025-11-25: the user has to visit a page first.
 const URL_ELICITATION: i64 = -32042;
-
-/// Asks the user.
-pub const ELICIT: &str = "elicitation/create";
-/// Asks the model.
-pub const SAMPLE: &str = "sampling/createMessage";
-/// Asks for the roots.
-pub const LIST_ROOTS: &str = "roots/list";
 
 /// What the client of a request can be asked, as a client of earlier versions declares it (JSON text). Extensions and tasks
 /// are not for the other era. The same for the same capabilities, however they are written.
@@ -226,7 +219,7 @@ pub fn notification(body: &Bytes, method: &str, token: Option<&str>, wants_logs:
             Some(jsonrpc::with_part(body, named, token?))
         }
         "notifications/message" => wants_logs.then(|| body.clone()),
-        mcp::CANCELLED | "notifications/elicitation/complete" | "notifications/resources/updated" => None,
+        mcp::CANCELLED | mcp::ELICITED | "notifications/resources/updated" => None,
         // Of the tasks of another era.
         "notifications/tasks/status" => None,
         method if method.ends_with("/list_changed") => None,

@@ -329,6 +329,9 @@ impl Line {
 }
 
 pub(in crate::upstream) const OF_POST: (HeaderName, &str) = (header::CONTENT_TYPE, "application/json");
+/// For requests, whose answer is one message or a stream.
+pub(in crate::upstream) const EITHER_ANSWER: (HeaderName, &str) =
+    (header::ACCEPT, "application/json, text/event-stream");
 pub(in crate::upstream) const OF_GET: (HeaderName, &str) = (header::ACCEPT, "text/event-stream");
 
 /// Requests of this kind, with what shows who asks.

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `state` | what a server with a session would keep |
 //! | `handshake` | what is kept of the client's `initialize`, and what it is answered |
+//! | `head` | what every POST has in its head |
 //! | `outgoing` | a request as this era has it: body and headers |
 //! | `posting` | one POST, and what its answer means |
 //! | `exchange` | one request of the client until its answer, with what the server asks in between |
@@ -16,6 +17,7 @@
 
 mod exchange;
 mod handshake;
+pub(in crate::upstream) mod head;
 mod listening;
 mod outgoing;
 mod posting;

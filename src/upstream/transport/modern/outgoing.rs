@@ -1,12 +1,12 @@
 //! A request of a client with a session as one of this era: what stands in its `_meta`, and in its headers.
 
-use actix_http::{
-    Method,
-    header::{self, HeaderName, HeaderValue},
-};
+use actix_http::header::{HeaderName, HeaderValue};
 use bytes::Bytes;
 
-use super::handshake::Client;
+use super::{
+    handshake::Client,
+    head::{self, METHOD, NAME},
+};
 use crate::{
     protocol::{
         jsonrpc::Head,
@@ -15,15 +15,8 @@ use crate::{
             self, META_CAPABILITIES, META_CLIENT, META_LOG_LEVEL, META_VERSION, era, header as value, meta, schema,
         },
     },
-    upstream::transport::http::{
-        connection,
-        line::{Line, OF_POST},
-    },
+    upstream::transport::http::{connection, line::Line},
 };
-
-const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
-const METHOD: HeaderName = HeaderName::from_static("mcp-method");
-const NAME: HeaderName = HeaderName::from_static("mcp-name");
 
 /// See the module's text.
 #[derive(Debug)]
@@ -61,9 +54,7 @@ impl Outgoing {
 
     /// The head of its POST.
     pub(super) fn head(&self, line: &Line) -> connection::Head {
-        let head = line.head(Method::POST, [OF_POST, (header::ACCEPT, "application/json, text/event-stream")]);
-        let head = head.reading_not_found();
-        head.insert(VERSION, HeaderValue::from_static(modern::VERSION));
+        let head = head::of_post(line);
         let put = |name: HeaderName, text: &str| {
             if let Ok(text) = HeaderValue::from_str(text) {
                 head.insert(name, text);

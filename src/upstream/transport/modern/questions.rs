@@ -7,12 +7,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
 use super::told::{Asked, Question};
-use crate::protocol::by_name::by_name;
-
-const ELICIT: &str = "elicitation/create";
-const ELICITED: &str = "notifications/elicitation/complete";
-const SAMPLE: &str = "sampling/createMessage";
-const ROOTS: &str = "roots/list";
+use crate::protocol::{
+    by_name::by_name,
+    mcp::{ELICIT, ELICITED, LIST_ROOTS, SAMPLE},
+};
 
 /// Largest record of a round. A larger one, which only a large state of the server's makes, is lost with its owner.
 const MAX_STORED: usize = 64 << 10;
@@ -52,7 +50,7 @@ impl Round {
         let is_able = |question: &Question| match question.method.as_str() {
             ELICIT => !able["elicitation"][mode(question.params())].is_null(),
             SAMPLE => !able["sampling"].is_null(),
-            ROOTS => !able["roots"].is_null(),
+            LIST_ROOTS => !able["roots"].is_null(),
             _ => false,
         };
         if asked.questions.len() > MAX_QUESTIONS {
@@ -148,7 +146,7 @@ impl Round {
         let answer = match (result.map(RawValue::get).filter(|result| result.starts_with('{')), method.as_str()) {
             (Some(result), _) => result.to_owned(),
             (None, ELICIT) => r#"{"action":"cancel"}"#.to_owned(),
-            (None, ROOTS) => r#"{"roots":[]}"#.to_owned(),
+            (None, LIST_ROOTS) => r#"{"roots":[]}"#.to_owned(),
             (None, _) => return Err(error()),
         };
         self.answers.push((key, answer));
@@ -202,7 +200,7 @@ mod tests {
         let questions = vec![
             question("a", ELICIT, Some(r#"{"message":"?","requestedSchema":{"type":"object"}}"#)),
             question("b", SAMPLE, Some(r#"{"messages":[]}"#)),
-            question("c", ROOTS, None),
+            question("c", LIST_ROOTS, None),
         ];
         let asked = Asked { state: Some("\"s\"".into()), questions };
         let (mut begun, mut ids) = (Round::begin(asked, ABLE).unwrap(), ids());
@@ -213,7 +211,7 @@ mod tests {
         let sent: Vec<Value> =
             [first].into_iter().chain(rest).map(|text| serde_json::from_str(&text).unwrap()).collect();
         assert_eq!((&sent[0]["id"], &sent[0]["method"]), (&json!("q-1"), &json!(ELICIT)));
-        assert_eq!(sent[2], json!({ "jsonrpc": "2.0", "id": "q-3", "method": ROOTS, "params": {} }));
+        assert_eq!(sent[2], json!({ "jsonrpc": "2.0", "id": "q-3", "method": LIST_ROOTS, "params": {} }));
         assert_eq!(round.open_ids().collect::<Vec<_>>(), ["\"q-1\"", "\"q-2\"", "\"q-3\""]);
         round.take("\"q-2\"", br#"{"jsonrpc":"2.0","id":"q-2","result":{"role":"assistant"}}"#).unwrap();
         round.take("\"q-1\"", br#"{"jsonrpc":"2.0","id":"q-1","error":{"code":-1,"message":"no"}}"#).unwrap();
@@ -242,7 +240,7 @@ mod tests {
     #[test]
     fn what_the_client_has_not_declared_is_not_asked() {
         for (able, method, params) in [
-            ("{}", ROOTS, None),
+            ("{}", LIST_ROOTS, None),
             (r#"{"roots":{}}"#, SAMPLE, None),
             (r#"{"elicitation":{"form":{}}}"#, ELICIT, Some(r#"{"mode":"url"}"#)),
             (r#"{"elicitation":{"url":{}}}"#, ELICIT, Some("{}")),
@@ -257,7 +255,7 @@ mod tests {
     #[test]
     fn no_more_is_asked_at_once_than_may_be() {
         let asked = |count: usize| {
-            let questions = (0..count).map(|at| question(&at.to_string(), ROOTS, None)).collect();
+            let questions = (0..count).map(|at| question(&at.to_string(), LIST_ROOTS, None)).collect();
             Asked { state: None, questions }
         };
         assert!(Round::begin(asked(MAX_QUESTIONS), ABLE).is_ok());
