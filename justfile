@@ -19,6 +19,10 @@ lint:
 test *ARGS:
     ./scripts/test.sh {{ARGS}}
 
+# Licences, origins, withdrawn versions and known vulnerabilities of what the router is built of
+supply *ARGS:
+    ./scripts/check-supply.sh {{ARGS}}
+
 # What must be green before a change is merged
 ci:
     ./.ci/run
