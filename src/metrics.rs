@@ -85,6 +85,7 @@ const DROPS: &[&str] = &[
     "notification_of_nothing",
     "policy",
     "repeated_question",
+    "results_full",
     "second_answer",
     "slow_client",
     "upstream_answer_without_id",

@@ -53,10 +53,12 @@ pub struct Registry {
     store_failed: bool,
 }
 
-/// Lets every owned session go: `now` even when calls are in flight. Reply: how many are still owned.
+/// Lets owned sessions go. Reply: how many are still owned.
 #[derive(Debug, Message)]
 #[rtype(result = "usize")]
 pub struct DrainAll {
+    /// These are not to go yet.
+    pub but: HashSet<SessionId>,
     /// Hand over whatever is in flight.
     pub now: bool,
 }
@@ -219,7 +221,9 @@ impl Handler<DrainAll> for Registry {
     fn handle(&mut self, drain: DrainAll, _ctx: &mut Self::Context) -> Self::Result {
         let cluster = Arc::clone(&self.cluster);
         Box::pin(async move {
-            stream::iter(cluster.env.directory.sessions())
+            let to_go =
+                cluster.env.directory.sessions().into_iter().filter(|(session, _)| !drain.but.contains(session));
+            stream::iter(to_go)
                 .for_each_concurrent(ROUND_CONCURRENCY, |(_, actor)| async move {
                     // An actor that is gone has nothing to hand over.
                     let _ = actor.send(Drain { now: drain.now }).await;
@@ -322,7 +326,7 @@ async fn upkeep(cluster: &Arc<Cluster>) -> Result<(), StoreError> {
         .collect()
         .await;
     for (session, _) in asked.iter().filter(|(_, upkeep)| *upkeep == Upkeep::Purge) {
-        tracing::debug!(%session, "session was never used");
+        tracing::debug!(%session, "nobody has a use for the session");
         cluster.env.store.purge(*session, None).await?;
     }
     // An open stream keeps its session alive, wherever the owner is.

@@ -15,6 +15,7 @@ use super::{Cluster, look_after::AGAIN, messages::AdoptHere, ownership::is_gone}
 use crate::{
     lifecycle::Phase,
     protocol::session_id::SessionId,
+    session::returning::ends_with_its_process,
     store::{InstanceInfo, Owner, Ownership, StoreResult},
 };
 
@@ -179,7 +180,10 @@ pub async fn adopt_if_needed(cluster: &Arc<Cluster>, session: SessionId) -> Stor
         return Ok(());
     }
     let shown_here = !cluster.env.directory.attachments(&session).is_empty();
-    let needed = mine || shown_here || has_unclaimed || !cluster.env.store.pending(session).await?.is_empty();
+    // Nobody comes for it: who adopts it ends it, at its server, too.
+    let is_left = ends_with_its_process(&head.client);
+    let needed =
+        mine || shown_here || has_unclaimed || is_left || !cluster.env.store.pending(session).await?.is_empty();
     // The leases are read after the record, and the very owner they are read for is the one that is replaced: whoever
     // adopts the session meanwhile has its lease already, and makes this adoption lose (OWN-4).
     if !needed || !is_gone(cluster, &owner).await? {

@@ -1,6 +1,7 @@
 //! What the gateways of all threads hold together ([`Shared`]), and the one of each ([`Gateway`]).
 
 use std::{
+    collections::HashSet,
     rc::Rc,
     sync::{Arc, atomic::AtomicUsize},
 };
@@ -9,6 +10,7 @@ use super::{inner::kept::Pool, proofs::Proofs, stateless::kept::Kept, subjects::
 use crate::{
     cluster::{Cluster, Member, limiter::RateLimiter},
     lifecycle::Phase,
+    protocol::session_id::SessionId,
     session::{env::Env, room::Guests},
     settings::{LimitSettings, StatelessSettings},
 };
@@ -50,6 +52,13 @@ impl Shared {
             disowning: AtomicUsize::new(0),
             stateless: Kept::new(stateless),
         }
+    }
+}
+
+impl Shared {
+    /// Takes those sessions of the gateway's own that nobody uses, which end with this process; and names those at work.
+    pub fn part(&self) -> (Vec<SessionId>, HashSet<SessionId>) {
+        self.inner.part()
     }
 }
 

@@ -286,6 +286,7 @@ impl From<NotServed> for ApiError {
             NotServed::TooManySessions => {
                 Self::TooMany { what: "sessions of the router's own at work (MCP_INNER_SESSIONS)" }
             }
+            NotServed::TooManyResults => Self::TooMany { what: "results kept for who asks again (MCP_CALL_KEPT)" },
             NotServed::NoList => Self::ToolList("its list cannot be read".to_owned()),
             NotServed::OtherEra | NotServed::SessionsOnly => Self::Stateless { newest: mcp::NEWEST_VERSION },
         }
@@ -393,6 +394,7 @@ mod tests {
             (NotServed::NotDelivered(NotDelivered::Draining).into(), ApiError::Draining),
             (NotServed::NotOpened(NotOpened::Full).into(), ApiError::Full),
             (NotServed::TooManySessions.into(), too_many("sessions of the router's own at work (MCP_INNER_SESSIONS)")),
+            (NotServed::TooManyResults.into(), too_many("results kept for who asks again (MCP_CALL_KEPT)")),
             (NotServed::SessionsOnly.into(), ApiError::Stateless { newest: mcp::NEWEST_VERSION }),
             (StoreError::Overloaded.into(), ApiError::StoreUnavailable),
         ] {

@@ -56,7 +56,59 @@ pub(super) async fn read_body(
     payload: web::Payload,
     settings: &Settings,
 ) -> Result<Bytes, ApiError> {
-    let (headers, limit) = (request.headers(), settings.limits.max_body);
+    read(request, payload, settings, Beginning::IsOfNoUse).await.map_err(|(error, _)| error)
+}
+
+/// As [`read_body`]. Of a body that is not read to its end also what has come of it.
+///
+/// # Errors
+/// And the beginning: of one that is declared to be too large not more than a little.
+pub(super) async fn read_body_or_beginning(
+    request: &HttpRequest,
+    payload: web::Payload,
+    settings: &Settings,
+) -> Result<Bytes, (ApiError, BytesMut)> {
+    read(request, payload, settings, Beginning::IsWanted).await
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Beginning {
+    IsWanted,
+    IsOfNoUse,
+}
+
+async fn read(
+    request: &HttpRequest,
+    payload: web::Payload,
+    settings: &Settings,
+    beginning: Beginning,
+) -> Result<Bytes, (ApiError, BytesMut)> {
+    let mut body = BytesMut::new();
+    let declared = match declared(request) {
+        Ok(declared) => declared,
+        Err(error) => return Err((error, body)),
+    };
+    let limit = settings.limits.max_body;
+    let most = match declared {
+        Some(declared) if declared > limit && beginning == Beginning::IsOfNoUse => {
+            return Err((ApiError::TooLarge { limit }, body));
+        }
+        Some(declared) if declared > limit => limit.min(TRUSTED_LENGTH),
+        _ => limit,
+    };
+    let read = in_time(request, settings.server.body_timeout, collect(&mut body, payload, declared, most)).await;
+    match read {
+        Ok(()) if declared.is_none() => drop(request.extensions_mut().insert(BodyRead)),
+        Ok(()) => {}
+        Err(ApiError::TooLarge { .. }) => return Err((ApiError::TooLarge { limit }, body)),
+        Err(error) => return Err((error, body)),
+    }
+    Ok(body.freeze())
+}
+
+/// Content type and coding are fit. The length that is declared, if it is.
+fn declared(request: &HttpRequest) -> Result<Option<usize>, ApiError> {
+    let headers = request.headers();
     // Empty elements of a list are none (RFC 9110, section 5.6.1.2).
     let is_plain = |codings: &HeaderValue| {
         let mut codings = codings.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
@@ -73,15 +125,7 @@ pub(super) async fn read_body(
     if !is_json {
         return Err(ApiError::ContentType);
     }
-    let declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    if declared.is_some_and(|declared: usize| declared > limit) {
-        return Err(ApiError::TooLarge { limit });
-    }
-    let body = in_time(request, settings.server.body_timeout, collect(payload, declared, limit)).await?;
-    if declared.is_none() {
-        request.extensions_mut().insert(BodyRead);
-    }
-    Ok(body)
+    Ok(headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok()))
 }
 
 /// Waits for a body for as long as it may take, or, while there are so many connections that files may run out, for
@@ -89,15 +133,15 @@ pub(super) async fn read_body(
 async fn in_time(
     request: &HttpRequest,
     limit: Duration,
-    body: impl Future<Output = Result<Bytes, ApiError>>,
-) -> Result<Bytes, ApiError> {
+    body: impl Future<Output = Result<(), ApiError>>,
+) -> Result<(), ApiError> {
     let mut body = pin!(body);
     let begun = Instant::now();
     loop {
         let left = limit.saturating_sub(begun.elapsed());
         // Its timer is armed only when the body is not there yet.
-        if let Ok(body) = tokio::time::timeout(left.min(HURRIED), &mut body).await {
-            return body;
+        if let Ok(read) = tokio::time::timeout(left.min(HURRIED), &mut body).await {
+            return read;
         }
         let waited = begun.elapsed();
         if waited >= limit {
@@ -111,12 +155,18 @@ async fn in_time(
 
 /// The body in memory of its own and no more than it needs: it may stay in the journal for long, and a piece of the
 /// connection's buffer would keep all of that.
-async fn collect(mut payload: web::Payload, declared: Option<usize>, limit: usize) -> Result<Bytes, ApiError> {
+async fn collect(
+    body: &mut BytesMut,
+    mut payload: web::Payload,
+    declared: Option<usize>,
+    limit: usize,
+) -> Result<(), ApiError> {
     let declared = declared.unwrap_or(0);
-    let mut body = BytesMut::with_capacity(declared.min(TRUSTED_LENGTH));
+    body.reserve(declared.min(TRUSTED_LENGTH));
     while let Some(chunk) = payload.next().await {
         let chunk = chunk.map_err(|_| ApiError::BrokenBody)?;
         if body.len() + chunk.len() > limit {
+            body.extend_from_slice(&chunk[..limit - body.len()]);
             return Err(ApiError::TooLarge { limit });
         }
         if body.len() + chunk.len() > body.capacity() {
@@ -124,7 +174,7 @@ async fn collect(mut payload: web::Payload, declared: Option<usize>, limit: usiz
         }
         body.extend_from_slice(&chunk);
     }
-    Ok(body.freeze())
+    Ok(())
 }
 
 /// The id of a request as JSON text, for the error that answers it.

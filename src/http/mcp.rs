@@ -18,7 +18,7 @@ use super::{
     accept::{JSON, Takes},
     allowed::{Allowed, taken},
     error::ApiError,
-    extract::{Named, NodeData, id_text, read_body},
+    extract::{Named, NodeData, id_text, read_body_or_beginning},
     forwarded::Edge,
     frame,
     sent::Sent,
@@ -75,12 +75,15 @@ pub async fn post(
 ) -> Result<HttpResponse, ApiError> {
     let call = match Call::new(&node, &request, service.as_deref()) {
         Ok(call) => call,
-        Err(error) => return stateless::not_here(&node, &request, payload, error).await,
+        Err(error) => return stateless::not_read(&node, &request, payload, error).await,
     };
     if !call.takes.events && !call.takes.json {
-        return Err(ApiError::NeitherAcceptable);
+        return stateless::not_read(&node, &request, payload, ApiError::NeitherAcceptable).await;
     }
-    let body = read_body(&request, payload, &node.env.settings).await?;
+    let body = match read_body_or_beginning(&request, payload, &node.env.settings).await {
+        Ok(body) => body,
+        Err((error, beginning)) => return stateless::not_whole(&request, &beginning, error),
+    };
     if let Some(messages) = jsonrpc::split_batch(&body) {
         return call.batch(messages).await;
     }

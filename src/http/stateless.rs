@@ -16,7 +16,7 @@ use super::{
     accept::{JSON, Takes},
     allowed::Allowed,
     error::ApiError,
-    extract::read_body,
+    extract::read_body_or_beginning,
     frame, principal,
 };
 use crate::{
@@ -34,6 +34,7 @@ use crate::{
             refusal::Refusal,
             schema,
         },
+        scan::{Scan, Told},
     },
     session::attachment::Aborted,
     store::Binding,
@@ -87,12 +88,12 @@ pub(super) fn era_of(request: &HttpRequest, head: &Head<'_>, body: &[u8]) -> Res
     era::era(named, head.method().unwrap_or_default(), said.as_ref(), has_session)
 }
 
-/// There is nothing at this address for who asks. Some clients of this era wait for ever for an answer that does not name
-/// their request.
+/// Refuses a message before it is read: there is nothing at this address for who asks, or it takes no answer that there could be.
+/// Some clients of this era wait for ever for an answer that does not name their request.
 ///
 /// # Errors
 /// What is wrong, to a client of sessions.
-pub(super) async fn not_here(
+pub(super) async fn not_read(
     node: &Node,
     request: &HttpRequest,
     payload: web::Payload,
@@ -101,11 +102,23 @@ pub(super) async fn not_here(
     if !shown(request, &VERSION).is_stateless() {
         return Err(error);
     }
-    let Ok(body) = read_body(request, payload, &node.env.settings).await else { return Err(error) };
-    let head = Head::parse(&body).ok();
-    match head.as_ref().and_then(Head::id_text) {
-        Some(id) => Ok(error.stateless(id)),
-        None => Err(error),
+    let body = read_body_or_beginning(request, payload, &node.env.settings).await;
+    named(body.as_deref().unwrap_or_else(|(_, beginning)| beginning), error)
+}
+
+/// Refuses a message of which this has come, and no more.
+///
+/// # Errors
+/// What is wrong, to a client of sessions, or if it cannot be told which request it was.
+pub(super) fn not_whole(request: &HttpRequest, beginning: &[u8], error: ApiError) -> Result<HttpResponse, ApiError> {
+    if shown(request, &VERSION).is_stateless() { named(beginning, error) } else { Err(error) }
+}
+
+/// Under the id of the request that seems to be meant.
+fn named(text: &[u8], error: ApiError) -> Result<HttpResponse, ApiError> {
+    match Scan::of(text).as_slice() {
+        [Told::Request(id)] => Ok(error.stateless(id)),
+        _ => Err(error),
     }
 }
 

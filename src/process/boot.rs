@@ -40,6 +40,7 @@ use crate::{
         sweep::Sightings,
         turns::TakeTurn,
     },
+    gateway::Shared,
     http::principal::Authority,
     lifecycle::{Lifecycle, Phase},
     metrics::Metrics,
@@ -50,6 +51,7 @@ use crate::{
         calls::Calls,
         directory::Directory,
         env::{Env, Neighbours},
+        farewell::Farewells,
         messages::IsGone,
         room::Lonely,
     },
@@ -104,7 +106,9 @@ pub async fn run(mut settings: Settings) -> Result<(), Fatal> {
     // Two that start at the same time may both be bound; one can listen.
     socket.listen(BACKLOG).map_err(|source| Fatal::listen(address, source))?;
     let authority = Authority::new(&cluster.env.settings);
-    let server = serve(&cluster, TcpListener::from(socket), files, authority.as_ref(), certificates.server.as_ref())?;
+    let shared = Arc::new(Shared::new(&cluster.env.settings.limits, &cluster.env.settings.stateless));
+    let listener = TcpListener::from(socket);
+    let server = serve(&cluster, &shared, listener, files, authority.as_ref(), certificates.server.as_ref())?;
     certificates.keep(cluster.env.settings.auth.reload);
     keep_policy(&cluster);
     keep_credentials(&cluster);
@@ -153,7 +157,7 @@ pub async fn run(mut settings: Settings) -> Result<(), Fatal> {
     supervisor::is_stopping();
     // A second signal does not wait.
     tokio::select! {
-        () = shut_down(&cluster, &registry, &handle) => {}
+        () = shut_down(&cluster, &registry, &shared, &handle) => {}
         () = any_signal() => tracing::warn!("second signal: exiting now, the journal hands over what is open"),
     }
     signs.abort();
@@ -325,6 +329,7 @@ fn make_env(
         directory: Directory::default(),
         metrics,
         lonely: Lonely::default(),
+        farewells: Farewells::default(),
         lease: LeaseClock::default(),
         dataset: Dataset::default(),
         neighbours,

@@ -22,7 +22,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 use super::{certificates::Kept, fatal::Fatal, node::Node};
 use crate::{
     cluster::Cluster,
-    gateway,
+    gateway::Shared,
     http::{
         self,
         connections::{Connections, TooMany, refuse},
@@ -78,6 +78,7 @@ pub(super) fn raise_file_limit(max_sessions: usize) -> u64 {
 /// Starts the worker threads.
 pub(super) fn serve(
     cluster: &Arc<Cluster>,
+    shared: &Arc<Shared>,
     listener: TcpListener,
     files: u64,
     authority: Option<&Arc<Authority>>,
@@ -93,10 +94,9 @@ pub(super) fn serve(
     let connections =
         Connections::new(settings.server.max_connections_per_address, files, trusted, metrics.connections.clone());
     let refused = metrics.connections_refused.with_label_values(&["too_many_of_an_address"]).clone();
-    let shared = Arc::new(gateway::Shared::new(&settings.limits, &settings.stateless));
     let is_first = Arc::new(AtomicBool::new(true));
     let factory = {
-        let (cluster, authority) = (Arc::clone(cluster), authority.cloned());
+        let (cluster, shared, authority) = (Arc::clone(cluster), Arc::clone(shared), authority.cloned());
         move || {
             let checks_health = is_first.swap(false, Ordering::Relaxed);
             let node = Node::start(&cluster, &shared, checks_health);

@@ -354,7 +354,7 @@ impl SessionActor {
     }
 
     /// Nothing is under way but requests that wait for their answers.
-    fn has_no_work(&self) -> bool {
+    pub(super) fn has_no_work(&self) -> bool {
         self.posts.are_settled()
             && self.order.is_even()
             && self.accepting == 0
@@ -377,31 +377,6 @@ impl SessionActor {
         if let Some(unheard) = &mut self.unheard {
             unheard.shrink();
         }
-    }
-
-    /// While draining: hands the session over once nothing is under way.
-    pub(super) fn release_if_quiet(&mut self, now: bool, ctx: &mut Context<Self>) {
-        // A cancelled request is no reason to stay: the next owner finds that it is (REQ-4).
-        let is_over = !self.posts.requests().anybody_waits() && self.has_no_work();
-        if !self.draining || !(now || is_over) {
-            return;
-        }
-        let (env, fence) = (Arc::clone(&self.env), self.fence.clone());
-        let released = async move {
-            let released = async {
-                env.store.release(&fence).await?;
-                // OWN-9: somebody else looks at it at once, in case that a client waits elsewhere.
-                if let Some(heir) = env.neighbours.another(&env.me) {
-                    env.store.wake(&heir, fence.session).await?;
-                }
-                Ok::<(), StoreError>(())
-            };
-            if let Err(error) = released.await {
-                // The lease's end says it then.
-                env.count_store_error(&error);
-            }
-        };
-        ctx.spawn(released.into_actor(self).map(|(), actor, ctx| actor.exit(Exit::Released, ctx)));
     }
 }
 

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Instant};
 use actix::Recipient;
 use tokio::sync::{mpsc, watch};
 
-use super::{calls::Calls, directory::Directory, messages::IsGone, room::Lonely};
+use super::{calls::Calls, directory::Directory, farewell::Farewells, messages::IsGone, room::Lonely};
 use crate::{
     audit::Audit,
     cluster::{dataset::Dataset, lease::LeaseClock},
@@ -37,6 +37,8 @@ pub struct Env {
     pub metrics: Metrics,
     /// Sessions whose clients are gone.
     pub lonely: Lonely,
+    /// Servers that are being told of the end of a session.
+    pub farewells: Farewells,
     /// Until when this process may believe that it owns what it owned; see [`Env::may_forward`].
     pub lease: LeaseClock,
     /// Which data the store holds.

@@ -16,7 +16,7 @@ use super::{
     actor::{Exit, SessionActor},
     handle::SessionHandle,
     messages::{MakeRoom, Snapshot, TakeSnapshot, Tick, Upkeep},
-    shown,
+    returning, shown,
 };
 use crate::{
     store::{Fenceable, Holder, StoreError},
@@ -148,6 +148,37 @@ impl SessionActor {
     }
 }
 
+impl SessionActor {
+    /// While draining: hands the session over once nothing is under way.
+    pub(super) fn release_if_quiet(&mut self, now: bool, ctx: &mut Context<Self>) {
+        // A cancelled request is no reason to stay: the next owner finds that it is (REQ-4).
+        let is_over = !self.posts.requests().anybody_waits() && self.has_no_work();
+        if !self.draining || !(now || is_over) {
+            return;
+        }
+        let (env, fence) = (Arc::clone(&self.env), self.fence.clone());
+        let released = async move {
+            let released = async {
+                // Over for all, as its server is to hear: nobody will come who could say it.
+                if env.store.release(&fence).await? == Fenceable::NotFound {
+                    return Ok(Exit::Gone);
+                }
+                // OWN-9: somebody else looks at it at once, in case that a client waits elsewhere.
+                if let Some(heir) = env.neighbours.another(&env.me) {
+                    env.store.wake(&heir, fence.session).await?;
+                }
+                Ok(Exit::Released)
+            };
+            released.await.unwrap_or_else(|error: StoreError| {
+                // The lease's end says it then.
+                env.count_store_error(&error);
+                Exit::Released
+            })
+        };
+        ctx.spawn(released.into_actor(self).map(|exit, actor, ctx| actor.exit(exit, ctx)));
+    }
+}
+
 impl Handler<Tick> for SessionActor {
     type Result = MessageResult<Tick>;
 
@@ -162,10 +193,14 @@ impl Handler<Tick> for SessionActor {
             self.enlist(ctx);
         }
         let never_used = self.is_never_used();
+        // The process that had a use for it is gone.
+        let is_left = !held_here && self.fence.generation > 1 && returning::ends_with_its_process(&self.client);
         let idle = self.last_active.elapsed().min(alone);
         self.check_link(ctx);
         self.rest_if_alone(ctx);
         MessageResult(if never_used && alone > settings.uninitialized_ttl {
+            Upkeep::Purge
+        } else if is_left && self.is_quiet() {
             Upkeep::Purge
         } else if held_here || !self.is_quiet() {
             Upkeep::Touch

@@ -30,6 +30,7 @@
 //! | `attachment` | a client stream: replay and live events without gap or duplicate |
 //! | `directory` | who is where in this process |
 //! | `env` | what a session may use of its process |
+//! | `farewell` | servers that are being told that a session is over |
 //! | `room` | whose session makes room for a new one |
 //! | `subject` | who its client is to servers to which the router speaks in its name |
 //! | `shown` | who shows a session's stream |
@@ -42,6 +43,7 @@ mod claim;
 pub mod core;
 pub mod directory;
 pub mod env;
+pub mod farewell;
 mod forward;
 pub mod handle;
 pub mod held;

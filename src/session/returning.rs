@@ -28,6 +28,8 @@ pub struct Client {
 
 /// Key of [`Client::gateway`]; those of others are hexadecimal.
 const GATEWAY: &str = "gateway";
+/// Key of [`Client::gateway_in_passing`].
+const IN_PASSING: &str = "gateway-in-passing";
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -70,9 +72,19 @@ impl Client {
     /// The gateway itself, for clients that have no sessions. It comes back to the stream of each request that it has not
     /// given up, by whichever process; nobody else is like it.
     pub fn gateway() -> Self {
+        Self::of_gateway(GATEWAY)
+    }
+
+    /// The same in a session to which nothing leads but this process: no record, and nothing that a client shows again. When the
+    /// process is gone, nobody comes for it.
+    pub fn gateway_in_passing() -> Self {
+        Self::of_gateway(IN_PASSING)
+    }
+
+    fn of_gateway(key: &str) -> Self {
         Self {
-            hash: GATEWAY.into(),
-            key: GATEWAY.into(),
+            hash: key.into(),
+            key: key.into(),
             place: hex(&[0; 8]).into(),
             credential: None,
             versioned: true,
@@ -111,6 +123,11 @@ impl Client {
     pub fn to_field(&self) -> String {
         format!("{} {}", self.key, self.place)
     }
+}
+
+/// The session of this client ([`Client::to_field`]) is of use to the process that opened it, and to no other.
+pub fn ends_with_its_process(client: &str) -> bool {
+    client.split(' ').next() == Some(IN_PASSING)
 }
 
 fn list_of(hash: &str, versioned: bool) -> Arc<str> {

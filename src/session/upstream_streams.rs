@@ -81,7 +81,11 @@ impl SessionActor {
     pub(super) fn end_upstream(&mut self) {
         let Some(uplink) = self.uplink.way().cloned().filter(Uplink::answers_in_place) else { return };
         let patience = self.env.settings.upstream.post_timeout;
-        actix_rt::spawn(async move { tokio::time::timeout(patience, uplink.end()).await });
+        let farewell = self.env.farewells.begin();
+        actix_rt::spawn(async move {
+            let _until_told = farewell;
+            tokio::time::timeout(patience, uplink.end()).await
+        });
     }
 
     /// The upstream session's own stream can be resumed behind this.

@@ -20,6 +20,7 @@ mod edge;
 mod events;
 mod failover;
 mod held;
+mod held_ends;
 mod ids;
 mod inbox;
 mod logs;

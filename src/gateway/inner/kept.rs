@@ -1,7 +1,7 @@
 //! The inner sessions of this process that wait for a call or work on one: plain state, of all threads.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -24,14 +24,35 @@ pub struct Kind {
     pub level: Option<String>,
     /// It works on one call at a time.
     alone: bool,
+    /// What is on record, or what a client shows again, may lead to it.
+    is_led_to: bool,
+}
+
+/// What a session is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// Calls that end with their clients.
+    Calls,
+    /// Calls that are on record, one at a time.
+    Recorded,
+    /// Changes that one client listens to.
+    Listening,
 }
 
 impl Kind {
-    /// `capabilities`, `level`: JSON texts. `alone`: it must work on one call at a time whatever its client can be asked.
-    pub fn new(service: &str, by: &Binding, capabilities: String, level: Option<String>, alone: bool) -> Self {
-        let alone = alone || capabilities != "{}" || level.is_some();
+    /// `capabilities`, `level`: JSON texts.
+    pub fn new(service: &str, by: &Binding, capabilities: String, level: Option<String>, is_for: Use) -> Self {
+        let is_asked = capabilities != "{}";
+        let alone = is_for != Use::Calls || is_asked || level.is_some();
+        // Who is asked comes back by what it was given with the question.
+        let is_led_to = is_for == Use::Recorded || is_asked;
         let whose = [service, by.principal(), by.scopes(), by.rules()].map(str::to_owned);
-        Self { whose, capabilities, level, alone }
+        Self { whose, capabilities, level, alone, is_led_to }
+    }
+
+    /// What is on record, or what a client shows again, may lead to it: not to be ended with the process that has opened it.
+    pub fn is_led_to(&self) -> bool {
+        self.is_led_to
     }
 
     /// It works on one call at a time.
@@ -131,6 +152,26 @@ impl Pool {
         is_free
     }
 
+    /// All that wait for a call, which are given to nobody any more; and those that work on one.
+    pub fn part(&self) -> (Vec<SessionId>, HashSet<SessionId>) {
+        let mut kept = self.kept();
+        let (mut idle, mut at_work) = (Vec::new(), HashSet::new());
+        for entries in kept.values_mut() {
+            entries.retain(|entry| {
+                let session = entry.opened.get().map(|(session, _)| *session);
+                let works = entry.idle_for().is_none();
+                if works {
+                    at_work.extend(session)
+                } else {
+                    idle.extend(session)
+                }
+                works
+            });
+        }
+        kept.retain(|_, entries| !entries.is_empty());
+        (idle, at_work)
+    }
+
     /// The one that nobody has used for the longest time, which is given to nobody any more. `None`: all work.
     pub fn remove_longest_idle(&self) -> Option<Arc<Entry>> {
         let mut kept = self.kept();
@@ -187,7 +228,7 @@ mod tests {
     use super::*;
 
     fn kind(capabilities: &str, level: Option<&str>) -> Kind {
-        Kind::new("s", &Binding::default(), capabilities.to_owned(), level.map(str::to_owned), false)
+        Kind::new("s", &Binding::default(), capabilities.to_owned(), level.map(str::to_owned), Use::Calls)
     }
 
     #[test]
@@ -213,11 +254,42 @@ mod tests {
     fn nobody_gets_the_session_of_another_principal_or_level() {
         let pool = Pool::default();
         let of = |principal: &str, level: Option<&str>| {
-            Kind::new("s", &Binding::new(principal, []), "{}".to_owned(), level.map(str::to_owned), false)
+            Kind::new("s", &Binding::new(principal, []), "{}".to_owned(), level.map(str::to_owned), Use::Calls)
         };
         let kinds = [of("p", None), of("q", None), of("p", Some("\"info\"")), of("p", Some("\"debug\""))];
         assert!(kinds.iter().all(|kind| pool.choose(kind, 9, 10).unwrap().1));
         assert!(kinds.iter().all(|kind| !pool.choose(kind, 9, 10).is_some_and(|(_, is_new)| is_new) || kind.alone));
+    }
+
+    #[test]
+    fn at_the_end_those_part_that_wait_and_those_stay_that_work() {
+        let pool = Pool::default();
+        let (waits, works) = (kind("{}", None), kind(r#"{"roots":{}}"#, None));
+        let sessions = [&waits, &works].map(|kind| {
+            let session = SessionId::random();
+            pool.choose(kind, 1, 10).unwrap().0.opened.set((session, "".into())).unwrap();
+            session
+        });
+        pool.kept()[&waits][0].is_over();
+        assert_eq!(pool.part(), (vec![sessions[0]], HashSet::from([sessions[1]])));
+        pool.kept()[&works][0].is_over();
+        assert_eq!(pool.part(), (vec![sessions[1]], HashSet::new()));
+        assert!(pool.part().0.is_empty() && pool.count() == 0);
+    }
+
+    #[test]
+    fn a_session_is_led_to_by_records_and_by_what_clients_are_asked() {
+        let of =
+            |capabilities: &str, is_for| Kind::new("s", &Binding::default(), capabilities.to_owned(), None, is_for);
+        for (capabilities, is_for, expected) in [
+            ("{}", Use::Calls, (false, false)),
+            ("{}", Use::Listening, (true, false)),
+            ("{}", Use::Recorded, (true, true)),
+            (r#"{"roots":{}}"#, Use::Calls, (true, true)),
+        ] {
+            let kind = of(capabilities, is_for);
+            assert_eq!((kind.is_alone(), kind.is_led_to()), expected, "{capabilities} {is_for:?}");
+        }
     }
 
     #[test]

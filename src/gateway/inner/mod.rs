@@ -17,7 +17,7 @@ pub mod reading;
 pub mod session;
 
 pub use self::{
-    kept::Kind,
+    kept::{Kind, Use},
     pool::Lent,
     reading::{At, Ended, Reading, Said},
     session::{Asked, Failed, Inner},

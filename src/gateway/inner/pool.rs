@@ -15,7 +15,8 @@ use super::{
     session::{Failed, Inner},
 };
 use crate::{
-    gateway::shared::Gateway, lifecycle::Phase, protocol::session_id::SessionId, store::Binding, upstream::Service,
+    gateway::shared::Gateway, lifecycle::Phase, protocol::session_id::SessionId, session::returning::Client,
+    store::Binding, upstream::Service,
 };
 
 /// How often a call looks for another session when the one that it was given is gone.
@@ -71,7 +72,8 @@ async fn open(
     by: &Binding,
     kind: &Kind,
 ) -> Result<(SessionId, Arc<str>), Failed> {
-    let inner = Inner::open(gateway, service, by).await?;
+    let client = if kind.is_led_to() { Client::gateway() } else { Client::gateway_in_passing() };
+    let inner = Inner::open(gateway, service, by, client).await?;
     let mut opening = Opening { gateway, inner, is_open: false };
     let told = opening.inner.initialize(&kind.capabilities, kind.level.as_deref()).await?;
     opening.is_open = true;
@@ -193,7 +195,7 @@ pub async fn with_session<T>(
     }
 }
 
-/// Ends the session when nobody has used it for `MCP_INNER_IDLE`, or when this instance goes down.
+/// Ends the session when nobody has used it for `MCP_INNER_IDLE`. When this instance goes down, the drain sees to it.
 fn watch(gateway: &Rc<Gateway>, service: &Arc<Service>, by: &Binding, kind: Kind, entry: Arc<Entry>) {
     let (gateway, service, by) = (Rc::clone(gateway), Arc::clone(service), by.clone());
     let entry = Arc::downgrade(&entry);
@@ -201,11 +203,13 @@ fn watch(gateway: &Rc<Gateway>, service: &Arc<Service>, by: &Binding, kind: Kind
         let mut phase = gateway.cluster.lifecycle.subscribe();
         let mut wait = gateway.env.settings.inner.idle;
         loop {
-            let is_over = tokio::time::timeout(wait, phase.wait_for(|phase| *phase >= Phase::Draining)).await.is_ok();
+            if tokio::time::timeout(wait, phase.wait_for(|phase| *phase >= Phase::Draining)).await.is_ok() {
+                return;
+            }
             let Some(entry) = entry.upgrade() else { return };
             let limit = gateway.env.settings.inner.idle;
             match entry.idle_for() {
-                Some(idle) if is_over || idle >= limit => {
+                Some(idle) if idle >= limit => {
                     // Taken at this very moment, it is its call's.
                     if gateway.shared.inner.remove_idle(&kind, &entry) {
                         if let Some((session, _)) = entry.opened.get() {
@@ -216,8 +220,6 @@ fn watch(gateway: &Rc<Gateway>, service: &Arc<Service>, by: &Binding, kind: Kind
                     wait = limit;
                 }
                 Some(idle) => wait = limit - idle,
-                // The instance goes down with it; the session is handed over.
-                None if is_over => return,
                 None => wait = limit,
             }
         }

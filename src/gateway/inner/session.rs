@@ -99,12 +99,17 @@ impl Inner {
         Self { opening: opening(gateway, service, by), session }
     }
 
-    /// A new one, without a handshake.
+    /// A new one, without a handshake. `client`: as which it is opened.
     ///
     /// # Errors
     /// See [`Failed`].
-    pub async fn open(gateway: &Rc<Gateway>, service: &Arc<Service>, by: &Binding) -> Result<Self, Failed> {
-        let opening = opening(gateway, service, by);
+    pub async fn open(
+        gateway: &Rc<Gateway>,
+        service: &Arc<Service>,
+        by: &Binding,
+        client: Client,
+    ) -> Result<Self, Failed> {
+        let opening = Opening { client, ..opening(gateway, service, by) };
         let session = opening.begin().await?;
         Ok(Self { opening, session })
     }

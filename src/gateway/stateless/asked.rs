@@ -98,6 +98,9 @@ pub enum NotServed {
     /// As many sessions of the gateway's own as may be are at work (`MCP_INNER_SESSIONS`).
     #[error("too many sessions at work")]
     TooManySessions,
+    /// As much is kept for who asks again as may be (`MCP_CALL_KEPT`).
+    #[error("too many results are kept")]
+    TooManyResults,
     /// Of a list that rules cut, nobody can tell what is in it.
     #[error("its list cannot be read")]
     NoList,

@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use super::{cache::Cache, seal::Seal};
+use super::{cache::Cache, results::Results, seal::Seal};
 use crate::settings::StatelessSettings;
 
 /// See the module's text.
@@ -14,6 +14,8 @@ use crate::settings::StatelessSettings;
 pub struct Kept {
     /// Results that may be kept.
     pub(crate) cache: Cache,
+    /// What is kept of calls that are on record.
+    pub(crate) results: Results,
     /// What servers say they are, by service.
     discovered: Mutex<HashMap<String, Discovered>>,
     /// By the secret that the store has, as long as it holds these data.
@@ -32,7 +34,8 @@ pub(crate) struct Discovered {
 impl Kept {
     /// Nothing yet.
     pub fn new(settings: &StatelessSettings) -> Self {
-        Self { cache: Cache::new(settings.cache), discovered: Mutex::default(), seal: Mutex::default() }
+        let (results, discovered, seal) = (Results::default(), Mutex::default(), Mutex::default());
+        Self { cache: Cache::new(settings.cache), results, discovered, seal }
     }
 
     pub(crate) fn discovered(&self, service: &str) -> Option<Discovered> {

@@ -12,6 +12,7 @@
 //! | `cache` | results that may be kept |
 //! | `held` | for a server of sessions: a session that the gateway itself holds |
 //! | `seal`, `secret` | what a client is given to show again at any instance, and the secret by which all know it |
+//! | `results` | how much is kept for who asks again |
 //! | `kept` | what the threads keep of all that |
 //!
 //! Which of the two ways it is, is chosen here, by the era of the service's endpoints.
@@ -24,6 +25,7 @@ pub mod kept;
 mod listen;
 mod pass;
 mod passing;
+mod results;
 pub mod seal;
 pub mod secret;
 mod state;

@@ -130,7 +130,8 @@ impl Passing {
             service: asked.service.name.clone(),
             method: asked.method.to_owned(),
             params: meta::without_meta(asked.body),
-            principal: Some(asked.by.principal().to_owned()),
+            // What a stronger credential was told a weaker one is not. SEC-1
+            principal: Some(format!("{} {}", asked.by.principal(), asked.by.scopes())),
         })
     }
 

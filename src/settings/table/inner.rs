@@ -4,7 +4,7 @@ use std::{ffi::OsString, time::Duration};
 
 use crate::settings::{
     help_text::help_text,
-    parse::{DAY, HOUR, MILLI, duration, off_or, whole},
+    parse::{DAY, GIB, HOUR, MILLI, duration, off_or, size, whole},
     row::Row,
     source::Reader,
 };
@@ -32,6 +32,11 @@ group! {
         /// How long what came of a call is kept that has an idempotency key, or has become a task. Clients ask again within
         /// minutes. Its time begins when the call ends; before that it has MCP_UPSTREAM_REQUEST_TIMEOUT besides.
         MCP_CALL_KEEP = "10m", "duration" => keep: Duration, duration(100 * MILLI..=DAY);
+
+        /// Bytes of such results that an instance has in the store at most; beyond it a call with a key is refused and not
+        /// executed, and no call becomes a task. What one client asks must not fill the Redis of all; in MCP_CALL_KEEP even
+        /// long lists of orders stay far below it.
+        MCP_CALL_KEPT = "64MiB", "bytes" => kept: usize, size(1..=64 * GIB);
 
         /// After so long a tools/call becomes a task, for clients that declare the tasks extension
         /// (io.modelcontextprotocol/tasks); 0s: never. Most calls take less, and a task costs a poll at least.

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     gateway::{
-        inner::{Ended, Inner, Kind, pool, session::fresh_id},
+        inner::{Ended, Inner, Kind, Use, pool, session::fresh_id},
         patience::patiently,
         shared::Gateway,
         stateless::{
@@ -48,8 +48,8 @@ pub(super) async fn begin(
         false => "{}".to_owned(),
     };
     let level = said.log_level().map(|level| serde_json::Value::from(level).to_string());
-    let alone = key.is_some() || may_become_a_task;
-    let kind = Kind::new(&caller.service.name, &caller.by, capabilities, level, alone);
+    let is_for = if key.is_some() || may_become_a_task { Use::Recorded } else { Use::Calls };
+    let kind = Kind::new(&caller.service.name, &caller.by, capabilities, level, is_for);
     if let Some(key) = key {
         return keyed::begin(gateway, caller, &kind, key).await;
     }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     gateway::{
-        inner::{Kind, pool},
+        inner::{Kind, Use, pool},
         shared::Gateway,
         stateless::asked::{Asked, Outcome},
     },
@@ -19,7 +19,7 @@ use crate::{
 
 /// What the server is.
 pub(super) async fn answer(gateway: &Rc<Gateway>, asked: &Asked<'_>) -> Outcome {
-    let kind = Kind::new(&asked.service.name, asked.by, "{}".to_owned(), None, false);
+    let kind = Kind::new(&asked.service.name, asked.by, "{}".to_owned(), None, Use::Calls);
     let lent = pool::lend(gateway, asked.service, asked.by, &kind).await;
     let told = match &lent {
         Ok(lent) => serde_json::from_str(&lent.told).unwrap_or_default(),

@@ -39,13 +39,16 @@ pub(super) async fn begin(gateway: &Rc<Gateway>, caller: Caller, kind: &Kind, ke
     if let Some(found) = patiently(gateway, || store.call(&name)).await? {
         return join(gateway, caller, name, found).await;
     }
+    if !record::may_be_one_more(gateway) {
+        return Err(NotServed::TooManyResults);
+    }
     // What is put on record leads to this session alone: one that is gone would be the end of the key.
     let is_there = async |inner: &Inner| inner.is_there().await;
     let lent = match pool::with_session(gateway, &caller.service, &caller.by, kind, is_there).await {
         Ok((lent, ())) => lent,
         Err(error) => return begun::not_begun(&caller, error).map(Begun::Over),
     };
-    let asked = Asked::new(lent.inner.session, &fresh_id(), caller.fingerprint());
+    let asked = Asked::new(lent.inner.session, &fresh_id(), caller.fingerprint(), &caller.by);
     let (text, life) = (asked.write(), record::life(&gateway.env.settings));
     let found = patiently(gateway, || store.begin_call(&name, &text, life)).await?;
     if found.asked != text {
@@ -71,10 +74,15 @@ pub(super) async fn goes_on(
 ) -> Result<String, NotServed> {
     let name = name(caller, key);
     let store = &gateway.env.store;
-    let asked = Asked::new(state.session, &state.id, caller.fingerprint());
+    let asked = Asked::new(state.session, &state.id, caller.fingerprint(), &caller.by);
     let (text, life) = (asked.write(), record::life(&gateway.env.settings));
+    // Its answers have not been passed on yet.
+    if !record::may_be_one_more(gateway) && patiently(gateway, || store.call(&name)).await?.is_none() {
+        return Err(NotServed::TooManyResults);
+    }
     let found = patiently(gateway, || store.begin_call(&name, &text, life)).await?;
-    if !Asked::read(&found.asked).is_some_and(|found| found.is_same_call(&asked)) {
+    let is_its = |found: &Asked| found.is_same_call(&asked) && found.admits(&caller.by);
+    if !Asked::read(&found.asked).is_some_and(|found| is_its(&found)) {
         gateway.env.metrics.keyed_calls.with_label_values(&["other_request"]).inc();
         return Err(
             Refusal::Params("this idempotency key is not that of the call which requestState goes on with").into()
@@ -118,7 +126,8 @@ async fn send(
 async fn join(gateway: &Rc<Gateway>, caller: Caller, name: String, found: CallRecord) -> Result<Begun, NotServed> {
     let counted = &gateway.env.metrics.keyed_calls;
     let Some(asked) = Asked::read(&found.asked) else { return Ok(lost(&caller)) };
-    if asked.fingerprint != caller.fingerprint() {
+    // To a weaker credential the other call does not exist, and its key is taken all the same. SEC-1
+    if asked.fingerprint != caller.fingerprint() || !asked.admits(&caller.by) {
         counted.with_label_values(&["other_request"]).inc();
         return Err(Refusal::Params("this idempotency key is that of another request").into());
     }

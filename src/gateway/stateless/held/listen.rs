@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::begun;
 use crate::{
     gateway::{
-        inner::{Failed, Kind, Lent, Reading, Said as Heard, pool},
+        inner::{Failed, Kind, Lent, Reading, Said as Heard, Use, pool},
         shared::Gateway,
         stateless::asked::{Asked, NotServed, Outcome},
     },
@@ -111,7 +111,7 @@ pub(super) async fn answer(gateway: &Rc<Gateway>, asked: &Asked<'_>) -> Result<O
     if !asked.takes_events {
         return Err(Refusal::Params("a stream of changes is for a client that takes text/event-stream").into());
     }
-    let kind = Kind::new(&asked.service.name, asked.by, "{}".to_owned(), None, true);
+    let kind = Kind::new(&asked.service.name, asked.by, "{}".to_owned(), None, Use::Listening);
     let begun = async |filter: Filter| -> Result<Listening, Failed> {
         let own = Own::of(pool::lend(gateway, asked.service, asked.by, &kind).await?);
         let mut filter = filter.of_server(&own.0.told);

@@ -1,6 +1,6 @@
 //! What is on record of a call that outlives its instance: texts of the [store](crate::store::Calls). CALL-1
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,11 @@ use sha2::{Digest as _, Sha256};
 
 use super::translate::Response;
 use crate::{
-    gateway::inner::At,
+    gateway::{
+        inner::At,
+        patience::{StoreUnavailable, patiently},
+        shared::Gateway,
+    },
     protocol::{
         by_name::by_name,
         jsonrpc::{self, IdKey},
@@ -17,7 +21,7 @@ use crate::{
         session_id::SessionId,
     },
     settings::Settings,
-    store::Binding,
+    store::{Binding, CallNote, CallRecord},
 };
 
 /// The name of a record: what it is about, of whom. Nobody finds that of another principal or service. SEC-1
@@ -35,6 +39,28 @@ pub fn life(settings: &Settings) -> Duration {
     settings.upstream.request_timeout + settings.inner.input_wait + settings.inner.keep
 }
 
+/// What comes of one more call may be kept. Asked before a call begins: a result that is there is never dropped.
+pub fn may_be_one_more(gateway: &Gateway) -> bool {
+    let has_room = gateway.shared.stateless.results.has_room(gateway.env.settings.inner.kept, Instant::now());
+    if !has_room {
+        gateway.env.metrics.dropped.with_label_values(&["results_full"]).inc();
+    }
+    has_room
+}
+
+/// Notes what came of a call. What stands in its record now.
+///
+/// # Errors
+/// The store does not answer.
+pub async fn note_done(gateway: &Gateway, name: &str, done: &Done) -> Result<Option<CallRecord>, StoreUnavailable> {
+    let (text, keep) = (done.write(), gateway.env.settings.inner.keep);
+    let noted = patiently(gateway, || gateway.env.store.note_call(name, CallNote::Done, &text, keep)).await?;
+    if noted.as_ref().is_some_and(|record| record.done.as_ref() == Some(&text)) {
+        gateway.shared.stateless.results.add(text.len(), keep, Instant::now());
+    }
+    Ok(noted)
+}
+
 /// What was asked, and in which session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asked {
@@ -42,14 +68,24 @@ pub struct Asked {
     id: String,
     /// See [`fingerprint`](super::translate::fingerprint).
     pub fingerprint: String,
+    /// What the credential allows by which it was asked.
+    #[serde(default)]
+    scopes: String,
     /// When, in milliseconds since 1970.
     pub at: u64,
 }
 
 impl Asked {
     /// Now.
-    pub fn new(session: SessionId, id: &IdKey, fingerprint: String) -> Self {
-        Self { session: session.reveal(), id: id.as_json().to_owned(), fingerprint, at: now() }
+    pub fn new(session: SessionId, id: &IdKey, fingerprint: String, by: &Binding) -> Self {
+        let scopes = by.scopes().to_owned();
+        Self { session: session.reveal(), id: id.as_json().to_owned(), fingerprint, scopes, at: now() }
+    }
+
+    /// The call answers to who asks, who is the principal that the record is of: by a credential that allows no less. SEC-1
+    pub fn admits(&self, by: &Binding) -> bool {
+        let scopes = self.scopes.split(' ').filter(|scope| !scope.is_empty());
+        Binding::new(by.principal(), scopes).admits(by)
     }
 
     /// The session.
@@ -190,9 +226,29 @@ mod tests {
         }
     }
 
+    /// SEC-1
+    #[test]
+    fn a_call_does_not_answer_to_a_weaker_credential() {
+        let asked = |scopes: &[&str]| {
+            let by = Binding::new("token:a", scopes.iter().copied());
+            Asked::new(SessionId::random(), &IdKey::of_json("1").unwrap(), String::new(), &by)
+        };
+        for (given, shown, expected) in [
+            (&["read", "write"][..], &["write", "read"][..], true),
+            (&["read"], &["read", "write"], true),
+            (&["read", "write"], &["read"], false),
+            (&["read"], &[], false),
+            (&[], &[], true),
+        ] {
+            let by = Binding::new("token:a", shown.iter().copied()).with_rules("r".to_owned());
+            assert_eq!(asked(given).admits(&by), expected, "{given:?} {shown:?}");
+        }
+    }
+
     #[test]
     fn what_was_written_is_read() {
-        let asked = Asked::new(SessionId::random(), &IdKey::of_json("\"call-1\"").unwrap(), "f".to_owned());
+        let by = Binding::new("token:a", ["read", "write"]);
+        let asked = Asked::new(SessionId::random(), &IdKey::of_json("\"call-1\"").unwrap(), "f".to_owned(), &by);
         assert_eq!(Asked::read(&asked.write()).as_ref(), Some(&asked));
         assert_eq!((asked.session().is_some(), asked.id().unwrap().as_json()), (true, "\"call-1\""));
         let place = Place::new(7, At { epoch: 1, seq: 2 });

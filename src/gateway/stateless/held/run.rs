@@ -7,15 +7,11 @@ use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     call::{Call, Step},
-    record::Done,
+    record::{self, Done},
     task,
     translate::Response,
 };
-use crate::{
-    fault,
-    gateway::{patience::patiently, shared::Gateway},
-    store::CallNote,
-};
+use crate::{fault, gateway::shared::Gateway};
 
 /// Messages of a call that wait for its client. A client that does not read misses notifications; its answer waits for it.
 const WAITING: usize = 64;
@@ -92,12 +88,10 @@ async fn end(gateway: &Rc<Gateway>, mut call: Call, names: &[String], response: 
         return;
     }
     fault::point(fault::CALL_ANSWERED);
-    let done = Done::of(response).write();
-    let keep = gateway.env.settings.inner.keep;
+    let done = Done::of(response);
     let mut is_noted = true;
     for name in names {
-        let note = || gateway.env.store.note_call(name, CallNote::Done, &done, keep);
-        is_noted &= patiently(gateway, note).await.is_ok();
+        is_noted &= record::note_done(gateway, name, &done).await.is_ok();
     }
     fault::point(fault::CALL_NOTED);
     if is_noted {

@@ -48,9 +48,12 @@ const NOT_FOUND: Refusal = Refusal::Params("there is no such task, or its time i
 /// not take it, and the call goes on as it is.
 pub(super) async fn begin(gateway: &Rc<Gateway>, handle: &Handle) -> Option<(String, Response)> {
     let caller = &handle.caller;
+    if !record::may_be_one_more(gateway) {
+        return None;
+    }
     let task = format!("{:032x}", fastrand::u128(..));
     let name = record::name("task", &caller.service.name, &caller.by, &task);
-    let asked = Recorded::new(handle.session, &handle.id, caller.fingerprint());
+    let asked = Recorded::new(handle.session, &handle.id, caller.fingerprint(), &caller.by);
     let (text, life) = (asked.write(), record::life(&gateway.env.settings));
     let place = handle.place.write();
     let store = &gateway.env.store;
@@ -97,7 +100,7 @@ pub(super) async fn answer(gateway: &Rc<Gateway>, asked: &Asked<'_>) -> Result<O
     let task = asked.said.task_id.as_deref().ok_or(Refusal::Params("params has no taskId"))?;
     let name = record::name("task", &asked.service.name, asked.by, task);
     let found = patiently(gateway, || gateway.env.store.call(&name)).await?.ok_or(NOT_FOUND)?;
-    let recorded = Recorded::read(&found.asked).ok_or(NOT_FOUND)?;
+    let recorded = Recorded::read(&found.asked).filter(|recorded| recorded.admits(asked.by)).ok_or(NOT_FOUND)?;
     let (Some(session), Some(id)) = (recorded.session(), recorded.id()) else { return Err(NOT_FOUND.into()) };
     let inner = Inner::at(gateway, asked.service, asked.by, session);
     gateway.env.metrics.tasks.with_label_values(&[label(asked.method)]).inc();
@@ -109,9 +112,7 @@ pub(super) async fn answer(gateway: &Rc<Gateway>, asked: &Asked<'_>) -> Result<O
         }
         _ => {
             if found.done.is_none() {
-                let done = Done::cancelled().write();
-                let keep = gateway.env.settings.inner.keep;
-                patiently(gateway, || gateway.env.store.note_call(&name, CallNote::Done, &done, keep)).await?;
+                record::note_done(gateway, &name, &Done::cancelled()).await?;
                 // A session that is gone has nothing to cancel.
                 let _ = inner.cancel(&id, "the client has cancelled the task").await;
             }
@@ -165,9 +166,8 @@ async fn get(
         Seen::Answered(response) => (Some(Done::of(&response)), Vec::new()),
     };
     if let Some(done) = done {
-        let (text, keep) = (done.write(), gateway.env.settings.inner.keep);
-        let note = || gateway.env.store.note_call(name, CallNote::Done, &text, keep);
-        let stands = patiently(gateway, note).await?.and_then(|record| Done::read(record.done.as_deref()?));
+        let noted = record::note_done(gateway, name, &done).await?;
+        let stands = noted.and_then(|record| Done::read(record.done.as_deref()?));
         return Ok(ended(&told, stands.as_ref().unwrap_or(&done)));
     }
     let status = if questions.is_empty() { "working" } else { "input_required" };
