@@ -3,6 +3,8 @@
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+# shellcheck source=scripts/visits.sh
+. "$(dirname "${BASH_SOURCE[0]}")/visits.sh"
 
 usage() {
     cat <<'END'
@@ -85,66 +87,29 @@ case $client in
 esac
 # The newest client programs need it.
 node_is 22 || export PATH="$own_node:$PATH"
-if [ -z "${BIN_DIR:-}" ]; then
-    build_profile=${BUILD_PROFILE:-release}
-    have cargo || die "Rust is missing: https://rustup.rs (or set BIN_DIR)"
-    (cd "$project_root" && cargo build --profile "$build_profile" --bins)
-    BIN_DIR=$(absolute "${CARGO_TARGET_DIR:-$project_root/target}")/$build_profile
-fi
-export BIN_DIR
-redis_bin=$(find_command redis-server) || die "redis-server is missing: run scripts/setup.sh"
+find_binaries
 
 # --- A cluster and servers of our own -----------------------------------------------------------------------------------
 
-folder=$(mktemp -d "${TMPDIR:-/tmp}/mcp-clients.XXXXXX")
-declare -a pids=()
-routers_started=0 nginx_started=0
 # nginx with nginx-edge.conf, beside the other one.
 at_edge() {
     RUN_DIR=$folder/run-edge LOG_DIR=$folder/logs-edge NGINX_PORT=$edge_port TLS_PORT=${edge_tls_port:-} "$scripts/nginx-local.sh" "$@"
 }
-stop_all() {
-    local status=$?
-    trap - EXIT INT TERM
-    if [ "$nginx_started" = 1 ]; then
-        "$scripts/nginx-local.sh" stop >/dev/null || true
-        at_edge stop >/dev/null || true
-    fi
-    [ "$routers_started" = 0 ] || STOP_TIMEOUT=10 "$scripts/start-instances.sh" stop >/dev/null 2>&1 || true
-    if [ ${#pids[@]} != 0 ]; then
-        kill "${pids[@]}" 2>/dev/null || true
-        wait "${pids[@]}" 2>/dev/null || true
-    fi
-    if [ "$status" = 0 ] && [ "$keep" = 0 ]; then rm -rf "$folder"; else say "Logs: $folder/logs"; fi
-    exit "$status"
+stop_nginx() {
+    "$scripts/nginx-local.sh" stop
+    at_edge stop
 }
-trap stop_all EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
 
 free_ports 14
 # shellcheck disable=SC2086  # a list of numbers
 set -- $chosen_ports
-export ROUTER_PORTS="$1 $2 $3" SERVER_PORTS="" NGINX_PORT=$4 REDIS_URL=redis://127.0.0.1:$5
 fixture=$6 everything=$7 everything_sse=$8 fastmcp=$9 fastmcp_sse=${10} rmcp=${11} edge_port=${12} tls_port=${13} edge_tls_port=${14}
-export RUN_DIR=$folder/run LOG_DIR=$folder/logs ENV_FILE=$folder/env NGINX_ADDRESS=127.0.0.1 IP_HASH=off
 export MCP_UPSTREAMS="fixture=http://127.0.0.1:$fixture/mcp;fixture-sse=http://127.0.0.1:$fixture/sse"
 MCP_UPSTREAMS+=";rmcp=http://127.0.0.1:$rmcp/mcp;everything=http://127.0.0.1:$everything/mcp;everything-sse=http://127.0.0.1:$everything_sse/sse"
 MCP_UPSTREAMS+=";fastmcp=http://127.0.0.1:$fastmcp/mcp;fastmcp-sse=http://127.0.0.1:$fastmcp_sse/sse"
 [ -z "$fronts" ] || MCP_UPSTREAMS="v6=http://127.0.0.1:$fixture/mcp"
-unset SERVER_ADDRESS EDGE EDGE_OPTIONS TLS_PORT
-mkdir -p "$RUN_DIR" "$LOG_DIR"
-: >"$ENV_FILE"
-
-# Starts COMMAND in the background, its output in a log of its own.
-launch() { # NAME COMMAND…
-    local name=$1
-    shift
-    "$@" >"$LOG_DIR/$name.log" 2>&1 &
-    pids+=($!)
-}
-launch redis "$redis_bin" --port "$5" --bind 127.0.0.1 --save '' --appendonly no --dir "$folder" --daemonize no
-listening="$5 $fixture"
+begin_cluster clients "$1 $2 $3" "$4" "$5"
+listening=("$5" "$fixture")
 if [ -n "$fronts" ]; then
     # The TypeScript SDK's server lets the calls of clients before 2025-11-25 end with their connection; this one does not.
     launch v6 "$BIN_DIR/mcp-server-v6" --port "$fixture" --drill-tools --prime-always
@@ -156,26 +121,17 @@ else
     launch fastmcp "$visits/.venv/bin/python" "$visits/fastmcp_server.py" http "$fastmcp"
     launch fastmcp-sse "$visits/.venv/bin/python" "$visits/fastmcp_server.py" sse "$fastmcp_sse"
     launch rmcp "$RMCP_BIN/server" "$rmcp"
-    listening="$listening $everything $everything_sse $fastmcp $fastmcp_sse $rmcp"
+    listening+=("$everything" "$everything_sse" "$fastmcp" "$fastmcp_sse" "$rmcp")
 fi
-for port in $listening; do
-    tries=0
-    until port_taken "$port"; do
-        tries=$((tries + 1))
-        [ "$tries" -lt 300 ] || die "a server does not listen; see $LOG_DIR"
-        sleep 0.1
-    done
-done
-routers_started=1
-"$scripts/start-instances.sh" start
-nginx_started=1
+await_ports "${listening[@]}"
+start_routers
 if [ -n "$fronts" ]; then
     have openssl || die "openssl is missing: it makes the certificate of the clients that speak HTTP/2"
     export TLS_CERTIFICATE=$folder/certificate.pem TLS_KEY=$folder/key.pem TLS_PORT=$tls_port
     openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1 \
         -keyout "$TLS_KEY" -out "$TLS_CERTIFICATE" 2>/dev/null
 fi
-"$scripts/nginx-local.sh" start
+start_nginx
 
 declare -a options=(
     --ports "$ROUTER_PORTS" --run-dir "$RUN_DIR" --restart "'$scripts/start-instances.sh' start" --rounds "$rounds"

@@ -3,6 +3,8 @@
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+# shellcheck source=scripts/visits.sh
+. "$(dirname "${BASH_SOURCE[0]}")/visits.sh"
 
 usage() {
     cat <<'END'
@@ -53,66 +55,29 @@ for packages in "$visits" "$fixtures/conformance-server" "$fixtures/modern-serve
 for packages in "$visits" "$visits/matrix/python-1"; do python_packages "$packages"; done
 # The newest client programs need it.
 node_is 22 || export PATH="$own_node:$PATH"
-if [ -z "${BIN_DIR:-}" ]; then
-    build_profile=${BUILD_PROFILE:-release}
-    have cargo || die "Rust is missing: https://rustup.rs (or set BIN_DIR)"
-    (cd "$project_root" && cargo build --profile "$build_profile" --bins)
-    BIN_DIR=$(absolute "${CARGO_TARGET_DIR:-$project_root/target}")/$build_profile
-fi
-export BIN_DIR
-redis_bin=$(find_command redis-server) || die "redis-server is missing: run scripts/setup.sh"
-
-folder=$(mktemp -d "${TMPDIR:-/tmp}/mcp-matrix.XXXXXX")
-declare -a pids=()
-routers_started=0 nginx_started=0
-stop_all() {
-    local status=$?
-    trap - EXIT INT TERM
-    [ "$nginx_started" = 0 ] || "$scripts/nginx-local.sh" stop >/dev/null || true
-    [ "$routers_started" = 0 ] || STOP_TIMEOUT=10 "$scripts/start-instances.sh" stop >/dev/null 2>&1 || true
-    if [ ${#pids[@]} != 0 ]; then
-        kill "${pids[@]}" 2>/dev/null || true
-        wait "${pids[@]}" 2>/dev/null || true
-    fi
-    if [ "$status" = 0 ] && [ "$keep" = 0 ]; then rm -rf "$folder"; else say "Logs: $folder/logs"; fi
-    exit "$status"
-}
-trap stop_all EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
+find_binaries
 
 free_ports 13
 # shellcheck disable=SC2086  # a list of numbers
 set -- $chosen_ports
-export ROUTER_PORTS="$1 $2 $3" SERVER_PORTS="" NGINX_PORT=$4 REDIS_URL=redis://127.0.0.1:$5
-export RUN_DIR=$folder/run LOG_DIR=$folder/logs ENV_FILE=$folder/env NGINX_ADDRESS=127.0.0.1 IP_HASH=off
-redis_port=$5
+router_ports="$1 $2 $3" nginx_port=$4 redis_port=$5
 shift 5
 services="ts1 ts2 ts2m everything py1 py2 fm2 fm4"
-MCP_UPSTREAMS="" direct=""
+MCP_UPSTREAMS="" direct="" listening=("$redis_port")
 for service in $services; do
     MCP_UPSTREAMS+="${MCP_UPSTREAMS:+;}$service=http://127.0.0.1:$1/mcp"
     direct+="${direct:+ }$service=$1"
     printf -v "port_$service" %s "$1"
+    listening+=("$1")
     shift
 done
 export MCP_UPSTREAMS
-unset SERVER_ADDRESS EDGE EDGE_OPTIONS TLS_PORT
-mkdir -p "$RUN_DIR" "$LOG_DIR"
-: >"$ENV_FILE"
+begin_cluster matrix "$router_ports" "$nginx_port" "$redis_port"
 
-# Starts COMMAND in the background, its output in a log of its own.
-launch() { # NAME COMMAND…
-    local name=$1
-    shift
-    "$@" >"$LOG_DIR/$name.log" 2>&1 &
-    pids+=($!)
-}
 port_of() { # SERVICE
     local name=port_$1
     printf %s "${!name}"
 }
-launch redis "$redis_bin" --port "$redis_port" --bind 127.0.0.1 --save '' --appendonly no --dir "$folder" --daemonize no
 launch ts1 node "$fixtures/conformance-server/server.mjs" "$(port_of ts1)"
 launch ts2 env LEGACY=stateless node "$fixtures/modern-server/server.mjs" "$(port_of ts2)"
 launch ts2m node "$fixtures/modern-server/server.mjs" "$(port_of ts2m)"
@@ -121,19 +86,10 @@ launch py1 "$visits/matrix/python-1/.venv/bin/python" "$visits/matrix/server.py"
 launch py2 "$visits/.venv/bin/python" "$visits/matrix/server.py" mcp "$(port_of py2)"
 launch fm2 "$visits/matrix/python-1/.venv/bin/python" "$visits/matrix/server.py" fastmcp "$(port_of fm2)"
 launch fm4 "$visits/.venv/bin/python" "$visits/matrix/server.py" fastmcp "$(port_of fm4)"
-for service in $services; do
-    tries=0
-    until port_taken "$(port_of "$service")"; do
-        tries=$((tries + 1))
-        [ "$tries" -lt 300 ] || die "a server does not listen; see $LOG_DIR/$service.log"
-        sleep 0.1
-    done
-done
-routers_started=1
-"$scripts/start-instances.sh" start
-nginx_started=1
-"$scripts/nginx-local.sh" start
+await_ports "${listening[@]}"
+start_routers
+start_nginx
 
-declare -a options=(--url "http://127.0.0.1:$NGINX_PORT" --direct "$direct" --only "$only")
+declare -a options=(--url "http://127.0.0.1:$nginx_port" --direct "$direct" --only "$only")
 [ "$write" = 0 ] || options+=(--write "$project_root/docs/clients.md")
 node "$visits/matrix/run.mjs" "${options[@]}"
