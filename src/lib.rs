@@ -26,6 +26,7 @@ pub mod audit;
 pub mod backoff;
 pub mod certificate;
 pub mod cluster;
+pub mod fair;
 pub mod fault;
 pub mod gateway;
 pub mod http;

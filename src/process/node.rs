@@ -4,6 +4,7 @@ use std::{rc::Rc, sync::Arc};
 
 use crate::{
     cluster::{Cluster, Member, host::Host},
+    fair,
     gateway::{Gateway, Shared},
     session::env::Env,
 };
@@ -23,6 +24,7 @@ impl Node {
     /// Starts the actors of the current thread. `shared`: what the gateways of all threads share; `checks_health`: this thread
     /// looks after the health of the servers.
     pub fn start(cluster: &Arc<Cluster>, shared: &Arc<Shared>, checks_health: bool) -> Rc<Self> {
+        fair::start();
         let member = Member::start(cluster, checks_health);
         Host::launch(Rc::clone(&member));
         let gateway = Gateway::new(member, Arc::clone(shared));

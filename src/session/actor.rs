@@ -38,6 +38,7 @@ use super::{
 };
 use crate::{
     backoff::{Backoff, STORE_BACKOFF},
+    fair::fair,
     store::{Binding, Fence, HandedLately, Holder, InboxEntry, Rehydration, StoreError},
     upstream::{self, Endpoint, Gate, LinkHandle, Service, lines::Lines},
 };
@@ -245,11 +246,12 @@ impl SessionActor {
     fn launch(self) -> SessionHandle {
         let (env, session) = (Arc::clone(&self.env), self.fence.session);
         let capacity = env.settings.session.mailbox;
-        let actor = Self::create(|ctx| {
-            // actix's default of 16 would make a burst of POSTs wait for nothing.
-            ctx.set_mailbox_capacity(capacity);
-            self
-        });
+        let mut context = Context::new();
+        // actix's default of 16 would make a burst of POSTs wait for nothing.
+        context.set_mailbox_capacity(capacity);
+        let actor = context.address();
+        // Its client may post by the connections of other workers.
+        actix_rt::spawn(fair(context.into_future(self)));
         // At once, and not when it has started: nobody must miss it.
         let handle = SessionHandle::new(&actor);
         env.directory.insert_session(session, handle.clone());

@@ -30,7 +30,7 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    task::Poll,
+    task::{Poll, Waker},
     time::Duration,
 };
 
@@ -45,7 +45,7 @@ pub use self::{
     waiting::{Answered, Waiting},
 };
 use super::core::streams::{Connection, StreamKey};
-use crate::protocol::session_id::SessionId;
+use crate::{fair::Thread, protocol::session_id::SessionId};
 
 /// The mailbox of one client stream.
 #[derive(Debug)]
@@ -61,6 +61,8 @@ pub struct Attachment {
     queue: Mutex<Queue>,
     queue_limit: usize,
     woken: AtomicWaker,
+    /// Of its reader.
+    thread: OnceLock<Thread>,
     sent: AtomicU64,
     /// Key of its client, if that client can be asked who it is when it comes back without a cursor.
     client: OnceLock<Arc<str>>,
@@ -161,6 +163,7 @@ impl Attachment {
             queue: Mutex::default(),
             queue_limit,
             woken: AtomicWaker::new(),
+            thread: OnceLock::new(),
             sent: AtomicU64::new(0),
             client: OnceLock::new(),
             listed: AtomicBool::new(false),
@@ -192,7 +195,23 @@ impl Attachment {
             queue.events.push_back(event);
         }
         drop(queue);
-        self.woken.wake();
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Some(reader) = self.woken.take() {
+            match self.thread.get() {
+                Some(thread) => thread.wake(reader),
+                None => reader.wake(),
+            }
+        }
+    }
+
+    /// The reader is woken by the next news.
+    fn register(&self, reader: &Waker) {
+        self.woken.register(reader);
+        // A reader stays on its thread.
+        self.thread.get_or_init(Thread::current);
     }
 
     /// What waits for the client to read.
@@ -208,7 +227,7 @@ impl Attachment {
     /// Something about the log may have changed.
     pub fn look(&self) {
         self.queue().look = true;
-        self.woken.wake();
+        self.wake();
     }
 
     fn is_to_look(&self) -> bool {
@@ -222,7 +241,7 @@ impl Attachment {
             queue.end = Some(end);
         }
         drop(queue);
-        self.woken.wake();
+        self.wake();
     }
 
     /// How long to wait before looking whether the session still has an owner; `None` if somebody will look anyway.
@@ -258,7 +277,7 @@ impl Attachment {
             return None;
         }
         let answer = poll_fn(|context| {
-            self.woken.register(context.waker());
+            self.register(context.waker());
             let mut queue = self.queue();
             let answers = !queue.look && queue.events.front().is_some_and(|first| first.is_last);
             if answers {

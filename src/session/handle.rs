@@ -3,12 +3,10 @@
 
 use std::sync::Arc;
 
-use actix::{
-    dev::{RecipientRequest, SendError},
-    prelude::*,
-};
+use actix::{dev::SendError, prelude::*};
 
 use super::messages::{AttachLocal, Deliver, Detached, Drain, Look, MakeRoom, TakeSnapshot, Tick};
+use crate::fair::{Thread, fair};
 
 /// See the module's text. Clones are the same; two handles of one actor are equal.
 #[derive(Debug, Clone)]
@@ -29,15 +27,17 @@ macro_rules! recipients {
         #[derive(Debug)]
         struct Recipients {
             $($name: Recipient<$message>,)*
+            /// On which it runs.
+            thread: Thread,
         }
 
         impl SessionHandle {
-            /// Of this actor.
+            /// Of this actor, which is on this thread.
             pub fn new<A>(actor: &Addr<A>) -> Self
             where
                 A: Actor<Context = Context<A>> $(+ Handler<$message>)*,
             {
-                Self(Arc::new(Recipients { $($name: actor.clone().recipient(),)* }))
+                Self(Arc::new(Recipients { $($name: actor.clone().recipient(),)* thread: Thread::current() }))
             }
         }
 
@@ -62,13 +62,14 @@ recipients! {
 
 impl SessionHandle {
     /// Waits for room in the mailbox, then for the reply. An error: the actor has ended, and may not have seen it.
-    pub fn send<M>(&self, message: M) -> RecipientRequest<M>
+    pub async fn send<M>(&self, message: M) -> Result<M::Result, MailboxError>
     where
         Self: Takes<M>,
         M: Message + Send + 'static,
         M::Result: Send,
     {
-        self.recipient().send(message)
+        let reply = self.recipient().send(message);
+        if self.0.thread.is_current() { reply.await } else { fair(reply).await }
     }
 
     /// Puts the message into the mailbox.

@@ -335,7 +335,7 @@ impl Pump {
     async fn wait(&mut self) -> Woken {
         let Self { attachment, timer, parked, .. } = self;
         poll_fn(|context| {
-            attachment.woken.register(context.waker());
+            attachment.register(context.waker());
             if attachment.queue().has_news(*parked) {
                 return Poll::Ready(Woken::ByMailbox);
             }
