@@ -6,7 +6,7 @@ set -euo pipefail
 
 usage() {
     cat <<'END'
-Usage: scripts/setup.sh [--tests] [--edge] [--monitoring]
+Usage: scripts/setup.sh [--tests] [--edge] [--monitoring] [--browser]
 
 Installs redis-server, nginx and curl with apt (Debian, Ubuntu); for other systems it prints the command and exits
 with 1. What is installed already is left alone, and no service is stopped or reconfigured.
@@ -14,15 +14,17 @@ with 1. What is installed already is left alone, and no service is stopped or re
   --tests   also what the tests need: Node.js with npm, Python 3.11 or newer with venv
   --edge    also nginx's Lua module, for nginx/nginx-edge.conf; Debian's package lets an nginx that runs load it
   --monitoring  also Prometheus with promtool, for deploy/prometheus; Debian's package starts one on port 9090
+  --browser also Chromium, for the tests of the dashboard
 END
 }
 
-tests=0 edge=0 monitoring=0
+tests=0 edge=0 monitoring=0 browser=0
 for argument; do
     case $argument in
         --tests) tests=1 ;;
         --edge) edge=1 ;;
         --monitoring) monitoring=1 ;;
+        --browser) browser=1 ;;
         -h | --help)
             usage
             exit
@@ -43,6 +45,7 @@ missing() { # prints the names of what is missing
     have curl || printf 'curl '
     [ "$edge" = 0 ] || "$project_root/scripts/nginx-local.sh" has-lua >/dev/null 2>&1 || printf 'nginx-lua '
     [ "$monitoring" = 0 ] || { have prometheus && have promtool; } || printf 'prometheus '
+    [ "$browser" = 0 ] || find_command chromium >/dev/null || printf 'chromium '
     [ "$tests" = 1 ] || return 0
     node_fits || printf 'node '
     python_fits || printf 'python '

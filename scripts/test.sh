@@ -31,11 +31,18 @@ scripts/setup.sh --tests
 scripts/setup.sh --edge || export MCP_TEST_EDGE=skip
 # As the tests of deploy/prometheus and deploy/grafana where there is no Prometheus.
 scripts/setup.sh --monitoring || export MCP_TEST_PROMETHEUS=skip
+# And those of the dashboard where there is no Chromium.
+if scripts/setup.sh --browser; then
+    MCP_TEST_CHROMIUM=$(find_command chromium)
+    export MCP_TEST_CHROMIUM
+else
+    export MCP_TEST_BROWSER=skip
+fi
 
 # The conformance suite needs Node.js 22 and finds it by itself; the clients take what the system has, if it will do.
 newer_node
 node_is 20 || export PATH="$own_node:$PATH"
-for folder in tests/clients/typescript tests/clients/conformance tests/fixtures/conformance-server tests/fixtures/modern-server tests/fixtures/modern-tools \
+for folder in ui tests/clients/browser tests/clients/typescript tests/clients/conformance tests/fixtures/conformance-server tests/fixtures/modern-server tests/fixtures/modern-tools \
     tests/fixtures/authorization-server; do
     node_packages "$folder"
 done

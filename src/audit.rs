@@ -4,6 +4,8 @@
 //! (`mcp-router audit FILE`). A thread writes; nobody waits for it. What does not fit into its queue is lost, counted, and said
 //! in the next line that is written. After SIGHUP or SIGUSR1 the file is opened anew, and the chain goes on in the new one.
 
+pub mod tail;
+
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write},

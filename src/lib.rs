@@ -30,6 +30,7 @@ pub mod fair;
 pub mod fault;
 pub mod gateway;
 pub mod http;
+pub mod incidents;
 pub mod lifecycle;
 pub mod metrics;
 pub mod policy;

@@ -10,10 +10,12 @@
 //! | `rows` | counters by a reason |
 //! | `calls` | calls of a service: how many, how they ended, how long each part took |
 //! | `redis` | what Redis costs |
+//! | `recent` | the last minute of calls, for people |
 //! | `process` | memory, files and CPU |
 
 mod calls;
 mod process;
+mod recent;
 mod redis;
 mod rows;
 
@@ -29,6 +31,7 @@ use prometheus::{
 use self::{calls::Families, process::Process};
 pub use self::{
     calls::{METHODS, Method, Outcome, ServiceMetrics, Took},
+    recent::{Recent, Sample},
     redis::{Operation, RedisMetrics},
     rows::Rows,
 };
@@ -136,6 +139,8 @@ pub struct Metrics {
     pub unauthorized: Rows,
     /// Lines of the audit log that could not be written.
     pub audit_lost: IntCounter,
+    /// Incidents that had no room, or that the store did not take.
+    pub incidents_lost: IntCounter,
     /// Store operations that failed, by kind (`unavailable`, `not_done`, `full`, `overloaded`, `corrupt`).
     pub store_errors: Rows,
     /// Sessions taken over from another process, by cause.
@@ -263,6 +268,7 @@ impl Metrics {
                 UNAUTHORIZED,
             ),
             audit_lost: counter("mcp_router_audit_lost_total", "Lines of the audit log that could not be written"),
+            incidents_lost: counter("mcp_router_incidents_lost_total", "Incidents that the dashboard does not show"),
             store_errors: counters(
                 "mcp_router_store_errors_total",
                 "Failed store operations",

@@ -109,6 +109,11 @@ contract! {
         a_missing_session_has_no_pages
         pages_together_are_the_whole_log
     }
+    operators {
+        each_instance_sees_what_all_tell
+        a_process_hears_that_it_shall_drain_and_its_successor_does_not
+        what_was_told_is_forgotten_in_time
+    }
     ownership {
         adoption_raises_the_generation_and_hands_everything_over
         adoption_from_the_wrong_owner_is_lost

@@ -10,6 +10,7 @@ use std::{
 use super::{Member, ownership, turns::TakeTurn};
 use crate::{
     fault,
+    incidents::Incident,
     lifecycle::Phase,
     protocol::session_id::SessionId,
     session::{
@@ -94,6 +95,15 @@ pub async fn adopt(
         Adopted::Adopted(found) => {
             cluster.env.metrics.adoptions.with_label_values(&[cause]).inc();
             tracing::info!(%session, generation = found.fence.generation, cause, pending = found.pending.len(), "session adopted");
+            cluster.env.incidents.note(Incident {
+                session: session.handle(),
+                service: service.name.clone(),
+                about: from.instance_id.to_string(),
+                cause,
+                generation: found.fence.generation,
+                pending: u64::try_from(found.pending.len()).unwrap_or_default(),
+                ..Incident::new("adopted")
+            });
             let actor = SessionActor::start_adopted(
                 Arc::clone(&cluster.env),
                 Rc::clone(&member.lines),

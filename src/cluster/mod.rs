@@ -6,6 +6,7 @@
 //! | `registry` | the Registry actor: lease, wake-ups, upkeep of the sessions of this process |
 //! | `sweep` | finds the sessions of dead instances that somebody waits for |
 //! | `look_after` | wakes the owner of a session, or adopts it |
+//! | `figures` | what operators are told of this process |
 //! | `adopt` | this process becomes the owner |
 //! | `host` | the actor of a worker thread on which adopted sessions start |
 //! | `ownership` | whether the owner of a session is gone: the one judge (OWN-4) |
@@ -19,6 +20,7 @@
 
 pub mod adopt;
 pub mod dataset;
+pub mod figures;
 pub mod host;
 pub mod lease;
 pub mod limiter;

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Cluster,
+    figures::{Figures, publish},
     ownership::is_holder_gone,
     sweep::{Sightings, adopt_if_needed, sweep},
     turns::{EndTurn, TakeTurn, Turn, Turns},
@@ -51,7 +52,14 @@ pub struct Registry {
     lease_running: bool,
     /// The last renewal was not answered.
     store_failed: bool,
+    /// Away while they are told.
+    figures: Option<Figures>,
 }
+
+/// Tells operators what there is to tell, now. Without an answer it is being done.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Publish;
 
 /// Lets owned sessions go. Reply: how many are still owned.
 #[derive(Debug, Message)]
@@ -86,6 +94,7 @@ impl Registry {
             sightings: Some(sightings),
             lease_running: false,
             store_failed: false,
+            figures: Some(Figures::default()),
         };
         let dispatching = async move {
             let _vital = vital;
@@ -174,6 +183,11 @@ impl Actor for Registry {
         let period = (session.ttl / 8).min(session.uninitialized_ttl / 2).min(session.rest / 2);
         let period = period.min(Duration::from_secs(60));
         ctx.run_interval(period.max(Duration::from_millis(100)), |actor, ctx| actor.upkeep(ctx));
+        let ui = &self.cluster.env.settings.ui;
+        if ui.is_on {
+            ctx.notify(Publish);
+            ctx.run_interval(ui.publish, |_, ctx| ctx.notify(Publish));
+        }
     }
 }
 
@@ -203,6 +217,24 @@ impl Handler<EndTurn> for Registry {
             // One that nobody takes any more ends at once, and so comes to the one after.
             let _ = next.send(Turn::new(end.session, ctx.address().recipient()));
         }
+    }
+}
+
+impl Handler<Publish> for Registry {
+    type Result = ResponseActFuture<Self, ()>;
+
+    fn handle(&mut self, _publish: Publish, _ctx: &mut Self::Context) -> Self::Result {
+        let Some(mut figures) = self.figures.take().filter(|_| self.cluster.env.settings.ui.is_on) else {
+            return Box::pin(actix::fut::ready(()));
+        };
+        let cluster = Arc::clone(&self.cluster);
+        let told = async move {
+            if let Err(error) = publish(&cluster, &mut figures).await {
+                cluster.env.count_store_error(&error);
+            }
+            figures
+        };
+        Box::pin(told.into_actor(self).map(|figures, actor, _ctx| actor.figures = Some(figures)))
     }
 }
 

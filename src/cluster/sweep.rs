@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::{Cluster, look_after::AGAIN, messages::AdoptHere, ownership::is_gone};
 use crate::{
+    incidents::Incident,
     lifecycle::Phase,
     protocol::session_id::SessionId,
     session::returning::ends_with_its_process,
@@ -35,6 +36,8 @@ type Life = (Arc<str>, Option<Arc<str>>);
 pub struct Sightings {
     /// Whom the last one saw alive, for the rest of the process.
     neighbours: watch::Sender<Arc<[Owner]>>,
+    /// Those that were alive, until it is known whether they are gone or all leases were.
+    missing: Vec<Owner>,
     /// Incarnation by instance id, of living leases.
     alive: HashMap<Arc<str>, Arc<str>>,
     /// When an instance's sessions were looked through last, and how long until the next time: of a dead one (`None`),
@@ -51,6 +54,7 @@ impl Sightings {
     pub fn new(neighbours: watch::Sender<Arc<[Owner]>>) -> Self {
         Self {
             neighbours,
+            missing: Vec::new(),
             alive: HashMap::new(),
             looked: HashMap::new(),
             looked_for_own: None,
@@ -78,6 +82,9 @@ impl Sightings {
     }
 
     fn update(&mut self, alive: &[InstanceInfo]) {
+        let is_missing = |known: &Owner| !alive.iter().any(|info| info.owner.incarnation == known.incarnation);
+        self.missing.retain(is_missing);
+        self.missing.extend(self.neighbours.borrow().iter().filter(|known| is_missing(known)).cloned());
         self.neighbours.send_replace(alive.iter().map(|info| info.owner.clone()).collect());
         self.alive = alive
             .iter()
@@ -120,6 +127,10 @@ pub async fn sweep(cluster: &Arc<Cluster>, sightings: &mut Sightings) -> StoreRe
     look_for_my_own(cluster, sightings).await?;
     if !cluster.may_judge_leases() {
         return Ok(());
+    }
+    for owner in std::mem::take(&mut sightings.missing) {
+        let (about, process) = (owner.instance_id.to_string(), owner.incarnation.chars().take(8).collect());
+        cluster.env.incidents.note(Incident { about, process, ..Incident::new("gone") });
     }
     for instance in cluster.env.store.known_instances().await? {
         let lives = alive.iter().find(|info| *info.owner.instance_id == *instance);

@@ -8,14 +8,16 @@ use actix_web::{HttpRequest, HttpResponse, http::header, web};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq as _;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{accept::JSON, allowed::Allowed, error::ApiError, extract::NodeData, forwarded};
 use crate::{
     gateway::call,
+    incidents::Incident,
     process::node::Node,
     protocol::session_id::SessionId,
     session::messages::TakeSnapshot,
-    store::{Ownership, SessionHead},
+    store::{Ownership, SessionHead, StoreResult},
     upstream::{Endpoint, Service, breaker::BreakerState},
 };
 
@@ -23,6 +25,10 @@ use crate::{
 const LIST_LIMIT: usize = 100;
 /// Most sessions listed at a time: the store is scanned for them.
 const LIST_LIMIT_MAX: usize = 10_000;
+/// Sessions among which one is looked for by anything but its handle.
+const SEARCHED: usize = 2_000;
+/// So many look through the sessions at a time.
+const LOOKING: usize = 4;
 /// Fewest digits by which a session can be named: as many as the log shows.
 const HANDLE_LEAST: usize = 6;
 
@@ -93,10 +99,15 @@ pub async fn tools(node: NodeData, request: HttpRequest, service: web::Path<Stri
     Ok(HttpResponse::Ok().content_type(JSON).body(body))
 }
 
-/// `?limit=`
+/// `?limit=`, and of which sessions.
 #[derive(Debug, Deserialize)]
 pub struct ListQuery {
     limit: Option<usize>,
+    /// First digits of a handle, or a part of a service's or an instance's name.
+    #[serde(default)]
+    q: String,
+    /// Id of the instance that owns them.
+    owner: Option<String>,
 }
 
 /// `GET /mcp/router/sessions`
@@ -107,12 +118,58 @@ pub async fn sessions(
 ) -> Result<HttpResponse, ApiError> {
     check_admin(&node, &request)?;
     let limit = query.limit.unwrap_or(LIST_LIMIT).min(LIST_LIMIT_MAX);
+    let _looking = Looking::begin()?;
     // One more tells whether there are more.
-    let mut found = node.env.store.list(limit + 1).await?;
+    let mut found = find_sessions(&node, &query, limit + 1).await?;
     let more = found.len() > limit;
     found.truncate(limit);
     let sessions: Vec<Value> = found.iter().map(|(id, head)| describe_session(id, head, false)).collect();
     Ok(HttpResponse::Ok().json(json!({ "sessions": sessions, "count": sessions.len(), "more": more })))
+}
+
+async fn find_sessions(node: &Node, query: &ListQuery, limit: usize) -> StoreResult<Vec<(SessionId, SessionHead)>> {
+    let store = &node.env.store;
+    let wanted = query.q.trim().trim_end_matches('…').to_lowercase();
+    if let Some(owner) = &query.owner {
+        let owned = store.owned_by(owner).await?;
+        let is_meant = |id: &SessionId| id.handle().starts_with(&wanted);
+        let heads =
+            owned.into_iter().filter(is_meant).take(limit).map(|id| async move { Ok((id, store.load(id).await?)) });
+        let heads: StoreResult<Vec<_>> = futures_util::future::join_all(heads).await.into_iter().collect();
+        // The index may name some that are another's by now.
+        let is_owned =
+            |head: &SessionHead| head.ownership.as_ref().is_some_and(|held| *held.owner.instance_id == **owner);
+        return Ok(heads?.into_iter().filter_map(|(id, head)| Some((id, head.filter(is_owned)?))).collect());
+    }
+    let is_handle = wanted.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+    let mut found = if wanted.is_empty() { Vec::new() } else { Vec::with_capacity(limit.min(LIST_LIMIT)) };
+    if wanted.is_empty() {
+        return store.list(limit).await;
+    }
+    if is_handle {
+        found = store.find(&wanted, limit).await?;
+    }
+    if found.is_empty() {
+        let told = |head: &SessionHead| {
+            let owner = head.ownership.as_ref().map_or("", |held| &*held.owner.instance_id);
+            [owner, &head.service, &head.transport].iter().any(|text| text.to_lowercase().contains(&wanted))
+        };
+        found = store.list(SEARCHED).await?;
+        found.retain(|(_, head)| told(head));
+        found.truncate(limit);
+    }
+    Ok(found)
+}
+
+/// Somebody looks through the store's sessions: few do so at a time, since it is the one that calls wait for, too.
+#[derive(Debug)]
+pub(super) struct Looking(#[expect(dead_code, reason = "held")] SemaphorePermit<'static>);
+
+impl Looking {
+    pub(super) fn begin() -> Result<Self, ApiError> {
+        static PERMITS: Semaphore = Semaphore::const_new(LOOKING);
+        PERMITS.try_acquire().map(Self).map_err(|_| ApiError::TooMany { what: "look-ups of sessions" })
+    }
 }
 
 /// `GET /mcp/router/sessions/{id}`: by its handle, or the whole id.
@@ -136,9 +193,11 @@ pub async fn delete_session(
     name: web::Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     check_admin(&node, &request)?;
+    check_own_page(&node, &request)?;
     let id = named(&node, &name).await?;
     if node.env.store.purge(id, None).await? {
         tracing::info!(session = %id, "session deleted by an operator");
+        node.env.incidents.note(Incident { session: id.handle(), ..Incident::new("session_deleted") });
         Ok(HttpResponse::NoContent().finish())
     } else {
         Err(ApiError::UnknownSession)
@@ -146,7 +205,7 @@ pub async fn delete_session(
 }
 
 /// The session that an operator means: by the whole id, or by the first digits, as the list and the log show them.
-async fn named(node: &Node, name: &str) -> Result<SessionId, ApiError> {
+pub(super) async fn named(node: &Node, name: &str) -> Result<SessionId, ApiError> {
     if let Ok(id) = name.parse() {
         return Ok(id);
     }
@@ -164,7 +223,7 @@ async fn named(node: &Node, name: &str) -> Result<SessionId, ApiError> {
 }
 
 /// What clients said (payloads) stays out of it, and so does what would let its reader speak for the session. SEC-2
-fn describe_session(id: &SessionId, head: &SessionHead, whole: bool) -> Value {
+pub(super) fn describe_session(id: &SessionId, head: &SessionHead, whole: bool) -> Value {
     let streams: BTreeMap<String, String> =
         head.attachments().map(|held| (held.stream, held.incarnation.to_string())).collect();
     let (owner, generation) = match &head.ownership {
@@ -192,7 +251,13 @@ fn describe_session(id: &SessionId, head: &SessionHead, whole: bool) -> Value {
     session
 }
 
-fn check_admin(node: &Node, request: &HttpRequest) -> Result<(), ApiError> {
+/// What an operator's browser asks is asked by him, not by a page that he has open besides.
+pub(super) fn check_own_page(node: &Node, request: &HttpRequest) -> Result<(), ApiError> {
+    let is_own = forwarded::is_from_own_page(request, &node.env.settings.security.trusted_proxies);
+    if is_own { Ok(()) } else { Err(ApiError::Origin) }
+}
+
+pub(super) fn check_admin(node: &Node, request: &HttpRequest) -> Result<(), ApiError> {
     if is_admin(node, request) { Ok(()) } else { Err(ApiError::NotAdmin) }
 }
 

@@ -54,6 +54,12 @@ pub enum ApiError {
     /// Several sessions have this handle.
     #[error("several sessions begin with these digits: name more of them")]
     AmbiguousSession,
+    /// Unknown instance.
+    #[error("no such instance: it has no lease, or tells nothing of itself (MCP_UI)")]
+    UnknownInstance,
+    /// Nobody would take over what the instance has.
+    #[error("no other instance is ready to take over its sessions; SIGTERM drains it all the same")]
+    LastInstance,
     /// Body too large.
     #[error("the body is larger than {limit} bytes (MCP_MAX_BODY)")]
     TooLarge {

@@ -218,7 +218,33 @@ pub fn check_host_and_origin<'r>(
     let loopback = text
         .split_once("://")
         .is_some_and(|(_, host)| matches!(without_port(host), "localhost" | "127.0.0.1" | "[::1]"));
-    if loopback || security.allowed_origins.covers(text) { Ok(Some(origin)) } else { Err(ApiError::Origin) }
+    if loopback || security.allowed_origins.covers(text) || is_own_page(request, text, forwarded.unwrap_or(host)) {
+        Ok(Some(origin))
+    } else {
+        Err(ApiError::Origin)
+    }
+}
+
+/// A page of this router asks for what only operators are told (the dashboard); its host is an allowed one. Other pages of
+/// the same host have nothing to look for elsewhere.
+fn is_own_page(request: &HttpRequest, origin: &str, host: &str) -> bool {
+    let path = request.path();
+    let is_for_operators = ["/mcp/router/sessions/", "/mcp/router/instances/"].iter().any(|part| path.contains(part));
+    let same = origin.split_once("://").is_some_and(|(_, named)| named.eq_ignore_ascii_case(host));
+    is_for_operators && same
+}
+
+/// A browser's request comes from a page of this very host and port, not from another one that knows it (CSRF): browsers
+/// name the origin of each POST and DELETE (Fetch standard, "HTTP extensions"). Programs name none.
+pub fn is_from_own_page(request: &HttpRequest, trusted: &[IpNet]) -> bool {
+    let headers = request.headers();
+    let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
+    let Some(host) = host(request, trusted) else { return false };
+    let is_own = |origin: &HeaderValue| {
+        let named = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
+        named.is_some_and(|(_, named)| named.eq_ignore_ascii_case(host))
+    };
+    matches!(site, None | Some(b"same-origin" | b"none")) && headers.get_all(header::ORIGIN).all(is_own)
 }
 
 fn without_port(host: &str) -> &str {

@@ -175,8 +175,10 @@ fn identify(authority: &Arc<Authority>, node: &Node, request: &ServiceRequest, i
     };
     let path = request.path().strip_prefix(&node.env.settings.server.base_path).unwrap_or_default();
     // How it is, anybody may ask (SEC-4), and what a path takes. What operators ask, they may.
-    let is_open = path.starts_with("/actuator/") || request.method() == Method::OPTIONS;
-    let is_for_operators = ["services", "tools", "sessions"].iter().any(|what| {
+    // The dashboard's page has nothing to hide, and a browser that asks for it has no way to show a token.
+    let is_page = path == "/" || path == "/ui" || path.starts_with("/ui/");
+    let is_open = path.starts_with("/actuator/") || is_page || request.method() == Method::OPTIONS;
+    let is_for_operators = ["services", "tools", "sessions", "deployment", "instances"].iter().any(|what| {
         let rest = path.strip_prefix("/mcp/router/").and_then(|rest| rest.strip_prefix(what));
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     });

@@ -11,6 +11,8 @@
 //! | `route` | calls without a session |
 //! | `elsewhere` | clients that POST to the event stream, which are told where to go |
 //! | `actuator`, `admin` | health and figures; services, tools, sessions |
+//! | `deployment`, `timeline` | all instances, and one session, as the dashboard shows them |
+//! | `ui` | the dashboard itself |
 //! | `frame` | the only maker of the bytes of event streams, and of their responses |
 //! | `error` | which error is what, and one table of how each looks |
 //! | `principal`, `allowed` | who asks, and what he may |
@@ -26,6 +28,7 @@ pub mod admin;
 mod allowed;
 pub mod connections;
 mod cors;
+pub mod deployment;
 mod elsewhere;
 pub mod error;
 mod extract;
@@ -40,6 +43,8 @@ pub mod route;
 mod sent;
 pub mod sse;
 mod stateless;
+mod timeline;
+pub mod ui;
 mod unread;
 
 use std::{future::ready, sync::Arc};
@@ -65,11 +70,13 @@ const POST: &str = "POST, OPTIONS";
 const GET_POST_AND_DELETE: &str = "GET, POST, DELETE, OPTIONS";
 const GET_AND_DELETE: &str = "GET, HEAD, DELETE, OPTIONS";
 
-/// Mounts every surface below `base`. `authority`: finds out who asks; `None`: nobody is asked.
+/// Mounts every surface below `base`. `authority`: finds out who asks; `None`: nobody is asked. `has_dashboard`: with `ui`, and
+/// what it asks for.
 pub fn configure<'a>(
     config: &mut web::ServiceConfig,
     base: &str,
     authority: Option<&Arc<Authority>>,
+    has_dashboard: bool,
     services: impl Iterator<Item = &'a str>,
 ) {
     // Tried in the order of their mounting: first what comes most, and by plain text instead of by pattern.
@@ -119,6 +126,11 @@ pub fn configure<'a>(
         .service(streamable(at("/mcp/{service}/", GET_POST_AND_DELETE)))
         .service(posted_elsewhere("/sse/"))
         .service(posted_elsewhere("/sse/{service}/"))
+        .configure(|config| {
+            if has_dashboard {
+                dashboard(config)
+            }
+        })
         .default_service(web::to(nothing));
     // Beside the base path: it stands between a host and what is asked of it.
     let authority = authority.cloned();
@@ -134,6 +146,19 @@ pub fn configure<'a>(
     } else {
         config.service(web::scope(base).service(guarded)).default_service(web::to(nothing));
     }
+}
+
+/// The dashboard, and what only it asks for.
+fn dashboard(config: &mut web::ServiceConfig) {
+    let seen = web::Data::new(deployment::Seen::default());
+    config
+        .service(read("/", ui::root))
+        .service(read("/ui", ui::slash))
+        .service(read("/ui/", ui::file))
+        .service(read("/ui/{file}", ui::file))
+        .service(read("/mcp/router/deployment", deployment::deployment).app_data(seen))
+        .service(read("/mcp/router/sessions/{id}/timeline", timeline::timeline))
+        .service(at("/mcp/router/instances/{id}/drain", POST).route(web::post().to(deployment::drain)));
 }
 
 /// A path and what it says to all methods but those of its routes. OPTIONS is answered for every path (RFC 9110, section

@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry};
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry, core::Metric as _,
+};
 
 /// Methods that have a row of their own; clients can name any other, and none of those becomes a label.
 pub const METHODS: [&str; 21] = [
@@ -98,7 +100,18 @@ pub struct ServiceMetrics {
 }
 
 /// From a millisecond up to `MCP_UPSTREAM_REQUEST_TIMEOUT` as it is shipped.
-const LONG: [f64; 15] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 300.0];
+pub(super) const LONG: [f64; 15] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 300.0];
+
+/// Calls since a process began.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Totals {
+    pub(super) calls: u64,
+    /// Those that did not end with a result.
+    pub(super) failed: u64,
+    /// By how long they took, each bucket by itself; the last one is beyond all bounds.
+    pub(super) took: [u64; LONG.len() + 1],
+}
 
 /// For what is over in a moment, unless something is wrong.
 pub(super) const SHORT: [f64; 13] =
@@ -146,6 +159,24 @@ impl ServiceMetrics {
             self.store.observe(took.store.as_secs_f64());
             self.own.observe(took.whole.saturating_sub(upstream + took.store).as_secs_f64());
         }
+    }
+
+    /// All calls since the process began.
+    pub(super) fn totals(&self) -> Totals {
+        let of = |outcome: Outcome| self.calls.iter().map(|row| row[outcome as usize].get()).sum::<u64>();
+        let failed = [Outcome::Error, Outcome::Refused, Outcome::Unknown].map(of).iter().sum();
+        let mut totals =
+            Totals { calls: of(Outcome::Ok) + of(Outcome::Cancelled) + failed, failed, ..Totals::default() };
+        let metric = self.whole.metric();
+        let histogram = metric.get_histogram();
+        let mut below = 0;
+        // Each counts what is in those before it, too; the last one, without a bound, is not among them.
+        for (took, bucket) in totals.took.iter_mut().zip(histogram.get_bucket()) {
+            *took = bucket.cumulative_count().saturating_sub(below);
+            below = bucket.cumulative_count();
+        }
+        totals.took[LONG.len()] = histogram.get_sample_count().saturating_sub(below);
+        totals
     }
 
     /// A call that ended so, of which no time is to be told.

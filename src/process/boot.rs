@@ -42,6 +42,7 @@ use crate::{
     },
     gateway::Shared,
     http::principal::Authority,
+    incidents::{Incident, Incidents},
     lifecycle::{Lifecycle, Phase},
     metrics::Metrics,
     policy::Policy,
@@ -100,6 +101,7 @@ pub async fn run(mut settings: Settings) -> Result<(), Fatal> {
     // Long ago: nothing was lost when we start.
     env.dataset.begin(&dataset, Instant::now() - env.settings.session.lease);
     acquire_lease(&cluster).await?;
+    env.incidents.note(Incident::new("joined"));
     let wakes = patiently(&env, || env.store.subscribe(&env.me.incarnation, WAKE_CAPACITY)).await?;
     let registry = Registry::launch(context, Arc::clone(&cluster), Sightings::new(neighbours), wakes, attended);
 
@@ -319,6 +321,8 @@ fn make_env(
         instance_id: settings.session.instance_id.as_str().into(),
         incarnation: uuid::Uuid::new_v4().simple().to_string().into(),
     };
+    let room = if settings.ui.is_on { settings.ui.incidents } else { 0 };
+    let incidents = Incidents::new(&me.instance_id, &me.incarnation, room, &metrics.incidents_lost);
     Ok(Env {
         audit: open_audit(&settings, &metrics)?,
         policy: settings.auth.policy.as_ref().map(Policy::new),
@@ -328,6 +332,7 @@ fn make_env(
         me,
         directory: Directory::default(),
         metrics,
+        incidents,
         lonely: Lonely::default(),
         farewells: Farewells::default(),
         lease: LeaseClock::default(),

@@ -13,9 +13,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::{
     cluster::{
         Cluster,
-        registry::{DrainAll, Registry},
+        registry::{DrainAll, Publish, Registry},
     },
     gateway::Shared,
+    incidents::Incident,
     lifecycle::{Lifecycle, Phase},
     protocol::session_id::SessionId,
     session::{attachment::End, env::Env},
@@ -26,6 +27,8 @@ const DRAIN_STEP: Duration = Duration::from_millis(50);
 
 /// Sessions that are deleted side by side.
 const ENDED_AT_ONCE: usize = 64;
+/// How often the end tries to tell operators what it is.
+const LAST_WORDS: usize = 4;
 
 /// Returns when the process is to end.
 pub(super) async fn wait_for_end(lifecycle: &Lifecycle) {
@@ -76,6 +79,7 @@ async fn end_all(env: &Env, sessions: Vec<SessionId>) {
 async fn drain(cluster: &Cluster, registry: &Addr<Registry>, shared: &Shared, handle: &ServerHandle) {
     let env = &cluster.env;
     cluster.lifecycle.advance(Phase::Draining);
+    env.incidents.note(Incident::new("draining"));
     let settings = &env.settings.lifecycle;
     let deadline = Instant::now() + settings.drain_deadline;
     let per_step = (f64::from(settings.drain_streams_per_second) * DRAIN_STEP.as_secs_f64()).ceil() as usize;
@@ -101,6 +105,14 @@ async fn drain(cluster: &Cluster, registry: &Addr<Registry>, shared: &Shared, ha
         // Those of 2026-07-28 have no session that could be handed over: who began one gets its answer.
         let is_answered = now || (env.metrics.stateless.get() == 0 && env.farewells.are_over());
         if owned == 0 && attachments.is_empty() && is_answered {
+            break;
+        }
+        tokio::time::sleep(DRAIN_STEP).await;
+    }
+    env.incidents.note(Incident::new("drained"));
+    // Told by the registry, which may be telling something else just now.
+    for _ in 0..LAST_WORDS {
+        if registry.send(Publish).await.is_err() || env.incidents.is_empty() {
             break;
         }
         tokio::time::sleep(DRAIN_STEP).await;

@@ -116,7 +116,8 @@ pub(super) fn serve(
                 ))
                 .configure(|config| {
                     let services = cluster.pool.services().map(|service| service.name.as_str());
-                    http::configure(config, &base, authority.as_ref(), services);
+                    let has_dashboard = cluster.env.settings.ui.is_on;
+                    http::configure(config, &base, authority.as_ref(), has_dashboard, services);
                 })
         }
     };

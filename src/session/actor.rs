@@ -440,7 +440,7 @@ impl Handler<AttachLocal> for SessionActor {
         self.wake_from_rest(ctx);
         self.last_active = Instant::now();
         let attachment = attach.attachment;
-        self.timing.serves(&self.env.metrics);
+        self.timing.serves(&self.env, &self.fence);
         self.heard(attachment.key);
         if let Some(before) = self.streams.join(Arc::clone(&attachment), self.outbox.last_seq()) {
             before.end(End::Superseded);

@@ -10,6 +10,7 @@ use super::{calls::Calls, directory::Directory, farewell::Farewells, messages::I
 use crate::{
     audit::Audit,
     cluster::{dataset::Dataset, lease::LeaseClock},
+    incidents::Incidents,
     metrics::Metrics,
     policy::Policy,
     protocol::session_id::SessionId,
@@ -35,6 +36,8 @@ pub struct Env {
     pub calls: Arc<Calls>,
     /// Counters.
     pub metrics: Metrics,
+    /// What has happened, for operators.
+    pub incidents: Incidents,
     /// Sessions whose clients are gone.
     pub lonely: Lonely,
     /// Servers that are being told of the end of a session.

@@ -289,7 +289,7 @@ impl SessionActor {
             metrics.appended_bytes.inc_by(body.len() as u64);
             if is_answer {
                 self.timing.logged(&self.service.metrics, took);
-                self.timing.serves(metrics);
+                self.timing.serves(&self.env, &self.fence);
             }
             if is_answer && let Some(audit) = &self.env.audit {
                 audit.note(self.answered(body));

@@ -6,7 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::metrics::{Method, Metrics, Outcome, ServiceMetrics, Took};
+use super::env::Env;
+use crate::{
+    incidents::Incident,
+    metrics::{Method, Outcome, ServiceMetrics, Took},
+    store::Fence,
+};
 
 /// A request as it began.
 #[derive(Debug, Clone, Copy)]
@@ -77,9 +82,13 @@ impl Timing {
     }
 
     /// Somebody is served by this owner.
-    pub(super) fn serves(&mut self, metrics: &Metrics) {
+    pub(super) fn serves(&mut self, env: &Env, fence: &Fence) {
         if let Some(adopted) = self.adopted.take() {
-            metrics.recovery.observe(adopted.elapsed().as_secs_f64());
+            let took = adopted.elapsed();
+            env.metrics.recovery.observe(took.as_secs_f64());
+            let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
+            let (session, generation) = (fence.session.handle(), fence.generation);
+            env.incidents.note(Incident { session, generation, took_us, ..Incident::new("served") });
         }
     }
 

@@ -14,6 +14,7 @@ mod server;
 mod session;
 mod stateless;
 mod stream;
+mod ui;
 mod upstream;
 
 use std::ffi::OsString;
@@ -49,6 +50,8 @@ settings! {
     log: LogSettings, LogFlags;
     /// How the router ends, and what ends it when it hangs.
     lifecycle: LifecycleSettings, LifecycleFlags;
+    /// The dashboard, and what instances tell for it.
+    ui: UiSettings, UiFlags;
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod inbox;
 mod instances;
 mod journal;
 mod leases;
+mod operators;
 mod rates;
 mod session;
 mod sessions;
@@ -50,6 +51,7 @@ pub struct MemoryStore {
     clients: Clients,
     due: rates::Due,
     calls: calls::Records,
+    board: operators::Board,
     secret: OnceLock<String>,
 }
 
@@ -69,6 +71,7 @@ impl MemoryStore {
             clients: Clients::default(),
             due: rates::Due::default(),
             calls: calls::Records::default(),
+            board: operators::Board::default(),
             secret: OnceLock::new(),
         }
     }

@@ -14,6 +14,7 @@
 //! | [`ClientLists`] | hints by which a client that comes back finds its session |
 //! | [`Calls`] | calls that outlive the instance at which they came |
 //! | [`Rates`] | how often principals may ask |
+//! | [`Operators`] | what people are shown of all instances, and ask of one |
 //! | [`WakeUps`] | "look at this session" |
 //!
 //! Words (see `docs/redis-model.md`): the *owner* of a session is the one process that talks to its upstream, named by
@@ -33,6 +34,7 @@ mod instances;
 mod journal;
 pub mod memory;
 mod older;
+mod operators;
 mod rates;
 pub mod redis;
 mod sessions;
@@ -51,6 +53,7 @@ pub use self::{
     instances::*,
     journal::*,
     older::*,
+    operators::*,
     rates::*,
     sessions::*,
     subjects::*,
@@ -61,7 +64,7 @@ pub use self::{
 /// The store: all roles together.
 #[async_trait]
 pub trait SessionStore:
-    Sessions + Journal + EventLog + Instances + ClientLists + WakeUps + Rates + Calls + Subjects + 'static
+    Sessions + Journal + EventLog + Instances + ClientLists + WakeUps + Rates + Calls + Subjects + Operators + 'static
 {
     /// One round trip.
     async fn ping(&self) -> StoreResult<()>;

@@ -12,6 +12,7 @@ pub mod life;
 pub mod link_fault;
 pub mod model;
 pub mod older;
+pub mod operators;
 pub mod ownership;
 pub mod page;
 pub mod rates;

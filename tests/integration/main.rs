@@ -9,10 +9,12 @@
 mod harness;
 
 mod bounds;
+mod browser;
 mod calls_at_a_time;
 mod conformance;
 mod connections;
 mod credentials;
+mod dashboard;
 mod deployment;
 mod doubt;
 mod drain;

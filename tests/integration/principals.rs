@@ -263,7 +263,7 @@ async fn a_session_that_is_written_again_stays_its_principals() {
     }
 }
 
-fn key(dir: &Path, file: &Path, name: &str) -> String {
+pub fn key(dir: &Path, file: &Path, name: &str) -> String {
     let made = Command::new(env!("CARGO_BIN_EXE_mcp-router")).current_dir(dir).arg("key").arg(name).arg(file).output();
     let made = made.unwrap();
     assert!(made.status.success(), "{made:?}");

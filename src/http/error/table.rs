@@ -101,6 +101,8 @@ fn row(error: &ApiError) -> Row {
         E::MissingSession => Row::new(400, INVALID_REQUEST, "missing_session"),
         E::UnknownSession => Row::new(404, INVALID_REQUEST, "unknown_session"),
         E::AmbiguousSession => Row::new(409, INVALID_REQUEST, "ambiguous_session"),
+        E::UnknownInstance => Row::new(404, INVALID_REQUEST, "unknown_instance"),
+        E::LastInstance => Row::new(409, INVALID_REQUEST, "last_instance"),
         E::TooLarge { .. } => Row::new(413, INVALID_REQUEST, "too_large"),
         E::BrokenBody => Row::new(400, PARSE_ERROR, "broken_body"),
         // RFC 9110, section 15.5.9. What is left of the body would be taken for the next request.
@@ -286,7 +288,7 @@ mod tests {
 
     numbered!(arm: ApiError {
         Invalid(_), Unexpected(_), UnknownService{..}, AmbiguousService{..}, IdInUse, MissingSession, UnknownSession,
-        AmbiguousSession, TooLarge{..}, BrokenBody, SlowBody{..}, ContentType, ContentCoding, NoSuchPath, Method{..}, Query,
+        AmbiguousSession, UnknownInstance, LastInstance, TooLarge{..}, BrokenBody, SlowBody{..}, ContentType, ContentCoding, NoSuchPath, Method{..}, Query,
         Repeated{..}, Host, Origin, Unauthorized{..}, TooLittle{..}, Policy{..}, TooOften{..}, TooManyCalls, NoIssuer, NotAdmin, NotAcceptable, NeitherAcceptable, NoSessionHeader,
         ProtocolVersion{..}, OtherVersion, Stateless{..}, Refused(_), OtherTransport{..}, Full, TooManyOfClient{..}, TooMany{..},
         Draining, StoreUnavailable, NotAccepted, PerhapsAccepted, StoreRefuses(_), Upstream(_), ToolList(_), NoEndpoint{..},
@@ -326,6 +328,8 @@ mod tests {
             (ApiError::MissingSession, 400, "missing_session", None),
             (ApiError::UnknownSession, 404, "unknown_session", None),
             (ApiError::AmbiguousSession, 409, "ambiguous_session", None),
+            (ApiError::UnknownInstance, 404, "unknown_instance", None),
+            (ApiError::LastInstance, 409, "last_instance", None),
             (ApiError::TooLarge { limit: 1 }, 413, "too_large", None),
             (ApiError::BrokenBody, 400, "broken_body", None),
             (ApiError::SlowBody { limit: Duration::from_secs(1) }, 408, "slow_body", None),

@@ -87,6 +87,16 @@ impl Keys {
         format!("{{{}:instance:{instance_id}}}:gone", self.prefix)
     }
 
+    /// What an instance shows to operators, and what they ask of it.
+    pub(super) fn shown(&self, instance_id: &str) -> String {
+        format!("{{{}:instance:{instance_id}}}:shown", self.prefix)
+    }
+
+    /// What has happened to all instances.
+    pub(super) fn incidents(&self) -> String {
+        format!("{}:incidents", self.prefix)
+    }
+
     pub(super) fn dataset(&self) -> String {
         format!("{}:dataset", self.prefix)
     }
@@ -166,6 +176,8 @@ mod tests {
         assert_eq!(keys.index("router-instance-1"), "{mcp:instance:router-instance-1}:sessions");
         assert_eq!(keys.client("c", "left"), "{mcp:client:c}:left");
         assert_eq!(keys.given_up("router-instance-1"), "{mcp:instance:router-instance-1}:gone");
+        assert_eq!(keys.shown("router-instance-1"), "{mcp:instance:router-instance-1}:shown");
+        assert_eq!(keys.incidents(), "mcp:incidents");
         assert_eq!(keys.rate("key:ab"), "{mcp:principal:key:ab}:rate");
         assert_eq!(keys.calls("key:ab"), "{mcp:principal:key:ab}:calls");
         assert_eq!(keys.record("ab"), "mcp:call:ab");

@@ -15,6 +15,7 @@ mod instances;
 mod journal;
 mod keys;
 mod link;
+mod operators;
 mod pipeline;
 mod pubsub;
 mod rates;
