@@ -46,7 +46,8 @@ for folder in ui tests/clients/browser tests/clients/typescript tests/clients/co
     tests/fixtures/authorization-server; do
     node_packages "$folder"
 done
-python_packages tests/clients/python
+# Of tests/clients/visits the two fastmcp.
+for folder in tests/clients/python tests/clients/visits tests/clients/visits/matrix/python-1; do python_packages "$folder"; done
 
 # One build for all: fault points do nothing unless a test names one in the environment.
 features=fault-points

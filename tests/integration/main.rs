@@ -59,6 +59,7 @@ mod supervision;
 mod surfaces;
 mod suspicion;
 mod token_matrix;
+mod token_streams;
 mod tokens;
 mod tools;
 mod upstream_urls;

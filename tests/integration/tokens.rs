@@ -7,18 +7,20 @@ use serde_json::{Value, json};
 use testkit::connection::header;
 
 use crate::harness::{
-    AuthorizationServer, Cluster, EventStream, FakeUpstream, StreamEnd, StreamableClient, StreamableUpstream, cluster,
+    AuthorizationServer, Cluster, EventStream, FakeUpstream, StreamableClient, StreamableUpstream, cluster,
     event_stream::Opened,
     eventually,
     http::{Request, Response},
     soon,
 };
 
-const MCP: &str = "/mcp/mcp-server-v6";
+pub(super) const MCP: &str = "/mcp/mcp-server-v6";
+/// Where the router says that it is, when it is told; tokens for it say nothing by themselves.
+pub(super) const RESOURCE: &str = "http://127.0.0.1/opaque";
 const ROUTE: &str = "/mcp/router/route/mcp-server-v6";
 const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
 
-fn taking(server: &AuthorizationServer) -> cluster::Builder {
+pub(super) fn taking(server: &AuthorizationServer) -> cluster::Builder {
     Cluster::builder()
         .without_redis()
         .env("MCP_AUTH", "tokens")
@@ -26,7 +28,30 @@ fn taking(server: &AuthorizationServer) -> cluster::Builder {
         .env("MCP_AUTH_JWKS_FLOOR", "50ms")
 }
 
-fn list(path: &str, token: Option<&str>) -> Request {
+/// A router that asks what tokens are worth.
+pub(super) fn taking_opaque(server: &AuthorizationServer, dir: &Path) -> cluster::Builder {
+    let secret = dir.join("secret");
+    std::fs::write(&secret, "open barley&\n").unwrap();
+    taking(server)
+        .env("MCP_AUTH_RESOURCE", RESOURCE)
+        .env("MCP_AUTH_INTROSPECTION", format!("{}/token/introspection", server.issuer()))
+        .env("MCP_AUTH_CLIENT_ID", "router")
+        .env("MCP_AUTH_CLIENT_SECRET_FILE", secret.display())
+}
+
+/// A token for that router, which says nothing by itself.
+pub(super) async fn opaque_token(server: &AuthorizationServer) -> String {
+    opaque_token_for(server, RESOURCE, "mcp:use").await
+}
+
+async fn opaque_token_for(server: &AuthorizationServer, resource: &str, scope: &str) -> String {
+    let form = format!("grant_type=client_credentials&resource={resource}&scope={scope}");
+    let request = Request::post("/token", form).header("authorization", "Basic dGVzdGVyOm9wZW4tc2VzYW1l");
+    let request = request.without("content-type").header("content-type", "application/x-www-form-urlencoded");
+    request.send(server.addr()).await.json()["access_token"].as_str().unwrap().to_owned()
+}
+
+pub(super) fn list(path: &str, token: Option<&str>) -> Request {
     let body = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/list" }).to_string();
     let request = Request::post(path, body).header("accept", "application/json, text/event-stream");
     token.map_or(request.clone(), |token| request.header("authorization", &format!("Bearer {token}")))
@@ -281,25 +306,6 @@ async fn a_session_goes_on_with_a_new_token_of_its_subject_and_with_no_weaker_on
     assert_eq!((ask(addr, &new).await, ask(addr, &more).await), (404, 200));
 }
 
-#[tokio::test]
-async fn a_stream_ends_with_the_token_that_has_opened_it() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = AuthorizationServer::start(dir.path()).await;
-    let cluster = taking(&server).env("MCP_AUTH_LEEWAY", "0s").start().await;
-    let addr = cluster.addr(0);
-    let client = StreamableClient::new([addr], MCP);
-    let show = |token: &str| client.set_header("authorization", &format!("Bearer {token}"));
-    let lasting = server.token("", &json!({ "aud": resource(addr) })).await;
-    show(&lasting);
-    client.initialize("2025-11-25", json!({})).await;
-    show(&server.token("ttl=3", &json!({ "aud": resource(addr) })).await);
-    let mut stream = client.listen().await.stream();
-    show(&lasting);
-    assert_eq!(stream.end().await, StreamEnd::Abrupt);
-    client.result("tools/list", json!({})).await;
-    client.listen().await.stream();
-}
-
 /// The specification forbids to pass tokens through.
 #[tokio::test]
 async fn no_credential_of_a_client_reaches_a_server() {
@@ -348,30 +354,43 @@ async fn the_typescript_sdk_finds_the_authorization_server_by_itself() {
     }
 }
 
+/// Another one, which registers itself, in both of its generations.
+#[tokio::test]
+async fn fastmcp_finds_the_authorization_server_and_registers_by_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = AuthorizationServer::start(dir.path()).await;
+    let cluster = taking(&server).env("MCP_AUTH_SCOPES", "mcp:use").nginx(true).start().await;
+    let front = cluster.nginx.as_ref().unwrap().addr();
+    let visits = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/visits");
+    for (folder, version) in [(visits.clone(), "4."), (visits.join("matrix/python-1"), "2.")] {
+        let python = folder.join(".venv/bin/python");
+        let how = "run scripts/test.sh, or make a venv there and pip install -r requirements.txt";
+        assert!(python.exists(), "{}: {how}", folder.display());
+        for (transport, path) in [("streamable", "/mcp/mcp-server-v6"), ("sse", "/mcp-bridge/sse/mcp-server-v6")] {
+            let mut command = Command::new(&python);
+            command.arg(visits.join("authorize.py")).arg(format!("http://{front}{path}")).arg(transport);
+            let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+            let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+            let err = String::from_utf8_lossy(&output.stderr);
+            assert!(report["ok"] == true && report["text"] == "hello", "{transport}: {report:#} {err}");
+            assert!(report["fastmcp"].as_str().unwrap().starts_with(version), "{report:#}");
+        }
+    }
+}
+
 /// Of a token that says nothing by itself its authorization server is asked, not more often than it must be. SEC-6
 #[tokio::test]
 async fn an_opaque_token_is_worth_what_its_authorization_server_says() {
     let dir = tempfile::tempdir().unwrap();
     let mut server = AuthorizationServer::start(dir.path()).await;
-    let secret = dir.path().join("secret");
-    std::fs::write(&secret, "open barley&\n").unwrap();
-    let ours = "http://127.0.0.1/opaque";
-    let cluster = taking(&server)
-        .env("MCP_AUTH_RESOURCE", ours)
+    let cluster = taking_opaque(&server, dir.path())
         .env("MCP_AUTH_SCOPES", "mcp:use")
-        .env("MCP_AUTH_INTROSPECTION", format!("{}/token/introspection", server.issuer()))
-        .env("MCP_AUTH_CLIENT_ID", "router")
-        .env("MCP_AUTH_CLIENT_SECRET_FILE", secret.display())
         .env("MCP_AUTH_INTROSPECTION_TTL", "1h")
         .start()
         .await;
     let addr = cluster.addr(0);
-    let token = async |resource: &str, scope: &str| {
-        let form = format!("grant_type=client_credentials&resource={resource}&scope={scope}");
-        let request = Request::post("/token", form).header("authorization", "Basic dGVzdGVyOm9wZW4tc2VzYW1l");
-        let request = request.without("content-type").header("content-type", "application/x-www-form-urlencoded");
-        request.send(server.addr()).await.json()["access_token"].as_str().unwrap().to_owned()
-    };
+    let ours = RESOURCE;
+    let token = async |resource: &str, scope: &str| opaque_token_for(&server, resource, scope).await;
     let good = token(ours, "mcp:use").await;
     assert!(!good.contains('.'), "it says nothing");
     for _ in 0..20 {

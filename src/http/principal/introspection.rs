@@ -60,6 +60,7 @@ pub(super) struct Introspection {
     authorization: String,
     ttl: Duration,
     timeout: Duration,
+    pub(super) patience: Duration,
     most: usize,
     known: Mutex<HashMap<TokenHash, (Word, Instant)>>,
     questions: (mpsc::Sender<Question>, Mutex<Option<mpsc::Receiver<Question>>>),
@@ -89,6 +90,7 @@ impl Introspection {
             authorization: format!("Basic {}", BASE64.encode(pair.as_bytes())),
             ttl: settings.introspection_ttl,
             timeout: settings.jwks_timeout,
+            patience: settings.introspection_patience,
             most: settings.token_cache,
             known: Mutex::default(),
             questions: (ask, Mutex::new(Some(asked))),
@@ -102,6 +104,12 @@ impl Introspection {
             Some((word, until)) if *until > Instant::now() => word.clone(),
             _ => Word::Unsaid,
         }
+    }
+
+    /// Until when that is known.
+    pub(super) fn word_ends(&self, token: &str) -> Option<Instant> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(&hash_of(token)).map(|(_, until)| *until)
     }
 
     /// Asks, and waits for what is said.

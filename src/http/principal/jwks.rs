@@ -55,6 +55,8 @@ pub(super) struct Jwks {
     keys: RwLock<Arc<Vec<IssuerKey>>>,
     /// Rises when other keys are there than before.
     version: AtomicU64,
+    /// Changes with it.
+    changed: watch::Sender<()>,
     /// As it was read last.
     text: Mutex<Vec<u8>>,
     tried: Mutex<Option<Instant>>,
@@ -95,6 +97,7 @@ impl Jwks {
             reload: settings.reload,
             keys: RwLock::default(),
             version: AtomicU64::new(0),
+            changed: watch::Sender::new(()),
             text: Mutex::default(),
             tried: Mutex::default(),
             wanted: (want, Mutex::new(Some(wanted))),
@@ -111,6 +114,11 @@ impl Jwks {
     /// Of what is known: another one, other keys.
     pub(super) fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
+    }
+
+    /// Changes when other keys are there than before.
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 
     /// It is worth waiting for keys: none are known, or those that are known are not just fetched.
@@ -223,6 +231,7 @@ impl Jwks {
         tracing::info!(issuer = self.issuer, keys = keys.len(), "keys of the issuer of tokens");
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
         self.version.fetch_add(1, Ordering::AcqRel);
+        self.changed.send_replace(());
         *known = text;
         Ok(())
     }

@@ -8,6 +8,7 @@
 //! | `tokens` | tokens of an authorization server, checked once each |
 //! | `resource` | what they must be for, and what clients are told of that |
 //! | `introspection` | tokens of which their authorization server says what they are worth |
+//! | `outlived` | those that are taken back before their end |
 //! | `jwks`, `fetch`, `ring_verifier` | the keys that have signed them, how they are had, and what checks a signature |
 //!
 //! A credential that a client shows and that is wrong is refused, whatever else the request carries: nobody falls back to
@@ -17,6 +18,7 @@ mod fetch;
 mod introspection;
 mod jwks;
 mod keys;
+mod outlived;
 mod resource;
 mod ring_verifier;
 mod tokens;
@@ -286,15 +288,19 @@ pub(super) fn lacks(request: &HttpRequest, scopes: &[String]) -> ApiError {
 
 /// Comes to its end when what the request has shown does not count any more. `None`: it never does.
 pub(super) fn end(request: &HttpRequest) -> Option<impl Future<Output = ()> + 'static> {
-    let ends = request.extensions().get::<Shown>()?.ends.clone();
+    let Shown { principal, ends, by } = request.extensions().get::<Shown>()?.clone();
     if matches!(ends, Ends::Never) {
         return None;
     }
+    let token = token(request);
     Some(async move {
         match ends {
             Ends::Never => {}
             Ends::WithKey(watched) => watched.gone().await,
-            Ends::At(then) => tokio::time::sleep_until(then).await,
+            Ends::At(then) => match (&by.tokens, token.as_ref().and_then(Token::shown)) {
+                (Some((tokens, _)), Some((token, _))) => tokens.outlived(token, &principal, then).await,
+                _ => tokio::time::sleep_until(then).await,
+            },
         }
     })
 }

@@ -50,13 +50,20 @@ pub(super) struct Tokens {
 
 /// A token that was checked.
 #[derive(Debug, Clone)]
-struct Checked {
-    principal: Principal,
+pub(super) struct Checked {
+    pub(super) principal: Principal,
     audience: Arc<[String]>,
     /// Seconds since 1970, leeway included.
     ends: u64,
     /// It has every scope that is asked of all.
     is_enough: bool,
+}
+
+impl Checked {
+    /// How long it counts yet.
+    pub(super) fn left(&self) -> Duration {
+        Duration::from_secs(self.ends.saturating_sub(unix_now()))
+    }
 }
 
 /// Checked tokens: those of now, and those of before, which make way for the next ones.
@@ -114,11 +121,11 @@ impl OneOrMany {
 }
 
 /// It is no JWT (RFC 7519, section 3).
-fn is_opaque(token: &str) -> bool {
+pub(super) fn is_opaque(token: &str) -> bool {
     token.split('.').count() != 3
 }
 
-fn unix_now() -> u64 {
+pub(super) fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
@@ -137,28 +144,34 @@ impl Tokens {
 
     /// Who shows this token, and for how long it counts. `for_us`: what it must be for.
     pub(super) fn holder(&self, token: &str, for_us: &Audience) -> Result<(Principal, Duration), Trouble> {
+        let now = unix_now();
+        let checked = self.checked(token, now)?;
+        self.counts(checked, for_us, now)
+    }
+
+    /// What is known of this token, as far as it says or its authorization server does; whatever is asked for.
+    ///
+    /// # Errors
+    /// It is no token of the issuer, or nobody can say that now.
+    pub(super) fn checked(&self, token: &str, now: u64) -> Result<Checked, Trouble> {
         if let Some(introspection) = self.introspection.as_ref().filter(|_| is_opaque(token)) {
             let told = match introspection.word(token) {
                 Word::Active(told) => told,
                 Word::Inactive => return Err(Trouble::Wrong("a token that does not count")),
                 Word::Unsaid => return Err(Trouble::Unsaid),
             };
-            let now = unix_now();
-            return self.counts(self.judge(self.claims(&told, now)?, now)?, for_us, now);
+            return self.judge(self.claims(&told, now)?, now);
         }
         let hash: TokenHash = Sha256::digest(token).into();
-        let (now, version) = (unix_now(), self.jwks.version());
+        let version = self.jwks.version();
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner).get(&hash, version);
-        let checked = match known {
-            Some(checked) => checked,
-            None => {
-                let checked = self.check(token, now)?;
-                let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-                known.put(hash, checked.clone(), version);
-                checked
-            }
-        };
-        self.counts(checked, for_us, now)
+        if let Some(checked) = known {
+            return Ok(checked);
+        }
+        let checked = self.check(token, now)?;
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.put(hash, checked.clone(), version);
+        Ok(checked)
     }
 
     /// Who has it, if it is for what is asked.

@@ -67,8 +67,13 @@ group! {
         /// File with the secret of this client; read at the start.
         MCP_AUTH_CLIENT_SECRET_FILE = "", "file" => client_secret: Option<Secret>, optional(secret_file);
 
-        /// How long its word on a token counts: so long at most a token goes on that was taken back. Each new one costs a question.
+        /// How long its word on a token counts: so long at most a token goes on that was taken back, and so often it is asked again
+        /// about the token of a stream that is open. Each new one costs a question.
         MCP_AUTH_INTROSPECTION_TTL = "30s", "duration" => introspection_ttl: Duration, duration(MILLI..=HOUR);
+
+        /// How long an open stream goes on while the authorization server does not say what its token is worth. New requests
+        /// get 503 then.
+        MCP_AUTH_INTROSPECTION_PATIENCE = "5m", "duration" => introspection_patience: Duration, duration(Duration::ZERO..=DAY);
 
         /// Checked tokens that are remembered, at about 1 KiB each; one that was forgotten is checked again.
         MCP_AUTH_TOKEN_CACHE = "10000", "tokens" => token_cache: usize, whole(2..=10_000_000);
