@@ -14,6 +14,7 @@
 //! | [`protocol`] | JSON-RPC, MCP, SSE: pure |
 //! | [`policy`] | who may call what |
 //! | [`audit`] | who has called what |
+//! | [`traces`] | where messages stand in their clients' traces, and spans |
 //! | [`certificate`] | its own certificates, which may change |
 //! | [`watchdog`] | ends this process when it hangs |
 //! | [`settings`], [`telemetry`], [`metrics`], [`lifecycle`], [`backoff`], [`reread`], [`fault`] | what all of them share |
@@ -41,5 +42,6 @@ pub mod session;
 pub mod settings;
 pub mod store;
 pub mod telemetry;
+pub mod traces;
 pub mod upstream;
 pub mod watchdog;

@@ -141,6 +141,10 @@ pub struct Metrics {
     pub audit_lost: IntCounter,
     /// Incidents that had no room, or that the store did not take.
     pub incidents_lost: IntCounter,
+    /// Spans that their receiver has taken.
+    pub spans_exported: IntCounter,
+    /// Spans that nobody will see, by reason.
+    pub spans_dropped: Rows,
     /// Store operations that failed, by kind (`unavailable`, `not_done`, `full`, `overloaded`, `corrupt`).
     pub store_errors: Rows,
     /// Sessions taken over from another process, by cause.
@@ -269,6 +273,13 @@ impl Metrics {
             ),
             audit_lost: counter("mcp_router_audit_lost_total", "Lines of the audit log that could not be written"),
             incidents_lost: counter("mcp_router_incidents_lost_total", "Incidents that the dashboard does not show"),
+            spans_exported: counter("mcp_router_trace_spans_exported_total", "Spans that their receiver has taken"),
+            spans_dropped: counters(
+                "mcp_router_trace_spans_dropped_total",
+                "Spans that could not be sent",
+                "reason",
+                &["queue_full", "not_sent", "rejected"],
+            ),
             store_errors: counters(
                 "mcp_router_store_errors_total",
                 "Failed store operations",

@@ -20,6 +20,7 @@ mod row;
 mod source;
 mod spring;
 mod table;
+mod traces;
 mod upstream_url;
 mod upstreams;
 mod value;
@@ -43,8 +44,10 @@ pub use policy_file::{PolicyFile, Rule};
 pub use source::{Origin, Problem};
 pub use table::{
     AuthSettings, InnerSettings, LifecycleSettings, LimitSettings, LogSettings, RedisSettings, SecuritySettings,
-    ServerSettings, SessionSettings, Settings, StatelessSettings, StreamSettings, UpstreamSettings, defaults,
+    ServerSettings, SessionSettings, Settings, StatelessSettings, StreamSettings, TraceSettings, UpstreamSettings,
+    defaults,
 };
+pub use traces::{Sampler, SamplerSetting};
 pub use upstream_url::UpstreamUrl;
 pub use value::{Allowed, EraSetting, LogFormat, RedisUrl, Secret, Transport, UpstreamService, Watched};
 

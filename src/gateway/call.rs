@@ -25,9 +25,11 @@ use crate::{
     protocol::{
         jsonrpc::{Head, Kind},
         mcp::{self, Repeatable},
+        trace_context::TraceContext,
     },
     session::{pause_before_retry, recovery::MAX_ATTEMPTS},
     settings::UpstreamSettings,
+    traces::{Kind as SpanKind, Place, Span, Tracer, fresh_span},
     upstream::{
         Service,
         actor::{Call, CallError, Initialized, Notify, UpstreamActor},
@@ -88,7 +90,7 @@ impl Drop for Slot<'_> {
     }
 }
 
-/// Runs one request, and gives its response the caller's id. `key`: by which a cancel of the caller finds it. To be
+/// Runs one request, and gives its response the caller's id. `key`: by which a cancel of the caller finds it; `place`: where it stands in a trace. To be
 /// dropped when the caller is gone: its server is told then.
 ///
 /// # Errors
@@ -98,9 +100,9 @@ pub async fn request(
     service: &Arc<Service>,
     head: &Head<'_>,
     body: &Bytes,
-    key: CallKey,
+    (key, place): (CallKey, Option<&Place>),
 ) -> Result<Bytes, NotAnswered> {
-    let counted = Counted::begin(service, head.method().unwrap_or_default());
+    let counted = Counted::begin(gateway, service, head.method().unwrap_or_default(), place);
     let (known, counting) = (gateway.shared.calls.register(key), &counted);
     let tools_version = service.tools.version();
     let response = if head.method() == Some(mcp::INITIALIZE) {
@@ -152,7 +154,7 @@ pub async fn list_tools(gateway: &Rc<Gateway>, service: &Arc<Service>) -> Result
         async move {
             let list = |body| {
                 let upstream = upstream.clone();
-                async move { flatten(upstream.send(Call { body, timeout, given_up: None }).await) }
+                async move { flatten(upstream.send(Call { body, timeout, given_up: None, place: None }).await) }
             };
             match tools::walk(&service.tools, bounds, list).await {
                 Ok(listed) => Ok(Ok(listed)),
@@ -176,10 +178,10 @@ async fn run(
     let deadline = Instant::now() + settings.request_timeout;
     let mut tries = Tries::default();
     loop {
-        counted.sent();
+        let place = counted.sent();
         let call = |upstream: Addr<UpstreamActor>| {
             let timeout = deadline.saturating_duration_since(Instant::now());
-            let call = Call { body: body.clone(), timeout, given_up: Some(given_up.clone()) };
+            let call = Call { body: body.clone(), timeout, given_up: Some(given_up.clone()), place: place.clone() };
             async move { flatten(upstream.send(call).await) }
         };
         let error = match on_some_endpoint(gateway, service, call).await {
@@ -207,17 +209,37 @@ pub(super) struct Counted {
     /// For the last time.
     sent: Cell<Option<Instant>>,
     is_over: Cell<bool>,
+    /// Where it stands in a trace, and the span about its way to a server.
+    traced: Option<(Tracer, TraceContext)>,
+    under_way: Cell<Option<([u8; 8], std::time::Instant)>>,
 }
 
 impl Counted {
-    pub(super) fn begin(service: &Arc<Service>, method: &str) -> Self {
+    pub(super) fn begin(gateway: &Gateway, service: &Arc<Service>, method: &str, place: Option<&Place>) -> Self {
         let method = Method::of(method);
-        let (sent, is_over) = (Cell::new(None), Cell::new(false));
-        Self { service: Arc::clone(service), method, begun: Instant::now(), sent, is_over }
+        let (sent, is_over, under_way) = (Cell::new(None), Cell::new(false), Cell::new(None));
+        let traced = gateway.env.traces.clone().zip(place.map(|place| place.context.clone()));
+        Self { service: Arc::clone(service), method, begun: Instant::now(), sent, is_over, traced, under_way }
     }
 
-    pub(super) fn sent(&self) {
+    /// What its server is told of its place in a trace.
+    pub(super) fn sent(&self) -> Option<TraceContext> {
         self.sent.set(Some(Instant::now()));
+        let (_, context) = self.traced.as_ref()?;
+        self.came_back(Some("sent_again"));
+        if !context.is_sampled() {
+            return Some(context.clone());
+        }
+        let span_id = fresh_span();
+        self.under_way.set(Some((span_id, std::time::Instant::now())));
+        Some(context.with_span(span_id))
+    }
+
+    fn came_back(&self, failed: Option<&'static str>) {
+        if let Some(((tracer, context), (span_id, since))) = self.traced.as_ref().zip(self.under_way.take()) {
+            let span = Span::child(context, "upstream", SpanKind::Client, since);
+            tracer.record(span.known_as(span_id).failed_if(failed));
+        }
     }
 
     pub(super) fn answered(&self, success: bool) {
@@ -238,6 +260,13 @@ impl Counted {
 
     fn ended(&self, outcome: Outcome, upstream: Option<Duration>) {
         self.is_over.set(true);
+        self.came_back(match outcome {
+            Outcome::Ok => None,
+            Outcome::Error => Some("error"),
+            Outcome::Refused => Some("refused"),
+            Outcome::Unknown => Some("unknown"),
+            Outcome::Cancelled => Some("cancelled"),
+        });
         let took = Took { whole: self.begun.elapsed(), upstream, store: Duration::ZERO };
         self.service.metrics.ended(self.method, outcome, took);
     }
@@ -246,6 +275,7 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         if !self.is_over.get() {
+            self.came_back(Some("cancelled"));
             self.service.metrics.count(self.method, Outcome::Cancelled);
         }
     }

@@ -20,6 +20,7 @@ use crate::{
     },
     settings::LimitSettings,
     store::{Accept, Accepted, ShownFrom, StoreError},
+    traces::{Kind, Span},
 };
 
 /// How often a message looks for its session's owner anew before the client is told to try again: the owner may change
@@ -139,6 +140,9 @@ async fn deliver_by_store(
         }
         tokio::time::sleep(LOST_DATA_PAUSE).await;
     };
+    if let (Some(place), Some(tracer)) = (&posted.place, &gateway.env.traces) {
+        tracer.record(Span::child(&place.context, "store accept", Kind::Client, begun));
+    }
     let counters = &gateway.env.metrics.accepted;
     match &accepted {
         Accepted::Queued { owner, listeners, .. } => {
@@ -179,7 +183,7 @@ async fn deliver_by_store(
 
 /// The message as an instance journals it that does not own the session.
 fn for_another_owner(session: SessionId, posted: &Posted, limits: &LimitSettings) -> Accept {
-    let (message, changes) = inbound_view(&posted.said, &posted.body, posted.versioned);
+    let (message, changes) = inbound_view(posted);
     Accept {
         session,
         by: posted.by.clone(),
@@ -272,6 +276,7 @@ mod tests {
             post_id,
             versioned: false,
             version: Some("2025-06-18"),
+            place: None,
             tries: Tries::default(),
             own_stream: false,
         };

@@ -258,7 +258,7 @@ impl<'r> Call<'r> {
         let own_stream = matches!(said, Said::Request { .. });
         let service = Some(self.service.name.as_str().into());
         let by = self.allowed.by.clone();
-        Sent::new(self.request, &self.node.env.settings.security, (service, by), (body, said), at, own_stream, version)
+        Sent::new(self.request, &self.node.env, (service, by), (body, said), at, own_stream, version)
     }
 
     /// An array of messages, as MCP 2025-03-26 has it, and no later version. The answers come on one stream, each as a stream

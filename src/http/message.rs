@@ -105,7 +105,7 @@ async fn take(
     let begins = matches!(&said, Said::Request { method, .. } if **method == *mcp::INITIALIZE);
     let offered = if begins { mcp::with_sessions(&body) } else { None };
     let body = offered.unwrap_or(body);
-    let sent = Sent::new(request, &node.env.settings.security, (service, by), (body, said), 0, false, None);
+    let sent = Sent::new(request, &node.env, (service, by), (body, said), 0, false, None);
     let delivered = sent.deliver(&node.gateway, session).await;
     taken(admitted, delivered.as_ref());
     match delivered {

@@ -44,6 +44,7 @@ mod sent;
 pub mod sse;
 mod stateless;
 mod timeline;
+mod trace;
 pub mod ui;
 mod unread;
 

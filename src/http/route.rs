@@ -1,6 +1,8 @@
 //! `POST /mcp/router/route/{service}`: one JSON-RPC request in, its response out, for callers without a session. What is
 //! done about it is [`gateway::call`](call)'s.
 
+use std::time::Instant;
+
 use actix_web::{
     HttpRequest, HttpResponse,
     http::header::{self, HeaderName},
@@ -14,6 +16,7 @@ use super::{
     extract::{Named, NodeData, id_text, read_body},
     forwarded, principal,
     sse::find_service,
+    trace::{self, Arrival},
 };
 use crate::{
     gateway::{
@@ -61,9 +64,16 @@ pub async fn post(
     let trusted = &node.env.settings.security.trusted_proxies;
     match &head.kind {
         Kind::Request { id, .. } => {
+            let (place, begun) = (trace::place(&node.env, &request, &body, true), Instant::now());
+            let known = (key(&request, trusted, &service.name, id), place.as_ref());
             // Dropped with this future when the caller is gone.
-            match call::request(&node.gateway, &service, &head, &body, key(&request, trusted, &service.name, id)).await
-            {
+            let answered = call::request(&node.gateway, &service, &head, &body, known).await;
+            if let Some(place) = &place {
+                let method = head.method().unwrap_or_default();
+                let arrival = Arrival { place, method, service: Some(&service.name), session: None, begun };
+                arrival.ends(node.env.traces.as_ref(), answered.is_err().then_some("not_answered"));
+            }
+            match answered {
                 Ok(answer) => {
                     let shown = allowed.shown(head.method(), answer)?;
                     Ok(HttpResponse::Ok().content_type("application/json").body(shown))

@@ -14,6 +14,7 @@ use super::{
     connections::Open,
     forwarded::{self, Name},
     principal,
+    trace::{self, Arrival},
 };
 use crate::{
     gateway::{
@@ -22,9 +23,12 @@ use crate::{
         disown, subject,
     },
     protocol::{jsonrpc::Said, post_id::PostId, session_id::SessionId},
-    session::messages::{Delivered, Posted, Tries},
-    settings::SecuritySettings,
+    session::{
+        env::Env,
+        messages::{Delivered, Posted, Tries},
+    },
     store::Binding,
+    traces::Tracer,
 };
 
 /// See the module's text.
@@ -34,6 +38,8 @@ pub(super) struct Sent {
     is_correlated: bool,
     /// When the whole of it was there.
     begun: Instant,
+    /// Takes what is to be told of its arrival.
+    tracer: Option<Tracer>,
     /// A token that it came with.
     token: Option<principal::Token>,
 }
@@ -42,7 +48,7 @@ impl Sent {
     /// `at`: its place among the messages of this request. `own_stream`, `version`: see [`Posted`].
     pub(super) fn new(
         request: &HttpRequest,
-        security: &SecuritySettings,
+        env: &Env,
         (service, by): (Option<Arc<str>>, Binding),
         (body, said): (Bytes, Said),
         at: usize,
@@ -50,12 +56,13 @@ impl Sent {
         version: Option<&'static str>,
     ) -> Self {
         // nginx gives all its tries of one request the same one.
-        let name = forwarded::request_name(request, &security.trusted_proxies);
+        let name = forwarded::request_name(request, &env.settings.security.trusted_proxies);
         let post_id = match name {
             Some(name) if at > 0 => PostId::of(&format!("{} {at}", name.text()), &body),
             Some(name) => PostId::of(name.text(), &body),
             None => PostId::random(),
         };
+        let place = trace::place(env, request, &body, matches!(said, Said::Request { .. }));
         let versioned = request.headers().contains_key("mcp-protocol-version");
         Self {
             posted: Arc::new(Posted {
@@ -67,10 +74,12 @@ impl Sent {
                 versioned,
                 version,
                 own_stream,
+                place,
                 tries: Tries::default(),
             }),
             is_correlated: matches!(name, Some(Name::Correlation(_))),
             begun: Instant::now(),
+            tracer: env.traces.clone(),
             token: principal::token(request),
         }
     }
@@ -81,10 +90,16 @@ impl Sent {
             let (service, by) = (self.posted.service.as_deref(), &self.posted.by);
             subject::remember(gateway, session, service, by, (token, lasts)).await?;
         }
-        match self.is_correlated {
+        let delivered = match self.is_correlated {
             true => answered::deliver(gateway, session, &self.posted).await,
             false => deliver::deliver(gateway, session, &self.posted).await,
+        };
+        if let Some(place) = &self.posted.place {
+            let (method, service) = (method_of(&self.posted.said), self.posted.service.as_deref());
+            let arrival = Arrival { place, method, service, session: Some(&session), begun: self.begun };
+            arrival.ends(self.tracer.as_ref(), delivered.is_err().then_some("not_taken"));
         }
+        delivered
     }
 
     /// Its client is about to be told this.
@@ -98,5 +113,12 @@ impl Sent {
             let connection: Weak<()> = request.conn_data::<Open>().map(Open::watch).unwrap_or_default();
             answered::forget(gateway, connection, session, self.posted.post_id, self.begun);
         }
+    }
+}
+
+fn method_of(said: &Said) -> &str {
+    match said {
+        Said::Request { method, .. } | Said::Notification { method } => method,
+        Said::Response { .. } => "response",
     }
 }

@@ -1,7 +1,7 @@
 //! `POST /mcp/{service}` of 2026-07-28: of which era a request is, whether it is in order, and how what comes of it looks on the
 //! wire. What is done for it is [`gateway::stateless`](crate::gateway::stateless)'s. GET and DELETE have no meaning in this era.
 
-use std::{rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc, time::Instant};
 
 use actix_web::{
     HttpRequest, HttpResponse, HttpResponseBuilder,
@@ -18,6 +18,7 @@ use super::{
     error::ApiError,
     extract::read_body_or_beginning,
     frame, principal,
+    trace::{self, Arrival},
 };
 use crate::{
     gateway::{
@@ -154,6 +155,7 @@ pub(super) async fn post(
         Err(refusal) => return Ok(refused(node, &refusal.into(), id.as_json())),
     };
     let params = params(request);
+    let (place, begun) = (trace::place(&node.env, request, body, true), Instant::now());
     let asked = Asked {
         service,
         by: &allowed.by,
@@ -166,8 +168,14 @@ pub(super) async fn post(
         params: &params,
         takes_events: takes.events,
         key,
+        place: place.as_ref(),
     };
-    match stateless::answer(&node.gateway, asked).await {
+    let answered = stateless::answer(&node.gateway, asked).await;
+    if let Some(place) = &place {
+        let arrival = Arrival { place, method, service: Some(&service.name), session: None, begun };
+        arrival.ends(node.env.traces.as_ref(), answered.is_err().then_some("not_answered"));
+    }
+    match answered {
         Ok(Outcome::Whole { status, body }) => Ok(whole(request, takes, status, body)),
         Ok(Outcome::Stream(messages)) => Ok(streamed(node, request, messages, (id, admitted))),
         Err(error) => Ok(refused(node, &ApiError::from(error), id.as_json())),

@@ -45,6 +45,11 @@ impl Method {
         Self(u8::try_from(at).unwrap_or_default())
     }
 
+    /// The label of its row.
+    pub fn name(self) -> &'static str {
+        METHODS[usize::from(self.0)]
+    }
+
     /// Of a request that nobody can read any more.
     pub fn unknown() -> Self {
         Self::of(OTHER)

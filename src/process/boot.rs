@@ -63,6 +63,7 @@ use crate::{
         redis::{RedisConfig, RedisStore, SentinelConfig, TlsConfig},
     },
     telemetry,
+    traces::Tracer,
     upstream::Pool,
     watchdog,
 };
@@ -93,9 +94,16 @@ pub async fn run(mut settings: Settings) -> Result<(), Fatal> {
     let certificates = Certificates::read(&settings)?;
     let context = Context::new();
     let neighbours_seen = Neighbours::new(neighbours.subscribe());
-    let env = Arc::new(make_env(settings, store, metrics, attention, neighbours_seen, context.address().recipient())?);
+    let (traces, exporter) = Tracer::new(&settings.traces, &settings.session.instance_id, &metrics).unzip();
+    let judge = context.address().recipient();
+    let env = Arc::new(make_env(settings, store, metrics, traces, attention, neighbours_seen, judge)?);
     let cluster = Arc::new(make_cluster(&env, address, certificates.upstream.as_ref(), context.address().recipient()));
     env.metrics.show(Figures::new(&cluster));
+    if let Some(exporter) = exporter {
+        let more = env.settings.traces.certificate.as_ref();
+        let tls = exporter.is_secure().then(|| cluster.pool.trust_more(more));
+        actix_rt::spawn(exporter.run(tls));
+    }
     let candidate = fresh_dataset_id();
     let dataset = patiently(&env, || env.store.dataset(&candidate)).await?;
     // Long ago: nothing was lost when we start.
@@ -313,6 +321,7 @@ fn make_env(
     settings: Settings,
     store: Arc<dyn SessionStore>,
     metrics: Metrics,
+    traces: Option<Tracer>,
     attention: mpsc::Sender<SessionId>,
     neighbours: Neighbours,
     judge: Recipient<IsGone>,
@@ -325,6 +334,7 @@ fn make_env(
     let incidents = Incidents::new(&me.instance_id, &me.incarnation, room, &metrics.incidents_lost);
     Ok(Env {
         audit: open_audit(&settings, &metrics)?,
+        traces,
         policy: settings.auth.policy.as_ref().map(Policy::new),
         calls: Arc::new(Calls::new(&settings, &me.incarnation)),
         settings: Arc::new(settings),

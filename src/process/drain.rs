@@ -122,5 +122,8 @@ async fn drain(cluster: &Cluster, registry: &Addr<Registry>, shared: &Shared, ha
     }
     // Nothing is under way any more; idle connections need no patience.
     let _ = tokio::time::timeout(Duration::from_secs(1), handle.stop(false)).await;
+    if let Some(traces) = &env.traces {
+        traces.flush().await;
+    }
     tracing::info!("drained");
 }

@@ -13,6 +13,7 @@ pub mod scan;
 pub mod session_id;
 pub mod sse_reader;
 pub mod stream_key;
+pub mod trace_context;
 
 #[cfg(test)]
 mod tests;

@@ -92,7 +92,7 @@ pub struct SessionActor {
     pub(super) outbox: Outbox,
     /// Which connections of this process show it.
     pub(super) streams: Streams<Attachment>,
-    /// For the metrics.
+    /// For metrics and traces.
     pub(super) timing: Timing,
     /// Answers that nobody shows. Most sessions never have one.
     pub(super) unheard: Option<Box<Unheard>>,
@@ -169,7 +169,6 @@ impl SessionActor {
         let holders = head.attachments().filter_map(|held| Some((StreamKey::of_name(&held.stream)?, held.id)));
         let streams = Streams::inherited(holders, Instant::now());
         let mut session = Self::new(env, lines, service, found.fence, streams);
-        session.timing = Timing::adopted();
         session.order = Order::new(head.in_seq + 1);
         let last_event = head.stream(MAIN_STREAM).map_or(0, |log| log.last_seq);
         session.outbox.inherit(last_event);
@@ -193,6 +192,7 @@ impl SessionActor {
         if !before.moved.is_empty() {
             session.unheard = Some(Box::new(Unheard::inherit(before.moved)));
         }
+        session.timing = Timing::adopted(before.traces);
         session.inherit_cancels(before.cancelled);
         session.inherited = Some(found.inbox);
         session.launch()

@@ -72,6 +72,7 @@ impl SessionActor {
                 self.service.metrics.count(request.kept.begun.method, Outcome::Cancelled);
             }
             self.posts.forget_request(&id);
+            self.timing.traced.is_cancelled(id.key(), self.env.traces.as_ref());
             self.streamed.cursors.given_up(id.key());
             // Nothing more comes there.
             if let Some(shown) = seq.and_then(|seq| self.streams.over(self.stream_of(seq), Instant::now())) {

@@ -146,7 +146,8 @@ impl SessionActor {
 
     /// Takes note of what the store has handed out, and handles what is next.
     fn take_handed(&mut self, handed: Handed, ctx: &mut Context<Self>) {
-        let Handed { entries, after, upto, urgent, last, .. } = handed;
+        let Handed { entries, after, upto, urgent, last, traces, .. } = handed;
+        self.timing.traced.found(traces);
         self.note_handed(after, upto, entries);
         self.take_ready(ctx);
         if !self.draining {

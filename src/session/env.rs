@@ -16,6 +16,7 @@ use crate::{
     protocol::session_id::SessionId,
     settings::Settings,
     store::{LogLimits, Owner, SessionStore, StoreError},
+    traces::Tracer,
 };
 
 /// See the module's text.
@@ -26,6 +27,8 @@ pub struct Env {
     pub policy: Option<Policy>,
     /// Who has called what, if that is to be kept.
     pub audit: Option<Audit>,
+    /// Takes spans, if anything is traced.
+    pub traces: Option<Tracer>,
     /// The truth about sessions.
     pub store: Arc<dyn SessionStore>,
     /// This process.

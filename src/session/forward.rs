@@ -78,7 +78,9 @@ impl SessionActor {
             fault::point(fault::BEFORE_POST);
         }
         let number = next.number;
-        let sent = uplink.send(next.outbound.body.clone());
+        let place =
+            next.outbound.id.as_ref().and_then(|id| self.timing.traced.goes_up(id.key(), self.env.traces.as_ref()));
+        let sent = uplink.at(place).send(next.outbound.body.clone());
         let future = ctx.spawn(sent.into_actor(self).map(move |outcome, actor, ctx| {
             actor.posted(number, outcome, ctx);
         }));
@@ -205,6 +207,7 @@ impl SessionActor {
             return;
         }
         self.env.metrics.router_errors.with_label_values(&[reason]).inc();
+        self.timing.traced.came_back(id.key(), self.env.traces.as_ref(), Some(reason));
         let (id, table_key, stream, begun) = match self.posts.end_request(id) {
             Some((id, request)) => (id, request.table_key, self.stream_of(request.seq), request.kept.begun),
             // It is not known which one it was.

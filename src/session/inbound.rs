@@ -30,6 +30,7 @@ use crate::{
         mcp,
     },
     store::{Accept, Accepted, Fence, NewEvent, StoreError},
+    traces::{Kind, Place, Span},
 };
 
 impl Handler<Deliver> for SessionActor {
@@ -105,7 +106,7 @@ impl Journaling {
     }
 
     fn attempt(&self) -> Accept {
-        let (message, changes) = journal_view(&self.posted.said, &self.posted.body, self.posted.versioned);
+        let (message, changes) = journal_view(&self.posted);
         let limits = &self.env.settings.limits;
         Accept {
             session: self.fence.session,
@@ -171,6 +172,9 @@ impl SessionActor {
         ctx: &mut Context<Self>,
     ) -> Result<Delivered, DeliverError> {
         let (own_stream, is_in_doubt) = (posted.own_stream, posted.is_in_doubt());
+        if let (Some(place), Said::Request { id, .. }) = (&posted.place, &posted.said) {
+            self.is_journaled(place, id, &outcome, message.asked);
+        }
         let accepted = &self.env.metrics.accepted;
         if let Ok(Accepted::Forward { .. } | Accepted::Queued { .. }) = &outcome {
             self.env.metrics.accepted_bytes.inc_by(message.body.len() as u64);
@@ -248,6 +252,23 @@ impl SessionActor {
                 }
                 Err(DeliverError::StoreUnavailable)
             }
+        }
+    }
+
+    /// A call that belongs to a trace has been to the store.
+    fn is_journaled(
+        &mut self,
+        place: &Place,
+        id: &IdKey,
+        outcome: &Result<Accepted, StoreError>,
+        asked: Option<Instant>,
+    ) {
+        if let Ok(Accepted::Forward { .. } | Accepted::Queued { .. }) = outcome {
+            self.timing.traced.begins(id.shared_key(), place.context.clone());
+        }
+        if let Some(tracer) = &self.env.traces {
+            let span = Span::child(&place.context, "store accept", Kind::Client, asked.unwrap_or_else(Instant::now));
+            tracer.record(span.failed_if(outcome.is_err().then_some("store_unavailable")));
         }
     }
 

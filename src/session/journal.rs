@@ -12,7 +12,9 @@ use super::{
     calls::Counted,
     core::{posts, requests, setup::Effect},
     held::Held,
+    messages::Posted,
     timing::Begun,
+    traced,
 };
 use crate::{
     metrics::Method,
@@ -110,12 +112,16 @@ pub(super) fn progress_token(body: &[u8]) -> Option<Box<str>> {
 
 /// The store's view of a message: kind, and what its journaling changes in the same step.
 ///
-/// `versioned`: the POST carried its protocol version, by which its client is told from others when it comes back.
-pub fn journal_view(said: &Said, body: &[u8], versioned: bool) -> (ClientMessage, Vec<HeadChange>) {
+/// That the POST carried its protocol version tells its client from others when it comes back.
+pub fn journal_view(posted: &Posted) -> (ClientMessage, Vec<HeadChange>) {
+    let Posted { said, body, versioned, place, .. } = posted;
     match said {
-        Said::Request { id, .. } => (ClientMessage::Request { id_key: id.shared_key() }, Vec::new()),
+        Said::Request { id, .. } => {
+            let place = place.as_ref().map(|place| traced::on_record(id.shared_key(), &place.context));
+            (ClientMessage::Request { id_key: id.shared_key() }, place.into_iter().collect())
+        }
         Said::Notification { method } if **method == *mcp::INITIALIZED => {
-            let how = if versioned { Initialized::WithVersion } else { Initialized::Plain };
+            let how = if *versioned { Initialized::WithVersion } else { Initialized::Plain };
             (ClientMessage::Notification, vec![HeadChange::Initialized(how)])
         }
         Said::Notification { method } if **method == *mcp::CANCELLED => {

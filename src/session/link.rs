@@ -126,6 +126,7 @@ impl SessionActor {
         ctx.spawn(claimed.into_actor(self).map(move |outcome, actor, ctx| match outcome {
             Ok(Claimed::Entries { handed, .. }) => {
                 let more = handed.more;
+                actor.timing.traced.found(handed.traces);
                 actor.note_handed(handed.after, handed.upto, handed.entries);
                 while let Some((seq, message)) = actor.order.pop() {
                     let begun = message.begun();

@@ -16,6 +16,7 @@ use crate::{
     protocol::{jsonrpc::Said, post_id::PostId},
     settings::RedisSettings,
     store::{Binding, Owner, StoreError, StoreResult},
+    traces::Place,
 };
 
 /// A POST of the client, parsed once.
@@ -37,6 +38,8 @@ pub struct Posted {
     pub version: Option<&'static str>,
     /// It is a request whose answer goes to a stream of its own, on the connection by which it came (Streamable HTTP).
     pub own_stream: bool,
+    /// Where it stands in a trace.
+    pub place: Option<Place>,
     /// What is known of the tries to journal it.
     pub tries: Tries,
 }

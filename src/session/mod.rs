@@ -8,6 +8,7 @@
 //! | `handle` | the actor, for the rest of the process |
 //! | `journal` | a message as it is journaled, and what is kept of it |
 //! | `timing` | what the metrics are told of its calls |
+//! | `traced` | calls that belong to traces |
 //! | `inbound` | client → upstream: journal, order |
 //! | `claim` | client → upstream: what other instances have journaled, and what was missed |
 //! | `cancel` | client → upstream: requests that the client has given up |
@@ -64,6 +65,7 @@ pub mod room;
 pub mod shown;
 mod subject;
 mod timing;
+mod traced;
 mod unheard;
 mod unreadable;
 mod upstream_streams;

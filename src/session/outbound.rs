@@ -18,6 +18,7 @@ use super::{
         setup::Effect,
         streams::{MAIN_STREAM, StreamKey},
     },
+    traced::Delivered,
 };
 use crate::{
     audit::Entry,
@@ -60,6 +61,7 @@ impl SessionActor {
                         self.pump_posts(ctx);
                     }
                     let outcome = if *success { Outcome::Ok } else { Outcome::Error };
+                    self.timing.traced.came_back(id.key(), self.env.traces.as_ref(), (!*success).then_some("error"));
                     self.timing.ended(request.kept.begun.ends(outcome, request.sent));
                     let shown = self.shown_of(request.kept.list, id, body.clone());
                     let event = self.answer_event(&request, shown);
@@ -169,6 +171,7 @@ impl SessionActor {
     /// Queues an event for the log.
     pub(super) fn push_event(&mut self, event: NewEvent, ctx: &mut Context<Self>) {
         let event = self.with_cursor(event);
+        let event = self.timing.traced.is_answered(event, self.env.traces.as_ref());
         self.gate.add(event.body.len());
         self.outbox.push(event);
         self.pump_outbox(ctx);
@@ -275,8 +278,11 @@ impl SessionActor {
         let env = Arc::clone(&self.env);
         let metrics = &env.metrics;
         let mut unheard = Vec::new();
-        for entry in logged.entries() {
+        for (entry, answers) in logged.entries().zip(logged.answers()) {
             let LogEntry::Event { seq, expected, view, is_answer, is_shown, body } = entry else {
+                if let Some(id) = answers {
+                    self.timing.traced.is_logged(id, env.traces.as_ref(), took, None);
+                }
                 metrics.dropped.with_label_values(&["second_answer"]).inc();
                 self.timing.was_answered();
                 continue;
@@ -295,7 +301,13 @@ impl SessionActor {
                 audit.note(self.answered(body));
             }
             let is_last = is_answer && view != StreamKey::Main;
-            if let Some((attachment, after)) = self.streams.next_on(view, seq) {
+            let shown = self.streams.next_on(view, seq);
+            if let Some(id) = answers {
+                let elsewhere = if is_shown { Delivered::Elsewhere } else { Delivered::Kept };
+                let delivered = if shown.is_some() { Delivered::Here } else { elsewhere };
+                self.timing.traced.is_logged(id, env.traces.as_ref(), took, Some(delivered));
+            }
+            if let Some((attachment, after)) = shown {
                 attachment.push(Pushed { epoch: self.fence.epoch, after, seq, is_last, body: body.clone() });
             }
             if is_last && self.streams.over(view, Instant::now()).is_none() && !is_shown {

@@ -348,6 +348,7 @@ impl SessionActor {
         for id in lost {
             self.fail_forwarded(&id, ctx);
         }
+        self.timing.traced.adopted(self.env.traces.as_ref());
         self.become_open(ctx);
         self.go_on_reading(ctx);
     }
@@ -409,7 +410,7 @@ pub(super) async fn learn_tools(
         for upstream in upstreams {
             let list = |body| {
                 let upstream = upstream.clone();
-                async move { flatten(upstream.send(Call { body, timeout: patience, given_up: None }).await) }
+                async move { flatten(upstream.send(Call { body, timeout: patience, given_up: None, place: None }).await) }
             };
             match tools::learn(&service.tools, bounds, list).await {
                 Ok(()) => return,

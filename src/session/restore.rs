@@ -191,6 +191,7 @@ impl SessionActor {
             upstream_session: self.uplink.way().and_then(upstream::Uplink::stored),
             questions: self.questions.stored(),
             cancelled: self.cancel_marks(),
+            traces: self.timing.traced.stored(),
             moved: self.unheard.as_ref().map(|unheard| unheard.moved().clone()).unwrap_or_default(),
             ..Continuation::default()
         };

@@ -1,12 +1,12 @@
-//! What is known of the client's requests for the metrics: of each until its answer is in the log, and of an adopted session
-//! until somebody is served.
+//! What is known of the client's requests for metrics and traces: of each until its answer is in the log, and of an adopted
+//! session until somebody is served.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     time::{Duration, Instant},
 };
 
-use super::env::Env;
+use super::{env::Env, traced::Traced};
 use crate::{
     incidents::Incident,
     metrics::{Method, Outcome, ServiceMetrics, Took},
@@ -56,12 +56,14 @@ pub struct Timing {
     ended: VecDeque<Ended>,
     /// When the session was adopted, until somebody is served.
     adopted: Option<Instant>,
+    /// Calls that belong to traces.
+    pub(super) traced: Traced,
 }
 
 impl Timing {
-    /// Of a session that was adopted just now.
-    pub(super) fn adopted() -> Self {
-        Self { adopted: Some(Instant::now()), ..Self::default() }
+    /// Of a session that was adopted just now, with the places of its calls in traces.
+    pub(super) fn adopted(traces: BTreeMap<String, String>) -> Self {
+        Self { adopted: Some(Instant::now()), traced: Traced::inherit(traces), ..Self::default() }
     }
 
     /// The next answer that goes into the log is to this one.

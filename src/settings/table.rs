@@ -14,6 +14,7 @@ mod server;
 mod session;
 mod stateless;
 mod stream;
+mod traces;
 mod ui;
 mod upstream;
 
@@ -48,6 +49,8 @@ settings! {
     auth: AuthSettings, AuthFlags;
     /// What is logged, to standard error or to a file.
     log: LogSettings, LogFlags;
+    /// Traces: whether and where spans are sent, by the names that OpenTelemetry has for all programs.
+    traces: TraceSettings, TraceFlags;
     /// How the router ends, and what ends it when it hangs.
     lifecycle: LifecycleSettings, LifecycleFlags;
     /// The dashboard, and what instances tell for it.

@@ -13,8 +13,8 @@ mod tests;
 
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
-pub(super) use self::continuation::FieldChanges;
 pub use self::continuation::{Continuation, HeadChange, Initialized};
+pub(super) use self::{continuation::FieldChanges, field::TRACE};
 use super::{
     binding::Binding,
     types::{Attachment, Owner},

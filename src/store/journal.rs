@@ -2,7 +2,7 @@
 //!
 //! Any instance journals; the owner claims what others have journaled.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -263,6 +263,8 @@ pub struct Handed {
     pub urgent: Vec<InboxEntry>,
     /// Sequence of the last entry ever journaled.
     pub last: u64,
+    /// See [`Continuation::traces`](super::Continuation::traces).
+    pub traces: BTreeMap<String, String>,
 }
 
 /// Answer of [`super::Journal::claim`].

@@ -44,6 +44,8 @@ mod wake_ups;
 
 use async_trait::async_trait;
 
+use self::head::TRACE;
+
 pub use self::{
     binding::Binding,
     calls::*,

@@ -127,7 +127,7 @@ impl UpstreamActor {
             let heard = Rc::clone(&caller.shared.borrow().heard);
             let (before, begun) = (heard.get(), Instant::now());
             let ping = Bytes::from_static(br#"{"jsonrpc":"2.0","id":0,"method":"ping"}"#);
-            let call = caller.call(Call { body: ping, timeout, given_up: None });
+            let call = caller.call(Call { body: ping, timeout, given_up: None, place: None });
             let checked = tokio::time::timeout(timeout, call).await.unwrap_or(Err(CallError::TimedOut(timeout)));
             match judge(&checked, heard.get() != before) {
                 Health::Up => endpoint.checked(begun.elapsed()),

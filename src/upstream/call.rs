@@ -10,6 +10,7 @@ use super::PostError;
 use crate::protocol::{
     jsonrpc::{Head, InvalidMessage},
     mcp,
+    trace_context::TraceContext,
 };
 
 /// Runs one request over the shared session. Reply: the response, with the id that it was given there.
@@ -23,6 +24,8 @@ pub struct Call {
     /// Set for those of callers: changes when the caller cancels the request, and closes when the caller is gone. The
     /// server is told of both, and of the end of the time.
     pub given_up: GivenUp,
+    /// Where it stands in a trace.
+    pub place: Option<TraceContext>,
 }
 
 /// See [`Call::given_up`].

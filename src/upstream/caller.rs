@@ -101,7 +101,8 @@ impl Caller {
             let (id, answer) = self.register();
             let _forget = ForgetOnDrop { shared: &self.shared, id };
             let request = rewritten(&call.body, id).map_err(|error| CallError::Unreachable(error.to_string()))?;
-            let exchanged = self.exchange(&uplink, id, request, answer, deadline, &mut given_up).await;
+            let exchanged =
+                self.exchange(&uplink.at(call.place.clone()), id, request, answer, deadline, &mut given_up).await;
             match exchanged {
                 Err(Failed::SessionGone) => {
                     self.close_link(link, &CallError::Lost("the upstream forgot the shared session".to_owned()));

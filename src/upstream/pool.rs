@@ -278,6 +278,11 @@ impl Pool {
         Arc::clone(self.tls.get_or_init(|| tls::client_config(ca_file)))
     }
 
+    /// The same, of nobody but those that the system trusts and these issuers.
+    pub fn trust_more(&self, issuers: Option<&CaFile>) -> Arc<ClientConfig> {
+        tls::client_config(issuers)
+    }
+
     /// From now on servers are shown what this file says. Whether that is anything else than before.
     pub fn show(&self, file: &CredentialsFile) -> bool {
         let mut is_other = false;

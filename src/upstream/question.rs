@@ -14,7 +14,7 @@ use super::{
         modern::head::{self, METHOD, NAME},
     },
 };
-use crate::protocol::modern::header::encoded;
+use crate::protocol::{modern::header::encoded, trace_context::TraceContext};
 
 /// See the module's text.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +27,8 @@ pub struct Question<'a> {
     pub params: &'a [(String, String)],
     /// The request.
     pub body: &'a Bytes,
+    /// Where it stands in a trace.
+    pub place: Option<&'a TraceContext>,
 }
 
 /// What comes back.
@@ -45,6 +47,7 @@ impl Lines {
     /// [`PostError`], which says whether the server may have seen it.
     pub async fn ask(&self, endpoint: &Endpoint, who: Who, question: Question<'_>) -> Result<Replied, PostError> {
         let line = self.line(endpoint).in_name_of(who);
+        let line = question.place.map_or_else(|| line.clone(), |place| line.at(place.clone()));
         let head = head::of_post(&line);
         let told = |_| PostError::NotSent("a header cannot be written".to_owned());
         head.insert(METHOD, HeaderValue::from_str(question.method).map_err(told)?);

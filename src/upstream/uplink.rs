@@ -19,7 +19,7 @@ use super::{
         streamable::{NoStream, Streamable},
     },
 };
-use crate::settings::UpstreamSettings;
+use crate::{protocol::trace_context::TraceContext, settings::UpstreamSettings};
 
 /// See the module's text. Cheap to clone; it stays on its thread.
 #[derive(Debug, Clone)]
@@ -59,6 +59,14 @@ impl Uplink {
             Session::Modern { .. } => Address::Modern,
         };
         Self::new(self.line.clone(), address)
+    }
+
+    /// The same, for a message that stands there in its trace.
+    pub fn at(self, place: Option<TraceContext>) -> Self {
+        match place {
+            Some(place) => Self { line: self.line.at(place), ..self },
+            None => self,
+        }
     }
 
     /// Sends one message, byte for byte but where its server is of the era without sessions; a future of whoever sends it. Without a time limit but that for a new connection:

@@ -45,9 +45,9 @@ pub use stateless_server::StatelessServer;
 pub use testkit::mcp_client::Transport;
 pub use testkit::{
     Event, EventStream, FakeUpstream, FaultProxy, Item, McpClient, Mode, ModernClient, OddUpstream, PATIENCE, PostTo,
-    Process, StreamEnd, StreamableClient, StreamableUpstream, event_stream, eventually, eventually_some, fake_upstream,
-    fault_proxy, http, mcp_client, odd_upstream, ports, process, seed, soon, streamable_client, streamable_upstream,
-    tls,
+    Process, ReceivedSpan, SpanReceiver, StreamEnd, StreamableClient, StreamableUpstream, event_stream, eventually,
+    eventually_some, fake_upstream, fault_proxy, http, mcp_client, odd_upstream, ports, process, seed, soon,
+    streamable_client, streamable_upstream, tls,
 };
 pub use upstream_process::UpstreamProcess;
 

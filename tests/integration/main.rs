@@ -62,6 +62,7 @@ mod token_matrix;
 mod token_streams;
 mod tokens;
 mod tools;
+mod traces;
 mod upstream_urls;
 mod upstreams;
 mod watchdog;

@@ -11,6 +11,7 @@
 //! | [`modern_client`] | a client of 2026-07-28, which has no sessions |
 //! | [`fake_upstream`], [`odd_upstream`] | MCP servers inside the test: one that shows every byte, one that breaks the rules as told |
 //! | [`streamable_upstream`] | one of Streamable HTTP, which keeps its events and does what it is told |
+//! | [`span_receiver`] | a receiver of OTLP, which keeps what it is sent |
 //! | [`fault_proxy`] | a TCP link that can be cut, delayed, or swallow everything |
 //! | [`judge`] | what a JSON-RPC message is, judged by its value |
 //! | [`listen`](mod@listen) | what each server here begins with |
@@ -33,6 +34,7 @@ pub mod odd_upstream;
 pub mod ports;
 pub mod poster;
 pub mod process;
+pub mod span_receiver;
 pub mod sse;
 pub mod streamable_client;
 pub mod streamable_upstream;
@@ -48,6 +50,7 @@ pub use mcp_client::{McpClient, PostTo};
 pub use modern_client::ModernClient;
 pub use odd_upstream::OddUpstream;
 pub use process::Process;
+pub use span_receiver::{ReceivedSpan, SpanReceiver};
 pub use streamable_client::{Reply, Shown, StreamableClient};
 pub use streamable_upstream::StreamableUpstream;
 pub use wait::{PATIENCE, eventually, eventually_some, seed, soon};

@@ -27,6 +27,7 @@ use crate::{
         returning::Client,
     },
     store::Binding,
+    traces::Place,
     upstream::Service,
 };
 
@@ -151,7 +152,7 @@ impl Inner {
     /// # Errors
     /// See [`Failed`].
     pub async fn answer(&self, method: &str, params: &str) -> Result<Bytes, Failed> {
-        let mut asked = self.ask(method, params, fresh_id(), PostId::random()).await?;
+        let mut asked = self.ask(method, params, fresh_id(), PostId::random(), None).await?;
         loop {
             match asked.reading.next().await? {
                 Said::Answer { body, .. } => return Ok(body),
@@ -161,16 +162,23 @@ impl Inner {
         }
     }
 
-    /// Asks. The same `post` again, with the same id and parameters, is the same request, and runs once.
+    /// Asks. `place`: where that stands in a trace. The same `post` again, with the same id and parameters, is the same request, and runs once.
     ///
     /// # Errors
     /// See [`Failed`].
-    pub async fn ask(&self, method: &str, params: &str, id: IdKey, post: PostId) -> Result<Asked, Failed> {
+    pub async fn ask(
+        &self,
+        method: &str,
+        params: &str,
+        id: IdKey,
+        post: PostId,
+        place: Option<Place>,
+    ) -> Result<Asked, Failed> {
         let method_text = serde_json::Value::from(method);
         let id_text = id.as_json();
         let body = format!(r#"{{"jsonrpc":"2.0","id":{id_text},"method":{method_text},"params":{params}}}"#);
         let said = jsonrpc::Said::Request { id: id.clone(), method: method.into() };
-        let posted = self.posted(body.into(), said, post, true);
+        let posted = self.posted(body.into(), said, (post, place), true);
         let gateway = &self.opening.gateway;
         let delivered = match deliver::deliver(gateway, self.session, &posted).await {
             Ok(delivered) => delivered,
@@ -267,12 +275,18 @@ impl Inner {
     }
 
     async fn say(&self, body: Bytes, said: jsonrpc::Said) -> Result<(), Failed> {
-        let posted = self.posted(body, said, PostId::random(), false);
+        let posted = self.posted(body, said, (PostId::random(), None), false);
         let delivered = deliver::deliver(&self.opening.gateway, self.session, &posted).await;
         delivered.map(|_: Delivered| ()).map_err(Failed::from)
     }
 
-    fn posted(&self, body: Bytes, said: jsonrpc::Said, post_id: PostId, own_stream: bool) -> Arc<Posted> {
+    fn posted(
+        &self,
+        body: Bytes,
+        said: jsonrpc::Said,
+        (post_id, place): (PostId, Option<Place>),
+        own_stream: bool,
+    ) -> Arc<Posted> {
         Arc::new(Posted {
             body,
             said,
@@ -282,6 +296,7 @@ impl Inner {
             versioned: true,
             version: None,
             own_stream,
+            place,
             tries: Tries::default(),
         })
     }

@@ -13,6 +13,7 @@ use crate::{
         modern::{meta::Said, refusal::Refusal},
     },
     store::Binding,
+    traces::Place,
     upstream::{Service, credential::Shown},
 };
 
@@ -42,6 +43,8 @@ pub struct Asked<'a> {
     pub takes_events: bool,
     /// By which it is known when its client asks again.
     pub key: Option<&'a str>,
+    /// Where it stands in a trace.
+    pub place: Option<&'a Place>,
 }
 
 impl std::fmt::Debug for Asked<'_> {

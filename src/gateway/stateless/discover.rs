@@ -87,7 +87,7 @@ async fn learn(gateway: &Rc<Gateway>, service: &Arc<Service>) -> Option<Arc<str>
 
 async fn ask(gateway: &Rc<Gateway>, endpoint: &Endpoint) -> Option<Arc<str>> {
     let body = question();
-    let question = Question { method: modern::DISCOVER, name: None, params: &[], body: &body };
+    let question = Question { method: modern::DISCOVER, name: None, params: &[], body: &body, place: None };
     let replied = gateway.member.lines.ask(endpoint, Who::Itself, question).await.ok()?;
     let limits = LinkLimits::from(&gateway.env.settings.upstream);
     let mut reading =

@@ -115,7 +115,7 @@ impl Passing {
             key,
             wanted,
             tools: asked.service.tools.version(),
-            counted: Counted::begin(asked.service, asked.method),
+            counted: Counted::begin(gateway, asked.service, asked.method, asked.place),
             _under_way: under_way,
         })
     }
@@ -159,15 +159,15 @@ impl Passing {
         let wanted = |endpoint: &&Arc<Endpoint>| self.wanted.is_some_and(|name| state::name(endpoint) == name);
         let wanted = self.service.endpoints.iter().find(wanted).cloned();
         let others = self.service.candidates();
-        let question =
-            Question { method: &self.method, name: self.name.as_deref(), params: &self.params, body: &self.body };
+        let (name, params, body) = (self.name.as_deref(), self.params.as_slice(), &self.body);
         let mut last = None;
         let first = wanted.as_ref().map(|endpoint| endpoint.number);
         for endpoint in wanted.into_iter().chain(others.filter(|other| Some(other.number) != first)) {
             if lines.era(&endpoint).await != Some(Era::Modern) {
                 continue;
             }
-            self.counted.sent();
+            let place = self.counted.sent();
+            let question = Question { method: &self.method, name, params, body, place: place.as_ref() };
             match lines.ask(&endpoint, self.who.clone(), question).await {
                 Ok(replied) => {
                     let (limits, dropped) =

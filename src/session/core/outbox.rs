@@ -248,6 +248,11 @@ impl Logged {
         has_answers(&self.events)
     }
 
+    /// Which request each of its events answers, if it does, in the same order.
+    pub fn answers(&self) -> impl Iterator<Item = Option<&str>> {
+        self.events.iter().map(|event| event.answers.as_deref())
+    }
+
     /// What became of its events, in order.
     pub fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
         let mut last = self.before;

@@ -52,6 +52,9 @@ pub struct Continuation {
     /// Canonical id of a request that the client has cancelled → the request's sequence. It goes with the request: with its
     /// answer (the owner clears it) or by [`crate::store::Journal::forget_requests`]. REQ-4
     pub cancelled: BTreeMap<String, u64>,
+    /// Canonical id of a request without an answer → its place in the trace that its client began
+    /// ([`TraceContext::stored`](crate::protocol::trace_context::TraceContext::stored)). Only where that is traced.
+    pub traces: BTreeMap<String, String>,
 }
 
 /// How the client has sent `notifications/initialized`.
@@ -130,6 +133,13 @@ pub enum HeadChange {
         /// Of the request.
         seq: u64,
     },
+    /// Into [`Continuation::traces`], or out of it: the request has its answer.
+    Traced {
+        /// Canonical id of the request.
+        id_key: Arc<str>,
+        /// Its place.
+        context: Option<String>,
+    },
     /// Out of [`Continuation::cancelled`]: the request has its answer all the same.
     CancelMoot {
         /// Canonical id of the request.
@@ -168,6 +178,8 @@ impl Continuation {
                     self.moved.extend(seq.parse::<u64>());
                 } else if let Some(id) = field.strip_prefix(field::CANCELLED) {
                     self.cancelled.extend(value.parse().ok().map(|seq| (id.to_owned(), seq)));
+                } else if let Some(id) = field.strip_prefix(field::TRACE) {
+                    self.traces.insert(id.to_owned(), value.to_owned());
                 } else {
                     return false;
                 }
@@ -210,6 +222,9 @@ impl Continuation {
         for (id, seq) in &self.cancelled {
             put(format!("{}{id}", field::CANCELLED), &seq.to_string());
         }
+        for (id, context) in &self.traces {
+            put(format!("{}{id}", field::TRACE), context);
+        }
         pairs
     }
 
@@ -239,6 +254,9 @@ impl Continuation {
                 HeadChange::Moved { seq } => {
                     self.moved.insert(*seq);
                 }
+                HeadChange::Traced { id_key, context: Some(context) } => {
+                    self.traces.insert((**id_key).to_owned(), context.clone());
+                }
                 HeadChange::Version(None)
                 | HeadChange::Assumed(false)
                 | HeadChange::UpstreamSession(None)
@@ -247,6 +265,7 @@ impl Continuation {
                 | HeadChange::MovedLongAgo { .. }
                 | HeadChange::Unsubscribed { .. }
                 | HeadChange::Settled { .. }
+                | HeadChange::Traced { context: None, .. }
                 | HeadChange::CancelMoot { .. } => {}
             }
         }
@@ -263,6 +282,7 @@ impl Continuation {
                     self.moved.remove(seq);
                 }
                 HeadChange::CancelMoot { id_key } => drop(self.cancelled.remove(&**id_key)),
+                HeadChange::Traced { id_key, context: None } => drop(self.traces.remove(&**id_key)),
                 _ => {}
             }
         }
@@ -313,6 +333,9 @@ impl<'a> FieldChanges<'a> {
                 HeadChange::Settled { id } => (format!("{}{id}", field::QUESTION).into(), None),
                 HeadChange::Moved { seq } => (format!("{}{seq}", field::MOVED).into(), Some(YES)),
                 HeadChange::MovedLongAgo { seq } => (format!("{}{seq}", field::MOVED).into(), None),
+                HeadChange::Traced { id_key, context } => {
+                    (format!("{}{id_key}", field::TRACE).into(), context.as_deref())
+                }
                 HeadChange::CancelMoot { id_key } => (format!("{}{id_key}", field::CANCELLED).into(), None),
             };
             match value {

@@ -36,6 +36,8 @@ pub(super) const MOVED: &str = "mv:";
 pub(super) const RESUMABLE: &str = "rs:";
 /// + id of a request of the client.
 pub(super) const CANCELLED: &str = "cx:";
+/// + id of a request of the client. `lua/claim.lua`, `lua/forget_requests.lua` and `lua/disown.lua` know it, too.
+pub(in crate::store) const TRACE: &str = "tp:";
 /// + stream.
 pub(super) const SENT: &str = "sent:";
 /// + stream.

@@ -13,12 +13,12 @@ fn continuation() -> impl Strategy<Value = Continuation> {
     let texts = || option::of(".{0,20}");
     let initialized = option::of(prop_oneof![Just(Initialized::Plain), Just(Initialized::WithVersion)]);
     let texts_by = || btree_map(name(), ".{0,8}", 0..3);
-    let maps = (texts_by(), texts_by(), texts_by(), btree_map(name(), any::<u64>(), 0..3));
+    let maps = (texts_by(), texts_by(), texts_by(), btree_map(name(), any::<u64>(), 0..3), texts_by());
     let moved = proptest::collection::btree_set(any::<u64>(), 0..3);
     let upstream = (texts(), texts(), texts(), texts());
     (texts(), texts(), texts(), upstream, initialized, any::<bool>(), maps, moved).prop_map(
         |(initialize_request, initialize_result, log_level, upstream, initialized, assumed, maps, moved)| {
-            let (subscriptions, questions, resumable, cancelled) = maps;
+            let (subscriptions, questions, resumable, cancelled, traces) = maps;
             let (endpoint, upstream_session, upstream_cursor, version) = upstream;
             Continuation {
                 initialize_request,
@@ -35,6 +35,7 @@ fn continuation() -> impl Strategy<Value = Continuation> {
                 questions,
                 cancelled,
                 moved,
+                traces,
             }
         },
     )
@@ -134,6 +135,7 @@ fn change() -> impl Strategy<Value = HeadChange> {
         (few(), few()).prop_map(|(id, upstream_id)| HeadChange::Asked { id, upstream_id }),
         few().prop_map(|id| HeadChange::Settled { id }),
         few().prop_map(|id_key| HeadChange::CancelMoot { id_key: id_key.into() }),
+        (few(), option::of(few())).prop_map(|(id_key, context)| HeadChange::Traced { id_key: id_key.into(), context }),
     ]
 }
 

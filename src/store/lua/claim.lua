@@ -3,7 +3,7 @@
 -- ARGV: 1..3 fence, 4 acked, 5 max entries, 6 first sequence that the owner may have missed, or 0,
 --   7 sequence after which what is urgent is handed out unclaimed, or '', 8 last sequence of which the owner knows that it is
 --   claimed, 9 stream, 10 its last sequence as the owner knows it
--- Reply: 0 not found; -1 fenced; -8 these are older data than the owner has seen; {more, attachments (stream, holder, ...), after, upto, last, seq, kind, id key, body, ...}
+-- Reply: 0 not found; -1 fenced; -8 these are older data than the owner has seen; {more, attachments (stream, holder, ...; and `tp:` with the id of a request, its place in its trace), after, upto, last, seq, kind, id key, body, ...}
 --   Of the sequences after `after` and up to `upto` nothing will ever come but these entries. Those beyond `upto` are the
 --   urgent ones.
 -- A reply may be lost, and an accept may be executed when its caller has given it up: what counts as claimed and is
@@ -75,6 +75,9 @@ local attachments = out[2]
 for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
   if string.sub(field, 1, 2) == 'a:' then
     attachments[#attachments + 1] = string.sub(field, 3)
+    attachments[#attachments + 1] = redis.call('HGET', KEYS[1], field)
+  elseif string.sub(field, 1, 3) == 'tp:' then
+    attachments[#attachments + 1] = field
     attachments[#attachments + 1] = redis.call('HGET', KEYS[1], field)
   end
 end

@@ -23,7 +23,7 @@ local number, forwarded = string.match(state or '', '^(%d+) (%d)')
 if number == seq and forwarded == '0' then
   call('HDEL', KEYS[2], seq)
   call('HDEL', KEYS[3], ARGV[2])
-  call('HDEL', KEYS[1], 'cx:' .. ARGV[2], 'a:r' .. seq, 'ac:r' .. seq)
+  call('HDEL', KEYS[1], 'cx:' .. ARGV[2], 'tp:' .. ARGV[2], 'a:r' .. seq, 'ac:r' .. seq)
   return 1
 end
 call('HDEL', KEYS[1], 'a:r' .. seq, 'ac:r' .. seq)

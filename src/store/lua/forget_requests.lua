@@ -12,6 +12,7 @@ for i = 4, #ARGV, 2 do
   if pending == seq then
     if forwarded == '0' then redis.call('HDEL', KEYS[2], seq) end
     redis.call('HDEL', KEYS[3], id)
+    redis.call('HDEL', KEYS[1], 'tp:' .. id)
   end
   if redis.call('HGET', KEYS[1], 'cx:' .. id) == seq then redis.call('HDEL', KEYS[1], 'cx:' .. id) end
 end

@@ -196,6 +196,7 @@ impl Session {
         handed.entries.extend(new);
         (handed.upto, handed.last) = (self.in_claimed, self.in_seq);
         handed.more = self.in_claimed < self.in_seq;
+        handed.traces.clone_from(&self.continuation.traces);
         if let Some(after) = claim.urgent_after {
             let is_urgent = |entry: &&InboxEntry| entry.message.is_urgent();
             let beyond = self.inbox.after(self.in_claimed.max(after));
@@ -252,6 +253,7 @@ impl Session {
         if self.requests.get(id_key).is_none_or(|request| request.seq != seq) {
             return;
         }
+        self.continuation.traces.remove(id_key);
         if let Some(request) = self.requests.remove(id_key)
             && request.forwarded.is_none()
         {

@@ -7,7 +7,7 @@ use crate::{
     protocol::session_id::SessionId,
     store::{
         Accepted, Adopted, Appended, Attached, AttachedTo, Claimed, Fence, Fenceable, Handed, InboxEntry, LoggedEvent,
-        Owner, Ownership, Page, Rehydration, SessionHead, ShownFrom, StoreResult,
+        Owner, Ownership, Page, Rehydration, SessionHead, ShownFrom, StoreResult, TRACE,
     },
 };
 
@@ -75,6 +75,10 @@ pub(super) fn read_claimed(value: Value) -> StoreResult<Claimed> {
     let mut attachments = Vec::with_capacity(holders.len() / 2);
     while !holders.is_empty() {
         let stream = holders.text()?;
+        if let Some(id) = stream.strip_prefix(TRACE) {
+            handed.traces.insert(id.to_owned(), holders.text()?);
+            continue;
+        }
         attachments.push(reply::attachment(&stream, &holders.text()?, WHAT)?);
     }
     (handed.after, handed.upto, handed.last) = (fields.number()?, fields.number()?, fields.number()?);

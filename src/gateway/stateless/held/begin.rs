@@ -55,7 +55,9 @@ pub(super) async fn begin(
     }
     let id = fresh_id();
     let params = caller.params(&id)?;
-    let ask = async |inner: &Inner| inner.ask(&caller.method, &params, id.clone(), PostId::random()).await;
+    let ask = async |inner: &Inner| {
+        inner.ask(&caller.method, &params, id.clone(), PostId::random(), caller.trace.clone()).await
+    };
     match pool::with_session(gateway, &caller.service, &caller.by, &kind, ask).await {
         Ok((lent, asked)) => {
             if may_become_a_task {

@@ -39,6 +39,7 @@ pub(super) fn caller(asked: &Asked<'_>) -> Caller {
         token: asked.said.progress_token().map(str::to_owned),
         wants_logs: asked.said.log_level().is_some(),
         server: None,
+        trace: asked.place.cloned(),
     }
 }
 

@@ -26,6 +26,7 @@ use crate::{
         stream_key::StreamKey,
     },
     store::Binding,
+    traces,
     upstream::Service,
 };
 
@@ -48,6 +49,8 @@ pub struct Caller {
     pub wants_logs: bool,
     /// The server (JSON text), if it has told who it is.
     pub server: Option<String>,
+    /// Where it stands in a trace.
+    pub trace: Option<traces::Place>,
 }
 
 impl Caller {

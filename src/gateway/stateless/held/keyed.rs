@@ -105,7 +105,7 @@ async fn send(
 ) -> Result<Begun, NotServed> {
     let Some(id) = asked.id() else { return Ok(lost(&caller)) };
     let params = caller.params(&id)?;
-    let sent = match seat.inner().ask(&caller.method, &params, id, asked.post()).await {
+    let sent = match seat.inner().ask(&caller.method, &params, id, asked.post(), caller.trace.clone()).await {
         Ok(sent) => sent,
         // It is on record: who asks again finds it there.
         Err(error) => return begun::not_begun(&caller, error).map(Begun::Over),

@@ -28,6 +28,7 @@ use super::{
     reply::{Reply, Said},
 };
 use crate::{
+    protocol::trace_context::TraceContext,
     settings::UpstreamSettings,
     upstream::{
         Endpoint,
@@ -43,6 +44,8 @@ pub struct Line {
     way: Rc<Way>,
     by_awc: bool,
     who: Who,
+    /// Where what is sent stands in its trace.
+    place: Option<Rc<TraceContext>>,
 }
 
 struct Way {
@@ -140,12 +143,17 @@ impl Line {
             tokens: config.tokens.clone(),
             settings: limits.clone(),
         };
-        Self { endpoint, way: Rc::new(way), by_awc: is_secure, who: Who::Nobody }
+        Self { endpoint, way: Rc::new(way), by_awc: is_secure, who: Who::Nobody, place: None }
     }
 
     /// The same way, for what is sent in this name.
     pub fn in_name_of(&self, who: Who) -> Self {
         Self { who, ..self.clone() }
+    }
+
+    /// The same way, for what stands there in its trace.
+    pub fn at(&self, place: TraceContext) -> Self {
+        Self { place: Some(Rc::new(place)), ..self.clone() }
     }
 
     /// The same way, whose POSTs go by awc.
@@ -206,7 +214,8 @@ impl Line {
         let mut shown = self.credential(None).await?;
         let mut is_another = false;
         for _hop in 0..=redirect::MAX_REDIRECTS {
-            let (head, reply) = self.exchange_once(&with(kind, shown.as_ref()), &url, body).await?;
+            let (head, reply) =
+                self.exchange_once(&with(kind, shown.as_ref(), self.place.as_deref()), &url, body).await?;
             let status = head.status.as_u16();
             // It was not executed (RFC 9110, section 15.5.2).
             if status == 401 && !std::mem::replace(&mut is_another, true) {
@@ -281,7 +290,7 @@ impl Line {
         let mut shown = self.credential(None).await?;
         let mut is_another = false;
         for _hop in 0..=redirect::MAX_REDIRECTS {
-            let (head, body) = self.get(&with(kind, shown.as_ref()), &uri).await?;
+            let (head, body) = self.get(&with(kind, shown.as_ref(), None), &uri).await?;
             if head.status.as_u16() == 401 && !std::mem::replace(&mut is_another, true) {
                 let other = self.other_than(shown.as_ref()).await?;
                 if other.is_some() {
@@ -328,22 +337,36 @@ impl Line {
     }
 }
 
+static TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
+static TRACE_STATE: HeaderName = HeaderName::from_static("tracestate");
+
 pub(in crate::upstream) const OF_POST: (HeaderName, &str) = (header::CONTENT_TYPE, "application/json");
 /// For requests, whose answer is one message or a stream.
 pub(in crate::upstream) const EITHER_ANSWER: (HeaderName, &str) =
     (header::ACCEPT, "application/json, text/event-stream");
 pub(in crate::upstream) const OF_GET: (HeaderName, &str) = (header::ACCEPT, "text/event-stream");
 
-/// Requests of this kind, with what shows who asks.
-fn with<'k>(kind: &'k Head, shown: Option<&Credential>) -> Cow<'k, Head> {
-    match shown {
-        None => Cow::Borrowed(kind),
-        Some((name, value)) => {
-            let kind = kind.clone();
-            kind.insert(name.clone(), value.clone());
-            Cow::Owned(kind)
+/// Requests of this kind, with what shows who asks, and where that stands in a trace.
+fn with<'k>(kind: &'k Head, shown: Option<&Credential>, place: Option<&TraceContext>) -> Cow<'k, Head> {
+    if shown.is_none() && place.is_none() {
+        return Cow::Borrowed(kind);
+    }
+    let kind = kind.clone();
+    if let Some((name, value)) = shown {
+        kind.insert(name.clone(), value.clone());
+    }
+    if let Some(place) = place {
+        let put = |name: &HeaderName, value: &str| {
+            if let Ok(value) = HeaderValue::from_str(value) {
+                kind.insert(name.clone(), value);
+            }
+        };
+        put(&TRACE_PARENT, &place.parent());
+        if let Some(state) = &place.state {
+            put(&TRACE_STATE, state);
         }
     }
+    Cow::Owned(kind)
 }
 
 /// The upstream gets its own name, never the client's.
