@@ -177,7 +177,8 @@ pub struct Metrics {
     pub tasks: Rows,
     /// Requests whose clients were told that nobody knows what became of them.
     pub disowned: IntCounter,
-    /// Results of 2026-07-28 that were kept when they were asked for (`hit`), and those that were not (`miss`).
+    /// Results of 2026-07-28 that were kept when they were asked for (`hit`), those that were not (`miss`), and those that their
+    /// servers called stale.
     pub stateless_cache: Rows,
     /// Requests of 2026-07-28 under way on this process.
     pub stateless: IntGauge,
@@ -358,9 +359,9 @@ impl Metrics {
             ),
             stateless_cache: counters(
                 "mcp_router_stateless_cache_total",
-                "Requests of 2026-07-28 for results that may be kept",
+                "Requests of 2026-07-28 for results that may be kept, and results that their servers called stale",
                 "outcome",
-                &["hit", "miss"],
+                &["hit", "miss", "stale"],
             ),
             stateless: gauge("mcp_router_stateless_requests", "Requests of 2026-07-28 under way"),
             sessions: gauge("mcp_router_sessions", "Sessions owned by this process"),

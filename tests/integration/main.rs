@@ -28,6 +28,7 @@ mod inbox;
 mod logs;
 mod metrics;
 mod modern_sdks;
+mod modern_tasks;
 mod modern_upstreams;
 mod monitoring;
 mod odd_messages;

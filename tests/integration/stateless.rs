@@ -446,7 +446,8 @@ async fn an_instance_that_goes_down_waits_for_the_requests_that_it_has() {
 /// `mcp_router_stateless_cache_total`; 0 bytes are no cache.
 #[tokio::test]
 async fn results_are_kept_as_long_as_their_server_allows_and_no_longer() {
-    let (cluster, mut server, _dir) = one(modern(), &[("TTL_MS", "600000")]).await;
+    let builder = modern().env("MCP_STATELESS_LISTEN_AGAIN", "0s");
+    let (cluster, mut server, _dir) = one(builder, &[("TTL_MS", "600000")]).await;
     let addr = cluster.addr(0);
     let list = || request(1, "tools/list", json!({}));
     let hits = || cluster.metric("mcp_router_stateless_cache_total", Some("hit"));
@@ -484,6 +485,35 @@ async fn results_are_kept_as_long_as_their_server_allows_and_no_longer() {
         assert_eq!(result_of(cluster.addr(0), list()).await["result"]["ttlMs"], 600_000);
     }
     assert_eq!(cluster.metric("mcp_router_stateless_cache_total", None).await, 0.0);
+}
+
+/// The router listens itself to servers of which it keeps results; what changed while it could not counts as changed.
+#[tokio::test]
+async fn what_a_server_calls_changed_is_not_kept_although_no_client_listens() {
+    let list = || request(1, "tools/list", json!({}));
+    let change = || call(2, "test_trigger_tool_change", json!({}));
+    for again in ["1m", "0s"] {
+        let builder = modern().env("MCP_STATELESS_LISTEN_AGAIN", again);
+        let (cluster, mut server, _dir) = one(builder, &[("TTL_MS", "600000")]).await;
+        let addr = cluster.addr(0);
+        let count = |outcome| cluster.metric("mcp_router_stateless_cache_total", Some(outcome));
+        result_of(addr, list()).await;
+        if again == "0s" {
+            result_of(addr, change()).await;
+            result_of(addr, list()).await;
+            assert_eq!((count("stale").await, count("hit").await), (0.0, 1.0), "nobody has told");
+            continue;
+        }
+        eventually("it is told", async || {
+            result_of(addr, change()).await;
+            count("stale").await == 1.0
+        })
+        .await;
+        result_of(addr, list()).await;
+        assert_eq!((count("hit").await, count("miss").await), (0.0, 2.0));
+        server.restart().await;
+        eventually("the stream is there again", async || count("stale").await >= 2.0).await;
+    }
 }
 
 /// SEC-1, SEC-7

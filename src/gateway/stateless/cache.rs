@@ -5,7 +5,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -20,6 +23,8 @@ const AROUND: usize = 200;
 #[derive(Debug)]
 pub(crate) struct Cache {
     limit: usize,
+    /// Raised whenever something has become stale.
+    version: AtomicU64,
     kept: Mutex<Kept>,
 }
 
@@ -58,7 +63,7 @@ impl Entry {
 impl Cache {
     /// Of so many bytes; 0: it keeps nothing.
     pub(crate) fn new(limit: usize) -> Self {
-        Self { limit, kept: Mutex::default() }
+        Self { limit, version: AtomicU64::new(0), kept: Mutex::default() }
     }
 
     /// It keeps something.
@@ -89,24 +94,25 @@ impl Cache {
         Some(Bytes::from(parts.concat()))
     }
 
-    /// Keeps a complete result (JSON text), if its server says that it may be. `key`: of whom it was made for.
-    pub(crate) fn put(&self, key: Key, result: &str, now: Instant) {
+    /// Keeps a complete result (JSON text), if its server says that it may be. `key`: of whom it was made for. `false`: it is not
+    /// kept.
+    pub(crate) fn put(&self, key: Key, result: &str, now: Instant) -> bool {
         let Some(said) = Said::of(result).filter(|said| said.kind() == crate::protocol::modern::result::COMPLETE)
         else {
-            return;
+            return false;
         };
-        let Some(ttl) = said.ttl_text().filter(|_| said.ttl() > Duration::ZERO) else { return };
+        let Some(ttl) = said.ttl_text().filter(|_| said.ttl() > Duration::ZERO) else { return false };
         // It borrows from the result, so the distance of the two starts is its place in it.
         let start = (ttl.as_ptr() as usize).wrapping_sub(result.as_ptr() as usize);
-        let (Some(before), Some(behind)) = (result.get(..start), result.get(start + ttl.len()..)) else { return };
-        let Some(until) = now.checked_add(said.ttl()) else { return };
+        let (Some(before), Some(behind)) = (result.get(..start), result.get(start + ttl.len()..)) else { return false };
+        let Some(until) = now.checked_add(said.ttl()) else { return false };
         let copy = |text: &str| Bytes::copy_from_slice(text.as_bytes());
         let entry = Entry { before: copy(before), behind: copy(behind), until };
         let key = if said.is_public() { Key { principal: None, ..key } } else { key };
         let cost = entry.cost(&key);
         // One alone must not take the place of all others.
         if cost > self.limit / 4 {
-            return;
+            return false;
         }
         let mut kept = self.kept();
         kept.remove(&key);
@@ -115,13 +121,26 @@ impl Cache {
         }
         kept.bytes += cost;
         kept.entries.insert(key, entry);
+        true
     }
 
-    /// What `is_of` names is stale: service and method.
-    pub(crate) fn forget(&self, is_of: impl Fn(&Key) -> bool) {
+    /// A result that was asked for under another one may be stale.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// Something of this service is kept.
+    pub(crate) fn has_any_of(&self, service: &str, now: Instant) -> bool {
+        self.kept().entries.iter().any(|(key, entry)| key.service == service && entry.until > now)
+    }
+
+    /// What `is_of` names is stale: service and method. How many that were.
+    pub(crate) fn forget(&self, is_of: impl Fn(&Key) -> bool) -> u64 {
+        self.version.fetch_add(1, Ordering::AcqRel);
         let mut kept = self.kept();
         let gone: Vec<Key> = kept.entries.keys().filter(|key| is_of(key)).cloned().collect();
         gone.iter().for_each(|key| kept.remove(key));
+        gone.len() as u64
     }
 }
 
@@ -182,7 +201,9 @@ mod tests {
         assert_eq!(cache.get(&key("{\"cursor\":\"2\"}", Some("bob")), "1", half), None);
         assert_eq!(cache.get(&key("{\"cursor\":\"3\"}", Some("alice")), "1", half), None);
         assert_eq!(cache.get(&key("{}", Some("alice")), "1", now + Duration::from_secs(1)), None, "its time is over");
-        cache.forget(|key| key.method == "tools/list");
+        assert!(cache.has_any_of("s", half) && !cache.has_any_of("t", half));
+        assert!(!cache.has_any_of("s", now + Duration::from_secs(1)));
+        assert_eq!(cache.forget(|key| key.method == "tools/list"), 2);
         assert_eq!(cache.get(&key("{}", Some("alice")), "1", half), None);
         assert_eq!(cache.kept().bytes, 0);
     }
@@ -197,7 +218,7 @@ mod tests {
             r#"{"tools":[],"ttlMs":-5,"cacheScope":"public"}"#.to_owned(),
             format!(r#"{{"tools":["{}"],"ttlMs":1000,"cacheScope":"public"}}"#, "x".repeat(50_000)),
         ] {
-            cache.put(key("{}", Some("a")), &result, now);
+            assert!(!cache.put(key("{}", Some("a")), &result, now));
             assert_eq!(cache.get(&key("{}", Some("a")), "1", now), None, "{}", &result[..20]);
         }
     }

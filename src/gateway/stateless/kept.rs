@@ -1,8 +1,8 @@
 //! What the threads of this process keep together for requests of this era ([`Kept`]).
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
@@ -16,6 +16,8 @@ pub struct Kept {
     pub(crate) cache: Cache,
     /// What is kept of calls that are on record.
     pub(crate) results: Results,
+    /// Endpoints that this process listens to, by their numbers.
+    listened_to: Mutex<HashSet<usize>>,
     /// What servers say they are, by service.
     discovered: Mutex<HashMap<String, Discovered>>,
     /// By the secret that the store has, as long as it holds these data.
@@ -34,8 +36,13 @@ pub(crate) struct Discovered {
 impl Kept {
     /// Nothing yet.
     pub fn new(settings: &StatelessSettings) -> Self {
-        let (results, discovered, seal) = (Results::default(), Mutex::default(), Mutex::default());
-        Self { cache: Cache::new(settings.cache), results, discovered, seal }
+        let (discovered, seal) = (Mutex::default(), Mutex::default());
+        let (results, listened_to) = (Results::default(), Mutex::default());
+        Self { cache: Cache::new(settings.cache), results, listened_to, discovered, seal }
+    }
+
+    pub(crate) fn listened_to(&self) -> MutexGuard<'_, HashSet<usize>> {
+        self.listened_to.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn discovered(&self, service: &str) -> Option<Discovered> {

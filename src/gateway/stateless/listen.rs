@@ -59,7 +59,11 @@ async fn open(passing: &Passing) -> Result<Opened, NotServed> {
     let (endpoint, mut reading, status) = passing.ask(until, limit).await?;
     let first = tokio::time::timeout_at(until, reading.next()).await.unwrap_or(Err(CallError::TimedOut(limit)));
     match first.map_err(NotAnswered::Upstream)? {
-        Told::Notification(acknowledged) => Ok(Opened::Stream { endpoint, reading: Box::new(reading), acknowledged }),
+        Told::Notification(first) => {
+            // Nothing else may come first.
+            let acknowledged = passing.listened(first).ok_or(NotAnswered::Upstream(CallError::Nonsense))?;
+            Ok(Opened::Stream { endpoint, reading: Box::new(reading), acknowledged })
+        }
         Told::Response { body, success } => {
             passing.counted.answered(success);
             Ok(Opened::Refused { status, body })
@@ -96,7 +100,9 @@ impl Listening {
             match told {
                 Ok(Told::Notification(body)) => {
                     self.passing.heard(&body);
-                    return Ok((body, false));
+                    if let Some(body) = self.passing.listened(body) {
+                        return Ok((body, false));
+                    }
                 }
                 Ok(Told::Response { body, success }) => {
                     self.passing.counted.answered(success);

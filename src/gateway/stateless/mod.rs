@@ -9,7 +9,9 @@
 //! | `listen` | a stream of changes |
 //! | `discover` | what the servers of a service are |
 //! | `state` | what a server gives its client to show again |
+//! | `tasks` | tasks that a server has made of calls |
 //! | `cache` | results that may be kept |
+//! | `changes` | servers of which some are kept say that they have changed |
 //! | `held` | for a server of sessions: a session that the gateway itself holds |
 //! | `seal`, `secret` | what a client is given to show again at any instance, and the secret by which all know it |
 //! | `results` | how much is kept for who asks again |
@@ -19,6 +21,7 @@
 
 mod asked;
 mod cache;
+mod changes;
 mod discover;
 mod held;
 pub mod kept;
@@ -29,6 +32,7 @@ mod results;
 pub mod seal;
 pub mod secret;
 mod state;
+mod tasks;
 mod told;
 
 use std::rc::Rc;

@@ -10,9 +10,10 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     asked::{Asked, NotServed},
-    cache::{Key, staled},
-    secret,
+    cache::Key,
+    changes, secret,
     state::{self, Name},
+    tasks::{self, Handle, Handles, Watched},
     told::Reading,
 };
 use crate::{
@@ -24,7 +25,7 @@ use crate::{
     protocol::{
         jsonrpc::{self, Head, IdKey},
         mcp,
-        modern::{self, era, meta, result},
+        modern::{self, era, meta, refusal::Refusal, result},
     },
     settings::UpstreamSettings,
     store::Binding,
@@ -37,6 +38,8 @@ use crate::{
         question::Question,
     },
 };
+
+const NO_SERVER: Refusal = Refusal::Params("the server that has this task is none of the service any more");
 
 /// One of the requests that may be under way.
 struct UnderWay(IntGauge);
@@ -75,8 +78,14 @@ pub(super) struct Passing {
     key: Option<Key>,
     /// The endpoint that has given it what it shows again.
     wanted: Option<Name>,
+    /// The handle of the task that it is about, which only that endpoint has.
+    task: Option<String>,
+    /// The tasks that it listens to, and what other endpoints are asked instead.
+    watched: Option<(Watched, Bytes)>,
     /// Of what is known of the tools when it begins.
     tools: u64,
+    /// Of what is kept when it begins.
+    kept: u64,
     /// For the metrics.
     pub(super) counted: Counted,
     _under_way: UnderWay,
@@ -94,6 +103,8 @@ impl Passing {
         gauge.inc();
         let under_way = UnderWay(gauge.clone());
         let (mut body, mut wanted) = (asked.body.clone(), None);
+        let mut name = era::named(asked.method, said).flatten().map(str::to_owned);
+        let (mut task, mut watched) = (None, None);
         if let Some(shown) = said.request_state.as_deref().filter(|_| modern::may_ask(asked.method)) {
             let seal = secret::seal(gateway).await?;
             let opened = state::opened(&body, &asked.service.name, shown, asked.by.principal(), &seal);
@@ -101,12 +112,31 @@ impl Passing {
             let (open, name) = opened.ok_or(NotServed::OtherEra)?;
             (body, wanted) = (open, Some(name));
         }
+        if tasks::is_about(asked.method) {
+            let shown = said.task_id.as_deref().ok_or(Refusal::Params("params has no taskId"))?;
+            let seal = secret::seal(gateway).await?;
+            let handles = Handles { seal: &seal, service: &asked.service.name, by: asked.by };
+            // One of the router's own, or of nobody.
+            let Handle { endpoint, id } = handles.open(shown).ok_or(NotServed::OtherEra)?;
+            if !asked.service.endpoints.iter().any(|known| state::name(known) == endpoint) {
+                return Err(NO_SERVER.into());
+            }
+            body = tasks::asked(&body, &id).ok_or(NotServed::OtherEra)?;
+            (wanted, name, task) = (Some(endpoint), Some(id), Some(shown.to_owned()));
+        }
+        if asked.method == modern::LISTEN && said.notifications.is_some_and(|wanted| tasks::are_wanted(wanted.get())) {
+            let seal = secret::seal(gateway).await?;
+            let handles = Handles { seal: &seal, service: &asked.service.name, by: asked.by };
+            let asked = Watched::of(&body, &handles).ok_or(Refusal::Params("notifications cannot be read"))?;
+            (wanted, body) = (asked.0.as_ref().map(|watched| watched.endpoint), asked.1);
+            watched = asked.0.map(|watched| (watched, asked.2));
+        }
         Ok(Self {
             gateway: Rc::clone(gateway),
             service: Arc::clone(asked.service),
             id: asked.id.clone(),
             method: asked.method.to_owned(),
-            name: era::named(asked.method, said).flatten().map(str::to_owned),
+            name,
             params: asked.params.to_vec(),
             body,
             by: asked.by.clone(),
@@ -114,7 +144,10 @@ impl Passing {
             grant: asked.grant.cloned(),
             key,
             wanted,
+            task,
+            watched,
             tools: asked.service.tools.version(),
+            kept: gateway.shared.stateless.cache.version(),
             counted: Counted::begin(gateway, asked.service, asked.method, asked.place),
             _under_way: under_way,
         })
@@ -158,8 +191,8 @@ impl Passing {
         let lines = &self.gateway.member.lines;
         let wanted = |endpoint: &&Arc<Endpoint>| self.wanted.is_some_and(|name| state::name(endpoint) == name);
         let wanted = self.service.endpoints.iter().find(wanted).cloned();
-        let others = self.service.candidates();
-        let (name, params, body) = (self.name.as_deref(), self.params.as_slice(), &self.body);
+        let others = self.service.candidates().filter(|_| self.task.is_none());
+        let (name, params) = (self.name.as_deref(), self.params.as_slice());
         let mut last = None;
         let first = wanted.as_ref().map(|endpoint| endpoint.number);
         for endpoint in wanted.into_iter().chain(others.filter(|other| Some(other.number) != first)) {
@@ -167,6 +200,10 @@ impl Passing {
                 continue;
             }
             let place = self.counted.sent();
+            let body = match &self.watched {
+                Some((watched, elsewhere)) if state::name(&endpoint) != watched.endpoint => elsewhere,
+                _ => &self.body,
+            };
             let question = Question { method: &self.method, name, params, body, place: place.as_ref() };
             match lines.ask(&endpoint, self.who.clone(), question).await {
                 Ok(replied) => {
@@ -199,29 +236,32 @@ impl Passing {
 
     /// Its server has said this.
     pub(super) fn heard(&self, notification: &[u8]) {
-        let cache = &self.gateway.shared.stateless.cache;
-        let Ok(head) = Head::parse(notification) else { return };
-        let stale = staled(head.method().unwrap_or_default());
-        if head.method() == Some("notifications/tools/list_changed") {
-            self.service.tools.forget();
-        }
-        if cache.is_on() && !stale.is_empty() {
-            let name = &self.service.name;
-            cache.forget(|key| key.service == *name && stale.contains(&key.method.as_str()));
+        changes::heard(&self.gateway, &self.service, notification);
+    }
+
+    /// What is said on a stream of changes, as its client may have it. `None`: it is not for it.
+    pub(super) fn listened(&self, notification: Bytes) -> Option<Bytes> {
+        match &self.watched {
+            Some((watched, _)) => watched.told(&notification),
+            None => tasks::is_of_no_task(&notification).then_some(notification),
         }
     }
 
     /// The response as its client may have it.
-    pub(super) async fn finished(&self, response: Bytes, from: &Endpoint) -> Result<Bytes, NotServed> {
+    pub(super) async fn finished(&self, response: Bytes, from: &Arc<Endpoint>) -> Result<Bytes, NotServed> {
         let is_cacheable = modern::is_cacheable(&self.method);
         if is_cacheable {
-            self.remember(&response);
+            self.remember(&response, from);
         }
-        let response = if modern::may_ask(&self.method) { self.sealed(response, from).await? } else { response };
+        let response = match &self.task {
+            Some(shown) => tasks::told(&response, shown),
+            None if modern::may_ask(&self.method) => self.sealed(response, from).await?,
+            None => response,
+        };
         if is_cacheable { shown(&self.method, self.grant.as_ref(), response) } else { Ok(response) }
     }
 
-    fn remember(&self, response: &[u8]) {
+    fn remember(&self, response: &[u8], from: &Arc<Endpoint>) {
         if self.key.is_none() && self.method != mcp::LIST_TOOLS {
             return;
         }
@@ -231,18 +271,31 @@ impl Passing {
             let is_first = Head::parse(&self.body).is_ok_and(|asked| mcp::is_first_page(asked.params));
             self.service.tools.remember_page(result.get(), is_first, self.tools);
         }
-        if let Some(key) = &self.key {
-            self.gateway.shared.stateless.cache.put(key.clone(), result.get(), std::time::Instant::now());
+        let cache = &self.gateway.shared.stateless.cache;
+        if let Some(key) = &self.key
+            && cache.version() == self.kept
+            && cache.put(key.clone(), result.get(), std::time::Instant::now())
+        {
+            changes::listen(&self.gateway, &self.service, from);
         }
     }
 
     async fn sealed(&self, response: Bytes, from: &Endpoint) -> Result<Bytes, NotServed> {
         // Nearly no response has one: most are not read.
-        if memchr::memmem::find(&response, b"requestState").is_none() {
+        let has = |name: &[u8]| memchr::memmem::find(&response, name).is_some();
+        let (has_state, has_task) = (has(b"requestState"), has(b"taskId"));
+        if !has_state && !has_task {
             return Ok(response);
         }
         let seal = secret::seal(&self.gateway).await?;
-        let life = self.gateway.env.settings.stateless.state_life;
+        let settings = &self.gateway.env.settings.stateless;
+        if has_task {
+            let handles = Handles { seal: &seal, service: &self.service.name, by: &self.by };
+            if let Some(sealed) = handles.sealed(&response, from, settings.task_life) {
+                return Ok(sealed);
+            }
+        }
+        let life = settings.state_life;
         let close = |purpose: &str, payload: &[u8]| seal.close(purpose, self.by.principal(), life, payload);
         Ok(state::sealed(&response, &self.service.name, from, close).unwrap_or(response))
     }

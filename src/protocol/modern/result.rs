@@ -39,6 +39,9 @@ pub struct Said<'a> {
     /// What its client is to show again.
     #[serde(borrow, default)]
     pub request_state: Option<&'a RawValue>,
+    /// As which it goes on.
+    #[serde(borrow, default)]
+    pub task_id: Option<&'a RawValue>,
     /// What a server can do.
     #[serde(borrow, default)]
     pub capabilities: Option<&'a RawValue>,
