@@ -67,7 +67,7 @@ async fn compare(settings: UpstreamSettings) {
     );
     let config = Line::config(pool.tls(settings.ca_file.as_ref()), (None, settings.token_timeout));
     let line = |index: usize| {
-        let endpoint = Arc::clone(&pool.only_service().expect("there is one").endpoints[index]);
+        let endpoint = Arc::clone(&pool.only_service().expect("there is one").endpoints()[index]);
         Line::new(endpoint, &settings, &config)
     };
     let lines = [("own", line(0)), ("awc", line(0).by_awc()), ("awc, TLS", line(1))];

@@ -161,6 +161,8 @@ pub struct Metrics {
     pub resume_failed: Rows,
     /// Upstream links opened, lost or failed.
     pub upstream_links: Rows,
+    /// The list of services and servers.
+    pub upstreams: ListMetrics,
     /// Tokens towards servers, by what came of them.
     pub upstream_tokens: Rows,
     /// Clients without a mark that were asked who they are, by what came of it.
@@ -192,6 +194,15 @@ pub struct Metrics {
     pub held: IntGauge,
     /// Connections of clients and proxies.
     pub connections: IntGauge,
+}
+
+/// See [`Metrics::upstreams`].
+#[derive(Debug, Clone)]
+pub struct ListMetrics {
+    /// New lists: `taken`, or `refused` as a whole for a fault in them.
+    pub reloads: Rows,
+    /// The file had no fault when it was read last.
+    pub file_is_valid: IntGauge,
 }
 
 /// One counter an outcome, looked up once: these are counted for every message.
@@ -320,6 +331,18 @@ impl Metrics {
                 "event",
                 &["had", "failed", "refused"],
             ),
+            upstreams: ListMetrics {
+                reloads: counters(
+                    "mcp_router_upstreams_reloads_total",
+                    "New lists of upstreams, by what came of them",
+                    "outcome",
+                    &["taken", "refused"],
+                ),
+                file_is_valid: gauge(
+                    "mcp_router_upstreams_file_valid",
+                    "1: the file of upstreams was right when it was read last, or there is none",
+                ),
+            },
             rebinds: counters(
                 "mcp_router_rebinds_total",
                 "Clients asked by ping who they are",

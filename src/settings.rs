@@ -23,6 +23,7 @@ mod table;
 mod traces;
 mod upstream_url;
 mod upstreams;
+mod upstreams_file;
 mod value;
 
 use std::{
@@ -49,6 +50,7 @@ pub use table::{
 };
 pub use traces::{Sampler, SamplerSetting};
 pub use upstream_url::UpstreamUrl;
+pub use upstreams_file::UpstreamsFile;
 pub use value::{Allowed, EraSetting, LogFormat, RedisUrl, Secret, Transport, UpstreamService, Watched};
 
 /// Exit code for wrong settings: `EX_USAGE` of sysexits.h.
@@ -295,6 +297,15 @@ fn finish(mut reader: Reader, mut warnings: Vec<String>) -> Result<Settings, Set
              for one instance alone no id is needed"
                 .to_owned(),
         );
+    }
+    if let Some(file) = &settings.upstream.file {
+        if !settings.upstream.services.is_empty() {
+            warnings.push(format!(
+                "MCP_UPSTREAMS is not used, since MCP_UPSTREAMS_FILE is set: the services are those of {}",
+                file.path().display(),
+            ));
+        }
+        settings.upstream.services = file.services().to_vec();
     }
     let problems = reader.into_problems();
     if !problems.is_empty() {

@@ -272,7 +272,7 @@ impl Setting {
             second,
             second,
         );
-        let endpoint = Arc::clone(&pool.only_service().expect("there is one").endpoints[0]);
+        let endpoint = Arc::clone(&pool.only_service().expect("there is one").endpoints()[0]);
         Self { listener, endpoint, settings, config: Line::config(None, (None, std::time::Duration::from_secs(1))) }
     }
 

@@ -104,12 +104,8 @@ pub async fn adopt(
                 pending: u64::try_from(found.pending.len()).unwrap_or_default(),
                 ..Incident::new("adopted")
             });
-            let actor = SessionActor::start_adopted(
-                Arc::clone(&cluster.env),
-                Rc::clone(&member.lines),
-                Arc::clone(service),
-                *found,
-            );
+            let actor =
+                SessionActor::start_adopted(Arc::clone(&cluster.env), Rc::clone(&member.lines), service, *found);
             Ok(Adoption::Adopted(actor))
         }
         Adopted::Lost { owner, .. } => Ok(match cluster.env.directory.session(&session) {

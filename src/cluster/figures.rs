@@ -114,7 +114,8 @@ impl Figures {
         let phase = cluster.lifecycle.phase();
         self.look_at_servers(cluster);
         let now = Instant::now().into_std();
-        let rates = self.recent.sample(now, cluster.pool.services().map(|service| &service.metrics)).map(row).collect();
+        let services = cluster.pool.services();
+        let rates = self.recent.sample(now, services.values().map(|service| &service.metrics)).map(row).collect();
         let told = Told {
             at_ms: now_ms(),
             every_ms: millis(env.settings.ui.publish),
@@ -127,13 +128,13 @@ impl Figures {
             lease_age_ms: millis(env.lease.age()),
             store: self.store(cluster),
             rates,
-            services: cluster
-                .pool
-                .services()
+            services: services
+                .values()
+                .filter(|service| service.is_listed())
                 .take(SERVICES)
                 .map(|service| Service {
                     name: &service.name,
-                    endpoints: service.endpoints.iter().take(ENDPOINTS).map(|endpoint| server(endpoint)).collect(),
+                    endpoints: service.endpoints().iter().take(ENDPOINTS).map(|endpoint| server(endpoint)).collect(),
                 })
                 .collect(),
         };
@@ -154,9 +155,9 @@ impl Figures {
     /// Notes servers that are out of use since the last time, and those that are back.
     fn look_at_servers(&mut self, cluster: &Cluster) {
         let mut down = Vec::new();
-        for service in cluster.pool.services() {
-            for endpoint in service.endpoints.iter().filter(|endpoint| endpoint.state() != BreakerState::Closed) {
-                down.push((service.name.clone(), endpoint.index + 1));
+        for service in cluster.pool.services().values() {
+            for endpoint in service.endpoints().iter().filter(|endpoint| endpoint.state() != BreakerState::Closed) {
+                down.push((service.name.clone(), endpoint.position() + 1));
             }
         }
         let incidents = &cluster.env.incidents;

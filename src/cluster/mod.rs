@@ -114,6 +114,6 @@ impl Member {
         let env = &cluster.env;
         let lines =
             Lines::start(&cluster.pool, &env.settings.upstream, &env.metrics, &cluster.lifecycle, checks_health);
-        Rc::new(Self { cluster: Arc::clone(cluster), lines: Rc::new(lines) })
+        Rc::new(Self { cluster: Arc::clone(cluster), lines })
     }
 }

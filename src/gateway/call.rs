@@ -350,7 +350,7 @@ where
 {
     let mut last = None;
     for endpoint in service.candidates() {
-        match operation(gateway.member.lines.actor(&endpoint).clone()).await {
+        match operation(gateway.member.lines.actor(&endpoint)).await {
             Ok(done) => return Ok(done),
             Err(error) => last = Some(next_endpoint(last, error)?),
         }

@@ -74,6 +74,13 @@ pub struct Shown {
     pub cookie: Option<SessionId>,
 }
 
+impl Shown {
+    /// It is a new client.
+    pub fn is_nothing(&self) -> bool {
+        !self.held && matches!((&self.cursor, &self.named, &self.cookie), (Mark::Absent, Mark::Absent, None))
+    }
+}
+
 /// A stream that is ready to be sent.
 #[derive(Debug)]
 pub struct Ready {

@@ -25,7 +25,7 @@ pub async fn remember(
     (token, lasts): (&str, Duration),
 ) -> Result<(), StoreUnavailable> {
     let (pool, store) = (&gateway.cluster.pool, &gateway.env.store);
-    if !pool.services().any(|service| service.credentials.are_of_users()) {
+    if !pool.services().values().any(|service| service.credentials.are_of_users()) {
         return Ok(());
     }
     let service = match service {

@@ -17,17 +17,18 @@ pub async fn health(node: NodeData, request: HttpRequest) -> HttpResponse {
     };
     let mut all_up = true;
     let mut services = Map::new();
-    for service in node.cluster.pool.services() {
-        let up = service.endpoints.iter().filter(|endpoint| endpoint.state() == BreakerState::Closed).count();
-        all_up &= up == service.endpoints.len();
-        let status = if up == service.endpoints.len() {
+    for service in node.cluster.pool.services().values().filter(|service| service.is_listed()) {
+        let endpoints = service.endpoints();
+        let up = endpoints.iter().filter(|endpoint| endpoint.state() == BreakerState::Closed).count();
+        all_up &= up == endpoints.len();
+        let status = if up == endpoints.len() {
             "UP"
         } else if up > 0 {
             "DEGRADED"
         } else {
             "DOWN"
         };
-        let instances: Vec<Value> = service.endpoints.iter().map(|endpoint| admin::describe(endpoint, true)).collect();
+        let instances: Vec<Value> = endpoints.iter().map(|endpoint| admin::describe(endpoint, true)).collect();
         services.insert(service.name.clone(), json!({ "status": status, "instances": instances }));
     }
     let sessions = node.env.directory.session_count();

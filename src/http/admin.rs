@@ -34,12 +34,14 @@ const HANDLE_LEAST: usize = 6;
 
 /// `GET /mcp/router/services`
 pub async fn services(node: NodeData) -> HttpResponse {
-    let services: Vec<Value> = node.cluster
-        .pool
-        .services()
+    let services = node.cluster.pool.services();
+    let services: Vec<Value> = services
+        .values()
+        .filter(|service| service.is_listed())
         .map(|service| {
-            let up = service.endpoints.iter().filter(|endpoint| endpoint.state() == BreakerState::Closed).count();
-            json!({ "name": service.name, "instances": service.endpoints.len(), "healthy": up, "sse": format!("/sse/{}", service.name) })
+            let endpoints = service.endpoints();
+            let up = endpoints.iter().filter(|endpoint| endpoint.state() == BreakerState::Closed).count();
+            json!({ "name": service.name, "instances": endpoints.len(), "healthy": up, "sse": format!("/sse/{}", service.name) })
         })
         .collect();
     HttpResponse::Ok().json(json!({ "services": services }))
@@ -53,7 +55,7 @@ pub async fn instances(
 ) -> Result<HttpResponse, ApiError> {
     let service = find(&node, &service)?;
     let whole = is_admin(&node, &request);
-    let instances: Vec<Value> = service.endpoints.iter().map(|endpoint| describe(endpoint, whole)).collect();
+    let instances: Vec<Value> = service.endpoints().iter().map(|endpoint| describe(endpoint, whole)).collect();
     Ok(HttpResponse::Ok().json(json!({ "service": service.name, "instances": instances })))
 }
 
@@ -80,7 +82,7 @@ pub(super) fn status(state: BreakerState) -> &'static str {
     }
 }
 
-fn find<'a>(node: &'a Node, name: &str) -> Result<&'a std::sync::Arc<Service>, ApiError> {
+fn find(node: &Node, name: &str) -> Result<std::sync::Arc<Service>, ApiError> {
     let known = || ApiError::UnknownService { name: name.to_owned(), known: node.cluster.pool.names() };
     node.cluster.pool.service(name).ok_or_else(known)
 }

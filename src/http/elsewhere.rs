@@ -19,10 +19,10 @@ pub async fn post(node: NodeData, request: HttpRequest, payload: web::Payload) -
 
 fn error(node: &NodeData, request: &HttpRequest) -> ApiError {
     let named = request.match_info().get("service");
-    let service = named.filter(|name| node.cluster.pool.service(name).is_some());
-    let name = service.or(node.cluster.pool.only_service().map(|service| service.name.as_str()));
+    let pool = &node.cluster.pool;
+    let service = named.and_then(|name| pool.service(name)).or_else(|| pool.only_service());
     ApiError::OtherTransport {
         base: node.env.settings.server.base_path.clone(),
-        service: name.unwrap_or("{service}").to_owned(),
+        service: service.map_or_else(|| "{service}".to_owned(), |service| service.name.clone()),
     }
 }

@@ -109,6 +109,9 @@ pub async fn post(
     let version = if begins { None } else { call.version()? };
     let session = match shown {
         Some(session) => session,
+        None if begins && !call.service.is_listed() => {
+            return Ok(sse::unknown_service(&node, &call.service.name).response(id_text(&said)));
+        }
         None if begins => match call.opening().begin().await {
             Ok(session) => session,
             Err(error) => return Ok(ApiError::from(error).knowing(&*node.env.store).response(id_text(&said))),

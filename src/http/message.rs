@@ -45,9 +45,17 @@ pub async fn post_to_service(
     take(&node, &request, service, payload).await
 }
 
-/// `POST /mcp/{service}/message` of any other.
-pub async fn unknown_service(node: NodeData, service: web::Path<String>) -> Result<HttpResponse, ApiError> {
-    Err(ApiError::UnknownService { name: service.into_inner(), known: node.cluster.pool.names() })
+/// `POST /mcp/{service}/message` of a service that was not known when the paths were mounted.
+pub async fn post_by_name(
+    node: NodeData,
+    request: HttpRequest,
+    service: web::Path<String>,
+    payload: web::Payload,
+) -> Result<HttpResponse, ApiError> {
+    let pool = &node.cluster.pool;
+    let unknown = || ApiError::UnknownService { name: service.to_string(), known: pool.names() };
+    let service = pool.service(&service).ok_or_else(unknown)?;
+    take(&node, &request, Some(service.name.as_str().into()), payload).await
 }
 
 /// `POST /mcp/message`

@@ -91,7 +91,7 @@ pub fn configure<'a>(
     });
     let guarded = calls
         .service(at("/mcp/router/route/{service}", POST).route(web::post().to(route::post)))
-        .service(at("/mcp/{service}/message", POST).route(web::post().to(message::unknown_service)))
+        .service(at("/mcp/{service}/message", POST).route(web::post().to(message::post_by_name)))
         .service(at("/mcp/message", POST).route(web::post().to(message::post)))
         // A HEAD must not open a session.
         .service(

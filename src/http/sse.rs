@@ -69,10 +69,14 @@ pub async fn open(
 pub(super) fn find_service(node: &Node, name: Option<&str>) -> Result<Arc<Service>, ApiError> {
     let pool = &node.cluster.pool;
     let Some(name) = name else {
-        return pool.only_service().cloned().ok_or_else(|| ApiError::AmbiguousService { known: pool.names() });
+        return pool.only_service().ok_or_else(|| ApiError::AmbiguousService { known: pool.names() });
     };
-    let unknown = || ApiError::UnknownService { name: name.to_owned(), known: pool.names() };
-    pool.service(name).cloned().ok_or_else(unknown)
+    pool.service(name).ok_or_else(|| unknown_service(node, name))
+}
+
+/// There is no service of this name, or none for new sessions.
+pub(super) fn unknown_service(node: &Node, name: &str) -> ApiError {
+    ApiError::UnknownService { name: name.to_owned(), known: node.cluster.pool.names() }
 }
 
 /// How the answer is to be written.
@@ -103,8 +107,13 @@ async fn serve(
     };
     let endpoint = move |session: &SessionId, proof| message::endpoint(&prefix, &service.name, session, proof);
     let edge = Edge::of(request, &security.trusted_proxies);
+    let shown = shown(request, query, edge);
+    // What has begun goes on there for a while.
+    if !opening.service.is_listed() && shown.is_nothing() {
+        return Err(unknown_service(node, &opening.service.name));
+    }
     let response = Response { request, secure: forwarded::is_https(request, &security.trusted_proxies), edge };
-    match opening.open(shown(request, query, edge)).await {
+    match opening.open(shown).await {
         Ok(Opened::Ready(ready)) => Ok(response.with(frame::body(ready.pump, endpoint), Some(ready.session))),
         Ok(Opened::Ask(asked)) => {
             let Question { ping, stream } = rebind::ask(opening, asked);

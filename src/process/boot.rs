@@ -21,7 +21,7 @@ use super::{
     fatal::Fatal,
     figures::Figures,
     listen::{BACKLOG, bind, raise_file_limit, serve},
-    supervisor,
+    supervisor, upstreams,
 };
 use crate::{
     audit::Audit,
@@ -122,6 +122,7 @@ pub async fn run(mut settings: Settings) -> Result<(), Fatal> {
     certificates.keep(cluster.env.settings.auth.reload);
     keep_policy(&cluster);
     keep_credentials(&cluster);
+    upstreams::keep(&cluster);
     let counted = Arc::clone(&env);
     actix_rt::spawn(
         async move { counted.calls.keep_up(&*counted.store, |error| counted.count_store_error(error)).await },
@@ -154,7 +155,8 @@ pub async fn run(mut settings: Settings) -> Result<(), Fatal> {
     });
     lifecycle.advance(Phase::Ready);
     supervisor::is_ready(&format!("serving {} at {address}", cluster.pool.names()));
-    let name = cluster.pool.services().next().map_or("", |service| service.name.as_str());
+    let services = cluster.pool.services();
+    let name = services.keys().next().map_or("", String::as_str);
     let scheme = if certificates.server.is_some() { "https" } else { "http" };
     tracing::info!(
         %address, instance = %env.me.instance_id, store = env.store.kind(), services = cluster.pool.names(),
@@ -216,11 +218,11 @@ fn keep_policy(cluster: &Arc<Cluster>) {
 fn keep_credentials(cluster: &Arc<Cluster>) {
     let settings = &cluster.env.settings;
     let Some(file) = settings.upstream.credentials.clone() else { return };
-    let known = cluster.pool.services().map(|service| service.name.as_str()).collect::<Vec<_>>();
-    for (name, _) in file.services().iter().filter(|(name, _)| !known.contains(&name.as_str())) {
+    let known = cluster.pool.services();
+    for (name, _) in file.services().iter().filter(|(name, _)| !known.contains_key(name)) {
         tracing::warn!(name, "MCP_UPSTREAM_CREDENTIALS_FILE has a credential for a service that there is not");
     }
-    if cluster.pool.services().any(|service| service.credentials.are_of_users()) && !settings.auth.by.by_tokens() {
+    if known.values().any(|service| service.credentials.are_of_users()) && !settings.auth.by.by_tokens() {
         tracing::warn!(
             "as_user in MCP_UPSTREAM_CREDENTIALS_FILE exchanges clients' tokens, and MCP_AUTH asks for none"
         );

@@ -28,7 +28,7 @@ use crate::{
     settings::{self, Settings},
     store::{Instances as _, StoreError, redis::RedisStore},
     upstream::{
-        Endpoint, Pool, Service,
+        Endpoint, Pool,
         actor::{Initialized, UpstreamActor},
         call::flatten,
         credential::Who,
@@ -185,10 +185,10 @@ async fn check_servers(settings: &Settings, findings: &mut Findings) {
     };
     let own = certificates.upstream;
     let (pool, lifecycle) = (make_pool(settings, &Metrics::new(), own.as_ref()), Lifecycle::default());
-    for (service, endpoint) in pool.services().flat_map(|service| service.endpoints.iter().map(move |it| (service, it)))
-    {
-        let what = format!("{} {}", service.name, endpoint.url);
-        match greet(&pool, service, endpoint, settings, &lifecycle).await {
+    let services = pool.services();
+    for endpoint in services.values().flat_map(|service| service.endpoints().to_vec()) {
+        let what = format!("{} {}", endpoint.service, endpoint.url);
+        match greet(&pool, &endpoint, settings, &lifecycle).await {
             Ok((greeting, took)) => findings.tell(
                 Mark::Ok,
                 "server",
@@ -224,7 +224,6 @@ struct ServerInfo {
 /// Begins a session with it, as a health check does, and ends it.
 async fn greet(
     pool: &Pool,
-    service: &Arc<Service>,
     endpoint: &Arc<Endpoint>,
     settings: &Settings,
     lifecycle: &Lifecycle,
@@ -234,7 +233,7 @@ async fn greet(
     let config = Line::config(pool.tls(upstream.ca_file.as_ref()), (for_tokens, upstream.token_timeout));
     let line = Line::new(Arc::clone(endpoint), upstream, &config).in_name_of(Who::Itself);
     let vital = lifecycle.vital("a check");
-    let actor = UpstreamActor::launch(Arc::clone(service), line, upstream.clone(), Metrics::new(), false, vital);
+    let actor = UpstreamActor::launch(line, upstream.clone(), Metrics::new(), false, vital);
     let begun = Instant::now();
     let asked = tokio::time::timeout(upstream.health_timeout, actor.send(Initialized)).await;
     let answer = match asked {

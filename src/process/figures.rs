@@ -30,6 +30,8 @@ pub(super) struct Figures {
     breaker: IntGaugeVec,
     sessions: IntGaugeVec,
     in_flight: IntGaugeVec,
+    list: IntGaugeVec,
+    leaving: IntGaugeVec,
     check_took: GaugeVec,
 }
 
@@ -61,6 +63,16 @@ impl Figures {
             ),
             sessions: ints("mcp_router_upstream_sessions", "Sessions of this process with the server", &ENDPOINT),
             in_flight: ints("mcp_router_upstream_in_flight", "POSTs to the server under way", &ENDPOINT),
+            list: ints(
+                "mcp_router_upstreams_info",
+                "The list of upstreams, by a hash that is the same at all instances with the same list; always 1",
+                &["generation"],
+            ),
+            leaving: ints(
+                "mcp_router_upstream_leaving",
+                "Servers that the list has no more and at which something goes on",
+                &["service"],
+            ),
             check_took: floats(
                 "mcp_router_upstream_check_duration_seconds",
                 "How long the server's last health check took that worked",
@@ -69,7 +81,7 @@ impl Figures {
         }
     }
 
-    fn all(&self) -> [&dyn Collector; 12] {
+    fn all(&self) -> [&dyn Collector; 14] {
         [
             &self.build,
             &self.phase,
@@ -82,6 +94,8 @@ impl Figures {
             &self.breaker,
             &self.sessions,
             &self.in_flight,
+            &self.list,
+            &self.leaving,
             &self.check_took,
         ]
     }
@@ -109,13 +123,19 @@ impl Figures {
         self.sessions.reset();
         self.in_flight.reset();
         self.check_took.reset();
-        let services = cluster.pool.services();
-        services.for_each(|service| service.endpoints.iter().for_each(|endpoint| self.look_at(endpoint)));
+        self.list.reset();
+        self.leaving.reset();
+        self.list.with_label_values(&[&cluster.pool.generation()]).set(1);
+        for service in cluster.pool.services().values() {
+            self.leaving.with_label_values(&[&service.name]).set(count(service.leaving().len()));
+            service.endpoints().iter().for_each(|endpoint| self.look_at(endpoint));
+        }
     }
 
     fn look_at(&self, endpoint: &Endpoint) {
         // Its number in its service: where it is, only operators are told.
-        let (service, number, state) = (endpoint.service.as_str(), (endpoint.index + 1).to_string(), endpoint.state());
+        let (service, number, state) =
+            (endpoint.service.as_str(), (endpoint.position() + 1).to_string(), endpoint.state());
         let labels = [service, number.as_str()];
         self.up.with_label_values(&labels).set(i64::from(state == BreakerState::Closed));
         for (other, name) in BreakerState::ALL {

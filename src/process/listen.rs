@@ -115,9 +115,10 @@ pub(super) fn serve(
                     tracing_actix_web::TracingLogger::<http::MaskedSpans>::new(),
                 ))
                 .configure(|config| {
-                    let services = cluster.pool.services().map(|service| service.name.as_str());
+                    let services = cluster.pool.services();
                     let has_dashboard = cluster.env.settings.ui.is_on;
-                    http::configure(config, &base, authority.as_ref(), has_dashboard, services);
+                    let names = services.keys().map(String::as_str);
+                    http::configure(config, &base, authority.as_ref(), has_dashboard, names);
                 })
         }
     };

@@ -11,6 +11,7 @@
 //! | `key` | makes keys for clients |
 //! | `figures` | metrics of what stands elsewhere |
 //! | `supervisor` | what systemd is told |
+//! | `upstreams` | the list of services and servers, which may change |
 //! | `check` | what a start would find |
 //! | `node` | a worker thread of this process, as the surfaces see it |
 
@@ -25,3 +26,4 @@ pub mod key;
 mod listen;
 pub mod node;
 mod supervisor;
+mod upstreams;

@@ -44,7 +44,7 @@ impl SessionActor {
         }
         self.lists_may_have_changed |= std::mem::take(&mut self.resting);
         let kept = self.endpoint_of_kept();
-        let avoid = self.endpoint.as_ref().filter(|_| self.uplink.avoids_last()).map(|endpoint| endpoint.index);
+        let avoid = self.endpoint.as_ref().filter(|_| self.uplink.avoids_last()).map(|endpoint| endpoint.number);
         let Some(endpoint) = kept.or_else(|| self.service.pick(avoid)) else {
             let error = LinkError::Connect("no endpoint of the service is healthy".to_owned());
             self.link_failed(&error, ctx);
@@ -56,7 +56,11 @@ impl SessionActor {
         let opened = self.lines.actor(&endpoint).send(open);
         self.endpoint = Some(endpoint);
         ctx.spawn(opened.into_actor(self).map(move |handle, actor, ctx| match handle {
-            Ok(handle) if number == actor.uplink.number() => actor.link_handle = Some(handle),
+            Ok(handle) if number == actor.uplink.number() => {
+                actor.link_handle = Some(handle);
+                // It may have left the list between the choice and now.
+                actor.lose_what_is_gone(ctx);
+            }
             // Given up meanwhile: dropping the handle closes it.
             Ok(_) => {}
             Err(error) => actor.lose_link(&error, ctx),
@@ -180,8 +184,18 @@ impl SessionActor {
         self.fail_unknown(id, "the request was forwarded and its server or router died before the answer", ctx);
     }
 
+    /// A server that the list has lost for too long counts as dead. Without a link to it there is nothing to lose.
+    fn lose_what_is_gone(&mut self, ctx: &mut Context<Self>) {
+        if self.endpoint.as_ref().is_some_and(|endpoint| endpoint.is_gone()) {
+            // It may live, and should not keep what nobody comes back for.
+            self.end_upstream();
+            self.lose_link(&"its server is not in the list of upstreams any more", ctx);
+        }
+    }
+
     /// Periodic: a link that was given up is tried again, a silent one is asked for a sign of life.
     pub(super) fn check_link(&mut self, ctx: &mut Context<Self>) {
+        self.lose_what_is_gone(ctx);
         if self.resting && self.uplink.is_open() {
             return;
         }

@@ -286,7 +286,7 @@ impl SessionActor {
     /// are well.
     pub(super) fn tool_sources(&self) -> Vec<Addr<UpstreamActor>> {
         let others = self.service.others_that_are_well(self.endpoint.as_deref());
-        self.endpoint.iter().chain(others).map(|endpoint| self.lines.actor(endpoint).clone()).collect()
+        self.endpoint.iter().chain(&others).map(|endpoint| self.lines.actor(endpoint)).collect()
     }
 
     fn recovered(&mut self, fetched: Fetched, ctx: &mut Context<Self>) {

@@ -39,8 +39,8 @@ impl SessionActor {
         let spoken = Uplink::spoken_of(&kept.session);
         // Of which era it is may not be known yet in this process.
         let is_spoken = |endpoint: &Endpoint| endpoint.transport.next() == spoken || endpoint.era().is_none();
-        let is_it = |endpoint: &&Arc<Endpoint>| endpoint.url.to_string() == kept.endpoint && is_spoken(endpoint);
-        let found = self.service.endpoints.iter().find(is_it).map(Arc::clone);
+        let is_it = |endpoint: &Endpoint| endpoint.url.to_string() == kept.endpoint && is_spoken(endpoint);
+        let found = self.service.find(is_it);
         if found.is_none() {
             self.streamed.kept = None;
         }
@@ -254,7 +254,7 @@ impl SessionActor {
     fn is_better_elsewhere(&self) -> bool {
         let is_out_of_use = |endpoint: &Arc<Endpoint>| endpoint.state() != BreakerState::Closed;
         self.endpoint.as_ref().is_some_and(is_out_of_use)
-            && self.service.others_that_are_well(self.endpoint.as_deref()).next().is_some()
+            && !self.service.others_that_are_well(self.endpoint.as_deref()).is_empty()
     }
 
     /// Somebody waits for what is read there.

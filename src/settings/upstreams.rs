@@ -31,7 +31,7 @@ pub(super) fn upstreams(text: &str) -> Parsed<Vec<UpstreamService>> {
     if faults.is_empty() { Ok(services) } else { Err(format!("name=url,url;name2=url with {}", faults.join("; "))) }
 }
 
-fn service(entry: &str) -> Parsed<UpstreamService> {
+pub(super) fn service(entry: &str) -> Parsed<UpstreamService> {
     let (name, urls) = entry.split_once('=').ok_or("a name and = before the URLs")?;
     let name = name.trim();
     let well_formed = is_name(name, 64) && !name.contains(':') && name != "." && name != "..";

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 pub use super::call::{Call, CallError};
 use super::{
-    Endpoint, Gate, LinkEvent, LinkHandle, LinkNotice, Service,
+    Endpoint, Gate, LinkEvent, LinkHandle, LinkNotice,
     caller::{Answer, Caller, Shared},
     choice::Spoken,
     credential::Who,
@@ -39,7 +39,6 @@ const MAILBOX: usize = 1024;
 
 /// See the module's text.
 pub struct UpstreamActor {
-    service: Arc<Service>,
     endpoint: Arc<Endpoint>,
     line: Line,
     limits: Rc<UpstreamSettings>,
@@ -47,7 +46,7 @@ pub struct UpstreamActor {
     metrics: Metrics,
     probes: bool,
     /// Without it no call from this thread reaches the endpoint, and the first one's checks are missing.
-    _vital: Vital,
+    vital: Option<Vital>,
 }
 
 impl std::fmt::Debug for UpstreamActor {
@@ -83,24 +82,22 @@ pub struct Notify {
 #[rtype(result = "Result<Bytes, CallError>")]
 pub struct Initialized;
 
+/// The endpoint is gone: what waits for it learns that, and the actor ends.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Leave;
+
 impl UpstreamActor {
     /// Starts the actor of `endpoint` on the current thread. `probes`: this one also does the health checks (one
     /// worker of the process does).
-    pub fn launch(
-        service: Arc<Service>,
-        line: Line,
-        limits: UpstreamSettings,
-        metrics: Metrics,
-        probes: bool,
-        vital: Vital,
-    ) -> Addr<Self> {
+    pub fn launch(line: Line, limits: UpstreamSettings, metrics: Metrics, probes: bool, vital: Vital) -> Addr<Self> {
         let endpoint = Arc::clone(&line.endpoint);
         // It speaks for the router: checks, and calls without a session.
         let line = line.in_name_of(Who::Itself);
         Self::create(|ctx| {
             ctx.set_mailbox_capacity(MAILBOX);
             let limits = Rc::new(limits);
-            Self { service, endpoint, line, limits, shared: Rc::default(), metrics, probes, _vital: vital }
+            Self { endpoint, line, limits, shared: Rc::default(), metrics, probes, vital: Some(vital) }
         })
     }
 
@@ -225,6 +222,18 @@ impl Handler<Initialized> for UpstreamActor {
     }
 }
 
+impl Handler<Leave> for UpstreamActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Leave, ctx: &mut Self::Context) {
+        let caller = self.caller(ctx);
+        caller.end_session(self.limits.post_timeout);
+        caller.close(&CallError::Lost("its server is not in the list of upstreams any more".to_owned()));
+        self.vital.take().into_iter().for_each(Vital::done);
+        ctx.stop();
+    }
+}
+
 impl Handler<LinkNotice> for UpstreamActor {
     type Result = ();
 
@@ -260,7 +269,7 @@ impl UpstreamActor {
             Ok(head) => head,
             Err(error) => {
                 self.metrics.dropped.with_label_values(&["upstream_nonsense"]).inc();
-                tracing::warn!(service = self.service.name, %error, "the upstream sent no JSON-RPC message");
+                tracing::warn!(service = self.endpoint.service, %error, "the upstream sent no JSON-RPC message");
                 for id in meant_to_answer(&message.body) {
                     caller.answered(&id, Err(CallError::Nonsense));
                 }
@@ -284,7 +293,7 @@ impl UpstreamActor {
                 caller.reply(answer);
             }
             Kind::Notification { method } if method == "notifications/tools/list_changed" => {
-                self.service.tools.forget();
+                self.endpoint.tools.forget();
             }
             Kind::Notification { .. } | Kind::Response { .. } => {}
         }
@@ -293,11 +302,11 @@ impl UpstreamActor {
     fn take_too_large(&self, caller: &Caller, told: Told) {
         let limit = self.limits.max_message;
         self.metrics.dropped.with_label_values(&["upstream_too_large"]).inc();
-        tracing::warn!(service = self.service.name, limit, "the upstream sent a message that is too large");
+        tracing::warn!(service = self.endpoint.service, limit, "the upstream sent a message that is too large");
         match told {
             Told::Answer(id) => {
                 let answered = IdKey::of_json(&id).map(|id| caller.answered(&id, Err(CallError::TooLarge { limit })));
-                tracing::debug!(service = self.service.name, ?answered, "told whose answer it was");
+                tracing::debug!(service = self.endpoint.service, ?answered, "told whose answer it was");
             }
             Told::Request(id) => {
                 let why = format!("the request is larger than {limit} bytes");

@@ -409,6 +409,14 @@ impl Caller {
         is_current
     }
 
+    /// Tells the server that the shared session is over.
+    pub(super) fn end_session(&self, patience: Duration) {
+        if let Phase::Ready { uplink, .. } = &self.shared.borrow().phase {
+            let uplink = uplink.clone();
+            actix_rt::spawn(async move { tokio::time::timeout(patience, uplink.end()).await });
+        }
+    }
+
     /// Ends the shared session; everybody who waits learns why. The next call opens a new one.
     pub(super) fn close(&self, error: &CallError) {
         let (phase, pending) = {

@@ -2,7 +2,9 @@
 //!
 //! | module | role |
 //! |---|---|
-//! | [`pool`] | the process-wide picture: which endpoints there are, how many sessions each has, and which one is used next |
+//! | [`pool`] | the process-wide picture: which services and endpoints there are, which may change |
+//! | [`service`] | equal endpoints, and which one is used next |
+//! | [`endpoint`] | one server: how it is, and whether it is leaving |
 //! | [`choice`], [`era`] | by which MCP transport an endpoint is talked to, and of which era it is |
 //! | [`credential`] | by what the router shows servers who it is |
 //! | [`breaker`], [`tools`], [`mirrors`] | what is known of an endpoint's health, and of a service's tools |
@@ -22,6 +24,7 @@ pub mod call;
 mod caller;
 pub mod choice;
 pub mod credential;
+pub mod endpoint;
 pub mod era;
 pub mod lines;
 pub mod mirrors;
@@ -30,12 +33,15 @@ pub mod pool;
 pub mod question;
 pub mod resumed;
 pub mod resumption;
+pub mod service;
 pub mod tools;
 pub mod transport;
 pub mod uplink;
 
+pub use endpoint::Endpoint;
 pub use notice::{Address, Gate, LinkError, LinkEvent, LinkHandle, LinkNotice, Via};
-pub use pool::{Endpoint, Pool, Service};
+pub use pool::Pool;
+pub use service::Service;
 pub use transport::{
     http::{
         answer::PostError,

@@ -14,7 +14,7 @@ use actix_http::{Uri, header::HeaderValue};
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use super::{choice::Spoken, pool::Endpoint};
+use super::{choice::Spoken, endpoint::Endpoint};
 use crate::{
     protocol::{jsonrpc, scan::Told, sse_reader::Read},
     settings::UpstreamSettings,

@@ -1,6 +1,8 @@
 //! One request of 2026-07-28 to an endpoint: its headers are made anew, its body goes as it is, and what comes back is read by
 //! whoever asks. Dropping it closes its connection, by which the server knows that nobody waits (Streamable HTTP, Cancellation).
 
+use std::sync::Arc;
+
 use actix_http::header::{HeaderName, HeaderValue};
 use bytes::Bytes;
 
@@ -45,7 +47,7 @@ impl Lines {
     ///
     /// # Errors
     /// [`PostError`], which says whether the server may have seen it.
-    pub async fn ask(&self, endpoint: &Endpoint, who: Who, question: Question<'_>) -> Result<Replied, PostError> {
+    pub async fn ask(&self, endpoint: &Arc<Endpoint>, who: Who, question: Question<'_>) -> Result<Replied, PostError> {
         let line = self.line(endpoint).in_name_of(who);
         let line = question.place.map_or_else(|| line.clone(), |place| line.at(place.clone()));
         let head = head::of_post(&line);

@@ -40,6 +40,7 @@ mod policy;
 mod principals;
 mod redis_tls;
 mod refusals;
+mod reload;
 mod replay;
 mod requests;
 mod rest_calls;

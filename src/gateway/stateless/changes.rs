@@ -40,6 +40,7 @@ pub(super) fn listen(gateway: &Rc<Gateway>, service: &Arc<Service>, endpoint: &A
             biased;
             _ = phase.wait_for(|phase| *phase >= Phase::Draining) => {}
             () = keep(&held, &service, &endpoint) => {}
+            () = endpoint.gone() => {}
         }
     });
 }

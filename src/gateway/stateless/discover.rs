@@ -85,7 +85,7 @@ async fn learn(gateway: &Rc<Gateway>, service: &Arc<Service>) -> Option<Arc<str>
     Some(result)
 }
 
-async fn ask(gateway: &Rc<Gateway>, endpoint: &Endpoint) -> Option<Arc<str>> {
+async fn ask(gateway: &Rc<Gateway>, endpoint: &Arc<Endpoint>) -> Option<Arc<str>> {
     let body = question();
     let question = Question { method: modern::DISCOVER, name: None, params: &[], body: &body, place: None };
     let replied = gateway.member.lines.ask(endpoint, Who::Itself, question).await.ok()?;

@@ -95,7 +95,7 @@ impl Listening {
             let told = tokio::select! {
                 biased;
                 () = goes_down(&gateway) => return Ok((self.over(), true)),
-                told = self.reading.next() => told,
+                told = self.reading.next_of(&self.endpoint) => told,
             };
             match told {
                 Ok(Told::Notification(body)) => {

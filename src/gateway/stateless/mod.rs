@@ -76,7 +76,8 @@ pub async fn answer(gateway: &Rc<Gateway>, asked: Asked<'_>) -> Result<Outcome, 
 
 /// `None`: no server of the service has told its era yet.
 async fn way(gateway: &Rc<Gateway>, service: &Service) -> Option<Way> {
-    let eras = service.endpoints.iter().map(|endpoint| gateway.member.lines.era(endpoint));
+    let endpoints = service.endpoints();
+    let eras = endpoints.iter().map(|endpoint| gateway.member.lines.era(endpoint));
     // Where both are, the one that needs no session.
     future::join_all(eras).await.into_iter().flatten().fold(None, |way, era| match (way, era) {
         (Some(Way::Pass), _) | (_, Era::Modern) => Some(Way::Pass),

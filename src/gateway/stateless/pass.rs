@@ -102,7 +102,7 @@ impl Going {
         if let Some(first) = self.first.take() {
             return Ok((first, false));
         }
-        match time.bound(self.reading.next()).await {
+        match time.bound(self.reading.next_of(&self.endpoint)).await {
             Ok(Told::Notification(body)) => {
                 self.passing.heard(&body);
                 Ok((body, false))
@@ -129,7 +129,7 @@ async fn begin(passing: Passing, time: Time) -> Result<Begun, NotServed> {
             }
             Err(error) => return Err(passing.lost(error)),
         };
-        match time.bound(reading.next()).await {
+        match time.bound(reading.next_of(&endpoint)).await {
             Ok(Told::Response { body, success }) => {
                 passing.counted.answered(success);
                 let body = passing.finished(body, &endpoint).await?;

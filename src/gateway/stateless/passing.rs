@@ -14,7 +14,7 @@ use super::{
     changes, secret,
     state::{self, Name},
     tasks::{self, Handle, Handles, Watched},
-    told::Reading,
+    told::{Reading, given_up},
 };
 use crate::{
     gateway::{
@@ -118,7 +118,7 @@ impl Passing {
             let handles = Handles { seal: &seal, service: &asked.service.name, by: asked.by };
             // One of the router's own, or of nobody.
             let Handle { endpoint, id } = handles.open(shown).ok_or(NotServed::OtherEra)?;
-            if !asked.service.endpoints.iter().any(|known| state::name(known) == endpoint) {
+            if asked.service.find(|known| state::name(known) == endpoint).is_none() {
                 return Err(NO_SERVER.into());
             }
             body = tasks::asked(&body, &id).ok_or(NotServed::OtherEra)?;
@@ -189,8 +189,7 @@ impl Passing {
 
     async fn ask_each(&self) -> Result<(Arc<Endpoint>, Reading, u16), NotAnswered> {
         let lines = &self.gateway.member.lines;
-        let wanted = |endpoint: &&Arc<Endpoint>| self.wanted.is_some_and(|name| state::name(endpoint) == name);
-        let wanted = self.service.endpoints.iter().find(wanted).cloned();
+        let wanted = self.wanted.and_then(|name| self.service.find(|endpoint| state::name(endpoint) == name));
         let others = self.service.candidates().filter(|_| self.task.is_none());
         let (name, params) = (self.name.as_deref(), self.params.as_slice());
         let mut last = None;
@@ -205,14 +204,19 @@ impl Passing {
                 _ => &self.body,
             };
             let question = Question { method: &self.method, name, params, body, place: place.as_ref() };
-            match lines.ask(&endpoint, self.who.clone(), question).await {
+            let asked = tokio::select! {
+                biased;
+                asked = lines.ask(&endpoint, self.who.clone(), question) => asked.map_err(CallError::from),
+                () = endpoint.gone() => Err(given_up()),
+            };
+            match asked {
                 Ok(replied) => {
                     let (limits, dropped) =
                         (LinkLimits::from(self.settings()), self.gateway.env.metrics.dropped.clone());
                     let reading = Reading::new(replied.reply, limits, self.id.clone(), dropped);
                     return Ok((endpoint, reading, replied.status));
                 }
-                Err(error) => last = Some(next_endpoint(last, error.into()).map_err(NotAnswered::Upstream)?),
+                Err(error) => last = Some(next_endpoint(last, error).map_err(NotAnswered::Upstream)?),
             }
         }
         let service = self.service.name.clone();
@@ -223,7 +227,7 @@ impl Passing {
     ///
     /// # Errors
     /// It has: whatever was asked is for [`super::held`].
-    pub(super) async fn is_of_another_era(&self, endpoint: &Endpoint, status: u16) -> Result<(), NotServed> {
+    pub(super) async fn is_of_another_era(&self, endpoint: &Arc<Endpoint>, status: u16) -> Result<(), NotServed> {
         if !matches!(status, 400 | 404 | 405) {
             return Ok(());
         }

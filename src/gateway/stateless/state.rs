@@ -70,7 +70,7 @@ mod tests {
         let hour = Duration::from_secs(3600);
         let spoken = (Transport::Auto, EraSetting::Modern);
         let pool = Pool::new([("s".to_owned(), vec![url.parse().unwrap()])], &Metrics::new(), spoken, 1, hour, hour);
-        std::sync::Arc::clone(&pool.only_service().unwrap().endpoints[0])
+        std::sync::Arc::clone(&pool.only_service().unwrap().endpoints()[0])
     }
 
     /// SEC-1

@@ -10,7 +10,7 @@ use crate::{
         jsonrpc::{self, Head, IdKey, Kind},
         scan::Told as Scanned,
     },
-    upstream::{LinkEvent, Piece, Reply, ReplyEnd, actor::CallError, notice::LinkLimits},
+    upstream::{Endpoint, LinkEvent, Piece, Reply, ReplyEnd, actor::CallError, notice::LinkLimits},
 };
 
 /// One message.
@@ -72,6 +72,18 @@ impl Reading {
         }
     }
 
+    /// The same, of a server that may be given up meanwhile.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    pub(super) async fn next_of(&mut self, endpoint: &Endpoint) -> Result<Told, CallError> {
+        tokio::select! {
+            biased;
+            told = self.next() => told,
+            () = endpoint.gone() => Err(given_up()),
+        }
+    }
+
     fn sort(&self, event: LinkEvent) -> Result<Option<Told>, CallError> {
         let (body, is_altered) = match event {
             LinkEvent::Message(body) => (body, false),
@@ -114,4 +126,9 @@ impl Reading {
     fn drops(&self, reason: &str) {
         self.dropped.with_label_values(&[reason]).inc();
     }
+}
+
+/// The list of upstreams has lost the server for too long.
+pub(super) fn given_up() -> CallError {
+    CallError::Lost("its server is not in the list of upstreams any more".to_owned())
 }

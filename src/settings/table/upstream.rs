@@ -10,6 +10,7 @@ use crate::settings::{
     row::Row,
     source::Reader,
     upstreams::upstreams,
+    upstreams_file::{UpstreamsFile, upstreams_file},
     value::{EraSetting, Transport, UpstreamService},
 };
 
@@ -19,6 +20,17 @@ group! {
         /// Services and their equal endpoints: name=url,url;name2=url. A service is reached at /sse/NAME and the like.
         /// Unset: the router starts an mcp-server-v6 inside its own process, so that it can be tried at once.
         MCP_UPSTREAMS = "", "name=url,url;name2=url" => services: Vec<UpstreamService>, upstreams;
+
+        /// File of services in the same form, one name=url,url a line; # begins a line that says nothing, and behind a comma at its
+        /// end a line goes on in the next. It is read again when it changes (MCP_AUTH_RELOAD), and at SIGHUP: a new endpoint is used
+        /// at once, one that is gone keeps what has begun there (MCP_UPSTREAM_LEAVE), and a file with a fault changes
+        /// nothing. Where both are set, the file counts and MCP_UPSTREAMS does not.
+        MCP_UPSTREAMS_FILE = "", "file" => file: Option<UpstreamsFile>, optional(upstreams_file);
+
+        /// How long sessions and calls go on at an endpoint that the list has no more; then it counts as dead, and they are taken
+        /// to others as from a server that died. As long as the longest call by default (MCP_UPSTREAM_REQUEST_TIMEOUT). One that
+        /// nobody uses is let go at once.
+        MCP_UPSTREAM_LEAVE = "5m", "duration" => leave: Duration, duration(Duration::ZERO..=DAY);
 
         /// MCP transport of the endpoints. auto: a URL whose path ends in /sse is HTTP+SSE, one that ends in /mcp is
         /// Streamable HTTP, and any other is asked, as the specification says: an initialize that it refuses with 400, 404

@@ -68,6 +68,24 @@ pub struct LineConfig {
     tokens: Client,
 }
 
+impl LineConfig {
+    /// An `https` endpoint can be reached.
+    pub(in crate::upstream) fn has_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// By this, from now on.
+    pub(in crate::upstream) fn set_tls(&mut self, tls: Arc<ClientConfig>) {
+        self.tls = Some(tls);
+    }
+}
+
+impl std::fmt::Debug for LineConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LineConfig").finish_non_exhaustive()
+    }
+}
+
 impl std::fmt::Debug for Line {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Line").field("endpoint", &self.endpoint).finish_non_exhaustive()
