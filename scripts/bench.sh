@@ -21,6 +21,7 @@ loopback, lets the setups take turns, and stops what it started. Linux only: CPU
                                                              (1000, and 10000 or what the file limit allows)
   --to FILE        page to write; - is standard output      (docs/performance.md; with --quick or --only: -)
   --peers          beside them another gateway for Streamable HTTP, mcp-proxy of crates.io, which is built first (minutes)
+  --auth           beside them routers that ask who calls: router-keys (API keys) and router-tokens (JWTs, RS256)
   --results FILE   keep the results of all runs there, one line of JSON each
 
 Modes:
@@ -60,7 +61,7 @@ idle_sizes="1000 $many_idle"
 most_idle_of_cluster=2000
 # 256 sessions that pause for 0.1 s make up to 2,500 calls per second, which leaves CPU idle.
 pause=0.1
-modes="" setups="" page="" results="" partial=0 peers=""
+modes="" setups="" page="" results="" partial=0 peers="" auth=""
 peer_version=0.6.0
 
 while [ $# -gt 0 ]; do
@@ -72,6 +73,11 @@ while [ $# -gt 0 ]; do
             ;;
         --peers)
             peers=mcp-proxy
+            shift
+            continue
+            ;;
+        --auth)
+            auth="router-keys router-tokens"
             shift
             continue
             ;;
@@ -104,7 +110,7 @@ while [ $# -gt 0 ]; do
     esac
     shift 2
 done
-modes=${modes:-$all_modes} setups="${setups:-$all_setups} $peers"
+modes=${modes:-$all_modes} setups="${setups:-$all_setups} $peers $auth"
 if [ -z "$page" ]; then
     if [ "$partial" = 1 ]; then page=-; else page=$project_root/docs/performance.md; fi
 fi
@@ -307,6 +313,21 @@ start_front() { # off|on: the edge
     wait_for nginx port_taken "$port"
 }
 
+# Prints a token of an issuer of our own, for an hour, and leaves its keys in $work/jwks.json.
+sign_token() {
+    local n now text
+    base64url() { openssl base64 -A | tr '+/' '-_' | tr -d =; }
+    openssl genrsa -out "$work/issuer.pem" 2048 2>/dev/null
+    n=$(openssl rsa -in "$work/issuer.pem" -noout -modulus)
+    n=$(printf '%b' "$(printf '%s' "${n#Modulus=}" | sed 's/../\\x&/g')" | base64url)
+    printf '{"keys":[{"kty":"RSA","kid":"bench","alg":"RS256","use":"sig","e":"AQAB","n":"%s"}]}' "$n" >"$work/jwks.json"
+    now=$(date +%s)
+    text=$(printf '{"alg":"RS256","kid":"bench","typ":"at+jwt"}' | base64url).$(printf \
+        '{"iss":"https://issuer.example","sub":"bench","aud":"https://bench.example","iat":%d,"exp":%d,"scope":"mcp:use"}' \
+        "$now" $((now + 3600)) | base64url)
+    printf '%s.%s' "$text" "$(printf '%s' "$text" | openssl dgst -sha256 -sign "$work/issuer.pem" -binary | base64url)"
+}
+
 # Starts what SETUP needs beyond Redis and upstream, and sets where the load goes and whose CPU is its own.
 start_setup() { # SETUP
     pids_of=() base="" extra=()
@@ -325,6 +346,19 @@ start_setup() { # SETUP
         router-redis)
             start_router router-redis REDIS_URL="redis://127.0.0.1:$redis_port" MCP_SESSION_REDIS_PREFIX=single
             base=http://127.0.0.1:$port pids_of=("router=$launched" "redis=$redis_pid")
+            ;;
+        router-keys)
+            "$router_bin" key bench >"$work/key.out" 2>"$work/key.err"
+            shown_key=$(grep -oh 'mcpr_[A-Za-z0-9_-]*' "$work/key.out" "$work/key.err" | head -n 1)
+            grep -oh 'bench sha256:[0-9a-f]*' "$work/key.out" "$work/key.err" >"$work/keys"
+            start_router router-keys MCP_AUTH=keys MCP_AUTH_KEYS_FILE="$work/keys"
+            base=http://127.0.0.1:$port pids_of=("router=$launched")
+            ;;
+        router-tokens)
+            shown_token=$(sign_token)
+            start_router router-tokens MCP_AUTH=tokens MCP_AUTH_ISSUER=https://issuer.example MCP_AUTH_JWKS="$work/jwks.json" \
+                MCP_AUTH_RESOURCE=https://bench.example
+            base=http://127.0.0.1:$port pids_of=("router=$launched")
             ;;
         mcp-proxy)
             take_port
@@ -400,6 +434,10 @@ run_load() { # MODE SETUP SESSIONS [ARG…]
     for group in ${!pids_name}; do arguments+=(--pids "$group"); done
     # shellcheck disable=SC2206  # flags without spaces
     arguments+=(${!extra_name})
+    case $setup in
+        router-keys) arguments+=(--header "X-API-Key: $shown_key") ;;
+        router-tokens) arguments+=(--header "Authorization: Bearer $shown_token") ;;
+    esac
     local outcome=""
     if ! "$load_bin" "${arguments[@]}" "$@" --out "$work/results" >"$work/load.out" 2>&1; then
         outcome=" (does not count: $(tail -n 1 "$work/load.out"))"

@@ -14,6 +14,8 @@ const SETUPS: &[(&str, &str)] = &[
     ("nginx", "nginx, plain proxy"),
     ("router", "router, embedded store"),
     ("router-redis", "router, Redis"),
+    ("router-keys", "router, embedded store, API keys"),
+    ("router-tokens", "router, embedded store, JWTs"),
     ("mcp-proxy", "mcp-proxy 0.6.0 (crates.io)"),
     ("cluster", "three routers, Redis, nginx"),
     ("cluster-any", "the same, any router for any POST"),
@@ -206,6 +208,15 @@ impl Page {
             let cpu = |label: &str| self.cpu("streamable", label, sessions, "router");
             let what = format!("CPU per 1,000 Streamable HTTP calls, {sessions} sessions, embedded store");
             at_most(&what, 0.25, "× mcp-proxy", over(cpu("router"), cpu("mcp-proxy")));
+        }
+        for mode in ["sse", "streamable", "rest"] {
+            for sessions in self.sizes(mode) {
+                for (label, shown) in [("router-keys", "API keys"), ("router-tokens", "JWTs")] {
+                    let cpu = |label: &str| self.cpu(mode, label, sessions, "router");
+                    let what = format!("CPU per 1,000 calls ({mode}), {sessions} at a time, with {shown}");
+                    at_most(&what, 1.05, "× without", over(cpu(label), cpu("router")));
+                }
+            }
         }
         at_most(
             "CPU per 1,000 REST calls, 32 callers, embedded store",

@@ -12,14 +12,16 @@ const BOTH: &[u8] = b"application/json, text/event-stream";
 
 /// Which of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Takes {
-    pub(super) events: bool,
-    pub(super) json: bool,
+pub struct Takes {
+    /// Event streams.
+    pub events: bool,
+    /// JSON.
+    pub json: bool,
 }
 
 impl Takes {
     /// Both without an `Accept`, too. An empty one names nothing (section 5.6.1.2).
-    pub(super) fn of(request: &HttpRequest) -> Self {
+    pub fn of(request: &HttpRequest) -> Self {
         let mut all = request.headers().get_all(header::ACCEPT);
         let (first, second) = (all.next(), all.next());
         let is_usual = first.is_none_or(|accept| accept.as_bytes() == BOTH);

@@ -22,7 +22,7 @@ use super::forwarded::is_within;
 /// What a refused connection is told; a JSON-RPC error like every other.
 const REFUSAL: &str = concat!(
     "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-type: application/json\r\n",
-    "content-length: 187\r\n\r\n",
+    "x-content-type-options: nosniff\r\ncache-control: no-store\r\ncontent-length: 187\r\n\r\n",
     r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32603,"message":"too many connections from this address; close some or try again later","data":{"reason":"too_many_connections","retry":true}}}"#,
 );
 

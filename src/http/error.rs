@@ -66,6 +66,12 @@ pub enum ApiError {
         /// The limit.
         limit: usize,
     },
+    /// The head is too long, in HTTP/2; in HTTP/1.1 such a request does not come this far.
+    #[error("the head is longer than {limit} bytes")]
+    LongHead {
+        /// The limit.
+        limit: usize,
+    },
     /// The body could not be read.
     #[error("the body could not be read")]
     BrokenBody,

@@ -30,6 +30,9 @@ use super::{
 };
 use crate::{audit::Entry, process::node::Node};
 
+/// Longest head of a request of HTTP/2, in bytes: as long as actix takes one of HTTP/1.1. Below it, h2 takes up to 16 MiB.
+const HEAD_MAX: usize = 128 << 10;
+
 /// The middleware.
 #[derive(Debug)]
 pub struct Guard {
@@ -87,10 +90,15 @@ where
             Ok(origin) => origin.cloned(),
             // Probes come with whatever Host the platform likes, and tell a stranger nothing.
             Err(ApiError::Host) if is_probe(request.path(), &node.env.settings.server.base_path) => None,
-            Err(refused) => return Either::Right(Either::Left(ready(Err(refused.into())))),
+            // An answer, and no error: what is put on answers further out is not put on errors.
+            Err(refused) => return Either::Right(Either::Left(ready(Ok(refuse(request, &refused))))),
         };
         // HTTP/1.1 has one request at a time.
         let under_way = if request.version() == Version::HTTP_2 {
+            if head_length(&request) > HEAD_MAX {
+                let refused = ApiError::LongHead { limit: HEAD_MAX };
+                return Either::Right(Either::Left(ready(Ok(refuse(request, &refused)))));
+            }
             let most = node.env.settings.server.max_streams;
             match request.request().conn_data::<Open>().map(|open| open.begin(most)) {
                 Some(None) => {
@@ -158,6 +166,11 @@ where
         }
         .boxed_local()
     }
+}
+
+fn head_length(request: &ServiceRequest) -> usize {
+    let headers = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
+    request.uri().path().len() + request.query_string().len() + headers.sum::<usize>()
 }
 
 fn refuse(request: ServiceRequest, error: &ApiError) -> ServiceResponse<BoxBody> {

@@ -22,7 +22,7 @@
 //!
 //! This file mounts them, and none of them imports it.
 
-mod accept;
+pub mod accept;
 pub mod actuator;
 pub mod admin;
 mod allowed;

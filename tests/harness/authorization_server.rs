@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::{eventually, http::Request, ports::Port, process::Process};
+use super::{eventually, http::Request, ports::Port, process::Process, secrets};
 
 /// See module documentation.
 #[derive(Debug)]
@@ -67,7 +67,9 @@ impl AuthorizationServer {
 
     /// A token with these claims over the usual ones (null: without it). `query`: what else is unusual about it.
     pub async fn token(&self, query: &str, claims: &Value) -> String {
-        Request::post(format!("/token-for?{query}"), claims.to_string()).send(self.addr()).await.text()
+        let token = Request::post(format!("/token-for?{query}"), claims.to_string()).send(self.addr()).await.text();
+        secrets::note(&token);
+        token
     }
 
     /// From now on it has another key.

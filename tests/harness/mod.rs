@@ -20,6 +20,7 @@ pub mod authorization_server;
 pub mod cluster;
 pub mod conformance_server;
 pub mod conformance_suite;
+pub mod leaks;
 pub mod modern_server;
 pub mod nginx;
 mod node_server;
@@ -46,7 +47,7 @@ pub use testkit::mcp_client::Transport;
 pub use testkit::{
     Event, EventStream, FakeUpstream, FaultProxy, Item, McpClient, Mode, ModernClient, OddUpstream, PATIENCE, PostTo,
     Process, ReceivedSpan, SpanReceiver, StreamEnd, StreamableClient, StreamableUpstream, event_stream, eventually,
-    eventually_some, fake_upstream, fault_proxy, http, mcp_client, odd_upstream, ports, process, seed, soon,
+    eventually_some, fake_upstream, fault_proxy, http, mcp_client, odd_upstream, ports, process, secrets, seed, soon,
     streamable_client, streamable_upstream, tls,
 };
 pub use upstream_process::UpstreamProcess;

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{eventually, ports::Port, process::Process};
+use super::{eventually, leaks, ports::Port, process::Process};
 
 /// Longest wait for nginx to take its workers with it.
 const STOP: Duration = Duration::from_secs(5);
@@ -95,6 +95,11 @@ impl Nginx {
         self.process.signal("HUP");
     }
 
+    /// Secrets in what it has logged. `also`: more of them.
+    pub fn leaks(&self, also: &[&str]) -> Vec<String> {
+        leaks::of("nginx", [&self.logs()], also)
+    }
+
     /// What it has logged: accesses and errors.
     pub fn logs(&self) -> String {
         let mut text = String::new();
@@ -109,6 +114,13 @@ impl Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
+        self.end();
+        leaks::assert_none(&self.leaks(&[]));
+    }
+}
+
+impl Nginx {
+    fn end(&mut self) {
         // SIGKILL would leave its worker behind.
         self.process.signal("TERM");
         let deadline = Instant::now() + STOP;

@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::{
     eventually,
     http::{self, Request},
+    leaks,
     ports::Port,
     process::Process,
 };
@@ -37,6 +38,7 @@ impl RouterProcess {
     /// harness sets: port, instance id (`name`), two workers, log level, no watchdog.
     pub fn launch(dir: &Path, name: &str, env: &Env) -> Self {
         let port = Port::reserve();
+        leaks::note_settings(env);
         let process = spawn(dir, name, &port, env);
         Self { process, name: name.to_owned(), port, env: env.clone(), dir: dir.to_owned() }
     }
@@ -130,6 +132,17 @@ impl RouterProcess {
         sum
     }
 
+    /// Secrets in what it has written in all of its lives, in its audit log, and on its page of metrics. `also`: more secrets
+    /// than those that the test kit knows.
+    pub fn leaks(&self, also: &[&str]) -> Vec<String> {
+        let mut texts = leaks::audit_logs(&self.env, &self.dir);
+        texts.push(self.process.log_of_all_lives());
+        if self.is_running() && !self.process.is_stopped() && !self.env.contains_key("SERVER_CERT_FILE") {
+            texts.extend(leaks::metrics_page(self.addr()));
+        }
+        leaks::of(&self.name, &texts, also)
+    }
+
     /// Guarantees that it has seen broken, in this life or an earlier one; by its log, which outlives it.
     pub fn violations(&self) -> Vec<String> {
         let log = self.process.log_of_all_lives();
@@ -139,6 +152,12 @@ impl RouterProcess {
     /// `/actuator/health`, whatever its status.
     pub async fn health(&self) -> Value {
         http::get(self.addr(), "/actuator/health").await.json()
+    }
+}
+
+impl Drop for RouterProcess {
+    fn drop(&mut self) {
+        leaks::assert_none(&self.leaks(&[]));
     }
 }
 

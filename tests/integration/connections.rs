@@ -16,21 +16,21 @@ use crate::harness::{
     soon,
 };
 
-const REST: &str = "/mcp/router/route/mcp-server-v6";
-const LIVENESS: &str = "/actuator/health/liveness";
+pub(super) const REST: &str = "/mcp/router/route/mcp-server-v6";
+pub(super) const LIVENESS: &str = "/actuator/health/liveness";
 
-fn head_of_post(path: &str, length: &str) -> String {
+pub(super) fn head_of_post(path: &str, length: &str) -> String {
     format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{length}\r\n\r\n")
 }
 
-async fn send(addr: SocketAddr, text: &str) -> TcpStream {
+pub(super) async fn send(addr: SocketAddr, text: &str) -> TcpStream {
     let mut socket = TcpStream::connect(addr).await.unwrap();
     socket.write_all(text.as_bytes()).await.unwrap();
     socket
 }
 
 /// All that comes until the connection ends, however that is.
-async fn to_the_end(mut socket: TcpStream) -> String {
+pub(super) async fn to_the_end(mut socket: TcpStream) -> String {
     let mut text = Vec::new();
     let read = soon("the end of the connection", socket.read_to_end(&mut text)).await;
     drop(read);
@@ -151,6 +151,7 @@ async fn one_address_has_a_share_of_the_connections() {
     .await;
     let refused = to_the_end(TcpStream::connect(addr).await.unwrap()).await;
     assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("too_many_connections"), "{refused}");
+    assert!(refused.contains("x-content-type-options: nosniff"), "{refused}");
     held.clear();
     eventually("room again", || async move {
         matches!(Request::get(LIVENESS).try_send(addr).await, Ok(answer) if answer.status == 200)

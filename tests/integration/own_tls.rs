@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::sdk::{Sdk, Transport, run_at};
 use crate::harness::{
-    Cluster, Front, RouterProcess, UpstreamProcess, eventually, http,
+    Cluster, RouterProcess, UpstreamProcess, eventually, http,
     mcp_client::tool_call,
     router_process::Env,
     tls::{Ca, TlsFront},
@@ -22,19 +22,19 @@ const ROUTE: &str = "/mcp/router/route/mcp-server-v6";
 const JSON: &str = "content-type: application/json";
 
 /// A router that speaks TLS, with the certificates of `scripts/test-certificates.sh`.
-struct Secure {
-    router: RouterProcess,
+pub(super) struct Secure {
+    pub(super) router: RouterProcess,
     certificates: PathBuf,
     dir: TempDir,
 }
 
-fn certificates(folder: &Path) {
+pub(super) fn certificates(folder: &Path) {
     let made = Command::new(Path::new(ROOT).join("scripts/test-certificates.sh")).arg(folder).output().unwrap();
     assert!(made.status.success(), "{made:?}");
 }
 
 impl Secure {
-    async fn start(more: &[(&str, &str)]) -> Self {
+    pub(super) async fn start(more: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let certificates_dir = dir.path().join("certificates");
         certificates(&certificates_dir);
@@ -53,28 +53,28 @@ impl Secure {
         Self { router, certificates: certificates_dir, dir }
     }
 
-    fn url(&self, path: &str) -> String {
+    pub(super) fn url(&self, path: &str) -> String {
         format!("https://localhost:{}{path}", self.router.port())
     }
 
-    fn ca(&self) -> PathBuf {
+    pub(super) fn ca(&self) -> PathBuf {
         self.certificates.join("ca.pem")
     }
 
     /// curl, which believes whom it is told to.
-    fn curl(&self, arguments: &[&str]) -> Command {
+    pub(super) fn curl(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("curl");
         command.args(["-q", "-sS", "--noproxy", "*", "--max-time", "20", "--cacert"]).arg(self.ca()).args(arguments);
         command
     }
 
-    async fn asked(&self, arguments: &[&str]) -> Output {
+    pub(super) async fn asked(&self, arguments: &[&str]) -> Output {
         let mut command = self.curl(arguments);
         tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap()
     }
 }
 
-fn text(output: &Output) -> String {
+pub(super) fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
@@ -237,50 +237,4 @@ async fn a_server_that_asks_for_a_certificate_is_shown_the_routers() {
             assert_eq!(client.text("echo", json!({ "text": "é" })).await, "é");
         }
     }
-}
-
-/// nginx asks for a certificate of the client, and its subject is the principal.
-#[tokio::test]
-async fn a_clients_certificate_is_its_name_behind_nginx() {
-    let dir = tempfile::tempdir().unwrap();
-    let folder = dir.path().join("certificates");
-    certificates(&folder);
-    let other = dir.path().join("other");
-    certificates(&other);
-    let front = Front {
-        tls: Some(["server.pem", "server.key"].map(|name| folder.join(name))),
-        clients: Some(folder.join("ca.pem")),
-        ..Front::stock(true)
-    };
-    let rules = dir.path().join("policy.toml");
-    fs::write(&rules, "[[rule]]\nname = \"alice\"\nwho = [\"proxy:CN=alice\"]\n").unwrap();
-    let cluster = Cluster::builder()
-        .without_redis()
-        .front(front)
-        .env("MCP_AUTH", "proxy")
-        .env("MCP_POLICY_FILE", rules.display())
-        .start()
-        .await;
-    let nginx = cluster.nginx.as_ref().unwrap();
-    let url = format!("https://localhost:{}{ROUTE}", nginx.tls_addr().port());
-    let list = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/list" }).to_string();
-    let asked = async |from: Option<&Path>| {
-        let mut command = Command::new("curl");
-        command.args(["-q", "-sS", "--noproxy", "*", "--max-time", "20", "-w", "%{http_code}", "-o", "/dev/null"]);
-        // As a client that would name itself.
-        command
-            .args(["-H", "x-mcp-principal: CN=alice", "-H", JSON, "-d", &list, "--cacert"])
-            .arg(folder.join("ca.pem"));
-        if let Some(from) = from {
-            command.arg("--cert").arg(from.join("client.pem")).arg("--key").arg(from.join("client.key"));
-        }
-        let url = url.clone();
-        let output = tokio::task::spawn_blocking(move || command.arg(url).output()).await.unwrap().unwrap();
-        text(&output)
-    };
-    assert_eq!(asked(Some(&folder)).await, "200");
-    assert_eq!((asked(None).await, asked(Some(&other)).await), ("400".to_owned(), "400".to_owned()));
-    // Where nginx does not ask, nobody has a name.
-    let plain = http::Request::post(ROUTE, list.clone()).header("x-mcp-principal", "CN=alice").send(nginx.addr()).await;
-    assert_eq!(plain.status, 401);
 }

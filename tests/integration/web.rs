@@ -2,6 +2,7 @@
 //! in JSON-RPC whatever is wrong.
 
 use serde_json::json;
+use sha2::{Digest as _, Sha256};
 
 use crate::harness::{
     Cluster, EventStream,
@@ -263,5 +264,51 @@ async fn answers_are_neither_guessed_at_nor_kept() {
         let response = request.send(cluster.addr(0)).await;
         let headers = (response.header("x-content-type-options"), response.header("cache-control"));
         assert_eq!(headers, (Some("nosniff"), Some("no-store")), "{request:?}");
+    }
+}
+
+/// Whoever refuses, and however early: what is said is as it says it is (no browser takes it for a page), and nobody keeps it.
+#[tokio::test]
+async fn what_is_refused_is_marked_like_what_is_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let (keys, key) = (dir.path().join("keys"), "mcpr_test");
+    let hash = data_encoding::HEXLOWER.encode(&Sha256::digest(key));
+    std::fs::write(&keys, format!("ci sha256:{hash}\n")).unwrap();
+    let cluster = Cluster::builder()
+        .without_redis()
+        .env("MCP_AUTH", "keys")
+        .env("MCP_AUTH_KEYS_FILE", keys.display())
+        .env("MCP_ALLOWED_ORIGINS", PAGE)
+        .env("MCP_MAX_BODY", "1KiB")
+        .start()
+        .await;
+    let post = || Request::post(REST, ping()).header("x-api-key", key);
+    for (what, request, status) in [
+        ("a call", post(), 200),
+        ("a foreign host", post().header("host", "evil.example"), 403),
+        ("a foreign origin", post().header("origin", "https://evil.example"), 403),
+        ("two origins", post().also("origin", PAGE).also("origin", PAGE), 403),
+        ("nobody", post().without("x-api-key"), 401),
+        ("a wrong key", post().header("x-api-key", "mcpr_wrong"), 401),
+        (
+            "a preflight",
+            Request::with_method("OPTIONS", REST)
+                .header("origin", PAGE)
+                .header("access-control-request-method", "POST"),
+            204,
+        ),
+        ("another type", post().header("content-type", "text/plain"), 415),
+        ("too much", Request::post(REST, "x".repeat(2048)).header("x-api-key", key), 413),
+        ("no JSON", Request::post(REST, "x").header("x-api-key", key), 400),
+        ("no such path", Request::get("/nothing").header("x-api-key", key), 404),
+        ("no such service", Request::get("/sse/nothing").header("x-api-key", key), 404),
+        ("another method", Request::with_method("PUT", REST).header("x-api-key", key), 405),
+        ("no metadata", Request::get("/.well-known/oauth-protected-resource"), 404),
+        ("figures", Request::get("/actuator/prometheus"), 200),
+    ] {
+        let answer = request.send(cluster.addr(0)).await;
+        assert_eq!(answer.status, status, "{what}: {}", answer.text());
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{what}");
+        assert!(answer.header("cache-control").is_some_and(|value| value.contains("no-store")), "{what}");
     }
 }

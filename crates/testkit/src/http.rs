@@ -7,7 +7,7 @@ use serde_json::Value;
 pub use crate::connection::header;
 use crate::{
     connection::{BodyLength, Connection, Headers},
-    soon,
+    secrets, soon,
 };
 
 /// A request to be sent.
@@ -22,7 +22,9 @@ pub struct Request {
 impl Request {
     /// Without a body.
     pub fn get(path: impl Into<String>) -> Self {
-        Self { method: "GET", path: path.into(), headers: Vec::new(), body: Vec::new() }
+        let path = path.into();
+        secrets::note_path(&path);
+        Self { method: "GET", path, headers: Vec::new(), body: Vec::new() }
     }
 
     /// Without a body.
@@ -43,13 +45,14 @@ impl Request {
     /// Sets a header; an earlier one of the same name is replaced. `host` replaces the default one.
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.retain(|(other, _)| !other.eq_ignore_ascii_case(name));
-        self.headers.push((name.to_ascii_lowercase(), value.to_owned()));
-        self
+        self.also(name, value)
     }
 
     /// Adds a header beside those of the same name.
     pub fn also(mut self, name: &str, value: &str) -> Self {
-        self.headers.push((name.to_ascii_lowercase(), value.to_owned()));
+        let name = name.to_ascii_lowercase();
+        secrets::note_header(&name, value);
+        self.headers.push((name, value.to_owned()));
         self
     }
 

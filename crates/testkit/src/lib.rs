@@ -16,6 +16,7 @@
 //! | [`judge`] | what a JSON-RPC message is, judged by its value |
 //! | [`listen`](mod@listen) | what each server here begins with |
 //! | [`process`], [`ports`] | child processes, and ports that no other test has |
+//! | [`secrets`] | what must stand in no log |
 //! | [`tls`] | TLS in front of a server, with certificates made for the test |
 //! | [`wait`] | waiting for a condition, not for a time |
 
@@ -34,6 +35,7 @@ pub mod odd_upstream;
 pub mod ports;
 pub mod poster;
 pub mod process;
+pub mod secrets;
 pub mod span_receiver;
 pub mod sse;
 pub mod streamable_client;

@@ -30,7 +30,7 @@ use crate::{
     connection::{Headers, header},
     event_stream::{Event, EventStream, Item, Opened, StreamEnd},
     http::{Request, Response},
-    soon,
+    secrets, soon,
 };
 
 mod calls;
@@ -612,6 +612,7 @@ impl McpClient {
 
 /// A JSON-RPC request.
 pub fn request(id: impl Into<Value>, method: &str, params: Value) -> Value {
+    secrets::note_call(method, &params);
     json!({ "jsonrpc": "2.0", "id": id.into(), "method": method, "params": params })
 }
 

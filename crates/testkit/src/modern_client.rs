@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::{
     event_stream::{EventStream, Item, Opened, StreamEnd},
     http::Request,
-    soon,
+    secrets, soon,
 };
 
 /// See the module's text. Clones are the same client.
@@ -70,6 +70,7 @@ impl ModernClient {
 
     /// A request as it goes out.
     pub fn request(&self, id: &Value, method: &str, params: Value) -> Request {
+        secrets::note_call(method, &params);
         let mut params = params;
         let mut meta = self.meta.clone();
         meta["io.modelcontextprotocol/protocolVersion"] = "2026-07-28".into();

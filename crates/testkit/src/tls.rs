@@ -8,13 +8,14 @@ use std::{
 
 use rcgen::{BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::{
-    RootCertStore, ServerConfig,
+    ClientConfig, RootCertStore, ServerConfig,
     crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
     server::{NoClientAuth, WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 use tokio::{io::copy_bidirectional, net::TcpStream, task::AbortHandle};
 pub use tokio_rustls::TlsAcceptor;
+use tokio_rustls::TlsConnector;
 
 use crate::listen;
 
@@ -140,6 +141,56 @@ impl TlsFront {
 impl Drop for TlsFront {
     fn drop(&mut self) {
         self.accepting.abort();
+    }
+}
+
+/// The other way round: takes plain connections, and speaks TLS to a server, so that what speaks plain HTTP, and any bytes that
+/// are none, get to it.
+#[derive(Debug)]
+pub struct TlsTo {
+    addr: SocketAddr,
+    accepting: AbortHandle,
+}
+
+impl TlsTo {
+    /// To this server on this machine, whose certificate is for `localhost` and of whom this PEM file has.
+    pub async fn start(server: SocketAddr, ca: &Path) -> Self {
+        let mut issuers = RootCertStore::empty();
+        issuers.add(CertificateDer::from_pem_file(ca).expect("a certificate")).expect("an issuer");
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("ring has what TLS needs")
+            .with_root_certificates(issuers)
+            .with_no_client_auth();
+        let connector = TlsConnector::from(Arc::new(config));
+        let (addr, accepting) = listen(move |client| speak(connector.clone(), client, server)).await;
+        Self { addr, accepting }
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+}
+
+impl Drop for TlsTo {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+async fn speak(connector: TlsConnector, mut client: TcpStream, server: SocketAddr) {
+    let _ = client.set_nodelay(true);
+    let Ok(server) = TcpStream::connect(server).await else { return };
+    let _ = server.set_nodelay(true);
+    let name = ServerName::try_from("localhost").expect("a name");
+    let Ok(mut server) = connector.connect(name, server).await else { return };
+    // What the server has said before its end comes through, however it ends.
+    let (mut from_client, mut to_client) = client.split();
+    let (mut from_server, mut to_server) = tokio::io::split(&mut server);
+    tokio::select! {
+        _ = tokio::io::copy(&mut from_server, &mut to_client) => {}
+        _ = tokio::io::copy(&mut from_client, &mut to_server) => {}
     }
 }
 

@@ -23,7 +23,7 @@ mod asked;
 mod cache;
 mod changes;
 mod discover;
-mod held;
+pub mod held;
 pub mod kept;
 mod listen;
 mod pass;

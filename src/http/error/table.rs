@@ -104,6 +104,8 @@ fn row(error: &ApiError) -> Row {
         E::UnknownInstance => Row::new(404, INVALID_REQUEST, "unknown_instance"),
         E::LastInstance => Row::new(409, INVALID_REQUEST, "last_instance"),
         E::TooLarge { .. } => Row::new(413, INVALID_REQUEST, "too_large"),
+        // RFC 6585, section 5.
+        E::LongHead { .. } => Row::new(431, INVALID_REQUEST, "long_head"),
         E::BrokenBody => Row::new(400, PARSE_ERROR, "broken_body"),
         // RFC 9110, section 15.5.9. What is left of the body would be taken for the next request.
         E::SlowBody { .. } => Row::new(408, INVALID_REQUEST, "slow_body").also(Also::Close),
@@ -288,7 +290,7 @@ mod tests {
 
     numbered!(arm: ApiError {
         Invalid(_), Unexpected(_), UnknownService{..}, AmbiguousService{..}, IdInUse, MissingSession, UnknownSession,
-        AmbiguousSession, UnknownInstance, LastInstance, TooLarge{..}, BrokenBody, SlowBody{..}, ContentType, ContentCoding, NoSuchPath, Method{..}, Query,
+        AmbiguousSession, UnknownInstance, LastInstance, TooLarge{..}, LongHead{..}, BrokenBody, SlowBody{..}, ContentType, ContentCoding, NoSuchPath, Method{..}, Query,
         Repeated{..}, Host, Origin, Unauthorized{..}, TooLittle{..}, Policy{..}, TooOften{..}, TooManyCalls, NoIssuer, NotAdmin, NotAcceptable, NeitherAcceptable, NoSessionHeader,
         ProtocolVersion{..}, OtherVersion, Stateless{..}, Refused(_), OtherTransport{..}, Full, TooManyOfClient{..}, TooMany{..},
         Draining, StoreUnavailable, NotAccepted, PerhapsAccepted, StoreRefuses(_), Upstream(_), ToolList(_), NoEndpoint{..},
@@ -331,6 +333,7 @@ mod tests {
             (ApiError::UnknownInstance, 404, "unknown_instance", None),
             (ApiError::LastInstance, 409, "last_instance", None),
             (ApiError::TooLarge { limit: 1 }, 413, "too_large", None),
+            (ApiError::LongHead { limit: 1 }, 431, "long_head", None),
             (ApiError::BrokenBody, 400, "broken_body", None),
             (ApiError::SlowBody { limit: Duration::from_secs(1) }, 408, "slow_body", None),
             (ApiError::ContentType, 415, "content_type", None),

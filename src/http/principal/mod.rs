@@ -123,6 +123,11 @@ impl Authority {
         future::join(keys, tokens).await;
     }
 
+    /// Who asks, as far as that is known without waiting.
+    pub fn who(self: &Arc<Self>, request: &HttpRequest) -> Option<Principal> {
+        self.judge(request, true).ok().map(|shown| shown.principal)
+    }
+
     /// Finds out who asks, and keeps it with the request. `is_last`: what is not known now is not waited for.
     ///
     /// # Errors

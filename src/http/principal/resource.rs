@@ -1,5 +1,10 @@
 //! What tokens are for: the router as a protected resource (RFC 9728), each service of it, and what clients are told of
 //! that. The canonical URI of a service is the URL at which clients reach it (RFC 8707, MCP 2025-11-25, Canonical Server URI).
+//!
+//! Every request with a token is judged here: URIs are brought into their canonical form when a token is checked, once, and
+//! requests compare text.
+
+use std::{borrow::Cow, cell::RefCell};
 
 use actix_web::{HttpRequest, HttpResponse, http::header};
 use ipnet::IpNet;
@@ -28,22 +33,21 @@ pub(super) struct Resource {
 
 /// The router as the client of one request sees it, and what of it is asked for.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Audience {
+pub(super) struct Audience<'a> {
     /// Without a slash at its end.
-    origin: String,
+    origin: Cow<'a, str>,
     /// Path before all paths.
-    path: String,
-    /// The rest of the resource's path: `/mcp/{service}`, or nothing for the whole router.
-    rest: String,
-    service: Option<String>,
+    path: Cow<'a, str>,
+    /// Of the resource's path the first part: `mcp`, `sse`, or nothing for the whole router.
+    transport: &'a str,
+    service: Option<&'a str>,
 }
 
-impl Audience {
-    /// A token for this URI is for what is asked for: for the service by either of its URLs, or for the whole router.
+impl Audience<'_> {
+    /// A token for this [`canonical`] URI is for what is asked for: for the service by either of its URLs, or for the whole router.
     pub(super) fn is(&self, uri: &str) -> bool {
-        let Some(rest) = canonical(uri) else { return false };
-        let rest = rest.strip_prefix(&self.origin).and_then(|rest| rest.strip_prefix(&self.path));
-        match (rest, &self.service) {
+        let rest = uri.strip_prefix(&*self.origin).and_then(|rest| rest.strip_prefix(&*self.path));
+        match (rest, self.service) {
             (Some("" | "/mcp" | "/sse"), None) | (Some(""), Some(_)) => true,
             (Some(rest), Some(service)) => {
                 let of = rest.strip_prefix("/mcp/").or_else(|| rest.strip_prefix("/sse/"));
@@ -55,12 +59,12 @@ impl Audience {
 
     /// The URL of its metadata: the well-known path stands between host and path (RFC 9728, section 3.1).
     fn metadata(&self) -> String {
-        format!("{}{WELL_KNOWN}{}{}", self.origin, self.path, self.rest)
+        format!("{}{WELL_KNOWN}{}{}", self.origin, self.path, rest_of(self.transport, self.service))
     }
 }
 
 /// Scheme and host in lower case, no default port, no slash at the end; `None`: no URI of a resource.
-fn canonical(uri: &str) -> Option<String> {
+pub(super) fn canonical(uri: &str) -> Option<String> {
     let url = Url::parse(uri).ok()?;
     let is_plain = url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
     let origin = url.origin();
@@ -68,21 +72,42 @@ fn canonical(uri: &str) -> Option<String> {
         .then(|| format!("{}{}", origin.ascii_serialization(), url.path().trim_end_matches('/')))
 }
 
+/// `/mcp/{service}`, or nothing for the whole router.
+fn rest_of(transport: &str, service: Option<&str>) -> String {
+    match (transport, service) {
+        ("", _) => String::new(),
+        (transport, None) => format!("/{transport}"),
+        (transport, Some(service)) => format!("/{transport}/{service}"),
+    }
+}
+
 /// Which service a path of the router is about, and by which of its URLs.
-fn asked_for(path: &str) -> (Option<&str>, String) {
+fn asked_for(path: &str) -> (Option<&str>, &str) {
     let mut parts = path.split('/').skip(1);
     let parts = [(); 5].map(|()| parts.next().unwrap_or_default());
     match parts {
-        ["mcp", "router", "route" | "tools", service, ..] => (Some(service), format!("/mcp/{service}")),
-        ["mcp", "router", "services", service, "instances"] => (Some(service), format!("/mcp/{service}")),
-        ["mcp", "router", ..] => (None, String::new()),
-        ["mcp", "message", "", ..] => (None, "/sse".to_owned()),
+        ["mcp", "router", "route" | "tools", service, ..] => (Some(service), "mcp"),
+        ["mcp", "router", "services", service, "instances"] => (Some(service), "mcp"),
+        ["mcp", "router", ..] => (None, ""),
+        ["mcp", "message", "", ..] => (None, "sse"),
         // The endpoint that the event stream names.
-        ["mcp", service, "message", ..] => (Some(service), format!("/sse/{service}")),
-        [transport @ ("mcp" | "sse"), "", ..] => (None, format!("/{transport}")),
-        [transport @ ("mcp" | "sse"), service, ..] => (Some(service), format!("/{transport}/{service}")),
-        _ => (None, String::new()),
+        ["mcp", service, "message", ..] => (Some(service), "sse"),
+        [transport @ ("mcp" | "sse"), "", ..] => (None, transport),
+        [transport @ ("mcp" | "sse"), service, ..] => (Some(service), transport),
+        _ => (None, ""),
     }
+}
+
+/// What a request was sent to, and the canonical form of that.
+#[derive(Default)]
+struct LastOrigin {
+    scheme: &'static str,
+    host: String,
+    origin: String,
+}
+
+thread_local! {
+    static LAST_ORIGIN: RefCell<LastOrigin> = RefCell::default();
 }
 
 impl Resource {
@@ -103,21 +128,31 @@ impl Resource {
     }
 
     /// What a token must be for with which this is asked.
-    pub(super) fn audience(&self, request: &HttpRequest) -> Audience {
+    pub(super) fn audience<'a>(&'a self, request: &'a HttpRequest) -> Audience<'a> {
         let path = request.path().strip_prefix(&self.base_path).unwrap_or_default();
-        let (service, rest) = asked_for(path);
+        let (service, transport) = asked_for(path);
         let (origin, path) = match &self.at {
-            Some((origin, path)) => (origin.clone(), path.clone()),
-            None => (self.origin(request), forwarded::prefix(request, &self.trusted) + &self.base_path),
+            Some((origin, path)) => (Cow::from(origin), Cow::from(path)),
+            None => {
+                let path = forwarded::prefix(request, &self.trusted) + &self.base_path;
+                (Cow::from(self.origin(request)), Cow::from(path))
+            }
         };
-        Audience { origin, path, rest, service: service.map(str::to_owned) }
+        Audience { origin, path, transport, service }
     }
 
     /// As the client has written it; that the host is one of ours the guard has seen.
     fn origin(&self, request: &HttpRequest) -> String {
         let scheme = if forwarded::is_https(request, &self.trusted) { "https" } else { "http" };
         let host = forwarded::host(request, &self.trusted).unwrap_or_default();
-        canonical(&format!("{scheme}://{host}")).unwrap_or_default()
+        // Nearly always the one of before.
+        LAST_ORIGIN.with_borrow_mut(|last| {
+            if (last.scheme, last.host.as_str()) != (scheme, host) {
+                let origin = canonical(&format!("{scheme}://{host}")).unwrap_or_default();
+                *last = LastOrigin { scheme, host: host.to_owned(), origin };
+            }
+            last.origin.clone()
+        })
     }
 
     /// `WWW-Authenticate` (RFC 6750, section 3; RFC 9728, section 5.1). `error`: what is wrong, in words of our own.
@@ -143,7 +178,7 @@ impl Resource {
     pub(super) fn metadata(&self, request: &HttpRequest, is_service: impl Fn(&str) -> bool) -> Option<HttpResponse> {
         let tail = request.path().strip_prefix(WELL_KNOWN)?.trim_end_matches('/');
         let is_ours = |rest: &str| match asked_for(rest) {
-            (Some(service), canonical) => is_service(service) && canonical == rest,
+            (Some(service), transport) => is_service(service) && rest_of(transport, Some(service)) == rest,
             (None, _) => ["/mcp", "/sse"].contains(&rest),
         };
         let (origin, (path, rest)) = match &self.at {
@@ -211,7 +246,9 @@ mod tests {
             ("/mcp", "https://mcp.example/bridge/mcp/a", false),
             ("/sse?serviceName=a", "https://mcp.example/bridge/mcp/b", false),
         ] {
-            assert_eq!(router.audience(&get(path).to_http_request()).is(uri), expected, "{path} {uri}");
+            let request = get(path).to_http_request();
+            let is_for_it = canonical(uri).is_some_and(|uri| router.audience(&request).is(&uri));
+            assert_eq!(is_for_it, expected, "{path} {uri}");
         }
     }
 
@@ -231,6 +268,8 @@ mod tests {
             format!(r#"Bearer realm="mcp-router", resource_metadata="{at}", scope="use""#)
         );
         assert!(router.audience(&get("/mcp/a").to_http_request()).is("http://mcp.example/mcp/a"));
+        let other = get("/mcp/a").insert_header(("host", "other.example")).to_http_request();
+        assert!(!router.audience(&other).is("http://mcp.example/mcp/a"), "it is not that of the request before");
         let metadata =
             |path: &str| router.metadata(&get(path).to_http_request(), |name| ["a", "mcp-b"].contains(&name)).is_some();
         for (path, expected) in [

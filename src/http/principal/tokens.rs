@@ -17,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     introspection::{Introspection, Told, Word},
     jwks::{IssuerKey, Jwks},
-    resource::Audience,
+    resource::{self, Audience},
     ring_verifier,
 };
 use crate::{
@@ -52,6 +52,7 @@ pub(super) struct Tokens {
 #[derive(Debug, Clone)]
 pub(super) struct Checked {
     pub(super) principal: Principal,
+    /// In their canonical form.
     audience: Arc<[String]>,
     /// Seconds since 1970, leeway included.
     ends: u64,
@@ -266,7 +267,8 @@ impl Tokens {
         let principal = Principal::new(Kind::Token, &self.issuer, &who, given);
         Ok(Checked {
             principal,
-            audience: claims.aud.into_vec().into(),
+            // What is no URI is for nothing that is here.
+            audience: claims.aud.into_vec().iter().filter_map(|uri| resource::canonical(uri)).collect(),
             ends: exp.saturating_add(self.leeway),
             is_enough: self.scopes.iter().all(|needed| scopes.contains(needed)),
         })

@@ -20,7 +20,7 @@ mod pipeline;
 mod pubsub;
 mod rates;
 mod refusal;
-mod reply;
+pub mod reply;
 mod rights;
 mod scripts;
 mod sentinel;

@@ -35,57 +35,67 @@ pub(super) mod code {
 }
 
 /// An answer that makes no sense. `what` names the operation, never a value (SEC-2).
-pub(super) fn corrupt(what: &str) -> StoreError {
+pub fn corrupt(what: &str) -> StoreError {
     StoreError::Corrupt(format!("unexpected answer to {what}"))
 }
 
 /// The values of one array, taken one by one.
-pub(super) struct Fields {
+pub struct Fields {
     values: std::vec::IntoIter<Value>,
     what: &'static str,
 }
 
 impl Fields {
-    pub(super) fn new(values: Vec<Value>, what: &'static str) -> Self {
+    /// Of these. `what`: the operation whose answer they are.
+    pub fn new(values: Vec<Value>, what: &'static str) -> Self {
         Self { values: values.into_iter(), what }
     }
 
-    pub(super) fn of(value: Value, what: &'static str) -> StoreResult<Self> {
+    /// Of an array.
+    pub fn of(value: Value, what: &'static str) -> StoreResult<Self> {
         match value {
             Value::Array(values) => Ok(Self::new(values, what)),
             _ => Err(corrupt(what)),
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    /// Nothing is left.
+    pub fn is_empty(&self) -> bool {
         self.values.len() == 0
     }
 
-    pub(super) fn len(&self) -> usize {
+    /// How many are left.
+    pub fn len(&self) -> usize {
         self.values.len()
     }
 
-    pub(super) fn value(&mut self) -> StoreResult<Value> {
+    /// The next one, whatever it is.
+    pub fn value(&mut self) -> StoreResult<Value> {
         self.values.next().ok_or_else(|| corrupt(self.what))
     }
 
-    pub(super) fn fields(&mut self) -> StoreResult<Self> {
+    /// The next one, an array.
+    pub fn fields(&mut self) -> StoreResult<Self> {
         Self::of(self.value()?, self.what)
     }
 
-    pub(super) fn number<T: FromStr + TryFrom<i64>>(&mut self) -> StoreResult<T> {
+    /// The next one, a number or the digits of one.
+    pub fn number<T: FromStr + TryFrom<i64>>(&mut self) -> StoreResult<T> {
         number(self.value()?, self.what)
     }
 
-    pub(super) fn text(&mut self) -> StoreResult<String> {
+    /// The next one, UTF-8.
+    pub fn text(&mut self) -> StoreResult<String> {
         text(self.value()?, self.what)
     }
 
-    pub(super) fn shared(&mut self) -> StoreResult<Arc<str>> {
+    /// The same, for many.
+    pub fn shared(&mut self) -> StoreResult<Arc<str>> {
         Ok(self.text()?.into())
     }
 
-    pub(super) fn bytes(&mut self) -> StoreResult<Bytes> {
+    /// The next one, any bytes.
+    pub fn bytes(&mut self) -> StoreResult<Bytes> {
         match self.value()? {
             Value::BulkString(bytes) => Ok(bytes.into()),
             _ => Err(corrupt(self.what)),
@@ -93,12 +103,12 @@ impl Fields {
     }
 
     /// Instance id and incarnation.
-    pub(super) fn owner(&mut self) -> StoreResult<Owner> {
+    pub fn owner(&mut self) -> StoreResult<Owner> {
         Ok(Owner { instance_id: self.shared()?, incarnation: self.shared()? })
     }
 
     /// All that is left: field, value, field, value.
-    pub(super) fn pairs(mut self) -> StoreResult<Vec<(String, String)>> {
+    pub fn pairs(mut self) -> StoreResult<Vec<(String, String)>> {
         let mut pairs = Vec::with_capacity(self.len() / 2);
         while !self.is_empty() {
             let field = self.text()?;
@@ -108,12 +118,12 @@ impl Fields {
     }
 
     /// The same, to be looked up.
-    pub(super) fn map(self) -> StoreResult<BTreeMap<String, String>> {
+    pub fn map(self) -> StoreResult<BTreeMap<String, String>> {
         Ok(self.pairs()?.into_iter().collect())
     }
 
     /// All that is left, as texts.
-    pub(super) fn texts(mut self) -> StoreResult<Vec<String>> {
+    pub fn texts(mut self) -> StoreResult<Vec<String>> {
         let mut texts = Vec::with_capacity(self.len());
         while !self.is_empty() {
             texts.push(self.text()?);
@@ -122,7 +132,8 @@ impl Fields {
     }
 }
 
-pub(super) fn number<T: FromStr + TryFrom<i64>>(value: Value, what: &'static str) -> StoreResult<T> {
+/// A number, or the digits of one.
+pub fn number<T: FromStr + TryFrom<i64>>(value: Value, what: &'static str) -> StoreResult<T> {
     match value {
         Value::Int(number) => T::try_from(number).map_err(|_| corrupt(what)),
         Value::BulkString(digits) => parse(&digits, what),
@@ -131,13 +142,16 @@ pub(super) fn number<T: FromStr + TryFrom<i64>>(value: Value, what: &'static str
 }
 
 /// The answer to `TIME`.
-pub(super) fn time(value: Value) -> StoreResult<Duration> {
+pub fn time(value: Value) -> StoreResult<Duration> {
     let Value::Array(parts) = value else { return Err(corrupt("time")) };
     let [seconds, micros]: [Value; 2] = parts.try_into().map_err(|_| corrupt("time"))?;
-    Ok(Duration::from_secs(number(seconds, "time")?) + Duration::from_micros(number(micros, "time")?))
+    let (seconds, micros) = (number(seconds, "time")?, number(micros, "time")?);
+    // Whatever stands there: no sum that is none.
+    Duration::from_secs(seconds).checked_add(Duration::from_micros(micros)).ok_or_else(|| corrupt("time"))
 }
 
-pub(super) fn text(value: Value, what: &'static str) -> StoreResult<String> {
+/// UTF-8.
+pub fn text(value: Value, what: &'static str) -> StoreResult<String> {
     match value {
         Value::BulkString(bytes) => String::from_utf8(bytes).map_err(|_| corrupt(what)),
         Value::SimpleString(text) => Ok(text),
@@ -150,7 +164,7 @@ fn parse<T: FromStr>(digits: &[u8], what: &'static str) -> StoreResult<T> {
 }
 
 /// Kind letter and id key of an inbox entry, as the scripts write them.
-pub(super) fn client_message(kind: &str, id_key: String, what: &'static str) -> StoreResult<ClientMessage> {
+pub fn client_message(kind: &str, id_key: String, what: &'static str) -> StoreResult<ClientMessage> {
     match kind {
         "q" => Ok(ClientMessage::Request { id_key: id_key.into() }),
         "n" if id_key.is_empty() => Ok(ClientMessage::Notification),
@@ -161,7 +175,7 @@ pub(super) fn client_message(kind: &str, id_key: String, what: &'static str) -> 
 }
 
 /// The request table: id key, `<seq> <forwarded> <body>`, ...; sorted by seq.
-pub(super) fn pending(mut table: Fields) -> StoreResult<Vec<PendingRequest>> {
+pub fn pending(mut table: Fields) -> StoreResult<Vec<PendingRequest>> {
     let what = table.what;
     let mut requests = Vec::with_capacity(table.len() / 2);
     while !table.is_empty() {
@@ -186,12 +200,12 @@ pub(super) fn pending(mut table: Fields) -> StoreResult<Vec<PendingRequest>> {
 }
 
 /// The value of a field `a:<stream>`: `<incarnation> <attachment id>`.
-pub(super) fn attachment(stream: &str, holder: &str, what: &'static str) -> StoreResult<Attachment> {
+pub fn attachment(stream: &str, holder: &str, what: &'static str) -> StoreResult<Attachment> {
     let Holder { incarnation, id } = Holder::read(holder).ok_or_else(|| corrupt(what))?;
     Ok(Attachment { stream: stream.to_owned(), incarnation, id })
 }
 
 /// The value of a line of `INFO`.
-pub(super) fn told<'a>(server: &'a str, name: &str) -> Option<&'a str> {
+pub fn told<'a>(server: &'a str, name: &str) -> Option<&'a str> {
     server.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }

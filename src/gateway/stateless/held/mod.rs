@@ -28,7 +28,7 @@ mod run;
 mod seat;
 mod state;
 mod task;
-mod translate;
+pub mod translate;
 mod wait;
 
 use std::{pin::Pin, rc::Rc};
