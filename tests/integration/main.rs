@@ -37,6 +37,7 @@ mod odd_messages;
 mod odd_posts;
 mod older_data;
 mod own_tls;
+mod own_tls_limits;
 mod ownership;
 mod policy;
 mod principals;
