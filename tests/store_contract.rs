@@ -113,6 +113,7 @@ contract! {
         each_instance_sees_what_all_tell
         a_process_hears_that_it_shall_drain_and_its_successor_does_not
         what_was_told_is_forgotten_in_time
+        all_processes_hear_which_sessions_somebody_asks_about
     }
     ownership {
         adoption_raises_the_generation_and_hands_everything_over

@@ -10,11 +10,8 @@ use serde_json::Value;
 
 /// So much of the end of the file is looked through, in bytes.
 const LOOKED_THROUGH: u64 = 1 << 20;
-/// Lines told, the newest.
-const LINES: usize = 200;
-
-/// Lines about the session of this handle, as they stand there, oldest first. Nothing where there is no file. Blocks.
-pub fn about(path: &Path, session: &str) -> Vec<Value> {
+/// The newest lines about the session of this handle, without their hashes, oldest first. Nothing where there is no file. Blocks.
+pub fn about(path: &Path, session: &str, most: usize) -> Vec<Value> {
     let read = || {
         let mut file = File::open(path)?;
         let known = file.metadata()?;
@@ -34,9 +31,12 @@ pub fn about(path: &Path, session: &str) -> Vec<Value> {
     let mut lines: Vec<Value> = lines
         .filter_map(|line| serde_json::from_slice::<Value>(line).ok())
         .filter(|line| line["session"] == session)
-        .take(LINES)
+        .take(most)
         .collect();
     lines.reverse();
+    for line in lines.iter_mut().filter_map(Value::as_object_mut) {
+        line.retain(|name, _| !matches!(name.as_str(), "prev" | "hash" | "session" | "service"));
+    }
     lines
 }
 
@@ -49,14 +49,14 @@ mod tests {
     fn only_lines_of_the_session_are_told() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("audit.log");
-        assert_eq!(about(&path, "a1"), [] as [Value; 0]);
+        assert_eq!(about(&path, "a1", 2), [] as [Value; 0]);
         let lost = prometheus::IntCounter::new("lost", "lost").unwrap();
         let audit = Audit::start(&path, "router-1", 64, &lost).unwrap();
         for (session, target) in [("a1", "echo"), ("b2", "\"session\":\"a1\""), ("a1", "add")] {
             let (session, target) = (session.to_owned(), target.to_owned());
             audit.note(Entry { what: "asked", session, target, ..Entry::default() });
         }
-        let told = || about(&path, "a1").iter().map(|line| line["target"].to_string()).collect::<Vec<_>>();
+        let told = || about(&path, "a1", 2).iter().map(|line| line["target"].to_string()).collect::<Vec<_>>();
         let begun = std::time::Instant::now();
         while told().len() < 2 && begun.elapsed().as_secs() < 10 {
             std::thread::yield_now();

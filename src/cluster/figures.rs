@@ -1,13 +1,14 @@
 //! What this process tells of itself to operators, at whichever instance they look: once in `MCP_UI_PUBLISH`, in some KiB,
 //! together with what has happened since. They may ask it to drain in the same place.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde::Serialize;
 use tokio::time::Instant;
 
 use super::Cluster;
 use crate::{
+    audit,
     incidents::Incident,
     lifecycle::Phase,
     metrics::{Recent, Sample},
@@ -22,6 +23,8 @@ const LIFE: Duration = Duration::from_secs(600);
 const ENDPOINTS: usize = 64;
 /// Services that are told of.
 const SERVICES: usize = 32;
+/// Lines of the audit log that are told of a session that somebody asks about, the newest.
+const KNOWN: usize = 50;
 /// Longest text about an error, in characters.
 const ERROR: usize = 120;
 
@@ -33,6 +36,8 @@ pub struct Figures {
     exchanges: (u64, f64),
     /// Servers that were out of use, by service and number.
     down: Vec<(String, usize)>,
+    /// Sessions that somebody asks about.
+    about: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -86,25 +91,47 @@ struct Server {
 pub async fn publish(cluster: &Arc<Cluster>, figures: &mut Figures) -> StoreResult<()> {
     let env = &cluster.env;
     let text = figures.tell(cluster);
+    let known = known_of(cluster, std::mem::take(&mut figures.about)).await;
     let incidents = env.incidents.take();
     let publication = Publication {
         owner: &env.me,
         figures: Cow::Owned(text),
+        known: Cow::Owned(known),
         life: LIFE,
         incidents: &incidents,
         keep: env.settings.ui.incidents,
     };
     match env.store.publish(publication).await {
-        Ok(true) if cluster.lifecycle.phase() < Phase::Draining => {
-            tracing::info!("an operator has asked this instance to drain");
-            cluster.lifecycle.advance(Phase::Draining);
+        Ok(heard) => {
+            figures.about = heard.about;
+            if heard.drain && cluster.lifecycle.phase() < Phase::Draining {
+                tracing::info!("an operator has asked this instance to drain");
+                cluster.lifecycle.advance(Phase::Draining);
+            }
             Ok(())
         }
-        Ok(_) => Ok(()),
         Err(error) => {
             env.incidents.lost(incidents.len());
             Err(error)
         }
+    }
+}
+
+/// What the audit log of this instance has about sessions, by their handles, as JSON; empty where there is nothing.
+async fn known_of(cluster: &Cluster, sessions: Vec<String>) -> String {
+    let Some(path) = cluster.env.settings.log.audit.clone().filter(|_| !sessions.is_empty()) else {
+        return String::new();
+    };
+    let read = move || {
+        let known = sessions.into_iter().map(|session| {
+            let lines = audit::tail::about(&path, &session, KNOWN);
+            (session, lines)
+        });
+        known.filter(|(_, lines)| !lines.is_empty()).collect::<BTreeMap<_, _>>()
+    };
+    match actix_rt::task::spawn_blocking(read).await {
+        Ok(known) if !known.is_empty() => serde_json::to_string(&known).unwrap_or_default(),
+        _ => String::new(),
     }
 }
 

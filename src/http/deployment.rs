@@ -94,7 +94,7 @@ fn instances(alive: &[InstanceInfo], told: Vec<Published>) -> Vec<Value> {
         instances.insert(&info.owner.instance_id, shown);
     }
     let mut gone: Vec<Value> = Vec::new();
-    for Published { owner, figures, is_asked_to_drain } in told {
+    for Published { owner, figures, is_asked_to_drain, .. } in told {
         let figures: Value = serde_json::from_str(&figures).unwrap_or_default();
         match instances.get_mut(&*owner.instance_id) {
             Some(shown) if shown["incarnation"] == *owner.incarnation => {

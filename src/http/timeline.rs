@@ -1,7 +1,7 @@
 //! What became of one session's messages, as far as anybody has it on record: the store's head of the session, its journal and
 //! its event log, what has happened to it, and the audit log of this instance. For operators, without payloads. SEC-2
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::{Value, json};
@@ -26,8 +26,12 @@ const EVENT_BYTES: usize = 1 << 20;
 const STREAMS: u64 = 16;
 /// Requests without an answer that are shown.
 const PENDING: usize = 100;
+/// Lines of this instance's audit log that are shown.
+const LINES: usize = 100;
+/// So long after a question all instances tell what they know; who looks asks again before.
+const ASKED: Duration = Duration::from_secs(15);
 /// Incidents of all sessions among which those of this one are looked for.
-const INCIDENTS: usize = 5000;
+const INCIDENTS: usize = 1000;
 
 /// `GET /mcp/router/sessions/{id}/timeline`
 ///
@@ -48,21 +52,32 @@ pub async fn timeline(node: NodeData, request: HttpRequest, name: web::Path<Stri
         .filter(|incident: &Value| incident["session"] == *handle)
         .collect();
     incidents.reverse();
-    let audit = match node.env.settings.log.audit.clone() {
-        Some(path) => {
-            let handle = handle.clone();
-            web::block(move || audit::tail::about(&path, &handle)).await.unwrap_or_default()
-        }
-        None => Vec::new(),
-    };
+    store.ask_about(&handle, ASKED).await?;
     let body = json!({
         "session": describe_session(&id, &head, true),
         "incidents": incidents,
-        "audit": { "instance": *node.env.me.instance_id, "isKept": node.env.settings.log.audit.is_some(), "lines": audit },
+        "audit": { "isKept": node.env.settings.log.audit.is_some(), "lines": audit_lines(&node, &handle).await? },
         "pending": pending.iter().rev().take(PENDING).rev().map(|request| waits(&head, request)).collect::<Vec<_>>(),
         "streams": streams(&node, id, &head).await?,
     });
     Ok(HttpResponse::Ok().json(body))
+}
+
+/// What the audit logs of all instances have about the session, the oldest first: of this one now, of the others as they have
+/// told since somebody has begun to ask.
+async fn audit_lines(node: &Node, handle: &str) -> Result<Vec<Value>, ApiError> {
+    let told = node.env.store.published().await?;
+    let others = told.iter().filter(|told| told.owner.instance_id != node.env.me.instance_id);
+    let mut lines: Vec<Value> = others
+        .filter_map(|told| serde_json::from_str::<BTreeMap<String, Vec<Value>>>(&told.known).ok()?.remove(handle))
+        .flatten()
+        .collect();
+    if let Some(path) = node.env.settings.log.audit.clone() {
+        let handle = handle.to_owned();
+        lines.extend(web::block(move || audit::tail::about(&path, &handle, LINES)).await.unwrap_or_default());
+    }
+    lines.sort_by(|one, other| one["at"].as_str().cmp(&other["at"].as_str()));
+    Ok(lines)
 }
 
 /// A request without an answer.

@@ -1,6 +1,6 @@
 //! What the user of Redis must be allowed, and what else must be right before a router starts.
 
-use mcp_router::store::StoreError;
+use mcp_router::store::{Operators as _, Publication, StoreError};
 use redis::cmd;
 
 use super::{redis_only::Raw, *};
@@ -51,6 +51,35 @@ async fn the_documented_rights_are_enough_and_each_that_is_missing_is_named() {
     as_user(&server, &without).await.expect("INFO is not needed");
     let keys: Vec<String> = Raw::at(&server.url()).await.ask(cmd("KEYS").arg("*")).await;
     assert_eq!(keys, [""; 0], "nothing is left");
+}
+
+/// What is told to operators is told in the words of that user, and bounded in time as all else.
+#[tokio::test]
+async fn the_documented_rights_are_enough_for_the_dashboard() {
+    let server = RedisServer::start();
+    let store = as_user(&server, &least_rights()).await.expect("the least rights");
+    let living = instance::instance("a", "a");
+    store.lease_acquire(&living, PATIENCE).await.unwrap();
+    let incidents = ["{}".to_owned()];
+    let owner = &living.owner;
+    let told = || Publication {
+        owner,
+        figures: "{}".into(),
+        known: "".into(),
+        life: PATIENCE,
+        incidents: &incidents,
+        keep: 9,
+    };
+    assert!(!store.publish(told()).await.unwrap().drain);
+    store.ask_about("a session", PATIENCE).await.unwrap();
+    assert!(store.ask_to_drain(owner).await.unwrap() && store.publish(told()).await.unwrap().drain);
+    assert_eq!((store.published().await.unwrap().len(), store.incidents(9).await.unwrap().len()), (1, 2));
+    let mut raw = Raw::at(&server.url()).await;
+    let keys: Vec<String> = raw.ask(cmd("KEYS").arg("*")).await;
+    for key in keys {
+        let left: i64 = raw.ask(cmd("PTTL").arg(&key)).await;
+        assert!(left > 0, "{key} {left}");
+    }
 }
 
 #[tokio::test]

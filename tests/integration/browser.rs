@@ -1,7 +1,8 @@
 //! What a person sees of the dashboard in a real Chromium, through nginx, while instances go: `tests/clients/browser` drives it.
 
-use std::{path::Path, process::Command};
+use std::{cell::Cell, path::Path, process::Command, time::Duration};
 
+use futures_util::future::{join, join_all};
 use serde_json::json;
 
 use crate::harness::{
@@ -139,7 +140,13 @@ async fn the_dashboard_speaks_two_languages_in_two_themes_without_findings() {
     }
     let cluster = deployment().await;
     let client = cluster.client_of(0).initialize().await;
-    Person::looks(&cluster, "languages", &[&handle(&client)]).has_seen_it().await;
+    let mut person = Person::looks(&cluster, "languages", &[&handle(&client)]);
+    for language in ["zh", "en"] {
+        for look in ["light", "dark"] {
+            person.says(&format!("no findings in {language}, {look}")).await;
+        }
+    }
+    person.has_seen_it().await;
 }
 
 /// All of it is reached by Tab, and seen to be.
@@ -163,6 +170,36 @@ async fn the_policy_of_the_dashboard_holds_in_a_browser() {
     // What came through nginx without a token has seen nothing.
     let front = cluster.nginx.as_ref().unwrap().addr();
     assert_eq!(Request::get("/mcp/router/deployment").send(front).await.status, 403);
+}
+
+/// No test: `scripts/screenshots.sh` draws the pictures of the README with it.
+#[tokio::test]
+#[ignore = "draws docs/screenshots"]
+async fn pictures_of_the_dashboard() {
+    let mut cluster = builder().upstreams(2).start().await;
+    let front = cluster.nginx.as_ref().unwrap().addr();
+    let clients = join_all((0..12).map(|_| McpClient::builder([front]).initialize())).await;
+    let done = Cell::new(false);
+    let work = async |client: &McpClient| {
+        while !done.get() {
+            client.call("echo", json!({ "text": "x" })).await;
+            let pause = Duration::from_millis(fastrand::u64(50..400));
+            client.call("wait", json!({ "ms": fastrand::u64(1..40), "text": "x" })).await;
+            tokio::time::sleep(pause).await;
+        }
+    };
+    let look = async {
+        // Enough for the lines of a minute at the pace of these tests.
+        tokio::time::sleep(Duration::from_secs(9)).await;
+        cluster.routers[1].kill();
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        cluster.routers[1].restart().await;
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/screenshots");
+        let person = Person::looks(&cluster, "pictures", &[folder.to_str().unwrap(), &handle(&clients[0])]);
+        person.has_seen_it().await;
+        done.set(true);
+    };
+    join(join_all(clients.iter().map(work)), look).await;
 }
 
 /// What stands in `src/http/ui/dist` is what `ui/` makes, and its types fit.

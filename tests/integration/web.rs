@@ -15,7 +15,7 @@ const REST: &str = "/mcp/router/route/mcp-server-v6";
 const PAGE: &str = "https://app.example";
 
 /// Each surface, with the methods that it takes.
-const SURFACES: [(&str, &str); 14] = [
+const SURFACES: [(&str, &str); 18] = [
     ("/sse", "GET, HEAD"),
     (SSE, "GET, HEAD"),
     ("/mcp/mcp-server-v6/message", "POST"),
@@ -30,6 +30,10 @@ const SURFACES: [(&str, &str); 14] = [
     ("/actuator/health", "GET, HEAD"),
     ("/actuator/health/liveness", "GET, HEAD"),
     ("/actuator/prometheus", "GET, HEAD"),
+    ("/ui/", "GET, HEAD"),
+    ("/mcp/router/deployment", "GET, HEAD"),
+    ("/mcp/router/sessions/001122334455/timeline", "GET, HEAD"),
+    ("/mcp/router/instances/nobody/drain", "POST"),
 ];
 
 fn ping() -> String {

@@ -93,7 +93,7 @@ export interface StreamEvent {
 export interface Timeline {
     session: Session;
     incidents: Incident[];
-    audit: { instance: string; isKept: boolean; lines: Record<string, string>[] };
+    audit: { isKept: boolean; lines: Record<string, string>[] };
     pending: { seq: number; request: string; method: string; isForwarded: boolean; isCancelled: boolean }[];
     streams: { stream: string; holder: string | null; delivered: number; events: StreamEvent[] }[];
 }

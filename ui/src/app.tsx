@@ -5,7 +5,7 @@ import { token } from './api';
 import { Overview } from './overview';
 import { SessionView } from './session';
 import { Sessions } from './sessions';
-import { clock, kept, makeSay, SharedContext, usePicture, useShared, type Theme } from './shared';
+import { clock, kept, makeLong, makeSay, SharedContext, usePicture, useShared, type Theme } from './shared';
 import { LANGUAGES, type Language } from './words';
 
 const own: Language = navigator.language.startsWith('zh') ? 'zh' : 'en';
@@ -34,7 +34,11 @@ function App() {
     const words = LANGUAGES[language];
     const isDark = theme === 'dark' || (theme === 'auto' && systemIsDark);
     const shared = useMemo(
-        () => ({ language, theme, isDark, words, say: makeSay(words), tell }),
+        () => {
+            const long = makeLong(words);
+            const since = (ms: number) => long(Math.max(0, Date.now() - ms) * 1000);
+            return { language, theme, isDark, words, say: makeSay(words), long, since, tell };
+        },
         [language, theme, isDark, words],
     );
     const { say } = shared;
@@ -65,7 +69,7 @@ function App() {
     }, []);
 
     const view = () => {
-        if (picture.isRefused) return <SignIn onTry={() => setAttempt((last) => last + 1)} />;
+        if (picture.isRefused) return <SignIn isWrong={picture.isWrongToken} onTry={() => setAttempt((last) => last + 1)} />;
         if (!picture.seen) return <p class="empty">{picture.isAway ? '' : say('waiting')}</p>;
         const handle = path.match(/^sessions\/([0-9a-f]+)$/)?.[1];
         if (handle) return <SessionView key={handle} handle={handle} seen={picture.seen} />;
@@ -116,10 +120,9 @@ function Choice<T extends string>(props: { id: string; label: string; value: T; 
     );
 }
 
-function SignIn(props: { onTry: () => void }) {
+function SignIn(props: { isWrong: boolean; onTry: () => void }) {
     const { say } = useShared();
     const input = useRef<HTMLInputElement>(null);
-    const [hadOne] = useState(token.get() !== '');
     useEffect(() => input.current?.focus(), []);
     return (
         <form
@@ -132,7 +135,9 @@ function SignIn(props: { onTry: () => void }) {
         >
             <h1 tabIndex={-1}>{say('signIn')}</h1>
             <p id="why">{say('signInWhy')}</p>
-            {hadOne && <p class="notice bad" role="alert">{say('wrongToken')}</p>}
+            {props.isWrong && <p class="notice bad" role="alert">{say('wrongToken')}</p>}
+            {/* Browsers keep passwords by name. */}
+            <input type="text" autocomplete="username" value="operator" readOnly hidden />
             <label for="token">{say('token')}</label>
             <input id="token" ref={input} type="password" autocomplete="current-password" aria-describedby="why" required />
             <button type="submit" class="main">{say('go')}</button>

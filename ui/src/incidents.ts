@@ -1,6 +1,6 @@
 // Incidents and refusals, in words.
 import { Refused, type Incident } from './api';
-import { long, type Say } from './shared';
+import type { Say, Shared } from './shared';
 import type { Words } from './words';
 
 /** One death may be told by several, and an adoption has a second part: who is served again, and after how long. */
@@ -22,14 +22,15 @@ export function merged(incidents: Incident[]): Incident[] {
 }
 
 /** One of them in words. */
-export function tellIncident(incident: Incident, say: Say): string {
+export function tellIncident(incident: Incident, { say, long }: Shared): string {
     const values = {
         session: incident.session?.slice(0, 8) ?? '', about: incident.about || say('nobody'), instance: incident.instance,
         service: incident.service ?? '', endpoint: incident.endpoint ?? '', n: incident.count ?? 0,
     };
     switch (incident.what) {
         case 'adopted': {
-            const isOwn = incident.about === incident.instance;
+            // Nobody: its owner had let it go.
+            const isOwn = !incident.about || incident.about === incident.instance;
             const cause = `cause_${incident.cause}` as keyof Words;
             const parts = [say(isOwn ? 'adoptedOwn' : 'adopted', values), say(cause)];
             if (incident.pending) parts.push(say('open', { n: incident.pending }));

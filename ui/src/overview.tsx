@@ -5,13 +5,13 @@ import { Chart } from './chart';
 import { Confirm } from './confirm';
 import { perSecond, together } from './figures';
 import { merged, tellIncident, why } from './incidents';
-import { clock, long, useShared } from './shared';
+import { clock, useShared } from './shared';
 import { Topology } from './topology';
 
 const most = (numbers: number[]) => Math.max(0, ...numbers);
 const last = (numbers: number[]) => numbers[numbers.length - 1] ?? 0;
 export function Overview({ seen }: { seen: Deployment }) {
-    const { say, tell } = useShared();
+    const { say, long, tell } = useShared();
     const [asked, ask] = useState<Instance>();
     const alive = seen.instances.filter((instance) => instance.isAlive);
     const all = useMemo(() => together(alive.map((instance) => instance.figures)), [seen]);
@@ -74,7 +74,7 @@ export function Overview({ seen }: { seen: Deployment }) {
 const BECAUSE_MS = 10 * 60 * 1000;
 
 function Failovers({ incidents }: { incidents: Incident[] }) {
-    const { say, language } = useShared();
+    const { say, long, language } = useShared();
     // Who has said that it goes is not missed.
     const wasDrained = (gone: Incident) =>
         incidents.some((one) => one.what === 'drained' && one.instance === gone.about && Math.abs(one.atMs - gone.atMs) < 60_000);
@@ -104,8 +104,9 @@ const SIGNS: Record<string, string> = {
 };
 
 function Happened({ incident }: { incident: Incident }) {
-    const { say, language } = useShared();
-    const text = tellIncident(incident, say);
+    const shared = useShared();
+    const { language } = shared;
+    const text = tellIncident(incident, shared);
     return (
         <li class={SIGNS[incident.what] ?? 'good'}>
             <time dateTime={new Date(incident.atMs).toISOString()}>{clock(language, incident.atMs)}</time>

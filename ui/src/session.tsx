@@ -4,9 +4,9 @@ import { Refused, remove, timeline, type Deployment, type Timeline } from './api
 import { Confirm } from './confirm';
 import { merged, tellIncident, why } from './incidents';
 import { nameOf } from './sessions';
-import { clock, since, useAgain, useShared, type Shared } from './shared';
+import { clock, useAgain, useShared, type Shared } from './shared';
 
-const EVERY_MS = 1500;
+const EVERY_MS = 2000;
 
 interface Step {
     key: string;
@@ -16,45 +16,69 @@ interface Step {
     look: string;
 }
 
-/** Where a time is known it stands there; else it is when this page has seen it first. */
-function stepsOf(told: Timeline, { say }: Shared): Step[] {
-    const { session } = told;
-    const steps: Step[] = [
-        { key: 'created', what: say('t_created'), where: say('inHead'), atMs: session.createdMs, look: 'good' },
-    ];
+/**
+ * The newest first. Journal and event log keep no times: what the audit log says of a request gives it one; what has none stands
+ * behind what was before it.
+ */
+function stepsOf(told: Timeline, shared: Shared): Step[] {
+    const { say } = shared;
+    const { session, audit } = told;
+    const timed: Step[] = [{ key: 'created', what: say('t_created'), where: say('inHead'), atMs: session.createdMs, look: 'good' }];
     for (const incident of merged([...told.incidents].reverse())) {
         const look = incident.what === 'adopted' ? 'moved' : 'warn';
-        steps.push({ key: incident.id, what: tellIncident(incident, say), where: say('inIncidents'), atMs: incident.atMs, look });
+        timed.push({ key: incident.id, what: tellIncident(incident, shared), where: say('inIncidents'), atMs: incident.atMs, look });
     }
-    told.audit.lines.forEach((line) => {
-        const values = { who: line.who ?? '–', method: line.method ?? '', target: line.target ?? '', outcome: line.outcome ?? '', request: line.request ?? '' };
-        const word = line.what === 'asked' ? 't_asked' : line.what === 'answered' ? 't_auditAnswered' : 't_refused';
-        const where = say('inAudit', { instance: line.instance ?? told.audit.instance });
-        steps.push({ key: line.hash ?? '', what: say(word, values), where, atMs: Date.parse(line.at ?? ''), look: line.what === 'refused' ? 'bad' : 'good' });
+    // An id may be used again after its answer: the last time counts.
+    const asked = new Map<string, Record<string, string>>();
+    const ended = new Map<string, Record<string, string>>();
+    audit.lines.forEach((line, place) => {
+        const { request = '', who = '–', target = '', outcome = '' } = line;
+        const method = `${line.method ?? ''} ${target}`.trim();
+        const where = say('inAudit', { instance: line.instance ?? '' });
+        const atMs = Date.parse(line.at ?? '');
+        if (line.what === 'answered') ended.set(request, line);
+        else if (line.what === 'asked') {
+            asked.set(request, line);
+            timed.push({ key: `asked ${request} ${place}`, what: say('t_acceptedOf', { request, who, method }), where, atMs, look: 'good' });
+        } else timed.push({ key: `refused ${place}`, what: say('t_refused', { who, method, target, outcome }), where, atMs, look: 'bad' });
     });
-    for (const { seq, request, method, isForwarded, isCancelled } of told.pending) {
-        const values = { request, method };
-        steps.push({ key: `accepted ${seq}`, what: say('t_accepted', values), where: say('inJournal'), look: 'warn' });
-        if (isForwarded) steps.push({ key: `forwarded ${seq}`, what: say('t_forwarded', values), where: say('inJournal'), look: 'warn' });
-        if (isCancelled) steps.push({ key: `cancelled ${seq}`, what: say('t_cancelled', values), where: say('inHead'), look: 'bad' });
-    }
-    const events = told.streams.flatMap((stream) => stream.events).sort((one, other) => one.event - other.event);
-    for (const event of events) {
+    const at = (line?: Record<string, string>) => (line?.at ? Date.parse(line.at) : undefined);
+
+    const events: Step[] = told.streams.flatMap((stream) => stream.events).sort((one, other) => one.event - other.event).map((event) => {
+        const method = asked.get(event.answers ?? '')?.method;
         const what = event.answers !== undefined
-            ? say(event.isError ? 't_failed' : 't_answered', { request: event.answers })
+            ? say(event.isError ? 't_failed' : 't_answered', { request: event.answers }) + (method ? ` (${method})` : '')
             : event.question !== undefined ? say('t_question', { method: event.question }) : say('t_notification', { method: event.notification ?? '' });
-        const delivered = say(event.isDelivered ? 't_delivered' : 't_waits');
-        steps.push({
-            key: `event ${event.event}`, what: `${what} · ${delivered}`, where: `${say('inLog')}, ${say('event', { n: event.event })}`,
+        return {
+            key: `event ${event.event}`,
+            what: `${what} · ${say(event.isDelivered ? 't_delivered' : 't_waits')}`,
+            where: `${say('inLog')}, ${say('event', { n: event.event })}`,
+            atMs: event.answers === undefined ? undefined : at(ended.get(event.answers)),
             look: event.isError ? 'bad' : event.isDelivered ? 'good' : 'warn',
-        });
-    }
-    return steps;
+        };
+    });
+    const waiting = told.pending.flatMap(({ seq, request, method, isForwarded, isCancelled }): Step[] => {
+        const step = (name: string, what: string, where: string, look: string, atMs?: number): Step => ({ key: `${name} ${seq}`, what, where, look, atMs });
+        const values = { request, method };
+        return [
+            ...(asked.has(request) ? [] : [step('accepted', say('t_accepted', values), say('inJournal'), 'warn')]),
+            ...(isForwarded ? [step('forwarded', say('t_forwarded', values), say('inJournal'), 'warn')] : []),
+            ...(isCancelled ? [step('cancelled', say('t_cancelled', values), say('inHead'), 'bad')] : []),
+        ];
+    });
+    // What waits is the newest; an event without a time stands where the one before it does.
+    let before = session.createdMs;
+    const placed = [
+        ...timed.map((step) => ({ step, place: step.atMs ?? 0 })),
+        ...events.map((step) => ({ step, place: (before = Math.max(before, step.atMs ?? before)) })),
+        ...waiting.map((step) => ({ step, place: Number.MAX_SAFE_INTEGER })),
+    ];
+    return placed.sort((one, other) => one.place - other.place).map(({ step }) => step).reverse();
 }
 
 export function SessionView({ handle, seen }: { handle: string; seen: Deployment }) {
     const shared = useShared();
-    const { say, tell, language } = shared;
+    const { say, since, tell, language } = shared;
     const [told, setTold] = useState<Timeline>();
     const [wrong, setWrong] = useState('');
     const [isGone, setGone] = useState(false);

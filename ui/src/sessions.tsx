@@ -3,7 +3,7 @@ import { useState } from 'preact/hooks';
 import { remove, sessions, type Deployment, type Session } from './api';
 import { Confirm } from './confirm';
 import { why } from './incidents';
-import { since, useAgain, useShared } from './shared';
+import { useAgain, useShared } from './shared';
 
 const EVERY_MS = 3000;
 
@@ -13,7 +13,7 @@ export function nameOf(seen: Deployment, incarnation: string): string {
 }
 
 export function Sessions({ seen, owner }: { seen: Deployment; owner: string }) {
-    const { say, tell } = useShared();
+    const { say, since, tell } = useShared();
     const [q, search] = useState('');
     const [of, setOf] = useState(owner);
     const [found, find] = useState<{ sessions: Session[]; more: boolean }>();

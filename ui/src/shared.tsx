@@ -1,7 +1,7 @@
 // What all views share: words and times in the chosen language, the theme, and the last picture of the deployment.
 import { createContext } from 'preact';
 import { useContext, useEffect, useRef, useState } from 'preact/hooks';
-import { deployment, Refused, type Deployment } from './api';
+import { deployment, Refused, token, type Deployment } from './api';
 import { fill, type Language, type Words } from './words';
 
 export type Theme = 'auto' | 'light' | 'dark';
@@ -13,6 +13,10 @@ export interface Shared {
     isDark: boolean;
     words: Words;
     say: Say;
+    /** A time in microseconds. */
+    long: (microseconds: number) => string;
+    /** How long ago that was, in milliseconds since 1970. */
+    since: (ms: number) => string;
     /** Tells it to whoever looks or listens, once. */
     tell: (text: string) => void;
 }
@@ -38,17 +42,17 @@ export const clock = (language: Language, ms: number) =>
     new Date(ms).toLocaleTimeString(language === 'zh' ? 'zh-CN' : 'en-GB', { hour12: false });
 
 /** How long, with two digits that count. */
-export function long(microseconds: number): string {
+export function makeLong(words: Words): (microseconds: number) => string {
     const short = (number: number) => (number < 10 ? number.toFixed(1) : Math.round(number).toString());
-    if (microseconds < 1000) return `${Math.round(microseconds)} µs`;
-    if (microseconds < 1e6) return `${short(microseconds / 1e3)} ms`;
-    if (microseconds < 60e6) return `${short(microseconds / 1e6)} s`;
-    if (microseconds < 3600e6) return `${Math.round(microseconds / 60e6)} min`;
-    if (microseconds < 48 * 3600e6) return `${Math.round(microseconds / 3600e6)} h`;
-    return `${Math.round(microseconds / 86400e6)} d`;
+    return (microseconds) => {
+        if (microseconds < 1000) return `${Math.round(microseconds)} ${words.us}`;
+        if (microseconds < 1e6) return `${short(microseconds / 1e3)} ${words.ms}`;
+        if (microseconds < 60e6) return `${short(microseconds / 1e6)} ${words.s}`;
+        if (microseconds < 3600e6) return `${Math.round(microseconds / 60e6)} ${words.min}`;
+        if (microseconds < 48 * 3600e6) return `${Math.round(microseconds / 3600e6)} ${words.h}`;
+        return `${Math.round(microseconds / 86400e6)} ${words.d}`;
+    };
 }
-
-export const since = (ms: number) => long(Math.max(0, Date.now() - ms) * 1000);
 
 export interface Picture {
     /** The last one. */
@@ -59,13 +63,15 @@ export interface Picture {
     isAway: boolean;
     /** The routers do not take this for an operator's. */
     isRefused: boolean;
+    /** Although it had a token. */
+    isWrongToken: boolean;
 }
 
 const SLOWEST_MS = 5000;
 
 /** Asks again and again, not while nobody looks; whichever instance answers knows of all. */
 export function usePicture(attempt: number): Picture {
-    const [picture, set] = useState<Picture>({ atMs: 0, isAway: false, isRefused: false });
+    const [picture, set] = useState<Picture>({ atMs: 0, isAway: false, isRefused: false, isWrongToken: false });
     useEffect(() => {
         let timer = 0;
         let isOver = false;
@@ -76,12 +82,12 @@ export function usePicture(attempt: number): Picture {
                 const seen = await deployment();
                 failures = 0;
                 pause = Math.min(Math.max(seen.publishMs, 1000), SLOWEST_MS);
-                if (!isOver) set({ seen, atMs: Date.now(), isAway: false, isRefused: false });
+                if (!isOver) set({ seen, atMs: Date.now(), isAway: false, isRefused: false, isWrongToken: false });
             } catch (error) {
                 failures += 1;
                 const isRefused = error instanceof Refused && (error.status === 401 || error.status === 403);
                 pause = Math.min(500 * 2 ** failures, SLOWEST_MS);
-                if (!isOver) set((last) => ({ ...last, isAway: !isRefused, isRefused }));
+                if (!isOver) set((last) => ({ ...last, isAway: !isRefused, isRefused, isWrongToken: isRefused && token.get() !== '' }));
                 if (isRefused) return;
             }
             if (!isOver) timer = window.setTimeout(document.hidden ? sleep : look, pause);

@@ -4,7 +4,7 @@ import { useLayoutEffect, useMemo, useRef, useState } from 'preact/hooks';
 import type { Deployment, Instance, Server } from './api';
 import { Chart } from './chart';
 import { perSecond, stateOf, together, type State } from './figures';
-import { long, since, useShared } from './shared';
+import { useShared } from './shared';
 
 const GOOD: Record<State, string> = { ready: 'good', starting: 'warn', draining: 'warn', stopped: 'bad', gone: 'bad', silent: 'bad' };
 const BREAKER = { closed: ['up', 'good'], half_open: ['probing', 'warn'], open: ['down', 'bad'] } as const;
@@ -55,7 +55,7 @@ interface Wire {
 }
 
 export function Topology({ seen, onDrain }: { seen: Deployment; onDrain: (instance: Instance) => void }) {
-    const { say } = useShared();
+    const { say, long } = useShared();
     const alive = seen.instances.filter((instance) => instance.isAlive);
     const servers = useMemo(() => serversOf(alive), [seen]);
     const roundTrip = Math.max(0, ...alive.map((instance) => instance.figures?.store.roundTripUs ?? 0));
@@ -103,7 +103,7 @@ function Sign({ good, text }: { good: string; text: string }) {
 }
 
 function InstanceBox({ instance, onDrain }: { instance: Instance; onDrain: (instance: Instance) => void }) {
-    const { say } = useShared();
+    const { say, since, long } = useShared();
     const state = stateOf(instance);
     const { figures } = instance;
     const all = useMemo(() => together([figures]), [figures]);
@@ -112,6 +112,7 @@ function InstanceBox({ instance, onDrain }: { instance: Instance; onDrain: (inst
         [all],
     );
     const now = all.calls[all.calls.length - 1] ?? 0;
+    const p99 = all.p99[all.p99.length - 1] ?? 0;
     const text = say('callsNow', { now: perSecond(now), most: perSecond(Math.max(0, ...all.calls)) });
     return (
         <li class={`node ${GOOD[state]}`} data-node={`i ${instance.id}`} data-state={state}>
@@ -122,7 +123,7 @@ function InstanceBox({ instance, onDrain }: { instance: Instance; onDrain: (inst
             </p>
             <p>
                 <a href={`#/sessions?owner=${encodeURIComponent(instance.id)}`}>{say('sessionsN', { n: figures?.sessions ?? instance.sessions })}</a>
-                {figures && ` · ${say('streamsN', { n: figures.streams })} · ${say('callsN', { n: perSecond(now) })}`}
+                {figures && ` · ${say('streamsN', { n: figures.streams })} · ${say('callsN', { n: perSecond(now) })}${p99 ? ` · p99 ${long(p99)}` : ''}`}
             </p>
             {instance.isAlive && figures && <Chart lines={lines} everyMs={all.everyMs} text={text} unit={perSecond} />}
             {state === 'ready' && (
@@ -133,7 +134,7 @@ function InstanceBox({ instance, onDrain }: { instance: Instance; onDrain: (inst
 }
 
 function ServerBox({ server }: { server: Seen }) {
-    const { say } = useShared();
+    const { say, long } = useShared();
     const [word, good] = BREAKER[server.state];
     return (
         <li class={`node ${good}`} data-node={`s ${server.service} ${server.url}`} data-state={server.state}>

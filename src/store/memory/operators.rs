@@ -3,13 +3,13 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 
 use super::{MAX_TTL, MemoryStore};
-use crate::store::{Operators, Owner, Publication, Published, StoreResult};
+use crate::store::{ASKED_ABOUT, Heard, Operators, Owner, Publication, Published, StoreResult};
 
 /// What is shown.
 #[derive(Debug, Default)]
@@ -21,6 +21,8 @@ struct Shown {
     instances: BTreeMap<String, (Published, Instant)>,
     /// Newest first.
     incidents: VecDeque<String>,
+    /// Handles, and until when; who asked last first.
+    about: Vec<(String, Instant)>,
 }
 
 impl Board {
@@ -31,19 +33,35 @@ impl Board {
 
 #[async_trait]
 impl Operators for MemoryStore {
-    async fn publish(&self, publication: Publication<'_>) -> StoreResult<bool> {
-        let Publication { owner, figures, life, incidents, keep } = publication;
+    async fn publish(&self, publication: Publication<'_>) -> StoreResult<Heard> {
+        let Publication { owner, figures, known: said, life, incidents, keep } = publication;
         let mut shown = self.board.lock();
         let known = shown.instances.get(&*owner.instance_id);
         let is_asked_to_drain =
             known.is_some_and(|(known, _)| known.owner.incarnation == owner.incarnation && known.is_asked_to_drain);
-        let published = Published { owner: owner.clone(), figures: figures.into_owned(), is_asked_to_drain };
+        let published = Published {
+            owner: owner.clone(),
+            figures: figures.into_owned(),
+            known: said.into_owned(),
+            is_asked_to_drain,
+        };
         shown.instances.insert(owner.instance_id.to_string(), (published, Instant::now() + life.min(MAX_TTL)));
         for incident in incidents {
             shown.incidents.push_front(incident.clone());
         }
         shown.incidents.truncate(keep);
-        Ok(is_asked_to_drain)
+        let now = Instant::now();
+        shown.about.retain(|(_, until)| *until > now);
+        let about = shown.about.iter().map(|(session, _)| session.clone()).collect();
+        Ok(Heard { drain: is_asked_to_drain, about })
+    }
+
+    async fn ask_about(&self, session: &str, life: Duration) -> StoreResult<()> {
+        let mut shown = self.board.lock();
+        shown.about.retain(|(known, _)| known != session);
+        shown.about.insert(0, (session.to_owned(), Instant::now() + life.min(MAX_TTL)));
+        shown.about.truncate(ASKED_ABOUT);
+        Ok(())
     }
 
     async fn published(&self) -> StoreResult<Vec<Published>> {

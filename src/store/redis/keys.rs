@@ -97,6 +97,11 @@ impl Keys {
         format!("{}:incidents", self.prefix)
     }
 
+    /// Sessions that operators ask all instances about.
+    pub(super) fn asked_about(&self) -> String {
+        format!("{}:asked", self.prefix)
+    }
+
     pub(super) fn dataset(&self) -> String {
         format!("{}:dataset", self.prefix)
     }
@@ -178,6 +183,7 @@ mod tests {
         assert_eq!(keys.given_up("router-instance-1"), "{mcp:instance:router-instance-1}:gone");
         assert_eq!(keys.shown("router-instance-1"), "{mcp:instance:router-instance-1}:shown");
         assert_eq!(keys.incidents(), "mcp:incidents");
+        assert_eq!(keys.asked_about(), "mcp:asked");
         assert_eq!(keys.rate("key:ab"), "{mcp:principal:key:ab}:rate");
         assert_eq!(keys.calls("key:ab"), "{mcp:principal:key:ab}:calls");
         assert_eq!(keys.record("ab"), "mcp:call:ab");

@@ -1,5 +1,7 @@
 //! [`Operators`] in Redis: a hash an instance, and one list of incidents.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use async_trait::async_trait;
 use redis::Value;
 
@@ -8,24 +10,29 @@ use super::{
     reply::{self, Fields},
     scripts::Call,
 };
-use crate::store::{Instances as _, Operators, Owner, Publication, Published, StoreResult};
+use crate::store::{ASKED_ABOUT, Heard, Instances as _, Operators, Owner, Publication, Published, StoreResult};
 
 const FIGURES: &str = "figures";
+const KNOWN: &str = "known";
 const INCARNATION: &str = "incarnation";
 /// Incarnation that is asked to drain: the one after it is not.
 const DRAIN: &str = "drain";
 
 #[async_trait]
 impl Operators for RedisStore {
-    async fn publish(&self, publication: Publication<'_>) -> StoreResult<bool> {
+    async fn publish(&self, publication: Publication<'_>) -> StoreResult<Heard> {
         const WHAT: &str = "publish";
-        let Publication { owner, figures, life, incidents, keep } = publication;
+        let Publication { owner, figures, known, life, incidents, keep } = publication;
         let key = self.keys.shown(&owner.instance_id);
-        let shown = [(INCARNATION, &*owner.incarnation), (FIGURES, &*figures)];
+        let shown = [(INCARNATION, &*owner.incarnation), (FIGURES, &*figures), (KNOWN, &*known)];
         let mut calls = vec![
             Call::command("HSET").arg(&key).pairs(&shown),
             Call::command("PEXPIRE").arg(&key).number(millis(life)),
             Call::command("HGET").arg(&key).arg(DRAIN),
+            Call::command("ZREVRANGEBYSCORE")
+                .arg(&self.keys.asked_about())
+                .args(&["+inf", "-inf", "LIMIT", "0"])
+                .number(ASKED_ABOUT as u64),
         ];
         if !incidents.is_empty() {
             let key = self.keys.incidents();
@@ -33,12 +40,16 @@ impl Operators for RedisStore {
             calls.push(Call::command("LTRIM").arg(&key).arg(&format!("-{}", keep.max(1))).arg("-1"));
             calls.push(Call::command("PEXPIRE").arg(&key).number(millis(INDEX_TTL)));
         }
-        let mut asked = false;
+        let mut heard = Heard::default();
         for (place, answer) in self.link.bulk(calls).await?.into_iter().enumerate() {
-            let answer = answer?;
-            asked |= place == 2 && answer != Value::Nil && reply::text(answer, WHAT)? == *owner.incarnation;
+            match (place, answer?) {
+                (2, Value::Nil) => {}
+                (2, asked) => heard.drain = reply::text(asked, WHAT)? == *owner.incarnation,
+                (3, about) => heard.about = Fields::of(about, WHAT)?.texts()?,
+                _ => {}
+            }
         }
-        Ok(asked)
+        Ok(heard)
     }
 
     async fn published(&self) -> StoreResult<Vec<Published>> {
@@ -51,9 +62,10 @@ impl Operators for RedisStore {
             let (Some(incarnation), Some(figures)) = (shown.remove(INCARNATION), shown.remove(FIGURES)) else {
                 continue;
             };
+            let known = shown.remove(KNOWN).unwrap_or_default();
             let is_asked_to_drain = shown.get(DRAIN) == Some(&incarnation);
             let owner = Owner { instance_id: id.as_str().into(), incarnation: incarnation.into() };
-            published.push(Published { owner, figures, is_asked_to_drain });
+            published.push(Published { owner, figures, known, is_asked_to_drain });
         }
         Ok(published)
     }
@@ -77,5 +89,18 @@ impl Operators for RedisStore {
         let bound = Call::command("PEXPIRE").arg(&key).number(millis(INDEX_TTL)).arg("NX");
         self.link.bulk(vec![ask, bound]).await?.into_iter().collect::<StoreResult<Vec<_>>>()?;
         Ok(true)
+    }
+
+    /// Those who asked before are known by the clock of who asks: it need not agree with others to the second.
+    async fn ask_about(&self, session: &str, life: Duration) -> StoreResult<()> {
+        let key = self.keys.asked_about();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let calls = vec![
+            Call::command("ZADD").arg(&key).number(millis(now)).arg(session),
+            Call::command("ZREMRANGEBYSCORE").arg(&key).arg("-inf").number(millis(now.saturating_sub(life))),
+            Call::command("PEXPIRE").arg(&key).number(millis(life)),
+        ];
+        self.link.bulk(calls).await?.into_iter().collect::<StoreResult<Vec<_>>>()?;
+        Ok(())
     }
 }

@@ -122,30 +122,32 @@ export async function timeline({ rest: [handle, request], say, ...given }) {
 }
 
 /** Chinese and English, light and dark, kept over a reload; nothing that axe-core finds in any of them. */
-export async function languages({ rest: [handle], ...given }) {
+export async function languages({ rest: [handle], say, ...given }) {
     const page = await signIn(given, { colorScheme: 'dark' });
     const background = () => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
-    const theme = () => page.evaluate(() => document.documentElement.dataset.theme);
-    assert.equal(await theme(), 'dark', 'as the system');
+    const looks = (theme) => page.waitForFunction((wanted) => document.documentElement.dataset.theme === wanted, theme);
+    await looks('dark');
     const dark = await background();
     await page.getByLabel('Theme').selectOption('light');
-    assert.equal(await theme(), 'light');
+    await looks('light');
     assert.notEqual(await background(), dark);
     await page.getByLabel('Language').selectOption('zh');
     await page.locator('h1', { hasText: '概览' }).waitFor();
-    assert.equal(await page.evaluate(() => document.documentElement.lang), 'zh-CN');
+    await page.waitForFunction(() => document.documentElement.lang === 'zh-CN');
     await page.reload();
     await page.locator('h1', { hasText: '概览' }).waitFor();
-    assert.equal(await theme(), 'light', 'kept');
+    await looks('light');
     for (const language of ['zh', 'en']) {
         await page.locator('#language').selectOption(language);
         for (const look of ['light', 'dark']) {
             await page.locator('#theme').selectOption(look);
+            await looks(look);
             for (const [route, shown] of [['#/', '.happened li'], ['#/sessions', 'tbody tr'], [`#/sessions/${handle}`, '[data-step]']]) {
                 await page.evaluate((hash) => (location.hash = hash), route);
                 await page.locator(shown).first().waitFor();
                 await findings(page, `${route} in ${language}, ${look}`);
             }
+            say(`no findings in ${language}, ${look}`);
         }
     }
     // A browser that speaks Chinese begins so, and the first page that it sees is without findings, too.
