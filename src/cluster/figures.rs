@@ -4,6 +4,7 @@
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde::Serialize;
+use serde_json::Value;
 use tokio::time::Instant;
 
 use super::Cluster;
@@ -117,22 +118,39 @@ pub async fn publish(cluster: &Arc<Cluster>, figures: &mut Figures) -> StoreResu
     }
 }
 
-/// What the audit log of this instance has about sessions, by their handles, as JSON; empty where there is nothing.
+/// What this process knows of a session that somebody asks about.
+#[derive(Debug, Default, Serialize)]
+struct Known {
+    /// Up to here events were handed to the client's connection, by stream: of those that this process shows.
+    sent: BTreeMap<String, u64>,
+    /// The last lines of the audit log about it.
+    lines: Vec<Value>,
+}
+
+/// By the handles of sessions, as JSON; empty where there is nothing.
 async fn known_of(cluster: &Cluster, sessions: Vec<String>) -> String {
-    let Some(path) = cluster.env.settings.log.audit.clone().filter(|_| !sessions.is_empty()) else {
+    let mut known: BTreeMap<String, Known> = BTreeMap::new();
+    if sessions.is_empty() {
         return String::new();
-    };
-    let read = move || {
-        let known = sessions.into_iter().map(|session| {
-            let lines = audit::tail::about(&path, &session, KNOWN);
-            (session, lines)
-        });
-        known.filter(|(_, lines)| !lines.is_empty()).collect::<BTreeMap<_, _>>()
-    };
-    match actix_rt::task::spawn_blocking(read).await {
-        Ok(known) if !known.is_empty() => serde_json::to_string(&known).unwrap_or_default(),
-        _ => String::new(),
     }
+    for attachment in cluster.env.directory.all_attachments() {
+        let handle = attachment.session.handle();
+        if sessions.contains(&handle) {
+            known.entry(handle).or_default().sent.insert(attachment.key.name().into_owned(), attachment.sent());
+        }
+    }
+    if let Some(path) = cluster.env.settings.log.audit.clone() {
+        let read = move || {
+            let about = |session: String| (audit::tail::about(&path, &session, KNOWN), session);
+            sessions.into_iter().map(about).collect::<Vec<_>>()
+        };
+        for (lines, session) in actix_rt::task::spawn_blocking(read).await.unwrap_or_default() {
+            if !lines.is_empty() {
+                known.entry(session).or_default().lines = lines;
+            }
+        }
+    }
+    if known.is_empty() { String::new() } else { serde_json::to_string(&known).unwrap_or_default() }
 }
 
 impl Figures {

@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
@@ -52,32 +53,46 @@ pub async fn timeline(node: NodeData, request: HttpRequest, name: web::Path<Stri
         .filter(|incident: &Value| incident["session"] == *handle)
         .collect();
     incidents.reverse();
-    store.ask_about(&handle, ASKED).await?;
+    let Known { sent, lines } = known(&node, id).await?;
     let body = json!({
         "session": describe_session(&id, &head, true),
         "incidents": incidents,
-        "audit": { "isKept": node.env.settings.log.audit.is_some(), "lines": audit_lines(&node, &handle).await? },
+        "audit": { "isKept": node.env.settings.log.audit.is_some(), "lines": lines },
         "pending": pending.iter().rev().take(PENDING).rev().map(|request| waits(&head, request)).collect::<Vec<_>>(),
-        "streams": streams(&node, id, &head).await?,
+        "streams": streams(&node, id, &head, &sent).await?,
     });
     Ok(HttpResponse::Ok().json(body))
 }
 
-/// What the audit logs of all instances have about the session, the oldest first: of this one now, of the others as they have
-/// told since somebody has begun to ask.
-async fn audit_lines(node: &Node, handle: &str) -> Result<Vec<Value>, ApiError> {
-    let told = node.env.store.published().await?;
-    let others = told.iter().filter(|told| told.owner.instance_id != node.env.me.instance_id);
-    let mut lines: Vec<Value> = others
-        .filter_map(|told| serde_json::from_str::<BTreeMap<String, Vec<Value>>>(&told.known).ok()?.remove(handle))
-        .flatten()
-        .collect();
-    if let Some(path) = node.env.settings.log.audit.clone() {
-        let handle = handle.to_owned();
-        lines.extend(web::block(move || audit::tail::about(&path, &handle, LINES)).await.unwrap_or_default());
+/// What the instances know of a session: this one now, the others as they have told since somebody has begun to ask.
+#[derive(Debug, Default, Deserialize)]
+struct Known {
+    #[serde(default)]
+    sent: BTreeMap<String, u64>,
+    #[serde(default)]
+    lines: Vec<Value>,
+}
+
+async fn known(node: &Node, id: SessionId) -> Result<Known, ApiError> {
+    let (handle, mut all) = (id.handle(), Known::default());
+    node.env.store.ask_about(&handle, ASKED).await?;
+    for told in node.env.store.published().await? {
+        if told.owner.instance_id == node.env.me.instance_id {
+            continue;
+        }
+        let Ok(mut known) = serde_json::from_str::<BTreeMap<String, Known>>(&told.known) else { continue };
+        if let Some(Known { sent, lines }) = known.remove(&handle) {
+            all.sent.extend(sent);
+            all.lines.extend(lines);
+        }
     }
-    lines.sort_by(|one, other| one["at"].as_str().cmp(&other["at"].as_str()));
-    Ok(lines)
+    let here = node.env.directory.attachments(&id);
+    all.sent.extend(here.iter().map(|held| (held.key.name().into_owned(), held.sent())));
+    if let Some(path) = node.env.settings.log.audit.clone() {
+        all.lines.extend(web::block(move || audit::tail::about(&path, &handle, LINES)).await.unwrap_or_default());
+    }
+    all.lines.sort_by(|one, other| one["at"].as_str().cmp(&other["at"].as_str()));
+    Ok(all)
 }
 
 /// A request without an answer.
@@ -92,7 +107,12 @@ fn waits(head: &SessionHead, request: &PendingRequest) -> Value {
 }
 
 /// What each stream has shown or is to show.
-async fn streams(node: &Node, id: SessionId, head: &SessionHead) -> Result<Vec<Value>, ApiError> {
+async fn streams(
+    node: &Node,
+    id: SessionId,
+    head: &SessionHead,
+    sent: &BTreeMap<String, u64>,
+) -> Result<Vec<Value>, ApiError> {
     let mut keys: Vec<StreamKey> = head.streams.keys().filter_map(|name| StreamKey::of_name(name)).collect();
     keys.push(StreamKey::Main);
     keys.extend((head.in_seq.saturating_sub(STREAMS - 1).max(1)..=head.in_seq).map(StreamKey::Request));
@@ -104,8 +124,6 @@ async fn streams(node: &Node, id: SessionId, head: &SessionHead) -> Result<Vec<V
     let log = StreamKey::Main.name();
     let last = head.stream(&log).map_or(0, |stream| stream.last_seq);
     let after = last.saturating_sub(EVENTS as u64);
-    let here: BTreeMap<_, _> =
-        node.env.directory.attachments(&id).iter().map(|held| (held.key.name().into_owned(), held.sent())).collect();
     let mut streams = Vec::new();
     for key in keys {
         let name = key.name();
@@ -113,7 +131,7 @@ async fn streams(node: &Node, id: SessionId, head: &SessionHead) -> Result<Vec<V
         let Page { events, .. } = page.ok_or(ApiError::UnknownSession)?;
         let known = head.stream(&name);
         // Who shows it knows better than the record.
-        let delivered = here.get(&*name).copied().or(known.and_then(|stream| stream.sent)).unwrap_or(0);
+        let delivered = sent.get(&*name).copied().max(known.and_then(|stream| stream.sent)).unwrap_or(0);
         let events: Vec<Value> = events
             .iter()
             .filter_map(|event| event.body.as_deref().map(|body| shown(event.seq, body, event.seq <= delivered)))

@@ -104,11 +104,11 @@ async fn a_person_finds_a_session_and_deletes_it() {
     }
     let cluster = deployment().await;
     let (client, other) = (cluster.client_of(0).initialize().await, cluster.client_of(1).initialize().await);
-    Person::looks(&cluster, "remove", &[&handle(&client), &handle(&other)]).has_seen_it().await;
-    let status = async |client: &McpClient| {
-        http::get(cluster.addr(0), &format!("/mcp/router/sessions/{}", client.session())).await.status
-    };
-    assert_eq!((status(&client).await, status(&other).await), (404, 200));
+    // Its client begins anew, under another name.
+    let (gone, stays) = (handle(&client), handle(&other));
+    Person::looks(&cluster, "remove", &[&gone, &stays]).has_seen_it().await;
+    let status = async |name: &str| http::get(cluster.addr(0), &format!("/mcp/router/sessions/{name}")).await.status;
+    assert_eq!((status(&gone).await, status(&stays).await), (404, 200));
 }
 
 /// What becomes of a call is seen while it is under way.

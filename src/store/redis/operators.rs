@@ -25,14 +25,13 @@ impl Operators for RedisStore {
         let Publication { owner, figures, known, life, incidents, keep } = publication;
         let key = self.keys.shown(&owner.instance_id);
         let shown = [(INCARNATION, &*owner.incarnation), (FIGURES, &*figures), (KNOWN, &*known)];
+        let about = Call::command("ZREVRANGEBYSCORE").arg(&self.keys.asked_about()).arg("+inf");
+        let about = about.number(now_ms()).args(&["LIMIT", "0"]).number(ASKED_ABOUT as u64);
         let mut calls = vec![
             Call::command("HSET").arg(&key).pairs(&shown),
             Call::command("PEXPIRE").arg(&key).number(millis(life)),
             Call::command("HGET").arg(&key).arg(DRAIN),
-            Call::command("ZREVRANGEBYSCORE")
-                .arg(&self.keys.asked_about())
-                .args(&["+inf", "-inf", "LIMIT", "0"])
-                .number(ASKED_ABOUT as u64),
+            about,
         ];
         if !incidents.is_empty() {
             let key = self.keys.incidents();
@@ -91,16 +90,23 @@ impl Operators for RedisStore {
         Ok(true)
     }
 
-    /// Those who asked before are known by the clock of who asks: it need not agree with others to the second.
+    /// By the clocks of who asks and who hears: they need not agree to the second.
     async fn ask_about(&self, session: &str, life: Duration) -> StoreResult<()> {
-        let key = self.keys.asked_about();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (key, now) = (self.keys.asked_about(), now_ms());
+        let expire = |how: &str| Call::command("PEXPIRE").arg(&key).number(millis(life)).arg(how);
         let calls = vec![
-            Call::command("ZADD").arg(&key).number(millis(now)).arg(session),
-            Call::command("ZREMRANGEBYSCORE").arg(&key).arg("-inf").number(millis(now.saturating_sub(life))),
-            Call::command("PEXPIRE").arg(&key).number(millis(life)),
+            Call::command("ZADD").arg(&key).number(now + millis(life)).arg(session),
+            Call::command("ZREMRANGEBYSCORE").arg(&key).arg("-inf").number(now),
+            expire("NX"),
+            expire("GT"),
         ];
         self.link.bulk(calls).await?.into_iter().collect::<StoreResult<Vec<_>>>()?;
         Ok(())
     }
+}
+
+/// Milliseconds since the Unix epoch.
+fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or_default()
 }
