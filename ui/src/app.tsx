@@ -1,6 +1,6 @@
 // The page: head, the view that the address names, and what is told.
 import { render } from 'preact';
-import { useCallback, useEffect, useMemo, useRef, useState } from 'preact/hooks';
+import { useCallback, useEffect, useLayoutEffect, useMemo, useRef, useState } from 'preact/hooks';
 import { token } from './api';
 import { Overview } from './overview';
 import { SessionView } from './session';
@@ -48,7 +48,8 @@ function App() {
         prefersDark.addEventListener('change', changed);
         return () => prefersDark.removeEventListener('change', changed);
     }, []);
-    useEffect(() => {
+    // Before anything is drawn that looks at it.
+    useLayoutEffect(() => {
         document.documentElement.lang = language === 'zh' ? 'zh-CN' : 'en';
         document.documentElement.dataset.theme = isDark ? 'dark' : 'light';
     }, [language, isDark]);

@@ -12,7 +12,7 @@ export interface Line {
 const HEIGHT = 64;
 
 export function Chart(props: { lines: Line[]; everyMs: number; text: string; unit: (value: number) => string }) {
-    const { isDark } = useShared();
+    const { isDark, language } = useShared();
     const box = useRef<HTMLDivElement>(null);
     const plot = useRef<uPlot | undefined>(undefined);
     const count = Math.max(...props.lines.map((line) => line.values.length), 2);
@@ -58,7 +58,7 @@ export function Chart(props: { lines: Line[]; everyMs: number; text: string; uni
             sized.disconnect();
             made.destroy();
         };
-    }, [isDark, props.lines.length]);
+    }, [isDark, language, props.lines.length]);
     useEffect(() => plot.current?.setData(data), [props.lines]);
     return <div class="chart" role="img" aria-label={props.text} ref={box} />;
 }

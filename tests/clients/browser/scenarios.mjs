@@ -231,23 +231,25 @@ export async function policy({ wrong, ...given }) {
 /** The pictures of the README. */
 export async function pictures({ rest: [folder, handle], ...given }) {
     const page = await signIn(given);
-    const shoot = async (name) => {
+    const shoot = async (name, height) => {
+        await page.setViewportSize({ width: 1280, height });
+        await page.evaluate(() => document.activeElement?.blur());
         await page.waitForTimeout(1500);
         await page.screenshot({ path: `${folder}/${name}.png` });
     };
     await page.locator('.happened li.moved').first().waitFor();
     await page.mouse.move(0, 0);
-    await shoot('dashboard-light-en');
+    await shoot('dashboard-light-en', 1500);
     await page.getByLabel('Theme').selectOption('dark');
     await page.getByLabel('Language').selectOption('zh');
-    await shoot('dashboard-dark-zh');
+    await shoot('dashboard-dark-zh', 1500);
     await page.evaluate((hash) => (location.hash = hash), `#/sessions/${handle}`);
     await page.locator('[data-step]').first().waitFor();
     await page.locator('#language').selectOption('en');
     await page.locator('#theme').selectOption('light');
-    await shoot('session-light-en');
+    await shoot('session-light-en', 800);
     await page.evaluate(() => (location.hash = '#/sessions'));
     await page.locator('tbody tr').first().waitFor();
     await page.locator('#language').selectOption('zh');
-    await shoot('sessions-light-zh');
+    await shoot('sessions-light-zh', 800);
 }
