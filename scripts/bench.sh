@@ -30,6 +30,8 @@ Modes:
   streamable       tool calls over Streamable HTTP, to a Streamable HTTP server, answers as JSON on both sides
   streamed         the same, answers as event streams on both sides (MCP_JSON_WAIT=0s)
   streamable-sse   tool calls over Streamable HTTP, to an HTTP+SSE server; without a router there is no such thing
+  stateless        tool calls of 2026-07-28, which has no sessions, to a server of that version
+  stateless-list   lists of tools in place of calls, which the router may keep
   rest             tool calls as plain POSTs
   events           event streams that a server fills, with nginx alone before it: what nginx-edge.conf costs beside nginx.conf
   events-idle      memory of such streams on which nothing happens
@@ -44,7 +46,7 @@ NGINX_BIN
 END
 }
 
-all_modes="sse paced streamable streamed streamable-sse rest events events-idle idle streamable-idle open churn failover"
+all_modes="sse paced streamable streamed streamable-sse stateless stateless-list rest events events-idle idle streamable-idle open churn failover"
 all_setups="direct nginx router router-redis cluster cluster-any front front-edge"
 rounds=3 seconds=5 warmup=1 payload=64 sizes="1 32 256 2000" busy_sessions=256 callers=32 openers=32
 # Streams of the edge, and how many milliseconds each is silent between two events.
@@ -237,7 +239,7 @@ start_router() { # NAME [NAME=VALUE…]: sets port and launched
     take_port
     local server=http://127.0.0.1:$upstream_port
     launch "$name" env -i PATH="$PATH" SERVER_PORT="$port" \
-        MCP_UPSTREAMS="bench=$server/sse;bench-mcp=$server/mcp;bench-streams=$server/streams/mcp" \
+        MCP_UPSTREAMS="bench=$server/sse;bench-mcp=$server/mcp;bench-streams=$server/streams/mcp;bench-modern=$server/modern/mcp" \
         MCP_NEW_SESSION_RATE=0 MCP_MAX_SESSIONS=1000000 MCP_MAX_SESSIONS_PER_CLIENT=0 \
         ${router_env+"${router_env[@]}"} "$@" "$router_bin"
     wait_for "$name" router_is_ready "$port"
@@ -412,11 +414,14 @@ run_load() { # MODE SETUP SESSIONS [ARG…]
     case $name in
         paced) mode=sse && set -- "$@" --think "$pause" ;;
         streamed | streamable-sse) mode=streamable ;;
+        stateless-list) mode=stateless && set -- "$@" --list ;;
         streamable-idle) mode=idle && set -- "$@" --transport streamable ;;
         events-idle) mode=idle && set -- "$@" --uninitialized ;;
     esac
     base_name=base_$key pids_name=pids_$key extra_name=extra_$key
     case $name:$setup in
+        stateless*:direct | stateless*:nginx) path=/modern/mcp ;;
+        stateless*:*) path=/mcp/bench-modern ;;
         rest:direct | rest:nginx) path=/rest ;;
         rest:*) path=/mcp/router/route/bench ;;
         events:*) path="/sse/events?every=$every" ;;
@@ -496,7 +501,7 @@ measure_calls() { # MODE…
         case $mode in
             sse | streamable) measure_mode "$mode" "$sizes" ;;
             paced) measure_mode "$mode" "$busy_sessions" ;;
-            rest) measure_mode "$mode" "$callers" ;;
+            rest | stateless | stateless-list) measure_mode "$mode" "$callers" ;;
             *) measure_mode "$mode" "$few_sizes" ;;
         esac
     done
@@ -550,7 +555,7 @@ measure_failover() {
 }
 
 for ((round = 1; round <= rounds; round++)); do
-    measure_calls sse paced rest streamable streamable-sse
+    measure_calls sse paced rest streamable streamable-sse stateless stateless-list
     measure_edge
     router_env=(MCP_JSON_WAIT=0s)
     measure_calls streamed

@@ -79,10 +79,7 @@ case $client in
 esac
 case $client in
     rmcp | all)
-        have cargo || die "Rust is missing: https://rustup.rs"
-        rmcp_dir=$(absolute "${CARGO_TARGET_DIR:-$project_root/target}")/rmcp
-        cargo build --quiet --locked --manifest-path "$project_root/tests/clients/rmcp/Cargo.toml" --target-dir "$rmcp_dir"
-        export RMCP_BIN=$rmcp_dir/debug
+        build_rmcp
         ;;
 esac
 # The newest client programs need it.

@@ -56,13 +56,14 @@ for packages in "$visits" "$visits/matrix/python-1"; do python_packages "$packag
 # The newest client programs need it.
 node_is 22 || export PATH="$own_node:$PATH"
 find_binaries
+build_rmcp
 
-free_ports 13
+free_ports 15
 # shellcheck disable=SC2086  # a list of numbers
 set -- $chosen_ports
 router_ports="$1 $2 $3" nginx_port=$4 redis_port=$5
 shift 5
-services="ts1 ts2 ts2m everything py1 py2 fm2 fm4"
+services="ts1 ts2 ts2m everything py1 py2 fm2 fm4 rmcp0 rmcp3"
 MCP_UPSTREAMS="" direct="" listening=("$redis_port")
 for service in $services; do
     MCP_UPSTREAMS+="${MCP_UPSTREAMS:+;}$service=http://127.0.0.1:$1/mcp"
@@ -86,6 +87,7 @@ launch py1 "$visits/matrix/python-1/.venv/bin/python" "$visits/matrix/server.py"
 launch py2 "$visits/.venv/bin/python" "$visits/matrix/server.py" mcp "$(port_of py2)"
 launch fm2 "$visits/matrix/python-1/.venv/bin/python" "$visits/matrix/server.py" fastmcp "$(port_of fm2)"
 launch fm4 "$visits/.venv/bin/python" "$visits/matrix/server.py" fastmcp "$(port_of fm4)"
+for version in rmcp0 rmcp3; do launch "$version" "$RMCP_BIN/matrix-server" "$version" "$(port_of "$version")"; done
 await_ports "${listening[@]}"
 start_routers
 start_nginx

@@ -13,6 +13,15 @@ find_binaries() {
     export BIN_DIR
 }
 
+# Builds what tests/clients/rmcp has, and sets RMCP_BIN to where it is.
+build_rmcp() {
+    local rmcp_dir
+    have cargo || die "Rust is missing: https://rustup.rs"
+    rmcp_dir=$(absolute "${CARGO_TARGET_DIR:-$project_root/target}")/rmcp
+    cargo build --quiet --locked --manifest-path "$project_root/tests/clients/rmcp/Cargo.toml" --target-dir "$rmcp_dir"
+    export RMCP_BIN=$rmcp_dir/debug
+}
+
 # Makes a folder for all that runs, whose settings the scripts that are called take from the environment. At the end, of whatever kind,
 # everything is stopped that was begun, and the folder goes unless something went wrong or `keep` is 1.
 begin_cluster() { # NAME ROUTER-PORTS NGINX-PORT REDIS-PORT

@@ -45,11 +45,20 @@ pub struct Request {
 impl Request {
     /// Calls of `session` to `tool` of `target`; `headers` are whole lines.
     pub fn new(target: &Target, headers: &str, session: u32, tool: &str, payload: usize) -> Self {
+        Self::made(target, headers, session, (tool, ""), payload)
+    }
+
+    /// The same with one more member of its parameters.
+    pub fn with_meta(target: &Target, headers: &str, session: u32, (tool, meta): (&str, &str), payload: usize) -> Self {
+        Self::made(target, headers, session, (tool, &format!(",{meta}")), payload)
+    }
+
+    fn made(target: &Target, headers: &str, session: u32, (tool, more): (&str, &str), payload: usize) -> Self {
         let number = "0".repeat(DIGITS);
         let filling = "x".repeat(payload);
         let text = format!("\"{number} {filling}\"");
         let body = format!(
-            r#"{{"jsonrpc":"2.0","id":{number},"method":"tools/call","params":{{"name":"{tool}","arguments":{{"text":{text}}}}}}}"#
+            r#"{{"jsonrpc":"2.0","id":{number},"method":"tools/call","params":{{"name":"{tool}","arguments":{{"text":{text}}}{more}}}}}"#
         );
         let bytes = target.post_json(headers, &body);
         let body_at = bytes.len() - body.len();
@@ -111,7 +120,8 @@ impl Request {
     }
 }
 
-fn number(session: u32, count: u64) -> [u8; DIGITS] {
+/// Digits of a call's number.
+pub fn number(session: u32, count: u64) -> [u8; DIGITS] {
     let limit = 10_u64.pow(COUNT_DIGITS);
     let sessions = 10_u64.pow(DIGITS as u32 - 1 - COUNT_DIGITS);
     let mut rest = (sessions + u64::from(session) % sessions) * limit + count % limit;

@@ -9,7 +9,7 @@
 //! | `call` | the request of a call and the check of its answer |
 //! | `session` | what the sessions of a run have in common |
 //! | `closed_loop` | the measured window, for any transport that implements `Caller` |
-//! | `sse`, `streamable`, `rest`, `events`, `idle`, `open` (and `churn`), `failover` | the modes |
+//! | `sse`, `streamable`, `stateless`, `rest`, `events`, `idle`, `open` (and `churn`), `failover` | the modes |
 //! | `upstream` | an MCP server that is never the bottleneck |
 //! | `process` | CPU and memory of other processes, from `/proc` |
 //! | `figures` | what a run has measured: JSON and table |
@@ -32,6 +32,7 @@ mod report;
 mod rest;
 mod session;
 mod sse;
+mod stateless;
 mod streamable;
 mod upstream;
 
@@ -72,6 +73,7 @@ fn run(mode: Mode) -> Result<(), Fault> {
         let figures = match mode {
             Mode::Sse(load) => sse::run(&Rc::new(load)).await?,
             Mode::Streamable(options) => streamable::run(&options).await?,
+            Mode::Stateless(options) => stateless::run(&options).await?,
             Mode::Rest(load) => rest::run(&Rc::new(load)).await?,
             Mode::Events(load) => events::run(&load).await?,
             Mode::Open(load) => open::run(&Rc::new(load)).await?,

@@ -26,6 +26,8 @@ pub enum Mode {
     Sse(Load),
     /// Tool calls over Streamable HTTP sessions (2025-11-25), one after the other in each session
     Streamable(Streamable),
+    /// Tool calls of 2026-07-28, which has no sessions; or lists of tools
+    Stateless(Stateless),
     /// Tool calls over plain POSTs that are answered with the result
     Rest(Load),
     /// Event streams of the upstream's /sse/events, read as they come
@@ -117,6 +119,17 @@ pub struct Streamable {
     /// Each session holds its own event stream (GET) as well
     #[arg(long)]
     pub listen: bool,
+}
+
+/// A load of clients without sessions.
+#[derive(Debug, Args)]
+pub struct Stateless {
+    #[command(flatten)]
+    pub load: Load,
+
+    /// They ask for the list of tools
+    #[arg(long)]
+    pub list: bool,
 }
 
 /// How a client speaks.

@@ -51,6 +51,13 @@ const CALLS: &[Calls] = &[
         sessions: "sessions",
         beside: "streamable",
     },
+    Calls { mode: "stateless", title: "2026-07-28", sessions: "callers", beside: "stateless" },
+    Calls {
+        mode: "stateless-list",
+        title: "2026-07-28, lists of tools that may be kept, instead of calls",
+        sessions: "callers",
+        beside: "stateless-list",
+    },
     Calls { mode: "rest", title: "REST", sessions: "callers", beside: "rest" },
 ];
 
@@ -217,6 +224,13 @@ impl Page {
                     at_most(&what, 1.05, "× without", over(cpu(label), cpu("router")));
                 }
             }
+        }
+        for (mode, what, limit) in [
+            ("stateless", "calls of 2026-07-28", 1.3),
+            ("stateless-list", "lists of tools of 2026-07-28, kept by the router", 1.0),
+        ] {
+            let what = format!("CPU per 1,000 {what}, 32 callers, embedded store");
+            at_most(&what, limit, "× nginx", times_nginx(mode, "router", 32));
         }
         at_most(
             "CPU per 1,000 REST calls, 32 callers, embedded store",

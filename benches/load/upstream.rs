@@ -1,6 +1,6 @@
 //! An MCP server that is never the bottleneck: `initialize`, `tools/list`, `tools/call` of `echo` (brings back its
 //! text) and `ping`, over HTTP+SSE at `/sse`, over Streamable HTTP at `/mcp` (answers as JSON) and `/streams/mcp` (as
-//! event streams, without ids), and as plain POSTs at `/rest`. `/sse/events?every=MS` is a stream that it fills by the clock.
+//! event streams, without ids), without sessions (2026-07-28) at `/modern/mcp`, and as plain POSTs at `/rest`. `/sse/events?every=MS` is a stream that it fills by the clock.
 //!
 //! It looks for what it needs in the text of a message and never parses one; it knows the shape in which the load
 //! generator, the router and the SDKs write theirs.
@@ -39,6 +39,10 @@ const STREAM: &[u8] =
 
 const INITIALIZED: &str = r#"{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"load-upstream","version":"1"}}"#;
 const TOOLS: &str = r#"{"tools":[{"name":"echo","description":"Brings back its text","inputSchema":{"type":"object","properties":{"text":{"type":"string"}},"required":["text"]},"annotations":{"readOnlyHint":true,"idempotentHint":true}}]}"#;
+
+/// The same in the version without sessions: for ten minutes, for everybody.
+const MODERN_TOOLS: &str = r#"{"resultType":"complete","ttlMs":600000,"cacheScope":"public","tools":[{"name":"echo","description":"Brings back its text","inputSchema":{"type":"object","properties":{"text":{"type":"string"}},"required":["text"]},"annotations":{"readOnlyHint":true,"idempotentHint":true}}]}"#;
+const DISCOVERED: &str = r#"{"resultType":"complete","supportedVersions":["2026-07-28"],"capabilities":{"tools":{}},"ttlMs":0,"cacheScope":"private"}"#;
 
 #[derive(Default)]
 struct Server {
@@ -159,6 +163,14 @@ async fn serve(server: &Server, mut socket: TcpStream) -> io::Result<()> {
                 take(server, &request, path == b"/mcp", &mut scratch);
                 socket.write_all(&scratch).await?;
             }
+            (Method::Post, b"/modern/mcp") => {
+                scratch.clear();
+                match id_of(&request.body) {
+                    Some(id) => write_modern(&mut scratch, &request.body, id),
+                    None => scratch.extend_from_slice(TAKEN),
+                }
+                socket.write_all(&scratch).await?;
+            }
             (Method::Post, b"/message") => {
                 let session = std::str::from_utf8(query.strip_prefix(b"sessionId=").unwrap_or_default());
                 let session = session.ok().and_then(|digits| digits.parse().ok()).unwrap_or(0);
@@ -203,16 +215,33 @@ fn take(server: &Server, request: &Request, is_json: bool, out: &mut Vec<u8>) {
     out.extend_from_slice(b"0\r\n\r\n");
 }
 
+/// A response of 2026-07-28, where results say what they are.
+fn write_modern(out: &mut Vec<u8>, message: &[u8], id: &[u8]) {
+    let told = match value_of(message, b"\"method\":") {
+        Some(b"\"server/discover\"") => DISCOVERED,
+        Some(b"\"tools/list\"") => MODERN_TOOLS,
+        _ => return write_json(out, message, id, ""),
+    };
+    let mut answer = [br#"{"jsonrpc":"2.0","id":"#, id].concat();
+    result(&mut answer, told);
+    answer.push(b'}');
+    write_whole(out, &answer, "");
+}
+
 /// A response with the answer to a request; `headers` are whole lines.
 fn write_json(out: &mut Vec<u8>, message: &[u8], id: &[u8], headers: &str) {
     let mut answer = Vec::new();
     write_answer(&mut answer, message, id);
+    write_whole(out, &answer, headers);
+}
+
+fn write_whole(out: &mut Vec<u8>, answer: &[u8], headers: &str) {
     out.extend_from_slice(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: ");
     out.extend_from_slice(answer.len().to_string().as_bytes());
     out.extend_from_slice(b"\r\n");
     out.extend_from_slice(headers.as_bytes());
     out.extend_from_slice(b"\r\n");
-    out.extend_from_slice(&answer);
+    out.extend_from_slice(answer);
 }
 
 /// A session's own stream over Streamable HTTP, on which nothing is ever said.

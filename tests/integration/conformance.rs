@@ -112,3 +112,57 @@ async fn an_instance_passes_what_concerns_itself() {
         assert_eq!((verdicts.len(), failures(&verdicts)), (1, Vec::new()), "{scenario}");
     }
 }
+
+/// Where the suite of one era fails at a server of the other, by run and scenario: the checks, as the table in the documentation has
+/// them.
+const ACROSS: &str = "docs/protocol.md";
+const ACROSS_BEGIN: &str = "<!-- across: cargo test --test integration across_the_bridge -- --ignored -->\n";
+const ACROSS_END: &str = "<!-- /across -->";
+
+/// Row by row: run, scenario and what fails there. The last column is the reason.
+fn told_across() -> Vec<(String, String, String)> {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(ACROSS)).unwrap();
+    let (_, rest) = text.split_once(ACROSS_BEGIN).expect("where the table begins");
+    let (table, _) = rest.split_once(ACROSS_END).expect("where the table ends");
+    let rows = table.lines().skip(2).map(|line| {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let [run, scenario, checks, reason] = cells[..] else { panic!("no row of four: {line}") };
+        assert!(!reason.is_empty(), "no reason: {line}");
+        (run.replace('`', ""), scenario.replace('`', ""), checks.replace('`', ""))
+    });
+    rows.collect()
+}
+
+/// The suite of each era at a server that has the other one alone, with the router between: it passes but where the table says why it
+/// cannot. Two whole runs of the suite.
+#[tokio::test]
+#[ignore = "two more runs of the suite: cargo test --test integration across_the_bridge -- --ignored"]
+async fn across_the_bridge_the_suite_of_either_era_fails_only_where_a_table_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let legacy = ConformanceServer::start(dir.path()).await;
+    let modern = StatelessServer::start(dir.path(), "modern", &[]).await;
+    let upstreams = format!("legacy={};modern={}", legacy.streamable_url(), modern.url());
+    // The suite waits for no task as long as calls usually last.
+    let builder = Cluster::builder().routers(3).upstreams(0).nginx(false).env("MCP_TASK_AFTER", "300ms");
+    let cluster = builder.env("MCP_UPSTREAMS", upstreams).start().await;
+    let nginx = cluster.nginx.as_ref().unwrap().addr();
+    let mut found = Vec::new();
+    for (run, service) in [(RUNS[2], "modern"), (STATELESS, "legacy")] {
+        let verdicts = run.against(&format!("http://{nginx}/mcp/{service}")).await;
+        println!("{run} at {service}: {}", cell(&verdicts));
+        for (scenario, verdict) in verdicts.iter().filter(|(_, verdict)| !verdict.is_passed()) {
+            let checks = if verdict.wrong.is_empty() {
+                "nothing is checked".to_owned()
+            } else {
+                verdict.wrong_checks().join(", ")
+            };
+            println!("| `{}` | `{scenario}` | {checks} | {:?}", run.choice[1], verdict.wrong);
+            found.push((run.choice[1].to_owned(), scenario.clone(), checks));
+        }
+    }
+    cluster.assert_no_violations().await;
+    found.sort();
+    let mut told = told_across();
+    told.sort();
+    assert_eq!(found, told);
+}

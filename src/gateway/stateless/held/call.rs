@@ -1,8 +1,9 @@
 //! A call of a client of 2026-07-28, in a session of the gateway's own: what comes of it, message by message.
 
-use std::{cell::Cell, collections::HashSet, rc::Rc, sync::Arc};
+use std::{cell::Cell, collections::HashSet, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     record::Place,
@@ -29,6 +30,9 @@ use crate::{
     traces,
     upstream::Service,
 };
+
+/// Questions that come within so long are asked together: each round costs the client a request, and whoever is asked longer.
+const AT_ONCE: Duration = Duration::from_millis(50);
 
 /// What the client of a call has said that matters until the call is over.
 #[derive(Debug, Clone)]
@@ -242,8 +246,10 @@ impl Call {
         }
     }
 
-    /// What the server asks now, with all that it has asked at once. What is told besides is told again in the next round.
+    /// What the server asks now, with all that it asks at once: within [`AT_ONCE`]. What is told besides is told again in the next
+    /// round.
     async fn gather(&mut self, first: (IdKey, String, Bytes)) -> Vec<(IdKey, Ask)> {
+        let until = Instant::now() + AT_ONCE;
         let mut asks: Vec<(IdKey, Ask)> = Vec::new();
         let mut next = Some(Heard::Question { id: first.0, method: first.1, body: first.2 });
         while let Some(heard) = next {
@@ -266,6 +272,10 @@ impl Call {
                 Heard::Notification { .. } | Heard::Beat => {}
             }
             next = self.reading.next_at_once();
+            if next.is_none() && !asks.is_empty() {
+                // Who comes back reads on from before the first question: what is broken off here is read anew.
+                next = timeout_at(until, self.reading.next()).await.ok().and_then(Result::ok);
+            }
         }
         asks
     }

@@ -39,12 +39,16 @@ pub fn capabilities(declared: &str) -> String {
     Value::Object(known).to_string()
 }
 
+/// Parameters that mean nothing to a server of sessions, or something else: `task` asks for a task of 2025-11-25, and is to be ignored
+/// (Tasks extension, Backward Compatibility).
+const OF_THE_OTHER_ERA: [&str; 3] = ["requestState", "inputResponses", "task"];
+
 /// The parameters of a request as a server of sessions gets them (JSON text). `token`: by which it names its progress, if its
 /// client wants that. `None`: they are no object.
 pub fn params(body: &[u8], token: Option<&str>) -> Option<String> {
     let puts = token.map(|token| ("progressToken", token));
     let body = with_meta(body, |_| false, puts.as_slice())?;
-    let body = with_params(&body, &["requestState", "inputResponses"], &[])?;
+    let body = with_params(&body, &OF_THE_OTHER_ERA, &[])?;
     let params = Head::parse(&body).ok()?.params?.get().to_owned();
     Some(params)
 }

@@ -26,8 +26,11 @@ const npm = (name) => JSON.parse(readFileSync(here(`../node_modules/${name}/pack
 const pypi = (folder, name) =>
   new RegExp(`^${name}==(\\S+)`, 'm').exec(readFileSync(here(`${folder}/requirements.txt`), 'utf8'))[1];
 
+const lock = readFileSync(here('../../rmcp/Cargo.lock'), 'utf8');
+const rmcp = (major) => [...lock.matchAll(/name = "rmcp"\nversion = "([^"]+)"/g)].map(([, one]) => one).find((one) => one.startsWith(major));
+
 const slow = { tool: 'slow', arguments: { key: 'KEY', ms: 60_000 } };
-/** What is asked of the servers on Python frameworks (server.py), feature by feature. */
+/** What is asked of the servers on Python frameworks (server.py) and on rmcp, feature by feature. */
 const ofPython = {
   list: 'echo',
   call: { tool: 'echo', arguments: { text: 'hi' }, expect: 'Echo: hi' },
@@ -70,9 +73,12 @@ const servers = {
   py2: { label: `mcp ${pypi('..', 'mcp')} (Python)`, spec: ofPython },
   fm2: { label: `fastmcp ${pypi('python-1', 'fastmcp')}`, spec: ofPython },
   fm4: { label: `fastmcp ${pypi('..', 'fastmcp')}`, spec: ofPython },
+  rmcp0: { label: `rmcp ${rmcp('0.')} (Rust)`, spec: ofPython },
+  rmcp3: { label: `rmcp ${rmcp('3.')} (Rust)`, spec: ofPython },
 };
 const typescript = (kind) => [process.execPath, here('client.mjs'), kind];
 const python = (folder, kind) => [here(`${folder}/.venv/bin/python`), here('client.py'), kind];
+const rust = (kind) => [`${process.env.RMCP_BIN}/matrix-client`, kind];
 const client2 = `client ${npm('@modelcontextprotocol/client')} (TypeScript)`;
 const clients = [
   { label: servers.ts1.label, command: typescript('sdk') },
@@ -82,6 +88,9 @@ const clients = [
   { label: servers.py2.label, command: python('..', 'mcp') },
   { label: servers.fm2.label, command: python('python-1', 'fastmcp') },
   { label: servers.fm4.label, command: python('..', 'fastmcp') },
+  { label: servers.rmcp0.label, command: rust('rmcp0') },
+  { label: servers.rmcp3.label, command: rust('rmcp3') },
+  { label: `${servers.rmcp3.label}, mode auto`, command: rust('rmcp3-auto') },
 ];
 
 let visits = 0;
