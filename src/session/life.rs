@@ -198,9 +198,8 @@ impl Handler<Tick> for SessionActor {
         let idle = self.last_active.elapsed().min(alone);
         self.check_link(ctx);
         self.rest_if_alone(ctx);
-        MessageResult(if never_used && alone > settings.uninitialized_ttl {
-            Upkeep::Purge
-        } else if is_left && self.is_quiet() {
+        let nobody_needs_it = (never_used && alone > settings.uninitialized_ttl) || (is_left && self.is_quiet());
+        MessageResult(if nobody_needs_it {
             Upkeep::Purge
         } else if held_here || !self.is_quiet() {
             Upkeep::Touch
