@@ -8,13 +8,18 @@
 
 mod continuation;
 mod field;
+mod hot;
 #[cfg(test)]
 mod tests;
 
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 pub use self::continuation::{Continuation, HeadChange, Initialized};
-pub(super) use self::{continuation::FieldChanges, field::TRACE};
+pub(super) use self::{
+    continuation::FieldChanges,
+    field::TRACE,
+    hot::{Hot, is_moved},
+};
 use super::{
     binding::Binding,
     types::{Attachment, Owner},
@@ -130,7 +135,7 @@ impl SessionHead {
         let mut head = Self::default();
         let (mut principal, mut scopes, mut rules) = (String::new(), String::new(), String::new());
         let (mut instance_id, mut incarnation, mut generation, mut epoch) = (None, None, None, None);
-        let mut is_sound = true;
+        let (mut is_sound, mut hot) = (true, None);
         for (field, value) in fields {
             let number = || value.parse::<u64>().ok();
             match field.as_str() {
@@ -149,10 +154,17 @@ impl SessionHead {
                 field::TTL_MS => head.ttl_ms = number().unwrap_or_default(),
                 field::IN_SEQ => head.in_seq = number().unwrap_or_default(),
                 field::IN_CLAIMED => head.in_claimed = number().unwrap_or_default(),
+                field::HOT => hot = Some(value),
                 field::DOUBTED => head.doubted = number(),
                 field::REBIND => head.rebind = number(),
                 _ if head.continuation.take(&field, &value) => {}
                 _ => is_sound &= head.take_of_stream(&field, &value),
+            }
+        }
+        if let Some(hot) = hot {
+            match Hot::read(&hot) {
+                Some(hot) => hot.into_head(&mut head),
+                None => is_sound = false,
             }
         }
         head.binding = Binding::stored(principal, scopes, rules);

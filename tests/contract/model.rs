@@ -186,6 +186,16 @@ enum Step {
         /// Somebody else, with less than it was used with, with more, or (mostly) as who opened it.
         asks: u8,
     },
+    /// What most of them are: the owner journals a request and appends its answer.
+    Call {
+        caller: Caller,
+        id: u8,
+        answers: bool,
+        /// The one or the other is done again, as after a lost answer.
+        again: u8,
+        view: bool,
+        sent: bool,
+    },
     Claim {
         caller: Caller,
         acked: u64,
@@ -256,6 +266,8 @@ fn step() -> impl Strategy<Value = Step> {
                 kind, id, post, caller, forward_now, acked, caps, field, asks
             }
         ),
+        30 => (caller(), 0u8..5, prop::bool::weighted(0.8), 0u8..12, prop::bool::weighted(0.3), any::<bool>())
+            .prop_map(|(caller, id, answers, again, view, sent)| Step::Call { caller, id, answers, again, view, sent }),
         4 => (caller(), acked(), 0usize..5, prop::option::of(1u64..30), prop::option::of(0u64..30)).prop_map(
             |(caller, acked, max_entries, missing_from, urgent_after)| Step::Claim {
                 caller, acked, max_entries, missing_from, urgent_after
@@ -334,6 +346,35 @@ async fn outcome(store: &dyn SessionStore, step: &Step, i: u64, known: &Known) -
                     })
                     .await,
             )
+        }
+        Step::Call { caller, id, answers, again, view, sent } => {
+            let Some(fence) = known.fence(*caller) else { return String::new() };
+            let id = format!("c{id}");
+            let body = Bytes::from(format!("call {i}"));
+            let accept = Accept {
+                by: principal(),
+                post_id: PostId::of(&format!("call {i}"), b""),
+                body: body.clone(),
+                fence: Some(fence.clone()),
+                forward_now: true,
+                ..request(session, &id)
+            };
+            let mut outcomes = vec![said(store.accept(accept.clone()).await)];
+            if *again == 0 {
+                outcomes.push(said(store.accept(accept.clone()).await));
+            }
+            if *answers {
+                let view = if *view { StreamKey::Request(i) } else { StreamKey::Main };
+                let events = vec![answer(&id).on(view).changing(set(&format!("of{}", i % 3), &i.to_string()))];
+                let append = Append { sent: sent.then_some(i), ..append_of(&fence, i, events) };
+                for _ in 0..=u8::from(*again == 1) {
+                    outcomes.push(said(store.append(append.clone()).await));
+                }
+                if *again == 0 {
+                    outcomes.push(said(store.accept(accept).await));
+                }
+            }
+            outcomes.join("; ")
         }
         Step::Claim { caller, acked, max_entries, missing_from, urgent_after } => {
             let Some(fence) = known.fence(*caller) else { return String::new() };
@@ -456,7 +497,7 @@ async fn see(store: &dyn SessionStore, session: SessionId, outcome: String) -> S
 
 #[test]
 fn both_stores_say_the_same_to_any_sequence_of_operations() {
-    check(prop::collection::vec(step(), 1..80), |memory, redis, steps| async move {
+    check(prop::collection::vec(step(), 1..160), |memory, redis, steps| async move {
         let new = new_session("0");
         for store in [&memory, &redis] {
             store.create(new.clone()).await.unwrap();

@@ -212,6 +212,87 @@ async fn accepting_and_appending_are_one_script_call_each() {
     assert_eq!(raw.figure("commandstats", "cmdstat_evalsha").await, 2);
 }
 
+/// Only the first of each sixteen looks at everything, which begins with how many requests are open.
+#[tokio::test]
+async fn most_calls_of_an_owner_go_the_quick_way() {
+    let backend = Backend::redis().await;
+    let store = backend.store();
+    let fence = session_of(store, "a").await;
+    let mut raw = Raw::of(&backend).await;
+    let () = raw.ask(cmd("CONFIG").arg("RESETSTAT")).await;
+    for call in 1..=160_u64 {
+        let id = call.to_string();
+        forward(store, &fence, request(fence.session, &id)).await;
+        append(store, append_of(&fence, call, vec![answer(&id)])).await;
+    }
+    assert_eq!(raw.figure("commandstats", "cmdstat_evalsha").await, 320, "no call was made twice");
+    let looked = raw.figure("commandstats", "cmdstat_hlen").await;
+    assert!((10..30).contains(&looked), "{looked}");
+    // And so it is again after somebody else has written.
+    let other = notification(fence.session, "n");
+    assert!(matches!(store.accept(other).await.unwrap(), Accepted::Queued { .. }));
+    let handed = store.claim(Claim::new(fence.clone(), 0, 10)).await.unwrap();
+    assert!(matches!(handed, Claimed::Entries { .. }));
+    let key = format!("mcp:sessions:{}", fence.session.reveal());
+    assert!(!raw.ask::<bool>(cmd("HEXISTS").arg(&key).arg("hot")).await);
+    for call in 161..=170_u64 {
+        let id = call.to_string();
+        forward(store, &fence, Accept { acked: call, ..request(fence.session, &id) }).await;
+        append(store, Append { acked: call, ..append_of(&fence, call, vec![answer(&id)]) }).await;
+    }
+    assert!(raw.ask::<bool>(cmd("HEXISTS").arg(&key).arg("hot")).await);
+    assert_eq!(head(store, fence.session).await.in_seq, 171);
+}
+
+/// MEM-1: at the limit some events go at once, so that the next appends need not look.
+#[tokio::test]
+async fn a_full_log_is_cut_in_steps() {
+    let backend = Backend::redis().await;
+    let store = backend.store();
+    let fence = session_of(store, "a").await;
+    let limits = LogLimits { max_events: 300, ..ROOMY };
+    let mut raw = Raw::of(&backend).await;
+    let () = raw.ask(cmd("CONFIG").arg("RESETSTAT")).await;
+    for call in 1..=1000_u64 {
+        let id = call.to_string();
+        forward(store, &fence, request(fence.session, &id)).await;
+        append(store, Append { limits, ..append_of(&fence, call, vec![answer(&id)]) }).await;
+        if call % 97 == 0 {
+            let page = store.read_page(fence.session, STREAM, StreamKey::Main, 0, 1000, usize::MAX).await;
+            let page = page.unwrap().unwrap();
+            let kept = page.last_seq + 1 - page.first_seq;
+            assert_eq!((page.last_seq, page.events.len() as u64), (call, kept));
+            assert!(kept <= 300 && (call < 300 || kept >= 284), "{kept} of {call}");
+            assert!(page.events.iter().map(|event| event.seq).eq(page.first_seq..=call));
+            assert_eq!(page.gone, page.first_seq - 1);
+        }
+    }
+    let looked = raw.figure("commandstats", "cmdstat_hlen").await;
+    assert!(looked < 400, "{looked}");
+}
+
+/// OWN-3: whatever the former owner knows, it is not what stands there now.
+#[tokio::test]
+async fn a_former_owner_has_no_quick_way() {
+    let backend = Backend::redis().await;
+    let store = backend.store();
+    let fence = session_of(store, "a").await;
+    for call in 1..=4_u64 {
+        let id = call.to_string();
+        forward(store, &fence, request(fence.session, &id)).await;
+        append(store, append_of(&fence, call, vec![answer(&id)])).await;
+    }
+    // By another process: this one's store hears nothing of it.
+    let other = backend.another().await;
+    let adopted = adopt(&*other, &fence, "b").await.fence;
+    let late = Accept { fence: Some(fence.clone()), forward_now: true, ..request(fence.session, "late") };
+    assert_eq!(store.accept(late).await.unwrap(), Accepted::Fenced);
+    let late = store.append(append_of(&fence, 5, vec![event("late")])).await.unwrap();
+    assert_eq!(late, Appended::Fenced);
+    forward(&*other, &adopted, request(fence.session, "5")).await;
+    assert_eq!(append(&*other, append_of(&adopted, 1, vec![answer("5")])).await, [Some(5)]);
+}
+
 #[tokio::test]
 async fn what_many_sessions_write_at_once_shares_round_trips() {
     const SESSIONS: usize = 200;

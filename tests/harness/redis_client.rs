@@ -1,6 +1,6 @@
 //! What a person would do with `redis-cli`: look at a session's keys, and damage them.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use redis::{FromRedisValue, aio::MultiplexedConnection};
 
@@ -28,7 +28,10 @@ impl RedisClient {
     /// Connects to the server itself, past any proxy.
     pub async fn connect(server: &RedisServer) -> Self {
         let client = redis::Client::open(server.url()).expect("the URL of a test's Redis");
-        Self { connection: client.get_multiplexed_async_connection().await.expect("a connection to the test's Redis") }
+        // As long as a test waits for anything: the crate's own half a second is little on a busy machine.
+        let config = redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(30)));
+        let connection = client.get_multiplexed_async_connection_with_config(&config).await;
+        Self { connection: connection.expect("a connection to the test's Redis") }
     }
 
     /// Runs one command, given as its words.
@@ -63,12 +66,26 @@ impl RedisClient {
 
     /// One field of the session.
     pub async fn field(&self, session: &str, field: &str) -> Option<String> {
-        self.run(&["HGET", &Self::session_key(session), field]).await
+        self.fields(session).await.remove(field)
     }
 
     /// All fields of the session.
     pub async fn fields(&self, session: &str) -> HashMap<String, String> {
-        self.run(&["HGETALL", &Self::session_key(session)]).await
+        let mut fields: HashMap<String, String> = self.run(&["HGETALL", &Self::session_key(session)]).await;
+        if let Some(hot) = fields.remove("hot") {
+            fields.extend(melted(&hot));
+        }
+        fields
+    }
+
+    /// Writes the fields that stand in `hot` for themselves, for a test that changes them.
+    pub async fn thaw(&self, session: &str) {
+        let key = Self::session_key(session);
+        let Some(hot) = self.run::<Option<String>>(&["HGET", &key, "hot"]).await else { return };
+        for (field, value) in melted(&hot) {
+            self.run::<()>(&["HSET", &key, &field, &value]).await;
+        }
+        self.run::<()>(&["HDEL", &key, "hot"]).await;
     }
 
     /// The session's event log as it stands.
@@ -102,4 +119,20 @@ impl RedisClient {
     pub async fn keys(&self) -> Vec<String> {
         self.run(&["KEYS", "*"]).await
     }
+}
+
+/// What stands in the field `hot` of a session (docs/redis-model.md), but for the last append.
+fn melted(hot: &str) -> Vec<(String, String)> {
+    let numbers: Vec<&str> = hot.split(' ').collect();
+    let names = [
+        ("in_seq", 2),
+        ("in_claimed", 2),
+        ("held", 3),
+        ("s:g:seq", 5),
+        ("s:g:first", 6),
+        ("s:g:bytes", 7),
+        ("s:g:gone", 8),
+        ("op", 9),
+    ];
+    names.map(|(name, at)| (name.to_owned(), numbers[at].to_owned())).to_vec()
 }

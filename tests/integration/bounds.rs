@@ -100,6 +100,7 @@ async fn growth_by_a_long_replay(transport: Transport, builder: crate::harness::
     let redis = cluster.redis_client().await;
     let keys = [RedisClient::session_key(&cursor.session), RedisClient::log_key(&cursor.session)];
     let last = cursor.seq + BACKLOG;
+    redis.thaw(&cursor.session).await;
     for from in (cursor.seq + 1..=last).step_by(5000) {
         let to = (from + 4999).min(last);
         let (from, to) = (from.to_string(), to.to_string());

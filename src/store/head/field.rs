@@ -15,6 +15,7 @@ pub(super) const LAST_ACTIVE_MS: &str = "last_active_ms";
 pub(super) const TTL_MS: &str = "ttl_ms";
 pub(super) const IN_SEQ: &str = "in_seq";
 pub(super) const IN_CLAIMED: &str = "in_claimed";
+pub(super) const HOT: &str = "hot";
 pub(super) const INITIALIZE_REQUEST: &str = "initialize_request";
 pub(super) const INITIALIZE_RESULT: &str = "initialize_result";
 pub(super) const VERSION: &str = "version";

@@ -223,3 +223,47 @@ fn what_makes_no_sense_is_absent_and_said_where_an_owner_needs_it() {
         assert!(head.streams.is_empty() && head.continuation == Continuation::default() && head.doubted.is_none());
     }
 }
+
+/// `hot` counts, and not the fields that it stands for.
+#[test]
+fn what_every_message_changes_is_read_from_one_field() {
+    let fields = [
+        ("owner", "o"),
+        ("incarnation", "i"),
+        ("generation", "4"),
+        ("epoch", "77"),
+        ("in_seq", "9"),
+        ("in_claimed", "8"),
+        ("s:g:seq", "11"),
+        ("s:g:first", "10"),
+        ("s:g:bytes", "120"),
+        ("a:g", "i-2 13"),
+        ("hot", "4 77 20 500 1 31 12 300 5 19 31"),
+    ];
+    let (head, is_sound) = read(&fields);
+    assert!(is_sound);
+    assert_eq!((head.in_seq, head.in_claimed), (20, 20));
+    let stream = &head.streams["g"];
+    assert_eq!((stream.last_seq, stream.first_seq, stream.bytes, stream.gone), (31, 12, 300, 5));
+    assert!(stream.holder.is_some());
+    for bad in [
+        "",
+        "4",
+        "4 77 20 500 1 31 12 300 5 19 31 1",
+        "4 77 20 500 1 31 12 300 5 x 31",
+        "4 77 -1 500 1 31 12 300 5 19 31",
+    ] {
+        let (_, is_sound) = read(&[&fields[..10], &[("hot", bad)]].concat());
+        assert!(!is_sound, "{bad:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_hot_field_is_read_as_it_was_written(numbers in prop::collection::vec(any::<u64>(), 10), epoch: u32) {
+        let mut words: Vec<String> = numbers.iter().map(u64::to_string).collect();
+        words.insert(1, epoch.to_string());
+        let text = words.join(" ");
+        prop_assert_eq!(Hot::read(&text).unwrap().to_string(), text);
+    }
+}

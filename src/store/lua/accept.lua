@@ -6,13 +6,15 @@
 --   bodies, 16 last sequence of which the owner knows that it is claimed, 17 who shows the request's stream
 --   from now on or '', 18 name of the event log, 19 who asks (principal), 20 its scopes, 21 protocol version that the POST
 --   names or '', 22 names of the rules about who asks, 23 count of set items, then set items (field, value), then deletes
--- Reply: seq > 0 forward it; 0 not found; -10 not for who asks; -1 fenced; -2 too many; -3 wrong service; -5 too many
+-- Reply: seq > 0 forward it; {4, seq, hot} the same; 0 not found; -10 not for who asks; -1 fenced; -2 too many; -3 wrong service; -5 too many
 --   bytes; -6 the id is in use; -9 another protocol version was agreed on; -11 its client has been told an error (see
 --   disown); -8 these are older data than the owner has seen;
 --   {2, seq, owner, incarnation, generation, listeners, epoch, last event} queued; {3, seq, claimed, epoch, 0} duplicate
 local call = redis.call
 local h = call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch', 'in_seq', 'in_claimed', 'service',
-  'held', 'principal', 'scopes', 'version', 'rules', 'in_adopted', 'in_first')
+  'held', 'principal', 'scopes', 'version', 'rules', 'in_adopted', 'in_first', 'hot')
+local hot = melted(h[14])
+if hot then h[4], h[5], h[7] = hot[3], hot[3], hot[4] end
 if not h[4] then return 0 end
 if stranger(h[8], h[9], ARGV[19], ARGV[20]) then return -10 end
 if ARGV[6] ~= '' and ARGV[6] ~= h[6] then return -3 end
@@ -55,7 +57,10 @@ if held > tonumber(ARGV[15]) and not too_many then
     held = held_bytes(KEYS[2], KEYS[3]) + #ARGV[10]
     too_much = held > tonumber(ARGV[15])
     -- Not `call`: no reason to fail when Redis is full.
-    if too_much then redis.pcall('HSET', KEYS[1], 'held', string.format('%d %s', held - #ARGV[10], there)) end
+    if too_much then
+      thaw(KEYS[1])
+      redis.pcall('HSET', KEYS[1], 'held', string.format('%d %s', held - #ARGV[10], there))
+    end
   end
 end
 if too_many or too_much then
@@ -124,6 +129,14 @@ if sets > 23 then call('HSET', KEYS[1], unpack(ARGV, 24, sets)) end
 if ARGV[20] ~= (h[9] or '') then call('HSET', KEYS[1], 'scopes', ARGV[20]) end
 if ARGV[22] ~= (h[11] or '') then call('HSET', KEYS[1], 'rules', ARGV[22]) end
 if #ARGV > sets then call('HDEL', KEYS[1], unpack(ARGV, sets + 1)) end
+-- The next one of this owner is like this one.
+if hot and direct and request then
+  hot[3], hot[4], hot[5] = seq, string.format('%d', held), string.format('%d', hot[5] + 1)
+  hot = table.concat(hot, ' ')
+  call('HSET', KEYS[1], 'hot', hot)
+  return { 4, next_seq, hot }
+end
+if hot then thaw(KEYS[1]) end
 if direct then
   in_claimed = next_seq
   call('HSET', KEYS[1], 'in_seq', seq, 'in_claimed', seq, 'held', string.format('%d', held))

@@ -8,6 +8,7 @@
 local function lives(owner)
   return owner ~= '' and owner ~= ARGV[5] and redis.call('HGET', KEYS[4], 'incarnation') == owner
 end
+thaw(KEYS[1])
 local h = redis.call('HMGET', KEYS[1], 'incarnation', 'generation', 'owner', 'in_seq')
 if not h[2] then return 0 end
 if h[3] ~= ARGV[1] or h[1] ~= ARGV[2] or h[2] ~= ARGV[3] then return { 2, h[3], h[1], h[2] } end

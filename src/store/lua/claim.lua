@@ -8,6 +8,7 @@
 --   urgent ones.
 -- A reply may be lost, and an accept may be executed when its caller has given it up: what counts as claimed and is
 -- neither acked nor answered is handed out again when the owner asks for it.
+thaw(KEYS[1])
 local h = redis.call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch', 'in_seq', 'in_claimed',
   's:' .. ARGV[9] .. ':seq', 'in_adopted', 'in_first')
 if not h[4] then return 0 end

@@ -15,5 +15,6 @@ if string.match(ARGV[1], '^r%d+$') then
   return 1
 end
 -- What the client sends from now on it sends without a stream.
-redis.call('HSET', KEYS[1], 'd:' .. ARGV[1], redis.call('HGET', KEYS[1], 'in_seq'))
+local h = redis.call('HMGET', KEYS[1], 'in_seq', 'hot')
+redis.call('HSET', KEYS[1], 'd:' .. ARGV[1], h[2] and melted(h[2])[3] or h[1])
 return 1

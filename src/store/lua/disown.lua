@@ -3,8 +3,9 @@
 -- ARGV: 1 request id, 2 id key
 -- Reply: 0 not found; 1 it never runs; 2 it runs or has run, and its answer goes out on no stream; 3 another POST asks for it
 local call = redis.call
-local in_seq = call('HGET', KEYS[1], 'in_seq')
-if not in_seq then return 0 end
+local h = call('HMGET', KEYS[1], 'in_seq', 'hot')
+if not h[1] then return 0 end
+local in_seq = h[2] and melted(h[2])[3] or h[1]
 -- Not journaled, and perhaps on its way: accept finds this name, whose number is none of a message, and leaves it.
 if call('ZADD', KEYS[4], 'NX', in_seq + 0.5, ARGV[1]) == 1 then
   call('PEXPIRE', KEYS[4], call('HGET', KEYS[1], 'ttl_ms'), 'NX')

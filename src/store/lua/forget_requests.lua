@@ -2,6 +2,7 @@
 -- KEYS: 1 session hash, 2 inbox, 3 request table
 -- ARGV: 1..3 fence, then each: id key, sequence. Another sequence is another request: the id was used again.
 -- Reply: 1 done, 0 not found, -1 fenced
+thaw(KEYS[1])
 local h = redis.call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch')
 if not h[2] then return 0 end
 if fenced(h) then return -1 end

@@ -5,8 +5,10 @@
 --   body is nil
 local stream, view = ARGV[1], ARGV[5]
 local h = redis.call('HMGET', KEYS[1], 'epoch', 's:' .. stream .. ':seq', 's:' .. stream .. ':first',
-  's:' .. stream .. ':bytes', 'a:' .. (view == '' and stream or view), 's:' .. stream .. ':gone')
+  's:' .. stream .. ':bytes', 'a:' .. (view == '' and stream or view), 's:' .. stream .. ':gone', 'hot')
 if not h[1] then return 0 end
+local hot = stream == 'g' and melted(h[7])
+if hot then h[2], h[3], h[4], h[6] = hot[6], hot[7], hot[8], hot[9] end
 local last, first = tonumber(h[2] or 0), tonumber(h[3] or 1)
 local after, max_events, max_bytes = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local gone = view == '' and tonumber(h[6] or 0) or first - 1

@@ -2,6 +2,7 @@
 -- KEYS: 1 session hash
 -- ARGV: 1..3 fence, 4 wake channel prefix, 5 session id
 -- Reply: 0 not found; -1 fenced; {1, former owner}
+thaw(KEYS[1])
 local h = redis.call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch', 'owner')
 if not h[2] then return 0 end
 if fenced(h) then return -1 end

@@ -3,6 +3,7 @@
 -- ARGV: 1 epoch, 2 wake channel prefix, 3 session id, 4.. the streams of the event logs, in their order
 -- Reply: 0 not found; {1, former owner} done; {2, stream, ...} nothing done, call again with the logs of these streams
 local call = redis.call
+thaw(KEYS[1])
 local h = call('HMGET', KEYS[1], 'generation', 'incarnation', 'owner', 'in_seq')
 if not h[1] then return 0 end
 local known, unknown, streams, gone = {}, false, { 2 }, {}

@@ -9,6 +9,7 @@
 -- Reply: 0 not found; -1 fenced; 1 done; {2, last sequence, streams, seq, kind, id key, body, ...} nothing done: call again
 --   with a decision on these messages, and with the logs of these streams
 local call = redis.call
+thaw(KEYS[1])
 local h = call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch', 'in_seq', 'in_claimed')
 if not h[4] then return 0 end
 -- Done before: the answer was lost.

@@ -33,7 +33,8 @@ impl Session {
             return Err(NotAppended::Older);
         }
         let results: Vec<_> = append.events.iter().map(|event| self.append_one(&append.stream, event, now)).collect();
-        if let Some(sent) = append.sent {
+        // Goes with the first event.
+        if let (Some(sent), Some(Some(_))) = (append.sent, results.first()) {
             self.stream_or_new(&append.stream).sent = Some(sent);
         }
         if let Some(stream) = self.stream_mut(&append.stream) {

@@ -7,7 +7,7 @@ use crate::{
     protocol::session_id::SessionId,
     store::{
         Accepted, Adopted, Appended, Attached, AttachedTo, Claimed, Fence, Fenceable, Handed, InboxEntry, LoggedEvent,
-        Owner, Ownership, Page, Rehydration, SessionHead, ShownFrom, StoreResult, TRACE,
+        Owner, Ownership, Page, Rehydration, SessionHead, ShownFrom, StoreResult, TRACE, head::Hot,
     },
 };
 
@@ -25,41 +25,46 @@ pub(super) fn read_fenceable(value: Value, what: &'static str) -> StoreResult<Fe
     }
 }
 
-/// `is_shown`: somebody shows the answer.
-pub(super) fn read_accepted(value: Value, is_shown: bool) -> StoreResult<Accepted> {
+/// `is_shown`: somebody shows the answer. With what stands in `hot`, if the script says so.
+pub(super) fn read_accepted(value: Value, is_shown: bool) -> StoreResult<(Accepted, Option<Hot>)> {
     let mut fields = match value {
-        Value::Int(code::NOT_FOUND) => return Ok(Accepted::NotFound),
-        Value::Int(code::FENCED) => return Ok(Accepted::Fenced),
-        Value::Int(code::OLDER) => return Ok(Accepted::Older),
-        Value::Int(code::TOO_MANY) => return Ok(Accepted::TooManyPending),
-        Value::Int(code::TOO_MANY_BYTES) => return Ok(Accepted::TooManyBytes),
-        Value::Int(code::STRANGER) => return Ok(Accepted::Stranger),
-        Value::Int(code::WRONG_SERVICE) => return Ok(Accepted::WrongService),
-        Value::Int(code::OTHER_VERSION) => return Ok(Accepted::OtherVersion),
-        Value::Int(code::DISOWNED) => return Ok(Accepted::Disowned),
-        Value::Int(code::ID_IN_USE) => return Ok(Accepted::IdInUse),
-        Value::Int(seq @ 1..) => return Ok(Accepted::Forward { seq: seq.unsigned_abs() }),
+        Value::Int(code::NOT_FOUND) => return Ok((Accepted::NotFound, None)),
+        Value::Int(code::FENCED) => return Ok((Accepted::Fenced, None)),
+        Value::Int(code::OLDER) => return Ok((Accepted::Older, None)),
+        Value::Int(code::TOO_MANY) => return Ok((Accepted::TooManyPending, None)),
+        Value::Int(code::TOO_MANY_BYTES) => return Ok((Accepted::TooManyBytes, None)),
+        Value::Int(code::STRANGER) => return Ok((Accepted::Stranger, None)),
+        Value::Int(code::WRONG_SERVICE) => return Ok((Accepted::WrongService, None)),
+        Value::Int(code::OTHER_VERSION) => return Ok((Accepted::OtherVersion, None)),
+        Value::Int(code::DISOWNED) => return Ok((Accepted::Disowned, None)),
+        Value::Int(code::ID_IN_USE) => return Ok((Accepted::IdInUse, None)),
+        Value::Int(seq @ 1..) => return Ok((Accepted::Forward { seq: seq.unsigned_abs() }, None)),
         value => Fields::of(value, "accept")?,
     };
     let shown = |fields: &mut Fields| -> StoreResult<_> {
         let shown = ShownFrom { epoch: fields.number()?, last_event: fields.number()? };
         Ok(is_shown.then_some(shown))
     };
-    match fields.number::<u64>()? {
-        2 => Ok(Accepted::Queued {
+    let accepted = match fields.number::<u64>()? {
+        4 => {
+            let seq = fields.number()?;
+            return Ok((Accepted::Forward { seq }, Hot::read(&fields.text()?)));
+        }
+        2 => Accepted::Queued {
             seq: fields.number()?,
             owner: fields.owner()?,
             generation: fields.number()?,
             listeners: fields.number()?,
             shown: shown(&mut fields)?,
-        }),
-        3 => Ok(Accepted::Duplicate {
+        },
+        3 => Accepted::Duplicate {
             seq: fields.number()?,
             claimed: fields.number::<u64>()? == 1,
             shown: shown(&mut fields)?,
-        }),
-        _ => Err(corrupt("accept")),
-    }
+        },
+        _ => return Err(corrupt("accept")),
+    };
+    Ok((accepted, None))
 }
 
 pub(super) fn read_claimed(value: Value) -> StoreResult<Claimed> {
@@ -105,12 +110,19 @@ pub(super) fn read_entries(mut fields: Fields, what: &'static str) -> StoreResul
     Ok(entries)
 }
 
-pub(super) fn read_appended(value: Value) -> StoreResult<Appended> {
+pub(super) fn read_appended(value: Value) -> StoreResult<(Appended, Option<Hot>)> {
+    let mut hot = None;
     let results = match value {
-        Value::Int(code::NOT_FOUND) => return Ok(Appended::NotFound),
-        Value::Int(code::FENCED) => return Ok(Appended::Fenced),
-        Value::Int(code::OLDER) => return Ok(Appended::Older),
+        Value::Int(code::NOT_FOUND) => return Ok((Appended::NotFound, None)),
+        Value::Int(code::FENCED) => return Ok((Appended::Fenced, None)),
+        Value::Int(code::OLDER) => return Ok((Appended::Older, None)),
         Value::Int(code::OLD_OP) => return Err(corrupt("an append with a number below the last one's")),
+        Value::Array(values) => {
+            let mut fields = Fields::new(values, "append");
+            let results = fields.text()?;
+            hot = Hot::read(&fields.text()?);
+            results
+        }
         value => reply::text(value, "append")?,
     };
     let (mut seqs, mut shown) = (Vec::new(), Vec::new());
@@ -126,7 +138,7 @@ pub(super) fn read_appended(value: Value) -> StoreResult<Appended> {
             shown.push(seq);
         }
     }
-    Ok(Appended::Done { seqs, shown })
+    Ok((Appended::Done { seqs, shown }, hot))
 }
 
 pub(super) fn read_page(value: Value) -> StoreResult<Option<Page>> {

@@ -21,14 +21,18 @@ use crate::{
 };
 
 /// The main stream has no name here: most events are of it.
-fn other_view(view: StreamKey) -> Cow<'static, str> {
+pub(super) fn other_view(view: StreamKey) -> Cow<'static, str> {
     if view == StreamKey::Main { Cow::Borrowed("") } else { view.name() }
 }
 
 #[async_trait]
 impl EventLog for RedisStore {
     async fn append(&self, append: Append) -> StoreResult<Appended> {
-        let mut keys = self.keys.session(&append.fence.session);
+        let session = append.fence.session;
+        let mut keys = self.keys.session(&session);
+        if let Some(seq) = self.append_hot(&append, &mut keys).await? {
+            return Ok(Appended::Done { seqs: vec![Some(seq)], shown: Vec::new() });
+        }
         let events = append.events.iter().map(|event| (event, FieldChanges::of(&event.changes)));
         let length = events.clone().map(|(event, changes)| event.body.len() + changes.len()).sum();
         let call = Call::script_with_body(Script::Append, 4, length);
@@ -44,6 +48,7 @@ impl EventLog for RedisStore {
             .number(append.limits.max_events as u64)
             .number(append.limits.max_bytes as u64)
             .number(append.known)
+            .number(u64::from(self.hot.is_worth_it(&session)))
             .number(append.events.len() as u64);
         // Goes with the first event.
         let mut sent = append.sent.map(|sent| sent_pair(&append.stream, sent));
@@ -59,7 +64,12 @@ impl EventLog for RedisStore {
                 .pairs(sent.as_slice())
                 .args(&changes.delete);
         }
-        read_appended(self.lanes.call(call).await?)
+        let answer = self.lanes.call(call).await.and_then(read_appended);
+        match &answer {
+            Ok((Appended::Done { .. }, hot)) => self.hot.left(&session, hot.clone()),
+            _ => self.hot.forget(&session),
+        }
+        answer.map(|(appended, _)| appended)
     }
 
     async fn read_page(

@@ -27,6 +27,9 @@ const MAX_CLAIM: usize = 1000;
 impl Journal for RedisStore {
     async fn accept(&self, accept: Accept) -> StoreResult<Accepted> {
         let mut keys = self.keys.session(&accept.session);
+        if let Some(seq) = self.accept_hot(&accept, &mut keys).await? {
+            return Ok(Accepted::Forward { seq });
+        }
         let (kind, id_key) = match &accept.message {
             ClientMessage::Request { id_key } => ("q", &**id_key),
             ClientMessage::Notification => ("n", ""),
@@ -63,7 +66,14 @@ impl Journal for RedisStore {
             .number(changes.set.len() as u64)
             .pairs(&changes.set)
             .args(&changes.delete);
-        read_accepted(self.lanes.call(call).await?, accept.shown_by.is_some())
+        let answer = self.lanes.call(call).await.and_then(|answer| read_accepted(answer, accept.shown_by.is_some()));
+        match (&answer, &accept.fence) {
+            (Ok((Accepted::Forward { .. }, hot)), Some(fence)) => self.hot.took(fence, &accept.by, hot.clone()),
+            (_, Some(_)) => self.hot.forget(&accept.session),
+            // Of others than the owner.
+            (_, None) => {}
+        }
+        answer.map(|(accepted, _)| accepted)
     }
 
     async fn claim(&self, claim: Claim) -> StoreResult<Claimed> {

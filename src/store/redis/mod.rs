@@ -3,13 +3,15 @@
 //! Role: [`SessionStore`] over Lua scripts, one a job. Owns the connections. Key names: `keys.rs`. Scripts and what
 //! they promise: `src/store/lua/`. How operations of many sessions share a round trip: `pipeline.rs`.
 //!
-//! Never: keeps a copy of anything; what it says was in Redis when it was asked.
+//! Never: answers from a copy of anything; what it says was in Redis when it was asked. (`hot.rs` keeps a guess, of which the
+//! scripts say whether it holds.)
 
 mod answers;
 mod calls;
 mod client_lists;
 mod config;
 mod event_log;
+mod hot;
 mod index;
 mod instances;
 mod journal;
@@ -56,6 +58,8 @@ pub struct RedisStore {
     lanes: Lanes,
     /// The instance that uses this store, as its first write names it: its index is swept of sessions that are gone.
     instance_id: OnceLock<Arc<str>>,
+    /// Of sessions that this process owns.
+    hot: hot::Known,
 }
 
 impl RedisStore {
@@ -71,7 +75,7 @@ impl RedisStore {
         rights::check(&link, &keys).await?;
         let wake_prefix = keys.wake_prefix();
         let lanes = Lanes::new(link.clone(), config.queue);
-        Ok(Self { config, keys, wake_prefix, link, lanes, instance_id: OnceLock::new() })
+        Ok(Self { config, keys, wake_prefix, link, lanes, instance_id: OnceLock::new(), hot: hot::Known::default() })
     }
 
     /// What time it is there, since the Unix epoch.

@@ -3,7 +3,7 @@
 //! A [`Call`] is one command on its way to Redis; for a script it knows which, so that a Redis that has forgotten the
 //! scripts (restart, `SCRIPT FLUSH`, failover) can be taught again.
 
-use std::{borrow::Cow, sync::LazyLock};
+use std::{borrow::Cow, fmt, io::Write, sync::LazyLock};
 
 use bytes::Bytes;
 use redis::{Cmd, RedisWrite, ToRedisArgs};
@@ -29,25 +29,27 @@ macro_rules! scripts {
 
 scripts! {
     Create = ["create"];
-    Accept = ["fence", "stranger", "inbox", "ack", "held", "accept"];
-    Claim = ["fence", "inbox", "ack", "claim"];
+    Accept = ["fence", "stranger", "inbox", "ack", "held", "hot", "accept"];
+    AcceptHot = ["accept_hot"];
+    Claim = ["fence", "inbox", "ack", "hot", "claim"];
     MarkForwarded = ["fence", "inbox", "mark_forwarded"];
-    Append = ["fence", "inbox", "ack", "append"];
+    Append = ["fence", "inbox", "ack", "hot", "append"];
+    AppendHot = ["append_hot"];
     Pending = ["inbox", "pending"];
-    ForgetRequests = ["fence", "forget_requests"];
+    ForgetRequests = ["fence", "hot", "forget_requests"];
     ForgetPost = ["forget_post"];
-    Disown = ["disown"];
+    Disown = ["hot", "disown"];
     Hint = ["hint"];
     Update = ["fence", "update"];
-    ReadPage = ["read_page"];
+    ReadPage = ["hot", "read_page"];
     Attach = ["stranger", "attach"];
-    Detach = ["detach"];
+    Detach = ["hot", "detach"];
     ClientNote = ["client_note"];
     ClientSessions = ["client_sessions"];
-    Renew = ["renew"];
-    Rewrite = ["inbox", "rewrite"];
-    Adopt = ["inbox", "adopt"];
-    Release = ["fence", "release"];
+    Renew = ["hot", "renew"];
+    Rewrite = ["inbox", "hot", "rewrite"];
+    Adopt = ["inbox", "hot", "adopt"];
+    Release = ["fence", "hot", "release"];
     Touch = ["touch"];
     Purge = ["stranger", "purge"];
     Subject = ["stranger", "subject"];
@@ -106,9 +108,9 @@ pub(super) fn load_all() -> redis::Pipeline {
 
 fn operation(script: Script) -> Operation {
     match script {
-        Script::Accept => Operation::Accept,
+        Script::Accept | Script::AcceptHot => Operation::Accept,
         Script::Claim => Operation::Claim,
-        Script::Append => Operation::Append,
+        Script::Append | Script::AppendHot => Operation::Append,
         Script::ReadPage => Operation::ReadPage,
         Script::Attach => Operation::Attach,
         Script::Adopt => Operation::Adopt,
@@ -157,6 +159,27 @@ impl Call {
 
     pub(super) fn number(mut self, number: u64) -> Self {
         number.write_redis_args(&mut self.cmd);
+        self
+    }
+
+    /// One argument made of these.
+    pub(super) fn joined(mut self, head: &str, body: &Bytes) -> Self {
+        self.weight += body.len();
+        {
+            let mut arg = self.cmd.writer_for_next_arg();
+            // Into memory, which does not fail.
+            let _ = arg.write_all(head.as_bytes()).and_then(|()| arg.write_all(body));
+        }
+        self
+    }
+
+    /// As its text.
+    pub(super) fn show(mut self, value: &impl fmt::Display) -> Self {
+        {
+            let mut arg = self.cmd.writer_for_next_arg();
+            // Into memory, which does not fail.
+            let _ = write!(arg, "{value}");
+        }
         self
     }
 
