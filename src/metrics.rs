@@ -11,9 +11,11 @@
 //! | `calls` | calls of a service: how many, how they ended, how long each part took |
 //! | `redis` | what Redis costs |
 //! | `recent` | the last minute of calls, for people |
+//! | `openmetrics` | the other text format, with exemplars |
 //! | `process` | memory, files and CPU |
 
 mod calls;
+mod openmetrics;
 mod process;
 mod recent;
 mod redis;
@@ -31,6 +33,7 @@ use prometheus::{
 use self::{calls::Families, process::Process};
 pub use self::{
     calls::{METHODS, Method, Outcome, ServiceMetrics, Took},
+    openmetrics::MEDIA_TYPE as OPEN_METRICS,
     recent::{Recent, Sample},
     redis::{Operation, RedisMetrics},
     rows::Rows,
@@ -419,6 +422,13 @@ impl Metrics {
     pub fn violated(&self, id: &'static str) {
         self.violations.with_label_values(&[id]).inc();
         tracing::error!(guarantee = id, "a guarantee is broken");
+    }
+
+    /// The OpenMetrics text, with exemplars.
+    pub fn render_open(&self) -> String {
+        let services = self.services.read().unwrap_or_else(PoisonError::into_inner);
+        let exemplars = services.iter().map(|(name, service)| ((calls::WHOLE, name.clone()), service.exemplars()));
+        openmetrics::render(&self.registry.gather(), &exemplars.collect())
     }
 
     /// The Prometheus text.

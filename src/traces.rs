@@ -94,6 +94,11 @@ impl Tracer {
         }
     }
 
+    /// Spans that wait to be sent.
+    pub fn waiting(&self) -> usize {
+        self.0.orders.max_capacity() - self.0.orders.capacity()
+    }
+
     /// Waits until everything that was recorded is sent, but not for long.
     pub async fn flush(&self) {
         let (done, is_done) = oneshot::channel();

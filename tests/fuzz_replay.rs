@@ -59,6 +59,7 @@ replays! {
     settings
     sse_reader
     tools
+    trace_context
     upstreams
 }
 

@@ -67,6 +67,7 @@ contract! {
         what_is_not_claimed_was_not_missed
         what_is_urgent_is_handed_out_unclaimed
         a_cancel_marks_its_request_until_that_is_gone
+        a_place_in_a_trace_stays_with_its_request_until_that_is_gone
         a_claim_of_nothing_takes_nothing_and_tells_that_more_waits
         a_forgotten_request_is_neither_pending_nor_handed_out
         a_session_the_store_lost_is_written_again_with_its_open_requests

@@ -18,6 +18,7 @@ mod session_head;
 mod settings;
 mod sse_reader;
 mod tools;
+mod trace_context;
 mod upstream;
 
 pub use self::{
@@ -33,5 +34,6 @@ pub use self::{
     settings::{env_file, settings, upstreams},
     sse_reader::sse_reader,
     tools::tools,
+    trace_context::trace_context,
     upstream::{bridge, link, reply},
 };

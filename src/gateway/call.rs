@@ -269,6 +269,9 @@ impl Counted {
         });
         let took = Took { whole: self.begun.elapsed(), upstream, store: Duration::ZERO };
         self.service.metrics.ended(self.method, outcome, took);
+        if let Some((_, context)) = self.traced.as_ref().filter(|(_, context)| context.is_sampled()) {
+            self.service.metrics.is_of_trace(took.whole, context);
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use actix_web::{HttpRequest, HttpResponse, http::header};
 use serde_json::{Map, Value, json};
 
 use super::{admin, extract::NodeData};
-use crate::{lifecycle::Phase, upstream::breaker::BreakerState};
+use crate::{lifecycle::Phase, metrics::OPEN_METRICS, upstream::breaker::BreakerState};
 
 /// `GET /actuator/health`: DOWN (503) when this instance cannot serve at all, DEGRADED when some of it cannot.
 pub async fn health(node: NodeData, request: HttpRequest) -> HttpResponse {
@@ -108,8 +108,12 @@ pub async fn info(node: NodeData, request: HttpRequest) -> HttpResponse {
     answer(true, &info)
 }
 
-/// `GET /actuator/prometheus`
-pub async fn prometheus(node: NodeData) -> HttpResponse {
+/// `GET /actuator/prometheus`. Whoever takes OpenMetrics gets it where calls are traced: it names traces.
+pub async fn prometheus(node: NodeData, request: HttpRequest) -> HttpResponse {
+    let accepts = || request.headers().get_all(header::ACCEPT).filter_map(|value| value.to_str().ok());
+    if node.env.traces.is_some() && accepts().any(|accepted| accepted.contains("application/openmetrics-text")) {
+        return HttpResponse::Ok().content_type(OPEN_METRICS).body(node.env.metrics.render_open());
+    }
     HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(node.env.metrics.render())
 }
 

@@ -7,6 +7,9 @@ use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry, core::Metric as _,
 };
 
+use super::openmetrics::Exemplars;
+use crate::protocol::trace_context::TraceContext;
+
 /// Methods that have a row of their own; clients can name any other, and none of those becomes a label.
 pub const METHODS: [&str; 21] = [
     "initialize",
@@ -102,7 +105,11 @@ pub struct ServiceMetrics {
     upstream: Histogram,
     store: Histogram,
     own: Histogram,
+    exemplars: Exemplars<{ LONG.len() + 1 }>,
 }
+
+/// The family of whole calls.
+pub(super) const WHOLE: &str = "mcp_router_call_duration_seconds";
 
 /// From a millisecond up to `MCP_UPSTREAM_REQUEST_TIMEOUT` as it is shipped.
 pub(super) const LONG: [f64; 15] =
@@ -135,7 +142,7 @@ impl Families {
         };
         Self {
             calls,
-            whole: times("mcp_router_call_duration_seconds", "Calls from their arrival to their answer", &LONG),
+            whole: times(WHOLE, "Calls from their arrival to their answer", &LONG),
             upstream: times("mcp_router_upstream_duration_seconds", "The part of calls that their server took", &LONG),
             store: times("mcp_router_store_duration_seconds", "The part of calls that waited for the store", &SHORT),
             own: times("mcp_router_own_duration_seconds", "The part of calls that the router itself took", &SHORT),
@@ -150,6 +157,7 @@ impl Families {
             upstream: self.upstream.with_label_values(&[name]),
             store: self.store.with_label_values(&[name]),
             own: self.own.with_label_values(&[name]),
+            exemplars: Exemplars::default(),
         }
     }
 }
@@ -164,6 +172,15 @@ impl ServiceMetrics {
             self.store.observe(took.store.as_secs_f64());
             self.own.observe(took.whole.saturating_sub(upstream + took.store).as_secs_f64());
         }
+    }
+
+    /// A call that took so long altogether belongs to this trace, which is recorded.
+    pub fn is_of_trace(&self, whole: Duration, of: &TraceContext) {
+        self.exemplars.note(&LONG, whole.as_secs_f64(), of);
+    }
+
+    pub(super) fn exemplars(&self) -> Vec<Option<String>> {
+        self.exemplars.written()
     }
 
     /// All calls since the process began.

@@ -12,6 +12,7 @@ use crate::{
     cluster::Cluster,
     lifecycle::Phase,
     telemetry::writer,
+    traces::Tracer,
     upstream::{Endpoint, breaker::BreakerState},
 };
 
@@ -25,6 +26,7 @@ pub(super) struct Figures {
     /// Without a row where there is no Redis.
     redis_up: IntGaugeVec,
     log_queue: IntGauge,
+    trace_queue: IntGauge,
     stream_queue: IntGauge,
     up: IntGaugeVec,
     breaker: IntGaugeVec,
@@ -54,6 +56,7 @@ impl Figures {
             instances: gauge("mcp_router_instances", "Instances with a lease when they were last looked for"),
             redis_up: ints("mcp_router_redis_up", "Redis answers, and takes writes", &[]),
             log_queue: gauge("mcp_router_log_queue_lines", "Log lines that wait to be written"),
+            trace_queue: gauge("mcp_router_trace_queue_spans", "Spans that wait to be sent"),
             stream_queue: gauge("mcp_router_stream_queue_bytes", "Bytes of events that wait for their clients to read"),
             up: ints("mcp_router_upstream_up", "1: the server is in use", &ENDPOINT),
             breaker: ints(
@@ -81,7 +84,7 @@ impl Figures {
         }
     }
 
-    fn all(&self) -> [&dyn Collector; 14] {
+    fn all(&self) -> [&dyn Collector; 15] {
         [
             &self.build,
             &self.phase,
@@ -89,6 +92,7 @@ impl Figures {
             &self.instances,
             &self.redis_up,
             &self.log_queue,
+            &self.trace_queue,
             &self.stream_queue,
             &self.up,
             &self.breaker,
@@ -115,6 +119,7 @@ impl Figures {
             self.redis_up.with_label_values::<&str>(&[]).set(i64::from(is_up));
         }
         self.log_queue.set(i64::try_from(writer::waiting()).unwrap_or(i64::MAX));
+        self.trace_queue.set(count(env.traces.as_ref().map_or(0, Tracer::waiting)));
         let waiting = env.directory.all_attachments().iter().map(|attachment| attachment.queued_bytes()).sum();
         self.stream_queue.set(count(waiting));
         // Servers may come and go.

@@ -294,7 +294,7 @@ impl SessionActor {
             metrics.appended.inc();
             metrics.appended_bytes.inc_by(body.len() as u64);
             if is_answer {
-                self.timing.logged(&self.service.metrics, took);
+                self.timing.logged(&self.service.metrics, took, answers);
                 self.timing.serves(&self.env, &self.fence);
             }
             if is_answer && let Some(audit) = &self.env.audit {

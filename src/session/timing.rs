@@ -71,11 +71,14 @@ impl Timing {
         self.ended.push_back(ended);
     }
 
-    /// The next answer is in the log, which took so long.
-    pub(super) fn logged(&mut self, service: &ServiceMetrics, appending: Duration) {
+    /// The next answer is in the log, which took so long. `id_key`: which request it answers.
+    pub(super) fn logged(&mut self, service: &ServiceMetrics, appending: Duration, id_key: Option<&str>) {
         let Some(Ended { begun, outcome, upstream }) = self.ended.pop_front() else { return };
         let took = Took { whole: begun.since.elapsed(), upstream, store: begun.journaling + appending };
         service.ended(begun.method, outcome, took);
+        if let Some(context) = id_key.and_then(|id_key| self.traced.recorded(id_key)) {
+            service.is_of_trace(took.whole, context);
+        }
     }
 
     /// The next answer was a second one: the first one counts.

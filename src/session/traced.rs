@@ -93,6 +93,12 @@ impl Traced {
         }
     }
 
+    /// Where this call stands in a trace that is recorded.
+    pub(super) fn recorded(&self, id_key: &str) -> Option<&TraceContext> {
+        let call = self.0.as_ref()?.get(id_key)?;
+        Some(&call.context).filter(|context| context.is_sampled())
+    }
+
     fn get(&mut self, id_key: &str) -> Option<&mut Call> {
         self.0.as_mut()?.get_mut(id_key)
     }

@@ -1,8 +1,8 @@
 //! Handing the inbox to the owner.
 
 use mcp_router::store::{
-    Accept, Attachment, Claim, Claimed, ClientMessage, Continuation, Created, Fence, Fenceable, HeadChange, Hint,
-    Initialized, Restored,
+    Accept, Attachment, Claim, Claimed, ClientMessage, Continuation, Created, Disowned, Fence, Fenceable, HeadChange,
+    Hint, Initialized, Restored,
 };
 
 use super::*;
@@ -281,4 +281,33 @@ pub async fn a_cancel_marks_its_request_until_that_is_gone(backend: Backend) {
     append(store, append_of(&fence, 1, vec![answered])).await;
     assert_eq!(marks().await, []);
     assert_eq!(adopt(store, &fence, "b").await.pending, []);
+}
+
+/// Its place in a trace is kept with a request, whoever journals it, for whoever works on it, and goes with it.
+pub async fn a_place_in_a_trace_stays_with_its_request_until_that_is_gone(backend: Backend) {
+    let (store, elsewhere) = (backend.store(), backend.another().await);
+    let fence = session_of(store, "a").await;
+    let traced = |id: &str| {
+        let change = HeadChange::Traced { id_key: id.into(), context: Some(format!("place {id}")) };
+        Accept { changes: vec![change], ..request(fence.session, id) }
+    };
+    let place = |id: &str| (id.to_owned(), format!("place {id}"));
+    let places = || async { Vec::from_iter(head(store, fence.session).await.continuation.traces) };
+    forward(store, &fence, traced("1")).await;
+    forward(store, &fence, traced("2")).await;
+    let late = traced("3");
+    let post = late.post_id;
+    queue(&*elsewhere, late).await;
+    queue(&*elsewhere, traced("4")).await;
+    assert_eq!(places().await, [place("1"), place("2"), place("3"), place("4")]);
+    // Before anybody has claimed it.
+    assert_eq!(store.disown(fence.session, post, "3").await.unwrap(), Disowned::Never);
+    let claimed = handed(store, Claim::new(fence.clone(), 0, 10)).await;
+    assert_eq!(Vec::from_iter(claimed.traces), [place("1"), place("2"), place("4")]);
+    assert_eq!(store.forget_requests(&fence, &[("2".to_owned(), 7)]).await.unwrap(), Fenceable::Done);
+    assert_eq!(places().await.len(), 3, "of another request with this id");
+    assert_eq!(store.forget_requests(&fence, &[("2".to_owned(), 2)]).await.unwrap(), Fenceable::Done);
+    let answered = answer("1").changing(HeadChange::Traced { id_key: "1".into(), context: None });
+    append(store, append_of(&fence, 1, vec![answered])).await;
+    assert_eq!(Vec::from_iter(adopt(store, &fence, "b").await.head.continuation.traces), [place("4")]);
 }

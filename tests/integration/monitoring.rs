@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use url::form_urlencoded;
 
 use crate::harness::{
-    Cluster, Process, Transport, eventually,
+    Cluster, Process, SpanReceiver, Transport, eventually,
     http::{self, Request},
     mcp_client::{request, tool_call},
     ports::Port,
@@ -117,7 +117,8 @@ impl Prometheus {
         command
             .arg(format!("--config.file={}", dir.path().join("prometheus.yml").display()))
             .arg(format!("--storage.tsdb.path={}", dir.path().join("data").display()))
-            .arg(format!("--web.listen-address={}", port.addr()));
+            .arg(format!("--web.listen-address={}", port.addr()))
+            .arg("--enable-feature=exemplar-storage");
         let process = Process::spawn("prometheus", &mut command, &dir.path().join("prometheus.log"));
         let prometheus = Self { process, port, _dir: dir };
         eventually("Prometheus is ready", || async {
@@ -222,4 +223,47 @@ async fn every_panel_shows_something_after_calls_and_a_death() {
     let pages: Vec<&Value> = pages.map(|rule| &rule["name"]).collect();
     assert!(pages.is_empty(), "nobody is woken for one instance that died and is back: {pages:?}");
     cluster.assert_no_violations().await;
+}
+
+/// From a bucket of the histogram one comes to the trace of a call that is in it; Prometheus reads the form with exemplars by
+/// itself.
+#[tokio::test]
+async fn a_slow_call_leads_to_its_trace() {
+    if is_missing() {
+        return;
+    }
+    let receiver = SpanReceiver::start().await;
+    let cluster = Cluster::builder()
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url())
+        .env("OTEL_BSP_SCHEDULE_DELAY", "20")
+        .without_redis()
+        .start()
+        .await;
+    let prometheus = Prometheus::start(&cluster.addrs()).await;
+    let client = cluster.client().initialize().await;
+    client.call("echo", json!({ "text": "x" })).await;
+    let call = receiver.span("the call", |span| span.name == "tools/call").await;
+    let query = format!(
+        "/api/v1/query_exemplars?query={}&start=0&end=9999999999",
+        r#"mcp_router_call_duration_seconds_bucket{service="mcp-server-v6"}"#
+            .replace('{', "%7B")
+            .replace('}', "%7D")
+            .replace('"', "%22")
+    );
+    let labels = json!({ "trace_id": call.trace, "span_id": call.id });
+    eventually("Prometheus has the trace of the call", || async {
+        let answer = http::get(prometheus.port.addr(), &query).await.json();
+        let series = answer["data"].as_array().cloned().unwrap_or_default();
+        let mut exemplars = series.iter().flat_map(|series| series["exemplars"].as_array().into_iter().flatten());
+        exemplars.any(|exemplar| exemplar["labels"] == labels)
+    })
+    .await;
+    assert_eq!(
+        prometheus.ask("mcp_router_invariant_violations_total{id=\"EVT-1\"}").await,
+        [0.0],
+        "the rest is read, too"
+    );
+    // Whoever does not ask for it gets the form without.
+    let plain = http::get(cluster.addr(0), "/actuator/prometheus").await;
+    assert!(!plain.text().contains("trace_id") && plain.text().contains("mcp_router_sessions"));
 }
