@@ -20,6 +20,7 @@ loopback, lets the setups take turns, and stops what it started. Linux only: CPU
   --idle "N …"     sessions in the modes idle and streamable-idle
                                                              (1000, and 10000 or what the file limit allows)
   --to FILE        page to write; - is standard output      (docs/performance.md; with --quick or --only: -)
+  --report FILE    write plots of all that into this HTML file, too
   --peers          beside them another gateway for Streamable HTTP, mcp-proxy of crates.io, which is built first (minutes)
   --auth           beside them routers that ask who calls: router-keys (API keys) and router-tokens (JWTs, RS256)
   --results FILE   keep the results of all runs there, one line of JSON each
@@ -63,7 +64,7 @@ idle_sizes="1000 $many_idle"
 most_idle_of_cluster=2000
 # 256 sessions that pause for 0.1 s make up to 2,500 calls per second, which leaves CPU idle.
 pause=0.1
-modes="" setups="" page="" results="" partial=0 peers="" auth=""
+modes="" setups="" page="" results="" html="" partial=0 peers="" auth=""
 peer_version=0.6.0
 
 while [ $# -gt 0 ]; do
@@ -96,6 +97,7 @@ while [ $# -gt 0 ]; do
         --sizes) sizes=$2 ;;
         --idle) idle_sizes=$2 ;;
         --to) page=$2 ;;
+        --report) html=$(absolute "$2") ;;
         --results) results=$(absolute "$2") ;;
         --only)
             partial=1
@@ -581,7 +583,9 @@ memory=$(awk '/^MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo)
 commit=$(git -C "$project_root" rev-parse --short HEAD 2>/dev/null || printf 'unknown')
 git -C "$project_root" diff --quiet HEAD -- src crates Cargo.toml Cargo.lock 2>/dev/null || commit="$commit, changed"
 [ "$page" = - ] || mkdir -p "$(dirname "$page")"
-"$load_bin" report --results "$work/results" --to "$page" \
+plots=()
+[ -z "$html" ] || plots=(--html "$html")
+"$load_bin" report --results "$work/results" --to "$page" "${plots[@]+"${plots[@]}"}" \
     --fact "date=$(date -u +%Y-%m-%d)" \
     --fact "machine=$(nproc) cores, ${cpu_model:-$(uname -m)}, $memory" \
     --fact "system=$(uname -s) $(uname -r)" \
@@ -591,3 +595,4 @@ git -C "$project_root" diff --quiet HEAD -- src crates Cargo.toml Cargo.lock 2>/
     --fact "runs=$rounds rounds of $seconds s for each figure, payload $payload bytes" \
     --fact "settings=defaults, but MCP_NEW_SESSION_RATE=0, MCP_MAX_SESSIONS=1000000 and MCP_MAX_SESSIONS_PER_CLIENT=0"
 [ "$page" = - ] || say "Written: $page"
+[ -z "$html" ] || say "Written: $html"

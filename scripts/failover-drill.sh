@@ -35,6 +35,7 @@ served again and it is back, the next one is broken. Then a table, and exit code
   --rounds N     faults (10; with --client 3)
   --minutes N    as many faults as fit into N minutes
   --sessions N   sessions (64)
+  --report FILE  write what was found, with plots, into this HTML file, too; not with --client
   --running      on the cluster that start-instances.sh (with DRILL_TOOLS=1) and nginx-local.sh have started, with the
                  same environment: ROUTER_PORTS, RUN_DIR, NGINX_PORT; DRILL_URL names another front door. Otherwise the
                  drill starts its own: free ports, Redis without persistence, files in a temporary folder
@@ -49,7 +50,7 @@ BUILD_PROFILE: release, which builds quickly, or dist, which is for deployments 
 END
 }
 
-faults=kill transport="" servers="" client="" edge=off rounds="" minutes="" sessions=64 running=0 turns=0 together=0 keep=0
+faults=kill transport="" servers="" client="" edge=off rounds="" minutes="" sessions=64 running=0 turns=0 together=0 keep=0 report=""
 while [ $# -gt 0 ]; do
     case $1 in
         --kill | --term | --stop | --rolling | --redis-stop | --server-kill) faults=${1#--} ;;
@@ -67,6 +68,11 @@ while [ $# -gt 0 ]; do
                 *) die "$1 takes sse, streamable or mixed, and --transport also stateless" ;;
             esac
             printf -v "${1#--}" %s "$2"
+            shift
+            ;;
+        --report)
+            [ $# -ge 2 ] || { usage >&2; exit 64; }
+            report=$(absolute "$2")
             shift
             ;;
         --client)
@@ -96,6 +102,7 @@ while [ $# -gt 0 ]; do
 done
 
 if [ -n "$client" ]; then
+    [ -z "$report" ] || die "--report is for the drill's own clients; scripts/clients.sh writes a table"
     case $edge in on) fronts=edge ;; *) fronts=stock ;; esac
     exec "$project_root/scripts/clients.sh" --client "$client" --fronts "$fronts" --rounds "${rounds:-3}" --transport "${transport:-mixed}"
 fi
@@ -207,6 +214,7 @@ paused_redis=${redis_pid:-${REDIS_PID:-}}
 [ -z "$paused_redis" ] || options+=(--redis-pid "$paused_redis")
 [ -z "${SERVER_PORTS:-}" ] || options+=(--server-ports "$SERVER_PORTS")
 [ -z "$minutes" ] || options+=(--minutes "$minutes")
+[ -z "$report" ] || options+=(--report "$report")
 # Elsewhere than on Linux only 127.0.0.1 is there.
 [ "$turns$together" != 00 ] || [ "$(uname)" != Linux ] || options+=(--spread)
 "$drill_bin" "${options[@]}" "$@"

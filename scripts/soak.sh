@@ -9,7 +9,7 @@ Usage: scripts/soak.sh --minutes N [OPTION…]
 
 Runs scripts/failover-drill.sh --mixed for N minutes. One instance is left alone, so that its memory can be watched; a
 slope is printed for it and for each that lives long enough. Exit code 1 if anything was lost or came twice.
-OPTIONs as there: --sessions N, --turns, --running, --keep, and -- for the client.
+OPTIONs as there: --sessions N, --report FILE, --turns, --running, --keep, and -- for the client.
 END
 }
 

@@ -15,6 +15,7 @@ use crate::{
     figures::{Figures, Latencies},
     options::{Common, Load},
     process::Sample,
+    progress,
 };
 
 /// A transport: one session or caller that sends one call at a time.
@@ -125,6 +126,8 @@ pub async fn measure(
     mut tasks: JoinSet<()>,
 ) -> io::Result<Figures> {
     let Common { groups, .. } = &load.common;
+    // On a terminal alone; it costs a few writes a second, while the router costs a core.
+    let progress = progress::over(mode, load.warmup + load.seconds);
     tokio::time::sleep(load.warmup).await;
     let before = Sample::take(groups)?;
     let start = Instant::now();
@@ -132,6 +135,7 @@ pub async fn measure(
     tokio::time::sleep(load.seconds).await;
     window.end();
     let elapsed = start.elapsed();
+    drop(progress);
     let after = Sample::take(groups)?;
     let last = async { while tasks.join_next().await.is_some() {} };
     if tokio::time::timeout(GRACE, last).await.is_err() {

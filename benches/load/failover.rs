@@ -24,6 +24,7 @@ use crate::{
     figures::{Figures, Latencies, Recovery},
     options::Failover,
     process::Sample,
+    progress,
     session::{Client, open_many},
     sse::Session,
 };
@@ -90,7 +91,9 @@ pub async fn run(options: &Rc<Failover>) -> Result<Figures, Fault> {
     if !killed.success() {
         return Err(format!("process {} cannot be killed", options.kill).into());
     }
+    let progress = progress::over("failover", load.seconds);
     tokio::time::sleep(load.seconds).await;
+    drop(progress);
     while drill.answered.get() < load.common.sessions && start.elapsed() < options.patience && !tasks.is_empty() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -12,8 +12,9 @@
 //! | `sse`, `streamable`, `stateless`, `rest`, `events`, `idle`, `open` (and `churn`), `failover` | the modes |
 //! | `upstream` | an MCP server that is never the bottleneck |
 //! | `process` | CPU and memory of other processes, from `/proc` |
+//! | `progress` | how far a run is, on a terminal |
 //! | `figures` | what a run has measured: JSON and table |
-//! | `report` | medians and ratios of many runs, as a page of the documentation |
+//! | `report` | medians and ratios of many runs, as a page of the documentation, and as plots |
 //!
 //! HTTP/1.1 and event streams are those of `crates/testkit`, made for as little CPU as possible.
 //!
@@ -28,6 +29,7 @@ mod idle;
 mod open;
 mod options;
 mod process;
+mod progress;
 mod report;
 mod rest;
 mod session;

@@ -218,6 +218,10 @@ pub struct Report {
     #[arg(long)]
     pub to: PathBuf,
 
+    /// Write plots of it into this file (HTML), too
+    #[arg(long)]
+    pub html: Option<PathBuf>,
+
     /// A line about the circumstances, as "name=value"; may be repeated
     #[arg(long = "fact", value_name = "FACT")]
     pub facts: Vec<String>,

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
 
+use testkit::page;
+
 use crate::{
     Fault,
     figures::{Figures, Quantiles, Used},
@@ -83,7 +85,11 @@ keeps both for a client that comes back; with Redis they survive the router's de
 pub fn write(options: &Report) -> Result<(), Fault> {
     let text = fs::read_to_string(&options.results)?;
     let runs = text.lines().map(serde_json::from_str).collect::<Result<Vec<Figures>, _>>()?;
-    let page = Page { runs: runs.into_iter().filter(|run| run.errors == 0).collect() }.render(&options.facts)?;
+    let page = Page { runs: runs.into_iter().filter(|run| run.errors == 0).collect() };
+    if let Some(file) = &options.html {
+        page.plots(&options.facts).write(file)?;
+    }
+    let page = page.render(&options.facts)?;
     if options.to == Path::new("-") {
         print!("{page}");
     } else {
@@ -121,6 +127,78 @@ impl Page {
     fn median(&self, mode: &str, label: &str, sessions: u32, what: impl Fn(&Figures) -> Option<f64>) -> Option<f64> {
         let runs = self.runs.iter().filter(|run| run.mode == mode && run.label == label && run.sessions == sessions);
         median(runs.filter_map(what).collect())
+    }
+
+    /// The same as plots, with the figures of each run.
+    fn plots(&self, facts: &[String]) -> page::Page {
+        let mut plots = Vec::new();
+        for Calls { mode, title, sessions, .. } in CALLS {
+            type What = fn(&Page, &str, &str, u32) -> Option<f64>;
+            let what: [(&str, &str, What); 3] = [
+                ("calls per second", "calls/s", |page, mode, label, sessions| page.rate(mode, label, sessions)),
+                ("latency, p99", "ms", |page, mode, label, sessions| {
+                    page.latency(mode, label, sessions, |latency| latency.p99)
+                }),
+                ("CPU of the router", "s per 1,000 calls", |page, mode, label, sessions| {
+                    page.cpu(mode, label, sessions, "router")
+                }),
+            ];
+            let sizes = self.sizes(mode);
+            for (name, unit, value) in what {
+                let series = SETUPS.iter().map(|(label, shown)| {
+                    let values = sizes
+                        .iter()
+                        .zip(0_u32..)
+                        .filter_map(|(size, at)| Some((f64::from(at), value(self, mode, label, *size)?)));
+                    ((*shown).to_owned(), values.collect::<Vec<_>>())
+                });
+                plots.push(page::Plot {
+                    title: format!("{title}: {name}"),
+                    x: (*sessions).to_owned(),
+                    y: unit.to_owned(),
+                    marks: page::Marks::Bars,
+                    names: sizes.iter().map(ToString::to_string).collect(),
+                    series: series.filter(|(_, points)| !points.is_empty()).collect(),
+                });
+            }
+        }
+        let killed = self.runs.iter().filter_map(|run| run.failover.as_ref()?.recovery_ms.as_ref());
+        let killed: Vec<&Quantiles> = killed.collect();
+        let part = |which: fn(&Quantiles) -> f64| {
+            killed.iter().zip(1_u32..).map(|(times, run)| (f64::from(run), which(times))).collect()
+        };
+        plots.push(page::Plot {
+            title: "An owner is killed: recovery of broken streams".to_owned(),
+            x: "run".to_owned(),
+            y: "ms".to_owned(),
+            marks: page::Marks::Dots,
+            names: Vec::new(),
+            series: vec![
+                ("p50".to_owned(), part(|times| times.p50)),
+                ("p99".to_owned(), part(|times| times.p99)),
+                ("the last one".to_owned(), part(|times| times.max)),
+            ],
+        });
+        let mut figures: Vec<(String, String)> = facts
+            .iter()
+            .map(|fact| fact.split_once('=').unwrap_or((fact, "")))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        figures.extend(self.runs.iter().map(|run| {
+            let name = format!("{} {}, {} sessions", run.mode, run.label, run.sessions);
+            let latency =
+                run.latency_ms.as_ref().map(|times| format!(", p50 {:.2} ms, p99 {:.2} ms", times.p50, times.p99));
+            let lost = run.failover.as_ref().map(|found| {
+                format!(
+                    "; {} streams broken, {} lost, {} repeated answers",
+                    found.broken, found.lost, found.repeated_answers
+                )
+            });
+            let calls = format!("{:.0} calls/s", run.calls_per_second);
+            (name, calls + &latency.unwrap_or_default() + &lost.unwrap_or_default())
+        }));
+        let passed = "Every answer was the right one; runs with an error do not count.".to_owned();
+        page::Page { title: "Performance".to_owned(), failures: Vec::new(), passed, figures, plots }
     }
 
     fn rate(&self, mode: &str, label: &str, sessions: u32) -> Option<f64> {

@@ -10,7 +10,8 @@
 //! | `board` | figures of all clients, and the faults |
 //! | `ledger` | what was promised, what came, the verdict |
 //! | `cluster` | the instances: questions, signals, restarts |
-//! | `report` | the table |
+//! | `report` | the table, and the page |
+//! | `progress` | the bar on a terminal |
 //! | `stateless` | clients without sessions: their calls and their table |
 
 #![forbid(unsafe_code)]
@@ -19,6 +20,7 @@ mod board;
 mod cluster;
 mod ledger;
 mod plan;
+mod progress;
 mod report;
 mod session;
 mod stateless;
@@ -26,7 +28,7 @@ mod streams;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     rc::Rc,
     time::{Duration, Instant},
@@ -34,7 +36,7 @@ use std::{
 
 use clap::Parser;
 use futures_util::{StreamExt as _, stream};
-use testkit::connection::Target;
+use testkit::{connection::Target, page::Page};
 use url::Url;
 
 use board::Board;
@@ -135,6 +137,9 @@ struct Arguments {
     /// Longest pause before a fault, milliseconds
     #[arg(long, default_value_t = 1000)]
     pause: u64,
+    /// Write what was found, with plots, into this file (HTML), too
+    #[arg(long)]
+    report: Option<PathBuf>,
     /// Seed of all that is random
     #[arg(long)]
     seed: Option<u64>,
@@ -249,7 +254,16 @@ async fn drill(arguments: Arguments) -> Result<bool, String> {
         generations,
     };
     report.print();
+    if let Some(file) = &arguments.report {
+        written(&report.page(), file)?;
+    }
     Ok(report.failures().is_empty())
+}
+
+fn written(page: &Page, file: &Path) -> Result<(), String> {
+    page.write(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    println!("Written: {}", file.display());
+    Ok(())
 }
 
 fn below(url: &Url, path: &str) -> Result<Target, String> {
@@ -330,6 +344,7 @@ struct Course<'a> {
 impl Course<'_> {
     async fn run(mut self) -> Result<Vec<Round>, String> {
         let began = Instant::now();
+        let progress = progress::of(self.arguments);
         let mut rounds = Vec::new();
         let mut restarts: Vec<actix_rt::task::JoinHandle<Result<(), String>>> = Vec::new();
         loop {
@@ -349,8 +364,12 @@ impl Course<'_> {
                 Fault::ServerKill => self.kill_server().await?,
                 Fault::Kill | Fault::Term | Fault::Stop => self.one(fault, &mut restarts).await?,
             };
-            println!("{:>4}  {round}", rounds.len() + 1);
+            progress.suspend(|| println!("{:>4}  {round}", rounds.len() + 1));
             rounds.push(round);
+            progress.set_position(match self.arguments.minutes {
+                Some(_) => began.elapsed().as_secs(),
+                None => rounds.len() as u64,
+            });
             let (ended, running) = restarts.into_iter().partition(|restart| restart.is_finished());
             restarts = running;
             for restart in ended {

@@ -1,6 +1,8 @@
-//! The table at the end.
+//! The table at the end, and the page.
 
 use std::{fmt, time::Duration};
+
+use testkit::page::{Marks, Page, Plot, shares};
 
 use super::{
     board::Board,
@@ -13,6 +15,9 @@ use super::{
 const WARM_UP: Duration = Duration::from_secs(60);
 /// A slope over less time than this says nothing.
 const LEAST_SPAN: Duration = Duration::from_secs(60);
+
+/// The verdict that is hoped for.
+const PASSED: &str = "Nothing was lost, nothing came twice.";
 
 /// One fault and what came of it.
 #[derive(Debug)]
@@ -98,9 +103,113 @@ impl Report<'_> {
 
     /// Prints the table and the verdict.
     pub fn print(&self) {
-        let totals = &self.totals;
-        let row = |name: &str, value: String| println!("  {name:<34} {value}");
         println!();
+        for (name, value) in self.rows() {
+            println!("  {name:<34} {value}");
+        }
+        println!();
+        let failures = self.failures();
+        if failures.is_empty() {
+            println!("{PASSED}");
+        } else {
+            for failure in failures {
+                println!("FAILED: {failure}");
+            }
+        }
+    }
+
+    /// The same with plots, as a page.
+    pub fn page(&self) -> Page {
+        let figures = self.rows().into_iter().map(|(name, value)| (name.trim().to_owned(), value)).collect();
+        Page {
+            title: "Failover drill".to_owned(),
+            failures: self.failures(),
+            passed: PASSED.to_owned(),
+            figures,
+            plots: vec![self.recoveries(), self.recovered_shares(), self.faults_of_calls(), self.memory()],
+        }
+    }
+
+    /// Each session after each fault.
+    fn recoveries(&self) -> Plot {
+        let numbered = || self.rounds.iter().zip(1_u32..);
+        let of = |fault: Fault| {
+            let rounds = numbered().filter(move |(round, _)| round.fault == fault);
+            let times = rounds.flat_map(|(round, number)| round.recovered().map(move |after| (number, after)));
+            times.map(|(number, after)| (f64::from(number), millis(*after))).collect()
+        };
+        Plot {
+            title: "Sessions served again, by fault".to_owned(),
+            x: "fault".to_owned(),
+            y: "ms after the fault".to_owned(),
+            marks: Marks::Dots,
+            names: Vec::new(),
+            series: self.by_fault(of),
+        }
+    }
+
+    fn recovered_shares(&self) -> Plot {
+        let of = |fault: Fault| {
+            let rounds = self.rounds.iter().filter(move |round| round.fault == fault);
+            shares(rounds.flat_map(Round::recovered).map(|after| millis(*after)).collect())
+        };
+        Plot {
+            title: "Share of sessions that are served again by then".to_owned(),
+            x: "ms after the fault".to_owned(),
+            y: "%".to_owned(),
+            marks: Marks::Line,
+            names: Vec::new(),
+            series: self.by_fault(of),
+        }
+    }
+
+    fn by_fault(&self, points: impl Fn(Fault) -> Vec<(f64, f64)>) -> Vec<(String, Vec<(f64, f64)>)> {
+        let faults = [Fault::Kill, Fault::Term, Fault::Stop, Fault::RedisStop, Fault::ServerKill].into_iter();
+        let series = faults.map(|fault| (fault.name().to_owned(), points(fault)));
+        series.filter(|(_, points)| !points.is_empty()).collect()
+    }
+
+    /// What must be 0.
+    fn faults_of_calls(&self) -> Plot {
+        let totals = &self.totals;
+        let counts = [
+            ("lost", totals.lost),
+            ("events twice", totals.events_twice),
+            ("answers twice", totals.answered_twice),
+            ("out of order", totals.out_of_order + totals.gaps_told),
+            ("ran twice", totals.ran_twice),
+            ("sessions lost", totals.sessions_lost),
+        ];
+        let points = counts.iter().zip(0_u32..).map(|((_, count), at)| (f64::from(at), *count as f64)).collect();
+        Plot {
+            title: format!("Lost and duplicated, of {} calls and {} events", totals.accepted, totals.events),
+            x: String::new(),
+            y: "number".to_owned(),
+            marks: Marks::Bars,
+            names: counts.iter().map(|(name, _)| (*name).to_owned()).collect(),
+            series: vec![("number".to_owned(), points)],
+        }
+    }
+
+    fn memory(&self) -> Plot {
+        let series = by_port(&self.cluster.memory()).into_iter().map(|(port, samples)| {
+            let points = samples.iter().map(|sample| (sample.at.as_secs_f64(), sample.rss / 1024.0)).collect();
+            (format!("router {port}"), points)
+        });
+        Plot {
+            title: "Memory of the routers".to_owned(),
+            x: "s".to_owned(),
+            y: "MiB".to_owned(),
+            marks: Marks::Dots,
+            names: Vec::new(),
+            series: series.collect(),
+        }
+    }
+
+    fn rows(&self) -> Vec<(String, String)> {
+        let totals = &self.totals;
+        let mut rows = Vec::new();
+        let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
         row("sessions", self.sessions.to_string());
         row("faults", format!("{} in {:.0} s", self.faults(), self.ran.as_secs_f64()));
         row("calls accepted", totals.accepted.to_string());
@@ -157,15 +266,7 @@ impl Report<'_> {
         for (port, samples) in by_port(&self.cluster.memory()) {
             row(&format!("memory of router {port}"), memory(&samples));
         }
-        println!();
-        let failures = self.failures();
-        if failures.is_empty() {
-            println!("Nothing was lost, nothing came twice.");
-        } else {
-            for failure in failures {
-                println!("FAILED: {failure}");
-            }
-        }
+        rows
     }
 
     fn faults(&self) -> String {
@@ -178,6 +279,10 @@ impl Report<'_> {
             .map(|(count, name)| format!("{count} {name}"));
         named.collect::<Vec<_>>().join(", ")
     }
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
 }
 
 fn unknown(totals: &Totals) -> String {

@@ -9,12 +9,15 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use testkit::ModernClient;
+use testkit::{
+    ModernClient,
+    page::{Marks, Page, Plot, shares},
+};
 
 use super::{
     Arguments,
     cluster::{Cluster, Fault},
-    fault_named, increments,
+    fault_named, increments, progress, written,
 };
 
 /// Before a call is asked again.
@@ -103,6 +106,8 @@ pub(super) async fn run(arguments: &Arguments, cluster: &Rc<Cluster>, run: Strin
     let playing: Vec<_> =
         (0..arguments.sessions).map(|caller| actix_rt::spawn(Rc::clone(&callers).play(caller))).collect();
     let began = Instant::now();
+    let progress = progress::of(arguments);
+    let mut back = Vec::new();
     for round in 1..=arguments.rounds {
         tokio::time::sleep(Duration::from_millis(rng.u64(200..=arguments.pause.max(200)))).await;
         let fault = faults[rng.usize(..faults.len())];
@@ -121,17 +126,31 @@ pub(super) async fn run(arguments: &Arguments, cluster: &Rc<Cluster>, run: Strin
             cluster.restart(&instance, Duration::from_millis(rng.u64(0..500))).await?;
         }
         cluster.until_all_ready().await?;
-        println!("{round:>4}  {} of {}, back after {:.1} s", fault.name(), instance.port, at.elapsed().as_secs_f64());
+        let took = at.elapsed().as_secs_f64();
+        progress.suspend(|| println!("{round:>4}  {} of {}, back after {took:.1} s", fault.name(), instance.port));
+        progress.set_position(round as u64);
+        back.push((round as f64, took));
     }
     callers.stopping.set(true);
     for playing in playing {
         playing.await.map_err(|error| error.to_string())?;
     }
     let runs = increments(&arguments.counts, &run)?;
-    Ok(report(&callers, &runs, began.elapsed()))
+    progress.finish_and_clear();
+    let (page, is_kept) = report(&callers, &runs, began.elapsed(), back);
+    if let Some(file) = &arguments.report {
+        written(&page, file)?;
+    }
+    Ok(is_kept)
 }
 
-fn report(callers: &Callers, runs: &std::collections::HashMap<String, u64>, ran: Duration) -> bool {
+/// Prints the table; the same as a page, and whether all was kept. `back`: each fault, and the seconds until its instance was back.
+fn report(
+    callers: &Callers,
+    runs: &std::collections::HashMap<String, u64>,
+    ran: Duration,
+    back: Vec<(f64, f64)>,
+) -> (Page, bool) {
     let (told, lost) = (callers.told.borrow(), callers.lost.borrow());
     let count = |key: &str| runs.get(key).copied().unwrap_or(0);
     let twice: Vec<&str> = told.iter().map(|told| told.key.as_str()).filter(|key| count(key) > 1).collect();
@@ -139,19 +158,45 @@ fn report(callers: &Callers, runs: &std::collections::HashMap<String, u64>, ran:
         told.iter().filter(|told| told.is_result && count(&told.key) == 0).map(|told| told.key.as_str()).collect();
     let again: Vec<&Told> = told.iter().filter(|told| told.tries > 1).collect();
     let slowest = again.iter().map(|told| told.took).max().unwrap_or_default();
+    let unknown = told.iter().filter(|told| !told.is_result).count();
+    let rows = [
+        ("calls answered", told.len(), format!("   in {:.1} s", ran.as_secs_f64())),
+        ("  asked more than once", again.len(), format!("   slowest {:.2} s", slowest.as_secs_f64())),
+        ("  outcome unknown", unknown, String::new()),
+        ("lost", lost.len(), String::new()),
+        ("ran more than once", twice.len(), String::new()),
+        ("told a result, and never ran", never.len(), String::new()),
+    ];
     println!();
-    println!("calls answered                 {:>8}   in {:.1} s", told.len(), ran.as_secs_f64());
-    println!("  asked more than once         {:>8}   slowest {:.2} s", again.len(), slowest.as_secs_f64());
-    println!("  outcome unknown              {:>8}", told.iter().filter(|told| !told.is_result).count());
-    println!("lost                           {:>8}", lost.len());
-    println!("ran more than once             {:>8}", twice.len());
-    println!("told a result, and never ran   {:>8}", never.len());
+    for (name, count, more) in &rows {
+        println!("{name:<30} {count:>8}{more}");
+    }
     for key in twice.iter().chain(&never).chain(&lost.iter().map(String::as_str).collect::<Vec<_>>()).take(20) {
         println!("    {key}: ran {} times", count(key));
     }
     let is_kept = lost.is_empty() && never.is_empty() && (!callers.with_keys || twice.is_empty());
     println!("{}", if is_kept { "PASSED" } else { "FAILED" });
-    is_kept
+    let plot = |title: &str, x: &str, y: &str, marks, points| Plot {
+        title: title.to_owned(),
+        x: x.to_owned(),
+        y: y.to_owned(),
+        marks,
+        names: Vec::new(),
+        series: vec![(String::new(), points)],
+    };
+    let times = shares(again.iter().map(|told| told.took.as_secs_f64() * 1000.0).collect());
+    let failed = || "calls were lost, ran more than once, or were told a result that they do not have".to_owned();
+    let page = Page {
+        title: "Failover drill: clients without sessions".to_owned(),
+        failures: (!is_kept).then(failed).into_iter().collect(),
+        passed: "PASSED".to_owned(),
+        figures: rows.iter().map(|(name, count, more)| (name.trim().to_owned(), format!("{count}{more}"))).collect(),
+        plots: vec![
+            plot("Share of calls cut that are answered by then", "ms from the first request", "%", Marks::Line, times),
+            plot("Until the instance was back", "fault", "s", Marks::Dots, back),
+        ],
+    };
+    (page, is_kept)
 }
 
 #[cfg(test)]

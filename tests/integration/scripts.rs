@@ -104,14 +104,30 @@ async fn drill(transport: &str, fault: &str) {
     let target = ["--example", "drill", "--features", features];
     let client = built("examples/drill", root, &target, &root.join("examples/drill"));
     let mut script = Command::new(root.join("scripts/failover-drill.sh"));
+    let dir = tempfile::tempdir().unwrap();
+    let report = dir.path().join("report.html");
     script
-        .args([fault, "--transport", transport, "--rounds", "2", "--sessions", "8"])
+        .args([fault, "--transport", transport, "--rounds", "2", "--sessions", "8", "--report"])
+        .arg(&report)
         .env("BIN_DIR", PROGRAM.parent().unwrap())
         .env("DRILL_BIN", client)
         .stdin(Stdio::null());
     let drilled = run(script).await;
     let text = text(&drilled);
     assert!(drilled.status.success() && text.contains("Nothing was lost, nothing came twice."), "{text}");
+    // The page says what the table says, and shows each session that was served again.
+    let page = std::fs::read_to_string(report).unwrap();
+    for name in ["calls accepted", "answered", "lost", "increments run more than once", "sessions lost"] {
+        let row = text.lines().find_map(|line| line.trim_start().strip_prefix(name)?.strip_prefix("  "));
+        let value = row.unwrap_or_else(|| panic!("{name} is in the table: {text}")).trim();
+        let row = format!("<tr><th>{name}</th><td>{value}</td></tr>");
+        assert!(page.contains(&row), "{row}\n{page}");
+    }
+    let served = |line: &str| Some(line.split_once(" served again")?.0.rsplit_once(' ')?.1.parse::<usize>().ok()?);
+    let served: usize = text.lines().filter_map(served).sum();
+    let plot = page.split("<figure>").find(|part| part.contains("Sessions served again, by fault")).unwrap_or_default();
+    assert!(served > 0 && plot.matches("<circle").count() == served, "{served} in\n{plot}");
+    assert!(page.contains("Lost and duplicated, of"), "{page}");
 }
 
 /// EVT-2, EVT-4, REQ-2

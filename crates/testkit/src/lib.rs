@@ -17,6 +17,7 @@
 //! | [`listen`](mod@listen) | what each server here begins with |
 //! | [`process`], [`ports`] | child processes, and ports that no other test has |
 //! | [`secrets`] | what must stand in no log |
+//! | [`page`] | what drill and load generator have found, as an HTML file with plots |
 //! | [`tls`] | TLS in front of a server, with certificates made for the test |
 //! | [`wait`] | waiting for a condition, not for a time |
 
@@ -32,6 +33,7 @@ pub mod listen;
 pub mod mcp_client;
 pub mod modern_client;
 pub mod odd_upstream;
+pub mod page;
 pub mod ports;
 pub mod poster;
 pub mod process;
