@@ -130,7 +130,10 @@ impl Traced {
 
     /// The answer is on its way into the log, and takes with it what is on record.
     pub(super) fn is_answered(&mut self, event: NewEvent, tracer: Option<&Tracer>) -> NewEvent {
-        let Some(id_key) = self.0.as_ref().and(event.answers.clone()) else { return event };
+        if self.0.is_none() {
+            return event;
+        }
+        let Some(id_key) = event.answers.clone() else { return event };
         let Some(call) = self.get(&id_key) else { return event };
         if let Some(tracer) = tracer {
             call.is_adopted(tracer);
