@@ -17,7 +17,11 @@ use crate::{
 
 /// See the module's text. Of most sessions, and of all where nothing is traced, there is nothing.
 #[derive(Debug, Default)]
-pub(super) struct Traced(Option<Box<HashMap<Arc<str>, Call, RandomState>>>);
+pub(super) struct Traced(Option<Box<Open>>);
+
+/// By canonical id.
+#[derive(Debug, Default)]
+struct Open(HashMap<Arc<str>, Call, RandomState>);
 
 #[derive(Debug)]
 struct Call {
@@ -67,20 +71,20 @@ impl Traced {
 
     /// What is on record of them, for a session that is written again.
     pub(super) fn stored(&self) -> BTreeMap<String, String> {
-        let open = self.0.iter().flat_map(|open| open.iter());
+        let open = self.0.iter().flat_map(|open| &open.0);
         open.map(|(id_key, call)| ((**id_key).to_owned(), call.context.stored())).collect()
     }
 
     /// A call was journaled that stands here in its trace.
     pub(super) fn begins(&mut self, id_key: Arc<str>, context: TraceContext) {
         let open = self.0.get_or_insert_default();
-        open.insert(id_key, Call { context, sent: None, adopted: None });
+        open.0.insert(id_key, Call { context, sent: None, adopted: None });
     }
 
     /// Calls that others have journaled.
     pub(super) fn found(&mut self, found: BTreeMap<String, String>) {
         for (id_key, context) in found {
-            if self.0.as_ref().is_none_or(|open| !open.contains_key(&*id_key)) {
+            if self.0.as_ref().is_none_or(|open| !open.0.contains_key(&*id_key)) {
                 self.finds(id_key.into(), &context, None);
             }
         }
@@ -89,24 +93,24 @@ impl Traced {
     fn finds(&mut self, id_key: Arc<str>, context: &str, adopted: Option<Instant>) {
         // What makes no sense is not traced, and stays on record with its session.
         if let Some(context) = TraceContext::from_stored(context) {
-            self.0.get_or_insert_default().insert(id_key, Call { context, sent: None, adopted });
+            self.0.get_or_insert_default().0.insert(id_key, Call { context, sent: None, adopted });
         }
     }
 
     /// Where this call stands in a trace that is recorded.
     pub(super) fn recorded(&self, id_key: &str) -> Option<&TraceContext> {
-        let call = self.0.as_ref()?.get(id_key)?;
+        let call = self.0.as_ref()?.0.get(id_key)?;
         Some(&call.context).filter(|context| context.is_sampled())
     }
 
     fn get(&mut self, id_key: &str) -> Option<&mut Call> {
-        self.0.as_mut()?.get_mut(id_key)
+        self.0.as_mut()?.0.get_mut(id_key)
     }
 
     /// The fates of calls that were found are decided, or are being.
     pub(super) fn adopted(&mut self, tracer: Option<&Tracer>) {
         let Some((open, tracer)) = self.0.as_mut().zip(tracer) else { return };
-        open.values_mut().for_each(|call| call.is_adopted(tracer));
+        open.0.values_mut().for_each(|call| call.is_adopted(tracer));
     }
 
     /// The call is sent to its server, for the first time or again. What that is told of its place.
@@ -167,8 +171,8 @@ impl Traced {
 
     fn forget(&mut self, id_key: &str) -> Option<Call> {
         let open = self.0.as_mut()?;
-        let call = open.remove(id_key);
-        if open.is_empty() {
+        let call = open.0.remove(id_key);
+        if open.0.is_empty() {
             self.0 = None;
         }
         call
