@@ -1,7 +1,11 @@
 //! W3C Trace Context: which trace a message belongs to, by headers (`traceparent`, `tracestate`) or by `params._meta` of the
 //! message itself (SEP-414). Level 1 of the recommendation, with the flag `random` of level 2.
 
-use std::{borrow::Cow, fmt, sync::Arc};
+use std::{
+    borrow::Cow,
+    fmt,
+    sync::{Arc, LazyLock},
+};
 
 use memchr::memmem;
 use serde::Deserialize;
@@ -101,7 +105,8 @@ impl TraceContext {
             #[serde(borrow, default)]
             tracestate: Option<Cow<'a, str>>,
         }
-        memmem::find(body, b"\"traceparent\"")?;
+        static NAME: LazyLock<memmem::Finder<'static>> = LazyLock::new(|| memmem::Finder::new("\"traceparent\""));
+        NAME.find(body)?;
         let params = Head::parse(body).ok()?.params?;
         let meta = by_name::<Params<'_>>(params.get())?.meta;
         let meta = by_name::<Meta<'_>>(meta.get())?;
@@ -145,7 +150,16 @@ pub struct Hex<'a>(pub &'a [u8]);
 
 impl fmt::Display for Hex<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        // No id is longer than its 16 bytes.
+        for piece in self.0.chunks(16) {
+            let mut digits = [0; 32];
+            for (pair, byte) in digits.chunks_exact_mut(2).zip(piece) {
+                (pair[0], pair[1]) = (DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]);
+            }
+            f.write_str(std::str::from_utf8(&digits[..2 * piece.len()]).map_err(|_| fmt::Error)?)?;
+        }
+        Ok(())
     }
 }
 

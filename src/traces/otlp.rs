@@ -1,9 +1,12 @@
 //! Spans as OTLP has them in JSON (OTLP 1.x, "JSON Protobuf Encoding"): ids in hexadecimal digits, 64-bit numbers as strings,
 //! names in lowerCamelCase.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    fmt,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
-use serde_json::{Value, json};
+use serde::{Serialize, Serializer};
 
 use super::span::{Fact, Span};
 use crate::{protocol::trace_context::Hex, settings::TraceSettings};
@@ -17,7 +20,85 @@ const ERROR: u32 = 2;
 
 /// What is the same for all spans of a process.
 #[derive(Debug)]
-pub(super) struct Resource(Value);
+pub(super) struct Resource(Vec<(String, String)>);
+
+/// An `ExportTraceServiceRequest`.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Request<'s> {
+    resource_spans: [ResourceSpans<'s>; 1],
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ResourceSpans<'s> {
+    resource: Attributes<'s>,
+    scope_spans: [ScopeSpans<'s>; 1],
+}
+
+#[derive(Serialize)]
+struct ScopeSpans<'s> {
+    scope: Scope,
+    spans: Vec<Written<'s>>,
+}
+
+#[derive(Serialize)]
+struct Scope {
+    name: &'static str,
+    version: &'static str,
+}
+
+#[derive(Serialize)]
+struct Attributes<'s> {
+    attributes: Vec<Attribute<'s>>,
+}
+
+#[derive(Serialize)]
+struct Attribute<'s> {
+    key: &'s str,
+    value: Value<'s>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+enum Value<'s> {
+    StringValue(&'s str),
+    IntValue(Shown<i64>),
+}
+
+/// A number as a string.
+struct Shown<T>(T);
+
+impl<T: fmt::Display> Serialize for Shown<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+#[derive(Serialize)]
+struct Status {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<u32>,
+}
+
+/// A `Span`.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Written<'s> {
+    trace_id: Shown<Hex<'s>>,
+    span_id: Shown<Hex<'s>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent_span_id: Option<Shown<Hex<'s>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_state: Option<&'s str>,
+    flags: u32,
+    name: &'s str,
+    kind: u32,
+    start_time_unix_nano: Shown<u128>,
+    end_time_unix_nano: Shown<u128>,
+    attributes: Vec<Attribute<'s>>,
+    status: Status,
+}
 
 impl Resource {
     pub(super) fn new(settings: &TraceSettings, instance: &str) -> Self {
@@ -29,73 +110,66 @@ impl Resource {
         let more = settings.attributes.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         // What is set for this program alone goes before what stands in the list.
         let more = more.filter(|(name, _)| own.iter().all(|(known, _)| known != name));
-        let attributes: Vec<_> = own.into_iter().chain(more).map(|(name, value)| text(name, value)).collect();
-        Self(json!({ "attributes": attributes }))
+        Self(own.into_iter().chain(more).map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
     }
 
     /// An `ExportTraceServiceRequest`.
     pub(super) fn request(&self, spans: &[Span]) -> Vec<u8> {
-        let spans: Vec<Value> = spans.iter().map(span).collect();
-        let scope = json!({ "name": "mcp-router", "version": env!("CARGO_PKG_VERSION") });
-        let request = json!({
-            "resourceSpans": [{ "resource": self.0, "scopeSpans": [{ "scope": scope, "spans": spans }] }],
-        });
-        request.to_string().into_bytes()
+        let attributes =
+            self.0.iter().map(|(key, value)| Attribute { key, value: Value::StringValue(value) }).collect();
+        let scope = Scope { name: "mcp-router", version: env!("CARGO_PKG_VERSION") };
+        let scope_spans = [ScopeSpans { scope, spans: spans.iter().map(Written::of).collect() }];
+        let request = Request { resource_spans: [ResourceSpans { resource: Attributes { attributes }, scope_spans }] };
+        serde_json::to_vec(&request).unwrap_or_default()
     }
 }
 
 /// How many spans the receiver has not taken of a request that it has answered with success.
 pub(super) fn rejected(answer: &[u8]) -> u64 {
-    let answer: Value = serde_json::from_slice(answer).unwrap_or_default();
+    let answer: serde_json::Value = serde_json::from_slice(answer).unwrap_or_default();
     let count = &answer["partialSuccess"]["rejectedSpans"];
     count.as_u64().or_else(|| count.as_str()?.parse().ok()).unwrap_or_default()
 }
 
-fn span(span: &Span) -> Value {
-    let is_remote = span.kind == super::Kind::Server && span.parent.is_some();
-    let flags = u32::from(span.context.flags()) | HAS_IS_REMOTE | if is_remote { IS_REMOTE } else { 0 };
-    let mut facts: Vec<Value> = span
-        .facts
-        .iter()
-        .map(|(name, fact)| match fact {
-            Fact::Text(value) => text(name, value),
-            Fact::Number(value) => json!({ "key": name, "value": { "intValue": value.to_string() } }),
-        })
-        .collect();
-    facts.extend(span.error.map(|reason| text("error.type", reason)));
-    let mut written = json!({
-        "traceId": Hex(&span.context.trace_id).to_string(),
-        "spanId": Hex(&span.context.span_id).to_string(),
-        "flags": flags,
-        "name": span.name,
-        "kind": span.kind as u32,
-        "startTimeUnixNano": nanos(span.begun),
-        "endTimeUnixNano": nanos(span.ended),
-        "attributes": facts,
-        "status": if span.error.is_some() { json!({ "code": ERROR }) } else { json!({}) },
-    });
-    if let Some(parent) = span.parent {
-        written["parentSpanId"] = Hex(&parent).to_string().into();
+impl<'s> Written<'s> {
+    fn of(span: &'s Span) -> Self {
+        let context = &span.context;
+        let is_remote = span.kind == super::Kind::Server && span.parent.is_some();
+        let facts = span.facts.iter().map(|(key, fact)| {
+            let value = match fact {
+                Fact::Text(value) => Value::StringValue(value),
+                Fact::Number(value) => Value::IntValue(Shown(*value)),
+            };
+            Attribute { key, value }
+        });
+        let error = span.error.map(|reason| Attribute { key: "error.type", value: Value::StringValue(reason) });
+        Self {
+            trace_id: Shown(Hex(&context.trace_id)),
+            span_id: Shown(Hex(&context.span_id)),
+            parent_span_id: span.parent.as_ref().map(|parent| Shown(Hex(parent))),
+            trace_state: context.state.as_deref(),
+            flags: u32::from(context.flags()) | HAS_IS_REMOTE | if is_remote { IS_REMOTE } else { 0 },
+            name: &span.name,
+            kind: span.kind as u32,
+            start_time_unix_nano: Shown(nanos(span.begun)),
+            end_time_unix_nano: Shown(nanos(span.ended)),
+            attributes: facts.chain(error).collect(),
+            status: Status { code: span.error.map(|_| ERROR) },
+        }
     }
-    if let Some(state) = &span.context.state {
-        written["traceState"] = (**state).into();
-    }
-    written
 }
 
-fn text(name: &str, value: &str) -> Value {
-    json!({ "key": name, "value": { "stringValue": value } })
-}
-
-fn nanos(time: SystemTime) -> String {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos().to_string()
+fn nanos(time: SystemTime) -> u128 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos()
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Instant;
 
-    use super::*;
+    use serde_json::{Value, json};
+
+    use super::{Resource, Span, rejected};
     use crate::{
         protocol::trace_context::TraceContext,
         settings::Settings,
