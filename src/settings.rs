@@ -51,7 +51,7 @@ pub use table::{
 pub use traces::{Sampler, SamplerSetting};
 pub use upstream_url::UpstreamUrl;
 pub use upstreams_file::UpstreamsFile;
-pub use value::{Allowed, EraSetting, LogFormat, RedisUrl, Secret, Transport, UpstreamService, Watched};
+pub use value::{Allowed, EraSetting, LogFormat, RedisUrl, Secret, Spread, Transport, UpstreamService, Watched};
 
 /// Exit code for wrong settings: `EX_USAGE` of sysexits.h.
 pub const EXIT_USAGE: u8 = 64;

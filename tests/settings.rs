@@ -684,6 +684,21 @@ mod values {
     }
 
     #[test]
+    fn urls_of_a_redis_cluster() {
+        let url = one("REDIS_URL", "redis-cluster://user:p%40ss@a,b:7001,[::1]/0").unwrap().redis.url.unwrap();
+        let nodes = [("a", 6379), ("b", 7001), ("::1", 6379)].map(|(host, port)| (host.to_owned(), port));
+        assert_eq!(url.spread().unwrap().nodes, nodes);
+        assert_eq!(url.spread().unwrap().node, "redis://user:p%40ss@localhost");
+        assert_eq!(url.to_string(), "redis-cluster://***@a,b:7001,[::1]/0");
+        let url = one("REDIS_URL", "rediss-cluster://10.0.0.1").unwrap().redis.url.unwrap();
+        assert_eq!(url.spread().unwrap().node, "rediss://localhost");
+        for text in ["", "h,", "h:x", "h/1", "h/name", "h?db=1", "h#insecure"] {
+            problems(one("REDIS_URL", &format!("redis-cluster://{text}")));
+        }
+        problems(one("REDIS_URL", "rediss-cluster://h#insecure"));
+    }
+
+    #[test]
     fn key_prefixes() {
         assert_eq!(one("MCP_SESSION_REDIS_PREFIX", "team:mcp").unwrap().session.redis_prefix, "team:mcp");
         for text in ["a b", "{a}", "a*", &"p".repeat(65)] {

@@ -1,4 +1,5 @@
-//! The contract of the session store: one suite, run against the embedded store and against a real Redis.
+//! The contract of the session store: one suite, run against the embedded store and against a real Redis. With
+//! `MCP_TEST_REDIS=cluster` that is a Redis Cluster of three primaries.
 //!
 //! Each test of `contract/` takes a [`contract::Backend`] and is listed once below. What only Redis promises (names and
 //! lives of keys, faults of the link) stands in `contract/redis_only.rs`.
@@ -6,6 +7,9 @@
 #![allow(clippy::unwrap_used)]
 
 mod contract;
+#[path = "harness/redis_cluster.rs"]
+#[allow(dead_code, reason = "each test binary uses its part of the harness")]
+mod redis_cluster;
 #[path = "harness/redis_server.rs"]
 mod redis_server;
 
@@ -23,7 +27,7 @@ macro_rules! contract {
             $($(
                 #[tokio::test]
                 async fn $test() {
-                    crate::contract::$file::$test(crate::contract::Backend::redis().await).await;
+                    crate::contract::$file::$test(crate::contract::Backend::shared().await).await;
                 }
             )+)+
         }

@@ -1,6 +1,6 @@
 //! What Redis costs: looked up once, by the store.
 
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntGauge, Registry};
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use super::calls::SHORT;
 
@@ -27,6 +27,15 @@ pub enum Operation {
 
 const OPERATIONS: [&str; 8] = ["accept", "claim", "append", "read_page", "attach", "adopt", "lease", "other"];
 
+/// Words of a node of a Redis Cluster, and their labels.
+const REDIRECTIONS: [(&str, &str); 5] = [
+    ("MOVED", "moved"),
+    ("ASK", "ask"),
+    ("TRYAGAIN", "tryagain"),
+    ("CLUSTERDOWN", "clusterdown"),
+    ("READONLY", "readonly"),
+];
+
 /// See the module's text. Clones count the same.
 #[derive(Debug, Clone)]
 pub struct RedisMetrics {
@@ -37,6 +46,7 @@ pub struct RedisMetrics {
     pub answers: IntGauge,
     /// Operations that wait for their turn.
     pub queued: IntGauge,
+    redirections: Box<[IntCounter]>,
 }
 
 impl RedisMetrics {
@@ -51,8 +61,17 @@ impl RedisMetrics {
         let round_trip = Histogram::with_opts(round_trip).expect("names are constant and valid");
         let queued = IntGauge::new("mcp_router_redis_queue_operations", "Operations that wait for their turn");
         let queued = queued.expect("names are constant and valid");
-        let shown: [Box<dyn prometheus::core::Collector>; 3] =
-            [Box::new(family.clone()), Box::new(round_trip.clone()), Box::new(queued.clone())];
+        let redirections = IntCounterVec::new(
+            Opts::new("mcp_router_redis_redirections_total", "Commands that a node of a Redis Cluster had sent again"),
+            &["answer"],
+        );
+        let redirections = redirections.expect("names are constant and valid");
+        let shown: [Box<dyn prometheus::core::Collector>; 4] = [
+            Box::new(family.clone()),
+            Box::new(round_trip.clone()),
+            Box::new(queued.clone()),
+            Box::new(redirections.clone()),
+        ];
         for shown in shown {
             registry.register(shown).expect("each name is registered once");
         }
@@ -63,6 +82,14 @@ impl RedisMetrics {
             round_trip,
             answers: answers.expect("names are constant and valid"),
             queued,
+            redirections: REDIRECTIONS.iter().map(|(_, label)| redirections.with_label_values(&[*label])).collect(),
+        }
+    }
+
+    /// A command was not executed, and the node said where or when it would be.
+    pub fn redirected(&self, word: &str) {
+        if let Some(at) = REDIRECTIONS.iter().position(|(known, _)| *known == word) {
+            self.redirections[at].inc();
         }
     }
 

@@ -269,11 +269,13 @@ fn start_built_in(settings: &mut Settings) -> Result<ServerHandle, Fatal> {
 /// How the store is reached.
 pub(super) fn redis_config(settings: &Settings, url: &RedisUrl, metrics: &Metrics) -> RedisConfig {
     let redis = &settings.redis;
-    let watched = url.watched();
+    let (watched, spread) = (url.watched(), url.spread());
+    let node = watched.map(|watched| &watched.node).or(spread.map(|spread| &spread.node));
     let sentinel =
         |watched: &Watched| SentinelConfig { sentinels: watched.sentinels.clone(), name: watched.name.clone() };
     RedisConfig {
         sentinel: watched.map(sentinel),
+        cluster: spread.map(|spread| spread.nodes.clone()).unwrap_or_default(),
         tls: TlsConfig {
             issuers: redis.ca_file.as_ref().map(|file| file.expose().to_vec()),
             own: redis
@@ -288,7 +290,7 @@ pub(super) fn redis_config(settings: &Settings, url: &RedisUrl, metrics: &Metric
         batch: redis.batch,
         queue: redis.queue,
         metrics: metrics.redis.clone(),
-        ..RedisConfig::new(watched.map_or(url.expose(), |watched| &watched.node))
+        ..RedisConfig::new(node.map_or(url.expose(), String::as_str))
     }
 }
 

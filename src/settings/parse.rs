@@ -8,7 +8,7 @@ use redis::IntoConnectionInfo;
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 use url::{Host, Url};
 
-use super::value::{Allowed, EraSetting, LogFormat, RedisUrl, Secret, Transport, Watched};
+use super::value::{Allowed, EraSetting, LogFormat, RedisUrl, Secret, Spread, Transport, Watched};
 
 /// The value, or what was expected instead.
 pub(super) type Parsed<T> = Result<T, String>;
@@ -160,21 +160,47 @@ pub(super) fn redis_prefix(text: &str) -> Parsed<String> {
 
 pub(super) fn redis_url(text: &str) -> Parsed<RedisUrl> {
     const FORM: &str = "redis://[user:password@]host[:port][/db], redis+unix:///path/of/the/socket, or \
-                        redis+sentinel://[user:password@]host[:port],host[:port]…/name[/db][?sentinel_user=…&sentinel_password=…]; by TLS rediss:// and rediss+sentinel://";
+                        redis+sentinel://[user:password@]host[:port],host[:port]…/name[/db][?sentinel_user=…&sentinel_password=…], or \
+                        redis-cluster://[user:password@]host[:port],host[:port]…; by TLS rediss://, rediss+sentinel:// and rediss-cluster://";
     match text.split_once("://") {
         // The client takes `#insecure` for a wish to believe any certificate.
-        Some(("rediss" | "rediss+sentinel", rest)) if rest.contains('#') => return Err(FORM.to_owned()),
+        Some(("rediss" | "rediss+sentinel" | "rediss-cluster", rest)) if rest.contains('#') => {
+            return Err(FORM.to_owned());
+        }
         Some(("redis" | "rediss" | "redis+unix", _)) => {}
         Some((scheme @ ("redis+sentinel" | "rediss+sentinel"), rest)) => {
             let of_each = scheme.trim_end_matches("+sentinel");
             let watched = watched(of_each, rest).ok_or_else(|| FORM.to_owned())?;
             return Ok(RedisUrl::of_watched(text, watched));
         }
+        Some((scheme @ ("redis-cluster" | "rediss-cluster"), rest)) => {
+            let spread = spread(scheme.trim_end_matches("-cluster"), rest).ok_or_else(|| FORM.to_owned())?;
+            return Ok(RedisUrl::of_spread(text, spread));
+        }
         _ => return Err(FORM.to_owned()),
     }
     // The client's own parser has the last word, so that what passes here is sure to open. Its error is not shown: it
     // may quote the URL.
     text.into_connection_info().map(|_| RedisUrl::new(text)).map_err(|_| FORM.to_owned())
+}
+
+/// What stands behind `redis-cluster://`. It has one database, which has the number 0.
+fn spread(scheme: &str, rest: &str) -> Option<Spread> {
+    const PORT: u16 = 6379;
+    let authority = rest.strip_suffix("/0").or_else(|| rest.strip_suffix('/')).unwrap_or(rest);
+    let (login, hosts) = authority.rsplit_once('@').map_or(("", authority), |(login, hosts)| (login, hosts));
+    let node = |host: &str| {
+        let url = Url::parse(&format!("redis://{host}")).ok()?;
+        let is_host = url.has_host() && url.path().is_empty() && url.query().is_none() && url.fragment().is_none();
+        let name = url.host_str().filter(|_| is_host && url.username().is_empty())?;
+        // As the client takes it, which has no brackets around an address.
+        Some((name.trim_start_matches('[').trim_end_matches(']').to_owned(), url.port().unwrap_or(PORT)))
+    };
+    let nodes = hosts.split(',').map(node).collect::<Option<Vec<_>>>()?;
+    let login = if login.is_empty() { String::new() } else { format!("{login}@") };
+    let spread = Spread { nodes, node: format!("{scheme}://{login}localhost") };
+    // As above.
+    spread.node.as_str().into_connection_info().is_ok().then_some(spread)
 }
 
 /// What stands behind `redis+sentinel://`. `scheme`: of each node.

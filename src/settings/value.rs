@@ -41,6 +41,17 @@ pub struct RedisUrl {
     text: String,
     /// Of a primary that Sentinels watch.
     watched: Option<Watched>,
+    /// Of a Redis Cluster.
+    spread: Option<Spread>,
+}
+
+/// A Redis Cluster, by some of its nodes.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Spread {
+    /// Host and port of each.
+    pub nodes: Vec<(String, u16)>,
+    /// As with Sentinels.
+    pub node: String,
 }
 
 /// A primary, by the Sentinels that know where it is.
@@ -56,11 +67,15 @@ pub struct Watched {
 
 impl RedisUrl {
     pub(super) fn new(text: &str) -> Self {
-        Self { text: text.to_owned(), watched: None }
+        Self { text: text.to_owned(), watched: None, spread: None }
     }
 
     pub(super) fn of_watched(text: &str, watched: Watched) -> Self {
-        Self { text: text.to_owned(), watched: Some(watched) }
+        Self { watched: Some(watched), ..Self::new(text) }
+    }
+
+    pub(super) fn of_spread(text: &str, spread: Spread) -> Self {
+        Self { spread: Some(spread), ..Self::new(text) }
     }
 
     /// The whole URL, password included: for the client that connects, never to log.
@@ -71,6 +86,11 @@ impl RedisUrl {
     /// What it says of Sentinels, passwords included.
     pub fn watched(&self) -> Option<&Watched> {
         self.watched.as_ref()
+    }
+
+    /// What it says of a Redis Cluster, password included.
+    pub fn spread(&self) -> Option<&Spread> {
+        self.spread.as_ref()
     }
 }
 

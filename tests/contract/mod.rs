@@ -38,7 +38,7 @@ use mcp_router::{
 };
 use tokio::sync::mpsc;
 
-use crate::redis_server::RedisServer;
+use crate::{redis_cluster::RedisCluster, redis_server::RedisServer};
 
 /// Long enough for a loaded machine; only a broken promise waits so long.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -50,17 +50,35 @@ pub const STREAM: &str = "g";
 pub struct Backend {
     store: Arc<dyn SessionStore>,
     pub server: Option<RedisServer>,
+    pub cluster: Option<RedisCluster>,
 }
 
 impl Backend {
     pub fn memory() -> Self {
-        Self { store: Arc::new(MemoryStore::new()), server: None }
+        Self { store: Arc::new(MemoryStore::new()), server: None, cluster: None }
     }
 
+    /// One Redis, whatever the environment says.
     pub async fn redis() -> Self {
         let server = RedisServer::start();
         let store = RedisStore::connect(config(server.url())).await.expect("a store on a fresh Redis");
-        Self { store: Arc::new(store), server: Some(server) }
+        Self { store: Arc::new(store), server: Some(server), cluster: None }
+    }
+
+    /// Three primaries without replicas.
+    pub async fn cluster() -> Self {
+        let cluster = RedisCluster::start(3, 0).await;
+        let store = RedisStore::connect(config_of(&cluster)).await.expect("a store on a fresh Redis Cluster");
+        Self { store: Arc::new(store), server: None, cluster: Some(cluster) }
+    }
+
+    /// As `MCP_TEST_REDIS` has it.
+    pub async fn shared() -> Self {
+        match std::env::var("MCP_TEST_REDIS").as_deref() {
+            Ok("cluster") => Self::cluster().await,
+            Ok(other) if other != "standalone" => panic!("MCP_TEST_REDIS is standalone or cluster, not {other}"),
+            _ => Self::redis().await,
+        }
     }
 
     pub fn store(&self) -> &dyn SessionStore {
@@ -69,16 +87,23 @@ impl Backend {
 
     /// The store as another process would see it.
     pub async fn another(&self) -> Arc<dyn SessionStore> {
-        match &self.server {
-            Some(server) => Arc::new(RedisStore::connect(config(server.url())).await.unwrap()),
-            None => self.store.clone(),
-        }
+        let config = match (&self.server, &self.cluster) {
+            (Some(server), _) => config(server.url()),
+            (None, Some(cluster)) => config_of(cluster),
+            (None, None) => return self.store.clone(),
+        };
+        Arc::new(RedisStore::connect(config).await.unwrap())
     }
 }
 
 /// Settings for tests: patient, since the machine may be busy.
 pub fn config(url: String) -> RedisConfig {
     RedisConfig { timeout: PATIENCE, ..RedisConfig::new(url) }
+}
+
+/// The same for a cluster.
+pub fn config_of(cluster: &RedisCluster) -> RedisConfig {
+    RedisConfig { cluster: cluster.seeds(), ..config("redis://localhost".to_owned()) }
 }
 
 /// The process `name`, of the instance `router-<name>`.

@@ -117,7 +117,10 @@ pub async fn older_data_of_another_owner_are_written_again_by_the_later_one(back
         }
         let again = Fence { epoch: rewrite.epoch, generation: 4, incarnation: incarnation("b"), ..fence };
         assert_eq!(forward(store, &again, request(again.session, "1")).await, 6);
-        assert!(store.owned_by("router-b").await.unwrap().contains(&again.session));
+        eventually("it is in the index", || async {
+            store.owned_by("router-b").await.unwrap().contains(&again.session).then_some(())
+        })
+        .await;
     }
 }
 

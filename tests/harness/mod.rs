@@ -9,6 +9,7 @@
 //! | [`ModernServer`] | a server of MCP 2026-07-28 |
 //! | [`StatelessServer`] | one that has all that the suite asks for in that version |
 //! | [`AuthorizationServer`] | whose tokens the router takes |
+//! | [`RedisCluster`] | primaries that share the keys, and their replicas |
 //! | [`Sentinels`] | a primary and a replica, and who watches them |
 //! | [`Oracle`] | whether anything was lost, doubled or reordered |
 //!
@@ -26,6 +27,7 @@ pub mod nginx;
 mod node_server;
 pub mod oracle;
 pub mod redis_client;
+pub mod redis_cluster;
 pub mod redis_server;
 pub mod router_process;
 pub mod sentinels;
@@ -39,6 +41,7 @@ pub use modern_server::ModernServer;
 pub use nginx::{Front, Nginx, edge_is_missing};
 pub use oracle::Oracle;
 pub use redis_client::RedisClient;
+pub use redis_cluster::RedisCluster;
 pub use redis_server::RedisServer;
 pub use router_process::RouterProcess;
 pub use sentinels::Sentinels;

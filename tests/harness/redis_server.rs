@@ -34,18 +34,20 @@ impl RedisServer {
 
     /// As [`Self::start`], with more arguments.
     pub fn start_with(args: &[&str]) -> Self {
-        for _ in 0..ATTEMPTS {
-            let mut server = Self {
-                child: None,
-                port: free_port(),
-                dir: tempfile::tempdir().expect("a temporary directory"),
-                args: args.iter().map(|arg| (*arg).to_owned()).collect(),
-            };
-            if server.try_resume() {
-                return server;
-            }
-        }
-        panic!("redis-server did not answer on any of {ATTEMPTS} ports");
+        (0..ATTEMPTS)
+            .find_map(|_| Self::start_at(free_port(), args))
+            .unwrap_or_else(|| panic!("redis-server did not answer on any of {ATTEMPTS} ports"))
+    }
+
+    /// On this port; `None` if it is another's.
+    pub fn start_at(port: u16, args: &[&str]) -> Option<Self> {
+        let mut server = Self {
+            child: None,
+            port,
+            dir: tempfile::tempdir().expect("a temporary directory"),
+            args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+        };
+        server.try_resume().then_some(server)
     }
 
     /// `redis://127.0.0.1:PORT`

@@ -2,8 +2,8 @@
 //! hang or leave, a store that comes back without its leases, answers of the store that are lost. OWN-4, OWN-9
 //!
 //! What an owner does with a message is the other model's; here it has *had* it. The steps are those of
-//! `cluster/look_after`, `cluster/sweep` and the script `adopt`, each atomic; what a process has read it may act on much
-//! later. Who is gone is decided by the function that the router uses ([`verdict`]).
+//! `cluster/look_after`, `cluster/sweep` and the operation `adopt`, which is two: a look at the owner's lease, and the
+//! compare-and-set. Each is atomic; what a process has read it may act on much later. Who is gone is decided by the function that the router uses ([`verdict`]).
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,8 @@ use stateright::{Model, Property};
 
 use super::{assert_breaks, assert_sound};
 
-const LIVING_STAYS: &str = "OWN-4: an owner that lives, and has not hung past its lease, is not replaced";
+const LIVING_STAYS: &str =
+    "OWN-4: an owner that lives, and had its lease when that was looked at last, is not replaced";
 const ALL_HAD: &str = "OWN-9: when nothing more happens, the owner has had every message";
 
 const REACHED: [&str; 4] = [
@@ -41,7 +42,7 @@ pub struct Ownership {
     proof: bool,
     /// A missing listener is only a suspicion.
     judge: bool,
-    /// The compare-and-set looks at the lease itself.
+    /// An adopter looks at the lease just before the compare-and-set.
     lease_in_adopt: bool,
     /// A missing lease means something only to one whose own has held for a while.
     steady: bool,
@@ -115,6 +116,8 @@ struct Process {
     suspects: bool,
     /// It has found this owner of this generation gone.
     judged: Option<(Option<usize>, u8)>,
+    /// It has looked at the lease of that owner, which had none; whether that owner had hung past it.
+    looked: Option<bool>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,6 +133,8 @@ pub enum Action {
     /// It finds that it is the owner on record, without an actor.
     FindOwn(usize),
     Adopt(usize),
+    /// It looks at the owner's lease before that.
+    LookAtLease(usize),
     /// The store adopts, and the adopter does not get the answer.
     AdoptUnheard(usize),
     Subscribe(usize),
@@ -231,17 +236,23 @@ impl State {
         Some(state)
     }
 
-    fn adopt(&mut self, model: &Ownership, who: usize, is_heard: bool) {
+    fn look_at_lease(&mut self, model: &Ownership, who: usize) {
+        let Some((from, _)) = self.processes[who].judged else { return };
+        let another = from.filter(|from| *from != who).map(|from| &self.processes[from]);
+        let lives = model.lease_in_adopt && another.is_some_and(|from| from.lease);
+        let looked = another.is_some_and(|from| from.lapsed);
+        let process = &mut self.processes[who];
+        (process.judged, process.looked) = if lives { (None, None) } else { (process.judged, Some(looked)) };
+    }
+
+    fn adopt(&mut self, who: usize, is_heard: bool) {
+        let had_lapsed = self.processes[who].looked.take();
         let Some((from, generation)) = self.processes[who].judged.take() else { return };
-        let is_that_owner = self.owner == from && self.generation == generation;
-        let is_another = from.filter(|from| *from != who);
-        let lives = is_another.is_some_and(|from| self.processes[from].lease) && model.lease_in_adopt;
-        if !is_that_owner || lives {
+        if self.owner != from || self.generation != generation {
             return;
         }
-        if let Some(from) = is_another {
-            let from = &self.processes[from];
-            self.replaced_living |= from.life != Life::Dead && !from.lapsed;
+        if let Some(from) = from.filter(|from| *from != who) {
+            self.replaced_living |= self.processes[from].life != Life::Dead && had_lapsed == Some(false);
         } else if from.is_some() {
             self.reached.insert(2);
         }
@@ -282,6 +293,7 @@ impl State {
             awake: false,
             suspects: false,
             judged: None,
+            looked: None,
         };
     }
 }
@@ -301,6 +313,7 @@ impl Model for Ownership {
             awake: false,
             suspects: false,
             judged: None,
+            looked: None,
         };
         let mut processes = vec![process; self.processes];
         processes[0].actor = Some(1);
@@ -366,7 +379,10 @@ impl Model for Ownership {
             if self.adopts_from_itself && state.owner == Some(who) && is_idle && !process.suspects {
                 actions.push(Action::FindOwn(who));
             }
-            if process.judged.is_some() {
+            if process.judged.is_some() && process.looked.is_none() {
+                actions.push(Action::LookAtLease(who));
+            }
+            if process.looked.is_some() {
                 actions.push(Action::Adopt(who));
                 if state.lost_actors < self.lost_actors {
                     actions.push(Action::AdoptUnheard(who));
@@ -418,10 +434,11 @@ impl Model for Ownership {
             Action::Look(who) => return state.look(self, who),
             Action::Sweep(who) => state.processes[who].judged = Some((state.owner, state.generation)),
             Action::FindOwn(who) => state.processes[who].suspects = true,
-            Action::Adopt(who) => state.adopt(self, who, true),
+            Action::LookAtLease(who) => state.look_at_lease(self, who),
+            Action::Adopt(who) => state.adopt(who, true),
             Action::AdoptUnheard(who) => {
                 state.lost_actors += 1;
-                state.adopt(self, who, false);
+                state.adopt(who, false);
             }
             Action::Subscribe(who) => {
                 let process = &mut state.processes[who];

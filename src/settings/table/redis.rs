@@ -17,8 +17,10 @@ group! {
         /// Redis that the instances share: redis://user:password@host:port/db, of which only the host is needed,
         /// redis+unix:///path/of/the/socket, or, where Sentinels watch it,
         /// redis+sentinel://user:password@host:port,host:port/name/db (user and password of the nodes; those of the
-        /// Sentinels as ?sentinel_user=…&sentinel_password=…). Unset keeps sessions in memory: one instance, and a
-        /// restart loses them. By TLS as rediss:// and rediss+sentinel://, the latter of nodes and Sentinels alike.
+        /// Sentinels as ?sentinel_user=…&sentinel_password=…). A Redis Cluster:
+        /// redis-cluster://user:password@host:port,host:port, by any of its nodes. Unset keeps sessions in memory: one
+        /// instance, and a restart loses them. By TLS as rediss://, rediss+sentinel:// and rediss-cluster://, of all nodes
+        /// and Sentinels alike.
         REDIS_URL = "", "URL" => url: Option<RedisUrl>, optional(parse::redis_url);
 
         /// PEM file of certificates whose issuers are trusted for rediss, instead of those that the system trusts. Read at

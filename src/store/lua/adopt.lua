@@ -1,18 +1,16 @@
 -- Compare-and-set of the owner (OWN-4); hands the whole inbox to the new one.
--- KEYS: 1 session hash, 2 inbox, 3 request table, 4 lease of the instance that owns it now
--- ARGV: 1 instance id, 2 incarnation and 3 generation it must have now, 4 new owner, 5 new incarnation
+-- KEYS: 1 session hash, 2 inbox, 3 request table
+-- ARGV: 1 instance id, 2 incarnation and 3 generation it must have now, 4 new owner, 5 new incarnation, 6 '1': its lease
+--   was seen to live (it is in another slot than the session, so the caller has looked just now)
 -- Reply: 0 not found; {2, owner, incarnation, generation} lost; -7 its owner lives;
 --   {1, former owner, session hash, {seq, kind, id key, body, ...} of the inbox, request table}
 -- Whose lease lives is not replaced, but by itself: that of a process which is known to be dead is taken away first
 -- (lease_release), that of one which has let the session go does not matter.
-local function lives(owner)
-  return owner ~= '' and owner ~= ARGV[5] and redis.call('HGET', KEYS[4], 'incarnation') == owner
-end
 thaw(KEYS[1])
 local h = redis.call('HMGET', KEYS[1], 'incarnation', 'generation', 'owner', 'in_seq')
 if not h[2] then return 0 end
 if h[3] ~= ARGV[1] or h[1] ~= ARGV[2] or h[2] ~= ARGV[3] then return { 2, h[3], h[1], h[2] } end
-if lives(h[1]) then return -7 end
+if ARGV[6] == '1' then return -7 end
 -- HDEL before HSET: adoption must work when Redis is full (a script is refused only before its first write).
 redis.call('HDEL', KEYS[1], 'op', 'op_result', 'claim', 'claim_from', 'claim_to')
 redis.call('HSET', KEYS[1], 'owner', ARGV[4], 'incarnation', ARGV[5], 'generation', string.format('%d', h[2] + 1),

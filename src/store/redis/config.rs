@@ -11,6 +11,9 @@ pub struct RedisConfig {
     pub url: String,
     /// The primary is found by Sentinels; `url` then is that of a node, of which the host is nobody's.
     pub sentinel: Option<SentinelConfig>,
+    /// Host and port of some nodes of a Redis Cluster, by which the others are found; `url` then is as with Sentinels. Empty:
+    /// it is none.
+    pub cluster: Vec<(String, u16)>,
     /// For URLs of TLS.
     pub tls: TlsConfig,
     /// First part of every key. Several routers may share one Redis under different prefixes.
@@ -26,8 +29,6 @@ pub struct RedisConfig {
     pub queue: usize,
     /// Bounds of the pause after a failed connection; it doubles from the first to the second, with jitter (STM-2).
     pub backoff: (Duration, Duration),
-    /// A node of a Redis Cluster is taken. The router refuses one: it would not find sessions that are on other nodes.
-    pub cluster: bool,
     /// How often the idle subscription is probed. A link that is dead without a reset is noticed within this and
     /// `timeout` (OWN-10).
     pub probe: Duration,
@@ -59,6 +60,7 @@ impl RedisConfig {
         Self {
             url: url.into(),
             sentinel: None,
+            cluster: Vec::new(),
             tls: TlsConfig::default(),
             prefix: "mcp".to_owned(),
             pool_size: 4,
@@ -68,7 +70,6 @@ impl RedisConfig {
             batch: 64,
             queue: 4096,
             backoff: (Duration::from_millis(50), Duration::from_secs(2)),
-            cluster: false,
             probe: Duration::from_secs(3),
             metrics: RedisMetrics::default(),
         }

@@ -1,18 +1,24 @@
 //! The index of sessions by instance. Best effort: it may name sessions that are gone or belong to others, and its readers
-//! know that.
-
-use redis::Cmd;
+//! know that. What could not be written, since the index's node was away, is written with a renewal of the lease.
 
 use super::{INDEX_TTL, RedisStore, keys::SessionKeys, millis, scripts::Call};
 use crate::protocol::session_id::SessionId;
 
 impl RedisStore {
-    pub(super) fn index_add(&self, instance_id: &str, id: &str) -> Vec<Cmd> {
+    /// Sent before what makes the session this instance's, and not waited for: an id too many there is harmless, an id too few
+    /// would hide the session from those who look for its owner's remains. The index may be on another node.
+    pub(super) fn index_add(&self, instance_id: &str, id: &str) {
         let index = self.keys.index(instance_id);
-        vec![
-            Call::command("SADD").arg(&index).arg(id).cmd,
-            Call::command("PEXPIRE").arg(&index).number(millis(INDEX_TTL)).cmd,
-        ]
+        let added = self.lanes.post(Call::command("SADD").arg(&index).arg(id));
+        let kept = self.lanes.post(Call::command("PEXPIRE").arg(&index).number(millis(INDEX_TTL)));
+        let (missing, session) = (self.missing.clone(), id.to_owned());
+        tokio::spawn(async move {
+            if let Err(error) = added.answer().await {
+                tracing::debug!(%error, "the index of sessions by instance was not written");
+                missing.note(session);
+            }
+            let _ = kept.answer().await;
+        });
     }
 
     /// Best effort: an index may name sessions that are gone or belong to others, its readers know that.

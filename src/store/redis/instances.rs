@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
 use redis::Value;
+use tokio::time::timeout;
 
 use super::{
     INDEX_TTL, RedisStore, millis,
@@ -16,6 +17,9 @@ use crate::{
     protocol::session_id::SessionId,
     store::{InstanceInfo, Instances, LeaseAcquired, LeaseRenewed, Owner, StoreResult},
 };
+
+/// So long a renewal of the lease waits for what goes with it.
+const BESIDE: Duration = Duration::from_millis(200);
 
 impl RedisStore {
     /// The lease script, and with it what keeps the instance known and its index alive. Harmless when the lease is
@@ -33,24 +37,38 @@ impl RedisStore {
             .arg(&info.process);
         let instances = self.keys.instances();
         let index_ttl = millis(INDEX_TTL);
-        let calls = vec![
-            call,
+        let index = self.keys.index(instance_id);
+        let missing = self.missing.take();
+        let mut beside = vec![
             Call::command("SADD").arg(&instances).arg(instance_id),
             Call::command("PEXPIRE").arg(&instances).number(index_ttl),
-            Call::command("PEXPIRE").arg(&self.keys.index(instance_id)).number(index_ttl),
+            Call::command("PEXPIRE").arg(&index).number(index_ttl),
         ];
-        let mut answers = self.link.bulk(calls).await?;
+        if !missing.is_empty() {
+            beside.push(Call::command("SADD").arg(&index).args(&missing));
+        }
+        let (link, owed) = (self.link.clone(), self.missing.clone());
+        // These may be on other nodes, and a lease waits for none of them.
+        let beside = tokio::spawn(async move {
+            let mut is_done = true;
+            for answer in link.bulk(beside).await {
+                if let Err(error) = answer {
+                    is_done = false;
+                    tracing::debug!(%error, "the list of instances was not written");
+                }
+            }
+            if !is_done {
+                owed.put_back(missing);
+            }
+            is_done
+        });
+        let lease = self.link.single(call).await;
         // A lease is renewed also when Redis is full. SADD is refused then, like the messages of clients: whether writes are
         // done is known once in a renewal, without any traffic.
-        if answers.iter().all(Result::is_ok) {
+        if matches!(timeout(BESIDE, beside).await, Ok(Ok(true))) && lease.is_ok() {
             self.link.writes_done();
         }
-        for side_effect in answers.drain(1..) {
-            if let Err(error) = side_effect {
-                tracing::debug!(%error, "the list of instances was not written");
-            }
-        }
-        answers.pop().unwrap_or_else(|| Err(corrupt("lease")))
+        lease
     }
 }
 
@@ -112,7 +130,7 @@ impl Instances for RedisStore {
         let ids = self.known_instances().await?;
         let asked = ids.iter().map(|id| Call::command("PTTL").arg(&self.keys.lease(id))).collect();
         let mut left = Vec::with_capacity(ids.len());
-        for answer in self.link.bulk(asked).await? {
+        for answer in self.link.bulk(asked).await {
             match answer? {
                 // There is none.
                 Value::Int(..=-1) => {}
@@ -124,9 +142,10 @@ impl Instances for RedisStore {
 
     async fn instances(&self) -> StoreResult<Vec<InstanceInfo>> {
         let ids = self.known_instances().await?;
-        let leases = self.link.bulk(ids.iter().map(|id| Call::command("HGETALL").arg(&self.keys.lease(id))).collect());
+        let leases =
+            self.link.bulk(ids.iter().map(|id| Call::command("HGETALL").arg(&self.keys.lease(id))).collect()).await;
         let mut instances = Vec::with_capacity(ids.len());
-        for (id, lease) in ids.iter().zip(leases.await?) {
+        for (id, lease) in ids.iter().zip(leases) {
             let lease = Fields::of(lease?, "instances")?.map()?;
             if !lease.is_empty() {
                 instances.push(read_lease(id, &lease, "instances")?);

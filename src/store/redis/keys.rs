@@ -5,6 +5,34 @@
 
 use crate::protocol::session_id::SessionId;
 
+/// The slot of a key in a Redis Cluster: CRC-16/XMODEM of what stands in its first braces, if anything does, else of the
+/// whole, modulo 16384 (Redis Cluster specification, "Key distribution model").
+pub(super) fn slot_of(key: &[u8]) -> u16 {
+    let tag = key.iter().position(|byte| *byte == b'{').map(|at| &key[at + 1..]);
+    let tag = tag.and_then(|rest| rest.iter().position(|byte| *byte == b'}').map(|end| &rest[..end]));
+    let hashed = tag.filter(|tag| !tag.is_empty()).unwrap_or(key);
+    hashed.iter().fold(0, |crc: u16, byte| (crc << 8) ^ CRC[usize::from((crc >> 8) as u8 ^ byte)]) % SLOTS
+}
+
+/// Slots of any Redis Cluster.
+pub(super) const SLOTS: u16 = 16384;
+
+/// Of CRC-16/XMODEM (polynomial 0x1021, no reflection, begins with 0).
+const CRC: [u16; 256] = {
+    let mut table = [0; 256];
+    let mut at = 0;
+    while at < 256 {
+        let (mut crc, mut bit) = ((at as u16) << 8, 0);
+        while bit < 8 {
+            crc = if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 };
+            bit += 1;
+        }
+        table[at] = crc;
+        at += 1;
+    }
+    table
+};
+
 /// Makes the names for one prefix.
 #[derive(Debug, Clone)]
 pub(super) struct Keys {
@@ -189,6 +217,22 @@ mod tests {
         assert_eq!(keys.record("ab"), "mcp:call:ab");
         assert_eq!(keys.instances(), "mcp:instances");
         assert_eq!(keys.wake_prefix(), "mcp:wake:");
+    }
+
+    /// The first is the check value of CRC-16/XMODEM, the others are what `CLUSTER KEYSLOT` of Redis 7.0.15 says.
+    #[test]
+    fn a_slot_is_the_one_that_redis_works_out() {
+        assert_eq!(slot_of(b"123456789"), 0x31c3);
+        for (key, slot) in [("foo", 12182), ("{foo}bar", 12182), ("a{foo}b{c}", 12182), ("", 0)] {
+            assert_eq!(slot_of(key.as_bytes()), slot, "{key}");
+        }
+        assert_eq!(slot_of(b"{}foo"), slot_of(b"{}foo"));
+        assert_ne!(slot_of(b"{}foo"), slot_of(b"{}bar"), "empty braces are none");
+        let mut names = Keys::new("mcp").session(&"00112233445566778899aabbccddeeff".parse().unwrap());
+        let slot = slot_of(names.plain().as_bytes());
+        for name in [names.inbox().to_owned(), names.log("g").to_owned()] {
+            assert_eq!(slot_of(name.as_bytes()), slot, "{name}");
+        }
     }
 
     #[test]

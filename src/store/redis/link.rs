@@ -1,11 +1,12 @@
 //! The link to Redis: reconnecting, and one round trip with many commands.
 //!
-//! Connections come from the [`Topology`]. Used by the lanes ([`super::pipeline`]) and for bulk work. Never retries a command
-//! whose outcome is unknown: that is the caller's to decide.
+//! Connections come from the [`Topology`]. Used by the lanes ([`super::pipeline`]) and for bulk work ([`super::bulk`]). Never
+//! retries a command whose outcome is unknown: that is the caller's to decide.
 
 use std::{
-    future::Future,
-    sync::{Mutex, PoisonError},
+    collections::BTreeMap,
+    future::{Future, pending},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -22,10 +23,10 @@ use tokio::{
 use super::{
     config::RedisConfig,
     refusal::{Refusal, connecting, server_error},
-    reply::told,
     scripts::{self, Call},
     sentinel::Sentinel,
-    topology::{CHECK_TIMEOUT, Fate, Standalone, Topology},
+    slot_map::SlotMap,
+    topology::{CHECK_TIMEOUT, Fate, Place, Standalone, Topology, Turn},
 };
 use crate::{
     backoff::{Bounds, pause_after},
@@ -41,15 +42,21 @@ pub(super) const MAX_WEIGHT: usize = 1 << 20;
 /// soon after a change of the primary.
 const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 
-/// What the scripts need: `PEXPIRE … NX`, and `TIME` before a write.
-const OLDEST_REDIS: u32 = 7;
+/// A command that is to come again in a moment comes after this pause at first, and after [`LONGEST_TURN`] in the end: a
+/// slot is moved in milliseconds, a primary replaced in seconds.
+const SHORTEST_TURN: Duration = Duration::from_millis(5);
+
+/// See [`SHORTEST_TURN`].
+const LONGEST_TURN: Duration = Duration::from_millis(200);
 
 /// See module documentation.
 pub(super) struct Link {
-    topology: Box<dyn Topology>,
+    pub(super) topology: Box<dyn Topology>,
     pub(super) timeout: Duration,
     pub(super) batch: usize,
-    backoff: Backoff,
+    /// Of each place.
+    backoffs: Mutex<BTreeMap<Place, Arc<Backoff>>>,
+    pauses: Bounds,
     refusal: Refusal,
     pub(super) metrics: RedisMetrics,
 }
@@ -58,20 +65,22 @@ impl Link {
     pub(super) fn new(config: &RedisConfig) -> StoreResult<Self> {
         Ok(Self {
             topology: match &config.sentinel {
+                _ if !config.cluster.is_empty() => Box::new(SlotMap::new(config)?),
                 None => Box::new(Standalone::new(config)?),
                 Some(sentinel) => Box::new(Sentinel::new(config, sentinel)?),
             },
             timeout: config.timeout,
             batch: config.batch.max(1),
-            backoff: Backoff::new(config.backoff),
+            backoffs: Mutex::default(),
+            pauses: config.backoff,
             refusal: Refusal::default(),
             metrics: config.metrics.clone(),
         })
     }
 
     /// For the subscription, which needs a connection of its own kind.
-    pub(super) async fn subscribe(&self) -> RedisResult<PubSub> {
-        self.topology.subscribe().await
+    pub(super) async fn subscribe(&self, place: Place) -> RedisResult<PubSub> {
+        self.topology.subscribe(place).await
     }
 
     /// See [`Topology::node`]: connections made under an older number are given up.
@@ -93,13 +102,28 @@ impl Link {
     }
 
     /// A connection of the pool, for bulk work.
-    async fn borrow(&self) -> StoreResult<Connection> {
-        self.patiently(Instant::now() + self.timeout, || self.topology.borrow()).await
+    pub(super) async fn borrow(&self, place: Place, deadline: Instant) -> StoreResult<Connection> {
+        self.patiently(place, deadline, || self.topology.borrow(place)).await
     }
 
     /// A new connection for a lane, which keeps it.
-    pub(super) async fn dial(&self, deadline: Instant) -> StoreResult<MultiplexedConnection> {
-        self.patiently(deadline, || self.topology.dial()).await
+    pub(super) async fn dial(&self, place: Place, deadline: Instant) -> StoreResult<MultiplexedConnection> {
+        self.patiently(place, deadline, || self.topology.dial(place)).await
+    }
+
+    /// Returns when the keys of this command are elsewhere.
+    pub(super) async fn is_elsewhere(&self, call: &Call, place: Place) {
+        let mut map = self.topology.map();
+        while self.topology.place(call) == place {
+            if map.changed().await.is_err() {
+                pending::<()>().await;
+            }
+        }
+    }
+
+    fn backoff(&self, place: Place) -> Arc<Backoff> {
+        let mut backoffs = self.backoffs.lock().unwrap_or_else(PoisonError::into_inner);
+        backoffs.entry(place).or_insert_with(|| Arc::new(Backoff::new(self.pauses))).clone()
     }
 
     /// The connection, if it still answers.
@@ -110,13 +134,19 @@ impl Link {
     }
 
     /// Tries until `deadline`, with the pauses of the back-off.
-    async fn patiently<T, E: Failure, F>(&self, deadline: Instant, mut attempt: impl FnMut() -> F) -> StoreResult<T>
+    async fn patiently<T, E: Failure, F>(
+        &self,
+        place: Place,
+        deadline: Instant,
+        mut attempt: impl FnMut() -> F,
+    ) -> StoreResult<T>
     where
         F: Future<Output = Result<T, E>>,
     {
+        let backoff = self.backoff(place);
         let mut failure = "not connected".to_owned();
         loop {
-            let not_before = self.backoff.not_before();
+            let not_before = backoff.not_before();
             if not_before >= deadline {
                 tokio::time::sleep_until(deadline).await;
                 return Err(StoreError::NotDone(failure));
@@ -125,7 +155,7 @@ impl Link {
             let begun = Instant::now();
             match timeout_at(deadline, attempt()).await {
                 Ok(Ok(connection)) => {
-                    self.backoff.succeeded();
+                    backoff.succeeded();
                     return Ok(connection);
                 }
                 Ok(Err(error)) => {
@@ -135,7 +165,8 @@ impl Link {
                 Err(_) => failure = "no connection in time".to_owned(),
             }
             self.metrics.answers.set(0);
-            self.backoff.failed(begun);
+            self.topology.lost(place);
+            backoff.failed(begun);
         }
     }
 
@@ -145,6 +176,7 @@ impl Link {
         &self,
         connection: &mut MultiplexedConnection,
         pipeline: &Pipeline,
+        place: Place,
     ) -> StoreResult<Answers> {
         let round_trips = async {
             let mut values = connection.send_packed_commands(pipeline, 0, pipeline.len()).await?;
@@ -168,88 +200,53 @@ impl Link {
         let exchanged = timeout(self.timeout, round_trips).await;
         self.metrics.round_trip.observe(begun.elapsed().as_secs_f64());
         self.metrics.answers.set(i64::from(matches!(exchanged, Ok(Ok(_)))));
+        if !matches!(exchanged, Ok(Ok(_))) {
+            self.topology.lost(place);
+        }
         match exchanged {
-            Ok(Ok(values)) if values.len() == pipeline.len() => Ok(self.judged(values)),
+            Ok(Ok(values)) if values.len() == pipeline.len() => Ok(self.judged(values, place)),
             Ok(Ok(_)) => Err(StoreError::Unavailable("answers are missing".to_owned())),
             Ok(Err(error)) => Err(lost(error)),
             Err(_) => Err(StoreError::Unavailable("no answer in time".to_owned())),
         }
     }
 
-    fn judged(&self, values: Vec<Value>) -> Answers {
+    fn judged(&self, values: Vec<Value>, place: Place) -> Answers {
         let mut redial = false;
-        let mut judge = |value| match value {
-            Value::ServerError(error) => {
-                let first = self.refusal.note(&error);
-                if self.topology.fate(&error) == Fate::Dropped {
-                    redial = true;
-                    // The others lead to the same former primary.
-                    if first { self.topology.moved() } else { self.refusal.redialled() }
+        let mut judge = |value| {
+            let Value::ServerError(error) = value else { return Judged::Done(Ok(value)) };
+            match self.topology.fate(&error, place) {
+                Fate::Again(turn) => {
+                    self.metrics.redirected(error.code());
+                    return Judged::Again(turn, server_error(&error));
                 }
-                Err(server_error(&error))
+                fate => {
+                    let first = self.refusal.note(&error);
+                    if fate == Fate::Dropped {
+                        redial = true;
+                        // The others lead to the same former primary.
+                        if first { self.topology.moved() } else { self.refusal.redialled() }
+                    }
+                }
             }
-            value => Ok(value),
+            Judged::Done(Err(server_error(&error)))
         };
         let results = values.into_iter().map(&mut judge).collect();
         if redial {
-            self.backoff.refused(self.refusal.redials());
+            self.backoff(place).refused(self.refusal.redials());
         }
         Answers { results, redial }
     }
 
-    /// Many commands on a connection from the pool; each has its own result.
-    pub(super) async fn bulk(&self, calls: Vec<Call>) -> StoreResult<Vec<StoreResult<Value>>> {
-        // Counted as what it begins with.
-        let (first, begun) = (calls.first().map(|call| call.operation), Instant::now());
-        let done = self.bulk_uncounted(calls).await;
-        if let Some(operation) = first {
-            self.metrics.operation(operation).observe(begun.elapsed().as_secs_f64());
-        }
-        done
-    }
-
-    async fn bulk_uncounted(&self, calls: Vec<Call>) -> StoreResult<Vec<StoreResult<Value>>> {
-        let mut results = Vec::with_capacity(calls.len());
-        if calls.is_empty() {
-            return Ok(results);
-        }
-        let node = self.node();
-        let mut connection = self.borrow().await?;
-        let mut pipeline = Pipeline::with_capacity(self.batch);
-        let mut redial = false;
-        let mut calls = calls.into_iter().peekable();
-        while let Some(call) = calls.next() {
-            pipeline.add_command(call.cmd);
-            if pipeline.len() >= self.batch || calls.peek().is_none() {
-                match self.exchange(&mut connection, &pipeline).await {
-                    Ok(answers) => {
-                        results.extend(answers.results);
-                        redial |= answers.redial;
-                    }
-                    Err(error) => {
-                        discard(connection);
-                        return Err(error);
-                    }
-                }
-                pipeline.clear();
-            }
-        }
-        if redial || node.has_changed().unwrap_or(true) {
-            discard(connection);
-        }
-        Ok(results)
-    }
-
-    /// As [`Self::bulk`], for one command.
-    pub(super) async fn single(&self, call: Call) -> StoreResult<Value> {
-        let mut results = self.bulk(vec![call]).await?;
-        results.pop().unwrap_or_else(|| Err(StoreError::Unavailable("answers are missing".to_owned())))
+    /// Nothing but refusals has come of a command, and its time is over.
+    pub(super) fn gave_up(&self, error: &StoreError) {
+        self.refusal.note_text(&error.reason());
     }
 
     /// One round trip on a connection of its own, which judges nothing.
-    pub(super) async fn ask(&self, pipeline: &Pipeline) -> StoreResult<Vec<Value>> {
+    pub(super) async fn ask(&self, place: Place, pipeline: &Pipeline) -> StoreResult<Vec<Value>> {
         let asking = async {
-            let dialled = self.topology.dial().await;
+            let dialled = self.topology.dial(place).await;
             let mut connection = dialled.map_err(|error| connecting(&error))?;
             let asked = connection.send_packed_commands(pipeline, 0, pipeline.len()).await;
             asked.map_err(|error| connecting(&error))
@@ -260,9 +257,9 @@ impl Link {
     }
 
     /// Subscribes once.
-    pub(super) async fn try_channel(&self, channel: &str) -> StoreResult<()> {
+    pub(super) async fn try_channel(&self, place: Place, channel: &str) -> StoreResult<()> {
         let trying = async {
-            let mut subscription = self.topology.subscribe().await.map_err(|error| connecting(&error))?;
+            let mut subscription = self.topology.subscribe(place).await.map_err(|error| connecting(&error))?;
             subscription.subscribe(channel).await.map_err(|error| match error.code() {
                 // The text tells whether it is the command or the channel.
                 Some("NOPERM") => StoreError::Unusable(error.detail().unwrap_or_default().to_owned()),
@@ -273,38 +270,26 @@ impl Link {
             .await
             .unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".to_owned())))
     }
+}
 
-    /// Whether this Redis can be used: that it is one, of which version and kind, that it lets the user in, and knows the
-    /// scripts.
-    ///
-    /// # Errors
-    /// `Unusable` when trying again does not help.
-    pub(super) async fn prepare(&self) -> StoreResult<()> {
-        let deadline = Instant::now() + self.timeout;
-        let late = || StoreError::Unavailable("no answer in time".to_owned());
-        let dialled = timeout_at(deadline, self.topology.dial()).await.map_err(|_| late())?;
-        let mut connection = dialled.map_err(|error| connecting(&error))?;
-        // What it does not tell (INFO may be forbidden) is believed to be right: the scripts will show it.
-        let asking = async { redis::cmd("INFO").query_async::<String>(&mut connection).await };
-        let server = match timeout_at(deadline, asking).await.map_err(|_| late())? {
-            Ok(server) => server,
-            Err(error) if error.is_io_error() || error.code() == Some("LOADING") || error.code() == Some("NOAUTH") => {
-                return Err(connecting(&error));
-            }
-            Err(_) => String::new(),
-        };
-        check_version(&server)?;
-        self.topology.fits(&server)?;
-        warn_of_eviction(&server, &mut connection).await;
-        let taught = timeout_at(deadline, teach(&mut connection)).await.map_err(|_| late())?;
-        taught.map_err(|error| scripts_refused(&error))
-    }
+/// How long a command waits that is to come again in a moment, for the so-manieth time.
+pub(super) fn pause_before(turn: u32) -> Duration {
+    pause_after((SHORTEST_TURN, LONGEST_TURN), turn)
+}
+
+/// What came of a command.
+#[derive(Debug, Clone)]
+pub(super) enum Judged {
+    /// This.
+    Done(StoreResult<Value>),
+    /// Nothing: it was not executed, and may be sent again. Whose time is over gets the error.
+    Again(Turn, StoreError),
 }
 
 /// The answers of one round trip.
 pub(super) struct Answers {
     /// One a command.
-    pub(super) results: Vec<StoreResult<Value>>,
+    pub(super) results: Vec<Judged>,
     /// The connection leads to a node that cannot serve: it must be made again.
     pub(super) redial: bool,
 }
@@ -332,59 +317,12 @@ impl Failure for deadpool_redis::PoolError {
     }
 }
 
-/// A server that does not tell its version is believed to be the right one.
-fn check_version(server: &str) -> StoreResult<()> {
-    let version = told(server, "redis_version").unwrap_or_default();
-    match version.split('.').next().and_then(|major| major.parse::<u32>().ok()) {
-        Some(major) if major < OLDEST_REDIS => Err(StoreError::Unusable(format!(
-            "Redis {OLDEST_REDIS}.0 or later is needed, this one is {version}; upgrade it"
-        ))),
-        _ => Ok(()),
-    }
-}
-
-/// A Redis that evicts keys loses sessions without a word. Where it does not tell its policy nothing is said.
-async fn warn_of_eviction(server: &str, connection: &mut MultiplexedConnection) {
-    let policy = match told(server, "maxmemory_policy") {
-        Some(policy) => Some(policy.to_owned()),
-        None => {
-            let ask = redis::cmd("CONFIG").arg("GET").arg("maxmemory-policy").to_owned();
-            let asking = ask.query_async::<Vec<String>>(connection);
-            timeout(CHECK_TIMEOUT, asking).await.ok().and_then(Result::ok).and_then(|pair| pair.into_iter().nth(1))
-        }
-    };
-    if let Some(policy) = policy.filter(|policy| policy != "noeviction") {
-        tracing::warn!(
-            "Redis has maxmemory-policy {policy}: when its memory is full it deletes sessions without a word. Set \
-             maxmemory-policy noeviction: it then refuses writes, which clients are told"
-        );
-    }
-}
-
-/// Teaching failed: by a right that is missing, or since the server does not understand the scripts.
-fn scripts_refused(error: &redis::RedisError) -> StoreError {
-    if error.is_io_error() {
-        return connecting(error);
-    }
-    let errors = error.clone().into_server_errors();
-    match errors.as_deref().and_then(|errors| errors.first()) {
-        Some((_, error)) => match server_error(error) {
-            StoreError::NotDone(text) if error.code() == "NOPERM" => {
-                StoreError::Unusable(format!("{text}; missing: +script|load"))
-            }
-            StoreError::Corrupt(text) => StoreError::Unusable(format!("it does not take the scripts ({text})")),
-            other => other,
-        },
-        None => connecting(error),
-    }
-}
-
 /// Throws a connection away instead of giving it back.
-fn discard(connection: Connection) {
+pub(super) fn discard(connection: Connection) {
     drop(Connection::take(connection));
 }
 
-async fn teach(connection: &mut MultiplexedConnection) -> RedisResult<()> {
+pub(super) async fn teach(connection: &mut MultiplexedConnection) -> RedisResult<()> {
     scripts::load_all().exec_async(connection).await
 }
 
@@ -431,18 +369,5 @@ impl Backoff {
         if state.1 <= begun {
             *state = (state.0.saturating_add(1), begun + pause_after(self.bounds, state.0));
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_redis_that_is_too_old_is_refused() {
-        for right in ["# Server\r\nredis_version:7.0.15\r\nredis_mode:standalone\r\n", "redis_version:10.2\r\n", ""] {
-            assert!(check_version(right).is_ok(), "{right}");
-        }
-        assert!(matches!(check_version("redis_version:6.2.14\r\n"), Err(StoreError::Unusable(_))));
     }
 }

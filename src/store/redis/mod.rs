@@ -1,4 +1,4 @@
-//! The shared store: Redis 7 or later, at one address or found by Sentinels.
+//! The shared store: Redis 7 or later, at one address, found by Sentinels, or a Redis Cluster.
 //!
 //! Role: [`SessionStore`] over Lua scripts, one a job. Owns the connections. Key names: `keys.rs`. Scripts and what
 //! they promise: `src/store/lua/`. How operations of many sessions share a round trip: `pipeline.rs`.
@@ -7,16 +7,19 @@
 //! scripts say whether it holds.)
 
 mod answers;
+mod bulk;
 mod calls;
 mod client_lists;
 mod config;
 mod event_log;
+mod greeting;
 mod hot;
 mod index;
 mod instances;
 mod journal;
 mod keys;
 mod link;
+mod missing;
 mod operators;
 mod pipeline;
 mod pubsub;
@@ -27,6 +30,8 @@ mod rights;
 mod scripts;
 mod sentinel;
 mod sessions;
+mod slot_map;
+mod slot_words;
 mod subjects;
 mod topology;
 mod wake_ups;
@@ -39,7 +44,7 @@ use std::{
 use async_trait::async_trait;
 
 pub use self::config::{RedisConfig, SentinelConfig, TlsConfig};
-use self::{keys::Keys, link::Link, pipeline::Lanes, scripts::Call};
+use self::{keys::Keys, link::Link, missing::Missing, pipeline::Lanes, scripts::Call};
 use crate::store::{SessionStore, StoreResult};
 
 /// An index of sessions that nobody has written for so long names nothing that is still wanted; an instance that lives
@@ -60,6 +65,8 @@ pub struct RedisStore {
     instance_id: OnceLock<Arc<str>>,
     /// Of sessions that this process owns.
     hot: hot::Known,
+    /// In that index.
+    missing: Arc<Missing>,
 }
 
 impl RedisStore {
@@ -75,7 +82,8 @@ impl RedisStore {
         rights::check(&link, &keys).await?;
         let wake_prefix = keys.wake_prefix();
         let lanes = Lanes::new(link.clone(), config.queue);
-        Ok(Self { config, keys, wake_prefix, link, lanes, instance_id: OnceLock::new(), hot: hot::Known::default() })
+        let (instance_id, missing) = (OnceLock::new(), Arc::default());
+        Ok(Self { config, keys, wake_prefix, link, lanes, instance_id, missing, hot: hot::Known::default() })
     }
 
     /// What time it is there, since the Unix epoch.

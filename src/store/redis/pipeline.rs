@@ -1,109 +1,157 @@
 //! Grouping: what many sessions write at the same time goes to Redis in one pipeline.
 //!
-//! Each thread that uses a store has one *lane*: a bounded queue and a task that takes what waits in it, sends it as
-//! one pipeline on a connection it keeps, and hands out the answers. Only one pipeline of a lane is on its way at a
-//! time, so the operations of one thread reach Redis in the order of their calls; what arrives meanwhile is the next
-//! pipeline.
+//! Each thread that uses a store has one *lane* for each place of the topology: a bounded queue and a task that takes what
+//! waits in it, sends it as one pipeline on a connection it keeps, and hands out the answers. Only one pipeline of a lane is on
+//! its way at a time, so the operations of one thread on the keys of one place reach Redis in the order of their calls; what
+//! arrives meanwhile is the next pipeline. A lane whose operations are to be done elsewhere hands them on to that lane, in
+//! their order. Only what a node asks to have again in a moment (`TRYAGAIN`) may be overtaken.
 //!
-//! Never: one operation's error is another's.
+//! Never: one operation's error is another's; nothing is sent twice that may have been executed.
 
 use std::{
     cell::RefCell,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use redis::{Cmd, Pipeline, Value, aio::MultiplexedConnection};
+use redis::{Pipeline, Value, aio::MultiplexedConnection};
 use tokio::{
     sync::{
         mpsc::{self, error::TrySendError},
         oneshot,
     },
-    time::Instant,
+    time::{Instant, sleep},
 };
 
 use super::{
-    link::{Link, MAX_WEIGHT},
+    link::{Judged, Link, MAX_WEIGHT, pause_before},
     scripts::Call,
+    topology::{Place, Turn},
 };
 use crate::store::{StoreError, StoreResult};
 
 /// One operation in a lane.
 struct Op {
     call: Call,
-    /// Sent right after the call; their answers are of no interest.
-    followers: Vec<Cmd>,
     deadline: Instant,
     reply: oneshot::Sender<StoreResult<Value>>,
+    /// Behind an `ASKING`, at this place.
+    asking: Option<Place>,
+    /// How often it was told to come again in a moment.
+    turns: u32,
 }
 
 /// All lanes of one store. The queues end with it, and with them the tasks.
-pub(super) struct Lanes {
+pub(super) struct Lanes(Arc<Inner>);
+
+struct Inner {
     /// Tells the stores of one process apart.
     id: u64,
     link: Arc<Link>,
     queue: usize,
-    senders: Mutex<Vec<mpsc::Sender<Op>>>,
+    senders: Mutex<Vec<(Place, mpsc::Sender<Op>)>>,
+    own: Weak<Self>,
+}
+
+/// The answer to an operation that is on its way.
+pub(super) struct Pending(StoreResult<oneshot::Receiver<StoreResult<Value>>>);
+
+impl Pending {
+    pub(super) async fn answer(self) -> StoreResult<Value> {
+        let closed = |_| Err(StoreError::Unavailable("the store is closed".to_owned()));
+        self.0?.await.unwrap_or_else(closed)
+    }
 }
 
 thread_local! {
-    /// This thread's lane of each store. Weak, so that a store that is dropped ends its lanes in all threads.
-    static LANES: RefCell<Vec<(u64, mpsc::WeakSender<Op>)>> = const { RefCell::new(Vec::new()) };
+    /// This thread's lanes of each store. Weak, so that a store that is dropped ends its lanes in all threads.
+    static LANES: RefCell<Vec<(u64, Place, mpsc::WeakSender<Op>)>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A connection that was not used for so long is asked whether it lives before operations are trusted to it: a restart
 /// or an idle time-out of the server then costs a round trip, and no operation.
 const TRUST: Duration = Duration::from_secs(1);
 
+/// So often an operation is sent to another node without a pause.
+const TURNS_AT_ONCE: u32 = 5;
+
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
 impl Lanes {
     pub(super) fn new(link: Arc<Link>, queue: usize) -> Self {
-        Self { id: NEXT_ID.fetch_add(1, Ordering::Relaxed), link, queue: queue.max(1), senders: Mutex::default() }
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::new_cyclic(|own| Inner {
+            id,
+            link,
+            queue: queue.max(1),
+            senders: Mutex::default(),
+            own: own.clone(),
+        }))
     }
 
     /// Sends one call and waits for its answer.
     pub(super) async fn call(&self, call: Call) -> StoreResult<Value> {
-        self.call_with(call, Vec::new()).await
-    }
-
-    /// As [`Self::call`]; the followers go in the same pipeline, after it.
-    pub(super) async fn call_with(&self, call: Call, followers: Vec<Cmd>) -> StoreResult<Value> {
-        let (reply, answer) = oneshot::channel();
-        let (operation, begun, metrics) = (call.operation, Instant::now(), &self.link.metrics);
-        let op = Op { call, followers, deadline: Instant::now() + self.link.timeout, reply };
-        metrics.queued.inc();
-        if let Err(refused) = self.sender().try_send(op) {
-            metrics.queued.dec();
-            return Err(match refused {
-                TrySendError::Full(_) => StoreError::Overloaded,
-                TrySendError::Closed(_) => StoreError::NotDone("the store is closed".to_owned()),
-            });
-        }
-        let answer = answer.await;
+        let (operation, begun, metrics) = (call.operation, Instant::now(), &self.0.link.metrics);
+        let answer = self.post(call).answer().await;
         metrics.operation(operation).observe(begun.elapsed().as_secs_f64());
-        answer.unwrap_or_else(|_| Err(StoreError::Unavailable("the store is closed".to_owned())))
+        answer
     }
 
-    fn sender(&self) -> mpsc::Sender<Op> {
-        LANES.with_borrow_mut(|lanes| {
-            let known = lanes.iter().find(|(id, _)| *id == self.id).and_then(|(_, lane)| lane.upgrade());
-            // A lane is closed when the runtime in which its task ran has ended.
-            if let Some(sender) = known.filter(|sender| !sender.is_closed()) {
-                return sender;
+    /// Puts one call into its lane: what this thread calls after it comes after it, if it has the same place.
+    pub(super) fn post(&self, call: Call) -> Pending {
+        let (reply, answer) = oneshot::channel();
+        let op = Op { call, deadline: Instant::now() + self.0.link.timeout, reply, asking: None, turns: 0 };
+        Pending(self.0.send(op).map(|()| answer).map_err(|(_, refused)| refused))
+    }
+}
+
+impl Inner {
+    /// Puts it into the lane of its place.
+    fn send(&self, op: Op) -> Result<(), (Op, StoreError)> {
+        let place = op.asking.unwrap_or_else(|| self.link.topology.place(&op.call));
+        self.link.metrics.queued.inc();
+        self.sender(place).try_send(op).map_err(|refused| {
+            self.link.metrics.queued.dec();
+            match refused {
+                TrySendError::Full(op) => (op, StoreError::Overloaded),
+                TrySendError::Closed(op) => (op, StoreError::NotDone("the store is closed".to_owned())),
             }
-            let (sender, queue) = mpsc::channel(self.queue);
-            tokio::spawn(run(self.link.clone(), queue));
-            lanes.retain(|(id, lane)| *id != self.id && lane.strong_count() > 0);
-            lanes.push((self.id, sender.downgrade()));
-            let mut senders = self.senders.lock().unwrap_or_else(PoisonError::into_inner);
-            senders.retain(|sender| !sender.is_closed());
-            senders.push(sender.clone());
-            sender
         })
+    }
+
+    /// As [`Self::send`]: it is this thread's business to say so if it cannot be done.
+    fn hand_on(&self, op: Op) {
+        if let Err((op, refused)) = self.send(op) {
+            let _ = op.reply.send(Err(refused));
+        }
+    }
+
+    fn sender(&self, place: Place) -> mpsc::Sender<Op> {
+        LANES.with_borrow_mut(|lanes| {
+            let known = lanes.iter().find(|(id, at, _)| *id == self.id && *at == place);
+            // A lane is closed when the runtime in which its task ran has ended.
+            let known = known.and_then(|(_, _, lane)| lane.upgrade()).filter(|sender| !sender.is_closed());
+            known.unwrap_or_else(|| {
+                let sender = self.open(place);
+                lanes.retain(|(id, at, lane)| (*id != self.id || *at != place) && lane.strong_count() > 0);
+                lanes.push((self.id, place, sender.downgrade()));
+                sender
+            })
+        })
+    }
+
+    fn open(&self, place: Place) -> mpsc::Sender<Op> {
+        let (sender, queue) = mpsc::channel(self.queue);
+        tokio::spawn(Lane { place, link: self.link.clone(), lanes: self.own.clone() }.run(queue));
+        let mut senders = self.senders.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those of nodes that have no keys any more end when what is in them is done.
+        let places = self.link.topology.places();
+        senders.retain(|(at, sender)| !sender.is_closed() && places.contains(at));
+        senders.push((place, sender.clone()));
+        sender
     }
 }
 
@@ -111,102 +159,173 @@ impl Lanes {
 #[derive(Default)]
 struct Batch {
     pipeline: Pipeline,
-    /// Of each operation: whom to answer, and how many commands it is.
-    replies: Vec<(oneshot::Sender<StoreResult<Value>>, usize)>,
+    /// What is in it.
+    sent: Vec<Sent>,
     weight: usize,
 }
 
+/// An operation, but for its command, which is in the pipeline.
+struct Sent {
+    op: Op,
+    /// Where in the pipeline.
+    at: usize,
+}
+
 impl Batch {
-    fn push(&mut self, op: Op, now: Instant) {
+    fn push(&mut self, mut op: Op, now: Instant) {
         // DUR-2: what has waited too long is not sent any more, since its caller is about to say so.
         if op.deadline < now {
             let _ = op.reply.send(Err(StoreError::NotDone("waited too long for its turn".to_owned())));
             return;
         }
-        self.weight += op.call.weight;
-        self.replies.push((op.reply, 1 + op.followers.len()));
-        self.pipeline.add_command(op.call.cmd);
-        for follower in op.followers {
-            self.pipeline.add_command(follower);
+        if op.asking.is_some() {
+            self.pipeline.cmd("ASKING");
         }
+        self.weight += op.call.weight;
+        self.pipeline.add_command(std::mem::take(&mut op.call.cmd));
+        self.sent.push(Sent { op, at: self.pipeline.len() - 1 });
     }
 
     fn has_room(&self, batch: usize) -> bool {
-        self.replies.len() < batch && self.weight < MAX_WEIGHT
+        self.sent.len() < batch && self.weight < MAX_WEIGHT
+    }
+}
+
+/// A lane, as its task has it.
+struct Lane {
+    place: Place,
+    link: Arc<Link>,
+    lanes: Weak<Inner>,
+}
+
+impl Lane {
+    async fn run(self, mut queue: mpsc::Receiver<Op>) {
+        let link = &self.link;
+        let mut kept: Option<(MultiplexedConnection, Instant)> = None;
+        let node = link.node();
+        let mut led_to = *node.borrow();
+        let mut batch = Batch::default();
+        while let Some(op) = queue.recv().await {
+            link.metrics.queued.dec();
+            let Some(op) = self.mine(op) else { continue };
+            let leads_to = *node.borrow();
+            let trusted = match kept.take().filter(|_| leads_to == led_to) {
+                Some((connection, used)) if used.elapsed() < TRUST => Some(connection),
+                Some((connection, _)) => link.check(connection).await,
+                None => None,
+            };
+            let mut connection = match trusted {
+                Some(connection) => connection,
+                None => {
+                    let dialled = tokio::select! {
+                        dialled = link.dial(self.place, op.deadline) => dialled,
+                        () = link.is_elsewhere(&op.call, self.place), if op.asking.is_none() => {
+                            self.hand_on(op);
+                            continue;
+                        }
+                    };
+                    match dialled {
+                        Ok(connection) => connection,
+                        Err(error) => {
+                            let _ = op.reply.send(Err(error));
+                            continue;
+                        }
+                    }
+                }
+            };
+            led_to = leads_to;
+            let now = Instant::now();
+            batch.push(op, now);
+            while batch.has_room(link.batch) {
+                match queue.try_recv() {
+                    Ok(op) => {
+                        link.metrics.queued.dec();
+                        if let Some(op) = self.mine(op) {
+                            batch.push(op, now);
+                        }
+                    }
+                    Err(_) => break,
+                }
+            }
+            if batch.sent.is_empty() {
+                kept = Some((connection, now));
+                continue;
+            }
+            let answers = link.exchange(&mut connection, &batch.pipeline, self.place).await;
+            // After an error nobody knows which answer would come next on this connection: it is dropped. So is one to a node
+            // that cannot serve: the address may lead to another one by now.
+            let good = answers.as_ref().is_ok_and(|answers| !answers.redial);
+            kept = good.then(|| (connection, Instant::now()));
+            self.finish(&mut batch, answers.map(|answers| answers.results));
+        }
     }
 
-    fn finish(&mut self, results: StoreResult<Vec<StoreResult<Value>>>) {
-        // An operation whose caller is gone has nobody to tell; its effect stands.
+    /// The operation, if it is to be done here; otherwise it is handed on.
+    fn mine(&self, op: Op) -> Option<Op> {
+        if op.asking.is_some() || self.link.topology.place(&op.call) == self.place {
+            return Some(op);
+        }
+        self.hand_on(op);
+        None
+    }
+
+    fn hand_on(&self, op: Op) {
+        match self.lanes.upgrade() {
+            Some(lanes) => lanes.hand_on(op),
+            None => {
+                let _ = op.reply.send(Err(StoreError::NotDone("the store is closed".to_owned())));
+            }
+        }
+    }
+
+    /// Hands the answers out. Whose caller is gone has nobody to tell; its effect stands.
+    fn finish(&self, batch: &mut Batch, results: StoreResult<Vec<Judged>>) {
         match results {
             Ok(results) => {
-                let mut results = results.into_iter();
-                for (reply, commands) in self.replies.drain(..) {
-                    if let Some(result) = results.next() {
-                        let _ = reply.send(result);
-                    }
-                    for follower in results.by_ref().take(commands - 1) {
-                        if let Err(error) = follower {
-                            tracing::debug!(%error, "the index of sessions by instance was not written");
+                let (mut results, mut next) = (results.into_iter(), 0);
+                for Sent { op, at } in batch.sent.drain(..) {
+                    let result = results.nth(at - next);
+                    next = at + 1;
+                    match result {
+                        Some(Judged::Done(result)) => drop(op.reply.send(result)),
+                        Some(Judged::Again(turn, error)) => {
+                            let cmd = batch.pipeline.cmd_iter().nth(at).cloned().unwrap_or_default();
+                            self.again(Op { call: op.call.with(cmd), ..op }, turn, error);
                         }
+                        None => {}
                     }
                 }
             }
             Err(error) => {
-                for (reply, _) in self.replies.drain(..) {
-                    let _ = reply.send(Err(error.clone()));
+                for Sent { op, .. } in batch.sent.drain(..) {
+                    let _ = op.reply.send(Err(error.clone()));
                 }
             }
         }
-        self.pipeline.clear();
-        self.weight = 0;
+        batch.pipeline.clear();
+        batch.weight = 0;
     }
-}
 
-/// The task of one lane.
-async fn run(link: Arc<Link>, mut queue: mpsc::Receiver<Op>) {
-    let mut kept: Option<(MultiplexedConnection, Instant)> = None;
-    let node = link.node();
-    let mut led_to = *node.borrow();
-    let mut batch = Batch::default();
-    while let Some(op) = queue.recv().await {
-        link.metrics.queued.dec();
-        let leads_to = *node.borrow();
-        let trusted = match kept.take().filter(|_| leads_to == led_to) {
-            Some((connection, used)) if used.elapsed() < TRUST => Some(connection),
-            Some((connection, _)) => link.check(connection).await,
-            None => None,
-        };
-        let mut connection = match trusted {
-            Some(connection) => connection,
-            None => match link.dial(op.deadline).await {
-                Ok(connection) => connection,
-                Err(error) => {
-                    let _ = op.reply.send(Err(error));
-                    continue;
-                }
-            },
-        };
-        led_to = leads_to;
-        let now = Instant::now();
-        batch.push(op, now);
-        while batch.has_room(link.batch) {
-            match queue.try_recv() {
-                Ok(op) => {
-                    link.metrics.queued.dec();
-                    batch.push(op, now);
-                }
-                Err(_) => break,
+    /// It was not executed, and is sent again until its time is over.
+    fn again(&self, mut op: Op, turn: Turn, error: StoreError) {
+        if Instant::now() >= op.deadline {
+            self.link.gave_up(&error);
+            let _ = op.reply.send(Err(error));
+            return;
+        }
+        op.turns += 1;
+        op.asking = if let Turn::Asking(place) = turn { Some(place) } else { None };
+        // Nodes that send it to each other do not agree yet.
+        if turn != Turn::Later && op.turns < TURNS_AT_ONCE {
+            return self.hand_on(op);
+        }
+        let lanes = self.lanes.clone();
+        tokio::spawn(async move {
+            sleep(pause_before(op.turns)).await;
+            match lanes.upgrade() {
+                Some(lanes) => lanes.hand_on(op),
+                None => drop(op.reply.send(Err(error))),
             }
-        }
-        if batch.replies.is_empty() {
-            kept = Some((connection, now));
-            continue;
-        }
-        let results = link.exchange(&mut connection, &batch.pipeline).await;
-        // After an error nobody knows which answer would come next on this connection: it is dropped. So is one to a node
-        // that cannot serve: the address may lead to another one by now.
-        let good = results.as_ref().is_ok_and(|answers| !answers.redial);
-        kept = good.then(|| (connection, Instant::now()));
-        batch.finish(results.map(|answers| answers.results));
+        });
     }
 }

@@ -1,13 +1,24 @@
 //! The subscription to the wake-ups of one process.
 //!
-//! A task owns the connection, makes it again whenever it breaks and then says [`Wake::All`], since wake-ups may have
+//! There is one connection to each place of the topology. `PUBLISH` goes to all nodes of a Redis Cluster, but counts only who is
+//! subscribed at the node that it was sent to; and that count is what tells a silent owner from one that has heard. So each
+//! process listens at all primaries, and takes a wake-up from the one alone that has the session's keys, where the script
+//! published it: the copies that come by the others are passed over, unless that one cannot be heard.
+//!
+//! A task for each owns its connection, makes it again whenever it breaks and then says [`Wake::All`], since wake-ups may have
 //! been lost meanwhile. A link that is dead without saying so is found by a ping that is not answered (OWN-10). For as long as
 //! there is none, it says `All` from time to time, so that a lost wake-up costs delay and nothing else.
-//! The task ends when the receiver is dropped.
+//! The tasks end when the receiver is dropped.
 
-use std::{future::pending, pin::pin, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::pending,
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use futures_util::StreamExt;
+use futures_util::{StreamExt, future::join_all};
 use redis::{
     Msg, RedisResult, Value,
     aio::{PubSubSink, PubSubStream},
@@ -17,18 +28,24 @@ use tokio::{
         mpsc::{self, error::TrySendError},
         watch,
     },
+    task::JoinSet,
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use super::{link::Link, refusal::connecting};
+use super::{keys::Keys, link::Link, refusal::connecting, topology::Place};
 use crate::{
     backoff::Backoff,
+    protocol::session_id::SessionId,
     store::{StoreError, StoreResult, Wake},
 };
+
+/// After keys have moved, copies from everywhere are taken for so long: one may have been published where they were.
+const UNSETTLED: Duration = Duration::from_secs(2);
 
 /// What the task needs to know.
 pub(super) struct Subscription {
     pub(super) link: Arc<Link>,
+    pub(super) keys: Keys,
     pub(super) channel: String,
     pub(super) backoff: (Duration, Duration),
     pub(super) probe: Duration,
@@ -42,18 +59,44 @@ enum Ended {
     Lost(&'static str),
 }
 
+/// A connection on which wake-ups are heard.
+type Heard = (PubSubSink, PubSubStream);
+
+/// What the tasks of one subscription share.
+struct Ears {
+    of: Subscription,
+    wakes: mpsc::Sender<Wake>,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    /// Each place, and whether it is heard now.
+    places: BTreeMap<Place, bool>,
+    /// Keys may have moved before that.
+    unsettled: Option<Instant>,
+}
+
 impl Subscription {
     /// Subscribes, and keeps it up for as long as the receiver lives.
     pub(super) async fn start(self, capacity: usize) -> StoreResult<mpsc::Receiver<Wake>> {
-        let first = self.subscribe().await?;
+        let topology = &self.link.topology;
+        let map = topology.map();
+        let subscribe = async |place| (place, self.subscribe(place).await);
+        let firsts = join_all(topology.places().into_iter().map(subscribe)).await;
+        if firsts.iter().all(|(_, first)| first.is_err()) {
+            let error = firsts.into_iter().find_map(|(_, first)| first.err());
+            return Err(error.unwrap_or_else(|| StoreError::NotDone("no node is known".to_owned())));
+        }
         let (wakes, receiver) = mpsc::channel(capacity.max(1));
-        tokio::spawn(self.keep_up(first, wakes));
+        let ears = Arc::new(Ears { of: self, wakes, known: Mutex::default() });
+        tokio::spawn(ears.keep(map, firsts));
         Ok(receiver)
     }
 
-    async fn subscribe(&self) -> StoreResult<(PubSubSink, PubSubStream)> {
+    async fn subscribe(&self, place: Place) -> StoreResult<Heard> {
         let subscribe = async {
-            let (mut sink, stream) = self.link.subscribe().await?.split();
+            let (mut sink, stream) = self.link.subscribe(place).await?.split();
             sink.subscribe(self.channel.as_str()).await?;
             RedisResult::Ok((sink, stream))
         };
@@ -63,38 +106,97 @@ impl Subscription {
             Err(_) => Err(StoreError::Unavailable("no answer in time".to_owned())),
         }
     }
+}
 
-    async fn keep_up(self, first: (PubSubSink, PubSubStream), wakes: mpsc::Sender<Wake>) {
-        let (mut sink, mut stream) = first;
-        // Wake-ups were lost, or did not fit: `All` is owed.
-        let mut owed = false;
-        // Seen from before the first subscription was made, or its successor.
-        let mut node = self.link.node();
+impl Ears {
+    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One task for each place that there is.
+    async fn keep(self: Arc<Self>, mut map: watch::Receiver<u64>, firsts: Vec<(Place, StoreResult<Heard>)>) {
+        let (mut tasks, mut of_places) = (JoinSet::new(), BTreeMap::new());
+        for (place, first) in firsts {
+            let first =
+                first.inspect_err(|error| tracing::warn!(%error, "wake-ups of one node are not heard yet")).ok();
+            of_places.insert(place, tasks.spawn(self.clone().keep_up(place, first)));
+        }
         loop {
-            match self.listen(sink, &mut stream, &wakes, &mut owed, &mut node).await {
-                Ended::Unwanted => return,
-                Ended::Lost(reason) => tracing::warn!(reason, "the subscription to wake-ups is made again"),
+            tokio::select! {
+                () = self.wakes.closed() => return,
+                changed = map.changed() => if changed.is_err() { return },
             }
-            let mut backoff = Backoff::new(self.backoff.0, self.backoff.1);
+            if !self.of.link.topology.is_cluster() {
+                continue;
+            }
+            let places = self.of.link.topology.places();
+            self.known().unsettled = Some(Instant::now() + UNSETTLED);
+            of_places.retain(|place, task| {
+                let stays = places.contains(place);
+                if !stays {
+                    task.abort();
+                    self.known().places.remove(place);
+                }
+                stays
+            });
+            for place in places {
+                of_places.entry(place).or_insert_with(|| tasks.spawn(self.clone().keep_up(place, None)));
+            }
+        }
+    }
+
+    /// Whether a wake-up that is heard there is to be taken.
+    fn takes(&self, session: SessionId, place: Place) -> bool {
+        if !self.of.link.topology.is_cluster() {
+            return true;
+        }
+        let its = self.of.link.topology.place_of(self.of.keys.session(&session).plain());
+        let mut known = self.known();
+        if known.unsettled.is_some_and(|until| until < Instant::now()) {
+            known.unsettled = None;
+        }
+        its == place || known.unsettled.is_some() || known.places.get(&its) != Some(&true)
+    }
+
+    async fn keep_up(self: Arc<Self>, place: Place, first: Option<Heard>) {
+        // Wake-ups were lost, or did not fit: `All` is owed.
+        let mut owed = first.is_none();
+        // Seen from before the first subscription was made, or its successor.
+        let mut node = self.of.link.node();
+        let mut heard = first;
+        loop {
+            if let Some((sink, mut stream)) = heard.take() {
+                self.known().places.insert(place, true);
+                let ended = self.listen(place, sink, &mut stream, &mut owed, &mut node).await;
+                self.known().places.insert(place, false);
+                match ended {
+                    Ended::Unwanted => return,
+                    Ended::Lost(reason) => {
+                        self.of.link.topology.lost(place);
+                        tracing::warn!(reason, "the subscription to wake-ups is made again");
+                    }
+                }
+            }
+            let mut backoff = Backoff::new(self.of.backoff.0, self.of.backoff.1);
             let mut looked: Option<Instant> = None;
             let mut begun = Instant::now();
-            (sink, stream) = loop {
+            heard = loop {
                 // Counts from the beginning of the last attempt: against a Redis that hangs that was a pause already.
                 tokio::select! {
                     () = sleep_until(begun + backoff.pause()) => {}
-                    () = wakes.closed() => return,
+                    () = self.wakes.closed() => return,
                 }
                 begun = Instant::now();
                 node.mark_unchanged();
-                match self.subscribe().await {
-                    Ok(subscribed) => break subscribed,
+                match self.of.subscribe(place).await {
+                    Ok(subscribed) => break Some(subscribed),
                     Err(error) => tracing::debug!(%error, "the subscription to wake-ups is still away"),
                 }
                 // The other connections may work: what cannot be heard is looked for, at the pace of the probe. What does
                 // not fit is covered by what lies there.
-                if looked.is_none_or(|at| at.elapsed() >= self.probe) {
+                if looked.is_none_or(|at| at.elapsed() >= self.of.probe) {
                     looked = Some(Instant::now());
-                    let _ = wakes.try_send(Wake::All);
+                    let _ = self.wakes.try_send(Wake::All);
                 }
             };
             owed = true;
@@ -104,12 +206,13 @@ impl Subscription {
     /// Passes wake-ups on until the connection ends.
     async fn listen(
         &self,
+        place: Place,
         sink: PubSubSink,
         stream: &mut PubSubStream,
-        wakes: &mpsc::Sender<Wake>,
         owed: &mut bool,
         node: &mut watch::Receiver<u64>,
     ) -> Ended {
+        let wakes = &self.wakes;
         let mut silence = pin!(self.silence(sink));
         loop {
             let room = async { if *owed { wakes.reserve().await } else { pending().await } };
@@ -125,7 +228,7 @@ impl Subscription {
                     Err(_) => return Ended::Unwanted,
                 },
                 message = stream.next() => match message {
-                    Some(message) => pass_on(&message, wakes, owed),
+                    Some(message) => self.pass_on(place, &message, owed),
                     None => return Ended::Lost("the connection is closed"),
                 },
             }
@@ -135,21 +238,25 @@ impl Subscription {
     /// Returns when the server does not answer any more.
     async fn silence(&self, mut sink: PubSubSink) {
         loop {
-            sleep(self.probe).await;
-            if !matches!(timeout(self.link.timeout, sink.ping::<Value>()).await, Ok(Ok(_))) {
+            sleep(self.of.probe).await;
+            if !matches!(timeout(self.of.link.timeout, sink.ping::<Value>()).await, Ok(Ok(_))) {
                 return;
             }
         }
     }
-}
 
-fn pass_on(message: &Msg, wakes: &mpsc::Sender<Wake>, owed: &mut bool) {
-    let Some(session) = std::str::from_utf8(message.get_payload_bytes()).ok().and_then(|text| text.parse().ok()) else {
-        tracing::warn!("a wake-up names no session");
-        return;
-    };
-    // While `All` is owed it covers this one.
-    if !*owed && matches!(wakes.try_send(Wake::Session(session)), Err(TrySendError::Full(_))) {
-        *owed = true;
+    fn pass_on(&self, place: Place, message: &Msg, owed: &mut bool) {
+        let session = std::str::from_utf8(message.get_payload_bytes()).ok().and_then(|text| text.parse().ok());
+        let Some(session) = session else {
+            tracing::warn!("a wake-up names no session");
+            return;
+        };
+        // While `All` is owed it covers this one.
+        if !*owed
+            && self.takes(session, place)
+            && matches!(self.wakes.try_send(Wake::Session(session)), Err(TrySendError::Full(_)))
+        {
+            *owed = true;
+        }
     }
 }

@@ -13,6 +13,7 @@ use super::{
     link::Link,
     refusal::{denied_command, is_denied, server_error},
     scripts::{self, Call},
+    topology::Place,
 };
 use crate::store::{StoreError, StoreResult};
 
@@ -87,6 +88,9 @@ const TRIALS: &[&str] = &[
     "PUBLISH c -",
 ];
 
+/// In a Redis Cluster.
+const CLUSTER_TRIALS: &[&str] = &["CLUSTER INFO", "CLUSTER SLOTS", "ASKING"];
+
 /// The id of a session that cannot be one.
 const NOBODY: &str = "probe-of-rights";
 
@@ -99,8 +103,26 @@ const ARGUMENTS: usize = 24;
 /// # Errors
 /// `Unusable` with every right that is missing, by the name that ACL SETUSER has for it.
 pub(super) async fn check(link: &Link, keys: &Keys) -> StoreResult<()> {
+    let places = link.topology.places();
+    let (all, mut away) = (places.len(), Vec::new());
+    for place in places {
+        match check_one(link, keys, place).await {
+            Err(error @ StoreError::Unusable(_)) => return Err(error),
+            Err(error) => away.push(error),
+            Ok(()) => {}
+        }
+    }
+    // What is on a node that is away waits for its successor, which has the users of its own file.
+    if away.len() == all { away.pop().map_or(Ok(()), Err) } else { Ok(()) }
+}
+
+/// Of one node: those of a cluster have users of their own. A right is looked at before the key is: also where a node does not
+/// have a key (`MOVED`) it says that the right is missing.
+async fn check_one(link: &Link, keys: &Keys, place: Place) -> StoreResult<()> {
     let mut missing = BTreeSet::new();
-    let trials: Vec<Vec<String>> = TRIALS.iter().map(|trial| words(trial, keys)).collect();
+    let is_cluster = link.topology.is_cluster();
+    let tried: Vec<&str> = TRIALS.iter().chain(CLUSTER_TRIALS.iter().filter(|_| is_cluster)).copied().collect();
+    let trials: Vec<Vec<String>> = tried.iter().map(|trial| words(trial, keys)).collect();
     let mut pipeline = Pipeline::with_capacity(trials.len());
     for trial in &trials {
         let command = pipeline.cmd(&trial[0]);
@@ -108,10 +130,12 @@ pub(super) async fn check(link: &Link, keys: &Keys) -> StoreResult<()> {
             command.arg(word);
         }
     }
-    for (answer, trial) in link.ask(&pipeline).await?.into_iter().zip(TRIALS) {
-        judge(answer, trial, keys, &mut missing)?;
+    for (answer, trial) in link.ask(place, &pipeline).await?.into_iter().zip(tried) {
+        if !(is_cluster && is_elsewhere(&answer)) {
+            judge(answer, trial, keys, &mut missing)?;
+        }
     }
-    if let Err(error) = link.try_channel(&channel(keys)).await {
+    if let Err(error) = link.try_channel(place, &channel(keys)).await {
         missing.insert(missing_right(&error, "SUBSCRIBE c", keys).ok_or(error)?);
     }
     if !missing.is_empty() {
@@ -126,7 +150,7 @@ pub(super) async fn check(link: &Link, keys: &Keys) -> StoreResult<()> {
     for call in calls {
         pipeline.add_command(call.cmd);
     }
-    for (answer, script) in link.ask(&pipeline).await?.into_iter().zip(scripts::all()) {
+    for (answer, script) in link.ask(place, &pipeline).await?.into_iter().zip(scripts::all()) {
         let Value::ServerError(error) = answer else { continue };
         match server_error(&error) {
             StoreError::Corrupt(text) => {
@@ -142,6 +166,11 @@ pub(super) async fn check(link: &Link, keys: &Keys) -> StoreResult<()> {
         }
     }
     Ok(())
+}
+
+/// The node does not have the key.
+fn is_elsewhere(answer: &Value) -> bool {
+    matches!(answer, Value::ServerError(error) if matches!(error.code(), "MOVED" | "ASK" | "TRYAGAIN" | "CLUSTERDOWN"))
 }
 
 fn judge(answer: Value, trial: &str, keys: &Keys, missing: &mut BTreeSet<String>) -> StoreResult<()> {

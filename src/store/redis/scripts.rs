@@ -6,8 +6,9 @@
 use std::{borrow::Cow, fmt, io::Write, sync::LazyLock};
 
 use bytes::Bytes;
-use redis::{Cmd, RedisWrite, ToRedisArgs};
+use redis::{Arg, Cmd, RedisWrite, ToRedisArgs};
 
+use super::keys::slot_of;
 use crate::{
     fault,
     metrics::Operation,
@@ -68,18 +69,13 @@ static HASHES: LazyLock<Vec<String>> =
 
 /// How the protections begin that a test can switch off.
 const FENCE_HEAD: &str = "function fenced(h)";
-const LIVES_HEAD: &str = "function lives(owner)";
 const STRANGER_HEAD: &str = "function stranger(principal, scopes, asks, with)";
 
-/// The source as it is taught; only in a test's negative control the fence lets everybody pass, nobody lives, or
-/// nobody is a stranger.
+/// The source as it is taught; only in a test's negative control the fence lets everybody pass, or nobody is a stranger.
 fn guarded(source: &'static str) -> Cow<'static, str> {
     let passes = |head: &str| source.replace(head, &format!("{head} if true then return false end"));
     if fault::unprotected(fault::FENCE) && source.contains(FENCE_HEAD) {
         return passes(FENCE_HEAD).into();
-    }
-    if fault::unprotected(fault::JUDGE) && source.contains(LIVES_HEAD) {
-        return passes(LIVES_HEAD).into();
     }
     if fault::unprotected(fault::BINDING) && source.contains(STRANGER_HEAD) {
         return passes(STRANGER_HEAD).into();
@@ -126,9 +122,36 @@ pub(super) struct Call {
     pub(super) weight: usize,
     /// As what it is counted.
     pub(super) operation: Operation,
+    /// Of another key than its own; see [`Call::slot`].
+    beside: Option<u16>,
 }
 
 impl Call {
+    /// Slot of the first key, with which all its others are. `None`: it has none, and any node can do it.
+    pub(super) fn slot(&self) -> Option<u16> {
+        let mut words = self.cmd.args_iter().filter_map(|word| match word {
+            Arg::Simple(word) => Some(word),
+            _ => None,
+        });
+        let key = match words.next()? {
+            b"EVALSHA" => words.nth(2),
+            b"PING" | b"TIME" | b"SCAN" => None,
+            _ => words.next(),
+        };
+        self.beside.or_else(|| key.map(slot_of))
+    }
+
+    /// The same, with its command again.
+    pub(super) fn with(self, cmd: Cmd) -> Self {
+        Self { cmd, ..self }
+    }
+
+    /// It goes to the node that has this key, which it does not name.
+    pub(super) fn beside(mut self, key: &str) -> Self {
+        self.beside = Some(slot_of(key.as_bytes()));
+        self
+    }
+
     /// A plain command.
     pub(super) fn command(name: &str) -> Self {
         Self::new(name, 4, 128)
@@ -149,7 +172,7 @@ impl Call {
     fn new(name: &str, args: usize, bytes: usize) -> Self {
         let mut cmd = Cmd::with_capacity(args, bytes);
         cmd.write_arg(name.as_bytes());
-        Self { cmd, weight: 0, operation: Operation::Other }
+        Self { cmd, weight: 0, operation: Operation::Other, beside: None }
     }
 
     pub(super) fn arg(mut self, text: &str) -> Self {
@@ -233,7 +256,6 @@ mod tests {
     #[test]
     fn the_protections_begin_where_a_test_switches_them_off() {
         assert!(SOURCES[Script::Claim as usize].contains(FENCE_HEAD));
-        assert!(SOURCES[Script::Adopt as usize].contains(LIVES_HEAD));
         for script in [Script::Accept, Script::Attach, Script::Purge, Script::Subject] {
             assert!(SOURCES[script as usize].contains(STRANGER_HEAD), "{script:?}");
         }

@@ -27,7 +27,7 @@ use super::{
     config::{RedisConfig, SentinelConfig},
     refusal,
     reply::told,
-    topology::{Fate, Topology, Ways},
+    topology::{Fate, Place, Topology, Ways},
 };
 use crate::{
     backoff::Backoff,
@@ -309,14 +309,14 @@ fn new_address(change: &[u8], name: &str) -> Option<Address> {
 
 #[async_trait]
 impl Topology for Sentinel {
-    async fn dial(&self) -> RedisResult<MultiplexedConnection> {
+    async fn dial(&self, _: Place) -> RedisResult<MultiplexedConnection> {
         let client = self.watch.client().await?;
         let mut connection = client.get_multiplexed_async_connection_with_config(&self.watch.ways.connection).await?;
         is_primary(&mut connection).await?;
         Ok(connection)
     }
 
-    async fn borrow(&self) -> Result<Connection, PoolError> {
+    async fn borrow(&self, _: Place) -> Result<Connection, PoolError> {
         let borrowed = self.watch.pool().await?.get().await;
         if borrowed.is_err() {
             // It may be another one by now, of which no Sentinel has said anything yet.
@@ -325,11 +325,11 @@ impl Topology for Sentinel {
         borrowed
     }
 
-    async fn subscribe(&self) -> RedisResult<PubSub> {
+    async fn subscribe(&self, _: Place) -> RedisResult<PubSub> {
         self.watch.client().await?.get_async_pubsub().await
     }
 
-    fn fate(&self, error: &ServerError) -> Fate {
+    fn fate(&self, error: &ServerError, _: Place) -> Fate {
         if refusal::leads_elsewhere(error) { Fate::Dropped } else { Fate::Kept }
     }
 

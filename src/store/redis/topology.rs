@@ -1,8 +1,8 @@
 //! Where Redis is: who gives connections, and who says that one is of no use any more.
 //!
-//! Role: [`Topology`] is all that lanes, bulk work and the subscription know of nodes. [`Standalone`] is one address behind
-//! which there is one primary, whoever moves it; [`super::sentinel`] a primary that Sentinels watch. Cluster is to come as
-//! another implementation; `docs/redis-model.md` says what it has to do.
+//! Role: [`Topology`] is all that lanes, bulk work and the subscriptions know of nodes. [`Standalone`] is one address behind
+//! which there is one primary, whoever moves it; [`super::sentinel`] a primary that Sentinels watch; [`super::slot_map`] the
+//! primaries of a Redis Cluster, of which each has some of the keys.
 //!
 //! Never: sends a command, or repeats one.
 
@@ -22,6 +22,7 @@ use super::{
     config::{RedisConfig, TlsConfig},
     refusal,
     reply::told,
+    scripts::Call,
 };
 use crate::store::types::{StoreError, StoreResult};
 
@@ -32,30 +33,71 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 /// A connection that was not used for a while is asked whether it lives; one that does not answer soon is replaced.
 pub(super) const CHECK_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// What becomes of a connection after an answer.
+/// A place for data: the number by which a topology knows it. Where there is one primary it is [`ONLY`], whoever that is.
+pub(super) type Place = u16;
+
+/// The place of those who have one.
+pub(super) const ONLY: Place = 0;
+
+/// What an error of the server means for the connection that it came by, and for the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// It is good.
+    /// The connection is good, and this is the answer.
     Kept,
     /// It leads to a node that cannot serve: it is made again. (After an I/O error or a missing answer every connection is;
     /// that is no topology's to decide.)
     Dropped,
+    /// It is good, and the command was not executed: its turn is elsewhere, or later.
+    Again(Turn),
+}
+
+/// When and where a command is sent again that surely was not executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// There, and so will be all others with these keys.
+    At(Place),
+    /// There, this once: its keys are on their way (`ASK`).
+    Asking(Place),
+    /// In a moment, wherever its keys are by then.
+    Later,
 }
 
 /// See module documentation.
 #[async_trait]
 pub(super) trait Topology: Send + Sync + 'static {
-    /// A new connection, for a lane: to the node that has the sessions' keys.
-    async fn dial(&self) -> RedisResult<MultiplexedConnection>;
+    /// Finds the nodes, if that is to be done before any connection is made.
+    async fn find(&self) -> RedisResult<()> {
+        Ok(())
+    }
+
+    /// Where the keys of this command are.
+    fn place(&self, call: &Call) -> Place {
+        let _ = call;
+        ONLY
+    }
+
+    /// Where this key is.
+    fn place_of(&self, key: &str) -> Place {
+        let _ = key;
+        ONLY
+    }
+
+    /// All places, each once.
+    fn places(&self) -> Vec<Place> {
+        vec![ONLY]
+    }
+
+    /// A new connection, for a lane.
+    async fn dial(&self, place: Place) -> RedisResult<MultiplexedConnection>;
 
     /// A connection of the pool, for bulk work.
-    async fn borrow(&self) -> Result<Connection, PoolError>;
+    async fn borrow(&self, place: Place) -> Result<Connection, PoolError>;
 
-    /// A new connection on which wake-ups are heard: where the scripts publish them.
-    async fn subscribe(&self) -> RedisResult<PubSub>;
+    /// A new connection on which wake-ups are heard that scripts publish there.
+    async fn subscribe(&self, place: Place) -> RedisResult<PubSub>;
 
-    /// What an error of the server says of the connection that it came by.
-    fn fate(&self, error: &ServerError) -> Fate;
+    /// What an error of the server at this place says.
+    fn fate(&self, error: &ServerError, place: Place) -> Fate;
 
     /// All connections that there are may lead to the wrong node: they are given up, each by whoever holds it.
     fn moved(&self);
@@ -63,11 +105,26 @@ pub(super) trait Topology: Send + Sync + 'static {
     /// Number of the node that the address leads to, as far as is known: it rises with [`Self::moved`].
     fn node(&self) -> watch::Receiver<u64>;
 
+    /// No connection to this place could be made, or one broke.
+    fn lost(&self, place: Place) {
+        let _ = place;
+    }
+
+    /// Rises when there are other places than before.
+    fn map(&self) -> watch::Receiver<u64> {
+        self.node()
+    }
+
     /// Whether a server that says this of itself (`INFO`) is one of this topology.
     ///
     /// # Errors
     /// `Unusable`, with what a person can do.
     fn fits(&self, server: &str) -> StoreResult<()>;
+
+    /// Keys are spread over nodes, and each has rights of its own.
+    fn is_cluster(&self) -> bool {
+        false
+    }
 }
 
 /// How every node is connected to.
@@ -128,7 +185,6 @@ pub(super) struct Standalone {
     pool: Pool,
     client: Client,
     connection: AsyncConnectionConfig,
-    takes_cluster_node: bool,
     node: watch::Sender<u64>,
 }
 
@@ -141,7 +197,6 @@ impl Standalone {
             pool: ways.pool(info.clone(), None)?,
             client: Ways::client(info)?,
             connection: ways.connection,
-            takes_cluster_node: config.cluster,
             node: watch::Sender::new(0),
         })
     }
@@ -151,19 +206,19 @@ impl Standalone {
 impl Topology for Standalone {
     /// Not one that lies in the pool: that one is driven by the thread that made it, and a lane's round trip must stay on
     /// one thread.
-    async fn dial(&self) -> RedisResult<MultiplexedConnection> {
+    async fn dial(&self, _: Place) -> RedisResult<MultiplexedConnection> {
         self.client.get_multiplexed_async_connection_with_config(&self.connection).await
     }
 
-    async fn borrow(&self) -> Result<Connection, PoolError> {
+    async fn borrow(&self, _: Place) -> Result<Connection, PoolError> {
         self.pool.get().await
     }
 
-    async fn subscribe(&self) -> RedisResult<PubSub> {
+    async fn subscribe(&self, _: Place) -> RedisResult<PubSub> {
         self.client.get_async_pubsub().await
     }
 
-    fn fate(&self, error: &ServerError) -> Fate {
+    fn fate(&self, error: &ServerError, _: Place) -> Fate {
         if refusal::leads_elsewhere(error) { Fate::Dropped } else { Fate::Kept }
     }
 
@@ -178,9 +233,8 @@ impl Topology for Standalone {
 
     fn fits(&self, server: &str) -> StoreResult<()> {
         match told(server, "redis_mode") {
-            Some("cluster") if !self.takes_cluster_node => Err(StoreError::Unusable(
-                "this is a node of a Redis Cluster; the router needs a single Redis (a primary and its replicas)"
-                    .to_owned(),
+            Some("cluster") => Err(StoreError::Unusable(
+                "this is a node of a Redis Cluster; write redis-cluster://host:port into REDIS_URL".to_owned(),
             )),
             Some("sentinel") => Err(StoreError::Unusable(
                 "this is a Sentinel, which holds no data; for the primary that it watches write \
@@ -196,24 +250,23 @@ impl Topology for Standalone {
 mod tests {
     use super::*;
 
-    fn standalone(cluster: bool) -> Standalone {
-        Standalone::new(&RedisConfig { cluster, ..RedisConfig::new("redis://127.0.0.1:1") }).unwrap()
+    fn standalone() -> Standalone {
+        Standalone::new(&RedisConfig::new("redis://127.0.0.1:1")).unwrap()
     }
 
     #[test]
     fn a_node_of_another_topology_is_refused() {
         for wrong in ["redis_version:7.2.0\r\nredis_mode:cluster\r\n", "redis_mode:sentinel"] {
-            assert!(matches!(standalone(false).fits(wrong), Err(StoreError::Unusable(_))), "{wrong}");
+            assert!(matches!(standalone().fits(wrong), Err(StoreError::Unusable(_))), "{wrong}");
         }
         for right in ["redis_version:7.0.15\r\nredis_mode:standalone\r\n", ""] {
-            assert!(standalone(false).fits(right).is_ok(), "{right}");
+            assert!(standalone().fits(right).is_ok(), "{right}");
         }
-        assert!(standalone(true).fits("redis_mode:cluster").is_ok());
     }
 
     #[test]
     fn whoever_looks_sees_that_the_address_has_moved() {
-        let standalone = standalone(false);
+        let standalone = standalone();
         let mut node = standalone.node();
         assert!(!node.has_changed().unwrap());
         standalone.moved();
