@@ -36,7 +36,8 @@ pub trait Sessions: Send + Sync {
 
     /// Compare-and-set of the owner: succeeds only if owner and generation are still `from`, and if that owner has no
     /// living lease (OWN-4). Raises the generation. A session without an owner (released) has an owner whose names are
-    /// empty. An owner may adopt from itself, whatever its lease.
+    /// empty. An owner may adopt from itself, whatever its lease. The lease is looked at just before, which is not one step with
+    /// the rest; who is replaced is woken.
     async fn adopt(
         &self,
         session: SessionId,

@@ -44,6 +44,8 @@ pub struct Ownership {
     judge: bool,
     /// An adopter looks at the lease just before the compare-and-set.
     lease_in_adopt: bool,
+    /// Who is replaced is woken.
+    tells_the_former: bool,
     /// A missing lease means something only to one whose own has held for a while.
     steady: bool,
     /// The owner on record without an actor adopts again.
@@ -65,6 +67,7 @@ impl Ownership {
             proof: true,
             judge: true,
             lease_in_adopt: true,
+            tells_the_former: true,
             steady: true,
             adopts_from_itself: true,
         }
@@ -226,12 +229,12 @@ impl State {
                         state.processes[owner].lease = false;
                         state.reached.insert(1);
                     }
-                    state.processes[who].judged = Some(judged);
+                    (state.processes[who].judged, state.processes[who].looked) = (Some(judged), None);
                 } else {
                     return None;
                 }
             }
-            _ => state.processes[who].judged = Some(judged),
+            _ => (state.processes[who].judged, state.processes[who].looked) = (Some(judged), None),
         }
         Some(state)
     }
@@ -245,7 +248,7 @@ impl State {
         (process.judged, process.looked) = if lives { (None, None) } else { (process.judged, Some(looked)) };
     }
 
-    fn adopt(&mut self, who: usize, is_heard: bool) {
+    fn adopt(&mut self, model: &Ownership, who: usize, is_heard: bool) {
         let had_lapsed = self.processes[who].looked.take();
         let Some((from, generation)) = self.processes[who].judged.take() else { return };
         if self.owner != from || self.generation != generation {
@@ -255,6 +258,9 @@ impl State {
             self.replaced_living |= self.processes[from].life != Life::Dead && had_lapsed == Some(false);
         } else if from.is_some() {
             self.reached.insert(2);
+        }
+        if let Some(from) = from.filter(|from| *from != who && model.tells_the_former) {
+            self.wake(from);
         }
         self.owner = Some(who);
         self.generation += 1;
@@ -435,10 +441,10 @@ impl Model for Ownership {
             Action::Sweep(who) => state.processes[who].judged = Some((state.owner, state.generation)),
             Action::FindOwn(who) => state.processes[who].suspects = true,
             Action::LookAtLease(who) => state.look_at_lease(self, who),
-            Action::Adopt(who) => state.adopt(who, true),
+            Action::Adopt(who) => state.adopt(self, who, true),
             Action::AdoptUnheard(who) => {
                 state.lost_actors += 1;
-                state.adopt(who, false);
+                state.adopt(self, who, false);
             }
             Action::Subscribe(who) => {
                 let process = &mut state.processes[who];
@@ -573,6 +579,14 @@ fn without_the_lease_in_the_adoption_an_owner_that_came_back_is_replaced() {
 fn who_judges_at_once_replaces_a_living_owner() {
     let model = Ownership { lost_leases: 1, steady: false, ..Ownership::sound(2, 1) };
     assert_breaks("judges at once", model, LIVING_STAYS);
+}
+
+/// OWN-9, negative control: an owner that had its lease back between the look and the compare-and-set does not know that it was
+/// replaced, and does not look after the session when its successor dies.
+#[test]
+fn without_a_word_to_who_is_replaced_a_session_is_orphaned() {
+    let model = Ownership { crashes: 1, pauses: 1, proof: false, tells_the_former: false, ..Ownership::sound(2, 2) };
+    assert_breaks("who is replaced is not told", model, ALL_HAD);
 }
 
 /// OWN-9, negative control: the owner on record takes itself for alive, and everybody else does, too.

@@ -1,7 +1,8 @@
 -- Compare-and-set of the owner (OWN-4); hands the whole inbox to the new one.
 -- KEYS: 1 session hash, 2 inbox, 3 request table
 -- ARGV: 1 instance id, 2 incarnation and 3 generation it must have now, 4 new owner, 5 new incarnation, 6 '1': its lease
---   was seen to live (it is in another slot than the session, so the caller has looked just now)
+--   was seen to live (it is in another slot than the session, so the caller has looked just now), 7 wake channel prefix,
+--   8 session id
 -- Reply: 0 not found; {2, owner, incarnation, generation} lost; -7 its owner lives;
 --   {1, former owner, session hash, {seq, kind, id key, body, ...} of the inbox, request table}
 -- Whose lease lives is not replaced, but by itself: that of a process which is known to be dead is taken away first
@@ -21,4 +22,7 @@ for _, e in ipairs(entries_of(KEYS[2], 1, tonumber(h[4]))) do
   for _, part in ipairs(e) do inbox[#inbox + 1] = part end
 end
 if has_requests then redis.call('HSET', KEYS[1], 'in_adopted', h[4]) end
+-- One that had hung, and has got its lease back since the caller looked, is told that it is the owner no more: nothing else
+-- might tell it for a long time, and for as long as it believes that it is, it adopts from nobody.
+if h[1] ~= '' and h[1] ~= ARGV[5] then redis.call('PUBLISH', ARGV[7] .. h[1], ARGV[8]) end
 return { 1, h[3], redis.call('HGETALL', KEYS[1]), inbox, redis.call('HGETALL', KEYS[3]) }

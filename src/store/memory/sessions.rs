@@ -202,6 +202,9 @@ impl Sessions for MemoryStore {
             }
             Adopted::Adopted(Box::new(entry.adopt(session, new_owner)))
         });
+        if matches!(adopted, Some(Adopted::Adopted(_))) && from.incarnation != new_owner.incarnation {
+            self.wakes.wake(&from.incarnation, session);
+        }
         Ok(adopted.unwrap_or(Adopted::NotFound))
     }
 

@@ -40,7 +40,7 @@ impl Operators for RedisStore {
             calls.push(Call::command("PEXPIRE").arg(&key).number(millis(INDEX_TTL)));
         }
         let mut heard = Heard::default();
-        for (place, answer) in self.link.bulk(calls).await?.into_iter().enumerate() {
+        for (place, answer) in self.link.bulk(calls).await.into_iter().enumerate() {
             match (place, answer?) {
                 (2, Value::Nil) => {}
                 (2, asked) => heard.drain = reply::text(asked, WHAT)? == *owner.incarnation,
@@ -56,7 +56,7 @@ impl Operators for RedisStore {
         let ids = self.known_instances().await?;
         let ask = |id: &String| Call::command("HGETALL").arg(&self.keys.shown(id));
         let mut published = Vec::with_capacity(ids.len());
-        for (id, answer) in ids.iter().zip(self.link.bulk(ids.iter().map(ask).collect()).await?) {
+        for (id, answer) in ids.iter().zip(self.link.bulk(ids.iter().map(ask).collect()).await) {
             let mut shown = Fields::of(answer?, WHAT)?.map()?;
             let (Some(incarnation), Some(figures)) = (shown.remove(INCARNATION), shown.remove(FIGURES)) else {
                 continue;
@@ -86,7 +86,7 @@ impl Operators for RedisStore {
         // If it ended in between, this is for an incarnation that there is no more, and gone with its figures.
         let ask = Call::command("HSET").arg(&key).arg(DRAIN).arg(&owner.incarnation);
         let bound = Call::command("PEXPIRE").arg(&key).number(millis(INDEX_TTL)).arg("NX");
-        self.link.bulk(vec![ask, bound]).await?.into_iter().collect::<StoreResult<Vec<_>>>()?;
+        self.link.bulk(vec![ask, bound]).await.into_iter().collect::<StoreResult<Vec<_>>>()?;
         Ok(true)
     }
 
@@ -100,7 +100,7 @@ impl Operators for RedisStore {
             expire("NX"),
             expire("GT"),
         ];
-        self.link.bulk(calls).await?.into_iter().collect::<StoreResult<Vec<_>>>()?;
+        self.link.bulk(calls).await.into_iter().collect::<StoreResult<Vec<_>>>()?;
         Ok(())
     }
 }

@@ -175,6 +175,7 @@ impl Sessions for RedisStore {
         let call = Call::script(Script::Adopt, 3).arg(keys.plain()).arg(keys.inbox()).arg(keys.requests());
         let call = call.arg(&from.instance_id).arg(&from.incarnation).number(from_generation);
         let call = call.arg(&new_owner.instance_id).arg(&new_owner.incarnation).number(u64::from(lives));
+        let call = call.arg(&self.wake_prefix).arg(keys.id());
         self.instance_id.get_or_init(|| new_owner.instance_id.clone());
         // Before it is known whether it will be the owner; taken out again if not.
         self.index_add(&new_owner.instance_id, keys.id());
