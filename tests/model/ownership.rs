@@ -481,7 +481,7 @@ impl Model for Ownership {
                 for process in &mut state.processes {
                     (process.lease, process.steady, process.hears) = (false, false, false);
                     // The store was away for longer than a judgement counts.
-                    process.judged = None;
+                    (process.judged, process.looked) = (None, None);
                 }
             }
             Action::BreakActor(who) => {
