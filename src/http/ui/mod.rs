@@ -68,7 +68,7 @@ const PROTECTED: [(HeaderName, HeaderValue); 5] = [
 /// `GET /ui`: its files are beside it only with a slash.
 ///
 /// # Errors
-/// As of [`file`].
+/// As of [`file()`].
 pub async fn slash(node: NodeData, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     check_reach(&node, &request)?;
     Ok(send_to_page(&node, &request))
