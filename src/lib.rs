@@ -15,6 +15,7 @@
 //! | [`policy`] | who may call what |
 //! | [`audit`] | who has called what |
 //! | [`traces`] | where messages stand in their clients' traces, and spans |
+//! | [`discovery`] | where servers are found that the list only names |
 //! | [`certificate`] | its own certificates, which may change |
 //! | [`watchdog`] | ends this process when it hangs |
 //! | [`settings`], [`telemetry`], [`metrics`], [`lifecycle`], [`backoff`], [`reread`], [`fault`] | what all of them share |
@@ -27,6 +28,7 @@ pub mod audit;
 pub mod backoff;
 pub mod certificate;
 pub mod cluster;
+pub mod discovery;
 pub mod fair;
 pub mod fault;
 pub mod gateway;

@@ -206,6 +206,10 @@ pub struct ListMetrics {
     pub reloads: Rows,
     /// The file had no fault when it was read last.
     pub file_is_valid: IntGauge,
+    /// Looks for servers by names: `found`, or `failed`, by which nothing changes.
+    pub looks: Rows,
+    /// Names whose last look has failed.
+    pub failing: IntGauge,
 }
 
 /// One counter an outcome, looked up once: these are counted for every message.
@@ -345,6 +349,13 @@ impl Metrics {
                     "mcp_router_upstreams_file_valid",
                     "1: the file of upstreams was right when it was read last, or there is none",
                 ),
+                looks: counters(
+                    "mcp_router_discovery_looks_total",
+                    "Looks for servers by names, by what came of them",
+                    "outcome",
+                    &["found", "failed"],
+                ),
+                failing: gauge("mcp_router_discovery_failing", "Names whose servers could not be found the last time"),
             },
             rebinds: counters(
                 "mcp_router_rebinds_total",

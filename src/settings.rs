@@ -18,6 +18,7 @@ mod parse;
 mod policy_file;
 mod row;
 mod source;
+mod source_url;
 mod spring;
 mod table;
 mod traces;
@@ -43,10 +44,11 @@ pub use ca_file::{CaFile, PemFile};
 pub use credentials_file::{CredentialsFile, Grant, ServiceCredential};
 pub use policy_file::{PolicyFile, Rule};
 pub use source::{Origin, Problem};
+pub use source_url::{NacosUrl, SourceUrl};
 pub use table::{
-    AuthSettings, InnerSettings, LifecycleSettings, LimitSettings, LogSettings, RedisSettings, SecuritySettings,
-    ServerSettings, SessionSettings, Settings, StatelessSettings, StreamSettings, TraceSettings, UpstreamSettings,
-    defaults,
+    AuthSettings, DiscoverySettings, InnerSettings, LifecycleSettings, LimitSettings, LogSettings, RedisSettings,
+    SecuritySettings, ServerSettings, SessionSettings, Settings, StatelessSettings, StreamSettings, TraceSettings,
+    UpstreamSettings, defaults,
 };
 pub use traces::{Sampler, SamplerSetting};
 pub use upstream_url::UpstreamUrl;

@@ -276,7 +276,7 @@ mod errors {
 5 settings are wrong:
   SERVER_PORT=\"70000\" (flag): expected a whole number from 0 to 65535
   MCP_SESSION_TTL=\"30\" (environment): expected a duration with its unit, such as 500ms, 30s or 1h30m, from 1s to 30days
-  MCP_UPSTREAMS=\"a=ftp://h\" (environment): expected name=url,url;name2=url with http or https URLs (service 1)
+  MCP_UPSTREAMS=\"a=ftp://h\" (environment): expected name=url,url;name2=url with http or https URLs, or dns+http, dns+srv+http, nacos+http ones (service 1)
   MCP_MAX_BODY=\"4MB\" (.env): expected a size such as 4MiB, 512KiB or 1000 (bytes), from 1KiB to 1GiB
   LOG_FORMAT=\"xml\" (.env): expected text or json
 `mcp-router --help` explains each setting."
@@ -485,6 +485,7 @@ mod values {
         let service = |name: &str, urls: &[&str]| UpstreamService {
             name: name.to_owned(),
             endpoints: urls.iter().map(|url| url.parse().unwrap()).collect(),
+            sources: Vec::new(),
         };
         for (text, services) in [
             ("", vec![]),
@@ -520,7 +521,7 @@ mod values {
             ("router=http://h", "a name other than router and message"),
             ("message=http://h", "a name other than router and message"),
             ("a=https://[::1]/sse", "a host name or an IPv4 address"),
-            ("a=ftp://h", "http or https URLs"),
+            ("a=ftp://h", "http or https URLs, or dns+http, dns+srv+http, nacos+http ones"),
             ("a=127.0.0.1:8071", "http"),
             ("a=http://", "empty host"),
             ("a=http://h:70000", "invalid port"),

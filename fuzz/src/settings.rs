@@ -58,7 +58,7 @@ fn check_forms(settings: &Settings) {
     assert!(is_name(&settings.session.redis_prefix, 64));
     assert!(is_name(&settings.session.instance_id, 128), "{}", settings.session.instance_id);
     for service in &settings.upstream.services {
-        assert!(is_name(&service.name, 64) && !service.endpoints.is_empty());
+        assert!(is_name(&service.name, 64) && !(service.endpoints.is_empty() && service.sources.is_empty()));
         for endpoint in &service.endpoints {
             let url = endpoint.request_url();
             assert!(matches!(url.scheme(), "http" | "https") && url.host().is_some() && url.fragment().is_none());

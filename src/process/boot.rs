@@ -115,6 +115,8 @@ pub async fn run(mut settings: Settings) -> Result<(), Fatal> {
 
     // Two that start at the same time may both be bound; one can listen.
     socket.listen(BACKLOG).map_err(|source| Fatal::listen(address, source))?;
+    // Before anybody comes: what is found by names is looked for.
+    upstreams::keep(&cluster).await;
     let authority = Authority::new(&cluster.env.settings);
     let shared = Arc::new(Shared::new(&cluster.env.settings.limits, &cluster.env.settings.stateless));
     let listener = TcpListener::from(socket);
@@ -122,7 +124,6 @@ pub async fn run(mut settings: Settings) -> Result<(), Fatal> {
     certificates.keep(cluster.env.settings.auth.reload);
     keep_policy(&cluster);
     keep_credentials(&cluster);
-    upstreams::keep(&cluster);
     let counted = Arc::clone(&env);
     actix_rt::spawn(
         async move { counted.calls.keep_up(&*counted.store, |error| counted.count_store_error(error)).await },
@@ -257,10 +258,11 @@ fn start_built_in(settings: &mut Settings) -> Result<ServerHandle, Fatal> {
          Set MCP_UPSTREAMS=name=http://host:port/sse to route to your own servers"
     );
     let url = Url::parse(&format!("http://{address}/sse")).expect("a socket address makes a valid URL");
-    settings
-        .upstream
-        .services
-        .push(crate::settings::UpstreamService { name: BUILT_IN_SERVICE.to_owned(), endpoints: vec![url.into()] });
+    settings.upstream.services.push(crate::settings::UpstreamService {
+        name: BUILT_IN_SERVICE.to_owned(),
+        endpoints: vec![url.into()],
+        sources: Vec::new(),
+    });
     let handle = server.handle();
     actix_rt::spawn(server.into_server());
     Ok(handle)

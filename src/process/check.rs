@@ -5,6 +5,7 @@
 //! takes a lease, or listens.
 
 use std::{
+    collections::BTreeMap,
     ffi::OsString,
     fmt::Display,
     io::{self, Write as _},
@@ -23,6 +24,7 @@ use super::{
     listen::{bind, raise_file_limit},
 };
 use crate::{
+    discovery::Finder,
     lifecycle::Lifecycle,
     metrics::Metrics,
     settings::{self, Settings},
@@ -185,6 +187,26 @@ async fn check_servers(settings: &Settings, findings: &mut Findings) {
     };
     let own = certificates.upstream;
     let (pool, lifecycle) = (make_pool(settings, &Metrics::new(), own.as_ref()), Lifecycle::default());
+    let mut listed = BTreeMap::new();
+    for service in &settings.upstream.services {
+        let mut servers = service.endpoints.clone();
+        for source in &service.sources {
+            let tls = || pool.client_tls(settings.upstream.ca_file.as_ref());
+            let found = match Finder::new(source, &settings.discovery, tls) {
+                Ok(mut finder) => finder.find().await.0,
+                Err(fault) => Err(fault),
+            };
+            match found {
+                Ok(found) => {
+                    findings.tell(Mark::Ok, "name", format_args!("{} {source}: {} servers", service.name, found.len()));
+                    servers.extend(found);
+                }
+                Err(fault) => findings.tell(Mark::Failed, "name", format_args!("{} {source}: {fault}", service.name)),
+            }
+        }
+        listed.insert(service.name.clone(), servers);
+    }
+    pool.replace(&listed);
     let services = pool.services();
     for endpoint in services.values().flat_map(|service| service.endpoints().to_vec()) {
         let what = format!("{} {}", endpoint.service, endpoint.url);

@@ -11,7 +11,7 @@
 //! | `key` | makes keys for clients |
 //! | `figures` | metrics of what stands elsewhere |
 //! | `supervisor` | what systemd is told |
-//! | `upstreams` | the list of services and servers, which may change |
+//! | `upstreams` | the list of services and servers, which may change, and what is found by names |
 //! | `check` | what a start would find |
 //! | `node` | a worker thread of this process, as the surfaces see it |
 

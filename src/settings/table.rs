@@ -4,6 +4,7 @@
 //! unset. The text above a row is the documentation of the field *and* what `--help` prints.
 
 mod auth;
+mod discovery;
 mod inner;
 mod lifecycle;
 mod limits;
@@ -35,6 +36,8 @@ settings! {
     redis: RedisSettings, RedisFlags;
     /// The MCP servers behind the router.
     upstream: UpstreamSettings, UpstreamFlags;
+    /// Servers that are found by names.
+    discovery: DiscoverySettings, DiscoveryFlags;
     /// Requests of 2026-07-28, which have no session.
     stateless: StatelessSettings, StatelessFlags;
     /// Streams towards clients: heartbeats, what is kept for a resume, and how much may be under way.

@@ -37,6 +37,16 @@ impl UpstreamUrl {
         &self.url
     }
 
+    /// The same for another server, with the same credentials.
+    ///
+    /// # Errors
+    /// Those of `change`.
+    pub fn elsewhere<E>(&self, change: impl FnOnce(&mut Url) -> Result<(), E>) -> Result<Self, E> {
+        let mut other = self.clone();
+        change(&mut other.url)?;
+        Ok(other)
+    }
+
     /// It is an `https` one.
     pub fn is_secure(&self) -> bool {
         self.url.scheme() == "https"

@@ -4,6 +4,7 @@ use url::Url;
 
 use super::{
     parse::{Parsed, is_name},
+    source_url::source,
     upstream_url::UpstreamUrl,
     value::UpstreamService,
 };
@@ -41,15 +42,23 @@ pub(super) fn service(entry: &str) -> Parsed<UpstreamService> {
     if RESERVED.contains(&name) {
         return Err(format!("a name other than {}, which the router's own paths use", RESERVED.join(" and ")));
     }
-    let mut endpoints = Vec::new();
+    let (mut endpoints, mut sources) = (Vec::new(), Vec::new());
     for url in urls.split(',') {
+        if let Some(source) = source(url.trim()) {
+            let source = source?;
+            if sources.contains(&source) {
+                return Err("each URL of a service once".to_owned());
+            }
+            sources.push(source);
+            continue;
+        }
         let endpoint = endpoint(url.trim())?;
         if endpoints.contains(&endpoint) {
             return Err("each URL of a service once".to_owned());
         }
         endpoints.push(endpoint);
     }
-    Ok(UpstreamService { name: name.to_owned(), endpoints })
+    Ok(UpstreamService { name: name.to_owned(), endpoints, sources })
 }
 
 fn endpoint(text: &str) -> Parsed<UpstreamUrl> {
@@ -64,7 +73,7 @@ fn endpoint(text: &str) -> Parsed<UpstreamUrl> {
             return Err("https URLs with a host name or an IPv4 address".to_owned());
         }
         "https" => {}
-        _ => return Err("http or https URLs".to_owned()),
+        _ => return Err("http or https URLs, or dns+http, dns+srv+http, nacos+http ones".to_owned()),
     }
     if url.fragment().is_some() {
         return Err("URLs without a fragment".to_owned());

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::{
     mask::{MASK, mask_url},
+    source_url::SourceUrl,
     upstream_url::UpstreamUrl,
 };
 
@@ -111,8 +112,10 @@ impl fmt::Debug for RedisUrl {
 pub struct UpstreamService {
     /// Name in the router's paths: 1 to 64 of `A-Z a-z 0-9 . _ -`, unique.
     pub name: String,
-    /// At least one, all different, all `http` or `https` with a host.
+    /// All different, all `http` or `https` with a host. There is one, or a source.
     pub endpoints: Vec<UpstreamUrl>,
+    /// Where others are found; all different.
+    pub sources: Vec<SourceUrl>,
 }
 
 /// An allow-list that may be open.

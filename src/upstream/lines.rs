@@ -84,7 +84,9 @@ impl Lines {
         for number in gone {
             let way = self.ways.borrow_mut().remove(&number);
             if let Some(way) = way {
-                way.actor.do_send(Leave);
+                actix_rt::spawn(async move {
+                    let _ = way.actor.send(Leave).await;
+                });
             }
         }
     }

@@ -48,10 +48,10 @@ pub use sentinels::Sentinels;
 pub use stateless_server::StatelessServer;
 pub use testkit::mcp_client::Transport;
 pub use testkit::{
-    Event, EventStream, FakeUpstream, FaultProxy, Item, McpClient, Mode, ModernClient, OddUpstream, PATIENCE, PostTo,
-    Process, ReceivedSpan, SpanReceiver, StreamEnd, StreamableClient, StreamableUpstream, event_stream, eventually,
-    eventually_some, fake_upstream, fault_proxy, http, mcp_client, odd_upstream, ports, process, secrets, seed, soon,
-    streamable_client, streamable_upstream, tls,
+    DnsServer, Event, EventStream, FakeUpstream, FaultProxy, Item, McpClient, Mode, ModernClient, NacosRegistry,
+    OddUpstream, PATIENCE, PostTo, Process, ReceivedSpan, SpanReceiver, StreamEnd, StreamableClient,
+    StreamableUpstream, dns_server, event_stream, eventually, eventually_some, fake_upstream, fault_proxy, http,
+    mcp_client, odd_upstream, ports, process, secrets, seed, soon, streamable_client, streamable_upstream, tls,
 };
 pub use upstream_process::UpstreamProcess;
 

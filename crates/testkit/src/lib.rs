@@ -12,6 +12,7 @@
 //! | [`fake_upstream`], [`odd_upstream`] | MCP servers inside the test: one that shows every byte, one that breaks the rules as told |
 //! | [`streamable_upstream`] | one of Streamable HTTP, which keeps its events and does what it is told |
 //! | [`span_receiver`] | a receiver of OTLP, which keeps what it is sent |
+//! | [`dns_server`], [`nacos_registry`] | where servers are found by names |
 //! | [`fault_proxy`] | a TCP link that can be cut, delayed, or swallow everything |
 //! | [`judge`] | what a JSON-RPC message is, judged by its value |
 //! | [`listen`](mod@listen) | what each server here begins with |
@@ -22,6 +23,7 @@
 //! | [`wait`] | waiting for a condition, not for a time |
 
 pub mod connection;
+pub mod dns_server;
 pub mod event_stream;
 pub mod events;
 pub mod fake_upstream;
@@ -32,6 +34,7 @@ pub mod judge;
 pub mod listen;
 pub mod mcp_client;
 pub mod modern_client;
+pub mod nacos_registry;
 pub mod odd_upstream;
 pub mod page;
 pub mod ports;
@@ -46,12 +49,14 @@ pub mod tls;
 pub mod wait;
 
 pub use connection::header;
+pub use dns_server::DnsServer;
 pub use event_stream::{Event, EventStream, Item, StreamEnd};
 pub use fake_upstream::FakeUpstream;
 pub use fault_proxy::{FaultProxy, Mode};
 pub use listen::listen;
 pub use mcp_client::{McpClient, PostTo};
 pub use modern_client::ModernClient;
+pub use nacos_registry::NacosRegistry;
 pub use odd_upstream::OddUpstream;
 pub use process::Process;
 pub use span_receiver::{ReceivedSpan, SpanReceiver};

@@ -18,6 +18,8 @@ group! {
     /// The MCP servers behind the router.
     "Upstream", UpstreamFlags => UpstreamSettings {
         /// Services and their equal endpoints: name=url,url;name2=url. A service is reached at /sse/NAME and the like.
+        /// Servers may also be found by names: dns+http://NAME:PORT/sse (A, AAAA), dns+srv+http://_mcp._tcp.NAME/sse (SRV) and
+        /// nacos+http://HOST:8848/?service=NAME (MCP_DISCOVERY_INTERVAL).
         /// Unset: the router starts an mcp-server-v6 inside its own process, so that it can be tried at once.
         MCP_UPSTREAMS = "", "name=url,url;name2=url" => services: Vec<UpstreamService>, upstreams;
 
