@@ -43,21 +43,29 @@ macro_rules! replays {
 }
 
 replays! {
+    accept
     bridge
+    credentials_file
     env_file
     forwarded
     frame
+    held
     id_key
     ids
     jsonrpc
+    key_file
     link
     mcp
+    modern
+    older
     policy
+    redis_reply
     reply
     scan
     session_head
     settings
     sse_reader
+    token
     tools
     trace_context
     upstreams
