@@ -82,9 +82,11 @@ pub struct Cluster {
 
 impl Cluster {
     /// A missing lease of another instance means its death only to somebody who has renewed its own without a gap for a
-    /// whole period: after the store was away or lost its data, leases are missing and all instances alive.
+    /// whole period: after the store was away or lost its data, leases are missing and all instances alive. A part of the store
+    /// may be away without the one that has its own.
     pub fn may_judge_leases(&self) -> bool {
-        self.env.lease.steady_for(self.env.settings.session.lease)
+        let period = self.env.settings.session.lease;
+        self.env.lease.steady_for(period) && self.env.store.settled_for() >= period
     }
 
     /// The hosts of all worker threads that have started.

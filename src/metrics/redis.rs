@@ -46,6 +46,8 @@ pub struct RedisMetrics {
     pub answers: IntGauge,
     /// Operations that wait for their turn.
     pub queued: IntGauge,
+    /// Pipelines of which too few replicas had what was written.
+    pub too_few_copies: IntCounter,
     redirections: Box<[IntCounter]>,
 }
 
@@ -66,7 +68,13 @@ impl RedisMetrics {
             &["answer"],
         );
         let redirections = redirections.expect("names are constant and valid");
-        let shown: [Box<dyn prometheus::core::Collector>; 4] = [
+        let too_few_copies = IntCounter::new(
+            "mcp_router_redis_copies_missing_total",
+            "Exchanges with Redis after which too few replicas had it",
+        );
+        let too_few_copies = too_few_copies.expect("names are constant and valid");
+        let shown: [Box<dyn prometheus::core::Collector>; 5] = [
+            Box::new(too_few_copies.clone()),
             Box::new(family.clone()),
             Box::new(round_trip.clone()),
             Box::new(queued.clone()),
@@ -82,6 +90,7 @@ impl RedisMetrics {
             round_trip,
             answers: answers.expect("names are constant and valid"),
             queued,
+            too_few_copies,
             redirections: REDIRECTIONS.iter().map(|(_, label)| redirections.with_label_values(&[*label])).collect(),
         }
     }

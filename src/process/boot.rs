@@ -291,6 +291,8 @@ pub(super) fn redis_config(settings: &Settings, url: &RedisUrl, metrics: &Metric
         timeout: redis.timeout,
         batch: redis.batch,
         queue: redis.queue,
+        copies: redis.copies,
+        pulse: settings.session.lease_renew,
         metrics: metrics.redis.clone(),
         ..RedisConfig::new(node.map_or(url.expose(), String::as_str))
     }

@@ -28,7 +28,10 @@ use crate::{
     lifecycle::Lifecycle,
     metrics::Metrics,
     settings::{self, Settings},
-    store::{Instances as _, StoreError, redis::RedisStore},
+    store::{
+        Instances as _, StoreError,
+        redis::{ClusterState, RedisStore},
+    },
     upstream::{
         Endpoint, Pool,
         actor::{Initialized, UpstreamActor},
@@ -139,9 +142,10 @@ async fn check_redis(settings: &Settings, findings: &mut Findings) {
         let connected = begun.elapsed();
         let asked = Instant::now();
         let clock = store.clock().await?;
-        Ok::<_, StoreError>((store.instances().await?, connected, asked.elapsed(), clock))
+        let round_trip = asked.elapsed();
+        Ok::<_, StoreError>((store.instances().await?, connected, round_trip, clock, store.cluster_state().await?))
     };
-    let (instances, connected, round_trip, clock) = match connected.await {
+    let (instances, connected, round_trip, clock, cluster) = match connected.await {
         Ok(found) => found,
         Err(error) => return findings.tell(Mark::Failed, "redis", format_args!("{url}: {error}")),
     };
@@ -155,6 +159,9 @@ async fn check_redis(settings: &Settings, findings: &mut Findings) {
             milliseconds(round_trip)
         ),
     );
+    if let Some(state) = cluster {
+        tell_cluster(&state, findings);
+    }
     let own = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let apart = own.abs_diff(clock);
     let mark = if apart > CLOCK_LIMIT { Mark::Warning } else { Mark::Ok };
@@ -170,6 +177,36 @@ async fn check_redis(settings: &Settings, findings: &mut Findings) {
             if is_this { "; a second process of this id does not start" } else { "" }
         );
         findings.tell(if is_this { Mark::Warning } else { Mark::Ok }, "instance", text);
+    }
+}
+
+fn tell_cluster(state: &ClusterState, findings: &mut Findings) {
+    let ClusterState { is_up, slots, primaries, away, without_replica, unbounded } = state;
+    let mark = if *is_up && *slots == ClusterState::SLOTS && *away == 0 { Mark::Ok } else { Mark::Failed };
+    findings.tell(
+        mark,
+        "cluster",
+        format_args!(
+            "{slots} of {} slots served by {primaries} primaries, {away} of which do not answer",
+            ClusterState::SLOTS
+        ),
+    );
+    if *without_replica > 0 {
+        findings.tell(
+            Mark::Warning,
+            "cluster",
+            format_args!("{without_replica} primaries have no replica: when one dies its sessions wait for it"),
+        );
+    }
+    if *unbounded > 0 {
+        findings.tell(
+            Mark::Warning,
+            "cluster",
+            format_args!(
+                "{unbounded} primaries take writes that no replica has: set min-replicas-to-write 1 and \
+                 min-replicas-max-lag 10, or REDIS_COPIES=1"
+            ),
+        );
     }
 }
 

@@ -42,6 +42,8 @@ mod subjects;
 mod types;
 mod wake_ups;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 use self::head::TRACE;
@@ -75,6 +77,12 @@ pub trait SessionStore:
     /// lease.
     fn refusal(&self) -> Option<String> {
         None
+    }
+
+    /// How long every part of the store has answered this process without a gap. The lease of another instance may be on
+    /// another part than its own: when that one comes back, the other may not have renewed it yet. OWN-4
+    fn settled_for(&self) -> Duration {
+        Duration::MAX
     }
 
     /// `memory` or `redis`.

@@ -43,6 +43,7 @@ mod own_tls_limits;
 mod ownership;
 mod policy;
 mod principals;
+mod redis_cluster;
 mod redis_tls;
 mod refusals;
 mod reload;

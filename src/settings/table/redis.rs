@@ -49,6 +49,12 @@ group! {
         /// pipeline not to hold up the next.
         REDIS_BATCH = "128", "commands" => batch: usize, whole(1..=100_000);
 
+        /// Replicas that must have what is acknowledged, stored or done once (WAIT), besides the primary: what a primary takes with
+        /// it when it is replaced is lost only if no replica had it. It costs a round trip to the replicas in each pipeline. With too
+        /// few of them such an operation counts as one that was not answered, and is tried again. 0: the primary's word is
+        /// enough.
+        REDIS_COPIES = "0", "replicas" => copies: usize, whole(0..=100);
+
         /// Commands that may wait for a pipeline. Beyond it callers are refused at once, which is kinder than a queue
         /// that outlives their patience.
         REDIS_QUEUE = "8192", "commands" => queue: usize, whole(1..=10_000_000);

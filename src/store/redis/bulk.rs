@@ -10,8 +10,9 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     link::{Judged, Link, discard, pause_before},
+    place::Place,
     scripts::Call,
-    topology::{Place, Turn},
+    topology::Turn,
 };
 use crate::store::{StoreError, StoreResult};
 
@@ -58,7 +59,7 @@ impl Link {
                         open.push(Open { asking, ..one });
                     }
                     Judged::Again(_, error) => {
-                        self.gave_up(&error);
+                        self.gave_up(&error, self.topology.place(&one.call));
                         results[one.at] = Some(Err(error));
                     }
                     Judged::Done(result) => results[one.at] = Some(result),

@@ -29,9 +29,13 @@ pub struct RedisConfig {
     pub queue: usize,
     /// Bounds of the pause after a failed connection; it doubles from the first to the second, with jitter (STM-2).
     pub backoff: (Duration, Duration),
+    /// Replicas that must have what is acknowledged.
+    pub copies: usize,
     /// How often the idle subscription is probed. A link that is dead without a reset is noticed within this and
     /// `timeout` (OWN-10).
     pub probe: Duration,
+    /// How often the primaries of a Redis Cluster are asked whether they answer: much less than a lease.
+    pub pulse: Duration,
     /// Where it is told what Redis costs.
     pub metrics: RedisMetrics,
 }
@@ -70,7 +74,9 @@ impl RedisConfig {
             batch: 64,
             queue: 4096,
             backoff: (Duration::from_millis(50), Duration::from_secs(2)),
+            copies: 0,
             probe: Duration::from_secs(3),
+            pulse: Duration::from_secs(1),
             metrics: RedisMetrics::default(),
         }
     }

@@ -5,9 +5,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     link::{Link, teach},
+    place::Place,
     refusal::{connecting, server_error},
     reply::told,
-    topology::{CHECK_TIMEOUT, Place},
+    topology::CHECK_TIMEOUT,
 };
 use crate::store::{StoreError, StoreResult};
 
@@ -63,6 +64,13 @@ impl Link {
         check_version(&server)?;
         self.topology.fits(&server)?;
         warn_of_eviction(&server, &mut connection).await;
+        let replicas = told(&server, "connected_slaves").and_then(|count| count.parse::<usize>().ok());
+        if let Some(replicas) = replicas.filter(|replicas| *replicas < self.copies) {
+            tracing::warn!(
+                replicas,
+                "a primary has fewer replicas than REDIS_COPIES asks for: nothing is acknowledged until it has"
+            );
+        }
         let taught = timeout_at(deadline, teach(&mut connection)).await.map_err(|_| late())?;
         taught.map_err(|error| scripts_refused(&error))
     }

@@ -66,7 +66,8 @@ impl RedisStore {
         // A lease is renewed also when Redis is full. SADD is refused then, like the messages of clients: whether writes are
         // done is known once in a renewal, without any traffic.
         if matches!(timeout(BESIDE, beside).await, Ok(Ok(true))) && lease.is_ok() {
-            self.link.writes_done();
+            let keys = [self.keys.lease(instance_id), instances, index];
+            self.link.writes_done(&keys.map(|key| self.link.topology.place_of(&key)));
         }
         lease
     }

@@ -22,11 +22,12 @@ use tokio::{
 
 use super::{
     config::RedisConfig,
+    place::Place,
     refusal::{Refusal, connecting, server_error},
     scripts::{self, Call},
     sentinel::Sentinel,
     slot_map::SlotMap,
-    topology::{CHECK_TIMEOUT, Fate, Place, Standalone, Topology, Turn},
+    topology::{CHECK_TIMEOUT, Fate, Standalone, Topology, Turn},
 };
 use crate::{
     backoff::{Bounds, pause_after},
@@ -54,6 +55,8 @@ pub(super) struct Link {
     pub(super) topology: Box<dyn Topology>,
     pub(super) timeout: Duration,
     pub(super) batch: usize,
+    /// See [`RedisConfig::copies`].
+    pub(super) copies: usize,
     /// Of each place.
     backoffs: Mutex<BTreeMap<Place, Arc<Backoff>>>,
     pauses: Bounds,
@@ -71,6 +74,7 @@ impl Link {
             },
             timeout: config.timeout,
             batch: config.batch.max(1),
+            copies: config.copies,
             backoffs: Mutex::default(),
             pauses: config.backoff,
             refusal: Refusal::default(),
@@ -93,9 +97,9 @@ impl Link {
         self.refusal.cause()
     }
 
-    /// Every kind of write has been done just now.
-    pub(super) fn writes_done(&self) {
-        if self.refusal.over() {
+    /// Every kind of write has been done just now, at these places.
+    pub(super) fn writes_done(&self, places: &[Place]) {
+        if self.refusal.over(places) {
             // Some connections may still lead to a node that is no primary any more.
             self.topology.moved();
         }
@@ -160,7 +164,7 @@ impl Link {
                 }
                 Ok(Err(error)) => {
                     failure = error.text();
-                    self.refusal.note_text(&failure);
+                    self.refusal.note_text(&failure, place);
                 }
                 Err(_) => failure = "no connection in time".to_owned(),
             }
@@ -221,7 +225,7 @@ impl Link {
                     return Judged::Again(turn, server_error(&error));
                 }
                 fate => {
-                    let first = self.refusal.note(&error);
+                    let first = self.refusal.note(&error, place);
                     if fate == Fate::Dropped {
                         redial = true;
                         // The others lead to the same former primary.
@@ -239,8 +243,8 @@ impl Link {
     }
 
     /// Nothing but refusals has come of a command, and its time is over.
-    pub(super) fn gave_up(&self, error: &StoreError) {
-        self.refusal.note_text(&error.reason());
+    pub(super) fn gave_up(&self, error: &StoreError, place: Place) {
+        self.refusal.note_text(&error.reason(), place);
     }
 
     /// One round trip on a connection of its own, which judges nothing.

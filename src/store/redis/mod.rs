@@ -22,6 +22,7 @@ mod link;
 mod missing;
 mod operators;
 mod pipeline;
+mod place;
 mod pubsub;
 mod rates;
 mod refusal;
@@ -32,6 +33,7 @@ mod sentinel;
 mod sessions;
 mod slot_map;
 mod slot_words;
+mod state;
 mod subjects;
 mod topology;
 mod wake_ups;
@@ -43,7 +45,10 @@ use std::{
 
 use async_trait::async_trait;
 
-pub use self::config::{RedisConfig, SentinelConfig, TlsConfig};
+pub use self::{
+    config::{RedisConfig, SentinelConfig, TlsConfig},
+    state::ClusterState,
+};
 use self::{keys::Keys, link::Link, missing::Missing, pipeline::Lanes, scripts::Call};
 use crate::store::{SessionStore, StoreResult};
 
@@ -112,6 +117,10 @@ impl SessionStore for RedisStore {
 
     fn refusal(&self) -> Option<String> {
         self.link.refusal()
+    }
+
+    fn settled_for(&self) -> Duration {
+        self.link.topology.settled_for()
     }
 
     fn kind(&self) -> &'static str {

@@ -28,8 +28,9 @@ use tokio::{
 
 use super::{
     link::{Judged, Link, MAX_WEIGHT, pause_before},
+    place::Place,
     scripts::Call,
-    topology::{Place, Turn},
+    topology::Turn,
 };
 use crate::store::{StoreError, StoreResult};
 
@@ -162,6 +163,9 @@ struct Batch {
     /// What is in it.
     sent: Vec<Sent>,
     weight: usize,
+    /// Whose key stands for all in it that want copies.
+    copied: Option<String>,
+    is_waiting: bool,
 }
 
 /// An operation, but for its command, which is in the pipeline.
@@ -182,8 +186,21 @@ impl Batch {
             self.pipeline.cmd("ASKING");
         }
         self.weight += op.call.weight;
+        if op.call.wants_copies && self.copied.is_none() {
+            self.copied = op.call.key().map(|key| String::from_utf8_lossy(key).into_owned());
+        }
         self.pipeline.add_command(std::mem::take(&mut op.call.cmd));
         self.sent.push(Sent { op, at: self.pipeline.len() - 1 });
+    }
+
+    /// Has the replicas told of, too. `WAIT` speaks of what this connection has written, and what is done a second time may write
+    /// nothing: so something is written that stands behind it in the order of all writes.
+    fn wait_for(&mut self, copies: usize, patience: Duration) {
+        let Some(key) = self.copied.take().filter(|_| copies > 0) else { return };
+        let key = if key.starts_with('{') { key } else { format!("{{{key}}}") };
+        self.pipeline.cmd("SET").arg(format!("{key}:copies")).arg("").arg("PX").arg(1);
+        self.pipeline.cmd("WAIT").arg(copies).arg(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX));
+        self.is_waiting = true;
     }
 
     fn has_room(&self, batch: usize) -> bool {
@@ -251,6 +268,7 @@ impl Lane {
                 kept = Some((connection, now));
                 continue;
             }
+            batch.wait_for(link.copies, link.timeout / 2);
             let answers = link.exchange(&mut connection, &batch.pipeline, self.place).await;
             // After an error nobody knows which answer would come next on this connection: it is dropped. So is one to a node
             // that cannot serve: the address may lead to another one by now.
@@ -282,11 +300,16 @@ impl Lane {
     fn finish(&self, batch: &mut Batch, results: StoreResult<Vec<Judged>>) {
         match results {
             Ok(results) => {
+                let too_few = batch.is_waiting && self.too_few(results.last());
                 let (mut results, mut next) = (results.into_iter(), 0);
                 for Sent { op, at } in batch.sent.drain(..) {
                     let result = results.nth(at - next);
                     next = at + 1;
                     match result {
+                        Some(Judged::Done(Ok(_))) if too_few && op.call.wants_copies => {
+                            let error = StoreError::Unavailable("too few replicas have it (REDIS_COPIES)".to_owned());
+                            let _ = op.reply.send(Err(error));
+                        }
                         Some(Judged::Done(result)) => drop(op.reply.send(result)),
                         Some(Judged::Again(turn, error)) => {
                             let cmd = batch.pipeline.cmd_iter().nth(at).cloned().unwrap_or_default();
@@ -303,13 +326,23 @@ impl Lane {
             }
         }
         batch.pipeline.clear();
-        batch.weight = 0;
+        (batch.weight, batch.copied, batch.is_waiting) = (0, None, false);
+    }
+
+    /// By the answer to `WAIT`.
+    fn too_few(&self, waited: Option<&Judged>) -> bool {
+        let is_enough = matches!(waited, Some(Judged::Done(Ok(Value::Int(copies))))
+            if usize::try_from(*copies).is_ok_and(|copies| copies >= self.link.copies));
+        if !is_enough {
+            self.link.metrics.too_few_copies.inc();
+        }
+        !is_enough
     }
 
     /// It was not executed, and is sent again until its time is over.
     fn again(&self, mut op: Op, turn: Turn, error: StoreError) {
         if Instant::now() >= op.deadline {
-            self.link.gave_up(&error);
+            self.link.gave_up(&error, self.place);
             let _ = op.reply.send(Err(error));
             return;
         }

@@ -32,7 +32,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use super::{keys::Keys, link::Link, refusal::connecting, topology::Place};
+use super::{keys::Keys, link::Link, place::Place, refusal::connecting};
 use crate::{
     backoff::Backoff,
     protocol::session_id::SessionId,

@@ -1,13 +1,17 @@
 //! What an error word of Redis means: whether the connection leads to the wrong node, whether writes are refused, and what
 //! a person can do. And what this process knows of it now ([`Refusal`]), for health, for answers and for the log.
 
-use std::sync::{
-    Mutex, PoisonError,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use redis::ServerError;
 
+use super::place::Place;
 use crate::store::StoreError;
 
 /// Longest text of Redis that is passed on: its messages are one sentence.
@@ -143,15 +147,26 @@ pub(super) fn connecting(error: &redis::RedisError) -> StoreError {
 /// the lease and the writes that go with it have been done. A change is logged, and only that.
 #[derive(Debug, Default)]
 pub(super) struct Refusal {
-    word: Mutex<Option<&'static str>>,
+    word: Mutex<Option<Refused>>,
     /// Connections that were given up since writes were possible.
     redials: AtomicU32,
 }
 
+/// By what, where, and when last.
+#[derive(Debug, Clone, Copy)]
+struct Refused {
+    word: &'static str,
+    place: Place,
+    last: Instant,
+}
+
+/// A node to which no write of the renewals goes takes writes again when it has refused none for so long.
+const QUIET: Duration = Duration::from_secs(10);
+
 impl Refusal {
     /// An answer of the server. `true`: by it is known for the first time that writes are refused.
-    pub(super) fn note(&self, error: &ServerError) -> bool {
-        find(word_of(error)).is_some_and(|known| known.refuses && self.set(known))
+    pub(super) fn note(&self, error: &ServerError, place: Place) -> bool {
+        find(word_of(error)).is_some_and(|known| known.refuses && self.set(known, place))
     }
 
     /// A connection was given up that led to a node which refuses.
@@ -160,29 +175,31 @@ impl Refusal {
     }
 
     /// A failed attempt to connect, if it was refused by the server.
-    pub(super) fn note_text(&self, text: &str) {
+    pub(super) fn note_text(&self, text: &str, place: Place) {
         if let Some(known) = WORDS.iter().find(|known| known.refuses && text.starts_with(known.word)) {
-            self.set(known);
+            self.set(known, place);
         }
     }
 
     /// It was not known yet.
-    fn set(&self, known: &'static Word) -> bool {
-        let former = self.word.lock().unwrap_or_else(PoisonError::into_inner).replace(known.word);
-        if former != Some(known.word) {
+    fn set(&self, known: &'static Word, place: Place) -> bool {
+        let refused = Refused { word: known.word, place, last: Instant::now() };
+        let former = self.word.lock().unwrap_or_else(PoisonError::into_inner).replace(refused);
+        if former.map(|former| former.word) != Some(known.word) {
             tracing::error!("Redis refuses writes: {}", described(known.word, ""));
         }
         former.is_none()
     }
 
-    /// Writes are done. `true`: they were refused before, and by a node that may have been the wrong one.
-    pub(super) fn over(&self) -> bool {
-        let former = self.word.lock().unwrap_or_else(PoisonError::into_inner).take();
+    /// Writes are done at these places. `true`: they were refused before, and by a node that may have been the wrong one.
+    pub(super) fn over(&self, places: &[Place]) -> bool {
+        let is_over = |refused: &mut Refused| places.contains(&refused.place) || refused.last.elapsed() >= QUIET;
+        let former = self.word.lock().unwrap_or_else(PoisonError::into_inner).take_if(is_over);
         self.redials.store(0, Ordering::Relaxed);
         if former.is_some() {
             tracing::warn!("Redis takes writes again");
         }
-        former.and_then(find).is_some_and(|known| known.redial)
+        former.and_then(|former| find(former.word)).is_some_and(|known| known.redial)
     }
 
     pub(super) fn redials(&self) -> u32 {
@@ -190,14 +207,14 @@ impl Refusal {
     }
 
     pub(super) fn cause(&self) -> Option<String> {
-        let word = (*self.word.lock().unwrap_or_else(PoisonError::into_inner))?;
+        let Refused { word, .. } = (*self.word.lock().unwrap_or_else(PoisonError::into_inner))?;
         Some(format!("Redis refuses writes: {}", described(word, "")))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::place::ONLY, *};
 
     #[test]
     fn what_redis_quotes_is_not_passed_on() {
@@ -212,12 +229,14 @@ mod tests {
     fn a_refusal_is_new_once_and_over_once() {
         let refusal = Refusal::default();
         assert_eq!(refusal.cause(), None);
-        refusal.note_text("READONLY: whatever");
+        refusal.note_text("READONLY: whatever", ONLY);
         assert!(refusal.cause().unwrap().contains("READONLY"));
-        refusal.note_text("an unknown failure");
+        refusal.note_text("an unknown failure", ONLY);
         assert!(refusal.cause().is_some());
-        assert!(refusal.over());
-        assert!(!refusal.over());
+        assert!(!refusal.over(&[1, 2]), "of another node of a cluster nothing is known");
+        assert!(refusal.cause().is_some());
+        assert!(refusal.over(&[ONLY]));
+        assert!(!refusal.over(&[ONLY]));
         assert_eq!(refusal.cause(), None);
     }
 }

@@ -11,9 +11,9 @@ use redis::{Pipeline, Value};
 use super::{
     keys::Keys,
     link::Link,
+    place::Place,
     refusal::{denied_command, is_denied, server_error},
     scripts::{self, Call},
-    topology::Place,
 };
 use crate::store::{StoreError, StoreResult};
 
@@ -88,6 +88,9 @@ const TRIALS: &[&str] = &[
     "PUBLISH c -",
 ];
 
+/// Where replicas must have what is acknowledged.
+const COPIES_TRIALS: &[&str] = &["SET P v PX 1", "UNLINK P", "WAIT 0 1"];
+
 /// In a Redis Cluster.
 const CLUSTER_TRIALS: &[&str] = &["CLUSTER INFO", "CLUSTER SLOTS", "ASKING"];
 
@@ -121,7 +124,9 @@ pub(super) async fn check(link: &Link, keys: &Keys) -> StoreResult<()> {
 async fn check_one(link: &Link, keys: &Keys, place: Place) -> StoreResult<()> {
     let mut missing = BTreeSet::new();
     let is_cluster = link.topology.is_cluster();
-    let tried: Vec<&str> = TRIALS.iter().chain(CLUSTER_TRIALS.iter().filter(|_| is_cluster)).copied().collect();
+    let of_copies = COPIES_TRIALS.iter().filter(|_| link.copies > 0);
+    let tried: Vec<&str> =
+        TRIALS.iter().chain(of_copies).chain(CLUSTER_TRIALS.iter().filter(|_| is_cluster)).copied().collect();
     let trials: Vec<Vec<String>> = tried.iter().map(|trial| words(trial, keys)).collect();
     let mut pipeline = Pipeline::with_capacity(trials.len());
     for trial in &trials {

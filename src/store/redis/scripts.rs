@@ -115,6 +115,25 @@ fn operation(script: Script) -> Operation {
     }
 }
 
+/// What clients are told of (`create`, `accept`, `append`), what is done once (`claim`, `mark_forwarded`, `disown`, `call`), and
+/// who does it (`adopt`, `renew`, `rewrite`). Not: what is a hint, said again or noticed when it is missing (streams and who
+/// shows them, indexes, leases, rates).
+fn wants_copies(script: Script) -> bool {
+    matches!(
+        script,
+        Script::Create
+            | Script::Accept
+            | Script::Append
+            | Script::Claim
+            | Script::MarkForwarded
+            | Script::Disown
+            | Script::Call
+            | Script::Adopt
+            | Script::Renew
+            | Script::Rewrite
+    )
+}
+
 /// One command on its way to Redis.
 pub(super) struct Call {
     pub(super) cmd: Cmd,
@@ -124,6 +143,8 @@ pub(super) struct Call {
     pub(super) operation: Operation,
     /// Of another key than its own; see [`Call::slot`].
     beside: Option<u16>,
+    /// Somebody is told of it, or does what must not be done twice, as soon as it is answered.
+    pub(super) wants_copies: bool,
 }
 
 impl Call {
@@ -139,6 +160,14 @@ impl Call {
             _ => words.next(),
         };
         self.beside.or_else(|| key.map(slot_of))
+    }
+
+    /// Its first key.
+    pub(super) fn key(&self) -> Option<&[u8]> {
+        match self.cmd.args_iter().nth(3) {
+            Some(Arg::Simple(key)) => Some(key),
+            _ => None,
+        }
     }
 
     /// The same, with its command again.
@@ -165,14 +194,15 @@ impl Call {
     /// A script whose arguments hold about `body` bytes besides the usual short ones.
     pub(super) fn script_with_body(script: Script, keys: usize, body: usize) -> Self {
         // 24 arguments and 640 bytes hold what `accept` and `append` need without growing.
-        let call = Self { operation: operation(script), ..Self::new("EVALSHA", 24, 640 + body) };
+        let (operation, wants_copies) = (operation(script), wants_copies(script));
+        let call = Self { operation, wants_copies, ..Self::new("EVALSHA", 24, 640 + body) };
         call.arg(HASHES[script as usize].as_str()).number(keys as u64)
     }
 
     fn new(name: &str, args: usize, bytes: usize) -> Self {
         let mut cmd = Cmd::with_capacity(args, bytes);
         cmd.write_arg(name.as_bytes());
-        Self { cmd, weight: 0, operation: Operation::Other, beside: None }
+        Self { cmd, weight: 0, operation: Operation::Other, beside: None, wants_copies: false }
     }
 
     pub(super) fn arg(mut self, text: &str) -> Self {

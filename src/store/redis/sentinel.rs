@@ -25,9 +25,10 @@ use tokio::{sync::watch, task::JoinSet, time::timeout};
 
 use super::{
     config::{RedisConfig, SentinelConfig},
+    place::Place,
     refusal,
     reply::told,
-    topology::{Fate, Place, Topology, Ways},
+    topology::{Fate, Topology, Ways},
 };
 use crate::{
     backoff::Backoff,

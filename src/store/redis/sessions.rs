@@ -11,9 +11,9 @@ use super::{
     RedisStore,
     answers::{read_adopted, read_entries, read_fenceable, read_head},
     millis,
+    place::Place,
     reply::{self, Fields, code, corrupt},
     scripts::{Call, Script},
-    topology::Place,
 };
 use crate::{
     fault,

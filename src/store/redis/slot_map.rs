@@ -8,13 +8,13 @@
 //! for certain that it was not executed.
 
 use std::{
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use deadpool_redis::{Connection, Pool, PoolError};
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use futures_util::{StreamExt as _, future::join_all, stream::FuturesUnordered};
 use redis::{
     Client, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, RedisResult, ServerError,
     aio::{ConnectionLike as _, MultiplexedConnection, PubSub},
@@ -28,11 +28,12 @@ use tokio::{
 use super::{
     config::RedisConfig,
     keys::{SLOTS, slot_of},
+    place::{ONLY, Place},
     refusal,
     reply::told,
     scripts::Call,
     slot_words::{Address, Told, questions, redirection, told_by},
-    topology::{Fate, ONLY, Place, Topology, Turn, Ways},
+    topology::{Fate, Topology, Turn, Ways},
 };
 use crate::store::types::{StoreError, StoreResult};
 
@@ -71,6 +72,8 @@ struct Shared {
     changed: watch::Sender<u64>,
     /// Nothing is given up at once here.
     node: watch::Sender<u64>,
+    /// When a primary did not answer last, or there was another one.
+    trouble: Mutex<Instant>,
 }
 
 #[derive(Default)]
@@ -101,25 +104,34 @@ impl SlotMap {
             wanted: Notify::new(),
             changed: watch::Sender::new(0),
             node: watch::Sender::new(0),
+            trouble: Mutex::new(Instant::now()),
         });
         let mut reader = JoinSet::new();
-        reader.spawn(keep_reading(shared.clone(), config.probe));
+        reader.spawn(keep_reading(shared.clone(), config.probe, config.pulse));
         Ok(Self { shared, _reader: reader })
     }
 }
 
-/// Reads when somebody wants it, and from time to time.
-async fn keep_reading(shared: Arc<Shared>, pause: Duration) {
+/// Reads when somebody wants it, and from time to time; and asks more often whether all answer.
+async fn keep_reading(shared: Arc<Shared>, pause: Duration, pulse: Duration) {
+    let (mut read, mut asked) = (Instant::now(), Instant::now());
     loop {
-        let _ = timeout(pause, shared.wanted.notified()).await;
+        let is_wanted = timeout(pulse, shared.wanted.notified()).await.is_ok();
         // Nobody has used it yet.
         if shared.map().slots.is_empty() {
             continue;
         }
-        if let Err(error) = shared.read().await {
-            tracing::debug!(%error, "no node of the Redis Cluster says who has which slots");
+        if asked.elapsed() >= pulse {
+            shared.feel().await;
+            asked = Instant::now();
         }
-        tokio::time::sleep(PAUSE).await;
+        if is_wanted || read.elapsed() >= pause {
+            if let Err(error) = shared.read().await {
+                tracing::debug!(%error, "no node of the Redis Cluster says who has which slots");
+            }
+            read = Instant::now();
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 }
 
@@ -229,13 +241,37 @@ impl Shared {
             }
         };
         let is_first = self.map().slots.is_empty();
+        let former = self.map().primaries.clone();
         if self.map_mut().take(&told) {
+            if self.map().primaries != former {
+                self.is_troubled();
+            }
             if !is_first {
                 tracing::warn!(epoch = told.epoch, "slots of the Redis Cluster have other primaries");
             }
             self.changed.send_modify(|number| *number += 1);
         }
         Ok(())
+    }
+
+    /// Whether all primaries answer.
+    async fn feel(&self) {
+        let primaries = self.map().primaries.clone();
+        let ping = async |place| {
+            let asking = async {
+                let mut connection = self.borrow(place).await.ok()?;
+                connection.req_packed_command(&redis::cmd("PING")).await.ok()
+            };
+            matches!(timeout(ANSWER, asking).await, Ok(Some(_)))
+        };
+        if !join_all(primaries.into_iter().map(ping)).await.into_iter().all(|answers| answers) {
+            self.is_troubled();
+            self.want();
+        }
+    }
+
+    fn is_troubled(&self) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
     async fn ask_primary(&self, place: Place) -> RedisResult<Told> {
@@ -376,8 +412,16 @@ impl Topology for SlotMap {
         self.shared.node.subscribe()
     }
 
-    fn lost(&self, _: Place) {
+    fn lost(&self, place: Place) {
         self.shared.want();
+        // One that has no keys any more is missed by nobody.
+        if self.shared.map().primaries.contains(&place) {
+            self.shared.is_troubled();
+        }
+    }
+
+    fn settled_for(&self) -> Duration {
+        self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
     fn map(&self) -> watch::Receiver<u64> {

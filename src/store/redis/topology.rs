@@ -20,6 +20,7 @@ use tokio::sync::watch;
 
 use super::{
     config::{RedisConfig, TlsConfig},
+    place::{ONLY, Place},
     refusal,
     reply::told,
     scripts::Call,
@@ -32,12 +33,6 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// A connection that was not used for a while is asked whether it lives; one that does not answer soon is replaced.
 pub(super) const CHECK_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// A place for data: the number by which a topology knows it. Where there is one primary it is [`ONLY`], whoever that is.
-pub(super) type Place = u16;
-
-/// The place of those who have one.
-pub(super) const ONLY: Place = 0;
 
 /// What an error of the server means for the connection that it came by, and for the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,6 +115,12 @@ pub(super) trait Topology: Send + Sync + 'static {
     /// # Errors
     /// `Unusable`, with what a person can do.
     fn fits(&self, server: &str) -> StoreResult<()>;
+
+    /// How long all primaries have answered this process without a gap, as far as that is another question than whether its own
+    /// lease has held.
+    fn settled_for(&self) -> Duration {
+        Duration::MAX
+    }
 
     /// Keys are spread over nodes, and each has rights of its own.
     fn is_cluster(&self) -> bool {
