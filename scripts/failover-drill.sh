@@ -7,6 +7,7 @@ set -euo pipefail
 usage() {
     cat <<'END'
 Usage: scripts/failover-drill.sh [--kill | --term | --stop | --mixed | --rolling | --redis-stop | --server-kill]
+                                 [--redis sentinel | cluster]
                                  [--transport sse | streamable | mixed | stateless] [--edge] [OPTION…]
        scripts/failover-drill.sh --client typescript | python | rmcp | mcp-remote | framework | all [--edge]
                                  [--transport sse | streamable | mixed] [--rounds N]
@@ -29,6 +30,10 @@ served again and it is back, the next one is broken. Then a table, and exit code
                  stateless: clients of 2026-07-28, whose calls have idempotency keys and are asked again under new ids when
                  their connections break (--kill, --term, --stop, --mixed); -- --without-keys counts what runs twice then
   --servers T    how the servers speak, when that is to be another transport than the clients'; not with --running
+  --redis T      Redis of several nodes, sentinel or cluster (scripts/redis-topology.sh), and as a fault that another of them
+                 becomes a primary: by turns by order and by SIGKILL. Alone, or with --kill, --term, --stop, --mixed in turns
+                 at random. Not with --running. What Redis acknowledged and lost with a primary is lost: with REDIS_COPIES=1 in
+                 the environment that is nothing
   --edge         nginx with nginx-edge.conf, which keeps the clients' streams; not with --running
   --client NAME  with published clients instead, as they are: what each of them sees when the instance that serves its stream is
                  killed three times with a call in flight. A table; scripts/clients.sh --fronts does it
@@ -50,7 +55,7 @@ BUILD_PROFILE: release, which builds quickly, or dist, which is for deployments 
 END
 }
 
-faults=kill transport="" servers="" client="" edge=off rounds="" minutes="" sessions=64 running=0 turns=0 together=0 keep=0 report=""
+faults="" redis="" transport="" servers="" client="" edge=off rounds="" minutes="" sessions=64 running=0 turns=0 together=0 keep=0 report=""
 while [ $# -gt 0 ]; do
     case $1 in
         --kill | --term | --stop | --rolling | --redis-stop | --server-kill) faults=${1#--} ;;
@@ -73,6 +78,10 @@ while [ $# -gt 0 ]; do
         --report)
             [ $# -ge 2 ] || { usage >&2; exit 64; }
             report=$(absolute "$2")
+            shift
+            ;;
+        --redis)
+            case ${2:-} in sentinel | cluster) redis=$2 ;; *) die "--redis takes sentinel or cluster" ;; esac
             shift
             ;;
         --client)
@@ -107,6 +116,11 @@ if [ -n "$client" ]; then
     exec "$project_root/scripts/clients.sh" --client "$client" --fronts "$fronts" --rounds "${rounds:-3}" --transport "${transport:-mixed}"
 fi
 transport=${transport:-sse} rounds=${rounds:-10}
+if [ -n "$redis" ]; then
+    [ "$running" = 0 ] || die "--redis is for a cluster of the drill's own"
+    faults=${faults:+$faults,}redis-change
+fi
+faults=${faults:-kill}
 [ "$edge$running" != on1 ] || die "--edge is for a cluster of the drill's own: scripts/nginx-local.sh start --edge"
 build_profile=${BUILD_PROFILE:-release}
 target_dir=$(absolute "${CARGO_TARGET_DIR:-$project_root/target}")
@@ -132,6 +146,7 @@ stop_all() {
     trap - EXIT INT TERM
     [ "$nginx_started" = 0 ] || "$project_root/scripts/nginx-local.sh" stop >/dev/null || true
     [ "$routers_started" = 0 ] || STOP_TIMEOUT=10 "$project_root/scripts/start-instances.sh" stop >/dev/null 2>&1 || true
+    [ ! -e "$folder/redis" ] || "$project_root/scripts/redis-topology.sh" stop "$folder/redis"
     if [ -n "$redis_pid" ]; then
         kill "$redis_pid" 2>/dev/null || true
         wait "$redis_pid" 2>/dev/null || true
@@ -175,9 +190,13 @@ start_own() {
     for port in $ROUTER_PORTS; do
         [ ! -e "$project_root/.env.$port" ] || die "there is a .env.$port, and the drill has chosen that port; try again"
     done
-    "$redis_bin" --port "$7" --bind 127.0.0.1 --save '' --appendonly no --dir "$folder" --daemonize no \
-        >"$LOG_DIR/redis.log" 2>&1 &
-    redis_pid=$!
+    if [ -n "$redis" ]; then
+        REDIS_URL=$("$project_root/scripts/redis-topology.sh" start "$redis" "$folder/redis")
+    else
+        "$redis_bin" --port "$7" --bind 127.0.0.1 --save '' --appendonly no --dir "$folder" --daemonize no \
+            >"$LOG_DIR/redis.log" 2>&1 &
+        redis_pid=$!
+    fi
     until redis_query "$REDIS_URL" PING >/dev/null; do
         tries=$((tries + 1))
         [ "$tries" -lt 100 ] || die "Redis does not answer; see $LOG_DIR/redis.log"
@@ -213,6 +232,7 @@ declare -a options=(
 paused_redis=${redis_pid:-${REDIS_PID:-}}
 [ -z "$paused_redis" ] || options+=(--redis-pid "$paused_redis")
 [ -z "${SERVER_PORTS:-}" ] || options+=(--server-ports "$SERVER_PORTS")
+[ -z "$redis" ] || options+=(--redis-change "'$project_root/scripts/redis-topology.sh' change '$folder/redis'")
 [ -z "$minutes" ] || options+=(--minutes "$minutes")
 [ -z "$report" ] || options+=(--report "$report")
 # Elsewhere than on Linux only 127.0.0.1 is there.

@@ -161,6 +161,26 @@ redis_primary() { # URL of the form redis+sentinel://[user:password@]host[:port]
     return 1
 }
 
+# The URL of the node of a Redis Cluster that has the key of this command (its second word), or of any that answers.
+redis_node() { # URL of the form redis-cluster://[user:password@]host[:port],host[:port]… COMMAND [KEY…]
+    local rest=${1#*://} scheme=${1%%-cluster://*} login="" host url reply
+    shift
+    rest=${rest%/0}
+    case $rest in *@*) login=${rest%@*}@ rest=${rest##*@} ;; esac
+    for host in ${rest//,/ }; do
+        case $host in \[*\]:* | [!\[]*:*) ;; *) host=$host:6379 ;; esac
+        url=$scheme://$login$host
+        redis_query "$url" PING >/dev/null || continue
+        # Who does not have it says where it is.
+        if [ $# -gt 1 ] && reply=$(redis_query "$url" EXISTS "$2"; true) && [ "${reply%% *}" = MOVED ]; then
+            url=$scheme://$login${reply##* }
+        fi
+        printf '%s' "$url"
+        return
+    done
+    return 1
+}
+
 # Sends one command and prints its reply, an array one element a line. Status: 0 reply, 1 no answer, 2 refused (the
 # reply is the reason).
 redis_query() ( # URL COMMAND [ARG…]
@@ -199,6 +219,7 @@ redis_query() ( # URL COMMAND [ARG…]
     }
     case $url in
         redis+sentinel://* | rediss+sentinel://*) url=$(redis_primary "$url") || return 1 ;;
+        redis-cluster://* | rediss-cluster://*) url=$(redis_node "$url" "$@") || return 1 ;;
     esac
     case $url in
         rediss://*)

@@ -29,6 +29,8 @@ pub enum Fault {
     RedisStop,
     /// SIGKILL of an MCP server, then a restart.
     ServerKill,
+    /// Another node of Redis becomes a primary.
+    RedisChange,
 }
 
 impl Fault {
@@ -41,6 +43,7 @@ impl Fault {
             Self::Rolling => "rolling restart",
             Self::RedisStop => "SIGSTOP of Redis",
             Self::ServerKill => "SIGKILL of a server",
+            Self::RedisChange => "another primary of Redis",
         }
     }
 }
@@ -380,6 +383,11 @@ impl Cluster {
         run(self.rolling.clone()).await?;
         self.until_all_ready().await
     }
+}
+
+/// Makes another node of Redis a primary, and returns when it is one.
+pub async fn change_redis(command: &str) -> Result<(), String> {
+    run(command.to_owned()).await
 }
 
 fn read_pid(file: &std::path::Path) -> Option<u32> {

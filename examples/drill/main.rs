@@ -76,7 +76,7 @@ struct Arguments {
     #[arg(long, default_value = "run/counts")]
     counts: PathBuf,
 
-    /// Faults to choose from: kill, term, stop, rolling, redis-stop, server-kill
+    /// Faults to choose from: kill, term, stop, rolling, redis-stop, redis-change, server-kill
     #[arg(long, value_delimiter = ',', default_value = "kill")]
     faults: Vec<String>,
     /// So many faults
@@ -125,6 +125,9 @@ struct Arguments {
     /// How long an instance is paused, milliseconds: longer than the lease and the watchdog
     #[arg(long, default_value_t = 5000)]
     stop_for: u64,
+    /// Makes another node of Redis a primary, for redis-change
+    #[arg(long)]
+    redis_change: Option<String>,
     /// The process of Redis, for redis-stop
     #[arg(long)]
     redis_pid: Option<u32>,
@@ -277,9 +280,12 @@ fn fault_named(name: &str) -> Result<Fault, String> {
         "stop" => Fault::Stop,
         "rolling" => Fault::Rolling,
         "redis-stop" => Fault::RedisStop,
+        "redis-change" => Fault::RedisChange,
         "server-kill" => Fault::ServerKill,
         _ => {
-            return Err(format!("no such fault: {name}; known: kill, term, stop, rolling, redis-stop, server-kill"));
+            return Err(format!(
+                "no such fault: {name}; known: kill, term, stop, rolling, redis-stop, redis-change, server-kill"
+            ));
         }
     })
 }
@@ -362,6 +368,7 @@ impl Course<'_> {
                 Fault::Rolling => self.roll().await?,
                 Fault::RedisStop => self.stop_redis().await?,
                 Fault::ServerKill => self.kill_server().await?,
+                Fault::RedisChange => self.change_redis().await?,
                 Fault::Kill | Fault::Term | Fault::Stop => self.one(fault, &mut restarts).await?,
             };
             progress.suspend(|| println!("{:>4}  {round}", rounds.len() + 1));
@@ -495,6 +502,16 @@ impl Course<'_> {
         tokio::time::sleep_until((at + held).into()).await;
         self.cluster.go_on(pid)?;
         self.for_all(Fault::RedisStop, "Redis".to_owned(), number, at, held).await
+    }
+
+    /// Another node of Redis becomes a primary, with calls in flight.
+    async fn change_redis(&mut self) -> Result<Round, String> {
+        let command = self.arguments.redis_change.clone().ok_or("redis-change needs --redis-change")?;
+        self.until_all_ready_and_quiet().await?;
+        let at = Instant::now();
+        let number = self.board.fault_at(at);
+        cluster::change_redis(&command).await?;
+        self.for_all(Fault::RedisChange, "Redis".to_owned(), number, at, Duration::ZERO).await
     }
 
     /// An MCP server dies; what it worked on is sorted out, and its sessions go on at another one.

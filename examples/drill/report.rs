@@ -235,14 +235,14 @@ impl Report<'_> {
         let (adoptions, _) = self.cluster.counted();
         // What an instance counted between the last reading and its death is not in its own number.
         row("adoptions", format!("{} by the store, {adoptions} seen in the metrics", self.generations));
-        for fault in [Fault::Kill, Fault::Term, Fault::Stop, Fault::RedisStop, Fault::ServerKill] {
+        for fault in [Fault::Kill, Fault::Term, Fault::Stop, Fault::RedisStop, Fault::ServerKill, Fault::RedisChange] {
             let rounds = || self.rounds.iter().filter(move |round| round.fault == fault);
             let mut all: Vec<u128> = rounds().flat_map(|round| round.recovered().map(Duration::as_millis)).collect();
             let only_owned = rounds().flat_map(|round| &round.only_owned);
             let mut only_owned: Vec<u128> = only_owned.map(Duration::as_millis).collect();
             if !all.is_empty() {
                 row(&format!("served again after {}", fault.name()), quantiles(&mut all));
-                if !matches!(fault, Fault::RedisStop | Fault::ServerKill) {
+                if !matches!(fault, Fault::RedisStop | Fault::ServerKill | Fault::RedisChange) {
                     row("  those with their stream elsewhere", quantiles(&mut only_owned));
                 }
             }
@@ -271,7 +271,15 @@ impl Report<'_> {
 
     fn faults(&self) -> String {
         let count = |fault| self.rounds.iter().filter(|round| round.fault == fault).count();
-        let known = [Fault::Kill, Fault::Term, Fault::Stop, Fault::Rolling, Fault::RedisStop, Fault::ServerKill];
+        let known = [
+            Fault::Kill,
+            Fault::Term,
+            Fault::Stop,
+            Fault::Rolling,
+            Fault::RedisStop,
+            Fault::ServerKill,
+            Fault::RedisChange,
+        ];
         let named = known
             .into_iter()
             .map(|fault| (count(fault), fault.name()))

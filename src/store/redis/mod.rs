@@ -68,10 +68,10 @@ pub struct RedisStore {
     lanes: Lanes,
     /// The instance that uses this store, as its first write names it: its index is swept of sessions that are gone.
     instance_id: OnceLock<Arc<str>>,
-    /// Of sessions that this process owns.
-    hot: hot::Known,
     /// In that index.
     missing: Arc<Missing>,
+    /// Of sessions that this process owns.
+    hot: hot::Known,
 }
 
 impl RedisStore {

@@ -123,7 +123,9 @@ fn wants_copies(script: Script) -> bool {
         script,
         Script::Create
             | Script::Accept
+            | Script::AcceptHot
             | Script::Append
+            | Script::AppendHot
             | Script::Claim
             | Script::MarkForwarded
             | Script::Disown
