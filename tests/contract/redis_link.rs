@@ -175,3 +175,30 @@ fn settings_do_not_show_the_password() {
     let config = RedisConfig::new("redis://user:geheim@localhost");
     assert!(!format!("{config:?}").contains("geheim"));
 }
+
+/// EVT-6, DUR-1: what only the primary has is not acknowledged, and is when a replica has it, too.
+#[tokio::test]
+async fn nothing_is_acknowledged_that_no_replica_has() {
+    let primary = RedisServer::start();
+    let replicaof = format!("127.0.0.1 {}", primary.port());
+    let args = ["--replicaof", &replicaof, "--repl-diskless-sync-delay", "0"];
+    let mut replica = RedisServer::start_with(&args);
+    let store = RedisStore::connect(RedisConfig { copies: 1, ..impatient(primary.url()) }).await.unwrap();
+    eventually("the replica follows", || async { store.create(new_session("a")).await.ok() }).await;
+    let fence = session_of(&store, "a").await;
+    let mut raw = Raw::at(&replica.url()).await;
+    let key = format!("mcp:sessions:{}", fence.session.reveal());
+    assert!(raw.ask::<bool>(cmd("EXISTS").arg(&key)).await, "the replica has it when it is answered");
+    replica.kill();
+    let post = request(fence.session, "1");
+    let alone = store.accept(direct(&fence, post.clone())).await;
+    assert!(matches!(alone, Err(StoreError::Unavailable(_))), "{alone:?}");
+    // What nobody is told of does not wait.
+    assert!(store.load(fence.session).await.unwrap().is_some());
+    replica.restart();
+    // The same again writes nothing, and is still not acknowledged before the replica has the first.
+    let answer = eventually("it is acknowledged", || async { store.accept(direct(&fence, post.clone())).await.ok() });
+    assert!(matches!(answer.await, Accepted::Duplicate { .. }));
+    let mut raw = Raw::at(&replica.url()).await;
+    assert!(raw.ask::<bool>(cmd("EXISTS").arg(format!("{{{key}}}:req"))).await);
+}
