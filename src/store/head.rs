@@ -24,6 +24,7 @@ use super::{
     binding::Binding,
     types::{Attachment, Owner},
 };
+use crate::protocol::stream_key::MAIN_STREAM;
 
 /// See module documentation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -163,7 +164,7 @@ impl SessionHead {
         }
         if let Some(hot) = hot {
             match Hot::read(&hot) {
-                Some(hot) => hot.into_head(&mut head),
+                Some(hot) => head.take_hot(&hot),
                 None => is_sound = false,
             }
         }
@@ -174,6 +175,13 @@ impl SessionHead {
         })();
         is_sound &= head.ownership.is_some();
         (head, is_sound)
+    }
+
+    /// What it stands for.
+    fn take_hot(&mut self, hot: &Hot) {
+        (self.in_seq, self.in_claimed) = (hot.in_seq, hot.in_seq);
+        let log = self.streams.entry(MAIN_STREAM.to_owned()).or_default();
+        (log.last_seq, log.first_seq, log.bytes, log.gone) = (hot.seq, hot.first, hot.bytes, hot.gone);
     }
 
     /// `false`: a field that is needed makes no sense.

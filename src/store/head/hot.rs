@@ -2,8 +2,7 @@
 
 use std::fmt;
 
-use super::{HeadChange, SessionHead};
-use crate::protocol::stream_key::MAIN_STREAM;
+use super::continuation::HeadChange;
 
 /// See the module's text. All that the owner has been told is claimed, and nothing is in the inbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +21,7 @@ pub(in crate::store) struct Hot {
     pub(in crate::store) first: u64,
     /// Bytes of those that are kept.
     pub(in crate::store) bytes: u64,
-    /// See [`super::StreamHead::gone`].
+    /// See `StreamHead`.
     pub(in crate::store) gone: u64,
     /// Number of the last append.
     pub(in crate::store) op: u64,
@@ -48,13 +47,6 @@ impl Hot {
             from: next()?,
         };
         numbers.next().is_none().then_some(hot)
-    }
-
-    /// What it stands for.
-    pub(super) fn into_head(self, head: &mut SessionHead) {
-        (head.in_seq, head.in_claimed) = (self.in_seq, self.in_seq);
-        let log = head.streams.entry(MAIN_STREAM.to_owned()).or_default();
-        (log.last_seq, log.first_seq, log.bytes, log.gone) = (self.seq, self.first, self.bytes, self.gone);
     }
 }
 
