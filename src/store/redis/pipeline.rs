@@ -58,12 +58,12 @@ struct Inner {
 }
 
 /// The answer to an operation that is on its way.
-pub(super) struct Pending(StoreResult<oneshot::Receiver<StoreResult<Value>>>);
+pub(super) struct Pending(oneshot::Receiver<StoreResult<Value>>);
 
 impl Pending {
     pub(super) async fn answer(self) -> StoreResult<Value> {
         let closed = |_| Err(StoreError::Unavailable("the store is closed".to_owned()));
-        self.0?.await.unwrap_or_else(closed)
+        self.0.await.unwrap_or_else(closed)
     }
 }
 
@@ -105,28 +105,24 @@ impl Lanes {
     pub(super) fn post(&self, call: Call) -> Pending {
         let (reply, answer) = oneshot::channel();
         let op = Op { call, deadline: Instant::now() + self.0.link.timeout, reply, asking: None, turns: 0 };
-        Pending(self.0.send(op).map(|()| answer).map_err(|(_, refused)| refused))
+        // Who is refused is told so as anybody is told anything.
+        self.0.send(op);
+        Pending(answer)
     }
 }
 
 impl Inner {
-    /// Puts it into the lane of its place.
-    fn send(&self, op: Op) -> Result<(), (Op, StoreError)> {
+    /// Puts it into the lane of its place, or says why not.
+    fn send(&self, op: Op) {
         let place = op.asking.unwrap_or_else(|| self.link.topology.place(&op.call));
         self.link.metrics.queued.inc();
-        self.sender(place).try_send(op).map_err(|refused| {
+        if let Err(refused) = self.sender(place).try_send(op) {
             self.link.metrics.queued.dec();
-            match refused {
+            let (op, error) = match refused {
                 TrySendError::Full(op) => (op, StoreError::Overloaded),
                 TrySendError::Closed(op) => (op, StoreError::NotDone("the store is closed".to_owned())),
-            }
-        })
-    }
-
-    /// As [`Self::send`]: it is this thread's business to say so if it cannot be done.
-    fn hand_on(&self, op: Op) {
-        if let Err((op, refused)) = self.send(op) {
-            let _ = op.reply.send(Err(refused));
+            };
+            let _ = op.reply.send(Err(error));
         }
     }
 
@@ -289,7 +285,7 @@ impl Lane {
 
     fn hand_on(&self, op: Op) {
         match self.lanes.upgrade() {
-            Some(lanes) => lanes.hand_on(op),
+            Some(lanes) => lanes.send(op),
             None => {
                 let _ = op.reply.send(Err(StoreError::NotDone("the store is closed".to_owned())));
             }
@@ -356,7 +352,7 @@ impl Lane {
         tokio::spawn(async move {
             sleep(pause_before(op.turns)).await;
             match lanes.upgrade() {
-                Some(lanes) => lanes.hand_on(op),
+                Some(lanes) => lanes.send(op),
                 None => drop(op.reply.send(Err(error))),
             }
         });
