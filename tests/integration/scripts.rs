@@ -123,7 +123,7 @@ async fn drill(transport: &str, fault: &str) {
         let row = format!("<tr><th>{name}</th><td>{value}</td></tr>");
         assert!(page.contains(&row), "{row}\n{page}");
     }
-    let served = |line: &str| Some(line.split_once(" served again")?.0.rsplit_once(' ')?.1.parse::<usize>().ok()?);
+    let served = |line: &str| line.split_once(" served again")?.0.rsplit_once(' ')?.1.parse::<usize>().ok();
     let served: usize = text.lines().filter_map(served).sum();
     let plot = page.split("<figure>").find(|part| part.contains("Sessions served again, by fault")).unwrap_or_default();
     assert!(served > 0 && plot.matches("<circle").count() == served, "{served} in\n{plot}");
