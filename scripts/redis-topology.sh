@@ -134,6 +134,8 @@ change() {
             ask "$new" CLUSTER FAILOVER >/dev/null
         fi
         wait_for "another primary" is_primary "$new"
+        # Sentinels tell a former primary some seconds later.
+        wait_for "that the former one follows" follows "$old"
     else
         printf 'SIGKILL: %s for %s\n' "$new" "$old"
         pid=$(cat "$folder/$old.pid")

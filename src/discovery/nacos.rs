@@ -27,7 +27,6 @@ pub(super) struct Nacos {
 
 #[derive(Deserialize)]
 struct Listed {
-    #[serde(default)]
     hosts: Vec<Instance>,
 }
 

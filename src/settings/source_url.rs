@@ -107,7 +107,10 @@ fn addresses(text: &str) -> Result<SourceUrl, String> {
 fn services(text: &str) -> Result<SourceUrl, String> {
     const EXPECTED: &str = "dns+srv+http://_SERVICE._PROTO.NAME/PATH (or https), without a port";
     let url = plain(text, &["http", "https"], EXPECTED)?;
-    let is_name = matches!(url.host(), Some(Host::Domain(_))) && url.port().is_none();
+    // `Url` forgets a port that is its scheme's own.
+    let authority = text.split_once("://").map_or("", |(_, rest)| rest.split(['/', '?']).next().unwrap_or_default());
+    let has_port = authority.rsplit('@').next().is_some_and(|host| host.contains(':'));
+    let is_name = matches!(url.host(), Some(Host::Domain(_))) && !has_port;
     if is_name { Ok(SourceUrl::Services(UpstreamUrl::new(url))) } else { Err(EXPECTED.to_owned()) }
 }
 
