@@ -38,6 +38,8 @@ pub const CALL_NOTED: &str = "call.noted";
 
 /// The owner of a session was found gone, and this process is about to adopt the session.
 pub const OWNER_GONE: &str = "adopt.judged";
+/// Before the compare-and-set of the owner, whose lease in Redis has been looked at.
+pub const LEASE_SEEN: &str = "adopt.seen";
 
 /// The lease is about to be renewed.
 pub const LEASE: &str = "lease.renew";

@@ -322,7 +322,7 @@ async fn an_adoption_whose_answer_is_lost_is_made_again() {
     let arm = dir.path().join("armed");
     let builder = with_a_long_lease().redis_proxy_of(1).env("REDIS_TIMEOUT", "300ms");
     let mut cluster = builder
-        .env("MCP_FAULT_POINT", mcp_router::fault::OWNER_GONE)
+        .env("MCP_FAULT_POINT", mcp_router::fault::LEASE_SEEN)
         .env("MCP_FAULT_ACTION", "stop")
         .env("MCP_FAULT_ARM", arm.display())
         .start()

@@ -172,6 +172,7 @@ impl Sessions for RedisStore {
         // Its lease is in another slot: an owner that renews it between this look and the next step had lost it, and is fenced
         // as after a pause (docs/decisions/0008-who-is-gone.md).
         let lives = self.lives(from, new_owner).await?;
+        fault::point(fault::LEASE_SEEN);
         let call = Call::script(Script::Adopt, 3).arg(keys.plain()).arg(keys.inbox()).arg(keys.requests());
         let call = call.arg(&from.instance_id).arg(&from.incarnation).number(from_generation);
         let call = call.arg(&new_owner.instance_id).arg(&new_owner.incarnation).number(u64::from(lives));
