@@ -47,8 +47,10 @@ use self::{
     limiter::RateLimiter, messages::HostAddr, process::ProcessId, rebinds::Rebinds, suspects::Suspects, turns::TakeTurn,
 };
 use crate::{
+    incidents::Incident,
     lifecycle::Lifecycle,
     session::env::Env,
+    store::Owner,
     upstream::{Pool, lines::Lines},
 };
 
@@ -87,6 +89,14 @@ impl Cluster {
     pub fn may_judge_leases(&self) -> bool {
         let period = self.env.settings.session.lease;
         self.env.lease.steady_for(period) && self.env.store.settled_for() >= period
+    }
+
+    /// Operators are told, once, that this process is gone.
+    fn tell_gone(&self, owner: &Owner) {
+        if self.suspects.is_news(&owner.incarnation) {
+            let (about, process) = (owner.instance_id.to_string(), owner.incarnation.chars().take(8).collect());
+            self.env.incidents.note(Incident { about, process, ..Incident::new("gone") });
+        }
     }
 
     /// The hosts of all worker threads that have started.

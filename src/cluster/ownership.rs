@@ -169,6 +169,8 @@ async fn inquire(cluster: &Cluster, owner: &Owner) -> StoreResult<Evidence> {
                 // Whoever adopts meets no living lease then. It takes nothing from a successor of the dead process.
                 cluster.env.store.lease_release(owner).await?;
                 cluster.suspects.remember_dead(&owner.incarnation);
+                // The sweep may never have seen it among the living.
+                cluster.tell_gone(owner);
                 tracing::info!(instance = %owner.instance_id, ?proof, "an instance is dead; its lease is taken away");
             }
             LeaseSeen::Its

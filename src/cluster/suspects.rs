@@ -17,6 +17,8 @@ const MAX_DEAD: usize = 1024;
 pub struct Suspects {
     /// Incarnations that are proven dead. None comes back.
     dead: Mutex<HashSet<Arc<str>>>,
+    /// Incarnations of which operators have been told that they are gone.
+    told: Mutex<HashSet<Arc<str>>>,
     /// When an owner's address was tried last, and whether it refused. Held while one is tried.
     pub(super) probes: tokio::sync::Mutex<HashMap<Arc<str>, (Instant, bool)>>,
     /// Sessions that are looked after; `true`: asked for again meanwhile.
@@ -27,6 +29,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// `false`: it was there.
+fn insert(known: &Mutex<HashSet<Arc<str>>>, incarnation: &Arc<str>) -> bool {
+    let mut known = lock(known);
+    if known.len() >= MAX_DEAD {
+        known.clear();
+    }
+    known.insert(Arc::clone(incarnation))
+}
+
 impl Suspects {
     /// That process has ended.
     pub(super) fn knows_dead(&self, incarnation: &str) -> bool {
@@ -35,11 +46,12 @@ impl Suspects {
 
     /// It has, and none comes back.
     pub(super) fn remember_dead(&self, incarnation: &Arc<str>) {
-        let mut dead = lock(&self.dead);
-        if dead.len() >= MAX_DEAD {
-            dead.clear();
-        }
-        dead.insert(Arc::clone(incarnation));
+        insert(&self.dead, incarnation);
+    }
+
+    /// Nobody has told of its end yet; now somebody does.
+    pub(super) fn is_news(&self, incarnation: &Arc<str>) -> bool {
+        insert(&self.told, incarnation)
     }
 
     /// This session is looked after from now on, unless there are `limit` of them.

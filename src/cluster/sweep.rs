@@ -13,7 +13,6 @@ use tokio::sync::watch;
 
 use super::{Cluster, look_after::AGAIN, messages::AdoptHere, ownership::is_gone};
 use crate::{
-    incidents::Incident,
     lifecycle::Phase,
     protocol::session_id::SessionId,
     session::returning::ends_with_its_process,
@@ -129,8 +128,7 @@ pub async fn sweep(cluster: &Arc<Cluster>, sightings: &mut Sightings) -> StoreRe
         return Ok(());
     }
     for owner in std::mem::take(&mut sightings.missing) {
-        let (about, process) = (owner.instance_id.to_string(), owner.incarnation.chars().take(8).collect());
-        cluster.env.incidents.note(Incident { about, process, ..Incident::new("gone") });
+        cluster.tell_gone(&owner);
     }
     for instance in cluster.env.store.known_instances().await? {
         let lives = alive.iter().find(|info| *info.owner.instance_id == *instance);

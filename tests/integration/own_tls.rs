@@ -182,7 +182,8 @@ async fn one_connection_of_http2_is_not_as_good_as_a_thousand() {
     let output = secure.asked(&arguments).await;
     let told = text(&output);
     let count = |code: &str| told.lines().filter(|line| line.starts_with(code)).count();
-    assert!(count("503") >= 1 && count("200") >= 3, "{told} {output:?}");
+    // Two at a time: how many more come after one of them has ended is a matter of turns.
+    assert!(count("503") >= 1 && count("200") >= 2, "{told} {output:?}");
 }
 
 #[tokio::test]
